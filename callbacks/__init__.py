@@ -1,0 +1,9 @@
+"""Lightning callbacks that measure layers and keep the record; recipes name them by class path."""
+
+from callbacks.layer_accuracy_monitor import LayerAccuracyMonitor
+from callbacks.prediction_writer import PredictionWriter
+from callbacks.run_recorder import RunRecorder
+from callbacks.saturation_monitor import SaturationMonitor
+from callbacks.similarity_heatmaps import SimilarityHeatmaps
+
+__all__ = ["LayerAccuracyMonitor", "PredictionWriter", "RunRecorder", "SaturationMonitor", "SimilarityHeatmaps"]

@@ -1,0 +1,73 @@
+"""One set of hooks for validation and test."""
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from layersim.outputs import LayerOutput
+
+Stage = Literal["validate", "test"]
+
+
+class EvaluationCallback(Callback):
+    """A callback on the epochs of validation and test alike; the sanity check before training is passed over."""
+
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before an epoch's first batch."""
+
+    def take(self, output: LayerOutput) -> None:
+        """After each batch, with what the step returned; no gradients are kept."""
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """After an epoch's last batch, on every process; here numbers can be logged."""
+
+    def end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """After every callback's `finish`."""
+
+    def _take(self, trainer: Trainer, output: LayerOutput) -> None:
+        if not trainer.sanity_checking:
+            with torch.no_grad():
+                self.take(output)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start(trainer, pl_module)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._take(trainer, outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.finish(trainer, pl_module, "validate")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.end(trainer, pl_module, "validate")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start(trainer, pl_module)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._take(trainer, outputs)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.finish(trainer, pl_module, "test")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.end(trainer, pl_module, "test")

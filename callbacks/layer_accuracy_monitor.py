@@ -1,0 +1,51 @@
+"""Accuracy and loss of every layer."""
+
+from collections.abc import Mapping
+
+from torchmetrics import Metric
+
+from callbacks.monitor import LayerMonitor, Measured, per_layer
+from layersim.metrics import LayerAccuracy, LayerLoss, effective_depth
+from layersim.outputs import LayerOutput
+from layersim.report.figures import layer_accuracy_curve
+
+
+class LayerAccuracyMonitor(LayerMonitor):
+    """Logs accuracy and loss of every layer, of the last one (`val/accuracy`), the objective (`val/loss`) and the
+    effective depth, and draws the accuracy by layer.
+
+    Args:
+        epsilon: the error that the effective depth tolerates, 0 … 1.
+    """
+
+    def __init__(self, epsilon: float = 0.05) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+
+    def make_metrics(self, num_layers: int) -> Mapping[str, Metric]:
+        return {"accuracy": LayerAccuracy(num_layers), "loss": LayerLoss(num_layers)}
+
+    def update(self, metrics: Mapping[str, Metric], output: LayerOutput) -> None:
+        for metric in metrics.values():
+            metric.update(output)
+
+    def measure(self, metrics: Mapping[str, Metric]) -> Measured:
+        accuracy = metrics["accuracy"].compute()
+        losses, objective = metrics["loss"].compute()
+        depth = effective_depth(accuracy, self.epsilon)
+        shares = accuracy.tolist()
+        return Measured(
+            scalars={
+                "accuracy": shares[-1],
+                "loss": float(objective),
+                "effective_depth": float(depth),
+                **per_layer("accuracy", shares),
+                **per_layer("loss", losses.tolist()),
+            },
+            record={
+                "accuracy": shares,
+                "loss": losses.tolist(),
+                "effective_depth": {"epsilon": self.epsilon, "layer": depth},
+            },
+            figures={"layer_accuracy": lambda: layer_accuracy_curve({"accuracy": shares})},
+        )

@@ -1,0 +1,42 @@
+"""What the callbacks hand to the trainer's loggers, whichever these are, and to the run's directory."""
+
+from pathlib import Path
+
+import numpy as np
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from matplotlib.figure import Figure
+
+from layersim.report.canvas import save_figure
+
+
+def on_epoch_axis(trainer: Trainer, names: list[str]) -> None:
+    """Tells W&B to draw each of these against the epoch.
+
+    Each by its exact name: WandbLogger has defined the glob `*`, and of two globs that match W&B takes one at random.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            for name in names:
+                logger.experiment.define_metric(name, step_metric="epoch")
+
+
+def log_figure(trainer: Trainer, name: str, figure: Figure) -> Path:
+    """Saves a figure as `figures/<name>-epoch-<n>.png` in the run's directory and logs it as an image. Rank zero only."""
+    file = f"{name.replace('/', '-')}-epoch-{trainer.current_epoch:04d}.png"
+    path = Path(trainer.default_root_dir) / "figures" / file
+    save_figure(figure, path)
+    for logger in trainer.loggers:
+        _log_image(trainer, logger, name, path, figure)
+    return path
+
+
+def _log_image(trainer: Trainer, logger: Logger, name: str, path: Path, figure: Figure) -> None:
+    if isinstance(logger, WandbLogger):
+        import wandb
+
+        image = {name: wandb.Image(str(path)), "epoch": trainer.current_epoch}
+        logger.log_metrics(image, step=trainer.global_step)  # type: ignore[arg-type]
+    elif isinstance(logger, TensorBoardLogger):
+        pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
+        logger.experiment.add_image(name, pixels[..., :3], trainer.global_step, dataformats="HWC")

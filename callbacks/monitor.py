@@ -1,0 +1,75 @@
+"""What all monitors share: measure over an evaluation epoch, log, and keep a record."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from matplotlib.figure import Figure
+from torchmetrics import Metric
+
+from callbacks.evaluation import EvaluationCallback, Stage
+from callbacks.loggers import log_figure, on_epoch_axis
+from layersim.outputs import LayerOutput
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one epoch told."""
+
+    scalars: dict[str, float]
+    """Numbers to log, by name; the stage (`val/`, `test/`) is put before it."""
+    record: dict[str, Any]
+    """Keys and values for the epoch's line of `layers.jsonl`."""
+    figures: dict[str, Callable[[], Figure]] = field(default_factory=dict)
+    """How to draw each figure, by name; drawn by rank zero alone."""
+
+
+class LayerMonitor(EvaluationCallback, ABC):
+    """Measures something of every layer over each validation and test epoch, on all processes together.
+
+    It consumes the `LayerOutput` that the step returned, and starts anew each epoch.
+    """
+
+    def __init__(self) -> None:
+        self.record: dict[str, Any] = {}
+        """What the last epoch told, in the words of `layers.jsonl`."""
+        self._metrics: Mapping[str, Metric] = {}
+
+    @abstractmethod
+    def make_metrics(self, num_layers: int) -> Mapping[str, Metric]:
+        """Fresh metrics for one epoch, by names of the monitor's own."""
+
+    @abstractmethod
+    def update(self, metrics: Mapping[str, Metric], output: LayerOutput) -> None:
+        """Takes in one batch."""
+
+    @abstractmethod
+    def measure(self, metrics: Mapping[str, Metric]) -> Measured:
+        """What the epoch told; called on every process, so that metrics may reduce across them."""
+
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        made = self.make_metrics(pl_module.num_layers)
+        self._metrics = {name: metric.to(pl_module.device) for name, metric in made.items()}
+
+    def take(self, output: LayerOutput) -> None:
+        self.update(self._metrics, output)
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        measured = self.measure(self._metrics)
+        self._metrics = {}  # features that a metric kept are let go
+        self.record = measured.record
+        prefix = "val" if stage == "validate" else stage
+        if trainer.is_global_zero:
+            on_epoch_axis(trainer, [f"{prefix}/{name}" for name in (*measured.scalars, *measured.figures)])
+            for name, draw in measured.figures.items():
+                log_figure(trainer, f"{prefix}/{name}", draw())
+        for name, value in measured.scalars.items():
+            # All processes have the same number: there is nothing left to reduce.
+            pl_module.log(f"{prefix}/{name}", value, prog_bar=name in ("accuracy", "loss"))
+
+
+def per_layer(name: str, values: list[float]) -> dict[str, float]:
+    """`name/layer_01` … for L values, first layer first."""
+    return {f"{name}/layer_{layer:02d}": value for layer, value in enumerate(values, start=1)}

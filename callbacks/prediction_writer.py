@@ -1,0 +1,72 @@
+"""What the model says of every sample at every layer, as a table."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from pyarrow import parquet
+
+from layersim.outputs import LayerOutput
+
+PREDICTIONS_FILE = "predictions.parquet"
+
+
+class PredictionWriter(Callback):
+    """Writes `predictions.parquet` when predictions are made: one row a sample, in the order of the data.
+
+    Columns: `index` (position in the data set), `target` (null without labels), `prediction` and `confidence` (lists of
+    L, first layer first).
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[dict[str, list[Any]]] = []
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._batches = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._batches.append(_columns(outputs))
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        gathered = [self._batches]
+        if trainer.world_size > 1:
+            gathered = [[] for _ in range(trainer.world_size)]
+            dist.all_gather_object(gathered, self._batches)
+        if trainer.is_global_zero:
+            batches = [pa.table(batch, schema=_SCHEMA) for rank in gathered for batch in rank]
+            path = Path(trainer.default_root_dir) / PREDICTIONS_FILE
+            parquet.write_table(pa.concat_tables(batches).sort_by("index"), path)
+            print(f"Predictions: {path}")
+
+
+_SCHEMA = pa.schema(
+    {
+        "index": pa.int64(),
+        "target": pa.int64(),
+        "prediction": pa.list_(pa.int64()),
+        "confidence": pa.list_(pa.float32()),
+    }
+)
+
+
+def _columns(output: LayerOutput) -> dict[str, list[Any]]:
+    samples = output.features.values.shape[1]
+    targets, index = output.features.targets, output.features.index
+    assert index is not None, "our DataModules number their samples"
+    return {
+        "index": index.tolist(),
+        "target": [None] * samples if targets is None else targets.tolist(),
+        "prediction": output.readout.predictions.T.tolist(),
+        "confidence": output.readout.confidences.T.to(torch.float32).tolist(),
+    }

@@ -1,0 +1,79 @@
+"""The run's own record, whatever loggers are on."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from layersim.report.table import layer_table
+from lightning.pytorch import LightningModule, Trainer
+from rich.console import Console
+
+from callbacks.evaluation import EvaluationCallback
+from callbacks.monitor import LayerMonitor
+from layersim.outputs import LayerOutput
+from layersim.report.records import RECORDS_FILE, EffectiveDepth, LayerRecord, Stage, append_record
+
+
+class RunRecorder(EvaluationCallback):
+    """Writes a line of `layers.jsonl` after each validation and test epoch, and the table of the last one at the end.
+
+    The line holds what the trainer's monitors measured. A checkpoint carries the lines so far, so that a resumed run's
+    file tells the whole training.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[LayerRecord] = []
+        self._samples = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lines": [record.to_line() for record in self.records]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.records = [LayerRecord.from_line(line) for line in state_dict["lines"]]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        path = _path(trainer)
+        if trainer.is_global_zero and not path.exists():
+            for record in self.records:
+                append_record(path, record)
+
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._samples = 0
+
+    def take(self, output: LayerOutput) -> None:
+        self._samples += output.features.values.shape[1]
+
+    def end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        samples = trainer.strategy.reduce(torch.tensor(self._samples, device=pl_module.device), reduce_op="sum")
+        measured: dict[str, Any] = {}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LayerMonitor):
+                measured |= callback.record
+        if depth := measured.get("effective_depth"):
+            measured["effective_depth"] = EffectiveDepth(**depth)
+        record = LayerRecord(
+            epoch=trainer.current_epoch,
+            step=trainer.global_step,
+            stage=stage,
+            layers=pl_module.num_layers,
+            samples=int(samples),
+            **measured,
+        )
+        self.records.append(record)
+        if trainer.is_global_zero:
+            append_record(_path(trainer), record)
+        if trainer.state.fn != "fit":
+            self._close(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close(trainer)
+
+    def _close(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and self.records:
+            console = Console()
+            console.print(layer_table(self.records[-1]))
+            console.print(f"Records, figures and checkpoints: {trainer.default_root_dir}", soft_wrap=True)
+
+
+def _path(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / RECORDS_FILE

@@ -1,0 +1,49 @@
+"""Similarity of every pair of layers."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from matplotlib.figure import Figure
+from torchmetrics import Metric
+
+from callbacks.monitor import LayerMonitor, Measured, per_layer
+from layersim.outputs import LayerOutput
+from layersim.report.figures import similarity_heatmap
+from layersim.similarity import CosineSimilarity, LinearCKA
+from layersim.similarity.samples import SampleMetric
+
+
+class SimilarityHeatmaps(LayerMonitor):
+    """Draws a heat map of each measure every epoch, and logs every layer's similarity to the last.
+
+    Args:
+        measures: metrics of `layersim.similarity`, each by the name it gets in logs and records. Where None: `cosine`,
+            centred over the samples (4096 of them at most), and `cka`, minibatch linear CKA over all.
+    """
+
+    def __init__(self, measures: dict[str, SampleMetric] | None = None) -> None:
+        super().__init__()
+        self.measures = measures or {"cosine": CosineSimilarity(max_samples=4096), "cka": LinearCKA()}
+
+    def make_metrics(self, num_layers: int) -> Mapping[str, Metric]:
+        return {name: measure.clone() for name, measure in self.measures.items()}
+
+    def update(self, metrics: Mapping[str, Metric], output: LayerOutput) -> None:
+        for metric in metrics.values():
+            metric.update(output.features.values, output.features.index)
+
+    def measure(self, metrics: Mapping[str, Metric]) -> Measured:
+        matrices = {name: metric.compute().tolist() for name, metric in metrics.items()}
+        return Measured(
+            scalars={
+                key: value
+                for name, matrix in matrices.items()
+                for key, value in per_layer(f"{name}_to_last", [row[-1] for row in matrix]).items()
+            },
+            record={"similarity": matrices, "options": {name: measure.options for name, measure in self.measures.items()}},
+            figures={name: partial(_draw, name, matrix) for name, matrix in matrices.items()},
+        )
+
+
+def _draw(name: str, matrix: list[list[float]]) -> Figure:
+    return similarity_heatmap(matrix, title=name, measure=name)

@@ -1,0 +1,1 @@
+"""One classifier for every layer of a transformer."""

@@ -1,0 +1,66 @@
+"""The command. `--help` and `--version` answer before anything heavy is imported."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from layersim.errors import UserError
+
+HELP = """usage: layersim VERB [options]
+
+Train, measure and use transformers whose one classifier works at every layer.
+
+verbs:
+  fit        train a model, measuring every layer each validation epoch
+  validate   measure a model on the validation split, trained or not
+  test       measure it on the test split
+  predict    write predictions and confidences of every layer (parquet)
+  compare    set finished runs side by side: a table and a figure
+
+Each verb explains its options: `layersim fit --help`.
+A recipe is a YAML file with options: `layersim fit --config experiments/vision/digits/aligned.yaml`.
+What is typed beats the recipe: `--model.optimizer.init_args.lr=0.0005 --trainer.max_epochs=10`.
+
+options:
+  -h, --help     show this text
+  --version      show the version
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        args: what stands behind the command's name; `sys.argv` where None.
+
+    Returns:
+        The exit status: 0, or 2 where what the user gave cannot be used.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    verb, rest = (args[0], args[1:]) if args else ("--help", [])
+    if verb in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if verb == "--version":
+        print(f"layersim {version('layersim')}")
+        return 0
+    try:
+        if verb == "compare":
+            from layersim.report import compare
+
+            return compare.main(rest)
+        if verb in ("fit", "validate", "test", "predict"):
+            from layersim import cli
+
+            return cli.main(args)
+        raise UserError(f"There is no verb {verb!r}. `layersim --help` lists them.")
+    except UserError as error:
+        if os.environ.get("LAYERSIM_DEBUG"):
+            raise
+        print(f"layersim: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

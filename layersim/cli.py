@@ -1,0 +1,178 @@
+"""The verbs that train and measure: LightningCLI with run directories, early checks and the user's word first."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from layersim import run_directory
+from layersim.checkpoints import check_fits, read_checkpoint
+from layersim.data import SplitDataModule
+from layersim.module import LayerwiseModule
+from layersim.tracking import Settles, WandbLogger
+
+VERBS = ("fit", "validate", "test", "predict")
+
+_RUN_DIRECTORY = "LAYERSIM_RUN_DIRECTORY"
+"""Tells the processes that DDP starts where their run lives."""
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, without the pages of usage that would hide what an error says."""
+
+    def print_usage(self, file: Any = None) -> None:
+        """Nothing: the error's own line follows, and `--help` explains."""
+
+
+class RunConfig(SaveConfigCallback):
+    """Saves the run's configuration as `config.yaml` in its directory, in its loggers and in its checkpoints."""
+
+    config_dict: dict[str, Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, save_to_log_dir=False, **kwargs)
+        text = self.parser.dump(self.config, skip_none=False)
+        self.config_dict = yaml.safe_load(text)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        path = Path(trainer.default_root_dir) / self.config_filename
+        self.parser.save(self.config, path, skip_none=False, overwrite=True)
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):
+                logger.log_hyperparams(_flat(self.config_dict))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        run_ids = [logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        checkpoint["layersim"] = {"config": self.config_dict, "wandb_run_id": run_ids[0] if run_ids else None}
+
+
+class LayerwiseCLI(LightningCLI):
+    """`layersim fit`, `validate`, `test` and `predict`.
+
+    What the user types beats the recipe, the recipe beats a checkpoint's hyper-parameters, and these beat
+    `defaults.yaml`.
+    """
+
+    model: LayerwiseModule
+    datamodule: SplitDataModule
+
+    def __init__(self, args: ArgsType = None) -> None:
+        defaults = {"default_config_files": [str(Path(__file__).with_name("defaults.yaml"))]}
+        super().__init__(
+            LayerwiseModule,
+            SplitDataModule,
+            subclass_mode_data=True,
+            save_config_callback=RunConfig,
+            seed_everything_default=0,
+            parser_kwargs={verb: defaults for verb in VERBS},
+            auto_configure_optimizers=False,
+            parser_class=Parser,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--experiment", type=str, default="default", help="Runs are kept in <default_root_dir>/<experiment>/."
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        given = list(sys.argv[1:] if args is None else args)
+        if path := _typed_checkpoint(given):
+            hparams = {"model": read_checkpoint(path).get("hyper_parameters", {})}
+            hparams["model"].pop("_instantiator", None)
+            verb = next(place for place, word in enumerate(given) if word in VERBS) + 1
+            given = [*given[:verb], "--config", yaml.safe_dump(hparams), *given[verb:]]
+        self.config = parser.parse_args(given)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lets a checkpoint's hyper-parameters beat what the user typed; `parse_arguments` sees to them."""
+
+    def before_instantiate_classes(self) -> None:
+        root, experiment = self._place()
+        run_directory.check_writable(root, experiment)
+        if self.subcommand == "predict":
+            # The callback writes them; Lightning would keep every feature of every layer in memory.
+            self.config[self.subcommand].return_predictions = False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        checkpoint = self._preflight()
+        directory = self._directory()
+        config = self._get(self.config_init, "trainer")
+        csv = CSVLogger(directory, name="", version="")
+        _ = csv.experiment  # opened while the directory is still empty, else Lightning warns that it is not
+        others = [logger for logger in _as_list(config.logger) if not isinstance(logger, bool)]
+        name = f"{self._place()[1]}/{directory.name}"
+        run_id = checkpoint.get("layersim", {}).get("wandb_run_id") if self.subcommand == "fit" else None
+        for logger in others:
+            if isinstance(logger, Settles):
+                logger.settle(directory, run_id or directory.name, name)
+        strategy = config.strategy
+        if strategy == "ddp" and self.model.has_unused_parameters:
+            strategy = DDPStrategy(find_unused_parameters=True)
+        return super().instantiate_trainer(
+            logger=[csv, *others], default_root_dir=str(directory), strategy=strategy, **kwargs
+        )
+
+    def _preflight(self) -> dict[str, Any]:
+        """All that can be known to go wrong, found before a run directory exists. Returns the checkpoint, if any."""
+        checkpoint: dict[str, Any] = {}
+        if path := self._get(self.config, "ckpt_path"):
+            checkpoint = read_checkpoint(path)
+            check_fits(checkpoint["state_dict"], self.model, path)
+        self.datamodule.check(self.model.backbone)
+        return checkpoint
+
+    def _place(self) -> tuple[Path, str]:
+        root = self._get(self.config, "trainer").default_root_dir
+        return Path(root or run_directory.DEFAULT_ROOT), self._get(self.config, "experiment")
+
+    def _directory(self) -> Path:
+        """The run's directory: made by the first process, told to those that it starts."""
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+            os.environ[_RUN_DIRECTORY] = str(run_directory.reserve(*self._place()))
+        return Path(os.environ[_RUN_DIRECTORY])
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs `layersim fit …` and its like; the exit status is 0, or an exception says what is wrong."""
+    status = 1
+    try:
+        LayerwiseCLI(list(args))
+        status = 0
+    finally:
+        wandb.finish(exit_code=status)
+    return status
+
+
+def _typed_checkpoint(args: list[str]) -> str | None:
+    for place, word in enumerate(args):
+        if word.startswith("--ckpt_path="):
+            return word.partition("=")[2]
+        if word == "--ckpt_path" and place + 1 < len(args):
+            return args[place + 1]
+    return None
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys, which are the command's flags: a sweep sets the same keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,173 @@
+"""What all data modules share: named splits, loaders that are exact on any number of processes, and a preflight."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, default_collate
+
+from layersim.data.samplers import EvaluationSampler, TrainSampler
+from layersim.data.splits import Sample, Split
+from layersim.errors import UserError
+
+Batch = dict[str, Any]
+
+
+class Reader(Protocol):
+    """What the preflight wants to know of a backbone."""
+
+    @property
+    def num_classes(self) -> int:
+        """C, the classes that its classifier tells apart."""
+
+    @property
+    def input_size(self) -> tuple[int, int, int] | None:
+        """(channels, height, width) of the images that it reads; None if any will do, or if it reads no images."""
+
+
+class SplitDataModule(LightningDataModule, ABC):
+    """Data in splits "train", "val" and, where there are any, "test" and "predict" (else prediction reads "val").
+
+    A subclass says in `load` what the splits are. Every sample is a dict with "index", its position in its source, and
+    "label"; a batch is a dict of (N,) int64 tensors of those and of what the backbone reads.
+
+    Training is shuffled by seed and epoch alone, and evaluation keeps the order; neither repeats or loses a sample on
+    any number of processes (samplers.py).
+
+    Args:
+        batch_size: samples in a training batch of one process: R processes together take R times as many in a step.
+        eval_batch_size: samples in a batch of validation, test and prediction; batch_size if None.
+        num_workers: loader processes of each loader; 0 reads in the main process.
+        pin_memory: whether batches are put into pinned memory; None: if and only if CUDA is there.
+        drop_last: leave an epoch's last, partial training step out.
+        seed: of the shuffling, of the random part of samples, and of the splits that are drawn.
+
+    Raises:
+        UserError: an option out of its range.
+    """
+
+    test_option: ClassVar[str] = "test_split"
+    """The option that gives test data, for the error that there is none."""
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
+        drop_last: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.batch_size = at_least(1, "batch_size", batch_size)
+        self.eval_batch_size = at_least(
+            1, "eval_batch_size", batch_size if eval_batch_size is None else eval_batch_size
+        )
+        self.num_workers = at_least(0, "num_workers", num_workers)
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.drop_last = drop_last
+        self.seed = at_least(0, "seed", seed)
+        self.splits: dict[str, Split] = {}
+        self.class_names: list[str] | None = None
+        self.collate: Callable[[list[Sample]], Batch] = default_collate
+        # a rank may have no evaluation batch where there are fewer batches than ranks
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    @abstractmethod
+    def load(self) -> dict[str, Split]:
+        """The splits, opened; sets class_names where they are known. Called once."""
+
+    def adapt(self, backbone: Any) -> None:
+        """A hook: takes from the backbone what the inputs depend on, before samples are read; called more than once."""
+
+    def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
+        """A hook: raises a UserError if the backbone cannot read a sample like this one, the split's first."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads the splits, once, and fits them to the trainer's backbone where there is a trainer."""
+        if not self.splits:
+            self.splits = self.load()
+        backbone = getattr(self.trainer.lightning_module, "backbone", None) if self.trainer else None
+        if backbone is not None:
+            self.adapt(backbone)
+
+    def check(self, backbone: Reader) -> None:
+        """The preflight, before anything is trained or written: can this backbone learn these data?
+
+        Reads whole label columns, but only the first sample of each split.
+
+        Raises:
+            UserError: an empty split, labels outside 0 … C−1, or a sample that the backbone cannot read.
+        """
+        self.setup()
+        self.adapt(backbone)
+        for name, split in self.splits.items():
+            if len(split) == 0:
+                raise UserError(f"the {name} data is empty: change --data.{name}_split or its share of the samples")
+            if split.labels is not None:
+                self._check_labels(name, int(split.labels.min()), int(split.labels.max()), backbone.num_classes)
+            self.check_sample(split[0], name, backbone)
+
+    def _check_labels(self, split: str, smallest: int, largest: int, known: int) -> None:
+        if smallest < 0:
+            raise UserError(
+                f"labels must lie in 0..{known - 1}, but the {split} data has {smallest}, which often marks samples "
+                f"without a label: choose a split whose samples all have one"
+            )
+        if largest >= known:
+            raise UserError(
+                f"labels must lie in 0..{known - 1}, as the backbone has {known} classes, but the {split} data has "
+                f"{largest}, and the data has {self.num_classes} classes: "
+                f"set --model.backbone.init_args.num_classes {self.num_classes}"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """C of the data, after setup: as many as there are names, or else the largest label of any split plus one."""
+        if not self.splits:
+            raise UserError("num_classes is known once the data is loaded: call setup() first")
+        if self.class_names is not None:
+            return len(self.class_names)
+        return 1 + max(int(split.labels.max()) for split in self.splits.values() if split.labels is not None)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        split = self.splits["train"]
+        sampler = TrainSampler(split, self.batch_size, seed=self.seed, drop_last=self.drop_last)
+        return self._loader(split, sampler, self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        return self._evaluation_loader(self.splits["val"])
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        if "test" not in self.splits:
+            raise UserError(f"there is no test data: set --data.{self.test_option}, or use `validate`")
+        return self._evaluation_loader(self.splits["test"])
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        return self._evaluation_loader(self.splits["predict"] if "predict" in self.splits else self.splits["val"])
+
+    def _evaluation_loader(self, split: Split) -> DataLoader[Sample]:
+        return self._loader(split, EvaluationSampler(split, self.eval_batch_size), self.eval_batch_size)
+
+    def _loader(self, split: Split, sampler: EvaluationSampler | TrainSampler, batch_size: int) -> DataLoader[Sample]:
+        return DataLoader(
+            split,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.pin_memory,
+            collate_fn=self.collate,
+            # its own: workers' seeds then neither depend on nor disturb the model's random numbers
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+
+def at_least(lowest: int, option: str, value: int) -> int:
+    """The value, or a UserError that names the option."""
+    if value < lowest:
+        raise UserError(f"{option} must be at least {lowest}, got {value}: change --data.{option}")
+    return value

@@ -1,0 +1,77 @@
+"""The 1797 handwritten digits that scikit-learn carries: real data without a download, trained on in seconds."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from layersim.data.base import Reader, SplitDataModule
+from layersim.data.pixels import check_shape
+from layersim.data.splits import Integers, Sample, Split, hold_out
+from layersim.errors import UserError
+
+
+class Digits(SplitDataModule):
+    """scikit-learn's digits: 1797 images of 8×8 pixels, 10 classes (Alpaydin and Kaynak, 1998).
+
+    Pixels 0 … 16 are scaled to 0 … 1, then normalised by the mean and the (population) standard deviation of all pixels
+    of the training split, kept as `mean` and `std`. Images are float32 (1, 8, 8). The splits are stratified by class
+    and drawn by the seed; "index" counts in scikit-learn's order.
+
+    Args:
+        val_fraction: share of the samples held out for validation, rounded up: 360 at 0.2.
+        test_fraction: share held out for testing, rounded up; with 0 there is no test data. It is taken from what
+            validation leaves, so that the validation split is the same whatever it is.
+        **loader: the options of SplitDataModule.
+
+    Raises:
+        UserError: fractions outside their range.
+    """
+
+    test_option = "test_fraction"
+
+    def __init__(self, *, val_fraction: float = 0.2, test_fraction: float = 0.0, **loader: Any) -> None:
+        super().__init__(**loader)
+        if val_fraction <= 0 or test_fraction < 0 or val_fraction + test_fraction >= 1:
+            raise UserError(
+                "expected 0 < val_fraction, 0 <= test_fraction and a sum below 1, "
+                f"got {val_fraction} and {test_fraction}: change --data.val_fraction or --data.test_fraction"
+            )
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+
+    def load(self) -> dict[str, Split]:
+        digits = load_digits()
+        self.class_names = [str(name) for name in digits.target_names]
+        labels = digits.target.astype(np.int64)
+        pixels = digits.images / 16
+        index = {}
+        index["train"], index["val"] = hold_out(
+            labels, math.ceil(self.val_fraction * len(labels)), seed=self.seed, remedy="--data.val_fraction"
+        )
+        if self.test_fraction > 0:
+            rest = index["train"]
+            count = math.ceil(self.test_fraction * len(labels))
+            kept, held = hold_out(labels[rest], count, seed=self.seed, remedy="--data.test_fraction")
+            index["train"], index["test"] = rest[kept], rest[held]
+        self.mean = float(pixels[index["train"]].mean())
+        self.std = float(pixels[index["train"]].std())
+        images = torch.from_numpy((pixels - self.mean) / self.std).float().unsqueeze(1)
+        return {name: DigitSplit(images[chosen], chosen, labels[chosen]) for name, chosen in index.items()}
+
+    def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
+        check_shape(sample["image"], split, backbone.input_size)
+
+
+class DigitSplit(Split):
+    """Images (N, 1, 8, 8), normalised already."""
+
+    def __init__(self, images: Tensor, index: Integers, labels: Integers) -> None:
+        super().__init__("digits", index, labels)
+        self.images = images
+
+    def inputs(self, position: int) -> Sample:
+        return {"image": self.images[position]}

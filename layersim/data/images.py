@@ -1,0 +1,193 @@
+"""Images with labels, from anything that `datasets.load_dataset` opens."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Image
+from torch import Tensor, nn
+
+from layersim.data.base import Reader, SplitDataModule, at_least
+from layersim.data.pixels import (
+    Preprocessing,
+    check_shape,
+    collate_images,
+    evaluation_transforms,
+    training_transforms,
+)
+from layersim.data.sources import need_column, open_split, read_labels
+from layersim.data.splits import Integers, Sample, Split, hold_out
+from layersim.errors import UserError
+
+
+class Images(SplitDataModule):
+    """Image classification on local files, folders or a data set of the hub.
+
+    An image is brought to the backbone's channels, goes through the transforms as a `torchvision.tv_tensors.Image` of
+    8-bit integers, is scaled to 0 … 1 and normalised. The backbone's `data_config` (timm's: input_size, mean, std,
+    interpolation, crop_pct) says how, unless the options below do. "index" is the row in the split that was opened.
+
+    Args:
+        path: a file, a folder or a name on the hub (see `open_split`).
+        name: which configuration of the data set, where it has several.
+        image_column: the column of images.
+        label_column: the column of labels: class labels, integers, or strings (numbered in sorted order). Only the
+            predict split may lack it.
+        train_split: the split to train on.
+        val_split: the split to validate on; None holds out a stratified share of the training split.
+        test_split: the split to test on; None: there is no test data.
+        predict_split: the split to predict; None predicts the validation data.
+        val_fraction: the share held out where val_split is None, rounded up.
+        max_train_samples: train on this many samples, drawn by the seed; None: on all.
+        max_eval_samples: the same for each of the other splits.
+        train_transforms: of torchvision.transforms.v2, named by class path; [] for none. None: resize to the input size
+            and flip.
+        eval_transforms: the same for evaluation. None: timm's resize and centre crop, by crop_pct.
+        mean: of each channel on the scale 0 … 1, in place of the backbone's.
+        std: of each channel, in place of the backbone's.
+        **loader: the options of SplitDataModule.
+
+    Raises:
+        UserError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        name: str | None = None,
+        image_column: str = "image",
+        label_column: str = "label",
+        train_split: str = "train",
+        val_split: str | None = None,
+        test_split: str | None = None,
+        predict_split: str | None = None,
+        val_fraction: float = 0.1,
+        max_train_samples: int | None = None,
+        max_eval_samples: int | None = None,
+        train_transforms: list[nn.Module] | None = None,
+        eval_transforms: list[nn.Module] | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        **loader: Any,
+    ) -> None:
+        super().__init__(**loader)
+        if not 0 < val_fraction < 1:
+            raise UserError(f"expected 0 < val_fraction < 1, got {val_fraction}: change --data.val_fraction")
+        self.path = path
+        self.configuration = name
+        self.image_column = image_column
+        self.label_column = label_column
+        self.train_split = train_split
+        self.evaluation_splits = {"val": val_split, "test": test_split, "predict": predict_split}
+        self.val_fraction = val_fraction
+        self.max_train_samples = max_train_samples
+        self.max_eval_samples = max_eval_samples
+        for option, limit in (("max_train_samples", max_train_samples), ("max_eval_samples", max_eval_samples)):
+            if limit is not None:
+                at_least(1, option, limit)
+        self.train_transforms = train_transforms
+        self.eval_transforms = eval_transforms
+        self.mean = mean
+        self.std = std
+        self.collate = collate_images
+
+    def load(self) -> dict[str, Split]:
+        rows = self._open(self.train_split, "train_split")
+        labels, self.class_names = read_labels(rows, self.label_column, names=None)
+        kept = np.arange(len(labels))
+        splits: dict[str, Split] = {}
+        if self.evaluation_splits["val"] is None:
+            count = math.ceil(self.val_fraction * len(labels))
+            kept, held = hold_out(labels, count, seed=self.seed, remedy="--data.val_fraction or --data.val_split")
+            splits["val"] = self._split(rows, labels, self.train_split, held, self.max_eval_samples)
+        splits["train"] = self._split(rows, labels, self.train_split, kept, self.max_train_samples)
+        for role, split in self.evaluation_splits.items():
+            if split is not None:
+                splits[role] = self._open_evaluation(role, split)
+        return splits
+
+    def _open_evaluation(self, role: str, split: str) -> Split:
+        rows = self._open(split, f"{role}_split")
+        labels = None
+        if role != "predict" or self.label_column in rows.column_names:
+            labels, _ = read_labels(rows, self.label_column, names=self.class_names)
+        return self._split(rows, labels, split, np.arange(len(rows)), self.max_eval_samples)
+
+    def _open(self, split: str, option: str) -> Dataset:
+        return open_split(self.path, split, name=self.configuration, option=option)
+
+    def _split(
+        self, rows: Dataset, labels: Integers | None, source: str, index: Integers, most: int | None
+    ) -> "ImageSplit":
+        if most is not None and most < len(index):
+            index = np.sort(np.random.default_rng(self.seed).choice(index, most, replace=False))
+        images = image_column(rows, self.image_column)
+        return ImageSplit(images, source, index, None if labels is None else labels[index], seed=self.seed)
+
+    def adapt(self, backbone: Any) -> None:
+        config = getattr(backbone, "data_config", None)
+        if config is None:
+            raise UserError(
+                f"expected a backbone that reads images, with a data_config, got {type(backbone).__name__}: "
+                f"change --model.backbone or --data"
+            )
+        for role, split in self.splits.items():
+            assert isinstance(split, ImageSplit)
+            chosen, default = (
+                (self.train_transforms, training_transforms)
+                if role == "train"
+                else (self.eval_transforms, evaluation_transforms)
+            )
+            split.preprocessing = Preprocessing(
+                default(config) if chosen is None else chosen,
+                channels=config["input_size"][0],
+                mean=config["mean"] if self.mean is None else self.mean,
+                std=config["std"] if self.std is None else self.std,
+            )
+
+    def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
+        check_shape(sample["image"], split, backbone.input_size)
+
+
+class ImageSplit(Split):
+    """Rows of a data set of images, read when they are asked for.
+
+    Args:
+        images: the whole source, with the single column of images.
+        source: the split's name.
+        index: (N,) the rows that belong to this split.
+        labels: (N,) their labels, or None.
+        seed: of the random transforms.
+    """
+
+    def __init__(self, images: Dataset, source: str, index: Integers, labels: Integers | None, *, seed: int) -> None:
+        super().__init__(source, index, labels, seed=seed)
+        self.images = images
+        self.column: str = images.column_names[0]
+        self.preprocessing: Callable[[Any], Tensor] | None = None
+
+    def inputs(self, position: int) -> Sample:
+        if self.preprocessing is None:
+            raise UserError("it is not known yet what the backbone reads: call check(backbone) before reading samples")
+        row = int(self.index[position])
+        try:
+            image = self.images[row][self.column]
+        except OSError as error:  # Pillow's own "cannot identify", and files that are not there
+            raise UserError(f"row {row} of split {self.source} holds no image that can be read: {error}") from error
+        return {"image": self.preprocessing(image)}
+
+
+def image_column(rows: Dataset, column: str) -> Dataset:
+    """The data set with its column of images alone, to be decoded when read.
+
+    Raises:
+        UserError: no such column, or it holds no images.
+    """
+    need_column(rows, column, option="image_column")
+    try:
+        return rows.select_columns([column]).cast_column(column, Image())
+    except (TypeError, pa.ArrowException) as error:
+        raise UserError(f"column {column} holds no images: {error} Change --data.image_column") from error

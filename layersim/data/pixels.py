@@ -1,0 +1,103 @@
+"""From an image to what a backbone reads: channels, size, normalisation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import PIL.Image
+import torch
+from timm.data import create_transform
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+from torchvision import tv_tensors  # type: ignore[import-untyped]
+from torchvision.transforms import v2  # type: ignore[import-untyped]
+
+from layersim.data.splits import Sample
+from layersim.errors import UserError
+
+Transform = Callable[[Any], Any]
+_MODES = {1: "L", 3: "RGB"}
+_DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def to_image(image: PIL.Image.Image, channels: int) -> tv_tensors.Image:
+    """The image as (channels, H, W): grey for 1 channel, red, green and blue for 3, as it is for any other number.
+
+    Raises:
+        UserError: an image of more than 8 bits a pixel, which Pillow would cut off at 255.
+    """
+    mode = _MODES.get(channels, image.mode)
+    if image.mode in _DEEP and mode != image.mode:
+        raise UserError(
+            f"expected images of 8 bits, got one of mode {image.mode}, which would be cut off at 255: "
+            f"convert the data set's images to 8 bits first"
+        )
+    return v2.functional.to_image(image if image.mode == mode else image.convert(mode))
+
+
+def training_transforms(config: Mapping[str, Any]) -> list[Transform]:
+    """Resize to the input size, whatever the shape was, and flip every second image from left to right."""
+    size = list(config["input_size"][1:])
+    return [v2.Resize(size, v2.InterpolationMode(config["interpolation"])), v2.RandomHorizontalFlip()]
+
+
+def evaluation_transforms(config: Mapping[str, Any]) -> list[Transform]:
+    """timm's own evaluation: resize the shorter side to input size / crop_pct, then crop the centre."""
+    keys = ("input_size", "interpolation", "crop_pct", "crop_mode")
+    given = {key: config[key] for key in keys if key in config}
+    return [create_transform(**given, is_training=False, normalize=False)]
+
+
+class Preprocessing:
+    """An image becomes a float32 tensor (C, H, W): to channels, the transforms, scaled to 0 … 1, normalised.
+
+    Args:
+        transforms: in this order, on the image of 8-bit integers (C, H, W).
+        channels: C, the channels that the backbone reads.
+        mean: of each channel, on the scale 0 … 1.
+        std: of each channel.
+
+    Raises:
+        UserError: not one mean and one std a channel.
+    """
+
+    def __init__(
+        self, transforms: Sequence[Transform], *, channels: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        if not len(mean) == len(std) == channels:
+            raise UserError(
+                f"the backbone reads {channels} channel(s), which need as many means and standard deviations, got "
+                f"mean={list(mean)} and std={list(std)}: set --data.mean and --data.std"
+            )
+        self.channels = channels
+        finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std)), v2.ToPureTensor()]
+        self.steps: nn.Module = v2.Compose([*transforms, *finish])
+
+    def __call__(self, image: PIL.Image.Image) -> Tensor:
+        tensor: Tensor = self.steps(to_image(image, self.channels))
+        return tensor
+
+
+def collate_images(samples: list[Sample]) -> dict[str, Any]:
+    """Stacks samples into a batch.
+
+    Raises:
+        UserError: images of differing shapes.
+    """
+    shapes = sorted({tuple(sample["image"].shape) for sample in samples})
+    if len(shapes) > 1:
+        raise UserError(
+            f"the images of a batch must have one shape, got {shapes[0]} and {shapes[-1]}: add a Resize or a crop "
+            f"to --data.train_transforms or --data.eval_transforms"
+        )
+    batch: dict[str, Any] = default_collate(samples)
+    return batch
+
+
+def check_shape(image: Tensor, split: str, expected: tuple[int, int, int] | None) -> None:
+    """Raises a UserError if the image's shape is not the one that the backbone reads; None expects nothing."""
+    if expected is not None and tuple(image.shape) != tuple(expected):
+        raise UserError(
+            f"the backbone reads images of shape {tuple(expected)}, but the {split} data has {tuple(image.shape)}: "
+            f"set --model.backbone.init_args.img_size or --model.backbone.init_args.in_chans, "
+            f"or add a Resize to the data's transforms"
+        )

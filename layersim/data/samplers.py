@@ -1,0 +1,141 @@
+"""Which samples each process reads: together exactly what one process would read, none twice and none lost.
+
+torch's DistributedSampler repeats samples until every rank has as many. That falsifies every validation number by a
+little, and training by an epoch's last step. These two deal out one process's batches instead. They subclass
+DistributedSampler because Lightning leaves such samplers alone, whatever its use_distributed_sampler says.
+"""
+
+from collections.abc import Iterator, Sized
+from typing import cast
+
+import numpy as np
+from torch import distributed
+from torch.utils.data import Dataset, DistributedSampler
+
+from layersim.errors import UserError
+
+
+def evaluation_batches(length: int, batch_size: int, num_replicas: int, rank: int) -> list[range]:
+    """The batches [0..b), [b..2b), … of one process that fall to this rank: r, r + R, r + 2R, …
+
+    The last one of all may be ragged; ranks may have one batch more or fewer than others, or none.
+    """
+    return [
+        range(start, min(start + batch_size, length))
+        for start in range(rank * batch_size, length, num_replicas * batch_size)
+    ]
+
+
+def training_shares(length: int, batch_size: int, num_replicas: int, rank: int, *, drop_last: bool) -> list[range]:
+    """This rank's contiguous share of every global batch [kbR..(k+1)bR) of the epoch's order; one share is one step.
+
+    Every rank takes the same number of steps. The last, partial global batch is dealt out in shares whose sizes differ
+    by at most one; with drop_last, or where fewer than R samples remain, it is left out.
+    """
+    shares = []
+    for start in range(0, length, batch_size * num_replicas):
+        size = min(batch_size * num_replicas, length - start)
+        if size < num_replicas or (drop_last and size < batch_size * num_replicas):
+            break
+        shares.append(range(start + size * rank // num_replicas, start + size * (rank + 1) // num_replicas))
+    return shares
+
+
+class EvaluationSampler(DistributedSampler[int]):
+    """Deals out one process's batches, whole batch by whole batch; unpadded and in order.
+
+    It yields plain indices, so that `DataLoader(sampler=…, batch_size=b)` forms exactly those batches again: rank r of
+    R reads the batches r, r + R, … that one process would read.
+
+    Args:
+        dataset: the data set, or anything that has its length.
+        batch_size: samples in a batch, b; the loader's own.
+        num_replicas: number of processes, R; torch.distributed's where it runs, else 1.
+        rank: which of them this is, from 0; torch.distributed's where it runs, else 0.
+
+    Raises:
+        UserError: batch_size below 1.
+    """
+
+    def __init__(
+        self, dataset: Sized, batch_size: int, *, num_replicas: int | None = None, rank: int | None = None
+    ) -> None:
+        _check_batch_size(batch_size)
+        super().__init__(cast(Dataset[int], dataset), *_place(num_replicas, rank), shuffle=False)
+        self.batches = evaluation_batches(len(dataset), batch_size, self.num_replicas, self.rank)
+        self.num_samples = sum(map(len, self.batches))
+        self.total_size = len(dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        for batch in self.batches:
+            yield from batch
+
+
+class TrainSampler(DistributedSampler[int]):
+    """Shuffled by (seed, epoch); R ranks read in every step together what one process with batch b·R reads in it.
+
+    With perm the epoch's permutation, global batch k is perm[kbR..(k+1)bR), and rank r takes perm[kbR+rb..kbR+(r+1)b).
+    The last, partial global batch is split into nearly equal shares, so that every rank takes the same number of
+    steps; where fewer than R samples remain, they are left out of this epoch. The order depends on nothing but seed and
+    epoch, so that a resumed run reads what an unbroken one would have read.
+
+    Args:
+        dataset: the data set, or anything that has its length. If it has a set_epoch of its own, because what a
+            sample looks like depends on the epoch, it is told the epoch too.
+        batch_size: samples in a batch of one process, b; the loader's own.
+        num_replicas: number of processes, R; torch.distributed's where it runs, else 1.
+        rank: which of them this is, from 0; torch.distributed's where it runs, else 0.
+        seed: not negative.
+        drop_last: leave the last, partial global batch out.
+
+    Raises:
+        UserError: batch_size below 1; too few samples for a single step.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        batch_size: int,
+        *,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        _check_batch_size(batch_size)
+        super().__init__(cast(Dataset[int], dataset), *_place(num_replicas, rank), seed=seed, drop_last=drop_last)
+        self.shares = training_shares(len(dataset), batch_size, self.num_replicas, self.rank, drop_last=drop_last)
+        if not self.shares:
+            needed = self.num_replicas * (batch_size if drop_last else 1)
+            raise UserError(
+                f"a step on {self.num_replicas} process(es) takes at least {needed} training samples, "
+                f"got {len(dataset)} (batch_size={batch_size}, drop_last={drop_last}): "
+                f"give more data, or fewer --trainer.devices"
+            )
+        self.num_samples = sum(map(len, self.shares))
+        self.total_size = len(dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        # torch's own sampler adds seed and epoch, which makes epoch 1 of seed 0 the same as epoch 0 of seed 1
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.total_size)
+        for share in self.shares:
+            yield from order[share.start : share.stop].tolist()
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+
+def _place(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
+    running = distributed.is_available() and distributed.is_initialized()
+    if num_replicas is None:
+        num_replicas = distributed.get_world_size() if running else 1
+    if rank is None:
+        rank = distributed.get_rank() if running else 0
+    return num_replicas, rank
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}: change --data.batch_size")

@@ -1,0 +1,94 @@
+"""A split: samples that know where in their source they lie, what their label is, and nothing of the other splits."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+from torch.utils.data import Dataset
+
+from layersim.errors import UserError
+
+Integers = NDArray[np.int64]
+Sample = dict[str, Any]
+
+
+class Split(Dataset[Sample], ABC):
+    """A map-style data set of samples with "index" and, where there are labels, "label".
+
+    What is random in a sample (augmentation) depends on the seed, the epoch and the sample's index alone: it is the
+    same on any number of processes and loader workers, in any order, and after a resume. For that, every sample is read
+    with torch's random generator set to those three, and the generator's own state is put back afterwards.
+
+    Args:
+        source: where the indices count: two splits of one source are disjoint if and only if their indices are.
+        index: (N,) position of each sample in its source.
+        labels: (N,) integer classes, or None where there are none.
+        seed: of the random part of samples.
+    """
+
+    def __init__(self, source: str, index: Integers, labels: Integers | None, *, seed: int = 0) -> None:
+        assert labels is None or labels.shape == index.shape
+        self.source = source
+        self.index = index
+        self.labels = labels
+        self.seed = seed
+        # shared memory, so that loader workers that live on see the next epoch
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    @abstractmethod
+    def inputs(self, position: int) -> Sample:
+        """What the backbone reads of the sample at this position of the split."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training sampler before each epoch."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> Sample:
+        index = int(self.index[position])
+        with seeded(self.seed, int(self._epoch), index):
+            sample = self.inputs(position)
+        if self.labels is not None:
+            sample["label"] = int(self.labels[position])
+        sample["index"] = index
+        return sample
+
+
+@contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """torch's host generator set from these integers, and put back to where it was."""
+    state = torch.get_rng_state()
+    # not torch.manual_seed: that would reset the accelerators' generators too
+    torch.default_generator.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def hold_out(labels: Integers, count: int, *, seed: int, remedy: str) -> tuple[Integers, Integers]:
+    """Positions of the samples that stay and of `count` samples held out, stratified by label; each in ascending order.
+
+    Args:
+        labels: (N,) integer classes.
+        count: how many to hold out.
+        seed: the same seed holds out the same samples.
+        remedy: the options that an error tells to change.
+
+    Raises:
+        UserError: not every class can be in both parts.
+    """
+    try:
+        kept, held = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels, random_state=seed)
+    except ValueError as error:
+        raise UserError(
+            f"cannot hold out {count} of {len(labels)} samples with every class in both parts: {error} Change {remedy}"
+        ) from error
+    return np.sort(kept), np.sort(held)

@@ -1,0 +1,121 @@
+"""Heads: final norm and classifier, read at any layer. Letters: K layers read, N samples, D width, C classes."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from layersim.backbones.base import Backbone
+from layersim.errors import UserError
+from layersim.outputs import Readout
+
+MAX_LOGITS = 2**24
+"""Logits computed at a time, 64 MiB in float32: more (layers × samples × classes) are read in chunks of samples."""
+
+
+class Head(nn.Module, ABC):
+    """Reads features at given layers: losses, predictions and confidences, never a table of all logits."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.num_layers = backbone.num_layers
+        self.num_classes = backbone.num_classes
+
+    @abstractmethod
+    def logits(self, features: Tensor, layers: Sequence[int]) -> Tensor:
+        """(K, N, D) features of the K `layers` (numbers 0 … L − 1) → (K, N, C) logits."""
+
+    def unused_parameters(self, layers: Sequence[int]) -> bool:
+        """Whether reading only these layers leaves some of the head's parameters without a gradient."""
+        return False
+
+    def losses(self, features: Tensor, targets: Tensor, layers: Sequence[int]) -> Tensor:
+        """(K,) mean cross-entropy at each of `layers`, in nats, taken in float32 or wider. Targets (N,)."""
+        logits = self.logits(features, layers)
+        each = cross_entropy(_wide(logits).flatten(0, 1), targets.repeat(len(layers)), reduction="none")
+        return each.view(len(layers), -1).mean(dim=1)
+
+    def forward(self, features: Tensor, targets: Tensor | None, layers: Sequence[int]) -> Readout:
+        """The readout of (K, N, D) features at `layers`; its losses are empty where `targets` (N,) is None."""
+        chunk = max(1, MAX_LOGITS // (len(layers) * self.num_classes))
+        losses, predictions, confidences = [], [], []
+        for start in range(0, features.shape[1], chunk):
+            rows = slice(start, start + chunk)
+            log_probabilities = _wide(self.logits(features[:, rows], layers)).log_softmax(dim=-1)
+            confidence, prediction = log_probabilities.max(dim=-1)
+            confidences.append(confidence.exp())
+            predictions.append(prediction)
+            if targets is not None:
+                index = targets[rows].expand(len(layers), -1).unsqueeze(-1)
+                losses.append(-log_probabilities.gather(-1, index).squeeze(-1))
+        mean = torch.cat(losses, dim=1).mean(dim=1) if losses else features.new_empty(0)
+        return Readout(mean, torch.cat(predictions, dim=1), torch.cat(confidences, dim=1))
+
+
+class SharedHead(Head):
+    """One head for all layers: the model's own final norm and classifier.
+
+    Args:
+        backbone: gives `final_norm` and `classifier`; the head *is* those modules, not a copy.
+        norm: `final`: the final norm, then the classifier, at every layer. `none`: layers below the last are read raw,
+            as in the paper's GPT-2 code (arXiv 2406.14479); the last layer keeps its norm, and so the model its output.
+    """
+
+    def __init__(self, backbone: Backbone, norm: Literal["final", "none"] = "final") -> None:
+        super().__init__(backbone)
+        if norm == "none" and backbone.norm_before_pooling:
+            raise UserError(
+                "This model's final norm stands before its pooling, so features cannot be read without it. "
+                "Set the head's norm to final."
+            )
+        self.final_norm = backbone.final_norm
+        self.classifier = backbone.classifier
+        self.norm = norm
+
+    def logits(self, features: Tensor, layers: Sequence[int]) -> Tensor:
+        if self.norm == "none":
+            raw = sum(layer < self.num_layers - 1 for layer in layers)
+            features = torch.cat([features[:raw], self.final_norm(features[raw:])])
+        else:
+            features = self.final_norm(features)
+        logits: Tensor = self.classifier(features)
+        return logits
+
+
+class SeparateHeads(Head):
+    """One classifier for each layer behind the model's final norm: the multi-exit baseline (arXiv 2406.14479).
+
+    The last classifier is the model's own; those below start as copies with fresh weights.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.final_norm = backbone.final_norm
+        below = [_fresh_copy(backbone.classifier) for _ in range(self.num_layers - 1)]
+        self.classifiers = nn.ModuleList([*below, backbone.classifier])
+
+    def logits(self, features: Tensor, layers: Sequence[int]) -> Tensor:
+        features = self.final_norm(features)
+        return torch.stack([self.classifiers[layer](rows) for layer, rows in zip(layers, features, strict=True)])
+
+    def unused_parameters(self, layers: Sequence[int]) -> bool:
+        return len(layers) < self.num_layers
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _fresh_copy(classifier: nn.Module) -> nn.Module:
+    """A copy with weights drawn anew, so that separate heads do not start in agreement."""
+    fresh = copy.deepcopy(classifier)
+    for module in fresh.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return fresh

@@ -1,0 +1,147 @@
+"""The LightningModule: one step for training, validation, test and prediction."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from layersim.backbones.base import Backbone
+from layersim.errors import UserError
+from layersim.heads import Head, SharedHead
+from layersim.objectives import Aligned, Objective
+from layersim.outputs import LayerFeatures, LayerOutput
+from layersim.resume import prefer_given_options, probe
+from layersim.schedules import WarmupDecay
+
+
+class LayerwiseModule(LightningModule):
+    """A backbone, a head that reads its layers, and an objective that says which readings count.
+
+    Logs `train/loss`; what is measured on validation and test data is the callbacks' work, from the `LayerOutput` that
+    `validation_step` and `test_step` return.
+
+    Args:
+        backbone: yields the layers' features.
+        objective: what is minimised; the aligned loss with linear weights where None.
+        head: how features are read: `SharedHead` (the model's own head for all layers) or `SeparateHeads`.
+        optimizer: made from the parameters.
+        lr_scheduler: made from the optimizer; stepped every epoch, `layersim.schedules.WarmupDecay` every step.
+        compile: compile the backbone with `torch.compile`.
+
+    Raises:
+        UserError: layer weights that do not fit the backbone's number of layers.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        objective: Objective | None = None,
+        head: Callable[[Backbone], Head] = SharedHead,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head(backbone)
+        self.objective = objective or Aligned()
+        self.objective.weights(backbone.num_layers, None)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        if compile:
+            self.backbone.compile()
+
+    @property
+    def num_layers(self) -> int:
+        """L, the number of layers."""
+        return self.backbone.num_layers
+
+    @property
+    def has_unused_parameters(self) -> bool:
+        """Whether some training step leaves parameters without a gradient, so that DDP must look for them."""
+        choices = [self.objective.layers(self.num_layers, step) for step in range(self.objective.period)]
+        return any(layers[-1] < self.num_layers - 1 or self.head.unused_parameters(layers) for layers in choices)
+
+    def forward(self, batch: dict[str, Any]) -> LayerOutput:
+        """All that the model knows of a batch at every layer, with the objective's value where there are targets."""
+        features = self.backbone(batch)
+        readout = self.head(features.values, features.targets, range(self.num_layers))
+        if features.targets is None:
+            return LayerOutput(features, readout)
+        needed = self.objective.layers(self.num_layers, None)
+        loss = self._loss(readout.losses[needed], features.values[needed], step=None)
+        return LayerOutput(features, readout, loss)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        layers = self.objective.layers(self.num_layers, self.global_step)
+        features: LayerFeatures = self.backbone(batch, layers)
+        if features.targets is None:
+            raise UserError("Training needs a label for every sample, but the data gives none.")
+        losses = self.head.losses(features.values, features.targets, layers)
+        loss = self._loss(losses, features.values, step=self.global_step)
+        self._stop_if_not_finite(loss)
+        return self._of_all_samples(loss, features.values.shape[1])
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> LayerOutput:  # type: ignore[override]
+        output: LayerOutput = self(batch)  # Lightning hands whatever a step returns to the callbacks
+        return output
+
+    test_step = validation_step  # type: ignore[assignment]
+    predict_step = validation_step
+
+    def _loss(self, losses: Tensor, features: Tensor, step: int | None) -> Tensor:
+        return self.objective(losses, features, num_layers=self.num_layers, step=step)
+
+    def _of_all_samples(self, loss: Tensor, samples: int) -> Tensor:
+        """Logs the loss over the samples of all processes, and weighs this process's by its share of them.
+
+        DDP averages gradients over processes. With unequal shares (a ragged last batch, tokens) that is the gradient of
+        no mean over samples; with this factor it is one process's.
+        """
+        world = self.trainer.world_size
+        sums = torch.stack([loss.detach().double() * samples, loss.new_tensor(samples, dtype=torch.float64)])
+        if world > 1:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        total, count = sums
+        self.log("train/loss_step", total / count, prog_bar=True, batch_size=samples)
+        self.log("train/loss", total / count, on_step=False, on_epoch=True, batch_size=samples)
+        return loss * (samples * world / count).to(loss.dtype) if world > 1 else loss
+
+    def _stop_if_not_finite(self, loss: Tensor) -> None:
+        if torch.isfinite(loss):
+            return
+        checkpoint = self.trainer.checkpoint_callback
+        last = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
+        raise UserError(
+            f"The loss is {loss.item()} in epoch {self.current_epoch}, step {self.global_step}; training stops before "
+            "the weights take it up. Lower the learning rate, or clip gradients (--trainer.gradient_clip_val). "
+            + (f"The last good checkpoint is {Path(last)}." if last else "No checkpoint had been written yet.")
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        if isinstance(scheduler, WarmupDecay):
+            scheduler.spread_over(int(self.trainer.estimated_stepping_batches))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+    def on_fit_start(self) -> None:
+        # Validation shares may differ by a batch between processes. DDP's forward would broadcast buffers at each and
+        # wait for ever; a transformer's buffers (position tables) are constants.
+        if isinstance(model := self.trainer.strategy.model, DistributedDataParallel):
+            model.broadcast_buffers = False
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is not None and self.trainer.training:
+            prefer_given_options(checkpoint, probe(self.optimizer), dict(self.hparams))

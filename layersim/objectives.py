@@ -1,0 +1,169 @@
+"""Objectives: which layers' losses count, and how much, at a given step.
+
+An objective is a weighting of the layers' cross-entropies (L numbers λ that sum to one), and in one case a penalty on
+the features beside it. It sees losses and features, never a model, and says beforehand which layers it needs, so that
+nothing else is computed.
+"""
+
+from abc import ABC, abstractmethod
+from math import fsum, isclose, isfinite
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from layersim.errors import UserError
+
+LayerWeights = Literal["linear", "uniform", "last"] | list[float]
+
+
+def layer_weights(weights: LayerWeights, num_layers: int) -> list[float]:
+    """The λ of the aligned loss, (L,) numbers that sum to one, first layer first.
+
+    `linear`: λl = 2l / (L (L + 1)) for l = 1 … L (arXiv 2406.14479, the aligned loss); `uniform`: 1 / L; `last`: all on
+    the last layer; or a list of L numbers, none negative, summing to one.
+
+    Raises:
+        UserError: a list of another length, with a negative or infinite number, or not summing to one (to 1e-6).
+    """
+    match weights:
+        case "linear":
+            return [2 * layer / (num_layers * (num_layers + 1)) for layer in range(1, num_layers + 1)]
+        case "uniform":
+            return [1 / num_layers] * num_layers
+        case "last":
+            return [0.0] * (num_layers - 1) + [1.0]
+    _check_values(weights)
+    if len(weights) != num_layers:
+        raise UserError(
+            f"Expected {num_layers} layer weights, one for each layer of the backbone, but got {len(weights)}. "
+            "Change the objective's `weights`, or name a rule: linear, uniform or last."
+        )
+    return [float(weight) for weight in weights]
+
+
+def _check_values(weights: LayerWeights) -> None:
+    """What can be said against a user's list before the number of layers is known."""
+    if isinstance(weights, str):
+        if weights not in ("linear", "uniform", "last"):
+            raise UserError(f"Expected layer weights linear, uniform, last or a list of numbers, but got {weights!r}.")
+        return
+    if not all(isfinite(weight) and weight >= 0 for weight in weights):
+        raise UserError(f"Layer weights must be finite and not negative, but got {weights}.")
+    if not isclose(total := fsum(weights), 1.0, abs_tol=1e-6):
+        raise UserError(f"Layer weights must sum to one, but {weights} sums to {total:g}. Divide each by the sum.")
+
+
+class Objective(ABC):
+    """A scalar to minimise, from the losses read at the layers that it asks for."""
+
+    period: int = 1
+    """Optimizer steps after which the choice of layers repeats."""
+
+    @abstractmethod
+    def weights(self, num_layers: int, step: int | None) -> list[float]:
+        """The λ at an optimizer step, (L,) numbers summing to one; `step` None stands for evaluation.
+
+        Raises:
+            UserError: the weights do not fit this number of layers.
+        """
+
+    def layers(self, num_layers: int, step: int | None) -> list[int]:
+        """The layers (0 … L − 1, ascending) whose features and losses `__call__` needs at this step."""
+        return [layer for layer, weight in enumerate(self.weights(num_layers, step)) if weight > 0]
+
+    def __call__(self, losses: Tensor, features: Tensor, *, num_layers: int, step: int | None) -> Tensor:
+        """The objective's value, ().
+
+        Args:
+            losses: (K,) cross-entropies at the K layers that `layers` named, in that order.
+            features: (K, N, D) their features.
+        """
+        weights = self.weights(num_layers, step)
+        chosen = [weights[layer] for layer in self.layers(num_layers, step)]
+        return torch.dot(losses, losses.new_tensor(chosen))
+
+
+class LastLayer(Objective):
+    """Standard training: the cross-entropy at the last layer."""
+
+    def weights(self, num_layers: int, step: int | None) -> list[float]:
+        return layer_weights("last", num_layers)
+
+
+class Aligned(Objective):
+    """The aligned loss Σ λl CE(W hl, y): one classifier trained at every layer (arXiv 2406.14479).
+
+    With `SeparateHeads` and uniform weights this is the multi-exit baseline.
+
+    Args:
+        weights: `linear` (later layers count more, the paper's choice), `uniform`, `last`, or a list of L numbers that
+            sum to one. A layer of weight zero is not computed in training.
+    """
+
+    def __init__(self, weights: LayerWeights = "linear") -> None:
+        _check_values(weights)
+        self._weights = weights
+
+    def weights(self, num_layers: int, step: int | None) -> list[float]:
+        return layer_weights(self._weights, num_layers)
+
+
+class Alternating(Objective):
+    """Last-layer steps with an aligned step in every `period`, counted in optimizer steps (BERxiT; arXiv 2406.14479).
+
+    Step s is an aligned step where (s + phase) mod period = period − 1, else a last-layer step: with the defaults
+    steps 0, 2, 4 … train the last layer and steps 1, 3, 5 … all layers. Micro-batches under gradient accumulation
+    belong to one step. Evaluation reports the aligned loss.
+
+    Args:
+        weights: the λ of the aligned steps, as in `Aligned`.
+        period: steps from one aligned step to the next, at least 1 (1 is `Aligned`).
+        phase: shifts the aligned steps earlier, 0 … period − 1.
+    """
+
+    def __init__(self, weights: LayerWeights = "linear", period: int = 2, phase: int = 0) -> None:
+        _check_values(weights)
+        if period < 1 or not 0 <= phase < period:
+            raise UserError(f"Expected period ≥ 1 and 0 ≤ phase < period, but got period {period}, phase {phase}.")
+        self._weights = weights
+        self.period = period
+        self.phase = phase
+
+    def weights(self, num_layers: int, step: int | None) -> list[float]:
+        aligned = layer_weights(self._weights, num_layers)
+        if step is None or (step + self.phase) % self.period == self.period - 1:
+            return aligned
+        return layer_weights("last", num_layers)
+
+
+class CosineRegularized(Objective):
+    """CE(L) + β Σ λl (1 − cos(hl, hL)): the last layer's loss and a pull of all features towards the last's.
+
+    The paper's ablation (arXiv 2406.14479): it makes features alike but teaches shallow layers little.
+
+    Args:
+        beta: β ≥ 0.
+        weights: the λ of the penalty, as in `Aligned`.
+    """
+
+    def __init__(self, beta: float = 1.0, weights: LayerWeights = "linear") -> None:
+        _check_values(weights)
+        if not (isfinite(beta) and beta >= 0):
+            raise UserError(f"Expected beta ≥ 0, but got {beta}.")
+        self.beta = beta
+        self._weights = weights
+
+    def weights(self, num_layers: int, step: int | None) -> list[float]:
+        layer_weights(self._weights, num_layers)  # a list of the wrong length is told here, as in every objective
+        return layer_weights("last", num_layers)
+
+    def layers(self, num_layers: int, step: int | None) -> list[int]:
+        """All layers: their features enter the penalty."""
+        return list(range(num_layers))
+
+    def __call__(self, losses: Tensor, features: Tensor, *, num_layers: int, step: int | None) -> Tensor:
+        distance = 1 - cosine_similarity(features.float(), features[-1:].float(), dim=-1).mean(dim=1)
+        pull = torch.dot(distance, distance.new_tensor(layer_weights(self._weights, num_layers)))
+        return losses[-1] + self.beta * pull

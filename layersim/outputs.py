@@ -1,0 +1,43 @@
+"""What travels from the backbone to the callbacks. Letters: L layers, N samples, D width."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerFeatures:
+    """What the blocks put out at the token that counts, before the final norm.
+
+    For a classifier N is the batch; for a language model N is the batch's valid target tokens, so that padding has
+    vanished before anything is read or measured.
+    """
+
+    values: Tensor
+    """(L, N, D) features, first layer first."""
+    targets: Tensor | None = None
+    """(N,) integer classes, or None where there are none to learn."""
+    index: Tensor | None = None
+    """(N,) position of each sample in its data set, on the host: the same whatever the number of processes."""
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What the head says at every layer."""
+
+    losses: Tensor
+    """(L,) cross-entropy in nats, mean over the samples; empty where there are no targets."""
+    predictions: Tensor
+    """(L, N) most likely class."""
+    confidences: Tensor
+    """(L, N) its probability, the maximum of the softmax."""
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """One evaluation step's result, as the callbacks receive it."""
+
+    features: LayerFeatures
+    readout: Readout
+    loss: Tensor | None = None
+    """() the objective's value, or None where there are no targets."""

@@ -1,0 +1,209 @@
+"""Figures of what was measured layer by layer: pure functions from numbers to a matplotlib figure.
+
+Layers count from 1. Scales are fixed, so that pictures of different epochs and runs can be laid side by side.
+Letters: L layers, M layers of the other model (L again within one model).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import ArrayLike
+
+from layersim.errors import UserError
+from layersim.report.canvas import (
+    COLORS,
+    GRID,
+    INK,
+    LABEL_SIZE,
+    MARKERS,
+    layer_ticks,
+    place,
+    sheet,
+    shorten,
+    write_labels,
+    write_title,
+)
+from layersim.report.heatmap import draw_color_bar, draw_matrix, scale_of
+from layersim.report.records import LayerRecord
+
+_CHARACTER = 0.6 * LABEL_SIZE / 72  # inches that a character of a legend takes, wide names included
+
+
+def similarity_heatmap(matrix: ArrayLike, *, title: str, measure: str) -> Figure:
+    """The similarity of every pair of layers; layer 1 at the bottom left.
+
+    The colours' range belongs to the measure and never to the matrix; values beyond it have the colour of its end, and
+    the colour bar is pointed there. NaN is hatched. Up to 16 layers each cell also shows its value.
+
+    Args:
+        matrix: (L, M).
+        title: stands above; cut in its middle where it is too long.
+        measure: `cosine`, `cka` or another measure's name, see `scale_of`.
+    """
+    side = 4.6
+    figure = sheet(side + 1.75, side + 1.05)
+    axes = place(figure, 0.6, 0.55, side, side)
+    write_title(axes, title)
+    write_labels(axes, "layer", "layer")
+    draw_matrix(axes, matrix, measure)
+    draw_color_bar(place(figure, side + 0.8, 0.55, 0.16, side), [matrix], measure)
+    return figure
+
+
+def layer_accuracy_curve(accuracies: Mapping[str, Sequence[float]], *, title: str = "Layer accuracy") -> Figure:
+    """The accuracy at every layer, one curve a run.
+
+    Args:
+        accuracies: by the run's name, its L accuracies in 0 … 1; L may differ between runs.
+        title: stands above.
+    """
+    width = 5.6
+    legend = _legend_height(accuracies, width)
+    figure = sheet(width + 0.8, 4.2 + legend)
+    axes = place(figure, 0.65, 0.55 + legend, width, 3.2)
+    write_title(axes, title)
+    write_labels(axes, "layer", "accuracy")
+    lines = _draw_curves(axes, accuracies)
+    _draw_legend(figure, lines, 0.65, legend, width)
+    return figure
+
+
+def saturation_histogram(counts: Sequence[int], *, title: str = "Saturation layer") -> Figure:
+    """At which layer the samples' predictions become final: the share at each layer, and the share up to it.
+
+    Args:
+        counts: (L,) samples whose saturation layer is this one.
+        title: stands above.
+
+    Raises:
+        UserError: no sample was counted.
+    """
+    total = sum(counts)
+    if total == 0:
+        raise UserError("a saturation histogram needs one sample or more, got none.")
+    shares = np.asarray(counts) / total
+    layers = range(1, len(counts) + 1)
+    figure = sheet(6.4, 4.5)
+    axes = place(figure, 0.75, 0.85, 5.5, 3.2)
+    axes.bar(layers, shares, width=0.8, color=COLORS[0], label="at this layer")
+    axes.plot(layers, shares.cumsum(), color=COLORS[1], marker="o", clip_on=False, label="at this layer or before")
+    _scale_axes(axes, len(counts))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    write_title(axes, title)
+    write_labels(axes, "layer", f"share of {total:,} samples")
+    axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False, fontsize=LABEL_SIZE)
+    return figure
+
+
+def comparison_figure(records: Mapping[str, LayerRecord], *, measure: str = "cosine") -> Figure:
+    """Several runs side by side: accuracy by layer, similarity to the last layer, and each run's similarity matrix.
+
+    Args:
+        records: by the run's name, one record; L may differ between runs.
+        measure: of the similarities. A panel says so where a run did not record what belongs there.
+    """
+    left, side, gap, columns = 0.65, 2.55, 0.6, 3
+    pitch = side + 0.9  # one row of matrices with its title and labels
+    width = columns * side + (columns - 1) * gap
+    curve_width, curve_height = (width - 0.9) / 2, 2.5
+    below = -(-len(records) // columns) * pitch
+    figure = sheet(left + width + 1.0, below + curve_height + 0.9 + _legend_height(records, width))
+
+    axes = place(figure, left, below + 0.5, curve_width, curve_height)
+    write_title(axes, "Accuracy by layer")
+    write_labels(axes, "layer", "accuracy")
+    lines = _draw_curves(axes, {name: record.accuracy or [] for name, record in records.items()})
+    _draw_legend(figure, lines, left, figure.get_figheight() - 0.08, width)
+
+    matrices = {name: record.similarity[measure] for name, record in records.items() if measure in record.similarity}
+    axes = place(figure, left + curve_width + 0.9, below + 0.5, curve_width, curve_height)
+    write_title(axes, "Similarity to the last layer")
+    write_labels(axes, "layer", scale_of(measure).name)
+    _draw_curves(axes, {name: [row[-1] for row in matrices.get(name, [])] for name in records})
+
+    for position, name in enumerate(records):
+        row, column = divmod(position, columns)
+        axes = place(figure, left + column * (side + gap), below - (row + 1) * pitch + 0.5, side, side)
+        write_title(axes, name)
+        write_labels(axes, "layer", "" if column else "layer")
+        if name in matrices:
+            draw_matrix(axes, matrices[name], measure)
+        else:
+            _say_not_recorded(axes)
+    if matrices:
+        last = min(len(records), columns)
+        bar = place(figure, left + last * (side + gap) - gap + 0.18, below - pitch + 0.5, 0.14, side)
+        draw_color_bar(bar, list(matrices.values()), measure)
+    return figure
+
+
+def _draw_curves(axes: Axes, curves: Mapping[str, Sequence[float]]) -> dict[str, Line2D]:
+    """One line a name, of values by layer; an empty curve has its name in the legend and is drawn nowhere."""
+    layers = max(map(len, curves.values()), default=0)
+    size = 5 if layers <= 16 else 3.5
+    looks = zip(cycle(COLORS), cycle(MARKERS), strict=False)
+    lines = {}
+    for (name, values), (color, marker) in zip(curves.items(), looks, strict=False):
+        (lines[name],) = axes.plot(
+            range(1, len(values) + 1), values, color=color, marker=marker, markersize=size, linewidth=1.6, clip_on=False
+        )
+    if layers:
+        present = [value for values in curves.values() for value in values if not math.isnan(value)]
+        _scale_axes(axes, layers, lowest=min(present, default=0.0))
+    else:
+        _say_not_recorded(axes)
+    return lines
+
+
+def _scale_axes(axes: Axes, layers: int, lowest: float = 0.0) -> None:
+    """Every layer across; 0 … 1 up, with room below where values are negative."""
+    axes.set_xlim(0.5, layers + 0.5)
+    axes.set_ylim(0.2 * math.floor(min(lowest, 0.0) / 0.2), 1)
+    axes.set_xticks(layer_ticks(layers))
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+
+
+def _say_not_recorded(axes: Axes) -> None:
+    axes.set(xticks=[], yticks=[], xlabel="", ylabel="")
+    axes.spines[:].set_visible(False)
+    axes.text(
+        0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color=INK, fontsize=LABEL_SIZE
+    )
+
+
+def _legend_shape(names: Sequence[str], width: float) -> tuple[int, int]:
+    """Rows and columns of a legend, as many columns as `width` inches hold of the longest name."""
+    longest = max(map(len, names), default=0)
+    columns = max(1, min(len(names), int(width / (_CHARACTER * longest + 0.6))))
+    return -(-len(names) // columns), columns
+
+
+def _legend_height(names: Iterable[str], width: float) -> float:
+    """Inches."""
+    return 0.1 + 0.22 * _legend_shape(list(names), width)[0]
+
+
+def _draw_legend(figure: Figure, lines: Mapping[str, Line2D], left: float, top: float, width: float) -> None:
+    """The runs' names beside their lines; its top left corner and width in inches."""
+    across, up = figure.get_size_inches()
+    legend = figure.legend(
+        list(lines.values()),
+        [f"run {number}" for number in range(len(lines))],
+        loc="upper left",
+        bbox_to_anchor=(left / across, top / up),
+        borderpad=0,
+        borderaxespad=0,
+        ncols=_legend_shape(list(lines), width)[1],
+        frameon=False,
+        fontsize=LABEL_SIZE,
+        labelcolor=INK,
+    )
+    for text, name in zip(legend.get_texts(), lines, strict=True):  # set here, for a legend passes over names with a _
+        text.set_parse_math(False)
+        text.set_text(shorten(name, int((width - 0.6) / _CHARACTER)))

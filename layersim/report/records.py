@@ -1,0 +1,198 @@
+"""`layers.jsonl`: what was measured layer by layer, one line for each validation epoch.
+
+The file that every figure, table and comparison of a run is drawn from. Letters: L layers.
+"""
+
+import json
+import math
+import os
+import warnings
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Self, get_args
+
+import numpy as np
+
+from layersim.errors import UserError
+
+RECORDS_FILE = "layers.jsonl"
+
+Stage = Literal["validate", "test"]
+
+_REQUIRED = ("epoch", "step", "stage", "layers", "samples")
+
+
+@dataclass(frozen=True)
+class EffectiveDepth:
+    """The first layer whose accuracy is at least 1 − ε, or the last layer where none is (arXiv 2406.14479)."""
+
+    epsilon: float
+    layer: int
+    """Counted from 1."""
+
+    def __post_init__(self) -> None:
+        _expect("effective_depth.epsilon", self.epsilon, ())
+        _expect("effective_depth.layer", self.layer, (), counts=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRecord:
+    """One line of `layers.jsonl`.
+
+    Lists run from the first layer to the last. What was not measured is None (`similarity` and `options`: empty) and
+    its key is absent from the line; what was measured and has no value is NaN, and null in the line.
+
+    Raises:
+        UserError: a list has not L entries, a matrix is not L × L, or an entry is no number; the key is named.
+    """
+
+    epoch: int
+    """As the trainer counts them, from 0."""
+    step: int
+    """Optimizer steps taken."""
+    stage: Stage
+    layers: int
+    """L."""
+    samples: int
+    """Samples measured, on all ranks together."""
+    accuracy: list[float] | None = None
+    """L shares, 0 … 1."""
+    loss: list[float] | None = None
+    """L mean cross-entropies in nats."""
+    saturation: list[int] | None = None
+    """L counts: the samples whose saturation layer is this one."""
+    saturated_early: float | None = None
+    """Share of the samples whose saturation layer is not the last, 0 … 1."""
+    mean_saturation_layer: float | None = None
+    """Counted from 1."""
+    effective_depth: EffectiveDepth | None = None
+    similarity: dict[str, list[list[float]]] = field(default_factory=dict)
+    """L × L for each measure, by the measure's name."""
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """How each measure was computed, by the measure's name: numbers compare only where these agree."""
+
+    def __post_init__(self) -> None:
+        if self.stage not in get_args(Stage):
+            raise UserError(f"stage: expected one of {', '.join(get_args(Stage))}, got {self.stage!r}.")
+        for key in ("epoch", "step", "layers", "samples"):
+            _expect(key, getattr(self, key), (), counts=True)
+        for key in ("layers", "samples"):
+            if getattr(self, key) == 0:
+                raise UserError(f"{key}: expected 1 or more, got 0.")
+        for key in ("saturated_early", "mean_saturation_layer"):
+            if getattr(self, key) is not None:
+                _expect(key, getattr(self, key), ())
+        for key in ("accuracy", "loss", "saturation"):
+            if getattr(self, key) is not None:
+                _expect(key, getattr(self, key), (self.layers,), counts=key == "saturation")
+        for measure, matrix in self.similarity.items():
+            _expect(f"similarity.{measure}", matrix, (self.layers, self.layers))
+
+    def to_line(self) -> str:
+        """The record as one line of JSON, without the newline. JSON has neither NaN nor infinity: both become null."""
+        present = {key: value for key, value in asdict(self).items() if value not in (None, {})}
+        return json.dumps(_without_nan(present), allow_nan=False)
+
+    @classmethod
+    def from_line(cls, line: str | bytes) -> Self:
+        """What `to_line` wrote; null becomes NaN, and a key that this version does not know is passed over.
+
+        Raises:
+            UserError: the line is no JSON object, a key is missing, or a value does not fit (the key is named).
+        """
+        try:
+            read = json.loads(line, parse_constant=_refuse)
+        except ValueError as error:
+            raise UserError(f"expected a JSON object, got what is no JSON: {error}.") from error
+        if not isinstance(read, dict):
+            raise UserError(f"expected a JSON object, got {read!r}.")
+        if absent := [key for key in _REQUIRED if key not in read]:
+            raise UserError(f"expected the keys {', '.join(_REQUIRED)}; {', '.join(absent)} absent.")
+        for key in ("similarity", "options", "effective_depth"):
+            if not isinstance(read.get(key, {}), dict):
+                raise UserError(f"{key}: expected a JSON object, got {read[key]!r}.")
+        known = {f.name for f in fields(cls)}
+        values = {key: value if key == "options" else _with_nan(value) for key, value in read.items() if key in known}
+        if depth := values.get("effective_depth"):
+            if set(depth) != {"epsilon", "layer"}:
+                raise UserError(f"effective_depth: expected the keys epsilon and layer, got {', '.join(depth)}.")
+            values["effective_depth"] = EffectiveDepth(**depth)
+        return cls(**values)
+
+
+def append_record(path: Path, record: LayerRecord) -> None:
+    """Adds one line to the file, making file and folder where there are none.
+
+    The line goes out in one write and is on the disk when this returns: an interrupted run loses at most the line it
+    was writing. Such a cut line, found at the end, is taken off first, with a warning.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        file.seek(0)
+        if end := _after_last_newline(file.read()):
+            warnings.warn(f"{path}: the last line was cut by an interruption and is taken off.", stacklevel=2)
+            file.truncate(file.tell() - len(end))
+        file.write(record.to_line().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_records(path: Path) -> list[LayerRecord]:
+    """All records of the file, in the order in which they were written.
+
+    A line counts when its newline is there: a last line without one was cut by an interruption; it is left out, with
+    a warning.
+
+    Raises:
+        UserError: the file cannot be read, or a line is broken; the file and the line's number are named.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"expected the records of a run in {path}, which cannot be read: {error.strerror}.") from error
+    if end := _after_last_newline(content):
+        warnings.warn(f"{path}: the last line was cut by an interruption and is left out.", stacklevel=2)
+    records = []
+    for number, line in enumerate(content.removesuffix(end).splitlines(), start=1):
+        try:
+            records.append(LayerRecord.from_line(line))
+        except UserError as error:
+            raise UserError(f"{path}, line {number}: {error}") from error
+    return records
+
+
+def _after_last_newline(content: bytes) -> bytes:
+    return content[content.rfind(b"\n") + 1 :]
+
+
+def _expect(key: str, value: object, shape: tuple[int, ...], *, counts: bool = False) -> None:
+    """Refuses what is not numbers in this shape; counts are whole and not below 0."""
+    try:
+        array = np.asarray(value)
+        got = f"{' × '.join(map(str, array.shape))} of type {array.dtype}" if array.shape else f"{value!r}"
+    except ValueError:
+        array, got = np.asarray(None), "rows of different lengths"
+    kinds, kind = ("i", "whole number") if counts else ("if", "number")
+    if array.shape != shape or array.dtype.kind not in kinds or (counts and array.min() < 0):
+        expected = f"{' × '.join(map(str, shape))} {kind}s" if shape else f"one {kind}"
+        raise UserError(f"{key}: expected {expected}{', 0 or more' if counts else ''}, got {got}.")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return math.nan if value is None else value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is written as null")

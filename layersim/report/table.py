@@ -1,0 +1,106 @@
+"""What was measured layer by layer as tables for the terminal: of one run, and of several side by side.
+
+Layers count from 1. A cell is empty where nothing was recorded, and says `nan` where what was recorded has no value.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from layersim.report.records import LayerRecord
+
+_PAIR = 16
+"""Characters of "accuracy" and a number of the measure beside it."""
+
+
+def layer_table(record: LayerRecord) -> Table:
+    """One run: a row a layer, a column for each thing recorded, and below what holds for all layers together."""
+    columns = {"layer": [str(layer) for layer in range(1, record.layers + 1)]}
+    if record.accuracy is not None:
+        columns["accuracy"] = [f"{value:.3f}" for value in record.accuracy]
+    if record.loss is not None:
+        columns["loss"] = [f"{value:.3f}" for value in record.loss]
+    for measure, matrix in record.similarity.items():
+        columns[f"{measure}\nto last"] = [f"{row[-1]:.3f}" for row in matrix]
+    if record.saturation is not None:
+        columns["saturated\nhere"] = [f"{count / record.samples:.1%}" for count in record.saturation]
+    table = Table(
+        title=f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} samples",
+        caption=Text("\n".join(f"{name}: {value}" for name, value in _summary(record).items())),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in columns:
+        table.add_column(Text(name), justify="right", vertical="bottom")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def comparison_table(records: Mapping[str, LayerRecord], *, measure: str = "cosine") -> Table:
+    """Runs side by side: accuracy and similarity to the last layer at each layer, then what holds for all layers.
+
+    Args:
+        records: by the run's name, one record; where L differs, the shorter runs' cells are empty.
+        measure: of the similarity.
+    """
+    table = Table(
+        caption=Text(_options_note(records, measure)), caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("layer", vertical="bottom")
+    for name in records:
+        heading = Text(f"{name}\n{'accuracy':>8}{measure:>{_PAIR - 8}}")
+        table.add_column(heading, justify="right", vertical="bottom", min_width=_PAIR)
+    layers = max(record.layers for record in records.values())
+    for layer in range(layers):
+        cells = [_pair(record, layer, measure) for record in records.values()]
+        table.add_row(str(layer + 1), *cells, end_section=layer == layers - 1)
+    table.add_row("epoch", *(str(record.epoch) for record in records.values()))
+    summaries = [_summary(record) for record in records.values()]
+    for name in dict.fromkeys(name for summary in summaries for name in summary):
+        table.add_row(name, *(summary.get(name, "") for summary in summaries))
+    return table
+
+
+def _pair(record: LayerRecord, layer: int, measure: str) -> str:
+    if layer >= record.layers:
+        return ""
+    accuracy = "" if record.accuracy is None else f"{record.accuracy[layer]:.3f}"
+    matrix = record.similarity.get(measure)
+    to_last = "" if matrix is None else f"{matrix[layer][-1]:.3f}"
+    return f"{accuracy:>8}{to_last:>{_PAIR - 8}}"
+
+
+def _summary(record: LayerRecord) -> dict[str, str]:
+    """What holds for all layers together, by its name; only what was recorded."""
+    summary = {}
+    if record.saturated_early is not None:
+        summary["saturated early"] = f"{record.saturated_early:.1%}"
+    if record.mean_saturation_layer is not None:
+        summary["mean saturation layer"] = f"{record.mean_saturation_layer:.2f}"
+    if record.effective_depth is not None:
+        depth = record.effective_depth
+        summary["effective depth"] = f"{depth.layer} at ε {depth.epsilon:g}"
+    return summary
+
+
+def _options_note(records: Mapping[str, LayerRecord], measure: str) -> str:
+    """How the measure was computed: once where the runs agree, else for each, since its numbers do not compare then."""
+    notes = {
+        name: _written(record.options.get(measure, {}))
+        for name, record in records.items()
+        if measure in record.similarity
+    }
+    if len(set(notes.values())) > 1:
+        lines = [f"  {name}: {note or 'not recorded'}" for name, note in notes.items()]
+        return "\n".join([f"{measure} was computed in different ways, its numbers do not compare:", *lines])
+    return "".join(f"{measure}: {note}" for note in set(notes.values()) if note)
+
+
+def _written(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(options.items()))

@@ -1,0 +1,68 @@
+"""Resuming: the optimizer options that the user gives beat those that a checkpoint carries."""
+
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from layersim.errors import UserError
+
+
+def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: dict[str, Any]) -> None:
+    """Rewrites a checkpoint's optimizer and scheduler states, in place, to the options of the optimizer that was given.
+
+    Momenta and counts stay. A changed learning rate moves the whole schedule by its ratio to the old one.
+
+    Args:
+        checkpoint: as Lightning saves it.
+        given: an optimizer with the options that training shall go on with.
+        hparams: the module's hyper-parameters now; compared to the checkpoint's where both were made by the command.
+
+    Raises:
+        UserError: another optimizer or another schedule than the checkpoint's: its state means nothing to them.
+    """
+    stored = checkpoint.get("hyper_parameters") or {}
+    _refuse_change("optimizer", _class_path(stored.get("optimizer")), _class_path(hparams.get("optimizer")))
+    if hparams and stored:
+        _refuse_change("lr_scheduler", stored.get("lr_scheduler"), hparams.get("lr_scheduler"))
+    options = {key: value for key, value in given.param_groups[0].items() if key != "params"}
+    for state in checkpoint.get("optimizer_states", []):
+        for group in state["param_groups"]:
+            if missing := options.keys() - group.keys():
+                raise UserError(
+                    f"The checkpoint's optimizer has no {', '.join(sorted(missing))}: it is of another kind than "
+                    f"{type(given).__name__}. Resume with the optimizer it was trained with."
+                )
+            peak = group.get("initial_lr", group["lr"])
+            ratio = options["lr"] / peak if peak else 1.0
+            if ratio != 1.0:
+                group["lr"] *= ratio
+                if "initial_lr" in group:
+                    group["initial_lr"] = options["lr"]
+                for schedule in checkpoint.get("lr_schedulers", []):
+                    _scale(schedule, ratio)
+            group.update({key: value for key, value in options.items() if key not in ("lr", "initial_lr")})
+
+
+def _scale(schedule: dict[str, Any], ratio: float) -> None:
+    for key in ("base_lrs", "_last_lr"):
+        if key in schedule:
+            schedule[key] = [rate * ratio for rate in schedule[key]]
+
+
+def _refuse_change(what: str, stored: Any, given: Any) -> None:
+    if stored is not None and given is not None and stored != given:
+        raise UserError(
+            f"The checkpoint was trained with {what} {stored}, but {given} is given, and the one's state means nothing "
+            f"to the other. Resume with the checkpoint's {what}, or train anew."
+        )
+
+
+def _class_path(section: Any) -> str | None:
+    return section.get("class_path") if isinstance(section, dict) else None
+
+
+def probe(optimizer: Any) -> Optimizer:
+    """An optimizer of the given make on one parameter, to read its options from."""
+    made: Optimizer = optimizer([torch.nn.Parameter(torch.zeros(1))])
+    return made

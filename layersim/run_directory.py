@@ -1,0 +1,57 @@
+"""A run's own directory: `<root>/<experiment>/<run id>/`, made once and never shared."""
+
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+
+from layersim.errors import UserError
+
+DEFAULT_ROOT = Path("runs")
+
+
+def reserve(root: Path, experiment: str) -> Path:
+    """Makes a new directory for a run, named by the time and four random hexadecimal digits.
+
+    Raises:
+        UserError: the directory cannot be made.
+    """
+    while True:
+        directory = root / experiment / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            check_writable(root, experiment)
+            continue
+        except OSError as error:
+            raise _cannot_write(root, experiment, str(error)) from error
+        return directory.resolve()
+
+
+def check_writable(root: Path, experiment: str) -> None:
+    """Tells early, without making anything, that no run's directory can be made.
+
+    Raises:
+        UserError: a part of the path is a file, or the first folder that exists may not be written; or the experiment's
+            name is no plain relative path.
+    """
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", experiment) or ".." in experiment.split("/"):
+        raise UserError(
+            f"Expected an experiment name of letters, digits, '.', '_', '-' and '/', but got {experiment!r}. "
+            "Change --experiment."
+        )
+    place = (root / experiment).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise _cannot_write(root, experiment, f"{place} is a file")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise _cannot_write(root, experiment, f"{place} may not be written")
+
+
+def _cannot_write(root: Path, experiment: str, why: str) -> UserError:
+    return UserError(
+        f"No run directory can be made under {root / experiment}: {why}. "
+        "Change --trainer.default_root_dir (where runs are kept) or --experiment."
+    )

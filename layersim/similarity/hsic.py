@@ -1,0 +1,82 @@
+"""HSIC between the linear kernels of all pairs of layers, from blocks of Gram matrices. Letters: L layers, N samples,
+D width.
+
+A Gram matrix is symmetric, so each pair of samples is visited once; all pairs of layers come from one (L, pairs) ×
+(pairs, L) product a block; and memory is bounded by the block whatever N is.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from layersim.similarity.centering import centred
+from layersim.similarity.features import widened
+from layersim.similarity.precision import full_precision
+
+ROWS = 128  # of a block of Gram matrices: small, so that little above the diagonal is computed twice
+COLUMNS = 2048  # of a block: wide, so that the product is one worth its overhead
+FEW = 32  # samples: so few leave rounding nothing to average out over, and float64 costs nothing
+
+
+@torch.no_grad()
+def hsic(features: Tensor, *, unbiased: bool) -> Tensor:
+    """HSIC of every pair of layers, (L, L) float64, from (L, N, D) features.
+
+    `unbiased`: HSIC-1, Σ_{i≠j} Ã_ij B̃_ij / (N (N − 3)) with U-centred Gram matrices (Song et al. 2012, eq. 5; Székely
+    and Rizzo 2014), N ≥ 4. Otherwise tr(K H L H) / (N − 1)² (Gretton et al. 2005), N ≥ 2. A layer's own value has the
+    unit of its features to the fourth power; a constant layer's is exactly zero.
+    """
+    samples = features.shape[1]
+    assert samples >= (4 if unbiased else 2)
+    if samples <= FEW:
+        features = features.double()
+    with full_precision(features.device):
+        rows = centred(widened(features).contiguous(), dim=1)
+        squares = torch.linalg.vector_norm(rows, dim=-1).square()  # (L, N): the Gram matrices' diagonals
+        # HSIC is of fourth degree: each layer is brought near one by a power of two, which rounds nothing
+        exponents = torch.frexp(squares.mean(1)).exponent
+        shrink = torch.ldexp(torch.ones_like(squares[:, :1]), -exponents[:, None])
+        squares *= shrink
+        if unbiased:
+            # rows sum to zero, so a Gram row without its diagonal sums to −squares: U-centring needs no second pass
+            offsets = (squares - squares.sum(1, keepdim=True) / (2 * (samples - 1))) / (samples - 2)
+            total = 2 * _pair_products(rows, shrink, offsets) / (samples * (samples - 3))
+        else:
+            diagonal = squares.double()
+            pairs = _pair_products(rows, shrink, torch.zeros_like(squares))
+            total = (2 * pairs + diagonal @ diagonal.mT) / (samples - 1) ** 2
+    scales = torch.ldexp(torch.ones_like(exponents, dtype=torch.float64), exponents)
+    return total * scales[:, None] * scales
+
+
+def _pair_products(rows: Tensor, shrink: Tensor, offsets: Tensor) -> Tensor:
+    """Σ_{i<j} Ã^l_ij Ã^m_ij with Ã_ij = shrink · <row_i, row_j> + offset_i + offset_j, as (L, L) float64.
+
+    `rows` (L, N, D), `shrink` (L, 1), `offsets` (L, N). Each row's product is added in float64.
+    """
+    layers, samples, _ = rows.shape
+    total = torch.zeros(layers, layers, dtype=torch.float64, device=rows.device)
+    for top in range(0, samples, ROWS):
+        bottom = min(top + ROWS, samples)
+        for left in range(top, samples, COLUMNS):
+            right = min(left + COLUMNS, samples)
+            block = _grams(rows[:, top:bottom], rows[:, left:right])
+            block *= shrink[:, :, None]
+            block += offsets[:, top:bottom, None]
+            block += offsets[:, None, left:right]
+            if left == top:
+                block[:, :, : bottom - top].triu_(diagonal=1)  # each pair once, none with itself
+            pairs = block.transpose(0, 1)  # (R, L, C): a product a row, as float32 loses digits over long sums
+            total += (pairs @ pairs.mT).double().sum(0)
+    return total
+
+
+def _grams(rows: Tensor, columns: Tensor) -> Tensor:
+    """(L, R, C) inner products of (L, R, D) rows and (L, C, D) columns."""
+    if rows.device.type == "cpu" and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        # oneDNN multiplies float32 with the widest instructions on every maker's processors; torch's default library
+        # reached half its speed on AMD, and the Gram matrices are nearly all of the work
+        return torch.stack(
+            [F.linear(r.to_mkldnn(), c.to_mkldnn()).to_dense() for r, c in zip(rows, columns, strict=True)]
+        )
+    return rows @ columns.mT

@@ -1,0 +1,103 @@
+"""Loggers that settle in the run's directory."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import wandb
+from lightning.pytorch import loggers
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_info
+from requests.utils import get_netrc_auth
+
+
+@runtime_checkable
+class Settles(Protocol):
+    """A logger that the command gives its place."""
+
+    def settle(self, directory: Path, run_id: str, name: str) -> None:
+        """Tells the run's directory, id and name, before anything is logged."""
+
+
+class WandbLogger(loggers.WandbLogger):
+    """Lightning's W&B logger: online where a key is set, else offline, with a line that says how to sync.
+
+    A server that cannot be reached, or refuses the key, stops nothing: the run goes on offline.
+
+    Args:
+        project: W&B's project; `WANDB_PROJECT` or `layersim` where None.
+        name: the run's name; experiment and run id where None.
+        id: W&B's run id; the run directory's where None, or, resuming, the one in the checkpoint.
+        mode: `online` or `offline`; `WANDB_MODE`, or by whether there is a key, where None.
+        entity, group, tags, notes: as in `wandb.init`.
+        log_model: upload checkpoints as artifacts: at the end (true), each (`all`) or never.
+        init_timeout: seconds to wait for the server before going on offline.
+    """
+
+    def __init__(
+        self,
+        project: str | None = None,
+        name: str | None = None,
+        id: str | None = None,
+        mode: Literal["online", "offline", "disabled"] | None = None,
+        entity: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        notes: str | None = None,
+        log_model: Literal["all"] | bool = False,
+        init_timeout: float = 30.0,
+    ) -> None:
+        mode = mode or os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")  # type: ignore[assignment]
+        super().__init__(
+            project=project or os.environ.get("WANDB_PROJECT", "layersim"),
+            name=name,
+            id=id or os.environ.get("WANDB_RUN_ID"),
+            log_model=log_model,
+            mode=mode,
+            entity=entity,
+            group=group,
+            tags=tags,
+            notes=notes,
+            settings=wandb.Settings(init_timeout=init_timeout, silent=mode != "online"),
+        )
+        del self._wandb_init["anonymous"]  # Lightning passes it on, W&B no longer knows it
+
+    def settle(self, directory: Path, run_id: str, name: str) -> None:
+        self._save_dir = self._wandb_init["dir"] = str(directory)
+        self._id = self._wandb_init["id"] = self._wandb_init["id"] or run_id
+        self._name = self._wandb_init["name"] = self._wandb_init["name"] or name
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run, made when first asked for."""
+        if self._experiment is not None:
+            return self._experiment
+        try:
+            run = super().experiment
+        except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+            if self._wandb_init["mode"] == "offline":
+                raise
+            rank_zero_info(f"W&B: going on offline, since the server gave no run ({error}).")
+            self._wandb_init |= {"mode": "offline", "settings": wandb.Settings(silent=True)}
+            run = super().experiment
+        if self._wandb_init["mode"] == "offline":
+            rank_zero_info(f"W&B: offline; `wandb sync {Path(run.dir).parent}` sends the run once a key is set.")
+        return run
+
+
+class TensorBoardLogger(loggers.TensorBoardLogger):
+    """Lightning's TensorBoard logger, writing to `tensorboard/` in the run's directory."""
+
+    def __init__(self) -> None:
+        super().__init__(save_dir="", name="tensorboard", version="")
+
+    def settle(self, directory: Path, run_id: str, name: str) -> None:
+        self._root_dir = str(directory)
+
+
+def _has_key() -> bool:
+    """Whether W&B has credentials, in the environment or in the netrc file; the server is not asked."""
+    if "WANDB_API_KEY" in os.environ or "WANDB_IDENTITY_TOKEN_FILE" in os.environ:
+        return True
+    return get_netrc_auth(wandb.Settings().base_url) is not None

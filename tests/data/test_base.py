@@ -1,0 +1,193 @@
+"""What every data module shares, on a source whose samples are partly random."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from layersim.data import EvaluationSampler, Split, SplitDataModule, TrainSampler
+from layersim.data.splits import Sample, hold_out
+from layersim.errors import UserError
+
+
+class Noise(Split):
+    def inputs(self, position: int) -> Sample:
+        return {"noise": torch.rand(())}
+
+
+class NoiseData(SplitDataModule):
+    loads = 0
+
+    def load(self) -> dict[str, Split]:
+        self.loads += 1
+        index = np.arange(100, 123)
+        return {
+            "train": Noise("a", index, index % 4, seed=self.seed),
+            "val": Noise("a", index[:7] + 50, None, seed=self.seed),
+        }
+
+
+def read(loader: Any, epoch: int) -> dict[int, float]:
+    """What an epoch shows of each sample, by index."""
+    loader.sampler.set_epoch(epoch)
+    seen: dict[int, float] = {}
+    for batch in loader:
+        seen |= dict(zip(batch["index"].tolist(), batch["noise"].tolist(), strict=True))
+    return seen
+
+
+def test_random_samples_depend_on_seed_epoch_and_index_alone() -> None:
+    def epochs(**options: Any) -> list[dict[int, float]]:
+        data = NoiseData(**options)
+        data.setup()
+        loader = data.train_dataloader()
+        return [read(loader, epoch) for epoch in (0, 1)]
+
+    alone = epochs(batch_size=5)
+    assert alone == epochs(batch_size=3, num_workers=2)  # the workers live on from epoch to epoch
+    assert alone[0].keys() == alone[1].keys() == set(range(100, 123))
+    assert len({*alone[0].values(), *alone[1].values()}) == 46
+    assert epochs(batch_size=5, seed=1) != alone
+
+    resumed = NoiseData(batch_size=5)
+    resumed.setup()
+    assert read(resumed.train_dataloader(), 1) == alone[1]
+
+
+def test_reading_leaves_the_models_random_numbers_alone() -> None:
+    data = NoiseData()
+    data.setup()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    list(data.train_dataloader())
+    list(data.val_dataloader())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_batches_and_loaders() -> None:
+    data = NoiseData(batch_size=5, eval_batch_size=4)
+    data.setup()
+    data.setup("fit")
+    assert data.loads == 1
+    train, val, predict = data.train_dataloader(), data.val_dataloader(), data.predict_dataloader()
+    assert isinstance(train.sampler, TrainSampler)
+    assert isinstance(val.sampler, EvaluationSampler)
+    first = next(iter(train))
+    assert {key: value.dtype for key, value in first.items()} == {
+        "noise": torch.float32,
+        "label": torch.int64,
+        "index": torch.int64,
+    }
+    assert torch.equal(first["label"], first["index"] % 4)
+    assert [batch["index"].tolist() for batch in val] == [[150, 151, 152, 153], [154, 155, 156]]
+    assert all("label" not in batch for batch in val)
+    assert [batch["index"].tolist() for batch in predict] == [batch["index"].tolist() for batch in val]
+    assert data.num_classes == 4
+    assert data.class_names is None
+    assert NoiseData(batch_size=5).eval_batch_size == 5
+    assert train.pin_memory == torch.cuda.is_available()
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own use of torch's pytree
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # on purpose: 23 samples
+def test_lightning_keeps_the_samplers() -> None:
+    """Trained and validated by a trainer, the module sees the samples that the samplers name, epoch by epoch."""
+
+    class Listener(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = SimpleNamespace(num_classes=4, input_size=None)
+            self.weight = nn.Parameter(torch.zeros(()))
+            self.seen: list[tuple[str, list[int]]] = []
+
+        def training_step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            self.seen.append(("train", batch["index"].tolist()))
+            return self.weight * batch["noise"].mean()
+
+        def validation_step(self, batch: dict[str, torch.Tensor]) -> None:
+            self.seen.append(("val", batch["index"].tolist()))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    class Adapted(NoiseData):
+        adapted: Any = None
+
+        def adapt(self, backbone: Any) -> None:
+            self.adapted = backbone
+
+    data, module = Adapted(batch_size=10), Listener()
+    trainer = lightning.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, datamodule=data)
+    assert data.adapted is module.backbone
+    expected = []
+    for epoch in range(2):
+        order = np.random.default_rng([0, epoch]).permutation(23) + 100
+        expected += [("train", part.tolist()) for part in np.split(order, [10, 20])]
+        expected.append(("val", list(range(150, 157))))
+    assert module.seen == expected
+
+
+def test_held_out_samples_are_stratified_and_disjoint() -> None:
+    labels = np.repeat([0, 1, 2], [50, 30, 21]).astype(np.int64)
+    kept, held = hold_out(labels, 20, seed=0, remedy="--x")
+    assert sorted([*kept, *held]) == list(range(101))
+    assert np.abs(np.bincount(labels[held]) - 20 * np.bincount(labels) / 101).max() < 1
+    assert np.array_equal(held, hold_out(labels, 20, seed=0, remedy="--x")[1])
+    assert not np.array_equal(held, hold_out(labels, 20, seed=1, remedy="--x")[1])
+    with pytest.raises(UserError, match=r"cannot hold out 2 of 101 samples .* Change --x"):
+        hold_out(labels, 2, seed=0, remedy="--x")
+
+
+def test_preflight_refuses_labels_that_the_backbone_does_not_know() -> None:
+    message = r"in 0\.\.2, as the backbone has 3 classes, but the train data has 3, and the data has 4 classes: set "
+    with pytest.raises(UserError, match=message + r"--model\.backbone\.init_args\.num_classes 4"):
+        NoiseData().check(SimpleNamespace(num_classes=3, input_size=None))
+    data = NoiseData()
+    data.check(SimpleNamespace(num_classes=4, input_size=None))
+    labels = data.splits["train"].labels
+    assert labels is not None
+    labels[3] = -1
+    with pytest.raises(UserError, match=r"labels must lie in 0\.\.3, but the train data has -1"):
+        data.check(SimpleNamespace(num_classes=4, input_size=None))
+
+
+def test_preflight_refuses_an_empty_split() -> None:
+    data = NoiseData()
+    data.setup()
+    data.splits["val"] = Noise("a", np.arange(0), None)
+    with pytest.raises(UserError, match=r"the val data is empty: change --data\.val_split"):
+        data.check(SimpleNamespace(num_classes=4, input_size=None))
+
+
+def test_missing_test_data_names_the_option() -> None:
+    data = NoiseData()
+    data.setup()
+    with pytest.raises(UserError, match=r"there is no test data: set --data\.test_split"):
+        data.test_dataloader()
+
+
+def test_classes_are_unknown_before_setup() -> None:
+    with pytest.raises(UserError, match=r"call setup\(\) first"):
+        _ = NoiseData().num_classes
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("batch_size", 0), ("eval_batch_size", -1), ("num_workers", -1), ("seed", -1)]
+)
+def test_options_out_of_range_are_refused(option: str, value: int) -> None:
+    with pytest.raises(UserError, match=rf"^{option} must be at least [01], got {value}: change --data\.{option}$"):
+        NoiseData(**{option: value})

@@ -1,0 +1,78 @@
+"""The digits against scikit-learn and NumPy."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from layersim.data import Digits
+from layersim.errors import UserError
+
+
+def loaded(**options: float) -> Digits:
+    data = Digits(**options)  # type: ignore[arg-type]
+    data.setup()
+    return data
+
+
+def test_sizes_and_strata() -> None:
+    data = loaded()
+    train, val = data.splits["train"], data.splits["val"]
+    assert (len(train), len(val)) == (1437, 360)
+    assert sorted([*train.index, *val.index]) == list(range(1797))
+    target = load_digits().target
+    assert np.array_equal(val.labels, target[val.index])
+    assert np.abs(np.bincount(target[val.index]) - np.bincount(target) * 360 / 1797).max() < 1
+    assert data.num_classes == 10
+    assert data.class_names == list("0123456789")
+
+
+def test_the_split_follows_the_seed() -> None:
+    first, again, other = loaded(), loaded(), loaded(seed=1)
+    assert np.array_equal(first.splits["val"].index, again.splits["val"].index)
+    assert not np.array_equal(first.splits["val"].index, other.splits["val"].index)
+
+
+def test_test_data_comes_out_of_training_alone() -> None:
+    without, three = loaded(), loaded(test_fraction=0.1)
+    assert {name: len(split) for name, split in three.splits.items()} == {"train": 1257, "val": 360, "test": 180}
+    assert np.array_equal(without.splits["val"].index, three.splits["val"].index)
+    assert sorted(np.concatenate([split.index for split in three.splits.values()])) == list(range(1797))
+    assert sum(len(batch["label"]) for batch in three.test_dataloader()) == 180
+    with pytest.raises(UserError, match=r"there is no test data: set --data\.test_fraction"):
+        without.test_dataloader()
+
+
+def test_pixels_are_normalised_by_the_training_split() -> None:
+    data = loaded()
+    pixels = load_digits().images.astype(np.float64) / 16
+    training = pixels[data.splits["train"].index]
+    mean, std = training.mean(), np.sqrt(((training - training.mean()) ** 2).mean())
+    assert data.mean == pytest.approx(mean, rel=1e-12)
+    assert data.std == pytest.approx(std, rel=1e-12)
+    for batch in data.val_dataloader():
+        assert batch["image"].dtype == torch.float32
+        expected = torch.from_numpy((pixels[batch["index"]] - mean) / std).unsqueeze(1)
+        torch.testing.assert_close(batch["image"].double(), expected, rtol=0, atol=1e-6)
+    seen = torch.cat([batch["image"] for batch in data.train_dataloader()]).double()
+    assert seen.shape == (1437, 1, 8, 8)
+    assert seen.mean().item() == pytest.approx(0, abs=1e-6)
+    assert seen.std(correction=0).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_preflight_compares_the_images_with_the_backbone() -> None:
+    data = Digits()
+    with pytest.raises(
+        UserError, match=r"shape \(3, 224, 224\), but the train data has \(1, 8, 8\): .*img_size.*in_ch"
+    ):
+        data.check(SimpleNamespace(num_classes=10, input_size=(3, 224, 224)))
+    with pytest.raises(UserError, match=r"the train data has 9, .* set --model\.backbone\.init_args\.num_classes 10$"):
+        data.check(SimpleNamespace(num_classes=9, input_size=(1, 8, 8)))
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.0, 0.0), (0.2, -0.1), (0.6, 0.4)])
+def test_fractions_out_of_range_are_refused(val: float, test: float) -> None:
+    with pytest.raises(UserError, match=rf"got {val} and {test}: change --data\.val_fraction"):
+        Digits(val_fraction=val, test_fraction=test)
