@@ -1,1 +1,51 @@
-"""One classifier for every layer of a transformer."""
+"""One classifier for every layer of a transformer: train it, measure it, see how many layers a task needs.
+
+The names below are imported when first used, so that `import layersim` and the command's `--help` cost nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layersim.backbones import Backbone, TimmBackbone
+    from layersim.data import Digits, Images
+    from layersim.errors import UserError
+    from layersim.heads import SeparateHeads, SharedHead
+    from layersim.module import LayerwiseModule
+    from layersim.objectives import Aligned, Alternating, CosineRegularized, LastLayer
+    from layersim.outputs import LayerFeatures, LayerOutput, Readout
+
+__all__ = [
+    "Aligned",
+    "Alternating",
+    "Backbone",
+    "CosineRegularized",
+    "Digits",
+    "Images",
+    "LastLayer",
+    "LayerFeatures",
+    "LayerOutput",
+    "LayerwiseModule",
+    "Readout",
+    "SeparateHeads",
+    "SharedHead",
+    "TimmBackbone",
+    "UserError",
+]
+
+_HOMES = {
+    "backbones": ("Backbone", "TimmBackbone"),
+    "data": ("Digits", "Images"),
+    "errors": ("UserError",),
+    "heads": ("SeparateHeads", "SharedHead"),
+    "module": ("LayerwiseModule",),
+    "objectives": ("Aligned", "Alternating", "CosineRegularized", "LastLayer"),
+    "outputs": ("LayerFeatures", "LayerOutput", "Readout"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"layersim.{home}"), name)
+    raise AttributeError(f"module 'layersim' has no attribute {name!r}")

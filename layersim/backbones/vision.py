@@ -193,12 +193,11 @@ def _check_layout(model: Any, name: str) -> None:
 def _load_weights(model: Any, path: str) -> None:
     try:
         timm.models.load_checkpoint(model, path)
-    except RuntimeError as error:
-        raise UserError(
-            f"The weights in {path} do not fit the model: {error} Change num_classes, or the name."
-        ) from error
     except Exception as error:  # unpickling raises whatever the damage suggests
-        raise UserError(f"{path} is not a readable weights file (cut short or corrupt): {error}") from error
+        why = " ".join(str(error).split())
+        if "loading state_dict" in why:
+            raise UserError(f"The weights in {path} do not fit the model. {why} Change num_classes or name.") from error
+        raise UserError(f"{path} is not a readable weights file (cut short or corrupt). {why}") from error
 
 
 def _data_config(model: Any, in_chans: int) -> dict[str, Any]:

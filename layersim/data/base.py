@@ -33,8 +33,9 @@ class SplitDataModule(LightningDataModule, ABC):
     A subclass says in `load` what the splits are. Every sample is a dict with "index", its position in its source, and
     "label"; a batch is a dict of (N,) int64 tensors of those and of what the backbone reads.
 
-    Training is shuffled by seed and epoch alone, and evaluation keeps the order; neither repeats or loses a sample on
-    any number of processes (samplers.py).
+    Training is shuffled by seed and epoch alone; R processes read in each step what one process with R times the batch
+    would read, and leave out fewer than R samples at an epoch's end. Evaluation keeps the order and reads every sample
+    exactly once (samplers.py).
 
     Args:
         batch_size: samples in a training batch of one process: R processes together take R times as many in a step.
@@ -131,7 +132,8 @@ class SplitDataModule(LightningDataModule, ABC):
             raise UserError("num_classes is known once the data is loaded: call setup() first")
         if self.class_names is not None:
             return len(self.class_names)
-        return 1 + max(int(split.labels.max()) for split in self.splits.values() if split.labels is not None)
+        labelled = [split.labels for split in self.splits.values() if split.labels is not None and len(split)]
+        return 1 + max(int(labels.max()) for labels in labelled)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         split = self.splits["train"]
@@ -148,6 +150,11 @@ class SplitDataModule(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         return self._evaluation_loader(self.splits["predict"] if "predict" in self.splits else self.splits["val"])
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Moves a batch, all but its index: that is bookkeeping, and on the host it costs no synchronisation."""
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return {**moved, "index": batch["index"]}
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Sample]:
         return self._loader(split, EvaluationSampler(split, self.eval_batch_size), self.eval_batch_size)

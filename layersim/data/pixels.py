@@ -8,8 +8,8 @@ import torch
 from timm.data import create_transform
 from torch import Tensor, nn
 from torch.utils.data import default_collate
-from torchvision import tv_tensors  # type: ignore[import-untyped]
-from torchvision.transforms import v2  # type: ignore[import-untyped]
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from layersim.data.splits import Sample
 from layersim.errors import UserError

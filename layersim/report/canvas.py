@@ -49,7 +49,7 @@ def width_in_points(axes: Axes) -> float:
 def write_title(axes: Axes, title: str) -> None:
     """The title above the axes, cut in its middle where it is longer than the axes are wide."""
     shown = shorten(title, int(width_in_points(axes) / (0.58 * TITLE_SIZE)))
-    axes.set_title(shown, fontsize=TITLE_SIZE, color=INK, loc="left", pad=8, parse_math=False)
+    axes.set_title(shown, fontsize=TITLE_SIZE, color=INK, loc="left", y=1, pad=8, parse_math=False)
 
 
 def write_labels(axes: Axes, x: str, y: str) -> None:

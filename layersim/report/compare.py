@@ -62,10 +62,10 @@ def pick_record(run: Run, *, stage: Stage, epoch: int | None = None) -> LayerRec
 
 
 def name_runs(runs: Sequence[Run]) -> list[str]:
-    """A name for each run, no two alike: the experiment; where runs share it, with the end of the run's id, which is
-    the directory's name; where even that is shared, with the whole path."""
+    """A name for each run, no two alike: its experiment; where runs share that, with the directory's name, which is the
+    run's id; where they share even that, with the whole path."""
     names = [run.name for run in runs]
-    for marks in ([run.directory.name[-8:] for run in runs], [str(run.directory) for run in runs]):
+    for marks in ([run.directory.name for run in runs], [str(run.directory) for run in runs]):
         shared = Counter(names)
         names = [
             f"{run.name} ({mark})" if shared[name] > 1 else name

@@ -92,12 +92,21 @@ def saturation_histogram(counts: Sequence[int], *, title: str = "Saturation laye
     figure = sheet(6.4, 4.5)
     axes = place(figure, 0.75, 0.85, 5.5, 3.2)
     axes.bar(layers, shares, width=0.8, color=COLORS[0], label="at this layer")
-    axes.plot(layers, shares.cumsum(), color=COLORS[1], marker="o", clip_on=False, label="at this layer or before")
+    axes.plot(
+        layers,
+        shares.cumsum(),
+        color=COLORS[1],
+        marker="o",
+        markersize=4,
+        clip_on=False,
+        label="at this layer or before",
+    )
     _scale_axes(axes, len(counts))
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     write_title(axes, title)
     write_labels(axes, "layer", f"share of {total:,} samples")
-    axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False, fontsize=LABEL_SIZE)
+    below = (0.5, -0.15)
+    axes.legend(ncols=2, loc="upper center", bbox_to_anchor=below, frameon=False, fontsize=LABEL_SIZE, labelcolor=INK)
     return figure
 
 

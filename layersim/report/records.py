@@ -113,9 +113,10 @@ class LayerRecord:
                 raise UserError(f"{key}: expected a JSON object, got {read[key]!r}.")
         known = {f.name for f in fields(cls)}
         values = {key: value if key == "options" else _with_nan(value) for key, value in read.items() if key in known}
-        if depth := values.get("effective_depth"):
+        if "effective_depth" in values:
+            depth = values["effective_depth"]
             if set(depth) != {"epsilon", "layer"}:
-                raise UserError(f"effective_depth: expected the keys epsilon and layer, got {', '.join(depth)}.")
+                raise UserError(f"effective_depth: expected the keys epsilon and layer, got {depth!r}.")
             values["effective_depth"] = EffectiveDepth(**depth)
         return cls(**values)
 

@@ -28,8 +28,8 @@ def layer_table(record: LayerRecord) -> Table:
     if record.saturation is not None:
         columns["saturated\nhere"] = [f"{count / record.samples:.1%}" for count in record.saturation]
     table = Table(
-        title=f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} samples",
-        caption=Text("\n".join(f"{name}: {value}" for name, value in _summary(record).items())),
+        title=_line(f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} samples"),
+        caption=_line("\n".join(f"{name}: {value}" for name, value in _summary(record).items())),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -50,7 +50,7 @@ def comparison_table(records: Mapping[str, LayerRecord], *, measure: str = "cosi
         measure: of the similarity.
     """
     table = Table(
-        caption=Text(_options_note(records, measure)), caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        caption=_line(_options_note(records, measure)), caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
     table.add_column("layer", vertical="bottom")
     for name in records:
@@ -65,6 +65,11 @@ def comparison_table(records: Mapping[str, LayerRecord], *, measure: str = "cosi
     for name in dict.fromkeys(name for summary in summaries for name in summary):
         table.add_row(name, *(summary.get(name, "") for summary in summaries))
     return table
+
+
+def _line(text: str) -> Text:
+    """Text above or below a table, which rich would break at the width of the table, however narrow."""
+    return Text(text, no_wrap=True, overflow="ignore")
 
 
 def _pair(record: LayerRecord, layer: int, measure: str) -> str:

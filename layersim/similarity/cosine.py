@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.similarity.centering import centred
+from layersim.similarity.centering import center
 from layersim.similarity.features import require_features, require_samples, warn_undefined, widened
 from layersim.similarity.precision import full_precision
 from layersim.similarity.samples import SampleMetric
@@ -99,13 +99,13 @@ def _cosine_sum(features: Tensor, centering: Centering) -> Tensor:
     """Σ over the samples of the cosines, (L, L) float64. A sample's own cosines do not depend on its batch."""
     layers = len(features)
     total = torch.zeros(layers, layers, dtype=torch.float64, device=features.device)
-    features = widened(features)
+    features = widened(features).contiguous()  # sums in one order, however the features lie in memory
     if centering == "samples":
-        features = centred(features, dim=1)
+        features = features - center(features.transpose(0, 1))[:, None]
     with full_precision(features.device):
         for vectors in torch.split(features, CHUNK, dim=1):
             if centering == "components":
-                vectors = centred(vectors, dim=2)
+                vectors = vectors - center(vectors.movedim(2, 0))[..., None]
             # the largest component first: squares of very large or small numbers leave float32's range
             units = vectors / vectors.abs().amax(dim=2, keepdim=True)
             units = (units / torch.linalg.vector_norm(units, dim=2, keepdim=True)).transpose(0, 1)  # (n, L, D)

@@ -67,7 +67,8 @@ class SampleMetric(Metric):
 
     def total(self) -> Tensor:
         """(L, L) sums of all processes, or () zero where there are none."""
-        return _joined(self.sums).sum(0)
+        total: Tensor = _joined(self.sums).sum(0)
+        return total
 
     def keep(self, features: Tensor, index: Tensor) -> None:
         """Keeps (L, n, D) features; of more than twice `max_samples`, those that the hash of their position chooses."""
@@ -119,6 +120,5 @@ def require_distinct(ascending: Tensor) -> None:
 
 def _joined(parts: list[Tensor]) -> Tensor:
     # after gathering, torchmetrics leaves one tensor in the place of the list
-    joined = parts if isinstance(parts, Tensor) else torch.cat(parts) if parts else torch.empty(0)
-    assert isinstance(joined, Tensor)
+    joined: Tensor = parts if isinstance(parts, Tensor) else torch.cat(parts) if parts else torch.empty(0)
     return joined

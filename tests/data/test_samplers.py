@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -26,6 +26,7 @@ def one_process(length: int, batch_size: int) -> list[list[int]]:
     return [list(range(start, min(start + batch_size, length))) for start in range(0, length, batch_size)]
 
 
+@settings(deadline=None)
 @given(lengths, batch_sizes, replicas)
 def test_evaluation_deals_out_the_batches_of_one_process(length: int, batch_size: int, ranks: int) -> None:
     dealt = []
@@ -38,6 +39,7 @@ def test_evaluation_deals_out_the_batches_of_one_process(length: int, batch_size
     assert sorted(dealt) == one_process(length, batch_size)
 
 
+@settings(deadline=None)
 @given(st.integers(6, 70), batch_sizes, replicas, st.booleans(), st.integers(0, 5))
 def test_each_step_of_all_ranks_is_the_step_of_one_process(
     length: int, batch_size: int, ranks: int, drop_last: bool, epoch: int

@@ -1,0 +1,181 @@
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from layersim.errors import UserError
+from layersim.report.compare import Run, load_run, main, name_runs
+from layersim.report.records import EffectiveDepth, LayerRecord, append_record
+from layersim.report.table import comparison_table, layer_table
+
+
+def record(**changes: Any) -> LayerRecord:
+    values: dict[str, Any] = {
+        "epoch": 2,
+        "step": 30,
+        "stage": "validate",
+        "layers": 2,
+        "samples": 80,
+        "accuracy": [0.125, 0.875],
+        "loss": [2.25, 0.5],
+        "saturation": [60, 20],
+        "saturated_early": 0.75,
+        "mean_saturation_layer": 1.25,
+        "similarity": {"cosine": [[1.0, 0.375], [0.375, 1.0]], "cka": [[1.0, 0.625], [0.625, 1.0]]},
+        "options": {"cosine": {"centering": "samples"}},
+    }
+    return LayerRecord(**(values | changes))
+
+
+def make_run(directory: Path, *records: LayerRecord, experiment: str | None = None) -> Path:
+    for one in records:
+        append_record(directory / "layers.jsonl", one)
+    if experiment is not None:
+        (directory / "config.yaml").write_text(f"experiment: {experiment}\nmodel:\n  lr: 0.1\n")
+    return directory
+
+
+def words(table: Table, width: int = 100) -> list[list[str]]:
+    """The rendered lines, each as its words."""
+    console = Console(record=True, width=width, file=io.StringIO())
+    console.print(table)
+    return [line.split() for line in console.export_text().splitlines() if line.strip()]
+
+
+def test_layer_table() -> None:
+    lines = words(layer_table(record(effective_depth=EffectiveDepth(epsilon=0.15, layer=2))))
+    assert lines[0] == ["validate,", "epoch", "2,", "step", "30:", "80", "samples"]
+    assert ["layer", "accuracy", "loss", "to", "last", "to", "last", "here"] in lines
+    assert ["1", "0.125", "2.250", "0.375", "0.625", "75.0%"] in lines
+    assert ["2", "0.875", "0.500", "1.000", "1.000", "25.0%"] in lines
+    assert lines[-3:] == [
+        ["saturated", "early:", "75.0%"],
+        ["mean", "saturation", "layer:", "1.25"],
+        ["effective", "depth:", "2", "at", "ε", "0.15"],
+    ]
+
+
+def test_layer_table_has_no_column_for_what_was_not_recorded() -> None:
+    lines = words(layer_table(record(loss=None, saturation=None, similarity={}, saturated_early=None)))
+    assert ["layer", "accuracy"] in lines
+    assert ["1", "0.125"] in lines
+    assert lines[-1] == ["mean", "saturation", "layer:", "1.25"]
+
+
+def test_comparison_table_of_the_demo_fits_80_columns() -> None:
+    runs = {
+        "standard": record(),
+        "[red]aligned": record(accuracy=[0.5, 0.75], saturated_early=0.5),
+        "separate heads": record(layers=1, accuracy=[0.25], loss=[1.0], saturation=[80], similarity={}, epoch=7),
+    }
+    lines = words(comparison_table(runs), width=80)
+    assert lines[0] == ["standard", "[red]aligned", "separate", "heads"]
+    assert lines[1] == ["layer"] + ["accuracy", "cosine"] * 3
+    assert lines[3:] == [
+        ["1", "0.125", "0.375", "0.500", "0.375", "0.250"],
+        ["2", "0.875", "1.000", "0.750", "1.000"],
+        ["epoch", "2", "2", "7"],
+        ["saturated", "early", "75.0%", "50.0%", "75.0%"],
+        ["mean", "saturation", "layer", "1.25", "1.25", "1.25"],
+        ["cosine:", "centering", "samples"],
+    ]
+
+
+def test_comparison_table_tells_where_the_measure_was_computed_differently() -> None:
+    runs = {"a": record(), "b": record(options={"cosine": {"centering": "components"}})}
+    lines = [" ".join(line) for line in words(comparison_table(runs))]
+    assert lines[-3:] == [
+        "cosine was computed in different ways, its numbers do not compare:",
+        "a: centering samples",
+        "b: centering components",
+    ]
+
+
+def test_main_prints_the_table_and_writes_the_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = make_run(tmp_path / "runs/standard/x1", record(epoch=0), record(), experiment="standard")
+    second = make_run(
+        tmp_path / "runs/aligned/x2", record(accuracy=[0.5, 0.75]), record(stage="test", epoch=9), experiment="aligned"
+    )
+    figure = tmp_path / "out" / "c.png"
+    assert main([str(first), str(second), "--output", str(figure)]) == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["standard", "aligned"] in printed
+    assert ["1", "0.125", "0.375", "0.500", "0.375"] in printed
+    assert ["epoch", "2", "2"] in printed
+    assert printed[-1] == ["Figure:", str(figure)]
+    with Image.open(figure) as image:
+        image.load()
+        assert image.format == "PNG"
+
+
+def test_main_picks_stage_and_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    older, newer, resumed = (
+        record(epoch=epoch, saturated_early=share) for epoch, share in ((0, 0.1), (1, 0.2), (0, 0.3))
+    )
+    run = make_run(tmp_path / "x1", older, newer, resumed, record(stage="test", saturated_early=0.4))
+
+    def saturated_early(*options: str) -> str:
+        assert main([str(run), *options]) == 0
+        found = re.search(r"saturated early\s+(\S+)", capsys.readouterr().out)
+        assert found
+        return found[1]
+
+    assert saturated_early() == "30.0%"
+    assert saturated_early("--epoch", "1") == "20.0%"
+    assert saturated_early("--epoch", "0") == "30.0%"  # an epoch repeated after a resumption: the later record
+    assert saturated_early("--stage", "test") == "40.0%"
+    assert (tmp_path / "comparison.png").is_file()
+    with pytest.raises(UserError, match=r"--epoch 5: .*x1/layers\.jsonl, got only 0, 1\."):
+        main([str(run), "--epoch", "5"])
+
+
+def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds layers\.jsonl, got .*absent, which is no directory"):
+        main([str(tmp_path / "absent")])
+    with pytest.raises(UserError, match=r"holds layers\.jsonl, got .*, which holds none"):
+        main([str(tmp_path)])
+    runs = [make_run(tmp_path / "runs" / "digits" / name, record()) for name in ("x1", "x2")]
+    with pytest.raises(UserError, match="which holds runs: name one or more of") as told:
+        main([str(tmp_path / "runs" / "digits")])
+    assert str(told.value).splitlines()[1:] == [f"  {run}" for run in runs]
+
+
+def test_other_mistakes_are_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "x1", record())
+    with pytest.raises(UserError, match=r"--stage test: expected a record of this stage .*, got validate\."):
+        main([str(run), "--stage", "test"])
+    with pytest.raises(UserError, match=r"--output: .*ends in \.png, got .*c\.pdf"):
+        main([str(run), "--output", str(tmp_path / "c.pdf")])
+    (run / "layers.jsonl").write_text("")
+    with pytest.raises(UserError, match="got no record at all"):
+        main([str(run)])
+    (run / "config.yaml").write_text("a: [")
+    with pytest.raises(UserError, match=r"expected YAML in .*config\.yaml"):
+        load_run(run)
+
+
+def test_a_run_is_named_by_its_experiment_or_its_directory(tmp_path: Path) -> None:
+    assert load_run(make_run(tmp_path / "x1", record(), experiment="digits")).name == "digits"
+    assert load_run(make_run(tmp_path / "x2", record())).name == "x2"
+    assert load_run(make_run(tmp_path / "x3", record(), experiment="null")).name == "x3"
+
+
+def test_names_that_clash_get_the_run_id_then_the_path() -> None:
+    def named(*runs: tuple[str, str]) -> list[str]:
+        return name_runs([Run(name, Path(path), []) for name, path in runs])
+
+    assert named(("a", "r/1"), ("b", "r/2")) == ["a", "b"]
+    assert named(("a", "r/abcd1234"), ("a", "r/efgh5678"), ("b", "r/3")) == [
+        "a (abcd1234)",
+        "a (efgh5678)",
+        "b",
+    ]
+    assert named(("a", "r/x"), ("a", "s/x")) == ["a (r/x)", "a (s/x)"]

@@ -1,0 +1,226 @@
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from layersim.errors import UserError
+from layersim.report.canvas import DPI, layer_ticks, save_figure, shorten
+from layersim.report.figures import comparison_figure, layer_accuracy_curve, saturation_histogram, similarity_heatmap
+from layersim.report.records import LayerRecord
+
+
+def mesh(figure: Figure, axes: int = 0) -> Any:
+    (found,) = [artist for artist in figure.axes[axes].collections if isinstance(artist, QuadMesh)]
+    return found
+
+
+def heights(line: Any) -> list[float]:
+    return list(line.get_ydata())
+
+
+def tick_labels(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].get_xticklabels()]
+
+
+def cosines(layers: int, reach: float = 3.0) -> list[list[float]]:
+    layer = np.arange(layers)
+    return np.exp(-np.abs(layer[:, None] - layer) / reach).tolist()  # type: ignore[no-any-return]
+
+
+def run(layers: int, **recorded: Any) -> LayerRecord:
+    return LayerRecord(epoch=1, step=9, stage="validate", layers=layers, samples=10, **recorded)
+
+
+def test_heatmap_shows_the_matrix_with_layer_1_at_the_bottom_left() -> None:
+    matrix = [[1.0, 0.25, -0.125], [0.5, 1.0, -0.001], [0.75, 0.375, 1.0]]
+    figure = similarity_heatmap(matrix, title="a $run$ of mine", measure="cosine")
+    axes = figure.axes[0]
+    assert mesh(figure).get_array().reshape(3, 3).tolist() == matrix
+    assert {(round(t.get_position()[0]), round(t.get_position()[1])): t.get_text() for t in axes.texts} == {
+        (1, 1): "1.00", (2, 1): "0.25", (3, 1): "−0.12",
+        (1, 2): "0.50", (2, 2): "1.00", (3, 2): "0.00",
+        (1, 3): "0.75", (2, 3): "0.38", (3, 3): "1.00",
+    }  # fmt: skip
+    bottom_left, top_right = axes.transData.transform([(1, 1), (3, 3)])
+    assert (bottom_left < top_right).all()
+    assert tick_labels(figure) == ["1", "2", "3"]
+    assert axes.get_title(loc="left") == "a $run$ of mine"
+    assert figure.axes[1].get_ylabel() == "cosine similarity"
+
+
+@pytest.mark.parametrize(("measure", "limits"), [("cosine", (-1, 1)), ("cka", (0, 1)), ("of_a_user", (-1, 1))])
+def test_colour_limits_belong_to_the_measure_not_to_the_matrix(measure: str, limits: tuple[float, float]) -> None:
+    for matrix in ([[1.0, 0.9], [0.9, 1.0]], [[1.0, -0.2], [-0.2, 1.0]], [[math.nan, math.nan], [math.nan, 1.0]]):
+        figure = similarity_heatmap(matrix, title="", measure=measure)
+        assert mesh(figure).get_clim() == limits
+        low, high = figure.axes[1].get_ylim()
+        assert (low, high) == limits
+
+
+def test_nan_is_a_hatched_hole_without_a_value() -> None:
+    figure = similarity_heatmap([[math.nan, math.nan], [math.nan, 1.0]], title="", measure="cka")
+    assert np.ma.getmaskarray(mesh(figure).get_array()).ravel().tolist() == [True, True, True, False]
+    assert sorted(text.get_text() for text in figure.axes[0].texts) == ["", "", "", "1.00"]
+    assert figure.axes[0].patch.get_hatch()
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+    x, y = figure.axes[0].transData.transform((1, 1))
+    cell = pixels[pixels.shape[0] - int(y) - 40 : pixels.shape[0] - int(y) + 40, int(x) - 40 : int(x) + 40]
+    assert np.ptp(cell.astype(int), axis=-1).max() == 0  # grey, which none of the measure's colours is
+    assert len(np.unique(cell.reshape(-1, 3), axis=0)) >= 2  # hatched, not plain
+
+
+@pytest.mark.parametrize("measure", ["cosine", "cka"])
+def test_values_stand_out_from_their_cells(measure: str) -> None:
+    values = np.linspace(-1, 1, 256).reshape(16, 16)
+    figure = similarity_heatmap(values, title="", measure=measure)
+    figure.canvas.draw()
+    backgrounds = mesh(figure).get_facecolor()[:, :3]
+
+    def luminance(color: Any) -> float:  # WCAG 2.2, relative luminance
+        linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    contrasts = []
+    for text, background in zip(figure.axes[0].texts, backgrounds, strict=True):
+        pair = sorted([luminance(np.array(to_rgb(text.get_color()))), luminance(background)])
+        contrasts.append((pair[1] + 0.05) / (pair[0] + 0.05))
+    assert min(contrasts) >= 4.5  # WCAG AA
+
+
+def test_values_are_written_up_to_16_layers() -> None:
+    assert len(similarity_heatmap(cosines(16), title="", measure="cosine").axes[0].texts) == 256
+    assert len(similarity_heatmap(cosines(17), title="", measure="cosine").axes[0].texts) == 0
+
+
+def test_heatmap_refuses_what_is_no_matrix() -> None:
+    with pytest.raises(UserError, match=r"matrix of layers × layers, got the shape \(3,\)"):
+        similarity_heatmap([1.0, 2.0, 3.0], title="", measure="cosine")
+
+
+def test_a_value_beyond_the_colours_points_the_bar() -> None:
+    heights = {}
+    for value in (0.0, -0.04, -0.004, 1.004):
+        figure = similarity_heatmap([[1.0, value], [value, 1.0]], title="", measure="cka")
+        heights[value] = len(figure.axes[1].patches)
+    assert heights == {0.0: 0, -0.04: 1, -0.004: 0, 1.004: 0}  # what rounds to the end is no value beyond it
+
+
+@pytest.mark.parametrize(
+    ("layers", "ticks"),
+    [
+        (1, [1]),
+        (12, list(range(1, 13))),
+        (16, list(range(1, 17))),
+        (24, [1, 4, 8, 12, 16, 20, 24]),
+        (25, [1, 4, 8, 12, 16, 20, 25]),
+        (48, [1, 8, 16, 24, 32, 40, 48]),
+    ],
+)
+def test_layer_ticks(layers: int, ticks: list[int]) -> None:
+    assert layer_ticks(layers) == ticks
+    assert tick_labels(layer_accuracy_curve({"run": [0.5] * layers})) == [str(tick) for tick in ticks]
+
+
+def test_accuracy_curves() -> None:
+    figure = layer_accuracy_curve({"standard": [0.1, 0.9], "_aligned": [0.7, math.nan, 0.8]})
+    (axes,) = figure.axes
+    first, second = (np.asarray(line.get_xydata()).T.tolist() for line in axes.lines)  # x, then y
+    assert first == [[1, 2], [0.1, 0.9]]
+    np.testing.assert_array_equal(second, [[1, 2, 3], [0.7, math.nan, 0.8]])
+    assert axes.get_ylim() == (0, 1)
+    assert tick_labels(figure) == ["1", "2", "3"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["standard", "_aligned"]
+    assert axes.lines[0].get_color() != axes.lines[1].get_color()
+    assert axes.lines[0].get_marker() != axes.lines[1].get_marker()
+
+
+def test_saturation_histogram_shows_shares_and_their_sum() -> None:
+    (axes,) = saturation_histogram([10, 30, 0, 40]).axes
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([0.125, 0.375, 0, 0.5], abs=1e-15)  # type: ignore[attr-defined]
+    assert heights(axes.lines[0]) == pytest.approx([0.125, 0.5, 0.5, 1.0], abs=1e-15)
+    assert axes.get_ylim() == (0, 1)
+    assert axes.get_ylabel() == "share of 80 samples"
+    with pytest.raises(UserError, match="one sample or more"):
+        saturation_histogram([0, 0])
+
+
+def test_comparison_figure() -> None:
+    records = {
+        "standard": run(3, accuracy=[0.1, 0.2, 0.9], similarity={"cosine": cosines(3)}),
+        "aligned": run(2, accuracy=[0.8, 0.9], similarity={"cosine": [[1.0, -0.3], [-0.3, 1.0]]}),
+        "bare": run(2),
+    }
+    figure = comparison_figure(records)
+    accuracy, to_last, *matrices, bar = figure.axes
+    assert [heights(line) for line in accuracy.lines] == [[0.1, 0.2, 0.9], [0.8, 0.9], []]
+    assert [heights(line) for line in to_last.lines] == [[row[-1] for row in cosines(3)], [-0.3, 1.0], []]
+    assert to_last.get_ylim() == pytest.approx((-0.4, 1))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["standard", "aligned", "bare"]
+    assert [axes.get_title(loc="left") for axes in matrices] == ["standard", "aligned", "bare"]
+    assert mesh(figure, 2).get_array().reshape(3, 3).tolist() == cosines(3)
+    assert mesh(figure, 3).get_clim() == (-1, 1)
+    assert [text.get_text() for text in matrices[2].texts] == ["not recorded"]
+    assert bar.get_ylabel() == "cosine similarity"
+
+
+def test_panels_of_a_comparison_lie_apart_and_on_the_sheet() -> None:
+    for count in (1, 2, 3, 4, 9):
+        figure = comparison_figure(
+            {
+                f"a rather long name of run {i}": run(6, accuracy=[0.5] * 6, similarity={"cosine": cosines(6)})
+                for i in range(count)
+            }
+        )
+        figure.canvas.draw()
+        boxes = [axes.get_tightbbox() for axes in figure.axes]
+        boxes += [legend.get_window_extent() for legend in figure.legends]
+        for number, box in enumerate(boxes):
+            assert box is not None
+            assert figure.bbox.contains(box.x0, box.y0)
+            assert figure.bbox.contains(box.x1, box.y1)
+            assert not any(box.overlaps(other) for other in boxes[:number] if other is not None)
+
+
+def test_shorten_keeps_both_ends() -> None:
+    assert shorten("0123456789", 10) == "0123456789"
+    assert shorten("0123456789", 7) == "012…789"
+    assert shorten("two\nlines", 20) == "two lines"
+
+
+def test_saved_png_decodes_to_its_size_and_nothing_else_is_left(tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    figure = similarity_heatmap(cosines(2), title="", measure="cosine")
+    path = tmp_path / "figures" / "cosine.png"
+    for _ in range(2):  # also over the picture that is there
+        save_figure(figure, path)
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.size == tuple(round(inches * DPI) for inches in figure.get_size_inches())
+    assert os.listdir(path.parent) == ["cosine.png"]
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_failed_save_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cosine.png"
+    path.write_bytes(b"old")
+    figure = similarity_heatmap(cosines(2), title="", measure="cosine")
+
+    def fail(target: Path, **_: object) -> None:
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_figure(figure, path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["cosine.png"]

@@ -1,0 +1,182 @@
+"""The metrics: the function's value whatever the batch size, the order, the gaps and the cap."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from layersim.errors import UserError
+from layersim.similarity import CosineSimilarity, LinearCKA, cosine, linear_cka
+from layersim.similarity.samples import SampleMetric, splitmix64
+
+from .references import related_layers
+
+FEATURES = related_layers(150, 12)
+METRICS = {
+    "cosine-none": (lambda: CosineSimilarity(centering="none"), lambda x: cosine(x, centering="none")),
+    "cosine-samples": (CosineSimilarity, cosine),
+    "cosine-components": (
+        lambda: CosineSimilarity(centering="components"),
+        lambda x: cosine(x, centering="components"),
+    ),
+    "cka-minibatch": (lambda: LinearCKA(batch_size=16), lambda x: linear_cka(x, batch_size=16)),
+    "cka-debiased": (lambda: LinearCKA(estimator="debiased"), lambda x: linear_cka(x, estimator="debiased")),
+    "cka-biased": (lambda: LinearCKA(estimator="biased"), lambda x: linear_cka(x, estimator="biased")),
+}
+each_metric = pytest.mark.parametrize("name", METRICS)
+
+
+def feed(metric: SampleMetric, features: Tensor, order: Tensor, batch: int, numbered: bool = True) -> Tensor:
+    for index in order.split(batch):
+        metric.update(features[:, index], index if numbered else None)
+    return metric.compute()
+
+
+def same(ours: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
+@each_metric
+@settings(max_examples=15, deadline=None)
+@given(batch=st.integers(1, 160), seed=st.one_of(st.none(), st.integers(0, 1000)), samples=st.integers(4, 150))
+def test_equals_the_function_on_all_samples(name: str, batch: int, seed: int | None, samples: int) -> None:
+    metric, function = METRICS[name]
+    order = torch.arange(samples)
+    if seed is not None:
+        order = order[torch.randperm(samples, generator=torch.Generator().manual_seed(seed))]
+    same(feed(metric(), FEATURES, order, batch), function(FEATURES[:, :samples]))
+
+
+@each_metric
+@pytest.mark.parametrize("batch", [16, 7, 150])
+def test_numbers_the_samples_itself(name: str, batch: int) -> None:
+    metric, function = METRICS[name]
+    same(feed(metric(), FEATURES, torch.arange(150), batch, numbered=False), function(FEATURES))
+
+
+@each_metric
+def test_reset_and_forward(name: str) -> None:
+    metric, function = METRICS[name][0](), METRICS[name][1]
+    feed(metric, FEATURES, torch.arange(150), 50)
+    metric.reset()
+    same(metric(FEATURES[:, :48]), function(FEATURES[:, :48]))  # forward gives the batch's own value
+    metric(FEATURES[:, 48:112])
+    same(metric.compute(), function(FEATURES[:, :112]))
+
+
+@each_metric
+def test_half_precision_and_inference_mode(name: str) -> None:
+    metric, function = METRICS[name][0](), METRICS[name][1]
+    half = FEATURES.bfloat16()
+    with torch.inference_mode():
+        metric.update(half[:, :40], torch.arange(40))
+    metric.update(half[:, 40:], torch.arange(40, 150))
+    same(metric.compute(), function(half))
+
+
+def test_groups_are_positions_not_batches() -> None:
+    """Even positions only, groups of 16: eight samples in each, whatever the batches were."""
+    index = torch.arange(0, 150, 2)
+    metric = LinearCKA(batch_size=16)
+    for part in index.split(11):
+        metric.update(FEATURES[:, part], part)
+    same(metric.compute(), linear_cka(FEATURES[:, index], batch_size=8))
+
+
+def test_a_group_of_three_is_left_out() -> None:
+    metric = LinearCKA(batch_size=16)
+    same(feed(metric, FEATURES, torch.arange(35), 35), linear_cka(FEATURES[:, :32], batch_size=16))
+
+
+def test_whole_groups_are_used_at_once_and_sequential_batches_hold_little_back() -> None:
+    metric = LinearCKA(batch_size=16)
+    metric.update(FEATURES[:, :32], torch.arange(32))
+    assert metric.features == []
+    for index in torch.arange(32, 150).split(7):
+        metric.update(FEATURES[:, index], index)
+        assert sum(map(len, metric.features)) < 32
+
+
+def test_kept_samples_are_copies_in_their_own_dtype() -> None:
+    hidden = torch.zeros(4, 10, 50, 12, dtype=torch.bfloat16)
+    metric = CosineSimilarity()
+    metric.update(hidden[:, :, 0])
+    (kept,) = metric.features
+    assert kept.dtype == torch.bfloat16
+    assert kept.untyped_storage().nbytes() == 4 * 10 * 12 * 2
+
+
+CAPPED = {
+    "cosine": lambda: CosineSimilarity(max_samples=20),
+    "debiased": lambda: LinearCKA(estimator="debiased", max_samples=20),
+}
+
+
+@pytest.mark.parametrize("name", CAPPED)
+def test_the_cap_chooses_by_position_alone(name: str) -> None:
+    chosen = splitmix64(torch.arange(150)).argsort()[:20].sort().values
+    assert chosen.tolist() != list(range(20))
+    expected = (cosine if name == "cosine" else lambda x: linear_cka(x, estimator="debiased"))(FEATURES[:, chosen])
+    for seed, batch in [(0, 1), (1, 7), (2, 64), (3, 150)]:
+        order = torch.randperm(150, generator=torch.Generator().manual_seed(seed))
+        metric = CAPPED[name]()
+        same(feed(metric, FEATURES, order, batch), expected)
+        assert sum(map(len, metric.features)) <= 40
+
+
+def test_splitmix64_known_values() -> None:
+    """The generator's first outputs for seed 0 (Vigna's reference program): the hash of 0, γ, 2γ."""
+    gamma = 0x9E3779B97F4A7C15
+    states = torch.tensor([((k * gamma + 2**63) % 2**64) - 2**63 for k in range(3)])
+    outputs = [value % 2**64 for value in splitmix64(states).tolist()]
+    assert outputs == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+
+
+def test_a_constant_layer_warns_at_compute_and_only_there() -> None:
+    features = FEATURES.clone()
+    features[1] = 0.1
+    metric = LinearCKA(batch_size=16)
+    metric.update(features)
+    with pytest.warns(UserWarning, match="NaN for layer 2 "):
+        ours = metric.compute()
+    assert ours.isnan().sum() == 7
+
+
+@pytest.mark.parametrize(
+    ("metric", "options"),
+    [
+        (CosineSimilarity(), {"centering": "samples", "max_samples": None}),
+        (CosineSimilarity(max_samples=500), {"centering": "samples", "max_samples": 500}),
+        (CosineSimilarity(centering="none"), {"centering": "none"}),
+        (LinearCKA(), {"estimator": "minibatch", "batch_size": 64}),
+        (LinearCKA(estimator="debiased", max_samples=9), {"estimator": "debiased", "max_samples": 9}),
+    ],
+)
+def test_options(metric: CosineSimilarity | LinearCKA, options: dict[str, object]) -> None:
+    assert json.loads(json.dumps(metric.options)) == options
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: LinearCKA(max_samples=10), 'estimator="minibatch" streams and keeps no samples.*got 10'),
+        (lambda: LinearCKA(estimator="biased", max_samples=1), "max_samples: expected at least 2, got 1"),
+        (lambda: LinearCKA(batch_size=2), "batch_size: expected at least 4"),
+        (lambda: LinearCKA(estimator="full"), "estimator: expected one of"),
+        (lambda: CosineSimilarity(centering="none", max_samples=10), 'centering="none" keeps no samples'),
+        (lambda: CosineSimilarity(max_samples=1), "max_samples: expected at least 2, got 1"),
+        (lambda: CosineSimilarity().update(torch.ones(3, 4)), r"expected \(L, N, D\)"),
+        (lambda: CosineSimilarity().update(FEATURES, torch.arange(3)), r"expected \(150,\) integers.*got \(3,\)"),
+        (lambda: feed(CosineSimilarity(), FEATURES, torch.arange(1), 1), "needs at least 2 samples, got 1"),
+        (lambda: feed(LinearCKA(), FEATURES, torch.arange(3), 1), "needs at least 4 samples, got 3"),
+        (lambda: feed(LinearCKA(), FEATURES, torch.arange(5) * 29, 5), "group of 64 consecutive positions.*got none"),
+        (lambda: feed(LinearCKA(), FEATURES, torch.arange(8) // 2, 3), "position 0 came more than once"),
+        (lambda: feed(LinearCKA(batch_size=4), FEATURES, torch.arange(8) // 2, 8), "position 0 came more than once"),
+    ],
+)
+def test_errors(call, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        call()

@@ -1,0 +1,131 @@
+"""Heads: what they read, against formulas written out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from layersim import heads
+from layersim.backbones.base import Backbone
+from layersim.errors import UserError
+from layersim.heads import SeparateHeads, SharedHead
+from layersim.outputs import LayerFeatures
+
+
+class Plain(Backbone):
+    """A backbone of three layers whose features are given."""
+
+    num_layers = 3
+    num_classes = 5
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.norm.weight)
+        self.linear = nn.Linear(width, self.num_classes)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        return self.norm
+
+    @property
+    def classifier(self) -> nn.Module:
+        return self.linear
+
+    def forward(self, batch: Mapping[str, Any], layers: Sequence[int] | None = None) -> LayerFeatures:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def features() -> Tensor:
+    return torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def targets() -> Tensor:
+    return torch.tensor([0, 1, 2, 3, 4, 0, 1])
+
+
+def test_the_shared_head_is_the_models_own() -> None:
+    backbone = Plain()
+    head = SharedHead(backbone)
+    assert head.classifier is backbone.linear
+    assert head.final_norm is backbone.norm
+
+
+def test_readout_against_each_layer_by_hand(features: Tensor, targets: Tensor) -> None:
+    backbone = Plain()
+    readout = SharedHead(backbone)(features, targets, range(3))
+    for layer in range(3):
+        probabilities = backbone.linear(backbone.norm(features[layer])).double().softmax(-1)
+        loss = -probabilities[torch.arange(7), targets].log().mean()
+        assert readout.losses[layer].item() == pytest.approx(loss.item(), abs=1e-6)
+        assert readout.predictions[layer].tolist() == probabilities.argmax(-1).tolist()
+        assert readout.confidences[layer].tolist() == pytest.approx(probabilities.max(-1).values.tolist(), abs=1e-6)
+
+
+def test_training_losses_equal_the_readouts(features: Tensor, targets: Tensor) -> None:
+    head = SharedHead(Plain())
+    expected = head(features, targets, range(3)).losses
+    torch.testing.assert_close(head.losses(features, targets, range(3)), expected)
+    torch.testing.assert_close(head.losses(features[[0, 2]], targets, [0, 2]), expected[[0, 2]])
+
+
+def test_reading_in_chunks_changes_nothing(
+    features: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = SharedHead(Plain())
+    whole = head(features, targets, range(3))
+    monkeypatch.setattr(heads, "MAX_LOGITS", 3 * 5 * 2)  # two samples at a time, and a ragged last chunk
+    chunked = head(features, targets, range(3))
+    torch.testing.assert_close(chunked.losses, whole.losses)
+    assert torch.equal(chunked.predictions, whole.predictions)
+    torch.testing.assert_close(chunked.confidences, whole.confidences)
+
+
+def test_without_targets_there_are_no_losses(features: Tensor) -> None:
+    readout = SharedHead(Plain())(features, None, range(3))
+    assert readout.losses.numel() == 0
+    assert readout.predictions.shape == (3, 7)
+
+
+def test_norm_none_reads_raw_features_below_the_last_layer(features: Tensor) -> None:
+    backbone = Plain()
+    logits = SharedHead(backbone, norm="none").logits(features, range(3))
+    torch.testing.assert_close(logits[:2], backbone.linear(features[:2]))
+    torch.testing.assert_close(logits[2], backbone.linear(backbone.norm(features[2])))
+    only = SharedHead(backbone, norm="none").logits(features[[1, 2]], [1, 2])
+    torch.testing.assert_close(only, logits[1:])
+
+
+def test_norm_none_is_refused_where_the_norm_stands_before_the_pooling() -> None:
+    backbone = Plain()
+    backbone.norm_before_pooling = True
+    with pytest.raises(UserError, match="norm to final"):
+        SharedHead(backbone, norm="none")
+
+
+def test_separate_heads_have_a_classifier_for_each_layer(features: Tensor) -> None:
+    backbone = Plain()
+    head = SeparateHeads(backbone)
+    assert head.classifiers[-1] is backbone.linear
+    logits = head.logits(features, range(3))
+    for layer, classifier in enumerate(head.classifiers):
+        torch.testing.assert_close(logits[layer], classifier(backbone.norm(features[layer])))
+    weights = [classifier.weight for classifier in head.classifiers]
+    assert not torch.equal(weights[0], weights[1]), "separate heads start apart"
+    assert sum(p.numel() for p in head.parameters()) == 3 * (4 * 5 + 5) + 2 * 4
+    torch.testing.assert_close(head.logits(features[[2]], [2]), logits[[2]])
+
+
+def test_half_precision_features_are_read_in_float32(features: Tensor, targets: Tensor) -> None:
+    head = SharedHead(Plain()).to(torch.bfloat16)
+    half = features.to(torch.bfloat16)
+    losses = head.losses(half, targets, range(3))
+    assert losses.dtype == torch.float32
+    logits = head.logits(half, range(3)).float()
+    expected = nn.functional.cross_entropy(logits[0], targets)
+    assert losses[0].item() == pytest.approx(expected.item(), abs=1e-6)

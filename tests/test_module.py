@@ -1,0 +1,212 @@
+"""The module: the loss it trains on, what it computes, precision, accumulation, compilation, and what stops it."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from layersim.backbones import TimmBackbone
+from layersim.errors import UserError
+from layersim.heads import SeparateHeads, SharedHead
+from layersim.module import LayerwiseModule
+from layersim.objectives import Aligned, Alternating, LastLayer
+from layersim.schedules import WarmupDecay
+from tests import tiny
+
+
+def trainer(path: Path, **options: Any) -> Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
+    return Trainer(default_root_dir=path, accelerator="cpu", **{**quiet, "max_epochs": 1, **options})
+
+
+def batch(samples: int = 6) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "image": torch.randn(samples, 1, 8, 8, generator=generator),
+        "label": torch.randint(0, 10, (samples,), generator=generator),
+        "index": torch.arange(samples),
+    }
+
+
+def test_loss_is_the_aligned_loss_of_the_library_models_own_logits() -> None:
+    """λ-weighted cross-entropies of the classifier read at every block, all from timm's own modules."""
+    module = tiny.module(objective=Aligned("linear"))
+    model, data = module.backbone.model, batch()
+    expected = torch.zeros(())
+    for weight, (_, prefix) in zip(
+        [1 / 6, 2 / 6, 3 / 6],
+        model.forward_intermediates(data["image"], return_prefix_tokens=True, intermediates_only=True),
+        strict=True,
+    ):
+        expected = expected + weight * nn.functional.cross_entropy(model.head(model.norm(prefix[:, 0])), data["label"])
+    output = module(data)
+    torch.testing.assert_close(output.loss, expected)
+    assert output.readout.predictions.shape == (3, 6)
+
+
+def test_standard_training_reads_the_last_layer_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[list[int]] = []
+    original = SharedHead.losses
+    monkeypatch.setattr(
+        SharedHead,
+        "losses",
+        lambda self, features, targets, layers: (asked.append(list(layers)), original(self, features, targets, layers))[1],
+    )
+    trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(tiny.module(objective=LastLayer()), tiny.digits())
+    assert asked == [[2], [2]]
+
+
+def test_alternating_switches_by_optimizer_step_under_accumulation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[int] = []
+    original = SharedHead.losses
+    monkeypatch.setattr(
+        SharedHead,
+        "losses",
+        lambda self, features, targets, layers: (asked.append(len(layers)), original(self, features, targets, layers))[1],
+    )
+    trainer(tmp_path, limit_train_batches=8, limit_val_batches=0, accumulate_grad_batches=2).fit(
+        tiny.module(objective=Alternating()), tiny.digits()
+    )
+    assert asked == [1, 1, 3, 3, 1, 1, 3, 3]
+
+
+def test_training_learns_and_the_control_does_not(tmp_path: Path) -> None:
+    def losses(learning_rate: float) -> list[float]:
+        torch.manual_seed(0)
+        module = tiny.module(optimizer=partial(torch.optim.AdamW, lr=learning_rate))
+        data = tiny.digits()
+        trainer(tmp_path, max_epochs=5).fit(module, data)
+        held_out = next(iter(data.val_dataloader()))
+        readout = module(held_out).readout
+        return readout.losses.tolist()
+
+    trained, control = losses(3e-3), losses(0.0)
+    assert all(after < 0.8 * before for after, before in zip(trained, control, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "bf16-true", "64-true"])
+def test_precisions_agree_with_single_precision(precision: str, tmp_path: Path) -> None:
+    if precision == "16-mixed" and not torch.cuda.is_available():
+        pytest.skip("16-mixed scales gradients on a GPU")
+
+    def weights(precision: str) -> Tensor:
+        module = tiny.module(optimizer=partial(torch.optim.SGD, lr=0.1))
+        trainer(tmp_path, precision=precision, limit_train_batches=3, limit_val_batches=1).fit(module, tiny.digits())
+        return module.backbone.model.head.weight.detach().double()
+
+    reference = weights("32-true")
+    moved = (reference - tiny.module().backbone.model.head.weight.double()).norm()
+    difference = (weights(precision) - reference).norm()
+    assert difference < (0.1 if "bf16" in precision else 1e-4) * moved
+
+
+def test_accumulated_micro_batches_equal_one_batch(tmp_path: Path) -> None:
+    def gradient(batch_size: int, accumulate: int) -> Tensor:
+        torch.manual_seed(0)
+        module = tiny.module(optimizer=partial(torch.optim.SGD, lr=1.0))
+        before = module.backbone.model.head.weight.detach().clone()
+        data = tiny.digits(batch_size=batch_size)
+        trainer(
+            tmp_path, max_steps=1, accumulate_grad_batches=accumulate, limit_val_batches=0, num_sanity_val_steps=0
+        ).fit(module, data)
+        return before - module.backbone.model.head.weight.detach()
+
+    torch.testing.assert_close(gradient(32, 2), gradient(64, 1), rtol=1e-4, atol=1e-6)
+
+
+def test_compiled_backbone_gives_the_same_numbers() -> None:
+    plain, compiled = tiny.module(), tiny.module(compile=True)
+    assert plain.state_dict().keys() == compiled.state_dict().keys(), "checkpoints stay exchangeable"
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(batch()).loss, plain(batch()).loss, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_training_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the tracing of torch.compile but without the code generation of its default backend, which takes a minute."""
+    monkeypatch.setattr(TimmBackbone, "compile", lambda self: nn.Module.compile(self, backend="aot_eager"))
+
+    def weights(**options: Any) -> Tensor:
+        module = tiny.module(optimizer=partial(torch.optim.SGD, lr=0.1), **options)
+        trainer(tmp_path, limit_train_batches=3, limit_val_batches=1).fit(module, tiny.digits())
+        return module.backbone.model.head.weight.detach()
+
+    torch.testing.assert_close(weights(compile=True), weights(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_that_is_no_number_stops_training_before_the_step(tmp_path: Path) -> None:
+    class Diverges(Aligned):
+        def __call__(self, losses: Tensor, features: Tensor, *, num_layers: int, step: int | None) -> Tensor:
+            value = super().__call__(losses, features, num_layers=num_layers, step=step)
+            return value * float("nan") if step == 25 else value
+
+    module = tiny.module(objective=Diverges())
+    keep = ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    with pytest.raises(UserError, match=r"nan in epoch 1, step 25.*last good checkpoint is .*last\.ckpt"):
+        trainer(tmp_path, max_epochs=2, callbacks=[keep], limit_val_batches=0, enable_checkpointing=True).fit(module, tiny.digits())
+    assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+    with pytest.raises(UserError, match="No checkpoint had been written"):
+        stopped = tiny.module(objective=Diverges())
+        trainer(tmp_path, max_steps=30, max_epochs=2).fit(stopped, tiny.digits())
+
+
+def test_weights_that_do_not_fit_the_layers_are_refused_on_construction() -> None:
+    with pytest.raises(UserError, match="Expected 3 layer weights.*got 2"):
+        tiny.module(objective=Aligned([0.5, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("objective", "head", "unused"),
+    [
+        (LastLayer(), SharedHead, False),
+        (Aligned(), SharedHead, False),
+        (Aligned([0.5, 0.5, 0.0]), SharedHead, True),
+        (Aligned("uniform"), SeparateHeads, False),
+        (LastLayer(), SeparateHeads, True),
+        (Alternating(), SeparateHeads, True),
+    ],
+)
+def test_unused_parameters_are_foreseen(objective: Any, head: Any, unused: bool) -> None:
+    module = tiny.module(objective=objective, head=head)
+    assert module.has_unused_parameters is unused
+    without_gradient = False
+    for step in range(objective.period):
+        module.zero_grad()
+        layers = objective.layers(3, step)
+        data = batch()
+        features = module.backbone(data, layers)
+        losses = module.head.losses(features.values, data["label"], layers)
+        objective(losses, features.values, num_layers=3, step=step).backward()
+        without_gradient |= any(parameter.grad is None for parameter in module.parameters())
+    assert without_gradient is unused, "the same, found by a backward pass"
+
+
+def test_warmup_decay_follows_the_number_of_steps() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = WarmupDecay(optimizer, warmup=0.2, decay="linear")
+    schedule.spread_over(10)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([1.0, 2.0, 2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25])
+    assert optimizer.param_groups[0]["lr"] == 0.0
+
+
+def test_warmup_decay_shapes() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    cosine = WarmupDecay(optimizer, warmup=0.0, decay="cosine")
+    cosine.spread_over(4)
+    assert [cosine.factor(step) for step in range(5)] == pytest.approx([1, 0.8535534, 0.5, 0.1464466, 0])
+    constant = WarmupDecay(optimizer, warmup=0.5, decay="constant")
+    constant.spread_over(4)
+    assert [constant.factor(step) for step in range(5)] == [0.5, 1, 1, 1, 1]
+    with pytest.raises(UserError, match="warmup share"):
+        WarmupDecay(optimizer, warmup=2)

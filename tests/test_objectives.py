@@ -1,0 +1,94 @@
+"""Objectives: closed forms, and which layers they ask for."""
+
+import math
+
+import pytest
+import torch
+
+from layersim.errors import UserError
+from layersim.objectives import Aligned, Alternating, CosineRegularized, LastLayer, layer_weights
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 6, 12])
+@pytest.mark.parametrize("kind", ["linear", "uniform", "last"])
+def test_named_weights_sum_to_one(kind: str, num_layers: int) -> None:
+    assert math.isclose(math.fsum(layer_weights(kind, num_layers)), 1.0)  # type: ignore[arg-type]
+
+
+def test_linear_weights_are_the_papers() -> None:
+    assert layer_weights("linear", 3) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
+    assert layer_weights("uniform", 4) == [0.25] * 4
+    assert layer_weights("last", 3) == [0, 0, 1]
+
+
+def test_a_users_list_is_taken_as_it_is() -> None:
+    assert layer_weights([0.5, 0.25, 0.25], 3) == [0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([0.5, 0.5], "Expected 3 layer weights.*got 2"),
+        ([1.5, -0.5, 0.0], "not negative"),
+        ([0.5, 0.2, 0.2], r"sum to one, but .* sums to 0\.9"),
+        ([math.nan, 0.5, 0.5], "finite"),
+        ("quadratic", "linear, uniform, last or a list"),
+    ],
+)
+@pytest.mark.parametrize("objective", [Aligned, Alternating, CosineRegularized])
+def test_unusable_weights_are_refused(objective: type, weights: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        objective(weights=weights).weights(3, 0)
+
+
+def test_aligned_is_the_weighted_sum_of_the_losses() -> None:
+    losses = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
+    objective = Aligned("linear")
+    assert objective.layers(3, 0) == [0, 1, 2]
+    value = objective(losses, torch.empty(3, 0, 0), num_layers=3, step=0)
+    assert value.item() == pytest.approx(3 / 6 + 2 * 2 / 6 + 3 / 6)
+
+
+def test_layers_without_weight_are_not_asked_for() -> None:
+    objective = Aligned([0.0, 0.5, 0.0, 0.5])
+    assert objective.layers(4, 0) == [1, 3]
+    value = objective(torch.tensor([2.0, 4.0]), torch.empty(2, 0, 0), num_layers=4, step=0)
+    assert value.item() == 3.0
+    assert LastLayer().layers(12, 5) == [11]
+
+
+def test_alternating_counts_optimizer_steps() -> None:
+    def aligned_steps(objective: Alternating) -> list[int]:
+        return [step for step in range(8) if len(objective.layers(4, step)) == 4]
+
+    assert aligned_steps(Alternating()) == [1, 3, 5, 7]
+    assert aligned_steps(Alternating(phase=1)) == [0, 2, 4, 6]
+    assert aligned_steps(Alternating(period=4)) == [3, 7]
+    assert aligned_steps(Alternating(period=1)) == list(range(8))
+    assert Alternating().layers(4, 0) == [3]
+    assert Alternating().weights(4, None) == layer_weights("linear", 4), "evaluation reports the aligned loss"
+
+
+@pytest.mark.parametrize(("period", "phase"), [(0, 0), (2, 2), (2, -1)])
+def test_alternating_refuses_a_phase_outside_its_period(period: int, phase: int) -> None:
+    with pytest.raises(UserError, match="period"):
+        Alternating(period=period, phase=phase)
+
+
+def test_cosine_regulariser_against_its_formula() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(3, 5, 4, dtype=torch.float64)
+    losses = torch.tensor([9.0, 9.0, 2.0], dtype=torch.float64)
+    expected = 2.0
+    for layer, weight in enumerate([1 / 6, 2 / 6, 3 / 6]):
+        for sample in range(5):
+            a, b = features[layer, sample], features[-1, sample]
+            expected += 0.7 * weight * (1 - float(a @ b / (a.norm() * b.norm()))) / 5
+    value = CosineRegularized(beta=0.7)(losses, features, num_layers=3, step=0)
+    assert value.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_cosine_regulariser_vanishes_where_layers_agree() -> None:
+    features = torch.randn(1, 5, 4).repeat(3, 1, 1) * torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
+    value = CosineRegularized(beta=10)(torch.tensor([9.0, 9.0, 2.0]), features, num_layers=3, step=0)
+    assert value.item() == pytest.approx(2.0, abs=1e-5)
