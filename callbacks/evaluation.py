@@ -5,9 +5,18 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from layersim.errors import UserError
+from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 
 Stage = Literal["validate", "test"]
+
+
+def num_layers(pl_module: LightningModule) -> int:
+    """L of the module; a UserError where it is none of ours."""
+    if not isinstance(pl_module, LayerwiseModule):
+        raise UserError(f"layersim's callbacks read a LayerwiseModule, but got {type(pl_module).__name__}.")
+    return pl_module.num_layers
 
 
 class EvaluationCallback(Callback):

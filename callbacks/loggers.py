@@ -22,7 +22,7 @@ def on_epoch_axis(trainer: Trainer, names: list[str]) -> None:
 
 
 def log_figure(trainer: Trainer, name: str, figure: Figure) -> Path:
-    """Saves a figure as `figures/<name>-epoch-<n>.png` in the run's directory and logs it as an image. Rank zero only."""
+    """Saves a figure as `figures/<name>-epoch-<n>.png` in the run's directory, and logs it. For rank zero alone."""
     file = f"{name.replace('/', '-')}-epoch-{trainer.current_epoch:04d}.png"
     path = Path(trainer.default_root_dir) / "figures" / file
     save_figure(figure, path)
@@ -36,7 +36,7 @@ def _log_image(trainer: Trainer, logger: Logger, name: str, path: Path, figure: 
         import wandb
 
         image = {name: wandb.Image(str(path)), "epoch": trainer.current_epoch}
-        logger.log_metrics(image, step=trainer.global_step)  # type: ignore[arg-type]
+        logger.log_metrics(image, step=trainer.global_step)
     elif isinstance(logger, TensorBoardLogger):
         pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
         logger.experiment.add_image(name, pixels[..., :3], trainer.global_step, dataformats="HWC")

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
 from torchmetrics import Metric
 
-from callbacks.evaluation import EvaluationCallback, Stage
+from callbacks.evaluation import EvaluationCallback, Stage, num_layers
 from callbacks.loggers import log_figure, on_epoch_axis
 from layersim.outputs import LayerOutput
 
@@ -50,7 +50,7 @@ class LayerMonitor(EvaluationCallback, ABC):
         """What the epoch told; called on every process, so that metrics may reduce across them."""
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        made = self.make_metrics(pl_module.num_layers)
+        made = self.make_metrics(num_layers(pl_module))
         self._metrics = {name: metric.to(pl_module.device) for name, metric in made.items()}
 
     def take(self, output: LayerOutput) -> None:
@@ -66,8 +66,8 @@ class LayerMonitor(EvaluationCallback, ABC):
             for name, draw in measured.figures.items():
                 log_figure(trainer, f"{prefix}/{name}", draw())
         for name, value in measured.scalars.items():
-            # All processes have the same number: there is nothing left to reduce.
-            pl_module.log(f"{prefix}/{name}", value, prog_bar=name in ("accuracy", "loss"))
+            # All processes have the same number, so that reducing changes nothing; Lightning warns where none is asked.
+            pl_module.log(f"{prefix}/{name}", value, prog_bar=name in ("accuracy", "loss"), sync_dist=True)
 
 
 def per_layer(name: str, values: list[float]) -> dict[str, float]:

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from layersim.report.table import layer_table
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 
-from callbacks.evaluation import EvaluationCallback
+from callbacks.evaluation import EvaluationCallback, num_layers
 from callbacks.monitor import LayerMonitor
 from layersim.outputs import LayerOutput
 from layersim.report.records import RECORDS_FILE, EffectiveDepth, LayerRecord, Stage, append_record
+from layersim.report.table import layer_table
 
 
 class RunRecorder(EvaluationCallback):
@@ -55,7 +55,7 @@ class RunRecorder(EvaluationCallback):
             epoch=trainer.current_epoch,
             step=trainer.global_step,
             stage=stage,
-            layers=pl_module.num_layers,
+            layers=num_layers(pl_module),
             samples=int(samples),
             **measured,
         )

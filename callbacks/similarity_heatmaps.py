@@ -40,7 +40,10 @@ class SimilarityHeatmaps(LayerMonitor):
                 for name, matrix in matrices.items()
                 for key, value in per_layer(f"{name}_to_last", [row[-1] for row in matrix]).items()
             },
-            record={"similarity": matrices, "options": {name: measure.options for name, measure in self.measures.items()}},
+            record={
+                "similarity": matrices,
+                "options": {name: measure.options for name, measure in self.measures.items()},
+            },
             figures={name: partial(_draw, name, matrix) for name, matrix in matrices.items()},
         )
 

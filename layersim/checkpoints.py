@@ -20,9 +20,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # unpickling raises whatever the damage suggests
-        raise UserError(f"{path} is not a readable checkpoint (cut short, corrupt, or unsafe to load): {error}") from error
+        raise UserError(
+            f"{path} is not a readable checkpoint (cut short, corrupt, or unsafe to load): {error}"
+        ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"{path} is not a Lightning checkpoint: it holds no state_dict. Give one that `fit` has written.")
+        raise UserError(
+            f"{path} is not a Lightning checkpoint: it holds no state_dict. Give one that `fit` has written."
+        )
     return checkpoint
 
 

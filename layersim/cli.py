@@ -2,13 +2,16 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import wandb
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -35,12 +38,9 @@ class Parser(LightningArgumentParser):
 class RunConfig(SaveConfigCallback):
     """Saves the run's configuration as `config.yaml` in its directory, in its loggers and in its checkpoints."""
 
-    config_dict: dict[str, Any]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, save_to_log_dir=False, **kwargs)
-        text = self.parser.dump(self.config, skip_none=False)
-        self.config_dict = yaml.safe_load(text)
+    def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.config_dict: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False))
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         path = Path(trainer.default_root_dir) / self.config_filename
@@ -72,7 +72,7 @@ class LayerwiseCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=RunConfig,
             seed_everything_default=0,
-            parser_kwargs={verb: defaults for verb in VERBS},
+            parser_kwargs=dict.fromkeys(VERBS, defaults),
             auto_configure_optimizers=False,
             parser_class=Parser,
             args=args,
@@ -95,17 +95,27 @@ class LayerwiseCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Lightning lets a checkpoint's hyper-parameters beat what the user typed; `parse_arguments` sees to them."""
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})  # RunRecorder's table says it better than Lightning's
+        if subcommand == "predict":
+            parser.set_defaults({"return_predictions": False})  # else every feature of every layer stays in memory
+        return parser
+
     def before_instantiate_classes(self) -> None:
-        root, experiment = self._place()
-        run_directory.check_writable(root, experiment)
-        if self.subcommand == "predict":
-            # The callback writes them; Lightning would keep every feature of every layer in memory.
-            self.config[self.subcommand].return_predictions = False
+        run_directory.check_writable(*self._place())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         checkpoint = self._preflight()
+        instantiator = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
+        self.model.save_hyperparameters(instantiator | self.config_dump["model"], logger=False)
         directory = self._directory()
         config = self._get(self.config_init, "trainer")
+        if self.subcommand != "fit":
+            # Nothing is saved here, and what the training's ModelCheckpoint knew is not missed.
+            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks")
+            config.callbacks = [call for call in _as_list(config.callbacks) if not isinstance(call, ModelCheckpoint)]
         csv = CSVLogger(directory, name="", version="")
         _ = csv.experiment  # opened while the directory is still empty, else Lightning warns that it is not
         others = [logger for logger in _as_list(config.logger) if not isinstance(logger, bool)]
@@ -128,6 +138,8 @@ class LayerwiseCLI(LightningCLI):
             checkpoint = read_checkpoint(path)
             check_fits(checkpoint["state_dict"], self.model, path)
         self.datamodule.check(self.model.backbone)
+        if self.subcommand == "test":
+            self.datamodule.test_dataloader()
         return checkpoint
 
     def _place(self) -> tuple[Path, str]:

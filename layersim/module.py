@@ -110,7 +110,7 @@ class LayerwiseModule(LightningModule):
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         total, count = sums
         self.log("train/loss_step", total / count, prog_bar=True, batch_size=samples)
-        self.log("train/loss", total / count, on_step=False, on_epoch=True, batch_size=samples)
+        self.log("train/loss", total / count, on_step=False, on_epoch=True, batch_size=samples, sync_dist=True)
         return loss * (samples * world / count).to(loss.dtype) if world > 1 else loss
 
     def _stop_if_not_finite(self, loss: Tensor) -> None:

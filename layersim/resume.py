@@ -21,10 +21,10 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
     Raises:
         UserError: another optimizer or another schedule than the checkpoint's: its state means nothing to them.
     """
-    stored = checkpoint.get("hyper_parameters") or {}
-    _refuse_change("optimizer", _class_path(stored.get("optimizer")), _class_path(hparams.get("optimizer")))
-    if hparams and stored:
-        _refuse_change("lr_scheduler", stored.get("lr_scheduler"), hparams.get("lr_scheduler"))
+    stored = checkpoint.get("hyper_parameters")
+    if stored and hparams:
+        _refuse_change("optimizer", stored["optimizer"]["class_path"], hparams["optimizer"]["class_path"])
+        _refuse_change("lr_scheduler", stored["lr_scheduler"], hparams["lr_scheduler"])
     options = {key: value for key, value in given.param_groups[0].items() if key != "params"}
     for state in checkpoint.get("optimizer_states", []):
         for group in state["param_groups"]:
@@ -51,15 +51,11 @@ def _scale(schedule: dict[str, Any], ratio: float) -> None:
 
 
 def _refuse_change(what: str, stored: Any, given: Any) -> None:
-    if stored is not None and given is not None and stored != given:
+    if stored != given:
         raise UserError(
             f"The checkpoint was trained with {what} {stored}, but {given} is given, and the one's state means nothing "
             f"to the other. Resume with the checkpoint's {what}, or train anew."
         )
-
-
-def _class_path(section: Any) -> str | None:
-    return section.get("class_path") if isinstance(section, dict) else None
 
 
 def probe(optimizer: Any) -> Optimizer:

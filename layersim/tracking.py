@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import wandb
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_info
 from requests.utils import get_netrc_auth
 

@@ -74,9 +74,7 @@ def test_training_losses_equal_the_readouts(features: Tensor, targets: Tensor) -
     torch.testing.assert_close(head.losses(features[[0, 2]], targets, [0, 2]), expected[[0, 2]])
 
 
-def test_reading_in_chunks_changes_nothing(
-    features: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_in_chunks_changes_nothing(features: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     head = SharedHead(Plain())
     whole = head(features, targets, range(3))
     monkeypatch.setattr(heads, "MAX_LOGITS", 3 * 5 * 2)  # two samples at a time, and a ragged last chunk

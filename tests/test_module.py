@@ -13,14 +13,18 @@ from torch import Tensor, nn
 from layersim.backbones import TimmBackbone
 from layersim.errors import UserError
 from layersim.heads import SeparateHeads, SharedHead
-from layersim.module import LayerwiseModule
 from layersim.objectives import Aligned, Alternating, LastLayer
 from layersim.schedules import WarmupDecay
 from tests import tiny
 
 
 def trainer(path: Path, **options: Any) -> Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
+    quiet = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": False,
+        "enable_checkpointing": False,
+    }
     return Trainer(default_root_dir=path, accelerator="cpu", **{**quiet, "max_epochs": 1, **options})
 
 
@@ -55,7 +59,9 @@ def test_standard_training_reads_the_last_layer_alone(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         SharedHead,
         "losses",
-        lambda self, features, targets, layers: (asked.append(list(layers)), original(self, features, targets, layers))[1],
+        lambda self, features, targets, layers: (asked.append(list(layers)), original(self, features, targets, layers))[
+            1
+        ],
     )
     trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(tiny.module(objective=LastLayer()), tiny.digits())
     assert asked == [[2], [2]]
@@ -69,7 +75,9 @@ def test_alternating_switches_by_optimizer_step_under_accumulation(
     monkeypatch.setattr(
         SharedHead,
         "losses",
-        lambda self, features, targets, layers: (asked.append(len(layers)), original(self, features, targets, layers))[1],
+        lambda self, features, targets, layers: (asked.append(len(layers)), original(self, features, targets, layers))[
+            1
+        ],
     )
     trainer(tmp_path, limit_train_batches=8, limit_val_batches=0, accumulate_grad_batches=2).fit(
         tiny.module(objective=Alternating()), tiny.digits()
@@ -129,7 +137,7 @@ def test_compiled_backbone_gives_the_same_numbers() -> None:
 
 
 def test_compiled_training_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With the tracing of torch.compile but without the code generation of its default backend, which takes a minute."""
+    """With the tracing of torch.compile but without the code generation of its default backend, which takes long."""
     monkeypatch.setattr(TimmBackbone, "compile", lambda self: nn.Module.compile(self, backend="aot_eager"))
 
     def weights(**options: Any) -> Tensor:
@@ -149,15 +157,17 @@ def test_a_loss_that_is_no_number_stops_training_before_the_step(tmp_path: Path)
     module = tiny.module(objective=Diverges())
     keep = ModelCheckpoint(dirpath=tmp_path, save_last=True)
     with pytest.raises(UserError, match=r"nan in epoch 1, step 25.*last good checkpoint is .*last\.ckpt"):
-        trainer(tmp_path, max_epochs=2, callbacks=[keep], limit_val_batches=0, enable_checkpointing=True).fit(module, tiny.digits())
+        trainer(tmp_path, max_epochs=2, callbacks=[keep], limit_val_batches=0, enable_checkpointing=True).fit(
+            module, tiny.digits()
+        )
     assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+    unsaved = trainer(tmp_path, max_epochs=2)
     with pytest.raises(UserError, match="No checkpoint had been written"):
-        stopped = tiny.module(objective=Diverges())
-        trainer(tmp_path, max_steps=30, max_epochs=2).fit(stopped, tiny.digits())
+        unsaved.fit(tiny.module(objective=Diverges()), tiny.digits())
 
 
 def test_weights_that_do_not_fit_the_layers_are_refused_on_construction() -> None:
-    with pytest.raises(UserError, match="Expected 3 layer weights.*got 2"):
+    with pytest.raises(UserError, match=r"Expected 3 layer weights.*got 2"):
         tiny.module(objective=Aligned([0.5, 0.5]))
 
 

@@ -19,6 +19,8 @@ class Backbone(nn.Module, ABC):
     """L, the number of blocks; embeddings are no layer."""
     num_classes: int
     """C, the classes of the classifier (the vocabulary, for a language model)."""
+    input_size: tuple[int, int, int] | None = None
+    """Channels, height and width of the images it takes; None where it takes no images."""
     norm_before_pooling: bool = False
     """Whether the final norm is part of the features, because the model pools after it and the two do not commute."""
 

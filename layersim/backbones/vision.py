@@ -41,6 +41,7 @@ class TimmBackbone(Backbone):
     """
 
     model: Any
+    input_size: tuple[int, int, int]
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class TimmBackbone(Backbone):
         self.pooling = TimmPooling(self.model)
         self.norm_before_pooling = self.pooling.norm_first
         self.data_config = _data_config(self.model, in_chans)
-        self.input_size: tuple[int, int, int] = self.data_config["input_size"]
+        self.input_size = self.data_config["input_size"]
         self._check_logits(name)
 
     @property

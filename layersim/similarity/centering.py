@@ -3,10 +3,11 @@
 from torch import Tensor
 
 
-def center(values: Tensor) -> Tensor:
-    """The mean along the first dimension: (N, …) to (…).
+def centred(values: Tensor, dim: int) -> Tensor:
+    """`values` less their mean along `dim`, as a new tensor of the same shape and dtype.
 
-    It is taken of what differs from the first entry: so the mean of N equal entries is exactly that entry, and values
-    far from zero lose no digits. What is left of them less this mean has a mean of rounding's size, not of exactly zero.
+    The first entry is subtracted before the mean is taken: equal entries become exactly zero, and a mean far from zero
+    eats no digits.
     """
-    return values[0] + (values - values[0]).mean(0)
+    residual = values - values.narrow(dim, 0, 1)
+    return residual.sub_(residual.mean(dim, keepdim=True))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.similarity.centering import center
+from layersim.similarity.centering import centred
 from layersim.similarity.features import require_features, require_samples, warn_undefined, widened
 from layersim.similarity.precision import full_precision
 from layersim.similarity.samples import SampleMetric
@@ -101,11 +101,11 @@ def _cosine_sum(features: Tensor, centering: Centering) -> Tensor:
     total = torch.zeros(layers, layers, dtype=torch.float64, device=features.device)
     features = widened(features).contiguous()  # sums in one order, however the features lie in memory
     if centering == "samples":
-        features = features - center(features.transpose(0, 1))[:, None]
+        features = centred(features, dim=1)
     with full_precision(features.device):
         for vectors in torch.split(features, CHUNK, dim=1):
             if centering == "components":
-                vectors = vectors - center(vectors.movedim(2, 0))[..., None]
+                vectors = centred(vectors, dim=2)
             # the largest component first: squares of very large or small numbers leave float32's range
             units = vectors / vectors.abs().amax(dim=2, keepdim=True)
             units = (units / torch.linalg.vector_norm(units, dim=2, keepdim=True)).transpose(0, 1)  # (n, L, D)

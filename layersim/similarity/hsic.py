@@ -2,21 +2,20 @@
 D width.
 
 A Gram matrix is symmetric, so each pair of samples is visited once; all pairs of layers come from one product a block;
-features are widened and centred block by block, so that memory is bounded by the block whatever N is.
+and memory beyond the features is bounded by the block whatever N is.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from layersim.similarity.centering import center
+from layersim.similarity.centering import centred
 from layersim.similarity.features import widened
 from layersim.similarity.precision import full_precision
 
 ROWS = 128  # of a block of Gram matrices: few, so that little above the diagonal is computed twice
 COLUMNS = 2048  # of a block: many, so that the product is worth its overhead
 FEW = 32  # samples: so few leave rounding nothing to average out over, and float64 costs nothing
-LARGE = 2**23  # multiplications: from here on oneDNN's copies are worth their while
 
 
 @torch.no_grad()
@@ -31,14 +30,9 @@ def hsic(features: Tensor, *, unbiased: bool) -> Tensor:
     assert samples >= (4 if unbiased else 2)
     features = (features.double() if samples <= FEW else features).contiguous()
     with full_precision(features.device):
-        centers = torch.stack([center(widened(layer)) for layer in features])
-        # (L, N), the Gram matrices' diagonals; layer by layer, as one layer fits the processor's cache
-        squares = torch.stack(
-            [
-                torch.linalg.vector_norm(widened(layer) - mean, dim=1).square()
-                for layer, mean in zip(features, centers, strict=True)
-            ]
-        )
+        # layer by layer, as one layer fits the processor's cache
+        rows = [centred(widened(layer), dim=0) for layer in features]
+        squares = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]).square()  # the Grams' diagonals
         # HSIC is of fourth degree: each layer is brought near one by a power of two, which rounds nothing
         exponents = torch.frexp(squares.mean(1)).exponent
         shrink = torch.ldexp(torch.ones_like(squares[:, :1]), -exponents[:, None])
@@ -46,27 +40,27 @@ def hsic(features: Tensor, *, unbiased: bool) -> Tensor:
         if unbiased:
             # rows sum to zero, so a Gram row without its diagonal sums to −squares: U-centring needs no second pass
             offsets = (squares - squares.sum(1, keepdim=True) / (2 * (samples - 1))) / (samples - 2)
-            total = 2 * _pair_products(features, centers, shrink, offsets) / (samples * (samples - 3))
+            total = 2 * _pair_products(rows, shrink, offsets) / (samples * (samples - 3))
         else:
             diagonal = squares.double()
-            pairs = _pair_products(features, centers, shrink, torch.zeros_like(squares))
+            pairs = _pair_products(rows, shrink, torch.zeros_like(squares))
             total = (2 * pairs + diagonal @ diagonal.mT) / (samples - 1) ** 2
     scales = torch.ldexp(torch.ones_like(exponents, dtype=torch.float64), exponents)
     return total * scales[:, None] * scales
 
 
-def _pair_products(features: Tensor, centers: Tensor, shrink: Tensor, offsets: Tensor) -> Tensor:
-    """Σ_{i<j} Ã^l_ij Ã^m_ij with Ã_ij = shrink · <x_i − center, x_j − center> + offset_i + offset_j, (L, L) float64.
+def _pair_products(rows: list[Tensor], shrink: Tensor, offsets: Tensor) -> Tensor:
+    """Σ_{i<j} Ã^l_ij Ã^m_ij with Ã_ij = shrink · <row_i, row_j> + offset_i + offset_j, as (L, L) float64.
 
-    `features` (L, N, D), `centers` (L, D), `shrink` (L, 1), `offsets` (L, N). Each row's product is added in float64.
+    `rows` L tensors (N, D), `shrink` (L, 1), `offsets` (L, N). Each row's product is added in float64.
     """
-    layers, samples, _ = features.shape
-    total = torch.zeros(layers, layers, dtype=torch.float64, device=features.device)
+    layers, samples = offsets.shape
+    total = torch.zeros(layers, layers, dtype=torch.float64, device=offsets.device)
     for top in range(0, samples, ROWS):
         bottom = min(top + ROWS, samples)
         for left in range(top, samples, COLUMNS):
             right = min(left + COLUMNS, samples)
-            block = _grams(features[:, top:bottom], features[:, left:right], centers)
+            block = _grams([row[top:bottom] for row in rows], [row[left:right] for row in rows])
             block *= shrink[:, :, None]
             block += offsets[:, top:bottom, None]
             block += offsets[:, None, left:right]
@@ -77,14 +71,13 @@ def _pair_products(features: Tensor, centers: Tensor, shrink: Tensor, offsets: T
     return total
 
 
-def _grams(rows: Tensor, columns: Tensor, centers: Tensor) -> Tensor:
-    """(L, R, C) inner products of (L, R, D) rows and (L, C, D) columns, both less their layer's center (L, D)."""
-    multiplications = rows[0].numel() * columns.shape[1]
-    if centers.device.type != "cpu" or centers.dtype != torch.float32 or multiplications < LARGE:
-        return (widened(rows) - centers[:, None]) @ (widened(columns) - centers[:, None]).mT
+def _grams(rows: list[Tensor], columns: list[Tensor]) -> Tensor:
+    """(L, R, C) inner products of L tensors (R, D) and L tensors (C, D)."""
+    if rows[0].device.type != "cpu" or rows[0].dtype != torch.float32 or not torch.backends.mkldnn.enabled:
+        return torch.stack(rows) @ torch.stack(columns).mT
     # oneDNN multiplies float32 with the widest instructions on every maker's processors; torch's default library
     # reached half its speed on AMD, and the Gram matrices are nearly all of the work
-    block = centers.new_empty(len(rows), rows.shape[1], columns.shape[1])
-    for gram, r, c, mean in zip(block, rows, columns, centers, strict=True):
-        gram.copy_(F.linear((widened(r) - mean).to_mkldnn(), (widened(c) - mean).to_mkldnn()).to_dense())
+    block = rows[0].new_empty(len(rows), len(rows[0]), len(columns[0]))
+    for gram, row, column in zip(block, rows, columns, strict=True):
+        gram.copy_(F.linear(row.to_mkldnn(), column.to_mkldnn()).to_dense())
     return block

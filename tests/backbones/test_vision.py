@@ -107,7 +107,7 @@ def test_local_weights_are_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "convnext_atto"])
 def test_models_of_several_widths_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match="widths .*one head cannot read them all"):
+    with pytest.raises(UserError, match=r"widths .*one head cannot read them all"):
         TimmBackbone(name)
 
 
@@ -155,7 +155,7 @@ def test_weights_that_are_missing_broken_or_anothers(tmp_path: Path) -> None:
         load(broken)
     other = tmp_path / "other.pth"
     torch.save(timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=5, **SMALL).state_dict(), other)
-    with pytest.raises(UserError, match="do not fit the model.*num_classes"):
+    with pytest.raises(UserError, match=r"do not fit the model.*num_classes"):
         load(other)
     with pytest.raises(UserError, match="pretrained or checkpoint_path"):
         TimmBackbone("vit_tiny_patch16_224", pretrained=True, checkpoint_path=str(other))

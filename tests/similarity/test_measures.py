@@ -137,6 +137,15 @@ def test_a_recipe_with_fast_matmul_or_autocast_changes_nothing(name: str) -> Non
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # torch warns of Intel GPUs whenever the flag is touched
+def test_the_product_of_other_devices_equals_the_definition_too(estimator: str) -> None:
+    features = related_layers(300, 16)
+    with torch.backends.mkldnn.flags(enabled=False):
+        ours = linear_cka(features, estimator=estimator)  # type: ignore[arg-type]
+    close(ours, reference_cka(features, estimator))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_cka_invariances(estimator: str) -> None:
     features = related_layers(80, 16)
     rotation = torch.linalg.qr(torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(1)))[0]

@@ -1,0 +1,217 @@
+"""What measuring similarity costs, beside the peers, in one run.
+
+    python experiments/benchmarks/similarity.py [--threads 1 2] [--rounds 5]
+
+Rounds are interleaved: each times every contestant once, and a ratio is the median over the rounds of the two times of
+one round, so that a machine that is busy for a while slows both. Peers run their own code on stored features:
+pytorch-cka by its same-model path (one Gram matrix a layer, then `hsic_cross`), torch-cka and cka-pytorch through a
+model whose layers return what was stored. Needs the extra `bench`. 6 minutes on 2 cores, nearly all of it the ViT's.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import cka_pytorch
+import timm
+import torch
+import torch_cka
+from cka.hsic import hsic_cross
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from layersim.similarity import CosineSimilarity, LinearCKA, linear_cka
+
+Contestants = dict[str, Callable[[], object]]
+
+
+def measure(contestants: Contestants, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every round, after one round that warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for counted in [False] + [True] * rounds:
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            if counted:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(numerator: list[float], denominator: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
+
+
+def milliseconds(seconds: list[float]) -> str:
+    return f"{1000 * statistics.median(seconds):.3g}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> None:
+    print("\n| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
+class Stored(nn.Module):
+    """A model of L layers that return stored (N, D) features."""
+
+    class Layer(nn.Module):
+        def __init__(self, features: Tensor) -> None:
+            super().__init__()
+            self.features = nn.Parameter(features, requires_grad=False)
+
+        def forward(self, _: Tensor) -> Tensor:
+            return self.features
+
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(self.Layer(layer) for layer in features)
+        self.names = [f"layers.{layer}" for layer in range(len(features))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def by_pytorch_cka(features: Tensor) -> Tensor:
+    grams = torch.stack([torch.mm(layer, layer.T) for layer in features])
+    hsic = hsic_cross(grams, grams)
+    return hsic / hsic.diagonal().outer(hsic.diagonal()).sqrt()
+
+
+def peers_by_model(features: Tensor) -> Contestants:
+    model = Stored(features)
+    loader = DataLoader(
+        TensorDataset(torch.zeros(features.shape[1], 1), torch.zeros(features.shape[1])), batch_size=4096
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch-cka advises on the number and the names of layers
+        theirs = torch_cka.CKA(
+            model, Stored(features), model1_layers=model.names, model2_layers=model.names, device="cpu"
+        )
+        other = cka_pytorch.cka.CKACalculator(
+            model, Stored(features), model1_layers=model.names, device=torch.device("cpu"), verbose=False
+        )
+
+    def run_torch_cka() -> Tensor:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            theirs.compare(loader)
+        return theirs.hsic_matrix
+
+    def run_cka_pytorch() -> Tensor:
+        other.hsic_matrix.reset(), other.self_hsic_x.reset(), other.self_hsic_y.reset()
+        return other.calculate_cka_matrix(loader, num_epochs=1)
+
+    return {"torch-cka 0.21": run_torch_cka, "cka-pytorch 1.1.3": run_cka_pytorch}
+
+
+def alone(threads: list[int], rounds: int) -> None:
+    print("\n### Minibatch CKA of one batch of stored features")
+    rows = []
+    for layers, width, samples in [(12, 384, 128), (12, 384, 256), (25, 1024, 256)]:
+        features = torch.randn(layers, samples, width).cumsum(0)
+        contestants: Contestants = {
+            "layersim": lambda x=features, n=samples: linear_cka(x, batch_size=n),
+            "pytorch-cka 1.1.3": lambda x=features: by_pytorch_cka(x),
+        }
+        for number in threads:
+            torch.set_num_threads(number)
+            seconds = measure(contestants, 4 * rounds)
+            slow = measure({"ours": contestants["layersim"], **peers_by_model(features)}, 2)
+            row = [f"L{layers} d{width} n{samples}", str(number), milliseconds(seconds["layersim"])]
+            row.append(f"{ratio(seconds['pytorch-cka 1.1.3'], seconds['layersim']):.2f}")
+            for name in ("torch-cka 0.21", "cka-pytorch 1.1.3"):
+                row += [f"{ratio(slow[name], slow['ours']):.1f}"]
+            rows.append(row)
+    peers = ["pytorch-cka", "torch-cka", "cka-pytorch"]
+    table(["features", "threads", "layersim, ms", *(f"{peer} ÷ layersim" for peer in peers)], rows)
+
+
+def full_set(threads: list[int], rounds: int) -> None:
+    print("\n### Exact debiased CKA of 2048 samples (L12 d384)")
+    features = torch.randn(12, 2048, 384).cumsum(0)
+    rows = []
+    for number in threads:
+        torch.set_num_threads(number)
+        seconds = measure(
+            {
+                "layersim": lambda: linear_cka(features, estimator="debiased"),
+                "pytorch-cka": lambda: by_pytorch_cka(features),
+            },
+            rounds,
+        )
+        ratios = f"{ratio(seconds['pytorch-cka'], seconds['layersim']):.2f}"
+        rows.append([str(number), milliseconds(seconds["layersim"]), milliseconds(seconds["pytorch-cka"]), ratios])
+    table(["threads", "layersim, ms", "pytorch-cka, ms", "pytorch-cka ÷ layersim"], rows)
+
+
+def end_to_end(threads: int, rounds: int, samples: int = 512, batch: int = 128) -> None:
+    print(
+        f"\n### ViT-S/16, 12 layers, [CLS] features, {samples} images in batches of {batch}: measuring ÷ forward alone"
+    )
+    torch.set_num_threads(threads)
+    model = timm.create_model("vit_small_patch16_224", num_classes=10).eval()
+    images = torch.randn(batch, 3, 224, 224)
+
+    def run(*metrics: CosineSimilarity | LinearCKA) -> tuple[float, float]:
+        """Seconds of the forward passes, and of what the metrics did beside them."""
+        forward = beside = 0.0
+        with torch.inference_mode():
+            for first in range(0, samples, batch):
+                start = time.perf_counter()
+                outputs = model.forward_intermediates(images, return_prefix_tokens=True, intermediates_only=True)
+                forward += time.perf_counter() - start
+                start = time.perf_counter()
+                features = torch.stack([prefix[:, 0] for _, prefix in outputs])
+                for metric in metrics:
+                    metric.update(features, torch.arange(first, first + batch))
+                beside += time.perf_counter() - start
+            start = time.perf_counter()
+            for metric in metrics:
+                metric.compute()
+                metric.reset()
+            beside += time.perf_counter() - start
+        return forward, beside
+
+    measured = {
+        "cosine + minibatch CKA": (CosineSimilarity(), LinearCKA()),
+        "cosine + exact debiased CKA": (CosineSimilarity(), LinearCKA(estimator="debiased")),
+    }
+    model.forward_intermediates(images[:8], return_prefix_tokens=True)
+    times = {name: [run(*metrics) for _ in range(rounds)] for name, metrics in measured.items()}
+    rows = [
+        [
+            name,
+            f"{statistics.median(1 + beside / forward for forward, beside in both):.4f}",
+            f"{statistics.median(forward for forward, _ in both):.1f}",
+            f"{1000 * statistics.median(beside for _, beside in both):.0f}",
+        ]
+        for name, both in times.items()
+    ]
+    table(["measured", "(forward + measuring) ÷ forward", "forward, s", "measuring, ms"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to compare")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds; the fast parts run four times as many")
+    parser.add_argument("--no-model", action="store_true", help="leave out the vision transformer")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    cores = f"{os.cpu_count()} cores"
+    print(f"{platform.processor() or platform.machine()}, {cores}, torch {torch.__version__}, medians of paired ratios")
+    alone(arguments.threads, arguments.rounds)
+    full_set(arguments.threads, arguments.rounds)
+    if not arguments.no_model:
+        end_to_end(arguments.threads[0], rounds=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""What tests of the command share."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from layersim.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No test finds a W&B key, or leaves a run's directory for the next to find."""
+    for name in list(os.environ):
+        if name.startswith("WANDB_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    yield
+    os.environ.pop("LAYERSIM_RUN_DIRECTORY", None)
+
+
+@pytest.fixture
+def layersim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Runs the command in an empty folder; gives the run's directory, where it made one."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str, status: int = 0) -> Path:
+        before = set(tmp_path.glob("runs/*/*"))
+        assert main(args) == status
+        made = set(tmp_path.glob("runs/*/*")) - before
+        with contextlib.suppress(ValueError):
+            (directory,) = made
+            return directory
+        return tmp_path
+
+    return run
