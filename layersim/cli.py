@@ -20,7 +20,7 @@ from layersim import run_directory
 from layersim.checkpoints import check_fits, read_checkpoint
 from layersim.data import SplitDataModule
 from layersim.module import LayerwiseModule
-from layersim.tracking import Settles, WandbLogger
+from layersim.tracking import Settles, Wandb
 
 VERBS = ("fit", "validate", "test", "predict")
 
@@ -50,7 +50,7 @@ class RunConfig(SaveConfigCallback):
                 logger.log_hyperparams(_flat(self.config_dict))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        run_ids = [logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        run_ids = [logger.version for logger in trainer.loggers if isinstance(logger, Wandb)]
         checkpoint["layersim"] = {"config": self.config_dict, "wandb_run_id": run_ids[0] if run_ids else None}
 
 

@@ -19,7 +19,7 @@ class Settles(Protocol):
         """Tells the run's directory, id and name, before anything is logged."""
 
 
-class WandbLogger(loggers.WandbLogger):
+class Wandb(loggers.WandbLogger):
     """Lightning's W&B logger: online where a key is set, else offline, with a line that says how to sync.
 
     A server that cannot be reached, or refuses the key, stops nothing: the run goes on offline.
@@ -86,7 +86,7 @@ class WandbLogger(loggers.WandbLogger):
         return run
 
 
-class TensorBoardLogger(loggers.TensorBoardLogger):
+class TensorBoard(loggers.TensorBoardLogger):
     """Lightning's TensorBoard logger, writing to `tensorboard/` in the run's directory."""
 
     def __init__(self) -> None:

@@ -27,9 +27,9 @@ def layersim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
     monkeypatch.chdir(tmp_path)
 
     def run(*args: str, status: int = 0) -> Path:
-        before = set(tmp_path.glob("runs/*/*"))
+        before = set(tmp_path.rglob("config.yaml"))
         assert main(args) == status
-        made = set(tmp_path.glob("runs/*/*")) - before
+        made = {path.parent for path in set(tmp_path.rglob("config.yaml")) - before if "wandb" not in path.parts}
         with contextlib.suppress(ValueError):
             (directory,) = made
             return directory

@@ -1,6 +1,7 @@
 """The command: what each verb leaves behind, whose word counts, and what it says to bad input."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 import yaml
 
 from layersim import LayerwiseModule
+from layersim.__main__ import main
 from tests import tiny
 
 Command = Callable[..., Path]
@@ -26,8 +28,6 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of one finished run of two epochs."""
-    from layersim.__main__ import main
-
     root = tmp_path_factory.mktemp("trained")
     flags = [*tiny.FLAGS, "--trainer.max_epochs=2", f"--trainer.default_root_dir={root}"]
     assert main(["fit", *flags, "--model.optimizer=AdamW", "--model.optimizer.lr=0.003"]) == 0
@@ -199,8 +199,6 @@ BACKBONE = "--model.backbone.init_args."
 def test_bad_input_is_told_before_anything_is_made(
     flags: list[str], message: str, layersim: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    import re
-
     layersim("fit", *tiny.FLAGS, *flags, status=2)
     error = capsys.readouterr().err
     assert re.search(message, error), error

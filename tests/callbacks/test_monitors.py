@@ -1,0 +1,119 @@
+"""Callbacks on a real trainer: what each logger gets, and agreement with the functions on all samples at once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+
+from callbacks import LayerAccuracyMonitor, RunRecorder, SaturationMonitor, SimilarityHeatmaps
+from layersim.errors import UserError
+from layersim.metrics import saturation_layer
+from layersim.similarity import CosineSimilarity, LinearCKA, cosine, linear_cka
+from tests import tiny
+
+
+def trainer(path: Path, callbacks: list[Any], **options: Any) -> Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    options = {"logger": False, "accelerator": "cpu", **quiet, **options}
+    return Trainer(default_root_dir=path, callbacks=callbacks, **options)
+
+
+def record(path: Path) -> dict[str, Any]:
+    return json.loads((path / "layers.jsonl").read_text().splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def test_measurements_equal_the_functions_on_all_samples(tmp_path: Path) -> None:
+    """Seven ragged batches through the callbacks against one pass over everything."""
+    module, data = tiny.module(), tiny.digits(eval_batch_size=55)
+    measures = {
+        "cosine": CosineSimilarity(),
+        "raw": CosineSimilarity(centering="none"),
+        "minibatch": LinearCKA(batch_size=32),
+        "debiased": LinearCKA(estimator="debiased"),
+    }
+    callbacks = [LayerAccuracyMonitor(epsilon=0.9), SaturationMonitor(), SimilarityHeatmaps(measures), RunRecorder()]
+    trainer(tmp_path, callbacks).validate(module, data, verbose=False)
+    measured = record(tmp_path)
+    whole = tiny.digits(eval_batch_size=360)
+    whole.setup()
+    batch = next(iter(whole.val_dataloader()))
+    order = batch["index"].argsort()
+    with torch.no_grad():
+        output = module.eval()(batch)
+    features = output.features.values[:, order]
+    expected: dict[str, Tensor] = {
+        "cosine": cosine(features),
+        "raw": cosine(features, centering="none"),
+        "debiased": linear_cka(features, estimator="debiased"),
+    }
+    for name, matrix in expected.items():
+        found = torch.tensor(measured["similarity"][name], dtype=torch.float64)
+        torch.testing.assert_close(found, matrix, rtol=0, atol=1e-6)
+    assert measured["options"]["minibatch"] == {"estimator": "minibatch", "batch_size": 32}
+    assert measured["accuracy"] == (output.readout.predictions == batch["label"]).double().mean(1).tolist()
+    counts = torch.bincount(saturation_layer(output.readout.predictions), minlength=4)[1:]
+    assert measured["saturation"] == counts.tolist()
+
+
+def test_each_epoch_starts_anew(tmp_path: Path) -> None:
+    module, data = tiny.module(), tiny.digits()
+    callbacks = [LayerAccuracyMonitor(), SaturationMonitor(), RunRecorder()]
+    run = trainer(tmp_path, callbacks, max_epochs=3, limit_train_batches=1)
+    run.fit(module, data)
+    lines = [json.loads(line) for line in (tmp_path / "layers.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2], "the sanity check is no epoch"
+    assert [sum(line["saturation"]) for line in lines] == [360] * 3
+
+
+@pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists and is not empty")
+def test_loggers_get_numbers_and_images(tmp_path: Path) -> None:
+    loggers = [CSVLogger(tmp_path, name="csv", version=""), TensorBoardLogger(str(tmp_path), name="tb", version="")]
+    callbacks = [LayerAccuracyMonitor(), SaturationMonitor(), SimilarityHeatmaps(), RunRecorder()]
+    trainer(tmp_path, callbacks, logger=loggers, max_epochs=1, limit_train_batches=2, log_every_n_steps=1).fit(
+        tiny.module(), tiny.digits()
+    )
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    last = record(tmp_path)
+    for layer in (1, 2, 3):
+        (scalar,) = events.Scalars(f"val/accuracy/layer_{layer:02d}")
+        assert scalar.value == pytest.approx(last["accuracy"][layer - 1])
+        (scalar,) = events.Scalars(f"val/cosine_to_last/layer_{layer:02d}")
+        assert scalar.value == pytest.approx(last["similarity"]["cosine"][layer - 1][-1])
+    assert set(events.Tags()["images"]) == {"val/cosine", "val/cka", "val/layer_accuracy", "val/saturation"}
+    (image,) = events.Images("val/cosine")
+    assert image.encoded_image_string.startswith(b"\x89PNG")
+    header = (tmp_path / "csv" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"val/accuracy", "val/loss", "val/effective_depth", "val/saturated_early"} <= set(header)
+
+
+def test_without_loggers_the_record_and_pictures_are_there(tmp_path: Path) -> None:
+    callbacks = [SimilarityHeatmaps(), RunRecorder()]
+    trainer(tmp_path, callbacks).validate(tiny.module(), tiny.digits(), verbose=False)
+    assert set(record(tmp_path)["similarity"]) == {"cosine", "cka"}
+    assert "accuracy" not in record(tmp_path), "what no callback measured is not there"
+    assert (tmp_path / "figures" / "val-cosine-epoch-0000.png").is_file()
+
+
+def test_numbers_can_be_monitored(tmp_path: Path) -> None:
+    run = trainer(tmp_path, [LayerAccuracyMonitor()], max_epochs=1, limit_train_batches=1)
+    run.fit(tiny.module(), tiny.digits())
+    accuracy = run.callback_metrics["val/accuracy"]
+    assert accuracy == run.callback_metrics["val/accuracy/layer_03"]
+    assert 0 < accuracy < 1
+
+
+def test_another_module_is_refused(tmp_path: Path) -> None:
+    class Other(LightningModule):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            return None
+
+    with pytest.raises(UserError, match="LayerwiseModule, but got Other"):
+        trainer(tmp_path, [SaturationMonitor()]).validate(Other(), tiny.digits())

@@ -1,0 +1,62 @@
+"""Who may import whom: one direction, no way back (README, "How it is built")."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+FORBIDDEN = {
+    # room: what it must not import
+    "layersim/outputs.py": {"lightning", "timm", "transformers", "layersim."},
+    "layersim/errors.py": {"torch", "lightning", "layersim."},
+    "layersim/similarity": {"lightning", "timm", "layersim.backbones", "layersim.data", "layersim.module"},
+    "layersim/metrics": {"lightning", "timm", "layersim.backbones", "layersim.data", "layersim.module"},
+    "layersim/objectives.py": {"lightning", "timm", "layersim.backbones", "layersim.heads", "layersim.module"},
+    "layersim/heads.py": {"lightning", "layersim.data", "layersim.module", "layersim.objectives"},
+    "layersim/backbones": {"lightning", "layersim.heads", "layersim.data", "layersim.module"},
+    "layersim/data": {"layersim.backbones", "layersim.heads", "layersim.module"},
+    "layersim/report": {"torch", "lightning", "timm", "layersim.module", "layersim.backbones", "layersim.metrics"},
+    "layersim": {"callbacks"},
+    "callbacks": {"timm", "layersim.cli"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_no_room_imports_what_stands_above_it(room: str) -> None:
+    files = [ROOT / room] if room.endswith(".py") else sorted((ROOT / room).rglob("*.py"))
+    assert files
+    broken = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files
+        for name in imports(file)
+        for barred in FORBIDDEN[room]
+        if name == barred.rstrip(".") or name.startswith(barred if barred.endswith(".") else f"{barred}.")
+    ]
+    assert not broken
+
+
+def test_the_rule_can_fail() -> None:
+    assert "timm" in imports(ROOT / "layersim/backbones/vision.py")
+
+
+def test_no_file_holds_two_ideas() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for folder in ("layersim", "callbacks")
+        for path in (ROOT / folder).rglob("*.py")
+        if (lines := len(path.read_text().splitlines())) > 320
+    }
+    assert not long
