@@ -79,6 +79,7 @@ class Wandb(loggers.WandbLogger):
             if self._wandb_init["mode"] == "offline":
                 raise
             rank_zero_info(f"W&B: going on offline, since the server gave no run ({error}).")
+            wandb.teardown()  # its service still holds the run's id
             self._wandb_init |= {"mode": "offline", "settings": wandb.Settings(silent=True)}
             run = super().experiment
         if self._wandb_init["mode"] == "offline":

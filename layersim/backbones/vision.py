@@ -124,7 +124,13 @@ class TimmBackbone(Backbone):
         parameter = next(self.parameters())
         ramp = torch.linspace(-1, 1, steps=torch.Size(self.input_size).numel(), dtype=parameter.dtype)
         image = ramp.view(1, *self.input_size).to(parameter.device)
-        expected = _traced(lambda: self.model(image), head)
+        try:
+            expected = _traced(lambda: self.model(image), head)
+        except RuntimeError as error:
+            raise UserError(
+                f"{name} cannot take an image of {_size(self.input_size)}: {error}. "
+                "Change the backbone's img_size, in_chans, or patch_size in its model_args."
+            ) from error
         found = _traced(lambda: head(self.final_norm(self({"image": image}).values[-1])), head)
         self.train(training)
         pairs = list(zip(found, expected, strict=False))

@@ -142,6 +142,11 @@ def test_images_of_another_size_are_refused() -> None:
         backbone({"image": torch.randn(2, 1, 28, 28)})
 
 
+def test_an_image_smaller_than_a_patch_is_refused() -> None:
+    with pytest.raises(UserError, match=r"cannot take an image of 3 × 8 × 8.*patch_size"):
+        TimmBackbone("vit_tiny_patch16_224", img_size=8, model_args=SMALL)
+
+
 def test_weights_that_are_missing_broken_or_anothers(tmp_path: Path) -> None:
     def load(path: Path) -> None:
         TimmBackbone("vit_tiny_patch16_224", checkpoint_path=str(path), num_classes=7, img_size=32, model_args=SMALL)
