@@ -11,8 +11,6 @@ model whose layers return what was stored. Needs the extra `bench`. 6 minutes on
 import argparse
 import contextlib
 import io
-import os
-import platform
 import statistics
 import time
 import warnings
@@ -23,6 +21,7 @@ import timm
 import torch
 import torch_cka
 from cka.hsic import hsic_cross
+from rounds import interleave, machine, ratio, table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -31,30 +30,12 @@ from layersim.similarity import CosineSimilarity, LinearCKA, linear_cka
 Contestants = dict[str, Callable[[], object]]
 
 
-def measure(contestants: Contestants, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every round, after one round that warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for counted in [False] + [True] * rounds:
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            if counted:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def ratio(numerator: list[float], denominator: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
-
-
 def milliseconds(seconds: list[float]) -> str:
     return f"{1000 * statistics.median(seconds):.3g}"
 
 
-def table(head: list[str], rows: list[list[str]]) -> None:
-    print("\n| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    print(f"\n{table(header, rows)}")
 
 
 class Stored(nn.Module):
@@ -123,15 +104,15 @@ def alone(threads: list[int], rounds: int) -> None:
         }
         for number in threads:
             torch.set_num_threads(number)
-            seconds = measure(contestants, 4 * rounds)
-            slow = measure({"ours": contestants["layersim"], **peers_by_model(features)}, 2)
+            seconds = interleave(contestants, 4 * rounds)
+            slow = interleave({"ours": contestants["layersim"], **peers_by_model(features)}, 2)
             row = [f"L{layers} d{width} n{samples}", str(number), milliseconds(seconds["layersim"])]
             row.append(f"{ratio(seconds['pytorch-cka 1.1.3'], seconds['layersim']):.2f}")
             for name in ("torch-cka 0.21", "cka-pytorch 1.1.3"):
                 row += [f"{ratio(slow[name], slow['ours']):.1f}"]
             rows.append(row)
     peers = ["pytorch-cka", "torch-cka", "cka-pytorch"]
-    table(["features", "threads", "layersim, ms", *(f"{peer} ÷ layersim" for peer in peers)], rows)
+    print_table(["features", "threads", "layersim, ms", *(f"{peer} ÷ layersim" for peer in peers)], rows)
 
 
 def full_set(threads: list[int], rounds: int) -> None:
@@ -140,7 +121,7 @@ def full_set(threads: list[int], rounds: int) -> None:
     rows = []
     for number in threads:
         torch.set_num_threads(number)
-        seconds = measure(
+        seconds = interleave(
             {
                 "layersim": lambda: linear_cka(features, estimator="debiased"),
                 "pytorch-cka": lambda: by_pytorch_cka(features),
@@ -149,7 +130,7 @@ def full_set(threads: list[int], rounds: int) -> None:
         )
         ratios = f"{ratio(seconds['pytorch-cka'], seconds['layersim']):.2f}"
         rows.append([str(number), milliseconds(seconds["layersim"]), milliseconds(seconds["pytorch-cka"]), ratios])
-    table(["threads", "layersim, ms", "pytorch-cka, ms", "pytorch-cka ÷ layersim"], rows)
+    print_table(["threads", "layersim, ms", "pytorch-cka, ms", "pytorch-cka ÷ layersim"], rows)
 
 
 def end_to_end(threads: int, rounds: int, samples: int = 512, batch: int = 128) -> None:
@@ -195,7 +176,7 @@ def end_to_end(threads: int, rounds: int, samples: int = 512, batch: int = 128) 
         ]
         for name, both in times.items()
     ]
-    table(["measured", "(forward + measuring) ÷ forward", "forward, s", "measuring, ms"], rows)
+    print_table(["measured", "(forward + measuring) ÷ forward", "forward, s", "measuring, ms"], rows)
 
 
 def main() -> None:
@@ -205,8 +186,7 @@ def main() -> None:
     parser.add_argument("--no-model", action="store_true", help="leave out the vision transformer")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    cores = f"{os.cpu_count()} cores"
-    print(f"{platform.processor() or platform.machine()}, {cores}, torch {torch.__version__}, medians of paired ratios")
+    print(f"{machine()}; medians of paired ratios")
     alone(arguments.threads, arguments.rounds)
     full_set(arguments.threads, arguments.rounds)
     if not arguments.no_model:

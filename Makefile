@@ -1,0 +1,58 @@
+# layersim: every target is explained by `make help`.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+DIGITS := experiments/vision/digits
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+install: .venv/installed ## make .venv with the pinned environment (uv where it is there, else pip)
+
+.venv/installed: requirements.lock pyproject.toml
+	rm -rf .venv
+	if command -v uv >/dev/null; then \
+		uv venv --quiet --python $(PYTHON) .venv && \
+		uv pip install --quiet --python $(BIN)/python -r requirements.lock && \
+		uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
+	else \
+		$(PYTHON) -m venv .venv && \
+		$(BIN)/pip install --quiet -r requirements.lock && \
+		$(BIN)/pip install --quiet --no-deps -e .; \
+	fi
+	touch $@
+
+demo: install ## train a small ViT on the digits with three objectives, compare them, and say where the pictures are
+	for objective in last_layer aligned separate_heads; do \
+		$(BIN)/layersim fit --config $(DIGITS)/$$objective.yaml --trainer.default_root_dir=$(DEMO) \
+			--trainer.logger=false --trainer.enable_model_summary=false || exit 1; \
+	done
+	$(BIN)/layersim compare $(DEMO)/digits/last_layer/* $(DEMO)/digits/aligned/* $(DEMO)/digits/separate_heads/* \
+		--output $(DEMO)/comparison.png
+
+test: install ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: install ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## strict type checks
+	$(BIN)/mypy
+
+bench: install ## the benchmarks behind experiments/benchmarks/RESULTS.md (needs the extra `bench`; half an hour)
+	if command -v uv >/dev/null; then uv pip install --quiet --python $(BIN)/python -e '.[bench]'; \
+	else $(BIN)/pip install --quiet -e '.[bench]'; fi
+	$(BIN)/python experiments/benchmarks/similarity.py
+	$(BIN)/python experiments/benchmarks/training_step.py
+	$(BIN)/python experiments/benchmarks/callbacks_overhead.py
+
+lock: ## pin the newest versions that pyproject.toml allows (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate \
+		--no-emit-index-url --upgrade --output-file requirements.lock pyproject.toml
+
+clean: ## remove the environment and caches, never a run
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+
+.PHONY: help install demo test lint types bench lock clean
