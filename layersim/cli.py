@@ -155,6 +155,7 @@ class LayerwiseCLI(LightningCLI):
 
 def main(args: Sequence[str]) -> int:
     """Runs `layersim fit …` and its like; the exit status is 0, or an exception says what is wrong."""
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)  # Lightning's, on torch 2.15
     status = 1
     try:
         LayerwiseCLI(list(args))
