@@ -1,0 +1,88 @@
+"""Which tokens count: one for each text or image of a classifier, every predicting one for a language model.
+
+Letters: N samples, T tokens, D width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from layersim.errors import UserError
+
+Rule = Literal["first", "last", "mean", "class and mean"]
+POSITIONS = 2**20
+"""A token's index is its sample's index times this number, plus its place among the sample's tokens."""
+
+
+def pooled(tokens: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
+    """What a classifier looks at, (N, T, D) → (N, D), or (N, 2 D) for `class and mean`.
+
+    Args:
+        tokens: a block's output.
+        mask: (N, T), 1 where a token is no padding; None for images.
+        rule: `first` token; `last` token that is no padding, whichever side is padded; `mean` over the tokens that are
+            no padding; `class and mean`: the first token and the mean of the others, side by side (DINOv2).
+    """
+    match rule:
+        case "first":
+            return tokens[:, 0]
+        case "class and mean":
+            return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=-1)
+    real = tokens.new_ones(tokens.shape[:2]) if mask is None else mask
+    if rule == "mean":
+        real = real.to(tokens.dtype)
+        return (tokens * real.unsqueeze(-1)).sum(dim=1) / real.sum(dim=1, keepdim=True)
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    return tokens[torch.arange(len(tokens), device=tokens.device), (places * (real > 0)).argmax(dim=1)]
+
+
+@dataclass(frozen=True)
+class PredictingTokens:
+    """The N tokens of a batch from which a language model predicts: their rows and columns, targets and index."""
+
+    rows: Tensor
+    columns: Tensor
+    targets: Tensor | None
+    index: Tensor | None
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """A block's output, (samples, T, D), at those tokens: (N, D)."""
+        return tokens[self.rows, self.columns]
+
+
+def predicting_tokens(batch: Mapping[str, Any]) -> PredictingTokens:
+    """Tokens that predict a target: the token at t predicts `label` at t + 1.
+
+    Both must be no padding by `attention_mask`, and the label not −100 (a prompt, or what else the data leaves out).
+    Without labels every token that is no padding counts, and there are no targets. Finding them makes an accelerator
+    wait once for each batch, since their number decides a shape.
+
+    Args:
+        batch: `attention_mask` (samples, T); where there are, `label` (samples, T), aligned with the `input_ids` as in
+            transformers, and `index` (samples,) on the host.
+
+    Raises:
+        UserError: no token predicts a target.
+    """
+    mask = batch["attention_mask"] > 0
+    label: Tensor | None = batch.get("label")
+    counts = mask.clone()
+    if label is not None:
+        counts[:, :-1] &= mask[:, 1:] & (label[:, 1:] != -100)
+        counts[:, -1] = False
+    rows, columns = counts.nonzero(as_tuple=True)
+    if not len(rows):
+        raise UserError(
+            "Of this batch no token predicts a target: all are padding, alone in their text, or labelled -100. "
+            "Leave such texts out of the data."
+        )
+    targets = None if label is None else label[rows, columns + 1]
+    index: Tensor | None = batch.get("index")
+    if index is not None:
+        # places are counted without padding, so that they do not depend on what else is in the batch
+        places = (mask.cumsum(dim=1) - 1)[rows, columns].cpu()
+        index = index.cpu().long()[rows.cpu()] * POSITIONS + places
+    return PredictingTokens(rows, columns, targets, index)
