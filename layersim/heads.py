@@ -12,9 +12,10 @@ from torch.nn.functional import cross_entropy
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
 from layersim.outputs import Readout
+from layersim.vocabulary_loss import layered_cross_entropy
 
 MAX_LOGITS = 2**24
-"""Logits computed at a time, 64 MiB in float32: more (layers × samples × classes) are read in chunks of samples."""
+"""Logits alive at a time in evaluation, 64 MiB in float32: more (samples × classes) are read in chunks of samples."""
 
 
 class Head(nn.Module, ABC):
@@ -33,27 +34,39 @@ class Head(nn.Module, ABC):
         """Whether reading only these layers leaves some of the head's parameters without a gradient."""
         return False
 
-    def losses(self, features: Tensor, targets: Tensor, layers: Sequence[int]) -> Tensor:
-        """(K,) mean cross-entropy at each of `layers`, in nats, taken in float32 or wider. Targets (N,)."""
-        logits = self.logits(features, layers)
-        each = cross_entropy(_wide(logits).flatten(0, 1), targets.repeat(len(layers)), reduction="none")
-        return each.view(len(layers), -1).mean(dim=1)
+    def loss(self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float]) -> Tensor:
+        """Σ λk CEk of (K, N, D) features at `layers` with their K weights λ: what training minimises.
+
+        CEk is the mean cross-entropy with targets (N,), in nats, taken in float32 or wider. Layers of weight zero are
+        not read.
+        """
+        read = [place for place, weight in enumerate(weights) if weight > 0]
+        if len(read) < len(weights):
+            features = features[read]
+        return self._loss(features, targets, [layers[place] for place in read], [weights[place] for place in read])
+
+    def _loss(self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float]) -> Tensor:
+        logits = _wide(self.logits(features, layers))
+        each = cross_entropy(logits.flatten(0, 1), targets.repeat(len(layers)), reduction="none")
+        losses = each.view(len(layers), -1).mean(dim=1)
+        return torch.dot(losses, losses.new_tensor(weights))
 
     def forward(self, features: Tensor, targets: Tensor | None, layers: Sequence[int]) -> Readout:
         """The readout of (K, N, D) features at `layers`; its losses are empty where `targets` (N,) is None."""
-        chunk = max(1, MAX_LOGITS // (len(layers) * self.num_classes))
+        chunk = max(1, MAX_LOGITS // self.num_classes)
         losses, predictions, confidences = [], [], []
-        for start in range(0, features.shape[1], chunk):
-            rows = slice(start, start + chunk)
-            log_probabilities = _wide(self.logits(features[:, rows], layers)).log_softmax(dim=-1)
-            confidence, prediction = log_probabilities.max(dim=-1)
-            confidences.append(confidence.exp())
-            predictions.append(prediction)
-            if targets is not None:
-                index = targets[rows].expand(len(layers), -1).unsqueeze(-1)
-                losses.append(-log_probabilities.gather(-1, index).squeeze(-1))
-        mean = torch.cat(losses, dim=1).mean(dim=1) if losses else features.new_empty(0)
-        return Readout(mean, torch.cat(predictions, dim=1), torch.cat(confidences, dim=1))
+        for place, layer in enumerate(layers):
+            for start in range(0, features.shape[1], chunk):
+                rows = slice(start, start + chunk)
+                log_probabilities = _wide(self.logits(features[place : place + 1, rows], [layer])).log_softmax(dim=-1)
+                confidence, prediction = log_probabilities.max(dim=-1)
+                confidences.append(confidence.exp())
+                predictions.append(prediction)
+                if targets is not None:
+                    losses.append(-log_probabilities.gather(-1, targets[rows].view(1, -1, 1)).squeeze(-1))
+        shape = features.shape[:2]
+        mean = torch.cat(losses, dim=1).view(shape).mean(dim=1) if losses else features.new_empty(0)
+        return Readout(mean, torch.cat(predictions, dim=1).view(shape), torch.cat(confidences, dim=1).view(shape))
 
 
 class SharedHead(Head):
@@ -77,13 +90,21 @@ class SharedHead(Head):
         self.norm = norm
 
     def logits(self, features: Tensor, layers: Sequence[int]) -> Tensor:
+        logits: Tensor = self.classifier(self._normed(features, layers))
+        return logits
+
+    def _loss(self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float]) -> Tensor:
+        if not isinstance(self.classifier, nn.Linear):
+            return super()._loss(features, targets, layers, weights)
+        hidden = self._normed(features, layers)
+        return layered_cross_entropy(hidden, self.classifier.weight, self.classifier.bias, targets, weights)[0]
+
+    def _normed(self, features: Tensor, layers: Sequence[int]) -> Tensor:
         if self.norm == "none":
             raw = sum(layer < self.num_layers - 1 for layer in layers)
-            features = torch.cat([features[:raw], self.final_norm(features[raw:])])
-        else:
-            features = self.final_norm(features)
-        logits: Tensor = self.classifier(features)
-        return logits
+            return torch.cat([features[:raw], self.final_norm(features[raw:])])
+        normed: Tensor = self.final_norm(features)
+        return normed
 
 
 class SeparateHeads(Head):

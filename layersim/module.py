@@ -74,17 +74,19 @@ class LayerwiseModule(LightningModule):
         readout = self.head(features.values, features.targets, range(self.num_layers))
         if features.targets is None:
             return LayerOutput(features, readout)
+        weights = readout.losses.new_tensor(self.objective.weights(self.num_layers, None))
         needed = self.objective.layers(self.num_layers, None)
-        loss = self._loss(readout.losses[needed], features.values[needed], step=None)
-        return LayerOutput(features, readout, loss)
+        weighted = torch.dot(weights[needed], readout.losses[needed])  # a layer that does not count may be infinite
+        return LayerOutput(features, readout, self._penalized(weighted, features.values[needed]))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        weights = self.objective.weights(self.num_layers, self.global_step)
         layers = self.objective.layers(self.num_layers, self.global_step)
         features: LayerFeatures = self.backbone(batch, layers)
         if features.targets is None:
             raise UserError("Training needs a label for every sample, but the data gives none.")
-        losses = self.head.losses(features.values, features.targets, layers)
-        loss = self._loss(losses, features.values, step=self.global_step)
+        weighted = self.head.loss(features.values, features.targets, layers, [weights[layer] for layer in layers])
+        loss = self._penalized(weighted, features.values)
         self._stop_if_not_finite(loss)
         return self._of_all_samples(loss, features.values.shape[1])
 
@@ -95,8 +97,9 @@ class LayerwiseModule(LightningModule):
     test_step = validation_step  # type: ignore[assignment]
     predict_step = validation_step
 
-    def _loss(self, losses: Tensor, features: Tensor, step: int | None) -> Tensor:
-        return self.objective(losses, features, num_layers=self.num_layers, step=step)
+    def _penalized(self, weighted: Tensor, features: Tensor) -> Tensor:
+        penalty = self.objective.penalty(features, self.num_layers)
+        return weighted if penalty is None else weighted + penalty
 
     def _of_all_samples(self, loss: Tensor, samples: int) -> Tensor:
         """Logs the loss over the samples of all processes, and weighs this process's by its share of them.

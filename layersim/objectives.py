@@ -56,7 +56,10 @@ def _check_values(weights: LayerWeights) -> None:
 
 
 class Objective(ABC):
-    """A scalar to minimise, from the losses read at the layers that it asks for."""
+    """A scalar to minimise: a weighted sum of the losses read at some layers, and perhaps a penalty on their features.
+
+    The weights are known before anything is computed: it lets a head sum a vocabulary's gradients in one pass.
+    """
 
     period: int = 1
     """Optimizer steps after which the choice of layers repeats."""
@@ -70,19 +73,12 @@ class Objective(ABC):
         """
 
     def layers(self, num_layers: int, step: int | None) -> list[int]:
-        """The layers (0 … L − 1, ascending) whose features and losses `__call__` needs at this step."""
+        """The layers (0 … L − 1, ascending) whose features are needed at this step, for their loss or the penalty."""
         return [layer for layer, weight in enumerate(self.weights(num_layers, step)) if weight > 0]
 
-    def __call__(self, losses: Tensor, features: Tensor, *, num_layers: int, step: int | None) -> Tensor:
-        """The objective's value, ().
-
-        Args:
-            losses: (K,) cross-entropies at the K layers that `layers` named, in that order.
-            features: (K, N, D) their features.
-        """
-        weights = self.weights(num_layers, step)
-        chosen = [weights[layer] for layer in self.layers(num_layers, step)]
-        return torch.dot(losses, losses.new_tensor(chosen))
+    def penalty(self, features: Tensor, num_layers: int) -> Tensor | None:
+        """What is added to the weighted losses, (), from the (K, N, D) features of the K layers that `layers` named."""
+        return None
 
 
 class LastLayer(Objective):
@@ -163,7 +159,7 @@ class CosineRegularized(Objective):
         """All layers: their features enter the penalty."""
         return list(range(num_layers))
 
-    def __call__(self, losses: Tensor, features: Tensor, *, num_layers: int, step: int | None) -> Tensor:
+    def penalty(self, features: Tensor, num_layers: int) -> Tensor:
         distance = 1 - cosine_similarity(features.float(), features[-1:].float(), dim=-1).mean(dim=1)
         pull = torch.dot(distance, distance.new_tensor(layer_weights(self._weights, num_layers)))
-        return losses[-1] + self.beta * pull
+        return self.beta * pull

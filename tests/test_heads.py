@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from layersim import heads
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.heads import SeparateHeads, SharedHead
+from layersim.heads import Head, SeparateHeads, SharedHead
 from layersim.outputs import LayerFeatures
 
 
@@ -67,17 +67,44 @@ def test_readout_against_each_layer_by_hand(features: Tensor, targets: Tensor) -
         assert readout.confidences[layer].tolist() == pytest.approx(probabilities.max(-1).values.tolist(), abs=1e-6)
 
 
-def test_training_losses_equal_the_readouts(features: Tensor, targets: Tensor) -> None:
+@pytest.mark.parametrize("make", [SharedHead, SeparateHeads])
+def test_training_loss_is_the_weighted_sum_of_the_readouts(make: type[Head], features: Tensor, targets: Tensor) -> None:
+    head = make(Plain())
+    losses = head(features, targets, range(3)).losses
+    weights = torch.tensor([0.2, 0.3, 0.5])
+    torch.testing.assert_close(head.loss(features, targets, range(3), weights.tolist()), weights @ losses)
+    some = head.loss(features[[0, 2]], targets, [0, 2], [0.25, 0.75])
+    torch.testing.assert_close(some, 0.25 * losses[0] + 0.75 * losses[2])
+
+
+def test_a_layer_of_weight_zero_is_not_read(features: Tensor, targets: Tensor) -> None:
     head = SharedHead(Plain())
-    expected = head(features, targets, range(3)).losses
-    torch.testing.assert_close(head.losses(features, targets, range(3)), expected)
-    torch.testing.assert_close(head.losses(features[[0, 2]], targets, [0, 2]), expected[[0, 2]])
+    spoilt = features.clone()
+    spoilt[0] = torch.nan
+    expected = head(features, targets, range(3)).losses[2]
+    torch.testing.assert_close(head.loss(spoilt, targets, range(3), [0.0, 0.0, 1.0]), expected)
+
+
+@pytest.mark.parametrize("norm", ["final", "none"])
+def test_the_shared_heads_gradients_are_those_of_the_formula(norm: Any, features: Tensor, targets: Tensor) -> None:
+    """The chunked loss of a linear classifier against the plain one, in features, norm and classifier."""
+
+    def gradients(plain: bool) -> list[Tensor]:
+        head = SharedHead(Plain(), norm=norm)
+        leaf = features.clone().requires_grad_()
+        weights = [0.2, 0.3, 0.5]
+        value = (Head._loss if plain else SharedHead._loss)(head, leaf, targets, range(3), weights)
+        value.backward()
+        return [value.detach(), leaf.grad, *(parameter.grad for parameter in head.parameters())]
+
+    for ours, formula in zip(gradients(plain=False), gradients(plain=True), strict=True):
+        torch.testing.assert_close(ours, formula)
 
 
 def test_reading_in_chunks_changes_nothing(features: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     head = SharedHead(Plain())
     whole = head(features, targets, range(3))
-    monkeypatch.setattr(heads, "MAX_LOGITS", 3 * 5 * 2)  # two samples at a time, and a ragged last chunk
+    monkeypatch.setattr(heads, "MAX_LOGITS", 5 * 2)  # two samples at a time, and a ragged last chunk
     chunked = head(features, targets, range(3))
     torch.testing.assert_close(chunked.losses, whole.losses)
     assert torch.equal(chunked.predictions, whole.predictions)
@@ -122,8 +149,7 @@ def test_separate_heads_have_a_classifier_for_each_layer(features: Tensor) -> No
 def test_half_precision_features_are_read_in_float32(features: Tensor, targets: Tensor) -> None:
     head = SharedHead(Plain()).to(torch.bfloat16)
     half = features.to(torch.bfloat16)
-    losses = head.losses(half, targets, range(3))
-    assert losses.dtype == torch.float32
-    logits = head.logits(half, range(3)).float()
-    expected = nn.functional.cross_entropy(logits[0], targets)
-    assert losses[0].item() == pytest.approx(expected.item(), abs=1e-6)
+    loss = head.loss(half, targets, range(3), [1.0, 0.0, 0.0])
+    assert loss.dtype == torch.float32
+    expected = nn.functional.cross_entropy(head.logits(half, range(3)).float()[0], targets)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)

@@ -55,13 +55,14 @@ def test_loss_is_the_aligned_loss_of_the_library_models_own_logits() -> None:
 
 def test_standard_training_reads_the_last_layer_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[list[int]] = []
-    original = SharedHead.losses
+    original = SharedHead.loss
     monkeypatch.setattr(
         SharedHead,
-        "losses",
-        lambda self, features, targets, layers: (asked.append(list(layers)), original(self, features, targets, layers))[
-            1
-        ],
+        "loss",
+        lambda self, features, targets, layers, weights: (
+            asked.append(list(layers)),
+            original(self, features, targets, layers, weights),
+        )[1],
     )
     trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(tiny.module(objective=LastLayer()), tiny.digits())
     assert asked == [[2], [2]]
@@ -71,13 +72,14 @@ def test_alternating_switches_by_optimizer_step_under_accumulation(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: list[int] = []
-    original = SharedHead.losses
+    original = SharedHead.loss
     monkeypatch.setattr(
         SharedHead,
-        "losses",
-        lambda self, features, targets, layers: (asked.append(len(layers)), original(self, features, targets, layers))[
-            1
-        ],
+        "loss",
+        lambda self, features, targets, layers, weights: (
+            asked.append(len(layers)),
+            original(self, features, targets, layers, weights),
+        )[1],
     )
     trainer(tmp_path, limit_train_batches=8, limit_val_batches=0, accumulate_grad_batches=2).fit(
         tiny.module(objective=Alternating()), tiny.digits()
@@ -150,13 +152,12 @@ def test_compiled_training_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_loss_that_is_no_number_stops_training_before_the_step(tmp_path: Path) -> None:
     class Diverges(Aligned):
-        def __call__(self, losses: Tensor, features: Tensor, *, num_layers: int, step: int | None) -> Tensor:
-            value = super().__call__(losses, features, num_layers=num_layers, step=step)
-            return value * float("nan") if step == 25 else value
+        def weights(self, num_layers: int, step: int | None) -> list[float]:
+            return [weight * float("inf") if step == 25 else weight for weight in super().weights(num_layers, step)]
 
     module = tiny.module(objective=Diverges())
     keep = ModelCheckpoint(dirpath=tmp_path, save_last=True)
-    with pytest.raises(UserError, match=r"nan in epoch 1, step 25.*last good checkpoint is .*last\.ckpt"):
+    with pytest.raises(UserError, match=r"(inf|nan) in epoch 1, step 25.*last good checkpoint is .*last\.ckpt"):
         trainer(tmp_path, max_epochs=2, callbacks=[keep], limit_val_batches=0, enable_checkpointing=True).fit(
             module, tiny.digits()
         )
@@ -191,8 +192,8 @@ def test_unused_parameters_are_foreseen(objective: Any, head: Any, unused: bool)
         layers = objective.layers(3, step)
         data = batch()
         features = module.backbone(data, layers)
-        losses = module.head.losses(features.values, data["label"], layers)
-        objective(losses, features.values, num_layers=3, step=step).backward()
+        weights = [objective.weights(3, step)[layer] for layer in layers]
+        module.head.loss(features.values, data["label"], layers, weights).backward()
         without_gradient |= any(parameter.grad is None for parameter in module.parameters())
     assert without_gradient is unused, "the same, found by a backward pass"
 

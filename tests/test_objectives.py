@@ -41,19 +41,14 @@ def test_unusable_weights_are_refused(objective: type, weights: object, message:
         objective(weights=weights).weights(3, 0)
 
 
-def test_aligned_is_the_weighted_sum_of_the_losses() -> None:
-    losses = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
-    objective = Aligned("linear")
-    assert objective.layers(3, 0) == [0, 1, 2]
-    value = objective(losses, torch.empty(3, 0, 0), num_layers=3, step=0)
-    assert value.item() == pytest.approx(3 / 6 + 2 * 2 / 6 + 3 / 6)
+def test_aligned_asks_for_every_layer() -> None:
+    assert Aligned("linear").layers(3, 0) == [0, 1, 2]
+    assert Aligned("linear").weights(3, 0) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
+    assert Aligned("linear").penalty(torch.randn(3, 4, 5), 3) is None
 
 
 def test_layers_without_weight_are_not_asked_for() -> None:
-    objective = Aligned([0.0, 0.5, 0.0, 0.5])
-    assert objective.layers(4, 0) == [1, 3]
-    value = objective(torch.tensor([2.0, 4.0]), torch.empty(2, 0, 0), num_layers=4, step=0)
-    assert value.item() == 3.0
+    assert Aligned([0.0, 0.5, 0.0, 0.5]).layers(4, 0) == [1, 3]
     assert LastLayer().layers(12, 5) == [11]
 
 
@@ -78,17 +73,17 @@ def test_alternating_refuses_a_phase_outside_its_period(period: int, phase: int)
 def test_cosine_regulariser_against_its_formula() -> None:
     torch.manual_seed(0)
     features = torch.randn(3, 5, 4, dtype=torch.float64)
-    losses = torch.tensor([9.0, 9.0, 2.0], dtype=torch.float64)
-    expected = 2.0
+    expected = 0.0
     for layer, weight in enumerate([1 / 6, 2 / 6, 3 / 6]):
         for sample in range(5):
             a, b = features[layer, sample], features[-1, sample]
             expected += 0.7 * weight * (1 - float(a @ b / (a.norm() * b.norm()))) / 5
-    value = CosineRegularized(beta=0.7)(losses, features, num_layers=3, step=0)
-    assert value.item() == pytest.approx(expected, abs=1e-6)
+    objective = CosineRegularized(beta=0.7)
+    assert objective.penalty(features, 3).item() == pytest.approx(expected, abs=1e-6)
+    assert objective.layers(3, 0) == [0, 1, 2], "all features enter the penalty"
+    assert objective.weights(3, 0) == [0, 0, 1], "and one loss the sum"
 
 
 def test_cosine_regulariser_vanishes_where_layers_agree() -> None:
     features = torch.randn(1, 5, 4).repeat(3, 1, 1) * torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
-    value = CosineRegularized(beta=10)(torch.tensor([9.0, 9.0, 2.0]), features, num_layers=3, step=0)
-    assert value.item() == pytest.approx(2.0, abs=1e-5)
+    assert CosineRegularized(beta=10).penalty(features, 3).item() == pytest.approx(0.0, abs=1e-5)

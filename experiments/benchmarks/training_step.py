@@ -24,13 +24,14 @@ def training_step(objective: Objective, make_head: Callable[[TimmBackbone], Head
     head = make_head(backbone)
     optimizer = torch.optim.AdamW({*backbone.parameters(), *head.parameters()}, lr=1e-4)
     data = {"image": torch.randn(batch, 3, 224, 224), "label": torch.randint(0, 10, (batch,))}
-    layers = objective.layers(backbone.num_layers, 0)
+    weights, layers = objective.weights(backbone.num_layers, 0), objective.layers(backbone.num_layers, 0)
 
     def step() -> None:
         optimizer.zero_grad()
         features = backbone(data, layers)
-        losses = head.losses(features.values, data["label"], layers)
-        objective(losses, features.values, num_layers=backbone.num_layers, step=0).backward()
+        loss = head.loss(features.values, data["label"], layers, [weights[layer] for layer in layers])
+        penalty = objective.penalty(features.values, backbone.num_layers)
+        (loss if penalty is None else loss + penalty).backward()
         optimizer.step()
 
     return step
