@@ -6,7 +6,7 @@ One forward and backward of a GPT-2 with random weights (12 layers, width 768, v
 own dropout): `standard` is the cross-entropy at the last layer, `plain` the aligned loss as a loop over the layers with
 stored logits, `layersim` the aligned loss by `layered_cross_entropy`. Peak memory is that of a process of its own above
 what it held with the model loaded (Linux). Times are interleaved: each round runs every contestant once, and a ratio is
-the median over the rounds of the two times of one round. 8 minutes on 2 cores.
+the median over the rounds of the two times of one round. About 10 minutes on 2 cores that do nothing else.
 """
 
 import argparse

@@ -91,6 +91,7 @@ class TransformersBackbone(Backbone):
             self.model = untrained(config, task, options)
         config = self.model.config
         self.name = name_or_path or config.model_type
+        self.tokenizer_name = name_or_path  # where data modules find the model's own tokenizer
         self.task = task
         steps = (classifier,) if isinstance(classifier, str) else classifier and tuple(classifier)
         self.layout = layout_of(
@@ -133,7 +134,8 @@ class TransformersBackbone(Backbone):
         self._constants = {"use_cache": False} if "use_cache" in accepted else {}
         mean = not language and layout.pooling in ("mean", "class and mean")
         self.norm_before_pooling = mean and self._norm is not None
-        self.max_length = self._max_length(config)
+        self.max_positions = self._max_positions(config)
+        self.vocabulary_size: int | None = None if self._images else config.get_text_config().vocab_size
         reads_last = layout.pooling == "last" and not language and not self._images
         if reads_last and getattr(config, "pad_token_id", None) is None:
             self._take_padding_from_eos(config)
@@ -220,9 +222,9 @@ class TransformersBackbone(Backbone):
         if "attention_mask" not in batch:
             raise UserError("The batch has no attention_mask, so padding could not be told from text.")
         length = batch["input_ids"].shape[1]
-        if self.max_length is not None and length > self.max_length:
+        if self.max_positions is not None and length > self.max_positions:
             raise UserError(
-                f"The model takes up to {self.max_length} tokens, but the data gives {length}. Truncate in the data, "
+                f"The model takes up to {self.max_positions} tokens, but the data gives {length}. Truncate in the data, "
                 "or raise max_position_embeddings in config_args if the model computes its positions (RoPE)."
             )
         return {key: batch[key] for key in self._inputs if key in batch} | self._constants
@@ -252,7 +254,7 @@ class TransformersBackbone(Backbone):
         check_logits(self.name, found, expected)
         self.train()  # weights from a checkpoint come in evaluation mode, and Lightning keeps the mode it finds
 
-    def _max_length(self, config: Any) -> int | None:
+    def _max_positions(self, config: Any) -> int | None:
         """Tokens that the model has positions for, None where it sets no bound."""
         longest: int | None = getattr(config, "max_position_embeddings", None)
         positions = getattr(getattr(self.model.base_model, "embeddings", None), "position_embeddings", None)

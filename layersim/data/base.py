@@ -135,9 +135,27 @@ class SplitDataModule(LightningDataModule, ABC):
         labelled = [split.labels for split in self.splits.values() if split.labels is not None and len(split)]
         return 1 + max(int(labels.max()) for labels in labelled)
 
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: the classes' names, in the order of their numbers."""
+        return {} if self.class_names is None else {"class_names": list(self.class_names)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compares a checkpoint's classes with the data's; where either has no names, there is nothing to compare.
+
+        Raises:
+            UserError: other classes, or another order.
+        """
+        self.setup()
+        trained = state_dict.get("class_names")
+        if trained is not None and self.class_names is not None and trained != self.class_names:
+            raise UserError(
+                f"the checkpoint was trained on the classes {', '.join(trained)}, in this order, but the data has "
+                f"{', '.join(self.class_names)}: change --data, or --ckpt_path"
+            )
+
     def train_dataloader(self) -> DataLoader[Sample]:
         split = self.splits["train"]
-        sampler = TrainSampler(split, self.batch_size, seed=self.seed, drop_last=self.drop_last)
+        sampler = TrainSampler(split, self.batch_size, seed=self.seed, drop_last=self.drop_last, lengths=split.lengths)
         return self._loader(split, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Sample]:

@@ -12,6 +12,8 @@ import numpy as np
 from torch import distributed
 from torch.utils.data import Dataset, DistributedSampler
 
+from layersim.data.bucketing import bucketed_order
+from layersim.data.splits import Integers
 from layersim.errors import UserError
 
 
@@ -87,6 +89,8 @@ class TrainSampler(DistributedSampler[int]):
         rank: which of them this is, from 0; torch.distributed's where it runs, else 0.
         seed: not negative.
         drop_last: leave the last, partial global batch out.
+        lengths: (N,) of each sample, for a permutation whose global batches are alike in length (bucketing.py); None:
+            any permutation.
 
     Raises:
         UserError: batch_size below 1; too few samples for a single step.
@@ -101,6 +105,7 @@ class TrainSampler(DistributedSampler[int]):
         rank: int | None = None,
         seed: int = 0,
         drop_last: bool = False,
+        lengths: Integers | None = None,
     ) -> None:
         _check_batch_size(batch_size)
         super().__init__(cast(Dataset[int], dataset), *_place(num_replicas, rank), seed=seed, drop_last=drop_last)
@@ -114,10 +119,16 @@ class TrainSampler(DistributedSampler[int]):
             )
         self.num_samples = sum(map(len, self.shares))
         self.total_size = len(dataset)
+        self.global_batch_size = batch_size * self.num_replicas
+        self.lengths = lengths
 
     def __iter__(self) -> Iterator[int]:
         # torch's own sampler adds seed and epoch, which makes epoch 1 of seed 0 the same as epoch 0 of seed 1
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.total_size)
+        generator = np.random.default_rng([self.seed, self.epoch])
+        if self.lengths is None:
+            order = generator.permutation(self.total_size)
+        else:
+            order = bucketed_order(self.lengths, self.global_batch_size, generator)
         for share in self.shares:
             yield from order[share.start : share.stop].tolist()
 

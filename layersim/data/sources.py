@@ -1,7 +1,9 @@
-"""Where a data set is opened: a file, a folder, or a name on the hub; and how its label column is read."""
+"""Where a data set is opened: a file, a folder, or a name on the hub; and how its texts and labels are read."""
 
+import csv
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,19 +13,34 @@ from datasets.exceptions import DatasetsError
 from layersim.data.splits import Integers
 from layersim.errors import UserError
 
-_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json"}
+_BUILDERS = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".txt": "text",
+}
+# "NA" and "null" are words: only an empty cell has no value
+_CSV = {"keep_default_na": False, "na_values": [""]}
+# a quotation mark in a tsv file is one, as in GLUE's: read as csv, an odd one would swallow the rows up to the next
+_READING: dict[str, dict[str, Any]] = {".csv": _CSV, ".tsv": _CSV | {"sep": "\t", "quoting": csv.QUOTE_NONE}}
+
+SampleBy = Literal["line", "paragraph", "document"]
 
 
-def open_split(path: str, split: str, *, name: str | None, option: str) -> Dataset:
+def open_split(path: str, split: str, *, name: str | None, option: str, sample_by: SampleBy = "line") -> Dataset:
     """One split of a data set.
 
     Args:
-        path: a file (parquet, arrow, csv, json, jsonl: its split is "train"), a folder (one that save_to_disk wrote,
-            one of such files named after their splits, or one of images), or a name on the hub. What exists locally
-            wins.
+        path: a file (parquet, arrow, csv, tsv, json, jsonl, txt: its split is "train"), a folder (one that save_to_disk
+            wrote, one of such files named after their splits, or one of images), or a name on the hub. What exists
+            locally wins. A csv file's cells may be quoted, a tsv file's are taken as they stand.
         split: its name; wherever `datasets` itself reads the source, also a slice such as "train[:1000]".
         name: which configuration of the data set, where it has several.
         option: the option that named the split, for errors.
+        sample_by: what a row of a txt file is; a paragraph ends with an empty line.
 
     Raises:
         UserError: nothing there, no such split, or the hub is out of reach.
@@ -35,10 +52,15 @@ def open_split(path: str, split: str, *, name: str | None, option: str) -> Datas
         return _from_disk(location, split, option)
     if location.is_file() and location.suffix not in _BUILDERS:
         raise UserError(f"expected a folder or a file of {', '.join(_BUILDERS)}, got {path}: change --data.path")
+    suffix = location.suffix if location.is_file() else _most_common_suffix(location)
+    reading = {"sample_by": sample_by} if suffix == ".txt" else _READING.get(suffix, {})
+    if sample_by != "line" and suffix != ".txt":
+        raise UserError(f"sample_by={sample_by} is for txt files, which {path} is none of: leave --data.sample_by out")
     try:
         if location.is_file():
-            return load_dataset(_BUILDERS[location.suffix], name, data_files={"train": str(location)}, split=split)
-        return load_dataset(str(location) if location.exists() else path, name, split=split)
+            builder, files = _BUILDERS[suffix], {"train": str(location)}
+            return load_dataset(builder, name, data_files=files, split=split, **reading)
+        return load_dataset(str(location) if location.exists() else path, name, split=split, **reading)
     except ValueError as error:  # no such split or configuration; the message lists those there are
         raise UserError(f"{path} has no split {split}: {error} Change --data.{option} or --data.name") from error
     except (OSError, DatasetsError) as error:
@@ -48,6 +70,12 @@ def open_split(path: str, split: str, *, name: str | None, option: str) -> Datas
             f"{path} is no file or folder here, and the hub did not give it: {error} "
             f"Without a network, set --data.path to a local folder or file"
         ) from error
+
+
+def _most_common_suffix(folder: Path) -> str:
+    """Of the files below a folder, all but descriptions of images: by it `datasets` chooses, too; empty without any."""
+    found = Counter(path.suffix for path in folder.rglob("*.*") if path.stem != "metadata")
+    return max(found, key=lambda suffix: found[suffix], default="")
 
 
 def _from_disk(location: Path, split: str, option: str) -> Dataset:
@@ -64,6 +92,19 @@ def need_column(data: Dataset, column: str, *, option: str) -> None:
         raise UserError(
             f"there is no column {column}, the data has {', '.join(data.column_names)}: change --data.{option}"
         )
+
+
+def read_texts(data: Dataset, column: str, *, option: str) -> pa.ChunkedArray:
+    """A column of texts (N,), read from disk as it is needed; rows without a text are null.
+
+    Raises:
+        UserError: no such column, or one that holds something else.
+    """
+    need_column(data, column, option=option)
+    texts = data.select_columns([column]).with_format("arrow")[:][column]
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        raise UserError(f"texts must be strings, but column {column} holds {texts.type}: change --data.{option}")
+    return texts
 
 
 def read_labels(data: Dataset, column: str, *, names: list[str] | None) -> tuple[Integers, list[str] | None]:

@@ -31,6 +31,9 @@ class Split(Dataset[Sample], ABC):
         seed: of the random part of samples.
     """
 
+    lengths: Integers | None = None
+    """(N,) by which training puts similar samples into one batch; None: batches are mixed at random."""
+
     def __init__(self, source: str, index: Integers, labels: Integers | None, *, seed: int = 0) -> None:
         assert labels is None or labels.shape == index.shape
         self.source = source
@@ -92,3 +95,12 @@ def hold_out(labels: Integers, count: int, *, seed: int, remedy: str) -> tuple[I
             f"cannot hold out {count} of {len(labels)} samples with every class in both parts: {error} Change {remedy}"
         ) from error
     return np.sort(kept), np.sort(held)
+
+
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """Raises a UserError unless something is left to train on, and something to validate on."""
+    if val_fraction <= 0 or test_fraction < 0 or val_fraction + test_fraction >= 1:
+        raise UserError(
+            "expected 0 < val_fraction, 0 <= test_fraction and a sum below 1, "
+            f"got {val_fraction} and {test_fraction}: change --data.val_fraction or --data.test_fraction"
+        )

@@ -1,0 +1,124 @@
+"""Causal language modelling on any texts that `datasets.load_dataset` opens."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from lightning.pytorch.utilities import rank_zero_info
+
+from layersim.data.blocks import BlockData, end_of_text
+from layersim.data.packing import Boundaries
+from layersim.data.pretrained_tokenizer import open_tokenizer, tokenizer_of
+from layersim.data.sequences import Sequences
+from layersim.data.sources import SampleBy, open_split, read_texts
+from layersim.data.splits import Split
+from layersim.data.tokenizer import Tokenizer
+from layersim.errors import UserError
+
+_CHUNK = 1024  # documents tokenised at a time
+
+
+class LanguageModeling(BlockData):
+    """Documents of a data set, tokenised without special tokens, each closed by an end of text, packed into blocks.
+
+    Empty documents are skipped, and told how many. Tokens are made once, at the start, and kept in memory (4 bytes
+    each).
+
+    Args:
+        path: a file (txt, csv, tsv, json, jsonl, parquet, arrow), a folder or a name on the hub (see `open_split`).
+        tokenizer: a name on the hub or a local folder, for `transformers.AutoTokenizer`; "bytes" for the byte-level
+            one; None: the backbone's own.
+        name: which configuration of the data set, where it has several.
+        text_column: the column of documents; a txt file's is text.
+        sample_by: what a document is in a txt file.
+        train_split: the split to train on.
+        val_split: the split to validate on; None holds out the end of the training split, since neighbouring lines of a
+            text know of each other.
+        test_split: the split to test on; None: there is no test data.
+        val_fraction: the share of the documents held out where val_split is None, rounded up.
+        block_size: see BlockData.
+        boundaries: see BlockData.
+        keep_partial: see BlockData.
+        max_train_samples: see BlockData.
+        max_eval_samples: see BlockData.
+        **loader: the options of SplitDataModule.
+
+    Raises:
+        UserError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        tokenizer: str | None = None,
+        name: str | None = None,
+        text_column: str = "text",
+        sample_by: SampleBy = "line",
+        train_split: str = "train",
+        val_split: str | None = None,
+        test_split: str | None = None,
+        val_fraction: float = 0.1,
+        block_size: int = 256,
+        boundaries: Boundaries = "join",
+        keep_partial: bool = True,
+        max_train_samples: int | None = None,
+        max_eval_samples: int | None = None,
+        **loader: Any,
+    ) -> None:
+        super().__init__(
+            block_size=block_size,
+            boundaries=boundaries,
+            keep_partial=keep_partial,
+            max_train_samples=max_train_samples,
+            max_eval_samples=max_eval_samples,
+            **loader,
+        )
+        if not 0 < val_fraction < 1:
+            raise UserError(f"expected 0 < val_fraction < 1, got {val_fraction}: change --data.val_fraction")
+        self.path = path
+        self.tokenizer_name = tokenizer
+        self.configuration = name
+        self.text_column = text_column
+        self.sample_by: SampleBy = sample_by
+        self.source_splits = {"train": train_split, "val": val_split, "test": test_split}
+        self.val_fraction = val_fraction
+        self.documents: dict[str, pa.ChunkedArray] = {}
+
+    def load(self) -> dict[str, Split]:
+        self.documents = {
+            role: self._open(role, split) for role, split in self.source_splits.items() if split is not None
+        }
+        if "val" not in self.documents:
+            every = self.documents["train"]
+            kept = len(every) - math.ceil(self.val_fraction * len(every))
+            self.documents |= {"train": every.slice(0, kept), "val": every.slice(kept)}
+        return {} if self.tokenizer_name is None else self._tokenise(open_tokenizer(self.tokenizer_name))
+
+    def adapt(self, backbone: Any) -> None:
+        if self.tokenizer is None:
+            self.splits = self._tokenise(tokenizer_of(self.tokenizer_name, backbone))
+
+    def _open(self, role: str, split: str) -> pa.ChunkedArray:
+        data = open_split(self.path, split, name=self.configuration, option=f"{role}_split", sample_by=self.sample_by)
+        return read_texts(data, self.text_column, option="text_column")
+
+    def _tokenise(self, tokenizer: Tokenizer) -> dict[str, Split]:
+        end = end_of_text(tokenizer)
+        documents = {}
+        for role, texts in self.documents.items():
+            documents[role] = Sequences(row for row in tokenised(texts, tokenizer, end))
+            if empty := len(texts) - len(documents[role]):
+                rank_zero_info(f"Documents without text, skipped: {empty} of {len(texts)} in {role}.")
+        self.documents = {}
+        return self.pack(documents, tokenizer)
+
+
+def tokenised(texts: pa.ChunkedArray, tokenizer: Tokenizer, end: int) -> Iterator[list[int]]:
+    """The tokens of every document and its end; documents that have none are left out."""
+    for start in range(0, len(texts), _CHUNK):
+        chunk = [text for text in texts.slice(start, _CHUNK).to_pylist() if text]
+        for row in tokenizer.encode(chunk, special=False).tokens if chunk else []:
+            if row:
+                yield [*row, end]
