@@ -108,7 +108,7 @@ def test_a_sentence_classifier_on_a_table(head: str, layersim: Callable[..., Pat
 def test_a_vocabulary_that_is_too_small_is_told(
     layersim: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "t.tsv").write_text("text\tlabel\nx\t0\ny\t1\n" * 5)
+    (tmp_path / "t.tsv").write_text("text\tlabel\n" + "x\t0\ny\t1\n" * 20)
     small = {"model_type": "bert", "vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 2}
     small |= {"num_attention_heads": 2, "intermediate_size": 16}
     layersim(

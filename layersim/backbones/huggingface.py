@@ -224,8 +224,8 @@ class TransformersBackbone(Backbone):
         length = batch["input_ids"].shape[1]
         if self.max_positions is not None and length > self.max_positions:
             raise UserError(
-                f"The model takes up to {self.max_positions} tokens, but the data gives {length}. Truncate in the data, "
-                "or raise max_position_embeddings in config_args if the model computes its positions (RoPE)."
+                f"The model takes up to {self.max_positions} tokens, but the data gives {length}. Truncate in the "
+                "data, or raise max_position_embeddings in config_args if the model computes its positions (RoPE)."
             )
         return {key: batch[key] for key in self._inputs if key in batch} | self._constants
 
