@@ -47,6 +47,7 @@ bench: install ## the benchmarks behind experiments/benchmarks/RESULTS.md (needs
 	$(BIN)/python experiments/benchmarks/similarity.py
 	$(BIN)/python experiments/benchmarks/training_step.py
 	$(BIN)/python experiments/benchmarks/callbacks_overhead.py
+	$(BIN)/python experiments/benchmarks/vocabulary_loss.py
 
 lock: ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate \

@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layersim.backbones import Backbone, TimmBackbone
-    from layersim.data import Digits, Images
+    from layersim.backbones import Backbone, TimmBackbone, TransformersBackbone
+    from layersim.data import Digits, Docstrings, Images, LanguageModeling, StdlibCode, Text
     from layersim.errors import UserError
     from layersim.heads import SeparateHeads, SharedHead
     from layersim.module import LayerwiseModule
@@ -21,7 +21,9 @@ __all__ = [
     "Backbone",
     "CosineRegularized",
     "Digits",
+    "Docstrings",
     "Images",
+    "LanguageModeling",
     "LastLayer",
     "LayerFeatures",
     "LayerOutput",
@@ -29,13 +31,16 @@ __all__ = [
     "Readout",
     "SeparateHeads",
     "SharedHead",
+    "StdlibCode",
+    "Text",
     "TimmBackbone",
+    "TransformersBackbone",
     "UserError",
 ]
 
 _HOMES = {
-    "backbones": ("Backbone", "TimmBackbone"),
-    "data": ("Digits", "Images"),
+    "backbones": ("Backbone", "TimmBackbone", "TransformersBackbone"),
+    "data": ("Digits", "Docstrings", "Images", "LanguageModeling", "StdlibCode", "Text"),
     "errors": ("UserError",),
     "heads": ("SeparateHeads", "SharedHead"),
     "module": ("LayerwiseModule",),

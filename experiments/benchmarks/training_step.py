@@ -22,7 +22,7 @@ def training_step(objective: Objective, make_head: Callable[[TimmBackbone], Head
     torch.manual_seed(0)
     backbone = TimmBackbone("vit_small_patch16_224", num_classes=10)
     head = make_head(backbone)
-    optimizer = torch.optim.AdamW({*backbone.parameters(), *head.parameters()}, lr=1e-4)
+    optimizer = torch.optim.AdamW(list(dict.fromkeys([*backbone.parameters(), *head.parameters()])), lr=1e-4)
     data = {"image": torch.randn(batch, 3, 224, 224), "label": torch.randint(0, 10, (batch,))}
     weights, layers = objective.weights(backbone.num_layers, 0), objective.layers(backbone.num_layers, 0)
 

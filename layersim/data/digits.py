@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from layersim.data.base import Reader, SplitDataModule
@@ -44,6 +43,8 @@ class Digits(SplitDataModule):
         self.test_fraction = test_fraction
 
     def load(self) -> dict[str, Split]:
+        from sklearn.datasets import load_digits  # here, because --help need not wait for scikit-learn
+
         digits = load_digits()
         self.class_names = [str(name) for name in digits.target_names]
         labels = digits.target.astype(np.int64)

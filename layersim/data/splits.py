@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 from torch.utils.data import Dataset
 
 from layersim.errors import UserError
@@ -88,6 +87,8 @@ def hold_out(labels: Integers, count: int, *, seed: int, remedy: str) -> tuple[I
     Raises:
         UserError: not every class can be in both parts.
     """
+    from sklearn.model_selection import train_test_split  # here, because --help need not wait for scikit-learn
+
     try:
         kept, held = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels, random_state=seed)
     except ValueError as error:
