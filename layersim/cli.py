@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
 
 from layersim import run_directory
 from layersim.checkpoints import check_fits, read_checkpoint
@@ -147,10 +148,14 @@ class LayerwiseCLI(LightningCLI):
         return Path(root or run_directory.DEFAULT_ROOT), self._get(self.config, "experiment")
 
     def _directory(self) -> Path:
-        """The run's directory: made by the first process, told to those that it starts."""
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-            os.environ[_RUN_DIRECTORY] = str(run_directory.reserve(*self._place()))
-        return Path(os.environ[_RUN_DIRECTORY])
+        """The run's directory: made by the first process, told to those that it starts.
+
+        Processes that somebody else started (torchrun, SLURM) are not told, and need not be: they write nothing.
+        """
+        root, experiment = self._place()
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            os.environ[_RUN_DIRECTORY] = str(run_directory.reserve(root, experiment))
+        return Path(os.environ.get(_RUN_DIRECTORY, root / experiment))
 
 
 def main(args: Sequence[str]) -> int:
@@ -166,11 +171,11 @@ def main(args: Sequence[str]) -> int:
 
 
 def _typed_checkpoint(args: list[str]) -> str | None:
-    for place, word in enumerate(args):
-        if word.startswith("--ckpt_path="):
-            return word.partition("=")[2]
-        if word == "--ckpt_path" and place + 1 < len(args):
-            return args[place + 1]
+    for word, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == "--ckpt_path":
+            path = value if equals else following
+            return None if path == "null" else path
     return None
 
 
