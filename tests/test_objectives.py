@@ -52,6 +52,31 @@ def test_layers_without_weight_are_not_asked_for() -> None:
     assert LastLayer().layers(12, 5) == [11]
 
 
+def test_sampled_layers_estimate_the_loss_without_bias() -> None:
+    """The mean of the weights over many steps is the aligned loss's own, within four standard errors."""
+    objective, steps, layers = Aligned("linear", sampled_layers=2), 4000, 6
+    drawn = torch.tensor([objective.weights(layers, step) for step in range(steps)], dtype=torch.float64)
+    expected = torch.tensor(layer_weights("linear", layers), dtype=torch.float64)
+    error = drawn.std(dim=0) / steps**0.5
+    assert ((drawn.mean(dim=0) - expected).abs() <= 4 * error + 1e-12).all()
+    assert (drawn[:, -1] == expected[-1]).all(), "the last layer is always read"
+    biased = (drawn > 0).double() / 3  # equal weights on the layers drawn, the control
+    assert ((biased.mean(dim=0) - expected).abs() > 4 * biased.std(dim=0) / steps**0.5).any()
+
+
+def test_a_sampled_step_reads_few_layers_and_is_the_same_everywhere() -> None:
+    objective = Aligned(sampled_layers=2)
+    for step in range(50):
+        assert len(objective.layers(12, step)) <= 3
+        assert objective.layers(12, step)[-1] == 11
+        assert objective.weights(12, step) == Aligned(sampled_layers=2).weights(12, step)
+    assert len({tuple(objective.layers(12, step)) for step in range(50)}) > 20
+    assert objective.weights(12, None) == layer_weights("linear", 12)
+    with pytest.raises(UserError, match="at least 1, but got 0"):
+        Aligned(sampled_layers=0)
+    assert Aligned("last", sampled_layers=3).weights(4, 0) == [0, 0, 0, 1]
+
+
 def test_alternating_counts_optimizer_steps() -> None:
     def aligned_steps(objective: Alternating) -> list[int]:
         return [step for step in range(8) if len(objective.layers(4, step)) == 4]
