@@ -8,7 +8,9 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from pyarrow import parquet
+from torch import Tensor
 
+from layersim.errors import UserError
 from layersim.outputs import LayerOutput
 
 PREDICTIONS_FILE = "predictions.parquet"
@@ -36,7 +38,7 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._batches.append(_columns(outputs))
+        self._batches.append(_columns(outputs, batch["index"]))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         gathered = [self._batches]
@@ -60,10 +62,14 @@ _SCHEMA = pa.schema(
 )
 
 
-def _columns(output: LayerOutput) -> dict[str, list[Any]]:
+def _columns(output: LayerOutput, index: Tensor) -> dict[str, list[Any]]:
     samples = output.features.values.shape[1]
-    targets, index = output.features.targets, output.features.index
-    assert index is not None, "our DataModules number their samples"
+    if samples != len(index):
+        raise UserError(
+            f"predict writes a row for each sample, but the model reads {samples} tokens in {len(index)} samples. "
+            "It serves classifiers; use validate to measure a language model."
+        )
+    targets = output.features.targets
     return {
         "index": index.tolist(),
         "target": [None] * samples if targets is None else targets.tolist(),

@@ -30,7 +30,7 @@ class SimilarityHeatmaps(LayerMonitor):
 
     def update(self, metrics: Mapping[str, Metric], output: LayerOutput) -> None:
         for metric in metrics.values():
-            metric.update(output.features.values, output.features.index)
+            metric.update(output.features.values, output.features.position)
 
     def measure(self, metrics: Mapping[str, Metric]) -> Measured:
         matrices = {name: metric.compute().tolist() for name, metric in metrics.items()}

@@ -17,8 +17,8 @@ class LayerFeatures:
     """(L, N, D) features, first layer first."""
     targets: Tensor | None = None
     """(N,) integer classes, or None where there are none to learn."""
-    index: Tensor | None = None
-    """(N,) position of each sample in its data set, on the host: the same whatever the number of processes."""
+    position: Tensor | None = None
+    """(N,) place of each sample among the data that is read, on the host: 0, 1, … whatever the number of processes."""
 
 
 @dataclass(frozen=True)

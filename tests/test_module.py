@@ -33,7 +33,7 @@ def batch(samples: int = 6) -> dict[str, Tensor]:
     return {
         "image": torch.randn(samples, 1, 8, 8, generator=generator),
         "label": torch.randint(0, 10, (samples,), generator=generator),
-        "index": torch.arange(samples),
+        "position": torch.arange(samples),
     }
 
 

@@ -64,7 +64,7 @@ def test_all_of_a_language_models_numbers_leave_padding_out() -> None:
             output = module(batch)
         tokens = output.features.values.shape[1]
         assert tokens == int((batch["attention_mask"].sum(1) - 1).sum())
-        assert len(output.features.index.unique()) == tokens
+        assert len(output.features.position.unique()) == tokens
         sums += output.readout.losses.double() * tokens
         count += tokens
     alone = torch.zeros(3, dtype=torch.float64)

@@ -33,7 +33,7 @@ class RandomImages(Dataset[dict[str, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"image": self.images[index], "label": self.labels[index], "index": torch.tensor(index)}
+        return {"image": self.images[index], "label": self.labels[index], "position": torch.tensor(index)}
 
 
 def epoch(module: LayerwiseModule, loaders: dict[str, object], *, measured: bool) -> Callable[[], None]:

@@ -43,5 +43,5 @@ class Backbone(nn.Module, ABC):
             layers: ascending layer numbers 0 … L − 1 to return; all where None.
 
         Returns:
-            (K, N, D) features of those K layers, with the batch's targets and index.
+            (K, N, D) features of those K layers, with the batch's targets and positions.
         """

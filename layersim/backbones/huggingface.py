@@ -159,7 +159,7 @@ class TransformersBackbone(Backbone):
 
         `token_type_ids` and `position_ids` are handed on where the model takes them. A classifier's targets are
         `batch["label"]` (N,). A language model's labels (samples, T) are aligned with `input_ids`, −100 where ignored,
-        and shifted here: see `predicting_tokens`, which also tells how tokens are indexed.
+        and shifted here: see `predicting_tokens`, which also tells how tokens are numbered.
 
         Raises:
             UserError: images of another size or texts longer than the model takes; no attention mask; no target.
@@ -168,9 +168,9 @@ class TransformersBackbone(Backbone):
         wanted = range(self.num_layers) if layers is None else layers
         if self.task == "language-modeling":
             tokens = predicting_tokens(batch)
-            return LayerFeatures(torch.stack(self._read(inputs, tokens, wanted)), tokens.targets, tokens.index)
+            return LayerFeatures(torch.stack(self._read(inputs, tokens, wanted)), tokens.targets, tokens.position)
         values = self._read(inputs, lambda block: self._pool(block, inputs.get("attention_mask")), wanted)
-        return LayerFeatures(torch.stack(values), batch.get("label"), batch.get("index"))
+        return LayerFeatures(torch.stack(values), batch.get("label"), batch.get("position"))
 
     def _pool(self, block: Tensor, mask: Tensor | None) -> Tensor:
         return pooled(self._norm(block) if self.norm_before_pooling else block, mask, self.layout.pooling)

@@ -14,7 +14,7 @@ from layersim.errors import UserError
 
 Rule = Literal["first", "last", "mean", "class and mean"]
 POSITIONS = 2**20
-"""A token's index is its sample's index times this number, plus its place among the sample's tokens."""
+"""A token's position is its sample's position times this number, plus its place among the sample's tokens."""
 
 
 def pooled(tokens: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
@@ -41,12 +41,12 @@ def pooled(tokens: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
 
 @dataclass(frozen=True)
 class PredictingTokens:
-    """The N tokens of a batch from which a language model predicts: their rows and columns, targets and index."""
+    """The N tokens of a batch from which a language model predicts: their rows, columns, targets and position."""
 
     rows: Tensor
     columns: Tensor
     targets: Tensor | None
-    index: Tensor | None
+    position: Tensor | None
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """A block's output, (samples, T, D), at those tokens: (N, D)."""
@@ -62,7 +62,7 @@ def predicting_tokens(batch: Mapping[str, Any]) -> PredictingTokens:
 
     Args:
         batch: `attention_mask` (samples, T); where there are, `label` (samples, T), aligned with the `input_ids` as in
-            transformers, and `index` (samples,) on the host.
+            transformers, and `position` (samples,) on the host.
 
     Raises:
         UserError: no token predicts a target.
@@ -80,9 +80,9 @@ def predicting_tokens(batch: Mapping[str, Any]) -> PredictingTokens:
             "Leave such texts out of the data."
         )
     targets = None if label is None else label[rows, columns + 1]
-    index: Tensor | None = batch.get("index")
-    if index is not None:
+    position: Tensor | None = batch.get("position")
+    if position is not None:
         # places are counted without padding, so that they do not depend on what else is in the batch
         places = (mask.cumsum(dim=1) - 1)[rows, columns].cpu()
-        index = index.cpu().long()[rows.cpu()] * POSITIONS + places
-    return PredictingTokens(rows, columns, targets, index)
+        position = position.cpu().long()[rows.cpu()] * POSITIONS + places
+    return PredictingTokens(rows, columns, targets, position)

@@ -110,7 +110,7 @@ class TimmBackbone(Backbone):
             stop_early=True,
         )
         values = torch.stack([self.pooling(self.model, layer) for layer in tokens])
-        return LayerFeatures(values, batch.get("label"), batch.get("index"))
+        return LayerFeatures(values, batch.get("label"), batch.get("position"))
 
     @torch.no_grad()
     def _check_logits(self, name: str) -> None:

@@ -170,9 +170,9 @@ class SplitDataModule(LightningDataModule, ABC):
         return self._evaluation_loader(self.splits["predict"] if "predict" in self.splits else self.splits["val"])
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves a batch, all but its index: that is bookkeeping, and on the host it costs no synchronisation."""
+        """Moves a batch, all but its numbers: they are bookkeeping, and on the host they cost no synchronisation."""
         moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return {**moved, "index": batch["index"]}
+        return {**moved, "index": batch["index"], "position": batch["position"]}
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Sample]:
         return self._loader(split, EvaluationSampler(split, self.eval_batch_size), self.eval_batch_size)

@@ -125,7 +125,7 @@ class BlockCollate:
             "input_ids": pad(rows, self.pad_id, width),
             "attention_mask": attention_mask(rows, width),
             "label": pad(rows, -100, width),
-            "index": torch.tensor([sample["index"] for sample in samples]),
+            **{key: torch.tensor([sample[key] for sample in samples]) for key in ("index", "position")},
         }
 
 

@@ -202,7 +202,7 @@ class SentenceCollate:
         return batch
 
 
-_NUMBERS = ("label", "index")
+_NUMBERS = ("label", "index", "position")
 
 
 def _padding(tokenizer: Tokenizer) -> int:

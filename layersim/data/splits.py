@@ -17,7 +17,10 @@ Sample = dict[str, Any]
 
 
 class Split(Dataset[Sample], ABC):
-    """A map-style data set of samples with "index" and, where there are labels, "label".
+    """A map-style data set of samples with "index", "position" and, where there are labels, "label".
+
+    The index counts in the source, so that splits can be told apart; the position counts in the split, 0 … N − 1, so
+    that measurements can form groups of samples that do not depend on batches or processes.
 
     What is random in a sample (augmentation) depends on the seed, the epoch and the sample's index alone: it is the
     same on any number of processes and loader workers, in any order, and after a resume. For that, every sample is read
@@ -60,6 +63,7 @@ class Split(Dataset[Sample], ABC):
         if self.labels is not None:
             sample["label"] = int(self.labels[position])
         sample["index"] = index
+        sample["position"] = position
         return sample
 
 

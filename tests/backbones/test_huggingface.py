@@ -124,11 +124,11 @@ def test_the_classifier_of_a_language_model_is_its_one_linear_map() -> None:
 
 def test_chosen_layers_alone() -> None:
     backbone = build(CLASSIFIERS["ALBERT"])
-    batch = batch_for(backbone) | {"label": torch.tensor([1, 2, 3]), "index": torch.tensor([5, 9, 7])}
+    batch = batch_for(backbone) | {"label": torch.tensor([1, 2, 3]), "position": torch.tensor([5, 9, 7])}
     every, chosen = backbone(batch), backbone(batch, [0, 2])
     torch.testing.assert_close(chosen.values, every.values[[0, 2]], rtol=0, atol=0)
     assert chosen.targets is batch["label"]
-    assert chosen.index is batch["index"]
+    assert chosen.position is batch["position"]
 
 
 def test_a_block_that_did_not_run_is_told() -> None:

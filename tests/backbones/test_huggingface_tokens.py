@@ -15,25 +15,25 @@ WORDS = torch.tensor([[10, 11, 12, 13], [20, 21, 0, 0]])
 
 
 def test_each_token_predicts_the_next_and_padding_predicts_nothing() -> None:
-    tokens = predicting_tokens({"attention_mask": RIGHT, "label": WORDS, "index": torch.tensor([3, 8])})
+    tokens = predicting_tokens({"attention_mask": RIGHT, "label": WORDS, "position": torch.tensor([3, 8])})
     assert tokens.targets is not None
-    assert tokens.index is not None
+    assert tokens.position is not None
     assert tokens.targets.tolist() == [11, 12, 13, 21]
     assert tokens.rows.tolist() == [0, 0, 0, 1]
     assert tokens.columns.tolist() == [0, 1, 2, 0]
-    assert tokens.index.tolist() == [3 * POSITIONS, 3 * POSITIONS + 1, 3 * POSITIONS + 2, 8 * POSITIONS]
-    assert tokens.index.dtype == torch.int64
-    assert tokens.index.device.type == "cpu"
+    assert tokens.position.tolist() == [3 * POSITIONS, 3 * POSITIONS + 1, 3 * POSITIONS + 2, 8 * POSITIONS]
+    assert tokens.position.dtype == torch.int64
+    assert tokens.position.device.type == "cpu"
 
 
 def test_a_token_keeps_its_index_on_whichever_side_and_however_far_a_text_is_padded() -> None:
     index = torch.tensor([3, 8])
     words = torch.tensor([[10, 11, 12, 13], [0, 0, 20, 21]])
-    left = predicting_tokens({"attention_mask": LEFT, "label": words, "index": index})
-    right = predicting_tokens({"attention_mask": RIGHT, "label": WORDS, "index": index})
+    left = predicting_tokens({"attention_mask": LEFT, "label": words, "position": index})
+    right = predicting_tokens({"attention_mask": RIGHT, "label": WORDS, "position": index})
     assert left.columns.tolist() == [0, 1, 2, 2]
     assert left.targets.tolist() == right.targets.tolist()  # type: ignore[union-attr]
-    assert left.index.tolist() == right.index.tolist()  # type: ignore[union-attr]
+    assert left.position.tolist() == right.position.tolist()  # type: ignore[union-attr]
 
 
 def test_masked_labels_are_no_targets() -> None:
@@ -44,7 +44,7 @@ def test_masked_labels_are_no_targets() -> None:
     tokens = predicting_tokens({"attention_mask": RIGHT, "label": label})
     assert tokens.targets.tolist() == [12, 13]  # type: ignore[union-attr]
     assert tokens.columns.tolist() == [1, 2]
-    assert tokens.index is None
+    assert tokens.position is None
 
 
 def test_without_labels_every_token_counts_and_none_has_a_target() -> None:

@@ -69,11 +69,11 @@ def test_features_stand_before_the_final_norm() -> None:
 
 def test_chosen_layers_alone() -> None:
     backbone = build(*FAMILIES["ViT, class token"])
-    batch = {"image": torch.randn(2, 3, 32, 32), "label": torch.tensor([1, 2]), "index": torch.tensor([5, 9])}
+    batch = {"image": torch.randn(2, 3, 32, 32), "label": torch.tensor([1, 2]), "position": torch.tensor([5, 9])}
     every, chosen = backbone(batch), backbone(batch, [0, 2])
     torch.testing.assert_close(chosen.values, every.values[[0, 2]])
     assert chosen.targets is batch["label"]
-    assert chosen.index is batch["index"]
+    assert chosen.position is batch["position"]
 
 
 def test_blocks_above_the_last_wanted_layer_are_not_run() -> None:

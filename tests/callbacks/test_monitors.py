@@ -42,7 +42,7 @@ def test_measurements_equal_the_functions_on_all_samples(tmp_path: Path) -> None
     whole = tiny.digits(eval_batch_size=360)
     whole.setup()
     batch = next(iter(whole.val_dataloader()))
-    order = batch["index"].argsort()
+    order = batch["position"].argsort()
     with torch.no_grad():
         output = module.eval()(batch)
     features = output.features.values[:, order]
@@ -50,6 +50,7 @@ def test_measurements_equal_the_functions_on_all_samples(tmp_path: Path) -> None
         "cosine": cosine(features),
         "raw": cosine(features, centering="none"),
         "debiased": linear_cka(features, estimator="debiased"),
+        "minibatch": linear_cka(features, batch_size=32),
     }
     for name, matrix in expected.items():
         found = torch.tensor(measured["similarity"][name], dtype=torch.float64)

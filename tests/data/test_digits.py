@@ -76,3 +76,13 @@ def test_preflight_compares_the_images_with_the_backbone() -> None:
 def test_fractions_out_of_range_are_refused(val: float, test: float) -> None:
     with pytest.raises(UserError, match=rf"got {val} and {test}: change --data\.val_fraction"):
         Digits(val_fraction=val, test_fraction=test)
+
+
+def test_positions_count_in_the_split_and_indices_in_the_source() -> None:
+    data = Digits(eval_batch_size=100)
+    data.setup()
+    batches = list(data.val_dataloader())
+    assert torch.cat([batch["position"] for batch in batches]).tolist() == list(range(360))
+    index = torch.cat([batch["index"] for batch in batches])
+    assert index.tolist() == data.splits["val"].index.tolist()
+    assert index.max() > 1700, "spread over the source, so that groups of neighbours by index would be nearly empty"
