@@ -160,8 +160,7 @@ def aligned_gradients(backbone: TransformersBackbone) -> dict[str, Tensor | None
     head = SharedHead(backbone)
     features = backbone(batch)
     assert features.targets is not None
-    losses = head.losses(features.values, features.targets, range(L))
-    Aligned()(losses, features.values, num_layers=L, step=0).backward()
+    head.loss(features.values, features.targets, range(L), Aligned().weights(L, 0)).backward()
     return {name: parameter.grad for name, parameter in backbone.named_parameters() if parameter.requires_grad}
 
 

@@ -71,7 +71,7 @@ def test_the_last_layers_loss_is_the_librarys_own(family: str) -> None:
     features = backbone(batch)
     assert features.targets is not None
     assert features.values.shape == (L, 3 + 2 + 3, 24)
-    losses = SharedHead(backbone).losses(features.values, features.targets, range(L))
+    losses = SharedHead(backbone)(features.values, features.targets, range(L)).losses
     torch.testing.assert_close(losses[-1], own, rtol=1e-5, atol=1e-5)
 
 

@@ -82,6 +82,7 @@ def test_batches_and_loaders() -> None:
         "noise": torch.float32,
         "label": torch.int64,
         "index": torch.int64,
+        "position": torch.int64,
     }
     assert torch.equal(first["label"], first["index"] % 4)
     assert [batch["index"].tolist() for batch in val] == [[150, 151, 152, 153], [154, 155, 156]]

@@ -160,7 +160,7 @@ def test_predicting_needs_no_labels(tmp_path: Path) -> None:
     splits.save_to_disk(tmp_path)
     data = plain(str(tmp_path), predict_split="new")
     (batch,) = data.predict_dataloader()
-    assert sorted(batch) == ["image", "index"]
+    assert sorted(batch) == ["image", "index", "position"]
     with pytest.raises(UserError, match=r"there is no column label, the data has image: change --data\.label_column"):
         plain(str(tmp_path), val_split="new")
 

@@ -121,7 +121,7 @@ def test_labels_are_missing_exactly_at_padding(tmp_path: Path) -> None:
     ]
     assert batch["index"].tolist() == [0, 1, 2, 3]
     assert {key: value.dtype for key, value in batch.items()} == dict.fromkeys(batch, torch.int64)
-    assert sorted(batch) == ["attention_mask", "index", "input_ids", "label"]
+    assert sorted(batch) == ["attention_mask", "index", "input_ids", "label", "position"]
 
 
 def test_separate_batches_pad_to_their_longest(tmp_path: Path) -> None:

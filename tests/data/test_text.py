@@ -116,6 +116,7 @@ def test_every_source_gives_the_same_batch(source: Any, tmp_path: Path, bert: st
         "attention_mask": (torch.int64, (8, 7)),
         "label": (torch.int64, (8,)),
         "index": (torch.int64, (8,)),
+        "position": (torch.int64, (8,)),
     }
     expected = torch.zeros(8, 7, dtype=torch.int64)
     for place, sentence in zip(expected, SENTENCES, strict=True):
