@@ -62,17 +62,15 @@ class RunRecorder(EvaluationCallback):
         self.records.append(record)
         if trainer.is_global_zero:
             append_record(_path(trainer), record)
-        if trainer.state.fn != "fit":
-            self._close(trainer)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close(trainer)
-
-    def _close(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero and self.records:
-            console = Console()
-            console.print(layer_table(self.records[-1]))
-            console.print(f"Records, figures and checkpoints: {trainer.default_root_dir}", soft_wrap=True)
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not trainer.is_global_zero or not self.records:
+            return
+        if bar := trainer.progress_bar_callback:
+            bar.teardown(trainer, pl_module, stage)  # a bar that still lives would paint over what is printed
+        console = Console()
+        console.print(layer_table(self.records[-1]))
+        console.print(f"Records, figures and checkpoints: {trainer.default_root_dir}", soft_wrap=True)
 
 
 def _path(trainer: Trainer) -> Path:

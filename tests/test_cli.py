@@ -82,9 +82,12 @@ def test_two_runs_do_not_share_a_directory(trained: Path, layersim: Command) -> 
     assert first.parent == second.parent
 
 
-def test_validate_measures_an_untrained_model(layersim: Command) -> None:
+def test_validate_measures_an_untrained_model(layersim: Command, capsys: pytest.CaptureFixture[str]) -> None:
     directory = layersim("validate", *[flag for flag in tiny.FLAGS if "max_epochs" not in flag])
     (record,) = records(directory)
+    closing = capsys.readouterr().out
+    assert f"{record['accuracy'][0]:.3f}" in closing
+    assert closing.rstrip().endswith(str(directory)), "the last line tells where everything is"
     assert record["stage"] == "validate"
     assert record["samples"] == 360
     assert not list(directory.rglob("*.ckpt"))

@@ -121,3 +121,10 @@ def test_an_unreachable_server_stops_nothing(
     assert list(directory.glob("wandb/offline-run-*"))
     assert (directory / "layers.jsonl").is_file()
     assert (directory / "checkpoints/last.ckpt").is_file()
+
+
+def test_tensorboard_settles_in_the_runs_directory(layersim: Command) -> None:
+    directory = layersim("fit", *FLAGS, "--trainer.logger=TensorBoard", "--trainer.limit_train_batches=2")
+    (events,) = (directory / "tensorboard").glob("events.out.tfevents.*")
+    assert events.stat().st_size > 10_000, "numbers and images"
+    assert not (directory / "wandb").exists()
