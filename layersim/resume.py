@@ -33,15 +33,24 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
                     f"The checkpoint's optimizer has no {', '.join(sorted(missing))}: it is of another kind than "
                     f"{type(given).__name__}. Resume with the optimizer it was trained with."
                 )
-            peak = group.get("initial_lr", group["lr"])
-            ratio = options["lr"] / peak if peak else 1.0
-            if ratio != 1.0:
+            peak = _peak(stored, group, options["lr"] if checkpoint.get("lr_schedulers") else group["lr"])
+            if options["lr"] != peak:
+                if peak == 0:
+                    raise UserError("The checkpoint was trained with a learning rate of 0, which no factor raises.")
+                ratio = options["lr"] / peak
                 group["lr"] *= ratio
                 if "initial_lr" in group:
                     group["initial_lr"] = options["lr"]
                 for schedule in checkpoint.get("lr_schedulers", []):
                     _scale(schedule, ratio)
             group.update({key: value for key, value in options.items() if key not in ("lr", "initial_lr")})
+
+
+def _peak(stored: dict[str, Any] | None, group: dict[str, Any], otherwise: float) -> float:
+    """The learning rate that the checkpoint's run was started with, which a schedule may since have lowered."""
+    given = stored["optimizer"].get("init_args", {}).get("lr") if stored else None
+    peak: float = group.get("initial_lr", otherwise) if given is None else given
+    return peak
 
 
 def _scale(schedule: dict[str, Any], ratio: float) -> None:

@@ -53,38 +53,30 @@ def test_loss_is_the_aligned_loss_of_the_library_models_own_logits() -> None:
     assert output.readout.predictions.shape == (3, 6)
 
 
-def test_standard_training_reads_the_last_layer_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[list[int]] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The layers that each training step reads, filled as it goes."""
+    readings: list[list[int]] = []
     original = SharedHead.loss
-    monkeypatch.setattr(
-        SharedHead,
-        "loss",
-        lambda self, features, targets, layers, weights: (
-            asked.append(list(layers)),
-            original(self, features, targets, layers, weights),
-        )[1],
-    )
+
+    def loss(self: SharedHead, features: Tensor, targets: Tensor, layers: Any, weights: Any) -> Tensor:
+        readings.append(list(layers))
+        return original(self, features, targets, layers, weights)
+
+    monkeypatch.setattr(SharedHead, "loss", loss)
+    return readings
+
+
+def test_standard_training_reads_the_last_layer_alone(asked: list[list[int]], tmp_path: Path) -> None:
     trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(tiny.module(objective=LastLayer()), tiny.digits())
     assert asked == [[2], [2]]
 
 
-def test_alternating_switches_by_optimizer_step_under_accumulation(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    asked: list[int] = []
-    original = SharedHead.loss
-    monkeypatch.setattr(
-        SharedHead,
-        "loss",
-        lambda self, features, targets, layers, weights: (
-            asked.append(len(layers)),
-            original(self, features, targets, layers, weights),
-        )[1],
-    )
+def test_alternating_switches_by_optimizer_step_under_accumulation(asked: list[list[int]], tmp_path: Path) -> None:
     trainer(tmp_path, limit_train_batches=8, limit_val_batches=0, accumulate_grad_batches=2).fit(
         tiny.module(objective=Alternating()), tiny.digits()
     )
-    assert asked == [1, 1, 3, 3, 1, 1, 3, 3]
+    assert [len(layers) for layers in asked] == [1, 1, 3, 3, 1, 1, 3, 3]
 
 
 def test_training_learns_and_the_control_does_not(tmp_path: Path) -> None:
