@@ -12,11 +12,11 @@ from layersim.outputs import LayerOutput
 Stage = Literal["validate", "test"]
 
 
-def num_layers(pl_module: LightningModule) -> int:
-    """L of the module; a UserError where it is none of ours."""
+def layerwise(pl_module: LightningModule) -> LayerwiseModule:
+    """The module as one of ours; a UserError where it is none."""
     if not isinstance(pl_module, LayerwiseModule):
         raise UserError(f"layersim's callbacks read a LayerwiseModule, but got {type(pl_module).__name__}.")
-    return pl_module.num_layers
+    return pl_module
 
 
 class EvaluationCallback(Callback):

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
 from torchmetrics import Metric
 
-from callbacks.evaluation import EvaluationCallback, Stage, num_layers
+from callbacks.evaluation import EvaluationCallback, Stage, layerwise
 from callbacks.loggers import log_figure, on_epoch_axis
 from layersim.outputs import LayerOutput
 
@@ -50,7 +50,7 @@ class LayerMonitor(EvaluationCallback, ABC):
         """What the epoch told; called on every process, so that metrics may reduce across them."""
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        made = self.make_metrics(num_layers(pl_module))
+        made = self.make_metrics(layerwise(pl_module).num_layers)
         self._metrics = {name: metric.to(pl_module.device) for name, metric in made.items()}
 
     def take(self, output: LayerOutput) -> None:

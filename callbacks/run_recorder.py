@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 
-from callbacks.evaluation import EvaluationCallback, num_layers
+from callbacks.evaluation import EvaluationCallback, layerwise
 from callbacks.monitor import LayerMonitor
 from layersim.outputs import LayerOutput
 from layersim.report.records import RECORDS_FILE, EffectiveDepth, LayerRecord, Stage, append_record
@@ -55,7 +55,7 @@ class RunRecorder(EvaluationCallback):
             epoch=trainer.current_epoch,
             step=trainer.global_step,
             stage=stage,
-            layers=num_layers(pl_module),
+            layers=layerwise(pl_module).num_layers,
             samples=int(samples),
             **measured,
         )

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from functools import partial
 
+from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
 from torchmetrics import Metric
 
+from callbacks.evaluation import layerwise
 from callbacks.monitor import LayerMonitor, Measured, per_layer
 from layersim.outputs import LayerOutput
 from layersim.report.figures import similarity_heatmap
@@ -18,12 +20,17 @@ class SimilarityHeatmaps(LayerMonitor):
 
     Args:
         measures: metrics of `layersim.similarity`, each by the name it gets in logs and records. Where None: `cosine`,
-            centred over the samples (4096 of them at most), and `cka`, minibatch linear CKA over all.
+            centred over the samples (4096 of them at most), and `cka`: minibatch linear CKA over all; where tokens are
+            the samples, whose neighbours are alike, debiased linear CKA over 4096 of them at most.
     """
 
     def __init__(self, measures: dict[str, SampleMetric] | None = None) -> None:
         super().__init__()
-        self.measures = measures or {"cosine": CosineSimilarity(max_samples=4096), "cka": LinearCKA()}
+        self.measures = measures or {}
+
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.measures = self.measures or default_measures(tokens=layerwise(pl_module).backbone.reads_tokens)
+        super().start(trainer, pl_module)
 
     def make_metrics(self, num_layers: int) -> Mapping[str, Metric]:
         return {name: measure.clone() for name, measure in self.measures.items()}
@@ -46,6 +53,12 @@ class SimilarityHeatmaps(LayerMonitor):
             },
             figures={name: partial(_draw, name, matrix) for name, matrix in matrices.items()},
         )
+
+
+def default_measures(*, tokens: bool) -> dict[str, SampleMetric]:
+    """What is measured unless a recipe says otherwise, where samples are tokens or not."""
+    cka = LinearCKA(estimator="debiased", max_samples=4096) if tokens else LinearCKA()
+    return {"cosine": CosineSimilarity(max_samples=4096), "cka": cka}
 
 
 def _draw(name: str, matrix: list[list[float]]) -> Figure:

@@ -48,7 +48,7 @@ class LayerwiseModule(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Backbone = backbone
         self.head = head(backbone)
         self.objective = objective or Aligned()
         self.objective.weights(backbone.num_layers, None)

@@ -21,6 +21,8 @@ class Backbone(nn.Module, ABC):
     """C, the classes of the classifier (the vocabulary, for a language model)."""
     input_size: tuple[int, int, int] | None = None
     """Channels, height and width of the images it takes; None where it takes no images."""
+    reads_tokens: bool = False
+    """Whether every token is a sample, as in a language model, and not every input."""
     norm_before_pooling: bool = False
     """Whether the final norm is part of the features, because the model pools after it and the two do not commute."""
 

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import signature
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,6 +16,7 @@ from layersim.backbones.probe import check_causal, check_logits, check_widths, t
 from layersim.backbones.tokens import pooled, predicting_tokens
 from layersim.errors import UserError
 from layersim.outputs import LayerFeatures
+from layersim.packaged import model_name
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
@@ -31,7 +31,8 @@ class TransformersBackbone(Backbone):
     shared head at the last layer gives the model's own logits.
 
     Args:
-        name_or_path: a name on the hub, or a local folder; None to build from `config_args` alone.
+        name_or_path: a name on the hub, a local folder, or `package:PACKAGE/FOLDER` for one inside an installed
+            package; None to build from `config_args` alone.
         task: `classification` of texts or images; `language-modeling`: prediction of each next token.
         pretrained: load weights; otherwise they are random.
         num_classes: C of a classifier; the configuration's own where None. A checkpoint without classifier gets a new
@@ -76,8 +77,8 @@ class TransformersBackbone(Backbone):
         super().__init__()
         if pretrained and name_or_path is None:
             raise UserError("Expected name_or_path, whose weights to load. Set it, or pretrained: false.")
-        if name_or_path and Path(name_or_path).expanduser().is_dir():
-            name_or_path = str(Path(name_or_path).expanduser())
+        if name_or_path:
+            name_or_path = model_name(name_or_path)
         hub = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
         config = configuration(name_or_path, config_args or {}, num_classes, task, hub)
         options: dict[str, Any] = {"dtype": dtype or "float32", "trust_remote_code": trust_remote_code}
@@ -93,6 +94,7 @@ class TransformersBackbone(Backbone):
         self.name = name_or_path or config.model_type
         self.tokenizer_name = name_or_path  # where data modules find the model's own tokenizer
         self.task = task
+        self.reads_tokens = task == "language-modeling"
         steps = (classifier,) if isinstance(classifier, str) else classifier and tuple(classifier)
         self.layout = layout_of(
             self.model, task, blocks=blocks, final_norm=final_norm, classifier=steps, pooling=pooling

@@ -8,13 +8,14 @@ from transformers import AutoTokenizer
 from layersim.data.byte_tokenizer import ByteTokenizer
 from layersim.data.tokenizer import Encoding, Tokenizer
 from layersim.errors import UserError
+from layersim.packaged import model_name
 
 
 class PretrainedTokenizer:
     """A tokenizer of transformers.
 
     Args:
-        name: a name on the hub, or a local folder.
+        name: a name on the hub, a local folder, or `package:PACKAGE/FOLDER`.
 
     Raises:
         UserError: there is none of that name, or the hub is out of reach.
@@ -22,7 +23,7 @@ class PretrainedTokenizer:
 
     def __init__(self, name: str) -> None:
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(model_name(name))
         except (OSError, ValueError) as error:  # transformers raises either, by how it looked for the files
             raise UserError(
                 f"no tokenizer could be opened from {name}: {error} Set --data.tokenizer to a local folder that holds "
