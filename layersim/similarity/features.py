@@ -1,5 +1,5 @@
-"""What a measure demands of the features, and what it says when a layer cannot be measured. Letters: L layers,
-N samples, D width."""
+"""What a measure demands of the features, and what it says when a layer cannot be measured. Letters: L and M layers,
+N samples, D and D' width."""
 
 import warnings
 
@@ -9,12 +9,33 @@ from torch import Tensor
 from layersim.errors import UserError
 
 
-def require_features(features: Tensor) -> None:
+def require_features(features: Tensor, name: str = "features") -> None:
     """Raises UserError where `features` are not (L, N, D) floating-point numbers."""
     if features.ndim != 3:
-        raise UserError(f"features: expected (L, N, D), layers first, got shape {tuple(features.shape)}")
+        raise UserError(f"{name}: expected (L, N, D), layers first, got shape {tuple(features.shape)}")
     if not features.is_floating_point():
-        raise UserError(f"features: expected a floating-point tensor, got {features.dtype}")
+        raise UserError(f"{name}: expected a floating-point tensor, got {features.dtype}")
+
+
+def require_pair(features: Tensor, other: Tensor | None) -> None:
+    """Raises UserError where `features` are not (L, N, D), or `other`, if given, not (M, N, D') with the same N."""
+    require_features(features)
+    if other is None:
+        return
+    require_features(other, "other")
+    if other.shape[1] != features.shape[1]:
+        raise UserError(
+            f"other: expected the same {features.shape[1]} samples as features, in the same order, got {other.shape[1]}"
+        )
+
+
+def require_equal_widths(features: Tensor, other: Tensor | None, measure: str) -> None:
+    """Raises UserError where two sets of features differ in width though the measure compares component by component."""
+    if other is not None and other.shape[2] != features.shape[2]:
+        raise UserError(
+            f"{measure} compares component by component and needs equal widths, got {features.shape[2]} and "
+            f"{other.shape[2]}: choose a measure that is invariant to rotation, as linear CKA is"
+        )
 
 
 def widened(features: Tensor) -> Tensor:
@@ -28,14 +49,37 @@ def require_samples(came: int, needed: int, measure: str) -> None:
         raise UserError(f"{measure} needs at least {needed} samples, got {came}: use more data or another option")
 
 
-def warn_undefined(similarity: Tensor) -> Tensor:
-    """Hands the (L, L) similarity on, and warns once if layers have NaN against themselves: nothing is filled in."""
-    layers = [str(layer + 1) for layer in similarity.diagonal().isnan().nonzero().flatten().tolist()]
-    if layers:
-        warnings.warn(
-            f"similarity is NaN for layer {', '.join(layers)} (counted from 1): the features there are constant, "
-            "zero where a direction is needed, or not finite",
-            UserWarning,
-            stacklevel=3,
-        )
+def warn_undefined(similarity: Tensor, features: Tensor | None = None, other: Tensor | None = None) -> Tensor:
+    """Hands the (L, M) similarity on, and warns once if layers have NaN against all others: nothing is filled in.
+
+    The warning counts the values that are not finite, where the `features` that were measured are given.
+    """
+    missing = similarity.isnan()
+    rows, columns = missing.all(1), missing.all(0)
+    if not rows.any() and not columns.any():
+        return similarity
+    paired = other is not None or len(rows) != len(columns) or not torch.equal(rows, columns)
+    if missing.all() and paired:
+        blame = "every layer of features or every layer of other"
+    elif paired:
+        sides = [_named(rows, features, " of features"), _named(columns, other, " of other")]
+        blame = " and ".join(filter(None, sides))
+    else:
+        blame = _named(rows, features, "")
+    warnings.warn(
+        f"similarity is NaN for {blame}: the features there are constant, zero where a direction is needed, or not "
+        "finite",
+        UserWarning,
+        stacklevel=3,
+    )
     return similarity
+
+
+def _named(undefined: Tensor, features: Tensor | None, side: str) -> str:
+    """'layer 3, 5 of other (counted from 1; layer 5 has 2 values that are not finite)', or '' where none is."""
+    layers = undefined.nonzero().flatten().tolist()
+    if not layers:
+        return ""
+    broken = {} if features is None else {layer + 1: int((~features[layer].isfinite()).sum()) for layer in layers}
+    counts = [f"; layer {layer} has {count} values that are not finite" for layer, count in broken.items() if count]
+    return f"layer {', '.join(str(layer + 1) for layer in layers)}{side} (counted from 1{''.join(counts)})"

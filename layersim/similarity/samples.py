@@ -1,4 +1,8 @@
-"""The state that similarity metrics share: sums, a count, kept samples. Letters: L layers, N samples, D width."""
+"""The state that similarity metrics share: sums, a count, kept samples. Letters: L and M layers, N samples, D and D'
+width."""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -6,10 +10,22 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from layersim.errors import UserError
-from layersim.similarity.features import require_features
+from layersim.similarity.features import require_pair
 from layersim.similarity.gathering import gather_uneven
+from layersim.similarity.properties import Properties
 
 PROCESS_STRIDE = 2**40  # samples a process may number by itself before it meets the next process's numbers
+
+
+class Batch(NamedTuple):
+    """Samples with their positions in the data set."""
+
+    features: Tensor
+    """(L, n, D)."""
+    other: Tensor | None
+    """(M, n, D') of the same samples, from the model compared with."""
+    index: Tensor
+    """(n,) int64 on the host."""
 
 
 class SampleMetric(Metric):
@@ -24,11 +40,13 @@ class SampleMetric(Metric):
     higher_is_better = None
 
     sums: list[Tensor]
-    """At most one (1, L, L) float64 tensor."""
+    """At most one (1, …, …) float64 tensor."""
     seen: list[Tensor]
     """At most one (1,) int64 tensor on the host."""
     features: list[Tensor]
     """(n, L, D) tensors in the dtype they came in."""
+    others: list[Tensor]
+    """(n, M, D') tensors of the same samples: the second set of layers, where there is one."""
     index: list[Tensor]
     """(n,) int64 tensors on the host: their samples' positions."""
 
@@ -37,15 +55,25 @@ class SampleMetric(Metric):
         super().__init__(dist_sync_fn=gather_uneven)
         self.max_samples = max_samples
         self.group = group
-        for state in ("sums", "seen", "features", "index"):
+        for state in ("sums", "seen", "features", "others", "index"):
             self.add_state(state, [], dist_reduce_fx="cat")
 
-    def admit(self, features: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The (L, n, D) features in their own dtype and their (n,) positions on the host, both checked and counted.
+    @property
+    def properties(self) -> Properties:
+        """What the measure promises with these options."""
+        raise NotImplementedError
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a run records beside the values."""
+        raise NotImplementedError
+
+    def admit(self, features: Tensor, index: Tensor | None, other: Tensor | None) -> Batch:
+        """The batch as it came, checked and counted, with its (n,) positions on the host.
 
         Without positions samples are numbered as they come, each process from a start of its own.
         """
-        require_features(features)
+        require_pair(features, other)
         samples, before = features.shape[1], self.count()
         if index is None:
             rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
@@ -55,45 +83,93 @@ class SampleMetric(Metric):
                 f"index: expected ({samples},) integers, one a sample, got {tuple(index.shape)} {index.dtype}"
             )
         self.seen[:] = [torch.tensor([before + samples])]
-        return features.detach(), index.cpu().long()
+        return Batch(features.detach(), None if other is None else other.detach(), index.cpu().long())
 
     def count(self) -> int:
         """How many samples were given, by all processes once they are joined."""
         return int(_joined(self.seen).sum())
 
     def add(self, addend: Tensor) -> None:
-        """Adds (L, L) float64 to the sums."""
+        """Adds a float64 matrix to the sums."""
         self.sums[:] = [addend[None] + self.sums[0] if self.sums else addend[None]]
 
     def total(self) -> Tensor:
-        """(L, L) sums of all processes, or () zero where there are none."""
+        """The sums of all processes, or () zero where there are none."""
         total: Tensor = _joined(self.sums).sum(0)
         return total
 
-    def keep(self, features: Tensor, index: Tensor) -> None:
-        """Keeps (L, n, D) features; of more than twice `max_samples`, those that the hash of their position chooses."""
-        # a copy: features are often a slice, which would keep the whole batch's activations alive
-        self.features.append(features.transpose(0, 1).clone(memory_format=torch.contiguous_format))
-        self.index.append(index)
+    def keep(self, batch: Batch) -> None:
+        """Keeps the batch; of more than twice `max_samples`, those that the hash of their position chooses."""
+        if self.index and bool(self.others) != (batch.other is not None):
+            raise UserError("other: expected with every update or with none: reset the metric in between")
+        self.features.append(_copied(batch.features))
+        if batch.other is not None:
+            self.others.append(_copied(batch.other))
+        self.index.append(batch.index)
         if self.max_samples is not None and sum(map(len, self.index)) > 2 * self.max_samples:
-            positions = torch.cat(self.index)
-            chosen = splitmix64(positions).argsort()[: self.max_samples]
-            self.features[:] = [torch.cat(self.features)[chosen]]
-            self.index[:] = [positions[chosen]]
+            self.select(splitmix64(torch.cat(self.index)).argsort()[: self.max_samples])
 
-    def kept(self) -> tuple[Tensor, Tensor]:
-        """(L, N, D) kept features of all processes and their (N,) positions, ascending, `max_samples` at most.
+    def select(self, chosen: Tensor) -> None:
+        """Lets go of all kept samples but the `chosen`, numbers or a mask."""
+        for state in (self.features, self.others, self.index):
+            if state:
+                state[:] = [torch.cat(state)[chosen]]
+
+    def kept(self) -> Batch:
+        """What all processes kept, positions ascending, `max_samples` at most.
 
         Raises:
             UserError: a position came twice.
         """
-        index, features = _joined(self.index).cpu().long(), _joined(self.features)
+        index, features, others = _joined(self.index).cpu().long(), _joined(self.features), _joined(self.others)
         if not len(index):
-            return features.new_empty(0, 0, 0), index
+            return Batch(features.new_empty(0, 0, 0), None, index)
         chosen = splitmix64(index).argsort()[: self.max_samples]
         order = chosen[index[chosen].argsort()]
         require_distinct(index[order])
-        return features[order].transpose(0, 1), index[order]
+        other = others[order].transpose(0, 1) if len(others) else None
+        return Batch(features[order].transpose(0, 1), other, index[order])
+
+
+class WholeMetric(SampleMetric):
+    """A measure that needs all its samples at once: kept, and measured in `compute`.
+
+    Of more than `max_samples` those whose position has the smallest hash are kept, so that the choice depends on the
+    data alone: the same value whatever the batch size, the order and the number of processes.
+    """
+
+    def __init__(self, *, max_samples: int | None, least: int) -> None:
+        """`least`: how many samples the measure needs.
+
+        Raises:
+            UserError: `max_samples` below `least`.
+        """
+        if max_samples is not None and max_samples < least:
+            raise UserError(f"max_samples: expected at least {least}, got {max_samples}")
+        super().__init__(max_samples=max_samples)
+
+    @abstractmethod
+    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
+        """(L, N, D) features, against themselves or (M, N, D') others, → (L, M)."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a run records beside the values."""
+        return {"max_samples": self.max_samples}
+
+    def update(self, features: Tensor, index: Tensor | None = None, *, other: Tensor | None = None) -> None:
+        """Takes (L, n, D) features, their samples' (n,) integer positions in the data set, on the host, and, to compare
+        two models, the (M, n, D') features that the `other` has for the same samples.
+
+        Without positions samples are numbered as they come; on several processes give them, or the choice of samples
+        depends on the split.
+        """
+        self.keep(self.admit(features, index, other))
+
+    def compute(self) -> Tensor:
+        """(L, L) or (L, M) float64, as the function on the kept samples; raises what it raises."""
+        kept = self.kept()
+        return self.measure(kept.features, kept.other)
 
 
 def splitmix64(index: Tensor) -> Tensor:
@@ -117,6 +193,11 @@ def require_distinct(ascending: Tensor) -> None:
             f"index: expected each sample once, but position {int(twice[0])} came more than once: use a sampler that "
             "does not pad the last shard, reset the metric between epochs, and give every token its own position"
         )
+
+
+def _copied(features: Tensor) -> Tensor:
+    # a copy, samples first: features are often a slice, which would keep the whole batch's activations alive
+    return features.transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
