@@ -19,10 +19,19 @@ MAX_LOGITS = 2**24
 
 
 class Head(nn.Module, ABC):
-    """Reads features at given layers: losses, predictions and confidences, never a table of all logits."""
+    """Reads features at given layers: losses, predictions and confidences, never a table of all logits.
 
-    def __init__(self, backbone: Backbone) -> None:
+    Args:
+        backbone: whose features it reads.
+        label_smoothing: ε in 0 … 1, of the loss that training minimises: targets are (1 − ε) one-hot + ε / C (Szegedy
+            et al. 2016). What evaluation measures is never smoothed.
+    """
+
+    def __init__(self, backbone: Backbone, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        if not 0 <= label_smoothing <= 1:
+            raise UserError(f"Expected label_smoothing in 0 … 1, but got {label_smoothing}. Change the head's option.")
+        self.label_smoothing = label_smoothing
         self.num_layers = backbone.num_layers
         self.num_classes = backbone.num_classes
 
@@ -47,7 +56,9 @@ class Head(nn.Module, ABC):
 
     def _loss(self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float]) -> Tensor:
         logits = _wide(self.logits(features, layers))
-        each = cross_entropy(logits.flatten(0, 1), targets.repeat(len(layers)), reduction="none")
+        each = cross_entropy(
+            logits.flatten(0, 1), targets.repeat(len(layers)), reduction="none", label_smoothing=self.label_smoothing
+        )
         losses = each.view(len(layers), -1).mean(dim=1)
         return torch.dot(losses, losses.new_tensor(weights))
 
@@ -76,10 +87,13 @@ class SharedHead(Head):
         backbone: gives `final_norm` and `classifier`; the head *is* those modules, not a copy.
         norm: `final`: the final norm, then the classifier, at every layer. `none`: layers below the last are read raw,
             as in the paper's GPT-2 code (arXiv 2406.14479); the last layer keeps its norm, and so the model its output.
+        label_smoothing: see Head.
     """
 
-    def __init__(self, backbone: Backbone, norm: Literal["final", "none"] = "final") -> None:
-        super().__init__(backbone)
+    def __init__(
+        self, backbone: Backbone, norm: Literal["final", "none"] = "final", *, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__(backbone, label_smoothing=label_smoothing)
         if norm == "none" and backbone.norm_before_pooling:
             raise UserError(
                 "This model's final norm stands before its pooling, so features cannot be read without it. "
@@ -97,7 +111,8 @@ class SharedHead(Head):
         if not isinstance(self.classifier, nn.Linear):
             return super()._loss(features, targets, layers, weights)
         hidden = self._normed(features, layers)
-        return layered_cross_entropy(hidden, self.classifier.weight, self.classifier.bias, targets, weights)[0]
+        weight, bias = self.classifier.weight, self.classifier.bias
+        return layered_cross_entropy(hidden, weight, bias, targets, weights, label_smoothing=self.label_smoothing)[0]
 
     def _normed(self, features: Tensor, layers: Sequence[int]) -> Tensor:
         if self.norm == "none":
@@ -111,10 +126,14 @@ class SeparateHeads(Head):
     """One classifier for each layer behind the model's final norm: the multi-exit baseline (arXiv 2406.14479).
 
     The last classifier is the model's own; those below start as copies with fresh weights.
+
+    Args:
+        backbone: gives `final_norm` and `classifier`.
+        label_smoothing: see Head.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__(backbone)
+    def __init__(self, backbone: Backbone, *, label_smoothing: float = 0.0) -> None:
+        super().__init__(backbone, label_smoothing=label_smoothing)
         self.final_norm = backbone.final_norm
         below = [_fresh_copy(backbone.classifier) for _ in range(self.num_layers - 1)]
         self.classifiers = nn.ModuleList([*below, backbone.classifier])

@@ -80,8 +80,10 @@ class LayerwiseModule(LightningModule):
         return LayerOutput(features, readout, self._penalized(weighted, features.values[needed]))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        weights = self.objective.weights(self.num_layers, self.global_step)
-        layers = self.objective.layers(self.num_layers, self.global_step)
+        loop = self.trainer.fit_loop.epoch_loop
+        step = loop.total_batch_idx if self.objective.counts == "micro-batches" else self.global_step
+        weights = self.objective.weights(self.num_layers, step)
+        layers = self.objective.layers(self.num_layers, step)
         features: LayerFeatures = self.backbone(batch, layers)
         if features.targets is None:
             raise UserError("Training needs a label for every sample, but the data gives none.")

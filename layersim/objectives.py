@@ -62,11 +62,13 @@ class Objective(ABC):
     """
 
     period: int = 1
-    """Optimizer steps after which the choice of layers repeats."""
+    """Steps after which the choice of layers repeats."""
+    counts: Literal["steps", "micro-batches"] = "steps"
+    """What a step is in training: the optimizer's, or a batch of one process, of which gradients may accumulate."""
 
     @abstractmethod
     def weights(self, num_layers: int, step: int | None) -> list[float]:
-        """The λ at an optimizer step, (L,) numbers summing to one; `step` None stands for evaluation.
+        """The λ at a training step, (L,) numbers summing to one; `step` None stands for evaluation.
 
         Raises:
             UserError: the weights do not fit this number of layers.
@@ -129,25 +131,35 @@ def _sampled(weights: list[float], draws: int, step: int) -> list[float]:
 
 
 class Alternating(Objective):
-    """Last-layer steps with an aligned step in every `period`, counted in optimizer steps (BERxiT; arXiv 2406.14479).
+    """Last-layer steps with an aligned step in every `period` (BERxiT; arXiv 2406.14479, for GPT-2).
 
     Step s is an aligned step where (s + phase) mod period = period − 1, else a last-layer step: with the defaults
-    steps 0, 2, 4 … train the last layer and steps 1, 3, 5 … all layers. Micro-batches under gradient accumulation
-    belong to one step. Evaluation reports the aligned loss.
+    steps 0, 2, 4 … train the last layer and steps 1, 3, 5 … all layers. Evaluation reports the aligned loss.
 
     Args:
         weights: the λ of the aligned steps, as in `Aligned`.
         period: steps from one aligned step to the next, at least 1 (1 is `Aligned`).
         phase: shifts the aligned steps earlier, 0 … period − 1.
+        counts: `steps` of the optimizer, all of whose micro-batches take the same turn; or `micro-batches`, as in the
+            paper's code, where under accumulation every optimizer step mixes both losses.
     """
 
-    def __init__(self, weights: LayerWeights = "linear", period: int = 2, phase: int = 0) -> None:
+    def __init__(
+        self,
+        weights: LayerWeights = "linear",
+        period: int = 2,
+        phase: int = 0,
+        counts: Literal["steps", "micro-batches"] = "steps",
+    ) -> None:
         _check_values(weights)
         if period < 1 or not 0 <= phase < period:
             raise UserError(f"Expected period ≥ 1 and 0 ≤ phase < period, but got period {period}, phase {phase}.")
+        if counts not in ("steps", "micro-batches"):
+            raise UserError(f"Expected counts steps or micro-batches, but got {counts!r}.")
         self._weights = weights
         self.period = period
         self.phase = phase
+        self.counts = counts
 
     def weights(self, num_layers: int, step: int | None) -> list[float]:
         aligned = layer_weights(self._weights, num_layers)

@@ -101,6 +101,25 @@ def test_the_shared_heads_gradients_are_those_of_the_formula(norm: Any, features
         torch.testing.assert_close(ours, formula)
 
 
+@pytest.mark.parametrize("make", [SharedHead, SeparateHeads])
+def test_label_smoothing_is_trained_and_not_measured(make: type[Head], features: Tensor, targets: Tensor) -> None:
+    torch.manual_seed(0)
+    plain = make(Plain())
+    torch.manual_seed(0)
+    smooth = make(Plain(), label_smoothing=0.2)
+    log_p = smooth.logits(features, range(3)).double().log_softmax(-1)
+    soft = torch.full((7, 5), 0.2 / 5, dtype=torch.float64)
+    soft[torch.arange(7), targets] += 0.8
+    expected = -(log_p * soft).sum(-1).mean(-1) @ torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    assert smooth.loss(features, targets, range(3), [0.2, 0.3, 0.5]).item() == pytest.approx(expected.item(), abs=1e-6)
+    torch.testing.assert_close(smooth(features, targets, range(3)).losses, plain(features, targets, range(3)).losses)
+
+
+def test_label_smoothing_outside_its_range_is_refused() -> None:
+    with pytest.raises(UserError, match=r"label_smoothing in 0 … 1, but got 1\.5"):
+        SharedHead(Plain(), label_smoothing=1.5)
+
+
 def test_reading_in_chunks_changes_nothing(features: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     head = SharedHead(Plain())
     whole = head(features, targets, range(3))

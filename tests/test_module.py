@@ -79,6 +79,14 @@ def test_alternating_switches_by_optimizer_step_under_accumulation(asked: list[l
     assert [len(layers) for layers in asked] == [1, 1, 3, 3, 1, 1, 3, 3]
 
 
+def test_alternating_by_micro_batch_goes_on_over_epochs(asked: list[list[int]], tmp_path: Path) -> None:
+    """As in the paper's GPT-2 code: an optimizer step mixes both losses; an epoch of 3 batches shifts the turn."""
+    trainer(tmp_path, limit_train_batches=3, limit_val_batches=0, accumulate_grad_batches=2, max_epochs=2).fit(
+        tiny.module(objective=Alternating(counts="micro-batches")), tiny.digits()
+    )
+    assert [len(layers) for layers in asked] == [1, 3, 1, 3, 1, 3]
+
+
 def test_training_learns_and_the_control_does_not(tmp_path: Path) -> None:
     def losses(learning_rate: float) -> list[float]:
         torch.manual_seed(0)
