@@ -5,7 +5,7 @@ Letters: L layers, M layers of the other model (L again within one model).
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -25,14 +25,12 @@ from layersim.report.canvas import (
     layer_ticks,
     place,
     sheet,
-    shorten,
     write_labels,
     write_title,
 )
 from layersim.report.heatmap import draw_color_bar, draw_matrix, scale_of
+from layersim.report.legend import draw_legend, legend_height
 from layersim.report.records import LayerRecord
-
-_CHARACTER = 0.6 * LABEL_SIZE / 72  # inches that a character of a legend takes, wide names included
 
 
 def similarity_heatmap(matrix: ArrayLike, *, title: str, measure: str) -> Figure:
@@ -64,13 +62,13 @@ def layer_accuracy_curve(accuracies: Mapping[str, Sequence[float]], *, title: st
         title: stands above.
     """
     width = 5.6
-    legend = _legend_height(accuracies, width)
+    legend = legend_height(accuracies, width)
     figure = sheet(width + 0.8, 4.2 + legend)
     axes = place(figure, 0.65, 0.55 + legend, width, 3.2)
     write_title(axes, title)
     write_labels(axes, "layer", "accuracy")
     lines = _draw_curves(axes, accuracies)
-    _draw_legend(figure, lines, 0.65, legend, width)
+    draw_legend(figure, lines, 0.65, legend, width)
     return figure
 
 
@@ -122,13 +120,13 @@ def comparison_figure(records: Mapping[str, LayerRecord], *, measure: str = "cos
     width = columns * side + (columns - 1) * gap
     curve_width, curve_height = (width - 0.9) / 2, 2.5
     below = -(-len(records) // columns) * pitch
-    figure = sheet(left + width + 1.0, below + curve_height + 0.9 + _legend_height(records, width))
+    figure = sheet(left + width + 1.0, below + curve_height + 0.9 + legend_height(records, width))
 
     axes = place(figure, left, below + 0.5, curve_width, curve_height)
     write_title(axes, "Accuracy by layer")
     write_labels(axes, "layer", "accuracy")
     lines = _draw_curves(axes, {name: record.accuracy or [] for name, record in records.items()})
-    _draw_legend(figure, lines, left, figure.get_figheight() - 0.08, width)
+    draw_legend(figure, lines, left, figure.get_figheight() - 0.08, width)
 
     matrices = {name: record.similarity[measure] for name, record in records.items() if measure in record.similarity}
     axes = place(figure, left + curve_width + 0.9, below + 0.5, curve_width, curve_height)
@@ -184,35 +182,3 @@ def _say_not_recorded(axes: Axes) -> None:
     axes.text(
         0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color=INK, fontsize=LABEL_SIZE
     )
-
-
-def _legend_shape(names: Sequence[str], width: float) -> tuple[int, int]:
-    """Rows and columns of a legend, as many columns as `width` inches hold of the longest name."""
-    longest = max(map(len, names), default=0)
-    columns = max(1, min(len(names), int(width / (_CHARACTER * longest + 0.6))))
-    return -(-len(names) // columns), columns
-
-
-def _legend_height(names: Iterable[str], width: float) -> float:
-    """Inches."""
-    return 0.1 + 0.22 * _legend_shape(list(names), width)[0]
-
-
-def _draw_legend(figure: Figure, lines: Mapping[str, Line2D], left: float, top: float, width: float) -> None:
-    """The runs' names beside their lines; its top left corner and width in inches."""
-    across, up = figure.get_size_inches()
-    legend = figure.legend(
-        list(lines.values()),
-        [f"run {number}" for number in range(len(lines))],
-        loc="upper left",
-        bbox_to_anchor=(left / across, top / up),
-        borderpad=0,
-        borderaxespad=0,
-        ncols=_legend_shape(list(lines), width)[1],
-        frameon=False,
-        fontsize=LABEL_SIZE,
-        labelcolor=INK,
-    )
-    for text, name in zip(legend.get_texts(), lines, strict=True):  # set here, for a legend passes over names with a _
-        text.set_parse_math(False)
-        text.set_text(shorten(name, int((width - 0.6) / _CHARACTER)))

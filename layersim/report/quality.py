@@ -1,0 +1,96 @@
+"""How good the texts are that a language model writes from each of its layers: the numbers, and their curves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from layersim.errors import UserError
+from layersim.report.canvas import COLORS, GRID, MARKERS, layer_ticks, place, sheet, write_labels, write_title
+from layersim.report.legend import draw_legend, legend_height
+
+
+def perplexity(losses: Sequence[float]) -> list[float]:
+    """exp of mean cross-entropies in nats a token, such as a record's `loss`; ∞ where that is beyond a float."""
+    with np.errstate(over="ignore"):
+        return [float(each) for each in np.exp(np.asarray(losses, dtype=np.float64))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerQuality:
+    """What `layersim.text.quality_by_layer` measured. Lists run along `layers`; NaN where texts were too short.
+
+    Raises:
+        UserError: a list has not one number a layer.
+    """
+
+    layers: list[int]
+    """The layers that wrote, ascending, counted from 1."""
+    samples: int
+    """Texts written from each layer."""
+    perplexity: list[float]
+    """Of the texts, new tokens only, under the judge's last layer."""
+    diversity: list[float]
+    """Π (1 − rep-n) over n = 2, 3, 4: 0 … 1."""
+    repetition: list[float]
+    """rep-4, the share of 4-grams that their text has had before: 0 … 1."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """How the texts were written: numbers compare only where these and the prompts agree."""
+
+    def __post_init__(self) -> None:
+        for key in ("perplexity", "diversity", "repetition"):
+            if (found := len(getattr(self, key))) != len(self.layers):
+                raise UserError(f"{key}: expected {len(self.layers)} numbers, one a layer, got {found}.")
+
+
+def quality_figure(qualities: Mapping[str, LayerQuality]) -> Figure:
+    """Perplexity (log scale), diversity and repetition of generated texts by layer, one curve a run.
+
+    Args:
+        qualities: by the run's name.
+
+    Raises:
+        UserError: there is no run.
+    """
+    if not qualities:
+        raise UserError("expected one run or more to draw the quality of, got none.")
+    left, side, gap = 0.75, 2.9, 0.75
+    width = 3 * side + 2 * gap
+    legend = legend_height(qualities, width)
+    figure = sheet(left + width + 0.2, 0.55 + 2.6 + 0.45 + legend)
+    panels = {"perplexity": "Perplexity of the texts", "diversity": "Diversity", "repetition": "Repetition of 4-grams"}
+    for column, (key, title) in enumerate(panels.items()):
+        axes = place(figure, left + column * (side + gap), 0.55 + legend, side, 2.6)
+        write_title(axes, title)
+        write_labels(axes, "layer", "")
+        lines = _draw_curves(axes, qualities, key)
+    draw_legend(figure, lines, left, legend, width)
+    return figure
+
+
+def _draw_curves(axes: Axes, qualities: Mapping[str, LayerQuality], key: str) -> dict[str, Line2D]:
+    deepest = max(max(quality.layers) for quality in qualities.values())
+    looks = zip(cycle(COLORS), cycle(MARKERS), strict=False)
+    lines = {}
+    for (name, quality), (color, marker) in zip(qualities.items(), looks, strict=False):
+        values = getattr(quality, key)
+        (lines[name],) = axes.plot(
+            quality.layers, values, color=color, marker=marker, markersize=5, linewidth=1.6, clip_on=False
+        )
+    if key == "perplexity":
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(0, 1)
+    axes.set_xlim(0.5, deepest + 0.5)
+    axes.set_xticks(layer_ticks(deepest))
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    return lines
