@@ -1,0 +1,45 @@
+"""Early exit: policies to leave by, and thresholds that keep a promise."""
+
+from layersim.exits.budget import best_within
+from layersim.exits.calibration import Calibration, Method, calibrate
+from layersim.exits.policies import (
+    POLICIES,
+    Confidence,
+    Entropy,
+    Margin,
+    Patience,
+    Policy,
+    Similarity,
+    View,
+    exit_layer,
+    next_streak,
+)
+from layersim.exits.risks import Risk
+from layersim.exits.summary import ExitSummary, summarize
+from layersim.exits.table import ExitTable, exit_table, join_tables
+from layersim.exits.temperature import fit_temperatures, split_for_temperatures
+
+__all__ = [
+    "POLICIES",
+    "Calibration",
+    "Confidence",
+    "Entropy",
+    "ExitSummary",
+    "ExitTable",
+    "Margin",
+    "Method",
+    "Patience",
+    "Policy",
+    "Risk",
+    "Similarity",
+    "View",
+    "best_within",
+    "calibrate",
+    "exit_layer",
+    "exit_table",
+    "fit_temperatures",
+    "join_tables",
+    "next_streak",
+    "split_for_temperatures",
+    "summarize",
+]

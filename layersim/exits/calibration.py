@@ -1,0 +1,151 @@
+"""The threshold that saves most while a promise about the risk still holds. Letters: L layers, N samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from layersim.errors import UserError
+from layersim.exits.policies import Policy, exit_layer
+from layersim.exits.promises import Bet, Counted, Expected, Promise
+from layersim.exits.risks import RISKS, Risk, drops
+from layersim.exits.summary import ExitSummary, at_exits, summarize
+from layersim.exits.sweep import check_thresholds, sweep
+from layersim.exits.table import ExitTable
+
+Method = Literal["crc", "ltt", "ucb"]
+
+
+@dataclass(frozen=True)
+class Calibration(ExitSummary):
+    """A threshold, what it promises of new samples, and what it did to the N it was chosen on.
+
+    The summary's accuracies and losses are those of the samples that chose the threshold; only the bound is a promise.
+    """
+
+    method: Method
+    risk: Risk
+    target: float
+    """The risk that is promised not to be exceeded."""
+    confidence: float | None
+    """The probability of the promise; None for `crc`, which promises a mean."""
+    observed_risk: float
+    """The mean of the risk over the N samples."""
+    bound: float
+    """What the method says of the risk at most; at most the target."""
+
+    def explain(self) -> str:
+        """n, the bound and what it means, in plain words."""
+        what = RISKS[self.risk]
+        if self.threshold is None:
+            rule = (
+                f"No threshold of the policy {self.policy} can be promised to keep {what} at or below {self.target:g}: "
+                "every sample goes through all layers."
+            )
+        else:
+            rule = f"A sample leaves at the first layer where {self.policy} ≥ {self.threshold:.9g}."
+        if self.confidence is None:
+            promise = (
+                f"Over many calibration sets of this size, {what} averages at most {self.target:g} on new samples; "
+                f"for this very set it may be more. Estimated on n = {self.samples} with one sample of the worst kind "
+                f"added, and with each sample's worst loss at this threshold or a more cautious one: {self.bound:.4g}."
+            )
+        else:
+            promise = (
+                f"With probability {self.confidence:g} over the draw of these n = {self.samples} samples, {what} is at "
+                f"most {self.target:g} on new samples; the upper bound at this threshold is {self.bound:.4g}."
+            )
+        return (
+            f"{rule} {promise} Measured on these samples: {self.observed_risk:.4g}. {self.describe()} "
+            f"The promise ({self.method}) is for samples drawn independently like these, and for a model, temperatures "
+            "and a policy that were fixed without them."
+        )
+
+
+def calibrate(
+    table: ExitTable,
+    policy: Policy,
+    thresholds: Sequence[float],
+    *,
+    target: float,
+    risk: Risk = "error",
+    confidence: float = 0.95,
+    method: Method = "ltt",
+    seed: int = 0,
+) -> Calibration:
+    """The least of the thresholds, hence with the least mean exit layer, that is promised to keep the risk ≤ target.
+
+    From the most cautious threshold down each is tested until one fails; the last that passed is the answer. Since the
+    order was fixed before the samples were seen, a threshold that breaks the target is chosen only if the first such on
+    the way passes its test, so that no correction for the number of thresholds is needed (fixed-sequence testing).
+
+    `crc`: conformal risk control (arXiv 2208.02814). E[risk] ≤ target, the mean taken over calibration sets too; about
+        half of them may lie above. Each sample's loss is made monotone by its maximum over more cautious thresholds,
+        so that leaving early earns nothing for mistakes that it prevents.
+    `ltt`: learn then test (arXiv 2110.01052) with the fixed sequence. P(risk ≤ target) ≥ confidence. The p-value is the
+        exact binomial tail for `disagreement`, and from betting for `error` and `loss`.
+    `ucb`: an upper confidence bound (arXiv 2101.02703) by betting (arXiv 2010.09686). P(risk ≤ target) ≥ confidence. A
+        bound is below the target where its test rejects, so `ucb` and `ltt` agree on `error` and `loss`.
+
+    The promise is for independent samples that nothing else was fitted on: not the model, not the temperatures.
+
+    Args:
+        thresholds: ascending, and fixed without looking at the table: the policy's own.
+        target: in (0, 1).
+        confidence: in (0, 1); of no meaning for `crc`.
+        seed: of the random order in which `ltt` and `ucb` bet on the samples, because data files are often sorted.
+
+    Raises:
+        UserError: target, confidence, thresholds or method out of range, or too few samples to promise this of the full
+            model itself.
+    """
+    check_thresholds(thresholds)
+    for name, value in (("risk target", target), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise UserError(f"Expected a {name} between 0 and 1, but got {value:g}.")
+    promise = _promise(method, risk, target, 1 - confidence)
+    shuffled = table.select(torch.randperm(len(table.targets), generator=torch.Generator().manual_seed(seed)))
+    costs = drops(shuffled, risk)
+    worst = kept = costs[-1]
+    if not len(kept) or not promise.keeps(kept):
+        raise _too_few(promise, len(kept), method, risk, confidence)
+    threshold = None
+    for candidate, exits in sweep(shuffled.scores, thresholds):
+        losses = at_exits(costs, exits)
+        if promise.needs_monotone:
+            worst = losses = torch.maximum(worst, losses)
+        if not promise.keeps(losses):
+            break
+        threshold, kept = candidate, losses
+    return Calibration(
+        **vars(summarize(table, policy, threshold)),
+        method=method,
+        risk=risk,
+        target=target,
+        confidence=None if method == "crc" else confidence,
+        observed_risk=at_exits(costs, exit_layer(shuffled.scores, threshold)).mean().item(),
+        bound=promise.bound(kept),
+    )
+
+
+def _too_few(promise: Promise, samples: int, method: Method, risk: Risk, confidence: float) -> UserError:
+    sure = "" if method == "crc" else f" with confidence {confidence:g}"
+    or_lower = "" if method == "crc" else ", or lower the confidence"
+    least = promise.least_target(max(1, samples))
+    return UserError(
+        f"Expected at least {promise.samples_needed()} samples to promise a risk ({risk}) of at most "
+        f"{promise.target:g}{sure} by {method}, but got {samples}: so few could not promise it even of the full model. "
+        f"Give more calibration samples, or raise the risk above {least:.3g}{or_lower}."
+    )
+
+
+def _promise(method: Method, risk: Risk, target: float, delta: float) -> Promise:
+    match method:
+        case "crc":
+            return Expected(target, delta)
+        case "ltt":
+            return Counted(target, delta) if risk == "disagreement" else Bet(target, delta)
+        case "ucb":
+            return Bet(target, delta)
+    raise UserError(f"Expected a method among {', '.join(get_args(Method))}, but got {method!r}.")

@@ -1,0 +1,198 @@
+"""Exit policies: how sure is a layer, and is it sure enough to leave? Letters: L layers, n samples, D width, C classes.
+
+A policy is a score, the higher the surer, and a sample leaves at the first layer whose score reaches the threshold.
+Raising the threshold never makes a sample leave earlier, whatever the policy: calibration rests on that.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import inf, log
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from layersim.errors import UserError
+
+
+@dataclass(frozen=True)
+class View:
+    """What is known of n samples when a layer has been read."""
+
+    logits: Tensor
+    """(n, C) in float32 or wider, after the layer's temperature."""
+    features: Tensor
+    """(n, D) this layer's features, before the final norm."""
+    previous: Tensor | None
+    """(n, D) the features of the layer before; None at the first layer."""
+    streak: Tensor
+    """(n,) int64: layers in a row, this one included, that gave this prediction."""
+
+
+def next_streak(predictions: Tensor, before: Tensor | None, streak: Tensor | None) -> Tensor:
+    """(n,) layers in a row that gave these predictions, this layer included.
+
+    Args:
+        predictions: (n,) this layer's.
+        before: (n,) those of the layer before; None at the first layer.
+        streak: (n,) the streak at the layer before; None at the first layer.
+    """
+    if before is None or streak is None:
+        return torch.ones_like(predictions, dtype=torch.int64)
+    return torch.where(predictions == before, streak + 1, 1)
+
+
+class Policy(ABC):
+    """A rule to leave: how sure a layer is (score), and a threshold that it must reach. The higher the surer."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def score(self, view: View) -> Tensor:
+        """(n,) float: how sure this layer is of each sample. A sample's score depends on nothing else in the batch."""
+
+    @abstractmethod
+    def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
+        """The least and the greatest score, and so the range of sensible thresholds."""
+
+    def leaves(self, score: Tensor, threshold: float) -> Tensor:
+        """(n,) whether each sample leaves; a score of NaN never does."""
+        return score >= threshold
+
+    def check(self, threshold: float, num_classes: int, num_layers: int) -> None:
+        """Refuses a threshold outside the scores' range, with a UserError that says the range."""
+        low, high = self.bounds(num_classes, num_layers)
+        if not low <= threshold <= high:
+            raise UserError(
+                f"Expected a threshold of {low:g} … {high:g} for the policy {self.name} ({num_classes} classes, "
+                f"{num_layers} layers), but got {threshold:g}. Change the threshold."
+            )
+
+    def thresholds(self, num_classes: int, num_layers: int, steps: int = 1000) -> list[float]:
+        """The thresholds to choose from, ascending: fixed by the policy, never by the data that choose among them.
+
+        Their distance to the greatest score shrinks by the same ratio from one to the next, down to a millionth of the
+        range, because trained models crowd their scores there. Each is a float32, so that scores in float32 and in
+        float64 agree on who has reached it.
+        """
+        low, high = self.bounds(num_classes, num_layers)
+        distances = (high - low) * torch.logspace(0, -6, steps - 1, dtype=torch.float64)
+        grid = torch.cat([high - distances, torch.tensor([high], dtype=torch.float64)])
+        return sorted(set(grid.float().tolist()))
+
+
+class Confidence(Policy):
+    """The greatest probability, in [1/C, 1]: the exit rule of arXiv 2406.14479."""
+
+    name = "confidence"
+
+    def score(self, view: View) -> Tensor:
+        return view.logits.softmax(dim=-1).amax(dim=-1)
+
+    def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
+        # The float32 just below 1 / C: equal probabilities, rounded, must still reach it.
+        return torch.nextafter(torch.tensor(1 / num_classes), torch.tensor(0.0)).item(), 1.0
+
+
+class Margin(Policy):
+    """The greatest probability less the second greatest, in [0, 1]."""
+
+    name = "margin"
+
+    def score(self, view: View) -> Tensor:
+        two: Tensor = view.logits.softmax(dim=-1).topk(2, dim=-1).values
+        return two[..., 0] - two[..., 1]
+
+    def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
+        return 0.0, 1.0
+
+
+class Entropy(Policy):
+    """1 − H / ln C of the probabilities' entropy H in nats, in [0, 1]: 0 where all classes are equally likely.
+
+    DeeBERT (arXiv 2004.12993) leaves where H < S: its S is the threshold 1 − S / ln C here.
+    """
+
+    name = "entropy"
+
+    def score(self, view: View) -> Tensor:
+        entropy: Tensor = torch.special.entr(view.logits.softmax(dim=-1)).sum(dim=-1)
+        return 1 - entropy / log(view.logits.shape[-1])
+
+    def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
+        return 0.0, 1.0
+
+
+class Patience(Policy):
+    """Layers in a row that gave this prediction, 1 … L: with threshold k a sample leaves at the k-th equal prediction.
+
+    PABEE (arXiv 2006.04152) counts the repetitions, so its patience t is the threshold t + 1 here.
+    """
+
+    name = "patience"
+
+    def score(self, view: View) -> Tensor:
+        return view.streak.float()
+
+    def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
+        return 1.0, float(num_layers)
+
+    def check(self, threshold: float, num_classes: int, num_layers: int) -> None:
+        super().check(threshold, num_classes, num_layers)
+        if threshold != int(threshold):
+            raise UserError(
+                f"Expected a whole number of layers as threshold of the policy patience, but got {threshold:g}."
+            )
+
+    def thresholds(self, num_classes: int, num_layers: int, steps: int = 1000) -> list[float]:
+        """1 … L."""
+        return [float(layers) for layers in range(1, num_layers + 1)]
+
+
+class Similarity(Policy):
+    """Cosine of a layer's features and those of the layer before, not centred, in [−1, 1]; −inf at the first layer.
+
+    NaN, which never leaves, where either is all zeros and so has no direction.
+    """
+
+    name = "similarity"
+
+    def score(self, view: View) -> Tensor:
+        features = wide(view.features)
+        if view.previous is None:
+            return features.new_full(features.shape[:1], -inf)
+        return (_direction(features) * _direction(wide(view.previous))).sum(dim=-1)
+
+    def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
+        return -1.0, 1.0
+
+
+def _direction(features: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    return features / length
+
+
+def wide(values: Tensor) -> Tensor:
+    """The values in float32, or in float64 if that they are."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+POLICIES: dict[str, type[Policy]] = {
+    policy.name: policy for policy in (Confidence, Margin, Entropy, Patience, Similarity)
+}
+
+
+def exit_layer(scores: Tensor, threshold: float | None) -> Tensor:
+    """The layer at which each sample leaves, (N,) numbers 0 … L − 1: the first whose score reaches the threshold.
+
+    The last layer always lets go; with threshold None only the last does.
+
+    Args:
+        scores: (L, N) a policy's, first layer first.
+    """
+    last = scores.shape[0] - 1
+    if threshold is None:
+        return torch.full(scores.shape[1:], last, device=scores.device)
+    reached = scores >= threshold
+    reached[last] = True
+    return reached.int().argmax(dim=0)

@@ -1,0 +1,120 @@
+"""Temperature scaling, one number a layer, fitted on samples of its own. Letters: L layers, N samples, C classes.
+
+A temperature divides a layer's logits. It changes how sure a layer says it is, never its prediction, and makes scores
+of different layers mean the same, so that one threshold can serve them all (Guo et al. 2017, arXiv 1706.04599).
+"""
+
+import warnings
+from collections.abc import Callable
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from layersim.errors import UserError
+from layersim.heads import MAX_LOGITS, Head
+from layersim.outputs import LayerFeatures
+
+LEAST, GREATEST = 0.05, 20.0
+"""Bounds of a temperature. Where every sample is right the likelihood asks for 0; where logits say nothing, for ∞."""
+
+
+def split_for_temperatures(num_samples: int, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Sample numbers for the temperatures (share × N of them, rounded) and, apart from them, for the threshold.
+
+    The same samples must not serve both: a promise about a threshold holds for scores that were fixed without them.
+
+    Raises:
+        UserError: the share leaves one of the two without samples.
+    """
+    first = round(share * num_samples) if 0 < share < 1 else 0
+    if not 0 < first < num_samples:
+        raise UserError(
+            f"Expected a share between 0 and 1 that leaves samples for the temperatures and for the threshold, but got "
+            f"{share:g} of {num_samples} samples. Change the share, or give more samples."
+        )
+    order = torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed))
+    return order[:first].sort().values, order[first:].sort().values
+
+
+def fit_temperature(logits: Tensor, targets: Tensor) -> float:
+    """The temperature with the least mean cross-entropy of (N, C) logits and (N,) targets, in [LEAST, GREATEST].
+
+    To about 1e-9, in float64. Equals a bound where the minimum lies at it or beyond.
+
+    Raises:
+        UserError: logits that are not finite.
+    """
+    return _fit(lambda inverse: _derivatives(logits, targets, inverse))
+
+
+@torch.no_grad()
+def fit_temperatures(head: Head, features: LayerFeatures) -> Tensor:
+    """(L,) float64 temperatures of the layers, from (L, N, D) features and their targets.
+
+    Reads the head again for each step of the fit where samples × classes are many, so that the logits of one chunk are
+    all that is ever alive.
+
+    Warns:
+        of layers whose temperature lies at a bound: samples all classified rightly and surely, or logits that say less
+        than none.
+
+    Raises:
+        UserError: there are no samples, no targets, or logits that are not finite.
+    """
+    targets = features.targets
+    if targets is None or not len(targets):
+        raise UserError("Expected samples with targets to fit temperatures on, but got none. Change the data.")
+    chunk = max(1, MAX_LOGITS // head.num_classes)
+
+    def fit(layer: int) -> float:
+        parts = list(zip(torch.split(features.values[layer], chunk), torch.split(targets, chunk), strict=True))
+        if len(parts) == 1:
+            return fit_temperature(head.logits(features.values[layer : layer + 1], [layer])[0], targets)
+
+        def derivatives(inverse: float) -> tuple[float, float]:
+            each = [_derivatives(head.logits(rows[None], [layer])[0], labels, inverse) for rows, labels in parts]
+            return sum(slope for slope, _ in each), sum(curvature for _, curvature in each)
+
+        return _fit(derivatives)
+
+    temperatures = [fit(layer) for layer in range(head.num_layers)]
+    stuck = [f"layer {layer}: {t:g}" for layer, t in enumerate(temperatures, start=1) if t in (LEAST, GREATEST)]
+    if stuck:
+        warnings.warn(
+            f"The best temperature lies at or beyond its bounds {LEAST:g} … {GREATEST:g}, and the bound is used, at "
+            f"{', '.join(stuck)}. At {LEAST:g} the samples are all classified rightly and more would tell; at "
+            f"{GREATEST:g} the layer's logits say nothing of the targets.",
+            stacklevel=2,
+        )
+    return torch.tensor(temperatures, dtype=torch.float64)
+
+
+def _derivatives(logits: Tensor, targets: Tensor, inverse: float) -> tuple[float, float]:
+    """First and second derivative of the summed cross-entropy in β = 1 / T: Σ (E[z] − z_y) and Σ Var[z], ≥ 0."""
+    z = logits.double()
+    z = z - z.gather(1, targets.unsqueeze(1))  # differences to the target's logit: no cancellation in the slope
+    p = (inverse * z).softmax(dim=1)
+    mean = (p * z).sum(dim=1)
+    variance = (p * (z - mean.unsqueeze(1)).square()).sum(dim=1)
+    return mean.sum().item(), variance.sum().item()
+
+
+def _fit(derivatives: Callable[[float], tuple[float, float]]) -> float:
+    """T in [LEAST, GREATEST] where the slope in 1 / T, which only rises, is zero: Newton's steps, kept in a bracket."""
+    low, high = 1 / GREATEST, 1 / LEAST
+    if derivatives(low)[0] >= 0:
+        return GREATEST
+    if derivatives(high)[0] <= 0:
+        return LEAST
+    inverse = 1.0
+    while high - low > 1e-9 * low:
+        slope, curvature = derivatives(inverse)
+        if not isfinite(slope):
+            raise UserError("Expected finite logits to fit a temperature on, but some are not. Check the model.")
+        low, high = (inverse, high) if slope < 0 else (low, inverse)
+        newton = inverse - slope / curvature if curvature > 0 else low
+        if curvature > 0 and abs(newton - inverse) < 1e-10 * inverse:
+            return 1 / newton
+        inverse = newton if low < newton < high else (low + high) / 2
+    return 1 / inverse

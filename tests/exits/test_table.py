@@ -1,0 +1,116 @@
+"""The table against the head's own readout, and all thresholds at once against one at a time."""
+
+import pytest
+import torch
+
+from layersim.errors import UserError
+from layersim.exits import POLICIES, Confidence, Patience, Policy, exit_layer, exit_table, join_tables, summarize, table
+from layersim.exits.sweep import sweep
+from layersim.exits.table import half_brier
+from layersim.heads import Head, SeparateHeads
+from layersim.outputs import LayerFeatures
+from tests.exits.readouts import table_of
+from tests.tiny import backbone
+
+
+@pytest.fixture
+def head() -> Head:
+    head = SeparateHeads(backbone()).eval()
+    for classifier in head.classifiers:
+        classifier.weight.data *= 40
+    return head
+
+
+@pytest.fixture
+def features() -> LayerFeatures:
+    draw = torch.Generator().manual_seed(0)
+    return LayerFeatures(torch.randn(3, 50, 16, generator=draw).cumsum(dim=0), torch.randint(10, (50,), generator=draw))
+
+
+def test_the_table_says_what_the_head_says(head: Head, features: LayerFeatures) -> None:
+    read = exit_table(head, features, Confidence())
+    readout = head(features.values, features.targets, range(3))
+    assert torch.equal(read.predictions, readout.predictions)
+    torch.testing.assert_close(read.scores, readout.confidences)
+    torch.testing.assert_close(read.losses.mean(dim=1), readout.losses)
+    assert torch.equal(read.targets, features.targets)
+    assert not read.scores.requires_grad
+
+
+def test_temperatures_divide_each_layers_logits(head: Head, features: LayerFeatures) -> None:
+    temperatures = torch.tensor([0.5, 2.0, 7.0], dtype=torch.float64)
+    read = exit_table(head, features, Confidence(), temperatures)
+    logits = head.logits(features.values, range(3)).detach() / temperatures.float().view(3, 1, 1)
+    expected = table_of(logits, features.targets)
+    for column in ("scores", "predictions", "losses", "briers"):
+        torch.testing.assert_close(getattr(read, column), getattr(expected, column))
+    with pytest.raises(UserError, match=r"Expected 3 positive temperatures, .*but got \[1\.0, 1\.0\]"):
+        exit_table(head, features, Confidence(), torch.ones(2))
+    with pytest.raises(UserError, match=r"but got \[1\.0, 0\.0, 1\.0\]"):
+        exit_table(head, features, Confidence(), torch.tensor([1.0, 0.0, 1.0]))
+
+
+@pytest.mark.parametrize("policy", [kind() for kind in POLICIES.values()], ids=POLICIES)
+def test_chunks_and_batches_change_nothing(
+    policy: Policy, head: Head, features: LayerFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = exit_table(head, features, policy)
+    monkeypatch.setattr(table, "MAX_LOGITS", 7 * 10)
+    halves = [
+        exit_table(head, LayerFeatures(features.values[:, rows], features.targets[rows]), policy)
+        for rows in (slice(0, 20), slice(20, 50))
+    ]
+    joined = join_tables(halves)
+    for column, value in vars(joined).items():
+        torch.testing.assert_close(value, getattr(whole, column))
+    some = torch.tensor([3, 1])
+    assert torch.equal(whole.select(some).scores, whole.scores[:, some])
+    assert torch.equal(whole.select(some).targets, whole.targets[some])
+
+
+def test_patience_of_a_table_counts_its_predictions(head: Head, features: LayerFeatures) -> None:
+    read = exit_table(head, features, Patience())
+    first, second, third = read.predictions
+    assert read.scores[1].tolist() == (1 + (first == second).int()).tolist()
+    assert read.scores[2].tolist() == [
+        3 if a == b == c else 2 if b == c else 1
+        for a, b, c in zip(first.tolist(), second.tolist(), third.tolist(), strict=True)
+    ]
+
+
+def test_samples_and_targets_are_needed(head: Head, features: LayerFeatures) -> None:
+    with pytest.raises(UserError, match="Expected targets beside the samples"):
+        exit_table(head, LayerFeatures(features.values), Confidence())
+    with pytest.raises(UserError, match="but got none"):
+        join_tables([])
+
+
+def test_half_brier_by_hand() -> None:
+    probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    expected = torch.tensor([(0.25 + 0.09 + 0.04) / 2, (0.25 + 0.49 + 0.04) / 2, 0.0, 1.0])
+    torch.testing.assert_close(half_brier(probabilities.log(), torch.tensor([0, 1, 0, 2])), expected)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 7])
+def test_a_sweep_is_every_threshold_by_itself(num_layers: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    scores = (torch.rand(num_layers, 300, generator=draw) * 20).round() / 20  # ties, with thresholds too
+    scores[torch.rand(scores.shape, generator=draw) < 0.1] = float("nan")
+    scores[0, :5] = -torch.inf
+    thresholds = torch.linspace(0, 1, 41).tolist()
+    tried = list(sweep(scores, thresholds))
+    assert [threshold for threshold, _ in tried] == [None, *reversed(thresholds)]
+    for threshold, exits in tried:
+        assert torch.equal(exits, exit_layer(scores, threshold))
+
+
+def test_a_summary_by_hand() -> None:
+    sure, torn = [5.0, 0.0], [0.0, 0.0]
+    logits = torch.tensor([[sure, sure, torn, torn], [torn, sure, sure, torn], [sure, sure, sure, sure]])
+    summary = summarize(table_of(logits, torch.tensor([0, 1, 0, 0])), Confidence(), 0.9)
+    assert summary.exits == (2, 1, 1)
+    assert summary.mean_exit_layer == (1 + 1 + 2 + 3) / 4
+    assert summary.layer_gain == 3 / 1.75
+    assert (summary.accuracy, summary.full_accuracy, summary.samples) == (0.75, 0.75, 4)
+    assert summary.loss == pytest.approx(summary.full_loss)
+    assert "mean exit layer is 1.75 of 3, 1.71 times fewer layers" in summary.describe()
