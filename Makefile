@@ -50,7 +50,7 @@ bench: install ## the benchmarks behind experiments/benchmarks/RESULTS.md (needs
 	$(BIN)/python experiments/benchmarks/vocabulary_loss.py
 
 lock: ## pin the newest versions that pyproject.toml allows (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra demo --no-header --no-annotate \
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra demo --extra onnx --no-header --no-annotate \
 		--no-emit-index-url --upgrade --output-file requirements.lock pyproject.toml
 
 clean: ## remove the environment and caches, never a run

@@ -1,0 +1,90 @@
+"""Where an export is written: a folder that has its name only once all of it is there."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from layersim.errors import UserError
+
+RECORD_FILE = "layersim.json"
+"""What was exported; also what tells an export's folder from any other."""
+
+
+def check_destination(to: Path, overwrite: bool) -> None:
+    """Tells early, without writing anything, that nothing can be exported to `to`.
+
+    Raises:
+        UserError: it exists and `overwrite` is false; it exists and is no export, which is never replaced; or its
+            parent is no folder or may not be written.
+    """
+    if not to.name or to.name == "..":
+        raise UserError(f"Expected the path of a new folder, but got {to}. Change --to.")
+    if to.exists() or to.is_symlink():
+        if not overwrite:
+            raise UserError(f"{to} exists and is kept. Choose another --to, or add --overwrite.")
+        if to.is_symlink() or not (to / RECORD_FILE).is_file():
+            raise UserError(f"{to} is no export ({RECORD_FILE} is not in it), so it is kept. Choose another --to.")
+    parent = to.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{to} cannot be made: {parent} is no folder that may be written. Change --to.")
+
+
+@contextmanager
+def destination(to: Path, record: dict[str, object], *, overwrite: bool = False) -> Iterator[Path]:
+    """A hidden folder beside `to` to write into, which gets that name when all has been written and is on the disk.
+
+    If anything is raised in here the folder is taken away, and what stood at `to` stays. A process that is killed
+    leaves at most the hidden folder behind, named `.<name>.<8 digits>.partial`. Where an export is replaced, the old
+    one is moved aside, and back if the new one cannot take its place.
+
+    Args:
+        to: the folder to make; its parents are made too.
+        record: what is written into it as `layersim.json`.
+        overwrite: replace an export that stands there.
+
+    Raises:
+        UserError: as `check_destination`.
+    """
+    check_destination(to, overwrite)
+    to = to.absolute()
+    to.parent.mkdir(parents=True, exist_ok=True)
+    hidden = to.parent / f".{to.name}.{secrets.token_hex(4)}"
+    partial, old = hidden.with_name(f"{hidden.name}.partial"), hidden.with_name(f"{hidden.name}.old")
+    partial.mkdir()
+    try:
+        yield partial
+        (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
+        _sync(partial)
+        check_destination(to, overwrite)  # while this one was written, another may have been
+        _put_in_place(partial, to, old)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_in_place(partial: Path, to: Path, old: Path) -> None:
+    replaced = to.exists()
+    if replaced:
+        to.rename(old)
+    try:
+        partial.rename(to)
+    except BaseException:
+        if replaced:
+            old.rename(to)
+        raise
+
+
+def _sync(folder: Path) -> None:
+    """Brings the files to the disk, so that a name is never there before what it names."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

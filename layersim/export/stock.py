@@ -1,0 +1,66 @@
+"""The stock checkpoint: a folder that the model's own library loads, without layersim."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from layersim.backbones.base import Backbone
+from layersim.errors import UserError
+from layersim.export.destination import check_destination, destination
+from layersim.export.layers import kept_layers
+from layersim.export.libraries import library_of
+from layersim.export.readme import readme
+from layersim.export.record import record_of
+from layersim.export.truncation import agree, truncate
+from layersim.heads import Head
+
+
+def export_stock(
+    backbone: Backbone,
+    head: Head,
+    layers: int | Sequence[int],
+    to: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes the model with its first `layers` blocks, or the blocks listed, as a stock checkpoint.
+
+    For timm: `model.safetensors`, and `config.json` with the arguments that rebuild the model, its input size, mean,
+    std and class names. For transformers: a folder for `from_pretrained`, with the tokenizer or image processor where
+    the model came with one. Both with a README of the lines that load it, and `layersim.json`. It is loaded again and
+    compared before it gets its name.
+
+    Args:
+        layers: as in `truncate`; L for the whole model.
+        to: the folder to make.
+        class_names: the classes in the order of their numbers, where the data knows them.
+        overwrite: replace an export that stands at `to`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: as `truncate` and `check_destination`; names of another number than the classes; an export that does
+            not load or does not give the same logits.
+    """
+    to = Path(to)
+    check_destination(to, overwrite)
+    if class_names is not None and len(class_names) != backbone.num_classes:
+        raise UserError(f"Expected names of {backbone.num_classes} classes, but got {len(class_names)}.")
+    library = library_of(backbone)
+    model = truncate(backbone, head, layers)
+    record = record_of(backbone, head, kept_layers(layers, backbone.num_layers), "stock")
+    with destination(to, record, overwrite=overwrite) as folder:
+        library.save(model, folder, class_names)
+        (folder / "README.md").write_text(readme(record, library.usage))
+        batch = library.probe()
+        with torch.no_grad():
+            found, expected = library.logits(library.load(folder).eval(), batch), library.logits(model, batch)
+        if not agree(found, expected):
+            raise UserError(
+                f"{library.name} reads another model from the export than was written: its logits differ by "
+                f"{(found - expected).abs().max().item():.1e}. Nothing was exported."
+            )
+    return to

@@ -1,0 +1,88 @@
+"""Models of timm."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models import get_model_args, save_for_hf
+from torch import Tensor, nn
+
+from layersim.backbones import TimmBackbone
+from layersim.errors import UserError
+from layersim.export.library import Library
+
+_PER_BLOCK = ("num_kv_heads",)
+"""Keywords of `timm.create_model` that may list a value for each block."""
+
+
+class TimmLibrary(Library):
+    """A folder in timm's own format: weights as safetensors, and `config.json` with the arguments that rebuild it."""
+
+    name = "timm"
+    usage = (
+        "import json\n"
+        "import timm\n"
+        "from safetensors.torch import load_file\n"
+        "\n"
+        'config = json.load(open("config.json"))  # pretrained_cfg in it tells input size, mean and std\n'
+        'model = timm.create_model(config["architecture"], **config["model_args"]).eval()\n'
+        'model.load_state_dict(load_file("model.safetensors"))\n'
+        "\n"
+        '# or in one line, from anywhere: timm.create_model("local-dir:PATH/OF/THIS/FOLDER", pretrained=True)\n'
+    )
+
+    def __init__(self, backbone: TimmBackbone) -> None:
+        self.backbone = backbone
+
+    @property
+    def model(self) -> nn.Module:
+        model: nn.Module = self.backbone.model
+        return model
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        blocks: nn.ModuleList = self.backbone.model.blocks
+        return blocks
+
+    def untrained(self, kept: Sequence[int], *, tied: bool) -> nn.Module:
+        configuration = dict(self.backbone.model.pretrained_cfg)
+        arguments = get_model_args(self.backbone.model) | {"depth": len(kept)}
+        for key in _PER_BLOCK:
+            if isinstance(listed := arguments.get(key), list | tuple):
+                arguments[key] = [listed[layer] for layer in kept]
+        name = configuration["architecture"]
+        try:
+            model: nn.Module = timm.create_model(name, pretrained_cfg=configuration, **arguments)
+        except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+            raise UserError(f"timm cannot build {name} with {len(kept)} blocks: {error}") from error
+        return model.to(next(self.model.parameters()))
+
+    def inputs(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {"x": batch["image"]}
+
+    def logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        logits: Tensor = model(**self.inputs(batch))
+        return logits
+
+    def probe(self) -> dict[str, Tensor]:
+        parameter = next(self.model.parameters())
+        size = (2, *self.backbone.input_size)
+        return {"image": torch.linspace(-1, 1, torch.Size(size).numel()).view(size).to(parameter)}
+
+    def save(self, model: nn.Module, folder: Path, class_names: Sequence[str] | None) -> None:
+        labels = {"label_names": list(class_names)} if class_names else {}
+        configuration = {key: self.backbone.data_config[key] for key in ("input_size", "mean", "std", "interpolation")}
+        try:
+            save_for_hf(model, str(folder), labels, safe_serialization=True, data_config=configuration)
+        except ValueError as error:
+            raise UserError(f"timm cannot write the arguments that rebuild the model: {error}") from error
+
+    def load(self, folder: Path) -> nn.Module:
+        config = json.loads((folder / "config.json").read_text())
+        model: nn.Module = timm.create_model(config["architecture"], **config["model_args"])
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model.to(next(self.model.parameters()))
