@@ -30,7 +30,7 @@ def require_pair(features: Tensor, other: Tensor | None) -> None:
 
 
 def require_equal_widths(features: Tensor, other: Tensor | None, measure: str) -> None:
-    """Raises UserError where two sets of features differ in width though the measure compares component by component."""
+    """Raises UserError where two sets of features differ in width though the measure compares their components."""
     if other is not None and other.shape[2] != features.shape[2]:
         raise UserError(
             f"{measure} compares component by component and needs equal widths, got {features.shape[2]} and "
@@ -67,8 +67,8 @@ def warn_undefined(similarity: Tensor, features: Tensor | None = None, other: Te
     else:
         blame = _named(rows, features, "")
     warnings.warn(
-        f"similarity is NaN for {blame}: the features there are constant, zero where a direction is needed, or not "
-        "finite",
+        f"similarity is NaN for {blame}: the features there are constant, zero where a direction is needed, equally "
+        "far apart where distances are ranked, or not finite",
         UserWarning,
         stacklevel=3,
     )
@@ -76,10 +76,11 @@ def warn_undefined(similarity: Tensor, features: Tensor | None = None, other: Te
 
 
 def _named(undefined: Tensor, features: Tensor | None, side: str) -> str:
-    """'layer 3, 5 of other (counted from 1; layer 5 has 2 values that are not finite)', or '' where none is."""
+    """'layer 3, 5 of other (counted from 1), with 2 values that are not finite in layer 5', or '' where none is."""
     layers = undefined.nonzero().flatten().tolist()
     if not layers:
         return ""
     broken = {} if features is None else {layer + 1: int((~features[layer].isfinite()).sum()) for layer in layers}
-    counts = [f"; layer {layer} has {count} values that are not finite" for layer, count in broken.items() if count]
-    return f"layer {', '.join(str(layer + 1) for layer in layers)}{side} (counted from 1{''.join(counts)})"
+    counts = [f"{count} values that are not finite in layer {layer}" for layer, count in broken.items() if count]
+    named = f"layer {', '.join(str(layer + 1) for layer in layers)}{side} (counted from 1)"
+    return f"{named}, with {', '.join(counts)}" if counts else named

@@ -1,16 +1,18 @@
 """HSIC between the linear kernels of all pairs of layers, from blocks of Gram matrices. Letters: L layers, N samples,
-D width.
+D width, of each layer its own.
 
 A Gram matrix is symmetric, so each pair of samples is visited once; all pairs of layers come from one product a block;
 and memory beyond the features is bounded by the block whatever N is.
 """
+
+from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from layersim.similarity.centering import centred
-from layersim.similarity.features import widened
 from layersim.similarity.precision import full_precision
 
 ROWS = 128  # of a block of Gram matrices: few, so that little above the diagonal is computed twice
@@ -19,19 +21,19 @@ FEW = 32  # samples: so few leave rounding nothing to average out over, and floa
 
 
 @torch.no_grad()
-def hsic(features: Tensor, *, unbiased: bool) -> Tensor:
-    """HSIC of every pair of layers, (L, L) float64, from (L, N, D) features.
+def hsic(layers: Sequence[Tensor], *, unbiased: bool) -> Tensor:
+    """HSIC of every pair of L layers, (L, L) float64, from their (N, D) features.
 
     `unbiased`: HSIC-1, Σ_{i≠j} Ã_ij B̃_ij / (N (N − 3)) with U-centred Gram matrices (Song et al. 2012, eq. 5; Székely
     and Rizzo 2014), N ≥ 4. Otherwise tr(K H L H) / (N − 1)² (Gretton et al. 2005), N ≥ 2. A layer's own value has the
     unit of its features to the fourth power; a constant layer's is exactly zero.
     """
-    samples = features.shape[1]
+    samples, device = len(layers[0]), layers[0].device
     assert samples >= (4 if unbiased else 2)
-    features = (features.double() if samples <= FEW else features).contiguous()
-    with full_precision(features.device):
-        # layer by layer, as one layer fits the processor's cache
-        rows = [centred(widened(layer), dim=0) for layer in features]
+    with full_precision(device):
+        # layer by layer, as one layer fits the processor's cache; in one precision, the finest that came
+        finest = torch.float64 if samples <= FEW or any(x.dtype == torch.float64 for x in layers) else torch.float32
+        rows = [centred(layer.to(finest).contiguous(), dim=0) for layer in layers]
         squares = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]).square()  # the Grams' diagonals
         # HSIC is of fourth degree: each layer is brought near one by a power of two, which rounds nothing
         exponents = torch.frexp(squares.mean(1)).exponent
@@ -72,9 +74,10 @@ def _pair_products(rows: list[Tensor], shrink: Tensor, offsets: Tensor) -> Tenso
 
 
 def _grams(rows: list[Tensor], columns: list[Tensor]) -> Tensor:
-    """(L, R, C) inner products of L tensors (R, D) and L tensors (C, D)."""
+    """(L, R, C) inner products of L tensors (R, D) and L tensors (C, D); each pair may have its own D."""
     if rows[0].device.type != "cpu" or rows[0].dtype != torch.float32 or not torch.backends.mkldnn.enabled:
-        return torch.stack(rows) @ torch.stack(columns).mT
+        pairs = [list(same) for _, same in groupby(zip(rows, columns, strict=True), key=lambda pair: pair[0].shape[1])]
+        return torch.cat([torch.stack([r for r, _ in same]) @ torch.stack([c for _, c in same]).mT for same in pairs])
     # oneDNN multiplies float32 with the widest instructions on every maker's processors; torch's default library
     # reached half its speed on AMD, and the Gram matrices are nearly all of the work
     block = rows[0].new_empty(len(rows), len(rows[0]), len(columns[0]))

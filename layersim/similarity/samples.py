@@ -2,7 +2,8 @@
 width."""
 
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,8 @@ from layersim.similarity.properties import Properties
 PROCESS_STRIDE = 2**40  # samples a process may number by itself before it meets the next process's numbers
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Samples with their positions in the data set."""
 
     features: Tensor
@@ -59,14 +61,14 @@ class SampleMetric(Metric):
             self.add_state(state, [], dist_reduce_fx="cat")
 
     @property
+    @abstractmethod
     def properties(self) -> Properties:
         """What the measure promises with these options."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def options(self) -> dict[str, Any]:
         """What a run records beside the values."""
-        raise NotImplementedError
 
     def admit(self, features: Tensor, index: Tensor | None, other: Tensor | None) -> Batch:
         """The batch as it came, checked and counted, with its (n,) positions on the host.

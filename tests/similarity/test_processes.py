@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from layersim.similarity import CosineSimilarity, LinearCKA
+from layersim.similarity import RSA, AngularDistance, CosineSimilarity, LinearCKA, MeanCCA, MutualKNN, RegressionR2
 from layersim.similarity.samples import SampleMetric
 
 from .references import related_layers
@@ -25,15 +25,22 @@ def metrics() -> dict[str, SampleMetric]:
         "cosine capped": CosineSimilarity(max_samples=20),
         "minibatch": LinearCKA(batch_size=16),
         "debiased": LinearCKA(estimator="debiased"),
+        "angular": AngularDistance(),
+        "mean cca": MeanCCA(),
+        "neighbours capped": MutualKNN(k=3, max_samples=20),
+        "rsa of two models": RSA(max_samples=20),
+        "regression of two models": RegressionR2(),
+        "minibatch of two models": LinearCKA(batch_size=16),
+        "cosine of two models": CosineSimilarity(centering="none"),
     }
 
 
 def compute(share: torch.Tensor, batch: int) -> dict[str, torch.Tensor]:
-    features = related_layers(SAMPLES, 12).bfloat16()
+    features, other = related_layers(SAMPLES, 12).bfloat16(), related_layers(SAMPLES, 12, layers=2, seed=1)
     values = {}
     for name, metric in metrics().items():
         for index in share.split(batch) if len(share) else ():
-            metric.update(features[:, index], index)
+            metric.update(features[:, index], index, other=other[:, index] if "two models" in name else None)
         values[name] = metric.compute()
         assert not metric._is_synced  # states are a process's own again, so that it may go on
     return values

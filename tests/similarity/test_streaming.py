@@ -9,7 +9,32 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.similarity import CosineSimilarity, LinearCKA, cosine, linear_cka
+from layersim.similarity import (
+    CKNNA,
+    PWCCA,
+    RBFCKA,
+    RSA,
+    SVCCA,
+    AngularDistance,
+    CosineSimilarity,
+    LinearCKA,
+    MeanCCA,
+    MutualKNN,
+    Procrustes,
+    RegressionR2,
+    angular_distance,
+    cknna,
+    cosine,
+    linear_cka,
+    mean_cca,
+    mutual_knn,
+    procrustes,
+    pwcca,
+    rbf_cka,
+    regression_r2,
+    rsa,
+    svcca,
+)
 from layersim.similarity.samples import SampleMetric, splitmix64
 
 from .references import related_layers
@@ -25,6 +50,18 @@ METRICS = {
     "cka-minibatch": (lambda: LinearCKA(batch_size=16), lambda x: linear_cka(x, batch_size=16)),
     "cka-debiased": (lambda: LinearCKA(estimator="debiased"), lambda x: linear_cka(x, estimator="debiased")),
     "cka-biased": (lambda: LinearCKA(estimator="biased"), lambda x: linear_cka(x, estimator="biased")),
+}
+WHOLE = {  # measures that need a number of samples of their own
+    "angular": (AngularDistance, angular_distance),
+    "rbf": (lambda **cap: RBFCKA(bandwidth=0.5, **cap), lambda x, *y: rbf_cka(x, *y, bandwidth=0.5)),
+    "cknna": (lambda **cap: CKNNA(k=4, **cap), lambda x, *y: cknna(x, *y, k=4)),
+    "mutual knn": (lambda **cap: MutualKNN(k=4, **cap), lambda x, *y: mutual_knn(x, *y, k=4)),
+    "rsa": (lambda **cap: RSA(distance="correlation", **cap), lambda x, *y: rsa(x, *y, distance="correlation")),
+    "procrustes": (Procrustes, procrustes),
+    "mean cca": (MeanCCA, mean_cca),
+    "svcca": (lambda **cap: SVCCA(variance=0.9, **cap), lambda x, *y: svcca(x, *y, variance=0.9)),
+    "pwcca": (PWCCA, pwcca),
+    "regression": (RegressionR2, regression_r2),
 }
 each_metric = pytest.mark.parametrize("name", METRICS)
 
@@ -127,6 +164,35 @@ def test_the_cap_chooses_by_position_alone(name: str) -> None:
         assert sum(map(len, metric.features)) <= 40
 
 
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("batch", [1, 64])
+def test_whole_measures_equal_the_function_in_any_order(name: str, batch: int) -> None:
+    metric, function = WHOLE[name]
+    order = torch.randperm(150, generator=torch.Generator().manual_seed(batch))
+    same(feed(metric(), FEATURES, order, batch), function(FEATURES))
+
+
+@pytest.mark.parametrize("name", [name for name in WHOLE if name != "angular"])
+def test_whole_measures_of_two_models_choose_the_same_samples_for_both(name: str) -> None:
+    metric, function = WHOLE[name][0](max_samples=40), WHOLE[name][1]
+    other = related_layers(150, 9, layers=2, seed=4).half()
+    for index in torch.randperm(150, generator=torch.Generator().manual_seed(0)).split(7):
+        metric.update(FEATURES[:, index], index, other=other[:, index])
+        assert sum(map(len, metric.others)) == sum(map(len, metric.features)) <= 80
+    chosen = splitmix64(torch.arange(150)).argsort()[:40].sort().values
+    same(metric.compute(), function(FEATURES[:, chosen], other[:, chosen]))
+
+
+@pytest.mark.parametrize("estimator", ["minibatch", "debiased", "biased"])
+@pytest.mark.parametrize("batch", [7, 32])
+def test_linear_cka_of_two_models(estimator: str, batch: int) -> None:
+    other = related_layers(150, 9, layers=1, seed=4)
+    metric = LinearCKA(estimator=estimator, batch_size=16)
+    for index in torch.arange(150).split(batch):
+        metric.update(FEATURES[:, index], index, other=other[:, index])
+    same(metric.compute(), linear_cka(FEATURES, other, estimator=estimator, batch_size=16))
+
+
 def test_splitmix64_known_values() -> None:
     """The generator's first outputs for seed 0 (Vigna's reference program): the hash of 0, γ, 2γ."""
     gamma = 0x9E3779B97F4A7C15
@@ -153,9 +219,16 @@ def test_a_constant_layer_warns_at_compute_and_only_there() -> None:
         (CosineSimilarity(centering="none"), {"centering": "none"}),
         (LinearCKA(), {"estimator": "minibatch", "batch_size": 64}),
         (LinearCKA(estimator="debiased", max_samples=9), {"estimator": "debiased", "max_samples": 9}),
+        (AngularDistance(), {"centering": "none"}),
+        (RBFCKA(), {"bandwidth": 1.0, "estimator": "biased", "max_samples": 1024}),
+        (CKNNA(), {"k": 10, "max_samples": 1024}),
+        (MutualKNN(k=5), {"k": 5, "max_samples": 1024}),
+        (RSA(), {"distance": "euclidean", "max_samples": 1024}),
+        (SVCCA(), {"variance": 0.99, "max_samples": 4096}),
+        (MeanCCA(max_samples=None), {"max_samples": None}),
     ],
 )
-def test_options(metric: CosineSimilarity | LinearCKA, options: dict[str, object]) -> None:
+def test_options(metric: SampleMetric, options: dict[str, object]) -> None:
     assert json.loads(json.dumps(metric.options)) == options
 
 
@@ -168,6 +241,10 @@ def test_options(metric: CosineSimilarity | LinearCKA, options: dict[str, object
         (lambda: LinearCKA(estimator="full"), "estimator: expected one of"),
         (lambda: CosineSimilarity(centering="none", max_samples=10), 'centering="none" keeps no samples'),
         (lambda: CosineSimilarity(max_samples=1), "max_samples: expected at least 2, got 1"),
+        (lambda: MutualKNN(max_samples=11), "max_samples: expected at least 12, got 11"),
+        (lambda: RSA().update(FEATURES, other=FEATURES[:, :9]), "other: expected the same 150 samples.*got 9"),
+        (lambda: AngularDistance().update(FEATURES, other=FEATURES[:, :, :9]), "needs equal widths, got 12 and 9"),
+        (lambda: [m := RSA(), m.update(FEATURES), m.update(FEATURES, other=FEATURES)], "other: expected with every"),
         (lambda: CosineSimilarity().update(torch.ones(3, 4)), r"expected \(L, N, D\)"),
         (lambda: CosineSimilarity().update(FEATURES, torch.arange(3)), r"expected \(150,\) integers.*got \(3,\)"),
         (lambda: feed(CosineSimilarity(), FEATURES, torch.arange(1), 1), "needs at least 2 samples, got 1"),

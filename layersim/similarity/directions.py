@@ -1,0 +1,141 @@
+"""What cosine and angular distance share: each sample's directions at two layers, compared, and the mean over samples.
+Letters: L and M layers, N samples, D width."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from layersim.errors import UserError
+from layersim.similarity.centering import centred
+from layersim.similarity.features import (
+    require_equal_widths,
+    require_pair,
+    require_samples,
+    warn_undefined,
+    widened,
+)
+from layersim.similarity.precision import full_precision
+from layersim.similarity.samples import SampleMetric
+
+Centering = Literal["none", "samples", "components"]
+Comparison = Callable[[Tensor, Tensor], Tensor]
+"""(n, L, D) and (n, M, D) vectors of length one → (n, L, M)."""
+
+CHUNK = 1024  # samples whose (L, M) values are held at once
+
+
+def mean_comparison(
+    features: Tensor, other: Tensor | None, centering: Centering, compare: Comparison, measure: str
+) -> Tensor:
+    """Mean of `compare` over the samples, (L, M) float64, of (L, N, D) features with `other` (M, N, D) or themselves.
+
+    A layer with a vector of length zero after centring, or not finite, has NaN in its row and column, and one
+    UserWarning names it. Raises UserError for an unknown centering, shapes that do not fit, or too few samples (2 with
+    "samples", else 1).
+    """
+    require_centering(centering)
+    require_pair(features, other)
+    require_equal_widths(features, other, measure)
+    require_directions(features.shape[1], centering, measure)
+    return warn_undefined(summed_comparison(features, other, centering, compare) / features.shape[1], features, other)
+
+
+@torch.no_grad()
+def summed_comparison(features: Tensor, other: Tensor | None, centering: Centering, compare: Comparison) -> Tensor:
+    """Σ of `compare` over the samples, (L, M) float64. A sample's own values do not depend on its batch."""
+    sets = [_centred_layers(features, centering)] + ([] if other is None else [_centred_layers(other, centering)])
+    total = torch.zeros(len(sets[0]), len(sets[-1]), dtype=torch.float64, device=features.device)
+    with full_precision(features.device):
+        for chunk in zip(*(torch.split(layers, CHUNK, dim=1) for layers in sets), strict=True):
+            directions = [_directions(vectors, centering) for vectors in chunk]
+            total += compare(directions[0], directions[-1]).double().sum(0)
+    return total
+
+
+class DirectionMetric(SampleMetric):
+    """A mean over the samples of how a sample's directions at two layers compare, over batches and processes.
+
+    With centering "samples" the features are kept, `max_samples` of them at most: those whose position has the smallest
+    hash, so that the choice depends on the data alone. Otherwise sums and counts are all it holds.
+    """
+
+    measure: str
+    """What errors call it."""
+
+    def __init__(self, *, centering: Centering, max_samples: int | None = None) -> None:
+        """See `cosine`.
+
+        Raises:
+            UserError: an unknown centering, `max_samples` below 2, or `max_samples` where nothing is kept.
+        """
+        require_centering(centering)
+        if max_samples is not None and centering != "samples":
+            raise UserError(
+                f'max_samples: centering="{centering}" keeps no samples to cap, got {max_samples}: leave it out'
+            )
+        if max_samples is not None and max_samples < 2:
+            raise UserError(f"max_samples: expected at least 2, got {max_samples}")
+        super().__init__(max_samples=max_samples)
+        self.centering: Centering = centering
+
+    @staticmethod
+    @abstractmethod
+    def compare(first: Tensor, second: Tensor) -> Tensor:
+        """A `Comparison`."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a run records beside the values."""
+        capped = {"max_samples": self.max_samples} if self.centering == "samples" else {}
+        return {"centering": self.centering, **capped}
+
+    def update(self, features: Tensor, index: Tensor | None = None, *, other: Tensor | None = None) -> None:
+        """Takes (L, n, D) features, their samples' (n,) integer positions in the data set, on the host, and, to compare
+        two models, the (M, n, D) features that the `other` has for the same samples.
+
+        Without positions samples are numbered as they come; with `max_samples` on several processes give them, or the
+        choice of samples depends on the split.
+        """
+        batch = self.admit(features, index, other)
+        require_equal_widths(features, other, self.measure)
+        if self.centering == "samples":
+            self.keep(batch)
+        else:
+            self.add(summed_comparison(batch.features, batch.other, self.centering, self.compare))
+
+    def compute(self) -> Tensor:
+        """(L, L) or (L, M) float64, as the function on all samples. Raises UserError where too few came."""
+        if self.centering == "samples":
+            kept = self.kept()
+            return mean_comparison(kept.features, kept.other, self.centering, self.compare, self.measure)
+        require_directions(self.count(), self.centering, self.measure)
+        return warn_undefined(self.total() / self.count())
+
+
+def require_centering(centering: str) -> None:
+    """Raises UserError where there is no such centering."""
+    if centering not in get_args(Centering):
+        raise UserError(f'centering: expected one of {", ".join(get_args(Centering))}, got "{centering}"')
+
+
+def require_directions(came: int, centering: Centering, measure: str) -> None:
+    """Raises UserError where too few samples came for the centering."""
+    require_samples(came, 2 if centering == "samples" else 1, f'{measure} with centering="{centering}"')
+
+
+def _centred_layers(features: Tensor, centering: Centering) -> Tensor:
+    features = widened(features).contiguous()  # sums in one order, however the features lie in memory
+    return centred(features, dim=1) if centering == "samples" else features
+
+
+def _directions(vectors: Tensor, centering: Centering) -> Tensor:
+    """(L, n, D) → (n, L, D) of length one; NaN where a vector has none."""
+    if centering == "components":
+        vectors = centred(vectors, dim=2)
+    # the largest component first: squares of very large or small numbers leave float32's range
+    units = vectors / vectors.abs().amax(dim=2, keepdim=True)
+    directions: Tensor = units / torch.linalg.vector_norm(units, dim=2, keepdim=True)
+    return directions.transpose(0, 1)

@@ -1,0 +1,126 @@
+"""Centred kernel alignment with Gaussian kernels. Letters: L and M layers, N samples, D and D' width."""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from layersim.errors import UserError
+from layersim.similarity.layer_pairs import compare_layers, relation_products
+from layersim.similarity.properties import Properties
+from layersim.similarity.samples import WholeMetric
+
+RBFEstimator = Literal["biased", "debiased"]
+
+LEAST = {"biased": 2, "debiased": 4}  # samples: HSIC-1 divides by N − 3
+
+
+def rbf_cka(
+    features: Tensor,
+    other: Tensor | None = None,
+    *,
+    bandwidth: float = 1.0,
+    estimator: RBFEstimator = "biased",
+) -> Tensor:
+    """HSIC(K, L) / √(HSIC(K, K) HSIC(L, L)) with K_ij = exp(−‖x_i − x_j‖² / 2σ²) (Kornblith et al. 2019, section 3).
+
+    σ is `bandwidth` times the median of the layer's N (N − 1) / 2 distances, so that the kernel has no scale.
+
+    Args:
+        features: (L, N, D) of any floating dtype.
+        other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
+        bandwidth: σ in units of the median distance. Kornblith et al. report 0.2, 0.4 and 0.8.
+        estimator: "biased", tr(K H L H), as published; "debiased", the unbiased HSIC-1 (Song et al. 2012, eq. 5).
+
+    Returns:
+        (L, L) or (L, M) float64, 1 for a layer against itself, in [0, 1] with "biased" and [−1, 1] with "debiased".
+        Invariant to each layer's own orthogonal map, scale and translation, not to any linear map. In float64:
+        N² L (3 D / 2 + 2 L) FLOPs and 8 N² (L + 3) bytes beside the features. A layer of which half the pairs or more
+        are the same point, or not finite, has NaN in its row and column, and one UserWarning names it.
+
+    Raises:
+        UserError: an unknown estimator, a bandwidth that is not positive, not (L, N, D), numbers of samples that
+            differ, or too few samples (2 for "biased", 4 for "debiased").
+    """
+    _check(estimator, bandwidth)
+
+    def look(layer: Tensor) -> Tensor | None:
+        distances = torch.pdist(layer)
+        sigma = bandwidth * _median(distances)
+        return None if sigma == 0 else _centred_kernel(distances / sigma, len(layer), estimator)
+
+    measure = f'RBF CKA with estimator="{estimator}"'
+    return compare_layers(features, other, look, relation_products, least=LEAST[estimator], measure=measure)
+
+
+class RBFCKA(WholeMetric):
+    """`rbf_cka` over batches and processes, of `max_samples` samples at most: N² numbers are kept for each layer."""
+
+    def __init__(
+        self, *, bandwidth: float = 1.0, estimator: RBFEstimator = "biased", max_samples: int | None = 1024
+    ) -> None:
+        """See `rbf_cka`.
+
+        Raises:
+            UserError: an unknown estimator, a bandwidth that is not positive, or `max_samples` below what it needs.
+        """
+        _check(estimator, bandwidth)
+        super().__init__(max_samples=max_samples, least=LEAST[estimator])
+        self.bandwidth = bandwidth
+        self.estimator: RBFEstimator = estimator
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a run records beside the values."""
+        return {"bandwidth": self.bandwidth, "estimator": self.estimator, "max_samples": self.max_samples}
+
+    @property
+    def properties(self) -> Properties:
+        """What the measure promises with these options."""
+        return Properties(
+            orthogonal="own",
+            scaling="own",
+            linear="none",
+            translation="own",
+            permutation=True,
+            range=(0 if self.estimator == "biased" else -1, 1),
+            flops=lambda layers, samples, width: samples**2 * layers * (1.5 * width + 2 * layers),
+            bytes=lambda layers, samples, width: 8 * samples**2 * (layers + 3),
+        )
+
+    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
+        """`rbf_cka` with these options."""
+        return rbf_cka(features, other, bandwidth=self.bandwidth, estimator=self.estimator)
+
+
+def _check(estimator: str, bandwidth: float) -> None:
+    if estimator not in get_args(RBFEstimator):
+        raise UserError(f'estimator: expected one of {", ".join(get_args(RBFEstimator))}, got "{estimator}"')
+    if not bandwidth > 0:
+        raise UserError(f"bandwidth: expected a positive number of median distances, got {bandwidth}")
+
+
+def _median(values: Tensor) -> Tensor:
+    """The middle of the values, or the mean of the two in the middle."""
+    lower, upper = (len(values) + 1) // 2, len(values) // 2 + 1
+    return (values.kthvalue(lower).values + values.kthvalue(upper).values) / 2
+
+
+def _centred_kernel(distances: Tensor, samples: int, estimator: str) -> Tensor | None:
+    """(N, N) centred kernel of length one, from the N (N − 1) / 2 distances in units of σ; None where it is zero."""
+    kernel = torch.zeros(samples, samples, dtype=distances.dtype, device=distances.device)
+    above = torch.triu_indices(samples, samples, 1, device=distances.device)
+    similar = torch.expm1(-distances.square() / 2)  # less one everywhere, as centring takes it off
+    if estimator == "debiased":
+        similar -= similar[0].clone()  # where no diagonal counts any other number may go as well: equal ones leave zero
+    kernel[above[0], above[1]] = similar
+    kernel += kernel.mT.clone()
+    if estimator == "biased":
+        means = kernel.mean(1)
+        kernel += means.mean() - means[:, None] - means
+    else:
+        means = kernel.sum(1) / (samples - 2)
+        kernel += means.sum() / (samples - 1) - means[:, None] - means
+        kernel.fill_diagonal_(0)
+    length = torch.linalg.vector_norm(kernel)
+    return None if length == 0 else kernel / length

@@ -1,0 +1,84 @@
+"""Linear regression from one layer to another. Letters: L and M layers, N samples, D and D' width."""
+
+import torch
+from torch import Tensor
+
+from layersim.similarity.centering import centred
+from layersim.similarity.layer_pairs import compare_layers
+from layersim.similarity.mean_cca import LEAST
+from layersim.similarity.properties import Properties
+from layersim.similarity.samples import WholeMetric
+from layersim.similarity.subspace import require_room, subspace
+
+MEASURE = "linear regression"
+
+
+def regression_r2(features: Tensor, other: Tensor | None = None) -> Tensor:
+    """Share of the column's layer's variance that a linear map of the row's layer explains: R² of the fit on all N.
+
+    R²_LR of Kornblith et al. 2019, table 1: ‖UᵀY‖_F² / ‖Y‖_F² with centred features and U an orthonormal basis of what
+    the row's layer X spans, that is 1 − min over B of ‖Y − X B‖_F² / ‖Y‖_F². Not symmetric: row l predicts column m.
+    Not held out: of unrelated layers it is r / (N − 1), with r the rank of X.
+
+    Args:
+        features: (L, N, D) of any floating dtype.
+        other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
+
+    Returns:
+        (L, L) or (L, M) float64 in [0, 1], 1 for a layer against itself. Invariant to each layer's own orthogonal map,
+        scale and translation, and to any invertible linear map of the row's. In float64: L (6 N D² + 20 D³) + 2 L² N D²
+        FLOPs and 24 L N D + 16 L D² bytes beside the features. A constant layer, or one not finite, has NaN in its row
+        and column, and one UserWarning names it.
+
+    Raises:
+        UserError: not (L, N, D), numbers of samples that differ, fewer than 3, or as few as a layer's rank + 1 (D + 1
+            at most).
+    """
+    return compare_layers(features, other, _look, _explained, least=LEAST, measure=MEASURE)
+
+
+class RegressionR2(WholeMetric):
+    """`regression_r2` over batches and processes, of `max_samples` samples at most."""
+
+    def __init__(self, *, max_samples: int | None = 4096) -> None:
+        """See `regression_r2`.
+
+        Raises:
+            UserError: `max_samples` below 3.
+        """
+        super().__init__(max_samples=max_samples, least=LEAST)
+
+    @property
+    def properties(self) -> Properties:
+        """What the measure promises."""
+        return Properties(
+            orthogonal="own",
+            scaling="own",
+            linear="none",
+            translation="own",
+            permutation=True,
+            range=(0, 1),
+            flops=lambda layers, samples, width: (
+                layers * (6 * samples + 20 * width) * width**2 + 2 * layers**2 * samples * width**2
+            ),
+            bytes=lambda layers, samples, width: 24 * layers * samples * width + 16 * layers * width**2,
+            symmetric=False,
+        )
+
+    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
+        """`regression_r2`."""
+        return regression_r2(features, other)
+
+
+def _look(layer: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(N, r) basis and (N, D) centred features of length one."""
+    found = require_room(subspace(layer), MEASURE)
+    if found is None:
+        return None
+    target = centred(layer, dim=0)
+    return found.basis, target / torch.linalg.vector_norm(target)
+
+
+def _explained(left: list[tuple[Tensor, Tensor]], right: list[tuple[Tensor, Tensor]]) -> Tensor:
+    targets = torch.stack([target for _, target in right])
+    return torch.stack([(basis.mT @ targets).square().sum((1, 2)) for basis, _ in left])

@@ -1,0 +1,104 @@
+"""Representational similarity analysis. Letters: L and M layers, N samples, D and D' width."""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from layersim.errors import UserError
+from layersim.similarity.centering import centred
+from layersim.similarity.layer_pairs import compare_layers, relation_products
+from layersim.similarity.properties import Properties
+from layersim.similarity.samples import WholeMetric
+
+Distance = Literal["euclidean", "correlation"]
+
+MEASURE = "representational similarity analysis"
+LEAST = 3  # samples: two have one distance, which has no rank among others
+
+
+def rsa(features: Tensor, other: Tensor | None = None, *, distance: Distance = "euclidean") -> Tensor:
+    """Spearman's correlation of two layers' N (N − 1) / 2 distances between samples (Kriegeskorte et al. 2008).
+
+    Args:
+        features: (L, N, D) of any floating dtype.
+        other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
+        distance: "euclidean"; or "correlation", 1 − Pearson's correlation of two samples' components, as published.
+
+    Returns:
+        (L, L) or (L, M) float64 in [−1, 1], 1 for a layer against itself. Equal distances share their mean rank.
+        Invariant to each layer's own scale and, with "euclidean", to its orthogonal map and translation. In float64:
+        N² L (3 D / 2 + L) FLOPs, a sort of N² / 2 distances a layer, and 4 N² (L + 9) bytes beside the features. A
+        layer whose samples are all equally far apart, or whose features are not finite, has NaN in its row and column,
+        and one UserWarning names it; so has one with a sample of equal components, with "correlation".
+
+    Raises:
+        UserError: an unknown distance, not (L, N, D), numbers of samples that differ, or fewer than 3 samples.
+    """
+    _check(distance)
+
+    def look(layer: Tensor) -> Tensor | None:
+        if distance == "correlation":
+            layer = centred(layer, dim=1)
+            layer = layer / torch.linalg.vector_norm(layer, dim=1, keepdim=True)
+            if not layer.isfinite().all():
+                return None
+        # of unit vectors ½‖u − v‖² is 1 − their correlation: the same ranks
+        ranks = centred(_ranks(torch.pdist(layer)), dim=0)
+        length = torch.linalg.vector_norm(ranks)
+        return None if length == 0 else ranks / length
+
+    return compare_layers(features, other, look, relation_products, least=LEAST, measure=MEASURE)
+
+
+class RSA(WholeMetric):
+    """`rsa` over batches and processes, of `max_samples` samples at most: N² / 2 numbers are kept for each layer."""
+
+    def __init__(self, *, distance: Distance = "euclidean", max_samples: int | None = 1024) -> None:
+        """See `rsa`.
+
+        Raises:
+            UserError: an unknown distance, or `max_samples` below 3.
+        """
+        _check(distance)
+        super().__init__(max_samples=max_samples, least=LEAST)
+        self.distance: Distance = distance
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a run records beside the values."""
+        return {"distance": self.distance, "max_samples": self.max_samples}
+
+    @property
+    def properties(self) -> Properties:
+        """What the measure promises with these options."""
+        euclidean = self.distance == "euclidean"
+        return Properties(
+            orthogonal="own" if euclidean else "none",
+            scaling="own",
+            linear="none",
+            translation="own" if euclidean else "none",
+            permutation=True,
+            range=(-1, 1),
+            flops=lambda layers, samples, width: samples**2 * layers * (1.5 * width + layers),
+            bytes=lambda layers, samples, width: 4 * samples**2 * (layers + 9),
+        )
+
+    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
+        """`rsa` with these options."""
+        return rsa(features, other, distance=self.distance)
+
+
+def _check(distance: str) -> None:
+    if distance not in get_args(Distance):
+        raise UserError(f'distance: expected one of {", ".join(get_args(Distance))}, got "{distance}"')
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks 1 … n in float64; equal values share the mean of theirs."""
+    ascending, order = values.sort()
+    _, group, sizes = torch.unique_consecutive(ascending, return_inverse=True, return_counts=True)
+    last = sizes.cumsum(0)
+    ranks = torch.empty(len(values), dtype=torch.float64, device=values.device)
+    ranks[order] = (last - (sizes - 1) / 2.0).double()[group]
+    return ranks
