@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from layersim.backbones.passage import Passage
+from layersim.errors import UserError
 from layersim.outputs import LayerFeatures
 
 
@@ -47,3 +49,11 @@ class Backbone(nn.Module, ABC):
         Returns:
             (K, N, D) features of those K layers, with the batch's targets and positions.
         """
+
+    def passage(self, batch: Mapping[str, Any]) -> Passage:
+        """The batch's way through the model's blocks, not yet gone.
+
+        Raises:
+            UserError: a backbone that has no such way to offer.
+        """
+        raise UserError(f"{type(self).__name__} does not say how a batch goes through its blocks (`passage`).")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from layersim.backbones.base import Backbone
 from layersim.backbones.classifiers import Chain
 from layersim.backbones.families import OPTIONS, Task, at, layout_of
+from layersim.backbones.passage import Passage, watched
 from layersim.backbones.pretrained import configuration, image_config, trained, untrained
 from layersim.backbones.probe import check_causal, check_logits, check_widths, tiny_batch
 from layersim.backbones.tokens import pooled, predicting_tokens
@@ -115,10 +116,9 @@ class TransformersBackbone(Backbone):
         language = self.task == "language-modeling"
         cap = getattr(config, "final_logit_softcapping", None) if language else None
         self._chain = Chain(self.model, layout.language_head if language else layout.classifier, cap)
-        found = at(base, layout.blocks, "blocks")
-        if not isinstance(found, nn.ModuleList):
+        if not isinstance(blocks := self._blocks, nn.ModuleList):
             raise UserError(
-                f"Expected a list of blocks at {layout.blocks!r}, but found {type(found).__name__}. {OPTIONS}"
+                f"Expected a list of blocks at {layout.blocks!r}, but found {type(blocks).__name__}. {OPTIONS}"
             )
         if layout.final_norm:
             at(base, layout.final_norm, "final_norm")
@@ -174,6 +174,26 @@ class TransformersBackbone(Backbone):
         values = self._read(inputs, lambda block: self._pool(block, inputs.get("attention_mask")), wanted)
         return LayerFeatures(torch.stack(values), batch.get("label"), batch.get("position"))
 
+    def passage(self, batch: Mapping[str, Any]) -> Passage:
+        inputs = self._model_inputs(batch)
+        return Passage(
+            run=lambda: self.model.base_model(**inputs),
+            blocks=self._blocks,
+            pool=self._pool,
+            samples=inputs[self.model.main_input_name],
+            mask=inputs.get("attention_mask"),
+            refiner=self._refiner,
+        )
+
+    @property
+    def _blocks(self) -> Any:
+        return at(self.model.base_model, self.layout.blocks, "blocks")
+
+    @property
+    def _refiner(self) -> Any:
+        path = self.layout.refined_by
+        return at(self.model.base_model, path, "blocks") if path else None
+
     def _pool(self, block: Tensor, mask: Tensor | None) -> Tensor:
         return pooled(self._norm(block) if self.norm_before_pooling else block, mask, self.layout.pooling)
 
@@ -187,24 +207,13 @@ class TransformersBackbone(Backbone):
         """
         features: list[Tensor | None] = []
 
-        def keep(output: Any) -> None:
-            tokens = output if isinstance(output, Tensor) else output[0]
+        def keep(tokens: Tensor, refines: bool) -> None:
+            if refines:
+                features.pop()
             features.append(read(tokens) if layers is None or len(features) in layers else None)
 
-        def refine(output: Tensor) -> None:
-            features.pop()
-            keep(output)
-
-        base = self.model.base_model
-        blocks: nn.ModuleList = at(base, self.layout.blocks, "blocks")
-        hooks = [block.register_forward_hook(lambda _, __, output: keep(output)) for block in blocks]
-        if self.layout.refined_by and (refiner := at(base, self.layout.refined_by, "blocks")) is not None:
-            hooks.append(refiner.register_forward_hook(lambda _, __, output: refine(output)))
-        try:
-            base(**inputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with watched(self._blocks, self._refiner, keep):
+            self.model.base_model(**inputs)
         if layers is not None and len(features) != self.num_layers:
             raise UserError(
                 f"{self.name} ran {len(features)} of its {self.num_layers} blocks: it drops blocks in training, and a "

@@ -12,6 +12,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
+from layersim.backbones.passage import Passage
 from layersim.backbones.pooling import TimmPooling
 from layersim.errors import UserError
 from layersim.outputs import LayerFeatures
@@ -95,14 +96,8 @@ class TimmBackbone(Backbone):
         Raises:
             UserError: images of another size or channel number than the model takes.
         """
-        images: Tensor = batch["image"]
-        if tuple(images.shape[1:]) != self.input_size:
-            raise UserError(
-                f"The model takes images of {_size(self.input_size)}, but the data gives {_size(images.shape[1:])}. "
-                "Set the backbone's img_size and in_chans, or resize in the data's transforms."
-            )
         tokens = self.model.forward_intermediates(
-            images,
+            self._images(batch),
             indices=list(range(self.num_layers) if layers is None else layers),
             return_prefix_tokens=True,
             output_fmt="NLC",
@@ -111,6 +106,28 @@ class TimmBackbone(Backbone):
         )
         values = torch.stack([self.pooling(self.model, layer) for layer in tokens])
         return LayerFeatures(values, batch.get("label"), batch.get("position"))
+
+    def passage(self, batch: Mapping[str, Any]) -> Passage:
+        images = self._images(batch)
+        return Passage(
+            run=lambda: self.model.forward_features(images),
+            blocks=self.model.blocks,
+            pool=lambda tokens, _: self._pool(tokens),
+            samples=images,
+        )
+
+    def _pool(self, block: Tensor) -> Tensor:
+        prefix = self.model.num_prefix_tokens
+        return self.pooling(self.model, (block[:, prefix:], block[:, :prefix]) if prefix else block)
+
+    def _images(self, batch: Mapping[str, Any]) -> Tensor:
+        images: Tensor = batch["image"]
+        if tuple(images.shape[1:]) != self.input_size:
+            raise UserError(
+                f"The model takes images of {_size(self.input_size)}, but the data gives {_size(images.shape[1:])}. "
+                "Set the backbone's img_size and in_chans, or resize in the data's transforms."
+            )
+        return images
 
     @torch.no_grad()
     def _check_logits(self, name: str) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.export.evaluating import evaluating, on_device_of
+from layersim.evaluating import evaluating, on_device_of
 from layersim.similarity.angular import AngularDistance
 from layersim.similarity.cosine import CosineSimilarity
 
@@ -55,7 +56,7 @@ def feature_changes(
         raise UserError(f"Expected a criterion of {', '.join(get_args(Criterion))}, but got {criterion!r}.")
     metric = AngularDistance() if criterion == "angular" else CosineSimilarity(centering="none")
     metric = metric.to(next(backbone.parameters()).device)
-    with evaluating(backbone):
+    with evaluating(backbone), torch.no_grad():
         for batch in on_device_of(backbone, batches):
             metric.update(backbone(batch).values)
     measured: Tensor = metric.compute()

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.export.evaluating import evaluating, on_device_of
+from layersim.evaluating import evaluating, on_device_of
 from layersim.export.libraries import library_of
 from layersim.export.removal import Removal
 from layersim.export.truncation import truncate
@@ -57,7 +57,7 @@ def try_removal(backbone: Backbone, head: Head, removal: Removal, batches: Itera
     totals = torch.zeros(3, 2, dtype=torch.float64)
     samples = 0
     shown = sorted({before, removed, whole})
-    with evaluating(backbone, head):
+    with evaluating(backbone, head), torch.no_grad():
         for batch in on_device_of(backbone, batches):
             features = backbone(batch, shown)
             if features.targets is None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.export.evaluating import evaluating
+from layersim.evaluating import evaluating
 from layersim.export.layers import kept_layers
 from layersim.export.libraries import library_of
 from layersim.export.weights import move_weights, weights_read_at
@@ -59,7 +59,8 @@ def truncate(backbone: Backbone, head: Head, layers: int | Sequence[int]) -> nn.
 def readout_without(backbone: Backbone, head: Head, kept: Sequence[int], batch: Mapping[str, Any]) -> Tensor:
     """(N, C) logits at the last of the `kept` layers, while the whole model skips the layers that are not kept."""
     left_out = set(range(backbone.num_layers)) - set(kept)
-    with evaluating(backbone, head), skipping(library_of(backbone).blocks, left_out, backbone.num_layers):
+    blocks = library_of(backbone).blocks
+    with evaluating(backbone, head), torch.no_grad(), skipping(blocks, left_out, backbone.num_layers):
         features = backbone.forward(batch)  # not called, since what `compile` has made of it may not see the hooks
         return head.logits(features.values[-1:], [kept[-1]])[0]
 

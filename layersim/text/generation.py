@@ -3,8 +3,7 @@
 Letters: N texts, P tokens of the longest prompt, T new tokens, D width, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from inspect import signature
 from math import isfinite
 from typing import Any, NoReturn
@@ -16,6 +15,7 @@ from transformers import DynamicCache, TopPLogitsWarper
 from layersim.backbones import TransformersBackbone
 from layersim.backbones.families import at
 from layersim.errors import UserError
+from layersim.evaluating import evaluating
 from layersim.module import LayerwiseModule
 
 
@@ -156,18 +156,6 @@ def left_padded(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     order = real.argsort(dim=1, stable=True)
     real = real.gather(1, order)
     return ids.gather(1, order) * real, real
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module and its parts in evaluation mode, each back in its own mode behind."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 class _Reached(Exception):

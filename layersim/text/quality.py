@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
+from layersim.evaluating import evaluating
 from layersim.module import LayerwiseModule
 from layersim.report.quality import LayerQuality, perplexity
-from layersim.text.generation import check_layers, evaluating, generate, language_model, left_padded
+from layersim.text.generation import check_layers, generate, language_model, left_padded
 from layersim.text.ngrams import diversity, repetition
 
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from layersim.backbones import TransformersBackbone
 from layersim.errors import UserError
+from layersim.evaluating import evaluating
 from layersim.heads import SeparateHeads, SharedHead
 from layersim.module import LayerwiseModule
-from layersim.text.generation import draw, evaluating, generate, nucleus
+from layersim.text.generation import draw, generate, nucleus
 from tests import tiny
 from tests.backbones.tiny_transformers import CAUSAL, DECODER, L, build
 

@@ -1,10 +1,9 @@
-"""Running a backbone over data outside of a trainer."""
+"""Running modules over data outside of a trainer."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 _NUMBERS = ("index", "position")
@@ -13,7 +12,7 @@ _NUMBERS = ("index", "position")
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """In here the modules are in evaluation mode and nothing records gradients; then all their parts are as they were.
+    """In here the modules are in evaluation mode; afterwards all their parts are in the mode they were in.
 
     Part by part, since a head and a backbone share some, and a model in training may hold parts that are not.
     """
@@ -21,8 +20,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     for module in modules:
         module.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for part, mode in modes.items():
             part.training = mode

@@ -1,0 +1,119 @@
+"""Early exit on whole batches: samples that a policy is sure of leave, and later layers run on the others alone.
+
+Letters: L layers, N samples of the batch, n of them that remain, D width, C classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layersim.backbones.base import Backbone
+from layersim.backbones.shrinking import Shrinking
+from layersim.errors import UserError
+from layersim.evaluating import evaluating
+from layersim.exits.policies import Policy, View, next_streak
+from layersim.heads import Head
+
+
+@dataclass(frozen=True)
+class Exited:
+    """Where the samples of a batch left, in the batch's order, and what they were told there."""
+
+    predictions: Tensor
+    """(N,) most likely class."""
+    exit_layers: Tensor
+    """(N,) layers 0 … L − 1."""
+    logits: Tensor
+    """(N, C) in float32 or wider, after the layer's temperature."""
+
+
+class EarlyExit:
+    """A backbone and head that spend on each sample as many layers as a policy asks for.
+
+    Gives what computing all layers and applying the policy afterwards (`exit_layer`) gives. A matrix product may round
+    a row otherwise among fewer rows, so scores can differ in their last digits from those of a full batch: a sample
+    whose score lies that close to the threshold, or whose best two classes are that close, can be decided otherwise,
+    as it can in a full batch of another size.
+
+    Runs in inference mode and with backbone and head in evaluation mode; those of their modules that were in training
+    mode are put back into it afterwards. A backbone compiled with `torch.compile` runs uncompiled.
+
+    Args:
+        backbone: of a classifier.
+        head: reads its layers.
+        policy: how sure a layer is of a sample.
+        threshold: of the policy's score, at which a sample leaves; None: only the last layer lets go.
+        temperatures: (L,) divide the layers' logits; all 1 where None.
+
+    Raises:
+        UserError: a threshold outside the policy's range; temperatures that are not L positive numbers; a language
+            model; when called, a model whose batch cannot shrink (see `Shrinking`).
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: Head,
+        policy: Policy,
+        threshold: float | None,
+        temperatures: Tensor | None = None,
+    ) -> None:
+        if threshold is not None:
+            policy.check(threshold, backbone.num_classes, backbone.num_layers)
+        if temperatures is not None and (temperatures.shape != (backbone.num_layers,) or not (temperatures > 0).all()):
+            raise UserError(
+                f"Expected a positive temperature for each of the {backbone.num_layers} layers, but got {temperatures}."
+            )
+        self.backbone = backbone
+        self.head = head
+        self.policy = policy
+        self.threshold = threshold
+        self.temperatures = temperatures
+        self._shrinking = Shrinking(backbone)
+
+    def __call__(self, batch: Mapping[str, Any]) -> Exited:
+        """Predictions for a batch as `Backbone.forward` takes it; labels, where it has any, are not looked at."""
+        leaving = _Leaving(self)
+        with evaluating(self.backbone, self.head), torch.inference_mode():
+            self._shrinking(batch, leaving)
+            return leaving.exited()
+
+
+class _Leaving:
+    """One batch's visits to the layers: decides who stays, and keeps what those who leave were told."""
+
+    def __init__(self, early_exit: EarlyExit) -> None:
+        self.by = early_exit
+        self.last = early_exit.backbone.num_layers - 1
+        self.features: Tensor | None = None
+        self.predictions: Tensor | None = None
+        self.streak: Tensor | None = None
+        self.left: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def __call__(self, layer: int, rows: Tensor, features: Tensor) -> Tensor:
+        logits = self.by.head.logits(features.unsqueeze(0), [layer]).squeeze(0)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if self.by.temperatures is not None:
+            logits = logits / self.by.temperatures[layer].to(logits)
+        predictions = logits.argmax(dim=-1)
+        streak = next_streak(predictions, self.predictions, self.streak)
+        leaves = self._leaves(layer, View(logits, features, self.features, streak))
+        self.left.append((rows[leaves], predictions[leaves], torch.full_like(rows[leaves], layer), logits[leaves]))
+        stays = ~leaves
+        self.features, self.predictions, self.streak = features[stays], predictions[stays], streak[stays]
+        return stays
+
+    def _leaves(self, layer: int, view: View) -> Tensor:
+        if layer == self.last:
+            return torch.ones_like(view.streak, dtype=torch.bool)
+        if self.by.threshold is None:
+            return torch.zeros_like(view.streak, dtype=torch.bool)
+        return self.by.policy.leaves(self.by.policy.score(view), self.by.threshold)
+
+    def exited(self) -> Exited:
+        rows, predictions, layers, logits = (torch.cat(parts) for parts in zip(*self.left, strict=True))
+        order = rows.argsort()
+        return Exited(predictions[order], layers[order], logits[order])
