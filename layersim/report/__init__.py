@@ -1,27 +1,35 @@
 """Records, figures and tables of runs. Knows what was measured, not the models: torch is never imported here."""
 
 from layersim.report.canvas import save_figure
-from layersim.report.compare import Run, load_run
+from layersim.report.exits import ExitReport, read_exit_report, write_exit_report
 from layersim.report.figures import comparison_figure, layer_accuracy_curve, saturation_histogram, similarity_heatmap
 from layersim.report.quality import LayerQuality, perplexity, quality_figure
 from layersim.report.records import EffectiveDepth, LayerRecord, append_record, read_records
+from layersim.report.run import Run, load_run
 from layersim.report.table import comparison_table, layer_table
+from layersim.report.tradeoff import exit_curve_figure, tradeoff_figure, tradeoff_table
 
 __all__ = [
     "EffectiveDepth",
+    "ExitReport",
     "LayerQuality",
     "LayerRecord",
     "Run",
     "append_record",
     "comparison_figure",
     "comparison_table",
+    "exit_curve_figure",
     "layer_accuracy_curve",
     "layer_table",
     "load_run",
     "perplexity",
     "quality_figure",
+    "read_exit_report",
     "read_records",
     "saturation_histogram",
     "save_figure",
     "similarity_heatmap",
+    "tradeoff_figure",
+    "tradeoff_table",
+    "write_exit_report",
 ]

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self, get_args
 
-import numpy as np
-
 from layersim.errors import UserError
+from layersim.report.numbers import expect_curve, expect_numbers
 
 RECORDS_FILE = "layers.jsonl"
 
@@ -31,15 +30,15 @@ class EffectiveDepth:
     """Counted from 1."""
 
     def __post_init__(self) -> None:
-        _expect("effective_depth.epsilon", self.epsilon, ())
-        _expect("effective_depth.layer", self.layer, (), counts=True)
+        expect_numbers("effective_depth.epsilon", self.epsilon, ())
+        expect_numbers("effective_depth.layer", self.layer, (), counts=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRecord:
     """One line of `layers.jsonl`.
 
-    Lists run from the first layer to the last. What was not measured is None (`similarity` and `options`: empty) and
+    Lists run from the first layer to the last. What was not measured is None (dictionaries: empty) and
     its key is absent from the line; what was measured and has no value is NaN, and null in the line.
 
     Raises:
@@ -66,6 +65,11 @@ class LayerRecord:
     mean_saturation_layer: float | None = None
     """Counted from 1."""
     effective_depth: EffectiveDepth | None = None
+    exit_curve: dict[str, list[Any]] = field(default_factory=dict)
+    """`threshold`, `mean_exit_layer` (from 1) and `accuracy` of exits by confidence, K numbers each; threshold None:
+    nobody leaves early."""
+    exit_curve_area: float | None = None
+    """Mean accuracy over the mean exit layers 1 … L, 0 … 1."""
     similarity: dict[str, list[list[float]]] = field(default_factory=dict)
     """L × L for each measure, by the measure's name."""
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -75,18 +79,20 @@ class LayerRecord:
         if self.stage not in get_args(Stage):
             raise UserError(f"stage: expected one of {', '.join(get_args(Stage))}, got {self.stage!r}.")
         for key in ("epoch", "step", "layers", "samples"):
-            _expect(key, getattr(self, key), (), counts=True)
+            expect_numbers(key, getattr(self, key), (), counts=True)
         for key in ("layers", "samples"):
             if getattr(self, key) == 0:
                 raise UserError(f"{key}: expected 1 or more, got 0.")
-        for key in ("saturated_early", "mean_saturation_layer"):
+        for key in ("saturated_early", "mean_saturation_layer", "exit_curve_area"):
             if getattr(self, key) is not None:
-                _expect(key, getattr(self, key), ())
+                expect_numbers(key, getattr(self, key), ())
         for key in ("accuracy", "loss", "saturation"):
             if getattr(self, key) is not None:
-                _expect(key, getattr(self, key), (self.layers,), counts=key == "saturation")
+                expect_numbers(key, getattr(self, key), (self.layers,), counts=key == "saturation")
         for measure, matrix in self.similarity.items():
-            _expect(f"similarity.{measure}", matrix, (self.layers, self.layers))
+            expect_numbers(f"similarity.{measure}", matrix, (self.layers, self.layers))
+        if self.exit_curve:
+            expect_curve("exit_curve", self.exit_curve)
 
     def to_line(self) -> str:
         """The record as one line of JSON, without the newline. JSON has neither NaN nor infinity: both become null."""
@@ -108,11 +114,12 @@ class LayerRecord:
             raise UserError(f"expected a JSON object, got {read!r}.")
         if absent := [key for key in _REQUIRED if key not in read]:
             raise UserError(f"expected the keys {', '.join(_REQUIRED)}; {', '.join(absent)} absent.")
-        for key in ("similarity", "options", "effective_depth"):
+        for key in ("similarity", "options", "effective_depth", "exit_curve"):
             if not isinstance(read.get(key, {}), dict):
                 raise UserError(f"{key}: expected a JSON object, got {read[key]!r}.")
         known = {f.name for f in fields(cls)}
-        values = {key: value if key == "options" else _with_nan(value) for key, value in read.items() if key in known}
+        as_written = ("options", "exit_curve")  # null is None there
+        values = {key: value if key in as_written else _with_nan(value) for key, value in read.items() if key in known}
         if "effective_depth" in values:
             depth = values["effective_depth"]
             if set(depth) != {"epsilon", "layer"}:
@@ -164,19 +171,6 @@ def read_records(path: Path) -> list[LayerRecord]:
 
 def _after_last_newline(content: bytes) -> bytes:
     return content[content.rfind(b"\n") + 1 :]
-
-
-def _expect(key: str, value: object, shape: tuple[int, ...], *, counts: bool = False) -> None:
-    """Refuses what is not numbers in this shape; counts are whole and not below 0."""
-    try:
-        array = np.asarray(value)
-        got = f"{' × '.join(map(str, array.shape))} of type {array.dtype}" if array.shape else f"{value!r}"
-    except ValueError:
-        array, got = np.asarray(None), "rows of different lengths"
-    kinds, kind = ("i", "whole number") if counts else ("if", "number")
-    if array.shape != shape or array.dtype.kind not in kinds or (counts and array.min() < 0):
-        expected = f"{' × '.join(map(str, shape))} {kind}s" if shape else f"one {kind}"
-        raise UserError(f"{key}: expected {expected}{', 0 or more' if counts else ''}, got {got}.")
 
 
 def _without_nan(value: Any) -> Any:

@@ -84,6 +84,16 @@ def test_what_json_lacks_is_null_and_read_as_nan(value: float) -> None:
     assert read.to_line() == written.to_line()
 
 
+CURVE: dict[str, Any] = {"threshold": [0.0, 0.5, None], "mean_exit_layer": [1.0, 1.5, 2.0], "accuracy": [0.1, 0.7, 0.9]}
+
+
+def test_an_exit_curve_keeps_its_threshold_of_null() -> None:
+    written = record(exit_curve=CURVE, exit_curve_area=0.6)
+    line = json.loads(written.to_line())
+    assert (line["exit_curve"], line["exit_curve_area"]) == (CURVE, 0.6)
+    assert LayerRecord.from_line(written.to_line()) == written
+
+
 def test_an_option_that_is_null_stays_null() -> None:
     written = record(options={"cka": {"batch": None}})
     assert LayerRecord.from_line(written.to_line()).options == {"cka": {"batch": None}}
@@ -105,6 +115,13 @@ def test_unknown_keys_are_passed_over() -> None:
         ({"similarity": {"cka": [[1.0, 0.0]]}}, r"similarity\.cka: expected 2 × 2 numbers, got 1 × 2 of type float64"),
         ({"similarity": {"cka": [[1.0], [0.0, 1.0]]}}, r"similarity\.cka: .*got rows of different lengths"),
         ({"saturated_early": True}, "saturated_early: expected one number, got True"),
+        ({"exit_curve": CURVE | {"accuracy": [0.1]}}, r"exit_curve\.accuracy: expected 3 numbers, got 1"),
+        ({"exit_curve": {"threshold": [0.5]}}, "exit_curve: .*; mean_exit_layer, accuracy absent"),
+        ({"exit_curve": CURVE | {"threshold": 0.5}}, r"exit_curve\.threshold: expected a list .*, got 0\.5"),
+        (
+            {"exit_curve": CURVE | {"threshold": ["0", 1.0, None]}},
+            r"exit_curve\.threshold: expected one number, got '0'",
+        ),
         ({"stage": "fit"}, "stage: expected one of validate, test, got 'fit'"),
         ({"layers": 0}, "layers: expected 1 or more, got 0"),
         ({"samples": 0}, "samples: expected 1 or more, got 0"),
@@ -181,7 +198,8 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_fields_are_the_keys() -> None:
-    assert [*asdict(record())] == [*DESIGN_KEYS[:-2], "effective_depth", *DESIGN_KEYS[-2:]]
+    later = ["effective_depth", "exit_curve", "exit_curve_area"]
+    assert [*asdict(record())] == [*DESIGN_KEYS[:-2], *later, *DESIGN_KEYS[-2:]]
 
 
 def test_report_starts_without_torch() -> None:

@@ -1,0 +1,144 @@
+"""`exits.json`: what `layersim exits` found for a run's model. Letters: L layers, T points of the curve."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from layersim.errors import UserError
+from layersim.report.numbers import expect_curve, expect_numbers
+
+EXITS_FILE = "exits.json"
+
+_PROMISE = ("target", "observed_risk", "bound")
+_SPEED = ("mean_exit_layer", "accuracy", "layer_gain", "wall_gain", "seconds", "full_seconds")
+_NUMBERS = ("mean_exit_layer", "layer_gain", "accuracy", "full_accuracy", "loss", "full_loss")
+_LOSSES = ("loss", "full_loss")  # infinite where a model is sure and wrong; JSON has null for that
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitReport:
+    """A threshold to leave by, what it promises, what it did to the samples, and what else could have been chosen.
+
+    Layers count from 1, lists run from the first layer to the last.
+
+    Raises:
+        UserError: a number, list or key is missing or does not fit; the key is named.
+    """
+
+    policy: str
+    threshold: float | None
+    """None: every sample goes through all layers."""
+    temperatures: list[float] | None
+    """L numbers that the layers' logits are divided by; None: by nothing."""
+    layers: int
+    """L."""
+    samples: int
+    mean_exit_layer: float
+    layer_gain: float
+    """L / mean exit layer."""
+    exits: list[int]
+    """L counts: samples that left at each layer."""
+    accuracy: float
+    """Of the predictions at the exits."""
+    full_accuracy: float
+    """Of the last layer's."""
+    loss: float
+    """Cross-entropy at the exits, mean, in nats."""
+    full_loss: float
+    promise: dict[str, Any] | None
+    """`method`, `risk`, `target`, `confidence` (None: a mean is promised), `observed_risk`, `bound`; None: the
+    threshold was chosen by a budget, and nothing is promised."""
+    curve: dict[str, Any]
+    """`threshold` (T numbers or None), `mean_exit_layer` and `accuracy` (T), and their 95 % bands
+    `mean_exit_layer_interval` and `accuracy_interval` (T pairs of low and high)."""
+    speed: list[dict[str, Any]]
+    """Of each threshold that was timed: `threshold`, `mean_exit_layer`, `accuracy`, `layer_gain`, `wall_gain` (the full
+    model's time ÷ the time with exits), `seconds` and `full_seconds` (medians, for a sample)."""
+    batch_size: int | None
+    """Samples in a batch that was timed; None: nothing was."""
+    device: str
+    oracle: dict[str, float]
+    """`mean_exit_layer` and `layer_gain` of leaving as soon as the prediction is the final one for good."""
+    parameters: dict[str, float]
+    """`model`, `head` (its classifiers), `separate_heads` (the model with a classifier for each layer) and
+    `share_saved`, the share of those that one for all layers saves."""
+    head: str
+    """The class of the head."""
+    objective: str
+    """The class of the objective that it was trained with."""
+
+    def __post_init__(self) -> None:
+        for key in ("policy", "device", "head", "objective"):
+            if not isinstance(getattr(self, key), str):
+                raise UserError(f"{key}: expected a name, got {getattr(self, key)!r}.")
+        for key in ("layers", "samples"):
+            expect_numbers(key, getattr(self, key), (), counts=True)
+        for key in _NUMBERS:
+            expect_numbers(key, getattr(self, key), ())
+        for key in ("threshold", "batch_size"):
+            if getattr(self, key) is not None:
+                expect_numbers(key, getattr(self, key), (), counts=key == "batch_size")
+        if self.temperatures is not None:
+            expect_numbers("temperatures", self.temperatures, (self.layers,))
+        expect_numbers("exits", self.exits, (self.layers,), counts=True)
+        if self.promise is not None:
+            _expect_keys("promise", self.promise, ("method", "risk", "confidence"), _PROMISE)
+        _expect_keys("curve", self.curve, (), ())
+        expect_curve("curve", self.curve)
+        for key in ("mean_exit_layer_interval", "accuracy_interval"):
+            expect_numbers(f"curve.{key}", self.curve.get(key), (len(self.curve["threshold"]), 2))
+        if not isinstance(self.speed, list):
+            raise UserError(f"speed: expected a list, got {self.speed!r}.")
+        for number, speed in enumerate(self.speed):
+            _expect_keys(f"speed[{number}]", speed, ("threshold",), _SPEED)
+        _expect_keys("oracle", self.oracle, (), ("mean_exit_layer", "layer_gain"))
+        _expect_keys("parameters", self.parameters, (), ("model", "head", "separate_heads", "share_saved"))
+
+    @property
+    def wall_gain(self) -> float | None:
+        """The full model's time ÷ the time with exits at the threshold; None where that was not timed."""
+        gains = [float(speed["wall_gain"]) for speed in self.speed if speed["threshold"] == self.threshold]
+        return gains[0] if gains else None
+
+
+def write_exit_report(directory: Path, report: ExitReport) -> Path:
+    """Writes the report into a run's directory, a key a line, and gives the file's path."""
+    path = directory / EXITS_FILE
+    values = asdict(report)
+    values |= {key: values[key] if math.isfinite(values[key]) else None for key in _LOSSES}
+    lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    return path
+
+
+def read_exit_report(directory: Path) -> ExitReport | None:
+    """The report in a run's directory, None where there is none; a key that this version does not know is passed over.
+
+    Raises:
+        UserError: the file cannot be read, is no JSON object, a key is missing, or a value does not fit.
+    """
+    path = directory / EXITS_FILE
+    if not path.is_file():
+        return None
+    try:
+        read = json.loads(path.read_text())
+        known = [field.name for field in fields(ExitReport)]
+        _expect_keys("the file", read, known, ())
+        values = {key: read[key] for key in known}
+        values |= {key: math.nan for key in _LOSSES if values[key] is None}
+        return ExitReport(**values)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged; run `layersim exits` again. {error}") from error
+
+
+def _expect_keys(name: str, value: object, keys: Iterable[str], numbers: Iterable[str]) -> None:
+    """Refuses what is no mapping with these keys and, under others, numbers."""
+    if not isinstance(value, Mapping):
+        raise UserError(f"{name}: expected a JSON object, got {value!r}.")
+    if absent := [key for key in (*keys, *numbers) if key not in value]:
+        raise UserError(f"{name}: {', '.join(absent)} absent.")
+    for key in numbers:
+        expect_numbers(f"{name}.{key}", value[key], ())

@@ -1,0 +1,42 @@
+"""Refuses what is not numbers in the shape that a record keeps them in. Letter: K thresholds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from layersim.errors import UserError
+
+
+def expect_numbers(key: str, value: object, shape: tuple[int, ...], *, counts: bool = False) -> None:
+    """Refuses what is not numbers in this shape; counts are whole and not below 0.
+
+    Raises:
+        UserError: with the key.
+    """
+    try:
+        array = np.asarray(value)
+        got = f"{' × '.join(map(str, array.shape))} of type {array.dtype}" if array.shape else f"{value!r}"
+    except ValueError:
+        array, got = np.asarray(None), "rows of different lengths"
+    kinds, kind = ("i", "whole number") if counts else ("if", "number")
+    if array.shape != shape or array.dtype.kind not in kinds or (counts and array.min() < 0):
+        expected = f"{' × '.join(map(str, shape))} {kind}s" if shape else f"one {kind}"
+        raise UserError(f"{key}: expected {expected}{', 0 or more' if counts else ''}, got {got}.")
+
+
+def expect_curve(key: str, curve: Mapping[str, Any]) -> None:
+    """Refuses what is not K thresholds, numbers or None, with K mean exit layers and K accuracies.
+
+    Raises:
+        UserError: with the key.
+    """
+    if absent := [name for name in ("threshold", "mean_exit_layer", "accuracy") if name not in curve]:
+        raise UserError(f"{key}: expected threshold, mean_exit_layer and accuracy; {', '.join(absent)} absent.")
+    if not isinstance(curve["threshold"], list) or not curve["threshold"]:
+        raise UserError(f"{key}.threshold: expected a list of numbers and null, got {curve['threshold']!r}.")
+    for threshold in curve["threshold"]:
+        if threshold is not None:
+            expect_numbers(f"{key}.threshold", threshold, ())
+    for name in ("mean_exit_layer", "accuracy"):
+        expect_numbers(f"{key}.{name}", curve[name], (len(curve["threshold"]),))

@@ -1,0 +1,154 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layersim.errors import UserError
+from layersim.report.exits import ExitReport, read_exit_report, write_exit_report
+
+KEYS = [
+    "policy", "threshold", "temperatures", "layers", "samples", "mean_exit_layer", "layer_gain", "exits", "accuracy",
+    "full_accuracy", "loss", "full_loss", "promise", "curve", "speed", "batch_size", "device", "oracle", "parameters",
+    "head", "objective",
+]  # fmt: skip
+
+
+def speed(threshold: float | None = 0.75, **changes: Any) -> dict[str, Any]:
+    timed = {"threshold": threshold, "mean_exit_layer": 1.25, "accuracy": 0.875, "layer_gain": 1.6, "wall_gain": 1.5}
+    return timed | {"seconds": 0.002, "full_seconds": 0.003} | changes
+
+
+def report(**changes: Any) -> ExitReport:
+    values: dict[str, Any] = {
+        "policy": "confidence",
+        "threshold": 0.75,
+        "temperatures": [1.5, 0.5],
+        "layers": 2,
+        "samples": 80,
+        "mean_exit_layer": 1.25,
+        "layer_gain": 1.6,
+        "exits": [60, 20],
+        "accuracy": 0.875,
+        "full_accuracy": 0.9,
+        "loss": 0.5,
+        "full_loss": 0.25,
+        "promise": {
+            "method": "ltt",
+            "risk": "error",
+            "target": 0.05,
+            "confidence": 0.95,
+            "observed_risk": 0.025,
+            "bound": 0.049,
+        },
+        "curve": {
+            "threshold": [0.1, 0.75, None],
+            "mean_exit_layer": [1.0, 1.25, 2.0],
+            "accuracy": [0.5, 0.875, 0.9],
+            "mean_exit_layer_interval": [[1.0, 1.0], [1.125, 1.375], [2.0, 2.0]],
+            "accuracy_interval": [[0.375, 0.625], [0.8, 0.9375], [0.825, 0.9625]],
+        },
+        "speed": [speed(), speed(None, mean_exit_layer=2.0, layer_gain=1.0, wall_gain=0.9)],
+        "batch_size": 64,
+        "device": "cpu",
+        "oracle": {"mean_exit_layer": 1.125, "layer_gain": 2 / 1.125},
+        "parameters": {"model": 12345, "head": 170, "separate_heads": 12515, "share_saved": 170 / 12515},
+        "head": "SharedHead",
+        "objective": "Aligned",
+    }
+    return ExitReport(**(values | changes))
+
+
+def test_the_file_has_a_line_for_each_key_in_their_order(tmp_path: Path) -> None:
+    path = write_exit_report(tmp_path, report())
+    assert path == tmp_path / "exits.json"
+    written = json.loads(path.read_text())
+    assert list(written) == KEYS
+    assert len(path.read_text().splitlines()) == len(KEYS) + 2
+    assert written["promise"]["risk"] == "error"
+    assert written["curve"]["threshold"] == [0.1, 0.75, None]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"threshold": None, "temperatures": None, "promise": None, "speed": [], "batch_size": None},
+        {"promise": {**(report().promise or {}), "method": "crc", "confidence": None}},
+    ],
+)
+def test_round_trip(changes: dict[str, Any], tmp_path: Path) -> None:
+    write_exit_report(tmp_path, report(**changes))
+    assert read_exit_report(tmp_path) == report(**changes)
+
+
+def test_a_loss_without_value_is_null_and_read_as_nan(tmp_path: Path) -> None:
+    path = write_exit_report(tmp_path, report(loss=math.inf))
+    assert json.loads(path.read_text())["loss"] is None
+    read = read_exit_report(tmp_path)
+    assert read is not None
+    assert math.isnan(read.loss)
+    assert read.full_loss == 0.25
+
+
+def test_a_run_without_the_file_has_no_report(tmp_path: Path) -> None:
+    assert read_exit_report(tmp_path) is None
+
+
+def test_unknown_keys_are_passed_over(tmp_path: Path) -> None:
+    path = write_exit_report(tmp_path, report())
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"of_a_later_version": 1}))
+    assert read_exit_report(tmp_path) == report()
+
+
+@pytest.mark.parametrize(
+    ("speeds", "gain"), [([speed(0.5), speed(0.75, wall_gain=1.25)], 1.25), ([speed(0.5)], None), ([], None)]
+)
+def test_the_wall_gain_is_that_of_the_threshold(speeds: list[dict[str, Any]], gain: float | None) -> None:
+    assert report(speed=speeds).wall_gain == gain
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exits": [1, 2, 3]}, r"exits: expected 2 whole numbers, 0 or more, got 3 of type int64"),
+        ({"accuracy": "0.9"}, "accuracy: expected one number, got '0.9'"),
+        ({"accuracy": None}, "accuracy: expected one number, got None"),
+        ({"policy": None}, "policy: expected a name, got None"),
+        ({"temperatures": [1.0]}, "temperatures: expected 2 numbers, got 1"),
+        ({"threshold": "high"}, "threshold: expected one number, got 'high'"),
+        ({"promise": {"method": "ltt"}}, "promise: risk, confidence, target, observed_risk, bound absent"),
+        ({"promise": []}, r"promise: expected a JSON object, got \[\]"),
+        ({"curve": None}, "curve: expected a JSON object, got None"),
+        ({"curve": report().curve | {"accuracy": [1.0]}}, r"curve\.accuracy: expected 3 numbers, got 1"),
+        ({"curve": report().curve | {"accuracy_interval": [[0, 1]]}}, r"curve\.accuracy_interval: expected 3 × 2 numb"),
+        ({"speed": None}, "speed: expected a list, got None"),
+        ({"speed": [speed(wall_gain=None)]}, r"speed\[0\]\.wall_gain: expected one number, got None"),
+        ({"speed": [speed(), {}]}, r"speed\[1\]: threshold, mean_exit_layer, .* absent"),
+        ({"parameters": {"model": 1}}, "parameters: head, separate_heads, share_saved absent"),
+        ({"oracle": {}}, "oracle: mean_exit_layer, layer_gain absent"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_its_key(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        report(**changes)
+    path = write_exit_report(tmp_path, report())
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError, match=r"exits\.json is damaged; run `layersim exits` again\. " + message):
+        read_exit_report(tmp_path)
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    whole = write_exit_report(tmp_path, report()).read_text()
+    for text, message in (
+        (whole[: len(whole) // 2], "is damaged"),
+        ("[1]", r"expected a JSON object, got \[1\]"),
+        ("{}", "policy, threshold, temperatures, .* absent"),
+    ):
+        (tmp_path / "exits.json").write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_exit_report(tmp_path)
+    (tmp_path / "exits.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(UserError, match="is damaged"):
+        read_exit_report(tmp_path)
