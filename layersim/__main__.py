@@ -16,7 +16,10 @@ verbs:
   validate   measure a model on the validation split, trained or not
   test       measure it on the test split
   predict    write predictions and confidences of every layer (parquet)
-  compare    set finished runs side by side: a table and a figure
+  exits      choose, with a guarantee, when samples may leave early; measure what it saves
+  export     write a stock checkpoint (or ONNX) that needs no layersim, cut to the depth it needs
+  compare    set finished runs side by side: a table, figures, a page
+  report     write one run as a page that opens in any browser
 
 Each verb explains its options: `layersim fit --help`.
 A recipe is a YAML file with options: `layersim fit --config experiments/vision/digits/aligned.yaml`.
@@ -50,7 +53,11 @@ def main(args: Sequence[str] | None = None) -> int:
             from layersim.report import compare
 
             return compare.main(rest)
-        if verb in ("fit", "validate", "test", "predict"):
+        if verb == "report":
+            from layersim.report import page
+
+            return page.main(rest)
+        if verb in ("fit", "validate", "test", "predict", "exits", "export"):
             from layersim import cli
 
             return cli.main(args)

@@ -1,84 +1,37 @@
-"""`layersim compare RUN_DIR …`: several runs side by side, as a table on the terminal and as a figure."""
+"""`layersim compare RUN_DIR …`: several runs side by side, as a table on the terminal, as figures, and as a page."""
 
 import argparse
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-import yaml
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from layersim.errors import UserError
 from layersim.report.canvas import save_figure
+from layersim.report.exits import read_exit_report
 from layersim.report.figures import comparison_figure
-from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, read_records
+from layersim.report.page import write_page
+from layersim.report.records import RECORDS_FILE, Stage
+from layersim.report.run import load_run, name_runs, pick_record
 from layersim.report.table import comparison_table
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run's directory, read."""
-
-    name: str
-    """The `experiment` of its `config.yaml`; where that says nothing, the directory's name."""
-    directory: Path
-    records: list[LayerRecord]
-
-
-def load_run(directory: Path) -> Run:
-    """Reads a run's `layers.jsonl` and, for its name, its `config.yaml`.
-
-    Raises:
-        UserError: the directory is not a run's (the runs inside it are named), or one of the two files is broken.
-    """
-    if not (directory / RECORDS_FILE).is_file():
-        raise UserError(
-            f"expected a run's directory, which holds {RECORDS_FILE}, got {directory}{_what_it_is(directory)}"
-        )
-    return Run(_experiment(directory), directory, read_records(directory / RECORDS_FILE))
-
-
-def pick_record(run: Run, *, stage: Stage, epoch: int | None = None) -> LayerRecord:
-    """The run's last record of this stage, or of this stage and epoch.
-
-    Raises:
-        UserError: there is none; the stages or epochs that there are are named.
-    """
-    of_stage = [record for record in run.records if record.stage == stage]
-    if not of_stage:
-        stages = ", ".join(sorted({record.stage for record in run.records})) or "no record at all"
-        raise UserError(
-            f"--stage {stage}: expected a record of this stage in {run.directory / RECORDS_FILE}, got {stages}."
-        )
-    of_epoch = [record for record in of_stage if epoch in (None, record.epoch)]
-    if not of_epoch:
-        epochs = ", ".join(str(epoch) for epoch in sorted({record.epoch for record in of_stage}))
-        raise UserError(
-            f"--epoch {epoch}: expected an epoch recorded in {run.directory / RECORDS_FILE}, got only {epochs}."
-        )
-    return of_epoch[-1]
-
-
-def name_runs(runs: Sequence[Run]) -> list[str]:
-    """A name for each run, no two alike: its experiment; where runs share that, with the directory's name, which is the
-    run's id; where they share even that, with the whole path."""
-    names = [run.name for run in runs]
-    for marks in ([run.directory.name for run in runs], [str(run.directory) for run in runs]):
-        shared = Counter(names)
-        names = [
-            f"{run.name} ({mark})" if shared[name] > 1 else name
-            for run, name, mark in zip(runs, names, marks, strict=True)
-        ]
-    return names
+from layersim.report.tradeoff import tradeoff_figure, tradeoff_table
 
 
 def main(args: list[str]) -> int:
     """Runs the command with what stands behind `layersim compare`; 0 when all went well."""
-    parser = argparse.ArgumentParser(prog="layersim compare", description="Compare runs layer by layer.")
+    parser = argparse.ArgumentParser(
+        prog="layersim compare",
+        description="Compare runs layer by layer; of those with exits (`layersim exits`), accuracy against cost too.",
+    )
     parser.add_argument("run", nargs="+", type=Path, metavar="RUN_DIR", help=f"a run's directory, with {RECORDS_FILE}")
-    parser.add_argument("--output", type=Path, default=Path("comparison.png"), metavar="PNG", help="the figure")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("comparison.png"),
+        metavar="PNG",
+        help="the figure; the page gets its name with .html",
+    )
     parser.add_argument("--stage", choices=get_args(Stage), default="validate", help="default: %(default)s")
     parser.add_argument("--epoch", type=int, help="default: each run's last")
     options = parser.parse_args(args)
@@ -87,31 +40,22 @@ def main(args: list[str]) -> int:
     directories = list(dict.fromkeys(path.resolve() for path in options.run))
     runs = [load_run(directory) for directory in directories]
     picked = [pick_record(run, stage=options.stage, epoch=options.epoch) for run in runs]
-    records = dict(zip(name_runs(runs), picked, strict=True))
+    names = name_runs(runs)
+    records = dict(zip(names, picked, strict=True))
+    found = {name: read_exit_report(run.directory) for name, run in zip(names, runs, strict=True)}
+    exits = {name: report for name, report in found.items() if report is not None}
     console = Console()
     console.print(comparison_table(records))
-    save_figure(comparison_figure(records), options.output)
-    console.print(f"Figure: {options.output}", markup=False, highlight=False, soft_wrap=True)
+    _save(comparison_figure(records), options.output, console)
+    if exits:
+        console.print(tradeoff_table(exits))
+        _save(tradeoff_figure(exits), options.output.with_stem(f"{options.output.stem}-tradeoff"), console)
+    path = options.output.with_suffix(".html")
+    for line in (*write_page(directories, path, stage=options.stage, epoch=options.epoch), f"Page: {path}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def _experiment(directory: Path) -> str:
-    path = directory / "config.yaml"
-    if not path.is_file():
-        return directory.name
-    try:
-        config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"expected YAML in {path}: {error}") from error
-    name = config.get("experiment") if isinstance(config, dict) else None
-    return directory.name if name is None else str(name)
-
-
-def _what_it_is(directory: Path) -> str:
-    """The end of the sentence that refuses a directory which is no run's."""
-    if not directory.is_dir():
-        return ", which is no directory."
-    inside = sorted(path.parent for path in directory.rglob(RECORDS_FILE))
-    if not inside:
-        return ", which holds none."
-    return ", which holds runs: name one or more of\n" + "\n".join(f"  {path}" for path in inside)
+def _save(figure: Figure, path: Path, console: Console) -> None:
+    save_figure(figure, path)
+    console.print(f"Figure: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -31,7 +31,20 @@ class Scale:
     colors: str
 
 
-SCALES = {"cosine": Scale("cosine similarity", -1, 1, "RdBu_r"), "cka": Scale("linear CKA", 0, 1, "viridis")}
+SCALES = {
+    "cosine": Scale("cosine similarity", -1, 1, "RdBu_r"),
+    "angular": Scale("angular distance", 0, 1, "viridis_r"),
+    "cka": Scale("linear CKA", 0, 1, "viridis"),
+    "rbf_cka": Scale("RBF CKA", 0, 1, "viridis"),
+    "cknna": Scale("CKNNA", 0, 1, "viridis"),
+    "mutual_knn": Scale("mutual nearest neighbours", 0, 1, "viridis"),
+    "rsa": Scale("RSA", -1, 1, "RdBu_r"),
+    "procrustes": Scale("Procrustes similarity", 0, 1, "viridis"),
+    "mean_cca": Scale("mean CCA", 0, 1, "viridis"),
+    "svcca": Scale("SVCCA", 0, 1, "viridis"),
+    "pwcca": Scale("PWCCA", 0, 1, "viridis"),
+    "r2": Scale("regression R²", 0, 1, "viridis"),
+}
 
 
 def scale_of(measure: str) -> Scale:

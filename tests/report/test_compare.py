@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from layersim.errors import UserError
-from layersim.report.compare import Run, load_run, main, name_runs
+from layersim.report.compare import main
 from layersim.report.records import EffectiveDepth, LayerRecord, append_record
+from layersim.report.run import Run, load_run, name_runs
 from layersim.report.table import comparison_table, layer_table
 
 
@@ -107,7 +108,8 @@ def test_main_prints_the_table_and_writes_the_figure(tmp_path: Path, capsys: pyt
     assert ["standard", "aligned"] in printed
     assert ["1", "0.125", "0.375", "0.500", "0.375"] in printed
     assert ["epoch", "2", "2"] in printed
-    assert printed[-1] == ["Figure:", str(figure)]
+    assert ["Figure:", str(figure)] in printed
+    assert printed[-1] == ["Page:", str(tmp_path / "out" / "c.html")]
     with Image.open(figure) as image:
         image.load()
         assert image.format == "PNG"

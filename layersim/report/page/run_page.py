@@ -1,0 +1,166 @@
+"""A run as its page tells it: what was read from its directory, and what of it is drawn."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+
+from layersim.report.exits import ExitReport, read_exit_report
+from layersim.report.heatmap import scale_of
+from layersim.report.records import RECORDS_FILE, LayerRecord, Stage
+from layersim.report.run import Run, load_run
+
+MOST_NUMBERS = 300_000
+"""On a page: about 2 MB. Runs with more (long trainings of deep models) have some of their epochs left out."""
+
+_SHADES = 65
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """A run's directory, read for the page."""
+
+    run: Run
+    config_text: str
+    """`config.yaml` as it is; empty where the run has none."""
+    exits: ExitReport | None
+    notices: list[str]
+    """What a reader must know of the reading: a line that was lost."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """`config.yaml` parsed; empty where there is none."""
+        parsed = yaml.safe_load(self.config_text)
+        return parsed if isinstance(parsed, dict) else {}
+
+
+def read_run(directory: Path) -> RunPage:
+    """Reads all that the page shows of a run. What an interruption has cut is left out, and a notice says so.
+
+    Raises:
+        UserError: the directory is not a run's, or a file in it is broken.
+    """
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        run = load_run(directory)
+    config = directory / "config.yaml"
+    notices = [str(warning.message) for warning in told]
+    if not config.is_file():
+        notices.append(f"{config} is not there: the page cannot tell how this run was made.")
+    return RunPage(run, config.read_text() if config.is_file() else "", read_exit_report(directory), notices)
+
+
+def history(run: Run, stage: Stage) -> list[LayerRecord]:
+    """The run's records of a stage by epoch and step. Of an epoch that a resumed run repeated, the later one counts."""
+    latest = {(record.epoch, record.step): record for record in run.records if record.stage == stage}
+    return [latest[place] for place in sorted(latest)]
+
+
+def thin(records: list[LayerRecord], numbers: int) -> list[LayerRecord]:
+    """The records, or, where they hold more numbers than this, as many as fit (at least two): the first, the last, and
+    others at even distances between."""
+    each = max(_numbers(record) for record in records)
+    if each * len(records) <= numbers:
+        return records
+    kept = min(max(2, numbers // each), len(records))
+    return [records[place] for place in np.linspace(0, len(records) - 1, kept).round().astype(int)]
+
+
+def thinning_notice(name: str, kept: int, all_of_them: int) -> str:
+    """What is said of a run of which `thin` left records out."""
+    return f"{name}: {kept} of its {all_of_them} epochs are here, to keep the page small; {RECORDS_FILE} has them all."
+
+
+def drawn(name: str, page: RunPage, records: list[LayerRecord], selected: LayerRecord) -> dict[str, Any]:
+    """The run as the page's script draws it: numbers rounded to what can be seen, NaN as null.
+
+    Args:
+        name: for people.
+        page: the run.
+        records: those of the slider, by epoch.
+        selected: the record that is shown at first; the last of its epoch where it was thinned out.
+    """
+    epochs = [record.epoch for record in records]
+    axis = "epoch" if len(set(epochs)) == len(epochs) else "step"  # validation more often than once an epoch
+    first = max(place for place, record in enumerate(records) if place == 0 or record.step <= selected.step)
+    return {
+        "name": name,
+        "axis": axis,
+        "first": first,
+        "measures": list(dict.fromkeys(measure for record in records for measure in record.similarity)),
+        "records": [_drawn_record(record) for record in records],
+        "exits": None if page.exits is None else _drawn_exits(page.exits),
+    }
+
+
+def scales(measures: list[str]) -> dict[str, dict[str, Any]]:
+    """How each measure is coloured, as the figures colour it: name, range, and shades from low to high."""
+    return {measure: _scale(measure) for measure in measures}
+
+
+def shades(colors: str) -> list[str]:
+    """One of matplotlib's scales of colours, as hexadecimal shades from its low to its high end."""
+    return [to_hex(shade) for shade in colormaps[colors](np.linspace(0, 1, _SHADES))]
+
+
+def finite(value: Any, digits: int) -> Any:
+    """Numbers, in lists of any depth, rounded; what is not finite becomes None, which JSON can say."""
+    if isinstance(value, list | tuple):
+        return [finite(item, digits) for item in value]
+    if isinstance(value, float):
+        return round(value, digits) if math.isfinite(value) else None
+    return value
+
+
+def _scale(measure: str) -> dict[str, Any]:
+    scale = scale_of(measure)
+    return {"name": scale.name, "low": scale.low, "high": scale.high, "colors": shades(scale.colors)}
+
+
+def _numbers(record: LayerRecord) -> int:
+    curve = sum(map(len, record.exit_curve.values()))
+    return 3 * record.layers + curve + len(record.similarity) * record.layers**2
+
+
+def _drawn_record(record: LayerRecord) -> dict[str, Any]:
+    depth = record.effective_depth
+    return {
+        "epoch": record.epoch,
+        "step": record.step,
+        "samples": record.samples,
+        "layers": record.layers,
+        "accuracy": finite(record.accuracy, 4),
+        "loss": finite(record.loss, 4),
+        "saturation": record.saturation,
+        "meanSaturationLayer": finite(record.mean_saturation_layer, 3),
+        "effectiveDepth": None if depth is None else {"epsilon": depth.epsilon, "layer": depth.layer},
+        "similarity": {measure: finite(matrix, 3) for measure, matrix in record.similarity.items()},
+        "exitCurve": _drawn_curve(record.exit_curve) if record.exit_curve else None,
+    }
+
+
+def _drawn_exits(report: ExitReport) -> dict[str, Any]:
+    return {
+        "policy": report.policy,
+        "threshold": finite(report.threshold, 6),
+        "meanExitLayer": finite(report.mean_exit_layer, 3),
+        "accuracy": finite(report.accuracy, 4),
+        "fullAccuracy": finite(report.full_accuracy, 4),
+        "exits": report.exits,
+        "curve": _drawn_curve(report.curve),
+    }
+
+
+def _drawn_curve(curve: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "threshold": finite(curve["threshold"], 6),
+        "meanExitLayer": finite(curve["mean_exit_layer"], 3),
+        "accuracy": finite(curve["accuracy"], 4),
+        "interval": finite(curve.get("accuracy_interval"), 4),
+    }

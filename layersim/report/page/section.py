@@ -1,0 +1,136 @@
+"""One run's part of the page: what it was, its numbers as a table, its configuration and environment.
+
+All of it can be read without the script, which adds the drawings and lets the table follow the slider.
+"""
+
+import json
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from layersim.errors import UserError
+from layersim.report.exits import ExitReport
+from layersim.report.page.environment import environment
+from layersim.report.page.markup import best_layer, facts, folded, notes, preformatted, share, table
+from layersim.report.page.run_page import RunPage
+from layersim.report.page.seeds import quantities
+from layersim.report.records import LayerRecord
+
+ENVIRONMENT_FILE = "environment.json"
+
+
+def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> str:
+    """The run's HTML, at one record."""
+    parts = [
+        f'<section class="run" id="run-{number}" aria-labelledby="run-{number}-name">',
+        f'<h2 id="run-{number}-name">{escape(heading)}</h2>',
+        notes(page.notices),
+        facts(summary(page, record)),
+        '<div class="panels"></div>',
+        folded("Numbers by layer", f'<div class="numbers">{table(_heading(record), *layer_numbers(record))}</div>'),
+        "" if page.exits is None else folded("Early exit and parameters", facts(_exit_facts(page.exits))),
+        folded("Configuration (config.yaml)", preformatted(page.config_text)) if page.config_text else "",
+        folded("Environment", _environment(page)),
+        "</section>",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def summary(page: RunPage, record: LayerRecord) -> dict[str, str]:
+    """What the run was and how it ended, by name; what is not known is empty."""
+    model = _below(page.config, "model")
+    told = {
+        "Objective": _component(model.get("objective")),
+        "Head": _component(model.get("head")),
+        "Backbone": _component(model.get("backbone"), "name", "name_or_path", "task"),
+        "Data": _component(page.config.get("data"), "path", "name"),
+        "Optimizer": _component(model.get("optimizer"), "lr", "weight_decay"),
+        "Seed": str(page.config.get("seed_everything", "")),
+        "Layers": str(record.layers),
+        "Samples": f"{record.samples:,}",
+        "Measured at": f"epoch {record.epoch}, step {record.step:,} ({record.stage})",
+        "Run": page.run.directory.name,
+    }
+    if record.accuracy is not None:
+        told["Last layer's accuracy"] = share(record.accuracy[-1])
+        told["Best layer's accuracy"] = best_layer(record.accuracy)
+    if record.effective_depth is not None:
+        told["Effective depth"] = f"{record.effective_depth.layer} at ε {record.effective_depth.epsilon:g}"
+    if record.saturated_early is not None:
+        told["Saturated early"] = f"{record.saturated_early:.1%}"
+    if record.mean_saturation_layer is not None:
+        told["Mean saturation layer"] = f"{record.mean_saturation_layer:.2f}"
+    for measure, options in record.options.items():
+        told[f"How {measure} was computed"] = ", ".join(f"{name} {value}" for name, value in options.items())
+    return told
+
+
+def layer_numbers(record: LayerRecord) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows, one a layer, of all that was recorded by layer."""
+    columns = {name: [f"{value:.3f}" for value in values] for name, values in quantities(record).items()}
+    if record.saturation is not None:
+        columns["saturated here"] = [str(number) for number in record.saturation]
+    rows = [[str(layer + 1), *(cells[layer] for cells in columns.values())] for layer in range(record.layers)]
+    return ["layer", *columns], rows
+
+
+def _heading(record: LayerRecord) -> str:
+    return f"Epoch {record.epoch}, step {record.step}, {record.samples:,} samples"
+
+
+def _exit_facts(report: ExitReport) -> dict[str, str]:
+    everybody_stays = "none: every sample goes through all layers"
+    named = {
+        "Policy": report.policy,
+        "Threshold": everybody_stays if report.threshold is None else str(report.threshold),
+        "Mean exit layer": f"{report.mean_exit_layer:.2f} of {report.layers}",
+        "Gain in layers": f"{report.layer_gain:.2f} ×",
+        "Gain in time": "" if report.wall_gain is None else f"{report.wall_gain:.2f} × at batch {report.batch_size}",
+        "Accuracy with exits": share(report.accuracy),
+        "Accuracy of the last layer": share(report.full_accuracy),
+        "Samples": f"{report.samples:,}",
+        "Device": report.device,
+    }
+    if report.promise is not None:
+        named["Promise"] = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in report.promise.items())
+    parameters = report.parameters
+    named["Parameters"] = f"{parameters['model']:,.0f}"
+    named["Of them in the head"] = f"{parameters['head']:,.0f}"
+    named["Parameters with a head for each layer"] = f"{parameters['separate_heads']:,.0f}"
+    named["Saved by one head for all layers"] = f"{parameters['share_saved']:.1%}"
+    return named
+
+
+def _environment(page: RunPage) -> str:
+    """What the run wrote down of its environment, else what is installed as the page is written, marked so."""
+    path = page.run.directory / ENVIRONMENT_FILE
+    if not path.is_file():
+        note = "The run did not record its environment. This is the one in which the page was written:"
+        return f"<p>{note}</p>{facts(environment())}"
+    try:
+        recorded = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"expected JSON in {path}: {error}") from error
+    if not isinstance(recorded, dict):
+        raise UserError(f"expected a JSON object in {path}, got {recorded!r}.")
+    return facts({str(name): str(value) for name, value in recorded.items()})
+
+
+def _component(value: Any, *shown: str) -> str:
+    """A class and its options as the configuration names them: those in `shown`, or all that are set."""
+    if isinstance(value, str):
+        return value.rpartition(".")[2]
+    if not isinstance(value, Mapping) or "class_path" not in value:
+        return ""
+    options = {
+        name: option
+        for name, option in _below(value, "init_args").items()
+        if option is not None and (not shown or name in shown)
+    }
+    written = ", ".join(f"{name} {option}" for name, option in options.items())
+    return f"{str(value['class_path']).rpartition('.')[2]}{f' ({written})' if written else ''}"
+
+
+def _below(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    inner = config.get(key)
+    return inner if isinstance(inner, Mapping) else {}
