@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 DIGITS := experiments/vision/digits
+QUIET := --trainer.logger=false --trainer.enable_model_summary=false
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -23,13 +24,14 @@ install: .venv/installed ## make .venv with the pinned environment (uv where it 
 	fi
 	touch $@
 
-demo: install ## train a small ViT on the digits with three objectives, compare them, and say where the pictures are
+demo: install ## train a small ViT on the digits with three objectives, compare them, and see what leaving early saves
 	for objective in last_layer aligned separate_heads; do \
-		$(BIN)/layersim fit --config $(DIGITS)/$$objective.yaml --trainer.default_root_dir=$(DEMO) \
-			--trainer.logger=false --trainer.enable_model_summary=false || exit 1; \
+		$(BIN)/layersim fit --config $(DIGITS)/$$objective.yaml --trainer.default_root_dir=$(DEMO) $(QUIET) && \
+		$(BIN)/layersim exits --ckpt_path $(DEMO)/digits/$$objective/*/checkpoints/last.ckpt --risk 0.03 \
+			--trainer.default_root_dir=$(DEMO) --experiment=exits/$$objective $(QUIET) || exit 1; \
 	done
-	$(BIN)/layersim compare $(DEMO)/digits/last_layer/* $(DEMO)/digits/aligned/* $(DEMO)/digits/separate_heads/* \
-		--output $(DEMO)/comparison.png
+	$(BIN)/layersim compare $(DEMO)/digits/*/* --output $(DEMO)/comparison.png
+	$(BIN)/layersim compare $(DEMO)/exits/*/* --output $(DEMO)/exits.png
 
 test: install ## the whole test suite
 	$(BIN)/python -m pytest

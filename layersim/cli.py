@@ -20,10 +20,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from layersim import run_directory
 from layersim.checkpoints import check_fits, read_checkpoint
 from layersim.data import SplitDataModule
+from layersim.export import check_destination
 from layersim.module import LayerwiseModule
 from layersim.tracking import Settles, Wandb
+from layersim.trainer import LayerwiseTrainer
 
-VERBS = ("fit", "validate", "test", "predict")
+_HANDED_ON = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
+"""What a verb gets from its recipe, and not as an option of its own."""
+VERBS = dict.fromkeys(("fit", "validate", "test", "predict", "exits", "export"), _HANDED_ON)
 
 _RUN_DIRECTORY = "LAYERSIM_RUN_DIRECTORY"
 """Tells the processes that DDP starts where their run lives."""
@@ -56,28 +60,35 @@ class RunConfig(SaveConfigCallback):
 
 
 class LayerwiseCLI(LightningCLI):
-    """`layersim fit`, `validate`, `test` and `predict`.
+    """`layersim fit`, `validate`, `test`, `predict`, `exits` and `export`.
 
     What the user types beats the recipe, the recipe beats a checkpoint's hyper-parameters, and these beat
-    `defaults.yaml`.
+    `defaults.yaml`. Where neither recipe nor data are typed, the checkpoint's own data are taken.
     """
 
     model: LayerwiseModule
     datamodule: SplitDataModule
 
     def __init__(self, args: ArgsType = None) -> None:
+        given = list(sys.argv[1:] if args is None else args)
+        # a parser for each verb takes time to build: one is enough where the verb is known
+        self._verbs = {verb: skip for verb, skip in VERBS.items() if verb in given[:1]} or VERBS
         defaults = {"default_config_files": [str(Path(__file__).with_name("defaults.yaml"))]}
         super().__init__(
             LayerwiseModule,
             SplitDataModule,
             subclass_mode_data=True,
             save_config_callback=RunConfig,
+            trainer_class=LayerwiseTrainer,
             seed_everything_default=0,
-            parser_kwargs=dict.fromkeys(VERBS, defaults),
+            parser_kwargs=dict.fromkeys(self._verbs, defaults),
             auto_configure_optimizers=False,
             parser_class=Parser,
-            args=args,
+            args=given,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        return self._verbs
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -85,12 +96,17 @@ class LayerwiseCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        given = list(sys.argv[1:] if args is None else args)
+        assert isinstance(args, list)
+        given: list[str] = args
         if path := _typed_checkpoint(given):
-            hparams = {"model": read_checkpoint(path).get("hyper_parameters", {})}
-            hparams["model"].pop("_instantiator", None)
+            checkpoint = read_checkpoint(path)
+            stored = {"model": checkpoint.get("hyper_parameters", {})}
+            stored["model"].pop("_instantiator", None)
+            if not any(word.startswith(("--config", "-c", "--data")) for word in given):
+                whole = checkpoint.get("layersim", {}).get("config", {})
+                stored |= {key: whole[key] for key in ("data", "experiment") if key in whole}
             verb = next(place for place, word in enumerate(given) if word in VERBS) + 1
-            given = [*given[:verb], "--config", yaml.safe_dump(hparams), *given[verb:]]
+            given = [*given[:verb], "--config", yaml.safe_dump(stored), *given[verb:]]
         self.config = parser.parse_args(given)
 
     def _parse_ckpt_path(self) -> None:
@@ -138,6 +154,9 @@ class LayerwiseCLI(LightningCLI):
         if path := self._get(self.config, "ckpt_path"):
             checkpoint = read_checkpoint(path)
             check_fits(checkpoint["state_dict"], self.model, path)
+        if self.subcommand == "export":
+            check_destination(self._get(self.config_init, "to"), self._get(self.config_init, "overwrite"))
+            return checkpoint
         self.datamodule.check(self.model.backbone)
         if self.subcommand == "test":
             self.datamodule.test_dataloader()

@@ -67,6 +67,11 @@ class Split(Dataset[Sample], ABC):
         return sample
 
 
+def shared_samples(one: Split, other: Split) -> int:
+    """How many samples of `other` are in `one` too; 0 where they count in different sources."""
+    return int(np.isin(other.index, one.index).sum()) if one.source == other.source else 0
+
+
 @contextmanager
 def seeded(*entropy: int) -> Iterator[None]:
     """torch's host generator set from these integers, and put back to where it was."""

@@ -1,0 +1,155 @@
+"""`layersim exits` and `layersim export` on a small model trained on the digits."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from layersim.__main__ import main
+from tests import tiny
+
+NO_STEPS = [flag for flag in tiny.FLAGS if "max_epochs" not in flag]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight epochs of the aligned loss."""
+    root = tmp_path_factory.mktemp("trained")
+    common = ["--trainer.max_epochs=8", "--model.optimizer=AdamW", "--model.optimizer.lr=0.003"]
+    assert main(["fit", *NO_STEPS, *common, f"--trainer.default_root_dir={root}", "--data.val_fraction=0.4"]) == 0
+    (path,) = root.rglob("last.ckpt")
+    return path
+
+
+def exits(layersim: Callable[..., Path], checkpoint: Path, *flags: str, status: int = 0) -> dict:  # type: ignore[type-arg]
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.logger=false"]
+    directory = layersim("exits", f"--ckpt_path={checkpoint}", *quiet, *flags, status=status)
+    return json.loads((directory / "exits.json").read_text()) if status == 0 else {}
+
+
+def test_a_checkpoint_alone_is_enough(
+    layersim: Callable[..., Path], checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = exits(layersim, checkpoint, "--risk=0.05", "--confidence=0.9")
+    told = " ".join(capsys.readouterr().out.split())
+    assert found["samples"] == 719
+    assert sum(found["exits"]) == 719
+    mean = sum(layer * count for layer, count in enumerate(found["exits"], start=1)) / 719
+    assert found["mean_exit_layer"] == pytest.approx(mean)
+    assert 1 < found["mean_exit_layer"] < 3
+    assert found["full_accuracy"] - found["accuracy"] == pytest.approx(found["promise"]["observed_risk"])
+    assert found["promise"]["bound"] <= 0.05
+    assert "With probability 0.9 over the draw of these n = 719 samples" in told
+    assert [point["layer_gain"] for point in found["speed"]] == pytest.approx(
+        [3 / point["mean_exit_layer"] for point in found["speed"]]
+    )
+    assert all(point["wall_gain"] > 0 for point in found["speed"])
+    classifier = 16 * 10 + 10
+    assert found["parameters"]["share_saved"] == pytest.approx(
+        2 * classifier / (found["parameters"]["model"] + 2 * classifier)
+    )
+
+
+def test_temperatures_are_fitted_on_other_samples(layersim: Callable[..., Path], checkpoint: Path) -> None:
+    found = exits(
+        layersim, checkpoint, "--risk=0.05", "--temperature_share=0.3", "--measure_speed=false", "--policy=margin"
+    )
+    assert found["samples"] == 719 - round(0.3 * 719)
+    assert len(found["temperatures"]) == 3
+    assert found["speed"] == []
+
+
+def test_a_budget_instead_of_a_promise(layersim: Callable[..., Path], checkpoint: Path) -> None:
+    found = exits(layersim, checkpoint, "--budget=0.5", "--measure_speed=false")
+    assert found["promise"] is None
+    assert found["mean_exit_layer"] <= 1.5
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--risk=0.0001", "samples to promise a risk"),
+        ("--split=test", "Set --data.test_fraction"),
+        ("--temperature_share=1.5", "share between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_promised_is_refused(
+    layersim: Callable[..., Path], checkpoint: Path, capsys: pytest.CaptureFixture[str], flag: str, message: str
+) -> None:
+    exits(layersim, checkpoint, flag, status=2)
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_two_processes_find_what_one_finds(checkpoint: Path, tmp_path: Path) -> None:
+    def run(processes: int) -> dict:  # type: ignore[type-arg]
+        command = [sys.executable, "-m", "layersim", "exits", f"--ckpt_path={checkpoint}", "--risk=0.05"]
+        command += ["--trainer.strategy=ddp", f"--trainer.devices={processes}", "--trainer.accelerator=cpu"]
+        command += [f"--trainer.default_root_dir={tmp_path}/{processes}", "--measure_speed=false"]
+        command += ["--temperature_share=0.2", "--trainer.logger=false", "--data=Digits", "--data.val_fraction=0.4"]
+        command += ["--data.eval_batch_size=50"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        (path,) = (tmp_path / str(processes)).rglob("exits.json")
+        return json.loads(path.read_text())
+
+    one, two = run(1), run(2)
+    assert two["exits"] == one["exits"]
+    assert two["temperatures"] == pytest.approx(one["temperatures"], rel=1e-6)
+    assert two["threshold"] == one["threshold"]
+    assert two["curve"] == one["curve"]
+
+
+def readout(checkpoint: Path, image: torch.Tensor, layer: int) -> torch.Tensor:
+    module = tiny.module()
+    module.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
+    module.eval()
+    with torch.no_grad():
+        features = module.backbone({"image": image}).values
+        return module.head.logits(features[layer - 1 : layer], [layer - 1])[0]
+
+
+LOAD = """
+import json, sys, timm, torch
+from pathlib import Path
+folder = Path(sys.argv[1])
+model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+with torch.no_grad():
+    torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
+assert not [name for name in sys.modules if name.startswith("layersim")]
+"""
+
+
+@pytest.mark.parametrize(("flags", "layers"), [(["--layers=2"], 2), (["--tolerance=1.0"], 1), ([], 3)])
+def test_an_export_is_the_readout_of_its_depth(
+    layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, flags: list[str], layers: int
+) -> None:
+    layersim("export", f"--ckpt_path={checkpoint}", "--to=cut", *flags, "--trainer.enable_progress_bar=false")
+    image = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.save(image, tmp_path / "image.pt")
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "cut"), str(tmp_path / "image.pt"), str(tmp_path / "out.pt")]
+    subprocess.run(command, check=True, timeout=120)
+    torch.testing.assert_close(torch.load(tmp_path / "out.pt"), readout(checkpoint, image, layers), rtol=0, atol=1e-5)
+
+
+def test_removing_a_block_says_what_it_costs(
+    layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layersim("export", f"--ckpt_path={checkpoint}", "--to=cut", "--remove=1", "--trainer.enable_progress_bar=false")
+    assert json.loads((tmp_path / "cut" / "layersim.json").read_text())["layers"] in ([1, 2], [1, 3])
+    assert "on 719 samples: loss" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_export_that_stands_is_kept(
+    layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "mine.txt").write_text("mine")
+    layersim("export", f"--ckpt_path={checkpoint}", "--to=cut", "--layers=2", "--overwrite=true", status=2)
+    assert (tmp_path / "cut" / "mine.txt").read_text() == "mine"
+    layersim("export", f"--ckpt_path={checkpoint}", "--to=other", "--layers=4", status=2)
+    assert "1 … 3" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
