@@ -23,7 +23,7 @@ from layersim.data import SplitDataModule
 from layersim.export import check_destination
 from layersim.module import LayerwiseModule
 from layersim.tracking import Settles, Wandb
-from layersim.trainer import LayerwiseTrainer
+from layersim.trainer import LayerwiseTrainer, check_exits
 
 _HANDED_ON = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
 """What a verb gets from its recipe, and not as an option of its own."""
@@ -158,6 +158,8 @@ class LayerwiseCLI(LightningCLI):
             check_destination(self._get(self.config_init, "to"), self._get(self.config_init, "overwrite"))
             return checkpoint
         self.datamodule.check(self.model.backbone)
+        if self.subcommand == "exits":
+            check_exits(self.model, self.datamodule, self._get(self.config_init, "split"))
         if self.subcommand == "test":
             self.datamodule.test_dataloader()
         return checkpoint

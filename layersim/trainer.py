@@ -80,10 +80,7 @@ class LayerwiseTrainer(Trainer):
             UserError: a language model; a split that shares samples with the training data; options out of their
                 range; too few samples for the promise.
         """
-        if model.backbone.reads_tokens:
-            raise UserError("Exits are for classifiers, but this model predicts tokens. Use a classification backbone.")
-        datamodule.check(model.backbone)
-        check_unseen(datamodule, split)
+        check_exits(model, datamodule, split)
         chosen = POLICIES[policy]()
         temperatures, wanted = None, None
         if temperature_share:
@@ -235,12 +232,16 @@ class LayerwiseTrainer(Trainer):
         return removal.kept
 
 
-def check_unseen(datamodule: SplitDataModule, split: str) -> None:
-    """Refuses a split that does not exist, or that shares samples with the training data.
+def check_exits(model: LayerwiseModule, datamodule: SplitDataModule, split: str) -> None:
+    """What can be said against exits before anything is measured.
 
     Raises:
-        UserError: see above.
+        UserError: a language model; data that do not fit the model; a split that does not exist, or that shares samples
+            with the training data.
     """
+    if model.backbone.reads_tokens:
+        raise UserError("Exits are for classifiers, but this model predicts tokens. Use a classification backbone.")
+    datamodule.check(model.backbone)
     if split not in datamodule.splits:
         raise UserError(f"The data has no split {split!r}. Set --data.{datamodule.test_option}, or --split val.")
     if common := shared_samples(datamodule.splits["train"], datamodule.splits[split]):

@@ -153,3 +153,54 @@ def test_an_export_that_stands_is_kept(
     layersim("export", f"--ckpt_path={checkpoint}", "--to=other", "--layers=4", status=2)
     assert "1 … 3" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_heads_that_the_checkpoint_lacks_are_named(
+    layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layersim("export", f"--ckpt_path={checkpoint}", "--to=cut", "--model.head=SeparateHeads", status=2)
+    assert "head.classifiers.0.weight is missing" in capsys.readouterr().err
+    assert not (tmp_path / "cut").exists()
+
+
+def test_samples_that_were_trained_on_promise_nothing(
+    layersim: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.tsv").write_text("text\tlabel\n" + "a good film\t1\na bad film\t0\n" * 30)
+    bert = {"model_type": "bert", "vocab_size": 258, "hidden_size": 16, "num_hidden_layers": 2}
+    bert |= {"num_attention_heads": 2, "intermediate_size": 16}
+    layersim(
+        "exits",
+        "--data=Text",
+        "--data.path=rows.tsv",
+        "--data.tokenizer=bytes",
+        "--data.val_split=train",
+        "--model.backbone=TransformersBackbone",
+        "--model.backbone.task=classification",
+        "--model.backbone.pretrained=false",
+        "--model.backbone.num_classes=2",
+        f"--model.backbone.config_args={json.dumps(bert)}",
+        "--trainer.logger=false",
+        status=2,
+    )
+    assert "60 of the 60 samples of the val split were trained on" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_language_models_tokens_do_not_leave_early(
+    layersim: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpt = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 258, "n_positions": 64}
+    layersim(
+        "exits",
+        "--data=StdlibCode",
+        "--data.max_files=12",
+        "--data.block_size=64",
+        "--model.backbone=TransformersBackbone",
+        "--model.backbone.task=language-modeling",
+        "--model.backbone.pretrained=false",
+        f"--model.backbone.config_args={json.dumps(gpt | {'pad_token_id': 257})}",
+        "--trainer.logger=false",
+        status=2,
+    )
+    assert "Exits are for classifiers" in capsys.readouterr().err
