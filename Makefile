@@ -33,8 +33,8 @@ demo: install ## train a small ViT on the digits with three objectives, compare 
 	$(BIN)/layersim compare $(DEMO)/digits/*/* --output $(DEMO)/comparison.png
 	$(BIN)/layersim compare $(DEMO)/exits/*/* --output $(DEMO)/exits.png
 
-test: install ## the whole test suite
-	$(BIN)/python -m pytest
+test: install ## the whole test suite, one process a core (at most four)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: install ## style
 	$(BIN)/ruff check .

@@ -47,7 +47,7 @@ def stdlib_code() -> None:
 
 def verb(recipe: Path) -> str:
     """What the header tells to run."""
-    (command,) = [line for line in header(recipe).splitlines() if f"--config experiments/{key(recipe)}" in line]
+    command = next(line for line in header(recipe).splitlines() if f"--config experiments/{key(recipe)}" in line)
     return command.split()[2]
 
 
