@@ -102,7 +102,7 @@ class LayerwiseCLI(LightningCLI):
             checkpoint = read_checkpoint(path)
             stored = {"model": checkpoint.get("hyper_parameters", {})}
             stored["model"].pop("_instantiator", None)
-            if not any(word.startswith(("--config", "-c", "--data")) for word in given):
+            if not any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given):
                 whole = checkpoint.get("layersim", {}).get("config", {})
                 stored |= {key: whole[key] for key in ("data", "experiment") if key in whole}
             verb = next(place for place, word in enumerate(given) if word in VERBS) + 1

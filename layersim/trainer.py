@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
@@ -30,7 +31,12 @@ from layersim.exits import (
 from layersim.exits.policies import Policy
 from layersim.module import LayerwiseModule
 from layersim.report.exits import ExitReport, write_exit_report
+from layersim.report.speculation import speculation_table
+from layersim.text.drafting import check_drafting, generating_model
+from layersim.text.speculation import speculation_by_layer
 
+_PROMPT = 32
+"""Tokens of a prompt for drafting."""
 _SPEED_SAMPLES = 512
 """So many samples are timed, at most."""
 
@@ -121,6 +127,7 @@ class LayerwiseTrainer(Trainer):
         criterion: Literal["angular", "influence"] = "angular",
         removal_batches: int = 50,
         format: Literal["stock", "onnx", "torch"] = "stock",
+        speculate: int = 0,
         overwrite: bool = False,
     ) -> Path:
         """Write a model of its own: whole, cut to its first layers, or without the blocks that matter least.
@@ -142,6 +149,8 @@ class LayerwiseTrainer(Trainer):
                 (arXiv 2403.17887), or the blocks' `influence` (arXiv 2403.03853).
             removal_batches: training batches that `remove` looks at.
             format: `stock`, `onnx` or `torch`.
+            speculate: of a whole language model, print what drafting from each layer gains when transformers'
+                `generate(assistant_early_exit=k)` continues this many prompts of the validation split.
             overwrite: replace an export that stands there.
 
         Raises:
@@ -153,6 +162,12 @@ class LayerwiseTrainer(Trainer):
         if self.world_size > 1:
             raise UserError("A model is exported by one process. Set --trainer.devices=1.")
         export.check_destination(to, overwrite)
+        if speculate:
+            if (layers, tolerance, remove, format) != (None, None, None, "stock"):
+                raise UserError(
+                    "Drafting needs the whole stock model. Leave --layers and its like out, or --speculate."
+                )
+            check_drafting(generating_model(model))
         if ckpt_path is not None:
             state = read_checkpoint(ckpt_path)["state_dict"]
             check_fits(state, model, ckpt_path)
@@ -174,7 +189,18 @@ class LayerwiseTrainer(Trainer):
             path = write[format](model.backbone, model.head, kept, to, overwrite=overwrite)
         told = f"{kept} of {model.num_layers} layers" if isinstance(kept, int) else f"layers {[n + 1 for n in kept]}"
         Console().print(f"Exported {told} to {path}; its README.md says how to load it.", soft_wrap=True)
+        if speculate:
+            prompts = self._prompts(model, datamodule, speculate)
+            Console().print(speculation_table(speculation_by_layer(model, prompts, torch.ones_like(prompts))))
         return path
+
+    def _prompts(self, model: LayerwiseModule, datamodule: SplitDataModule, count: int) -> Tensor:
+        """The first tokens, 32 at most, of so many samples of the validation split."""
+        datamodule.check(model.backbone)
+        split = datamodule.splits["val"]
+        rows = [torch.as_tensor(split[place]["input_ids"][:_PROMPT]).long() for place in range(min(count, len(split)))]
+        width = min(map(len, rows))
+        return torch.stack([row[:width] for row in rows])
 
     def _collect(
         self,

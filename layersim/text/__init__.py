@@ -4,6 +4,7 @@ from layersim.report.quality import LayerQuality, perplexity
 from layersim.text.generation import generate
 from layersim.text.ngrams import distinct, diversity, repetition
 from layersim.text.quality import quality_by_layer
+from layersim.text.speculation import speculation_by_layer
 
 __all__ = [
     "LayerQuality",
@@ -13,4 +14,5 @@ __all__ = [
     "perplexity",
     "quality_by_layer",
     "repetition",
+    "speculation_by_layer",
 ]
