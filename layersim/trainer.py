@@ -165,7 +165,7 @@ class LayerwiseTrainer(Trainer):
         if speculate:
             if (layers, tolerance, remove, format) != (None, None, None, "stock"):
                 raise UserError(
-                    "Drafting needs the whole stock model. Leave --layers and its like out, or --speculate."
+                    "Drafting needs the whole stock model. Leave --layers and its like, or --speculate, out."
                 )
             check_drafting(generating_model(model))
         if ckpt_path is not None:
