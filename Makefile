@@ -43,13 +43,15 @@ lint: install ## style
 types: install ## strict type checks
 	$(BIN)/mypy
 
-bench: install ## the benchmarks behind experiments/benchmarks/RESULTS.md (needs the extra `bench`; half an hour)
+bench: install ## the benchmarks behind experiments/benchmarks/RESULTS.md (needs the extra `bench`; an hour and a half)
 	if command -v uv >/dev/null; then uv pip install --quiet --python $(BIN)/python -e '.[bench]'; \
 	else $(BIN)/pip install --quiet -e '.[bench]'; fi
 	$(BIN)/python experiments/benchmarks/similarity.py
 	$(BIN)/python experiments/benchmarks/training_step.py
 	$(BIN)/python experiments/benchmarks/callbacks_overhead.py
 	$(BIN)/python experiments/benchmarks/vocabulary_loss.py
+	$(BIN)/python experiments/benchmarks/early_exit.py
+	$(BIN)/python experiments/benchmarks/sampled_layers.py
 
 lock: ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra demo --extra onnx --no-header --no-annotate \
