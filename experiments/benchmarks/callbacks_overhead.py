@@ -18,7 +18,7 @@ from rounds import interleave, machine, ratio, table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from callbacks import LayerAccuracyMonitor, RunRecorder, SaturationMonitor, SimilarityHeatmaps
+from callbacks import ExitCurveMonitor, LayerAccuracyMonitor, RunRecorder, SaturationMonitor, SimilarityHeatmaps
 from layersim import Digits, LayerwiseModule, TimmBackbone
 
 
@@ -40,7 +40,8 @@ def epoch(module: LayerwiseModule, loaders: dict[str, object], *, measured: bool
     """One epoch of fit, with all callbacks or with none."""
 
     def run() -> None:
-        monitors = [LayerAccuracyMonitor(), SaturationMonitor(), SimilarityHeatmaps(), RunRecorder()]
+        measuring = [LayerAccuracyMonitor(), SaturationMonitor(), SimilarityHeatmaps(), ExitCurveMonitor()]
+        monitors = [*measuring, RunRecorder()]
         with tempfile.TemporaryDirectory() as directory:
             trainer = Trainer(
                 default_root_dir=directory,
