@@ -283,3 +283,11 @@ def test_compare_sets_runs_side_by_side(
     layersim("compare", str(trained))
     assert f"{records(trained)[-1]['accuracy'][-1]:.3f}" in capsys.readouterr().out
     assert (tmp_path / "comparison.png").stat().st_size > 1000
+
+
+def test_the_last_checkpoint_is_of_the_last_epoch_though_an_earlier_one_was_best(layersim: Callable[..., Path]) -> None:
+    standstill = ["--model.optimizer=SGD", "--model.optimizer.lr=0", "--trainer.limit_train_batches=1"]
+    directory = layersim("fit", *tiny.FLAGS, "--trainer.max_epochs=3", *standstill)
+    last = torch.load(directory / "checkpoints/last.ckpt", weights_only=True)
+    assert last["epoch"] == 2
+    assert (directory / "checkpoints/000.ckpt").is_file() or (directory / "checkpoints/epoch=000.ckpt").is_file()
