@@ -133,6 +133,7 @@ class LayerwiseCLI(LightningCLI):
             # Nothing is saved here, and what the training's ModelCheckpoint knew is not missed.
             warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks")
             config.callbacks = [call for call in _as_list(config.callbacks) if not isinstance(call, ModelCheckpoint)]
+            kwargs["enable_checkpointing"] = False  # else Lightning brings one of its own
         csv = CSVLogger(directory, name="", version="")
         _ = csv.experiment  # opened while the directory is still empty, else Lightning warns that it is not
         others = [logger for logger in _as_list(config.logger) if not isinstance(logger, bool)]
