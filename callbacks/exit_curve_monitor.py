@@ -1,30 +1,29 @@
 """How accurate early exit would be, for every mean exit layer."""
 
-from collections.abc import Mapping
-
 from torchmetrics import Metric
 
 from callbacks.monitor import LayerMonitor, Measured
 from layersim.metrics import ExitCounts, accuracy_at, exit_curve_area
 from layersim.metrics.exit_curve import THRESHOLDS
+from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.tradeoff import exit_curve_figure
 
 
-class ExitCurveMonitor(LayerMonitor):
+class ExitCurveMonitor(LayerMonitor[Metric]):
     """Logs the area under the curve of accuracy by mean exit layer, where samples leave by confidence, and the accuracy
     at half the layers, and draws the curve.
 
     Measured from the readouts that are there, with no layer saved: what early exit would do, on these very samples.
     """
 
-    def make_metrics(self, num_layers: int) -> Mapping[str, Metric]:
-        return {"exits": ExitCounts(num_layers)}
+    def make_metrics(self, module: LayerwiseModule) -> dict[str, Metric]:
+        return {"exits": ExitCounts(module.num_layers)}
 
-    def update(self, metrics: Mapping[str, Metric], output: LayerOutput) -> None:
+    def update(self, metrics: dict[str, Metric], output: LayerOutput) -> None:
         metrics["exits"].update(output)
 
-    def measure(self, metrics: Mapping[str, Metric]) -> Measured:
+    def measure(self, metrics: dict[str, Metric]) -> Measured:
         means, accuracies = metrics["exits"].compute()
         area = exit_curve_area(means, accuracies)
         curve = {"mean_exit_layer": means.tolist(), "accuracy": accuracies.tolist()}

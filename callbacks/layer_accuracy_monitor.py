@@ -1,16 +1,15 @@
 """Accuracy and loss of every layer."""
 
-from collections.abc import Mapping
-
 from torchmetrics import Metric
 
 from callbacks.monitor import LayerMonitor, Measured, per_layer
 from layersim.metrics import LayerAccuracy, LayerLoss, effective_depth
+from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.figures import layer_accuracy_curve
 
 
-class LayerAccuracyMonitor(LayerMonitor):
+class LayerAccuracyMonitor(LayerMonitor[Metric]):
     """Logs accuracy and loss of every layer, of the last one (`val/accuracy`), the objective (`val/loss`) and the
     effective depth, and draws the accuracy by layer.
 
@@ -22,14 +21,14 @@ class LayerAccuracyMonitor(LayerMonitor):
         super().__init__()
         self.epsilon = epsilon
 
-    def make_metrics(self, num_layers: int) -> Mapping[str, Metric]:
-        return {"accuracy": LayerAccuracy(num_layers), "loss": LayerLoss(num_layers)}
+    def make_metrics(self, module: LayerwiseModule) -> dict[str, Metric]:
+        return {"accuracy": LayerAccuracy(module.num_layers), "loss": LayerLoss(module.num_layers)}
 
-    def update(self, metrics: Mapping[str, Metric], output: LayerOutput) -> None:
+    def update(self, metrics: dict[str, Metric], output: LayerOutput) -> None:
         for metric in metrics.values():
             metric.update(output)
 
-    def measure(self, metrics: Mapping[str, Metric]) -> Measured:
+    def measure(self, metrics: dict[str, Metric]) -> Measured:
         accuracy = metrics["accuracy"].compute()
         losses, objective = metrics["loss"].compute()
         depth = effective_depth(accuracy, self.epsilon)

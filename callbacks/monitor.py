@@ -1,9 +1,9 @@
 """What all monitors share: measure over an evaluation epoch, log, and keep a record."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
@@ -11,7 +11,10 @@ from torchmetrics import Metric
 
 from callbacks.evaluation import EvaluationCallback, Stage, layerwise
 from callbacks.loggers import log_figure, on_epoch_axis
+from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
+
+AnyMetric = TypeVar("AnyMetric", bound=Metric)
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Measured:
     """How to draw each figure, by name; drawn by rank zero alone."""
 
 
-class LayerMonitor(EvaluationCallback, ABC):
+class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
     """Measures something of every layer over each validation and test epoch, on all processes together.
 
     It consumes the `LayerOutput` that the step returned, and starts anew each epoch.
@@ -35,22 +38,22 @@ class LayerMonitor(EvaluationCallback, ABC):
     def __init__(self) -> None:
         self.record: dict[str, Any] = {}
         """What the last epoch told, in the words of `layers.jsonl`."""
-        self._metrics: Mapping[str, Metric] = {}
+        self._metrics: dict[str, AnyMetric] = {}
 
     @abstractmethod
-    def make_metrics(self, num_layers: int) -> Mapping[str, Metric]:
-        """Fresh metrics for one epoch, by names of the monitor's own."""
+    def make_metrics(self, module: LayerwiseModule) -> dict[str, AnyMetric]:
+        """Fresh metrics for one epoch of this model, by names of the monitor's own."""
 
     @abstractmethod
-    def update(self, metrics: Mapping[str, Metric], output: LayerOutput) -> None:
+    def update(self, metrics: dict[str, AnyMetric], output: LayerOutput) -> None:
         """Takes in one batch."""
 
     @abstractmethod
-    def measure(self, metrics: Mapping[str, Metric]) -> Measured:
+    def measure(self, metrics: dict[str, AnyMetric]) -> Measured:
         """What the epoch told; called on every process, so that metrics may reduce across them."""
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        made = self.make_metrics(layerwise(pl_module).num_layers)
+        made = self.make_metrics(layerwise(pl_module))
         self._metrics = {name: metric.to(pl_module.device) for name, metric in made.items()}
 
     def take(self, output: LayerOutput) -> None:

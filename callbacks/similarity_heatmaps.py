@@ -1,21 +1,19 @@
 """Similarity of every pair of layers."""
 
-from collections.abc import Mapping
+from copy import deepcopy
 from functools import partial
 
-from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
-from torchmetrics import Metric
 
-from callbacks.evaluation import layerwise
 from callbacks.monitor import LayerMonitor, Measured, per_layer
+from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.figures import similarity_heatmap
 from layersim.similarity import CosineSimilarity, LinearCKA
 from layersim.similarity.samples import SampleMetric
 
 
-class SimilarityHeatmaps(LayerMonitor):
+class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
     """Draws a heat map of each measure every epoch, and logs every layer's similarity to the last.
 
     Args:
@@ -26,20 +24,17 @@ class SimilarityHeatmaps(LayerMonitor):
 
     def __init__(self, measures: dict[str, SampleMetric] | None = None) -> None:
         super().__init__()
-        self.measures = measures or {}
+        self.measures = measures
 
-    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.measures = self.measures or default_measures(tokens=layerwise(pl_module).backbone.reads_tokens)
-        super().start(trainer, pl_module)
+    def make_metrics(self, module: LayerwiseModule) -> dict[str, SampleMetric]:
+        measures = self.measures or default_measures(tokens=module.backbone.reads_tokens)
+        return {name: deepcopy(measure) for name, measure in measures.items()}
 
-    def make_metrics(self, num_layers: int) -> Mapping[str, Metric]:
-        return {name: measure.clone() for name, measure in self.measures.items()}
-
-    def update(self, metrics: Mapping[str, Metric], output: LayerOutput) -> None:
+    def update(self, metrics: dict[str, SampleMetric], output: LayerOutput) -> None:
         for metric in metrics.values():
             metric.update(output.features.values, output.features.position)
 
-    def measure(self, metrics: Mapping[str, Metric]) -> Measured:
+    def measure(self, metrics: dict[str, SampleMetric]) -> Measured:
         matrices = {name: metric.compute().tolist() for name, metric in metrics.items()}
         return Measured(
             scalars={
@@ -49,7 +44,7 @@ class SimilarityHeatmaps(LayerMonitor):
             },
             record={
                 "similarity": matrices,
-                "options": {name: measure.options for name, measure in self.measures.items()},
+                "options": {name: metric.options for name, metric in metrics.items()},
             },
             figures={name: partial(_draw, name, matrix) for name, matrix in matrices.items()},
         )

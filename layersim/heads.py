@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
 from layersim.outputs import Readout
+from layersim.precision import widened
 from layersim.vocabulary_loss import layered_cross_entropy
 
 MAX_LOGITS = 2**24
@@ -55,7 +56,7 @@ class Head(nn.Module, ABC):
         return self._loss(features, targets, [layers[place] for place in read], [weights[place] for place in read])
 
     def _loss(self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float]) -> Tensor:
-        logits = _wide(self.logits(features, layers))
+        logits = widened(self.logits(features, layers))
         each = cross_entropy(
             logits.flatten(0, 1), targets.repeat(len(layers)), reduction="none", label_smoothing=self.label_smoothing
         )
@@ -65,19 +66,22 @@ class Head(nn.Module, ABC):
     def forward(self, features: Tensor, targets: Tensor | None, layers: Sequence[int]) -> Readout:
         """The readout of (K, N, D) features at `layers`; its losses are empty where `targets` (N,) is None."""
         chunk = max(1, MAX_LOGITS // self.num_classes)
-        losses, predictions, confidences = [], [], []
+        predictions, confidences, of_targets = [], [], []
         for place, layer in enumerate(layers):
             for start in range(0, features.shape[1], chunk):
                 rows = slice(start, start + chunk)
-                log_probabilities = _wide(self.logits(features[place : place + 1, rows], [layer])).log_softmax(dim=-1)
+                log_probabilities = widened(self.logits(features[place : place + 1, rows], [layer])).log_softmax(dim=-1)
                 confidence, prediction = log_probabilities.max(dim=-1)
                 confidences.append(confidence.exp())
                 predictions.append(prediction)
                 if targets is not None:
-                    losses.append(-log_probabilities.gather(-1, targets[rows].view(1, -1, 1)).squeeze(-1))
+                    of_targets.append(log_probabilities.gather(-1, targets[rows].view(1, -1, 1)).squeeze(-1))
         shape = features.shape[:2]
-        mean = torch.cat(losses, dim=1).view(shape).mean(dim=1) if losses else features.new_empty(0)
-        return Readout(mean, torch.cat(predictions, dim=1).view(shape), torch.cat(confidences, dim=1).view(shape))
+        prediction, confidence = (torch.cat(parts, dim=1).view(shape) for parts in (predictions, confidences))
+        if targets is None:
+            return Readout(features.new_empty(0), prediction, confidence, features.new_empty(0))
+        log_likelihoods = torch.cat(of_targets, dim=1).view(shape)
+        return Readout(-log_likelihoods.mean(dim=1), prediction, confidence, log_likelihoods.exp())
 
 
 class SharedHead(Head):
@@ -144,10 +148,6 @@ class SeparateHeads(Head):
 
     def unused_parameters(self, layers: Sequence[int]) -> bool:
         return len(layers) < self.num_layers
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _fresh_copy(classifier: nn.Module) -> nn.Module:

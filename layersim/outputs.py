@@ -31,6 +31,8 @@ class Readout:
     """(L, N) most likely class."""
     confidences: Tensor
     """(L, N) its probability, the maximum of the softmax."""
+    target_probabilities: Tensor
+    """(L, N) the true class's probability; empty where there are no targets."""
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ def test_readout_against_each_layer_by_hand(features: Tensor, targets: Tensor) -
         assert readout.losses[layer].item() == pytest.approx(loss.item(), abs=1e-6)
         assert readout.predictions[layer].tolist() == probabilities.argmax(-1).tolist()
         assert readout.confidences[layer].tolist() == pytest.approx(probabilities.max(-1).values.tolist(), abs=1e-6)
+        of_targets = probabilities[torch.arange(7), targets].tolist()
+        assert readout.target_probabilities[layer].tolist() == pytest.approx(of_targets, abs=1e-6)
 
 
 @pytest.mark.parametrize("make", [SharedHead, SeparateHeads])
@@ -128,11 +130,12 @@ def test_reading_in_chunks_changes_nothing(features: Tensor, targets: Tensor, mo
     torch.testing.assert_close(chunked.losses, whole.losses)
     assert torch.equal(chunked.predictions, whole.predictions)
     torch.testing.assert_close(chunked.confidences, whole.confidences)
+    torch.testing.assert_close(chunked.target_probabilities, whole.target_probabilities)
 
 
 def test_without_targets_there_are_no_losses(features: Tensor) -> None:
     readout = SharedHead(Plain())(features, None, range(3))
-    assert readout.losses.numel() == 0
+    assert readout.losses.numel() == readout.target_probabilities.numel() == 0
     assert readout.predictions.shape == (3, 7)
 
 

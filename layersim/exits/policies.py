@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
+from layersim.precision import widened
 
 
 @dataclass(frozen=True)
@@ -158,10 +159,10 @@ class Similarity(Policy):
     name = "similarity"
 
     def score(self, view: View) -> Tensor:
-        features = wide(view.features)
+        features = widened(view.features)
         if view.previous is None:
             return features.new_full(features.shape[:1], -inf)
-        return (_direction(features) * _direction(wide(view.previous))).sum(dim=-1)
+        return (_direction(features) * _direction(widened(view.previous))).sum(dim=-1)
 
     def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
         return -1.0, 1.0
@@ -170,11 +171,6 @@ class Similarity(Policy):
 def _direction(features: Tensor) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
     return features / length
-
-
-def wide(values: Tensor) -> Tensor:
-    """The values in float32, or in float64 if that they are."""
-    return values if values.dtype == torch.float64 else values.float()
 
 
 POLICIES: dict[str, type[Policy]] = {

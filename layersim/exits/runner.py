@@ -16,6 +16,7 @@ from layersim.errors import UserError
 from layersim.evaluating import evaluating
 from layersim.exits.policies import Policy, View, next_streak
 from layersim.heads import Head
+from layersim.precision import widened
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,7 @@ class _Leaving:
         self.left: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def __call__(self, layer: int, rows: Tensor, features: Tensor) -> Tensor:
-        logits = self.by.head.logits(features.unsqueeze(0), [layer]).squeeze(0)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = widened(self.by.head.logits(features.unsqueeze(0), [layer]).squeeze(0))
         if self.by.temperatures is not None:
             logits = logits / self.by.temperatures[layer].to(logits)
         predictions = logits.argmax(dim=-1)

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from layersim.errors import UserError
-from layersim.exits.policies import Policy, View, next_streak, wide
+from layersim.exits.policies import Policy, View, next_streak
 from layersim.heads import MAX_LOGITS, Head
 from layersim.outputs import LayerFeatures
+from layersim.precision import widened
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _read(head: Head, values: Tensor, targets: Tensor, policy: Policy, temperatu
     before: Tensor | None = None
     streak: Tensor | None = None
     for layer, temperature in enumerate(temperatures):
-        logits = wide(head.logits(values[layer : layer + 1], [layer])[0])
+        logits = widened(head.logits(values[layer : layer + 1], [layer])[0])
         logits = logits / temperature.to(logits)
         prediction = logits.argmax(dim=-1)
         streak = next_streak(prediction, before, streak)

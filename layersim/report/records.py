@@ -74,6 +74,12 @@ class LayerRecord:
     """L × L for each measure, by the measure's name."""
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     """How each measure was computed, by the measure's name: numbers compare only where these agree."""
+    similarity_interval: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """`confidence` and, L × L, `low` and `high` for each measure that was asked for them."""
+    similarity_to_epoch: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """L similarities of each layer to itself at an earlier epoch, by the measure's name, then that epoch's number."""
+    progression: dict[str, Any] = field(default_factory=dict)
+    """What the path from the first layer to the last looks like (`layersim.metrics.progression`)."""
 
     def __post_init__(self) -> None:
         if self.stage not in get_args(Stage):
@@ -91,6 +97,13 @@ class LayerRecord:
                 expect_numbers(key, getattr(self, key), (self.layers,), counts=key == "saturation")
         for measure, matrix in self.similarity.items():
             expect_numbers(f"similarity.{measure}", matrix, (self.layers, self.layers))
+        for measure, interval in self.similarity_interval.items():
+            for end in ("low", "high"):
+                expect_numbers(f"similarity_interval.{measure}.{end}", interval.get(end), (self.layers, self.layers))
+            expect_numbers(f"similarity_interval.{measure}.confidence", interval.get("confidence"), ())
+        for measure, epochs in self.similarity_to_epoch.items():
+            for epoch, values in epochs.items():
+                expect_numbers(f"similarity_to_epoch.{measure}.{epoch}", values, (self.layers,))
         if self.exit_curve:
             expect_curve("exit_curve", self.exit_curve)
 
@@ -114,7 +127,8 @@ class LayerRecord:
             raise UserError(f"expected a JSON object, got {read!r}.")
         if absent := [key for key in _REQUIRED if key not in read]:
             raise UserError(f"expected the keys {', '.join(_REQUIRED)}; {', '.join(absent)} absent.")
-        for key in ("similarity", "options", "effective_depth", "exit_curve"):
+        objects = [f.name for f in fields(cls) if f.default_factory is dict]
+        for key in (*objects, "effective_depth"):
             if not isinstance(read.get(key, {}), dict):
                 raise UserError(f"{key}: expected a JSON object, got {read[key]!r}.")
         known = {f.name for f in fields(cls)}

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
+from layersim.precision import full_precision, widened
 from layersim.similarity.centering import centred
 from layersim.similarity.features import (
     require_equal_widths,
     require_pair,
     require_samples,
     warn_undefined,
-    widened,
 )
-from layersim.similarity.precision import full_precision
 from layersim.similarity.samples import SampleMetric
 
 Centering = Literal["none", "samples", "components"]

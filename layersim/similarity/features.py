@@ -38,11 +38,6 @@ def require_equal_widths(features: Tensor, other: Tensor | None, measure: str) -
         )
 
 
-def widened(features: Tensor) -> Tensor:
-    """Features as the measures compute with them: half precision as float32, exactly; float64 as it is."""
-    return features if features.dtype == torch.float64 else features.float()
-
-
 def require_samples(came: int, needed: int, measure: str) -> None:
     """Raises UserError where fewer samples came than the measure is defined for."""
     if came < needed:

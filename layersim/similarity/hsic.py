@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from layersim.precision import full_precision
 from layersim.similarity.centering import centred
-from layersim.similarity.precision import full_precision
 
 ROWS = 128  # of a block of Gram matrices: few, so that little above the diagonal is computed twice
 COLUMNS = 2048  # of a block: many, so that the product is worth its overhead

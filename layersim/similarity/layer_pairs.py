@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from layersim.precision import full_precision
 from layersim.similarity.features import require_pair, require_samples, warn_undefined
-from layersim.similarity.precision import full_precision
 
 Found = TypeVar("Found")
 

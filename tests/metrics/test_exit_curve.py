@@ -17,7 +17,9 @@ from tests.exits.readouts import pool
 def output(confidences: Tensor, predictions: Tensor, targets: Tensor) -> LayerOutput:
     layers, samples = confidences.shape
     features = LayerFeatures(torch.zeros(layers, samples, 2), targets, torch.arange(samples))
-    return LayerOutput(features, Readout(torch.zeros(layers), predictions, confidences), torch.tensor(0.0))
+    return LayerOutput(
+        features, Readout(torch.zeros(layers), predictions, confidences, torch.empty(0)), torch.tensor(0.0)
+    )
 
 
 def pool_output(rows: Tensor) -> LayerOutput:

@@ -31,7 +31,9 @@ def output(predictions: Tensor, targets: Tensor, losses: Tensor | None = None, l
     layers, samples = predictions.shape
     features = LayerFeatures(torch.zeros(layers, samples, 2), targets, torch.arange(samples))
     losses = torch.zeros(layers) if losses is None else losses
-    return LayerOutput(features, Readout(losses, predictions, torch.ones(layers, samples)), torch.tensor(loss))
+    return LayerOutput(
+        features, Readout(losses, predictions, torch.ones(layers, samples), torch.empty(0)), torch.tensor(loss)
+    )
 
 
 def test_saturation_layer_by_hand() -> None:

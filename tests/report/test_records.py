@@ -122,6 +122,15 @@ def test_unknown_keys_are_passed_over() -> None:
             {"exit_curve": CURVE | {"threshold": ["0", 1.0, None]}},
             r"exit_curve\.threshold: expected one number, got '0'",
         ),
+        (
+            {"similarity_interval": {"cka": {"low": [[0, 0], [0, 0]]}}},
+            r"similarity_interval\.cka\.high: expected 2 × 2",
+        ),
+        (
+            {"similarity_interval": {"cka": {"low": [[0, 0], [0, 0]], "high": [[0, 0], [0, 0]]}}},
+            r"similarity_interval\.cka\.confidence: expected one number, got None",
+        ),
+        ({"similarity_to_epoch": {"cka": {"4": [1.0]}}}, r"similarity_to_epoch\.cka\.4: expected 2 numbers, got 1"),
         ({"stage": "fit"}, "stage: expected one of validate, test, got 'fit'"),
         ({"layers": 0}, "layers: expected 1 or more, got 0"),
         ({"samples": 0}, "samples: expected 1 or more, got 0"),
@@ -198,8 +207,9 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_fields_are_the_keys() -> None:
-    later = ["effective_depth", "exit_curve", "exit_curve_area"]
-    assert [*asdict(record())] == [*DESIGN_KEYS[:-2], *later, *DESIGN_KEYS[-2:]]
+    exits = ["effective_depth", "exit_curve", "exit_curve_area"]
+    similarity = ["similarity_interval", "similarity_to_epoch", "progression"]
+    assert [*asdict(record())] == [*DESIGN_KEYS[:-2], *exits, *DESIGN_KEYS[-2:], *similarity]
 
 
 def test_report_starts_without_torch() -> None:

@@ -1,9 +1,15 @@
-"""Matrix products in the precision that their tensors have."""
+"""The precision that numbers are computed in."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
+
+
+def widened(values: Tensor) -> Tensor:
+    """Half precision as float32, exactly; float32 and float64 as they are."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 @contextmanager
