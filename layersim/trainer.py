@@ -86,6 +86,7 @@ class LayerwiseTrainer(Trainer):
             UserError: a language model; a split that shares samples with the training data; options out of their
                 range; too few samples for the promise.
         """
+        datamodule.setup()
         check_exits(model, datamodule, split)
         chosen = POLICIES[policy]()
         temperatures, wanted = None, None
@@ -259,15 +260,14 @@ class LayerwiseTrainer(Trainer):
 
 
 def check_exits(model: LayerwiseModule, datamodule: SplitDataModule, split: str) -> None:
-    """What can be said against exits before anything is measured.
+    """What can be said against exits on loaded data before anything is measured.
 
     Raises:
-        UserError: a language model; data that do not fit the model; a split that does not exist, or that shares samples
+        UserError: a language model; a split that does not exist, or that shares samples
             with the training data.
     """
     if model.backbone.reads_tokens:
         raise UserError("Exits are for classifiers, but this model predicts tokens. Use a classification backbone.")
-    datamodule.check(model.backbone)
     if split not in datamodule.splits:
         raise UserError(f"The data has no split {split!r}. Set --data.{datamodule.test_option}, or --split val.")
     if common := shared_samples(datamodule.splits["train"], datamodule.splits[split]):

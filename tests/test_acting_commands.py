@@ -11,6 +11,7 @@ import torch
 
 from layersim.__main__ import main
 from tests import tiny
+from tests.processes import run_command
 
 NO_STEPS = [flag for flag in tiny.FLAGS if "max_epochs" not in flag]
 
@@ -85,18 +86,12 @@ def test_what_cannot_be_promised_is_refused(
 
 
 def test_two_processes_find_what_one_finds(checkpoint: Path, tmp_path: Path) -> None:
-    def run(processes: int) -> dict:  # type: ignore[type-arg]
-        command = [sys.executable, "-m", "layersim", "exits", f"--ckpt_path={checkpoint}", "--risk=0.05"]
-        command += ["--trainer.strategy=ddp", f"--trainer.devices={processes}", "--trainer.accelerator=cpu"]
-        command += [f"--trainer.default_root_dir={tmp_path}/{processes}", "--measure_speed=false"]
-        command += ["--temperature_share=0.2", "--trainer.logger=false", "--data=Digits", "--data.val_fraction=0.4"]
-        command += ["--data.eval_batch_size=50"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        (path,) = (tmp_path / str(processes)).rglob("exits.json")
-        return json.loads(path.read_text())
-
-    one, two = run(1), run(2)
+    flags = [f"--ckpt_path={checkpoint}", "--risk=0.05", "--measure_speed=false", "--temperature_share=0.2"]
+    flags += ["--trainer.logger=false", "--data=Digits", "--data.val_fraction=0.4", "--data.eval_batch_size=50"]
+    one, two = (
+        json.loads((run_command("exits", processes, tmp_path, *flags) / "exits.json").read_text())
+        for processes in (1, 2)
+    )
     assert two["exits"] == one["exits"]
     assert two["temperatures"] == pytest.approx(one["temperatures"], rel=1e-6)
     assert two["threshold"] == one["threshold"]

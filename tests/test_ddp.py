@@ -3,9 +3,6 @@
 What is compared went through the command, Lightning's DDP strategy and gloo, in processes of its own.
 """
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,21 +10,7 @@ import pytest
 import torch
 
 from tests import tiny
-
-
-def run(root: Path, verb: str, processes: int, *flags: str) -> Path:
-    """Runs the command on so many processes; gives the run's directory."""
-    options = [*tiny.FLAGS] if verb == "fit" else [flag for flag in tiny.FLAGS if "max_epochs" not in flag]
-    spread = [f"--trainer.devices={processes}", "--trainer.strategy=ddp", f"--trainer.default_root_dir={root}"]
-    command = [sys.executable, "-m", "layersim", verb, *options, *spread, f"--experiment={processes}", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    (directory,) = (root / str(processes)).iterdir()
-    return directory
-
-
-def record(directory: Path) -> dict:  # type: ignore[type-arg]
-    return json.loads((directory / "layers.jsonl").read_text().splitlines()[-1])
+from tests.processes import last_record, run_command
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -45,20 +28,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("ddp")
     common = ["--model.optimizer=SGD", "--model.optimizer.lr=0.05", "--data.eval_batch_size=50"]
     common += ["--data.val_fraction=0.14", "--model.backbone.name=beit_base_patch16_224"]  # a model with buffers
-    one = run(root, "fit", 1, *common, "--data.batch_size=104")
-    two = run(root, "fit", 2, *common, "--data.batch_size=52")
+    one = run_command("fit", 1, root, *tiny.FLAGS, *common, "--data.batch_size=104")
+    two = run_command("fit", 2, root, *tiny.FLAGS, *common, "--data.batch_size=52")
     return one, two
 
 
 def test_counts_are_equal_exactly(pair: tuple[Path, Path]) -> None:
-    one, two = map(record, pair)
+    one, two = map(last_record, pair)
     assert one["samples"] == 252
     for key in ("samples", "step", "saturation", "accuracy", "saturated_early", "mean_saturation_layer"):
         assert one[key] == two[key], key
 
 
 def test_measurements_are_equal_to_a_millionth(pair: tuple[Path, Path]) -> None:
-    one, two = map(record, pair)
+    one, two = map(last_record, pair)
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
     for measure in ("cosine", "cka"):
         torch.testing.assert_close(
@@ -77,8 +60,9 @@ def test_the_aligned_losss_gradients_are_equal(pair: tuple[Path, Path]) -> None:
 
 
 def test_predictions_are_whole_and_in_order(tmp_path: Path) -> None:
+    flags = [*(flag for flag in tiny.FLAGS if "max_epochs" not in flag), "--data.eval_batch_size=50"]
     one, two = (
-        pq.read_table(run(tmp_path, "predict", processes, "--data.eval_batch_size=50") / "predictions.parquet")
+        pq.read_table(run_command("predict", processes, tmp_path, *flags) / "predictions.parquet")
         for processes in (1, 2)
     )
     assert one.num_rows == 360
@@ -89,12 +73,6 @@ def test_predictions_are_whole_and_in_order(tmp_path: Path) -> None:
 
 def test_separate_heads_train_on_two_processes(tmp_path: Path) -> None:
     """Heads that a step does not read have no gradient; the command has DDP look for them."""
-    directory = run(
-        tmp_path,
-        "fit",
-        2,
-        "--model.head=SeparateHeads",
-        "--model.objective=Alternating",
-        "--trainer.limit_train_batches=4",
-    )
-    assert record(directory)["step"] == 4
+    separate = ["--model.head=SeparateHeads", "--model.objective=Alternating", "--trainer.limit_train_batches=4"]
+    directory = run_command("fit", 2, tmp_path, *tiny.FLAGS, *separate)
+    assert last_record(directory)["step"] == 4

@@ -1,17 +1,16 @@
 """A language model on two real processes against one, where the processes hold unequal numbers of tokens."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.processes import last_record, run_command
+
 GPT = {"model_type": "gpt2", "n_embd": 16, "n_layer": 3, "n_head": 2, "vocab_size": 258, "n_positions": 64}
 GPT |= {"pad_token_id": 257} | dict.fromkeys(("attn_pdrop", "resid_pdrop", "embd_pdrop"), 0)
 FLAGS = [
-    "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
     "--trainer.logger=false",
@@ -28,19 +27,8 @@ FLAGS = [
 ]
 
 
-def run(root: Path, verb: str, processes: int, *flags: str) -> Path:
-    """Runs the command on so many processes; gives the run's directory."""
-    spread = [f"--trainer.devices={processes}", "--trainer.strategy=ddp", f"--trainer.default_root_dir={root}"]
-    place = [f"--data.path={root / 'documents.jsonl'}", f"--experiment={verb}-{processes}"]
-    command = [sys.executable, "-m", "layersim", verb, *FLAGS, *place, *spread, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    (directory,) = (root / f"{verb}-{processes}").iterdir()
-    return directory
-
-
-def record(directory: Path) -> dict:  # type: ignore[type-arg]
-    return json.loads((directory / "layers.jsonl").read_text().splitlines()[-1])
+def documents(root: Path) -> str:
+    return f"--data.path={root / 'documents.jsonl'}"
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +43,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(root: Path) -> tuple[Path, Path]:
     """The same epoch of plain SGD, 15 steps of 14 documents (the last of 9), on one process and on two."""
-    common = ["--trainer.max_epochs=1", "--model.optimizer=SGD", "--model.optimizer.lr=0.5"]
-    return run(root, "fit", 1, *common, "--data.batch_size=14"), run(root, "fit", 2, *common, "--data.batch_size=7")
+    flags = [*FLAGS, documents(root), "--trainer.max_epochs=1", "--model.optimizer=SGD", "--model.optimizer.lr=0.5"]
+    one = run_command("fit", 1, root, *flags, "--data.batch_size=14")
+    return one, run_command("fit", 2, root, *flags, "--data.batch_size=7")
 
 
 def test_gradients_are_weighed_by_tokens(trained: tuple[Path, Path]) -> None:
@@ -84,9 +73,8 @@ def test_what_is_measured_on_tokens_is_the_same(trained: tuple[Path, Path], root
         {"class_path": "callbacks.SimilarityHeatmaps", "init_args": {"measures": measures}},
         {"class_path": "callbacks.RunRecorder"},
     ]
-    one, two = (
-        record(run(root, "validate", n, checkpoint, f"--trainer.callbacks={json.dumps(callbacks)}")) for n in (1, 2)
-    )
+    flags = [*FLAGS, documents(root), checkpoint, f"--trainer.callbacks={json.dumps(callbacks)}"]
+    one, two = (last_record(run_command("validate", processes, root, *flags)) for processes in (1, 2))
     assert one["samples"] == sum(4 + n * 7 % 47 for n in range(205, 250))  # bytes, each predicting the next or the end
     for key in ("samples", "saturation", "accuracy"):
         assert one[key] == two[key], key

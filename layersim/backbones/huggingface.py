@@ -116,7 +116,7 @@ class TransformersBackbone(Backbone):
         language = self.task == "language-modeling"
         cap = getattr(config, "final_logit_softcapping", None) if language else None
         self._chain = Chain(self.model, layout.language_head if language else layout.classifier, cap)
-        if not isinstance(blocks := self._blocks, nn.ModuleList):
+        if not isinstance(blocks := self.blocks, nn.ModuleList):
             raise UserError(
                 f"Expected a list of blocks at {layout.blocks!r}, but found {type(blocks).__name__}. {OPTIONS}"
             )
@@ -178,7 +178,7 @@ class TransformersBackbone(Backbone):
         inputs = self._model_inputs(batch)
         return Passage(
             run=lambda: self.model.base_model(**inputs),
-            blocks=self._blocks,
+            blocks=self.blocks,
             pool=self._pool,
             samples=inputs[self.model.main_input_name],
             mask=inputs.get("attention_mask"),
@@ -186,7 +186,8 @@ class TransformersBackbone(Backbone):
         )
 
     @property
-    def _blocks(self) -> Any:
+    def blocks(self) -> Any:
+        """The model's list of blocks, whatever number of times each is called."""
         return at(self.model.base_model, self.layout.blocks, "blocks")
 
     @property
@@ -212,7 +213,7 @@ class TransformersBackbone(Backbone):
                 features.pop()
             features.append(read(tokens) if layers is None or len(features) in layers else None)
 
-        with watched(self._blocks, self._refiner, keep):
+        with watched(self.blocks, self._refiner, keep):
             self.model.base_model(**inputs)
         if layers is not None and len(features) != self.num_layers:
             raise UserError(

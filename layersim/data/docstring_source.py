@@ -6,13 +6,11 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
 from layersim.data.hashing import digest
 from layersim.data.source_files import source_files
-from layersim.errors import UserError
 
 # tests, and copies of other packages
 _LEFT_OUT = {
@@ -25,22 +23,6 @@ _STRUCTURE = re.compile(
     r"outputs?|shape|attributes?|keyword args|references?|see also)\s*:+\s*$|>>>|\.\. |:\w+)",
     re.IGNORECASE | re.MULTILINE,
 )
-
-
-def package_folder(package: str) -> Path:
-    """Where an installed package's source files lie.
-
-    Raises:
-        UserError: it is not installed, is no top-level package, or has no folder of source files.
-    """
-    spec = None if "." in package else find_spec(package)
-    if spec is None:
-        raise UserError(
-            f"expected an installed top-level package, got {package}: install it, or change --data.packages"
-        )
-    if not spec.submodule_search_locations:
-        raise UserError(f"the package {package} has no folder of source files: change --data.packages")
-    return Path(next(iter(spec.submodule_search_locations)))
 
 
 @contextmanager

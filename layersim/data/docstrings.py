@@ -9,11 +9,12 @@ import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.data.base import at_least
-from layersim.data.docstring_source import collector_paused, package_folder, read_prose
+from layersim.data.docstring_source import collector_paused, read_prose
 from layersim.data.hashing import deal
 from layersim.data.sentences import SentenceData, SentenceSplit
 from layersim.data.splits import check_fractions
 from layersim.errors import UserError
+from layersim.packaged import package_folder
 
 PACKAGES = ("matplotlib", "numpy", "pandas", "scipy", "sklearn", "sympy", "torch", "transformers")
 """Each comes with layersim: what it needs, and what that needs."""
@@ -109,7 +110,7 @@ class Docstrings(SentenceData):
 
     def _texts(self, package: str) -> list[str]:
         """A package's texts; a few more than asked for, as some will turn out to be another package's too."""
-        every = read_prose(package_folder(package), seed=self.seed)
+        every = read_prose(package_folder(package, "change --data.packages"), seed=self.seed)
         named = naming(self.packages) if self.mask_names else None
         texts = (text if named is None else named.sub(MASK, text) for text in every)
         most = self.per_package + self.per_package // 10 + 10

@@ -1,12 +1,10 @@
-"""HSIC between the linear kernels of all pairs of layers, from blocks of Gram matrices. Letters: L layers, N samples,
-D width, of each layer its own.
+"""HSIC between the linear kernels of all pairs of layers. Letters: L layers, N samples, D width, of each layer its own.
 
-A Gram matrix is symmetric, so each pair of samples is visited once; all pairs of layers come from one product a block;
-and memory beyond the features is bounded by the block whatever N is.
+Both ways to it take each pair once, have memory bounded whatever N is, and multiply float32 with float32. Which one is
+shorter depends on N and D alone, so it is chosen by the products that it needs.
 """
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +16,7 @@ from layersim.similarity.centering import centred
 ROWS = 128  # of a block of Gram matrices: few, so that little above the diagonal is computed twice
 COLUMNS = 2048  # of a block: many, so that the product is worth its overhead
 FEW = 32  # samples: so few leave rounding nothing to average out over, and float64 costs nothing
+STRETCH = 2048  # samples whose products are summed in float32, before float64 takes them
 
 
 @torch.no_grad()
@@ -37,50 +36,73 @@ def hsic(layers: Sequence[Tensor], *, unbiased: bool) -> Tensor:
         squares = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]).square()  # the Grams' diagonals
         # HSIC is of fourth degree: each layer is brought near one by a power of two, which rounds nothing
         exponents = torch.frexp(squares.mean(1)).exponent
-        shrink = torch.ldexp(torch.ones_like(squares[:, :1]), -exponents[:, None])
-        squares *= shrink
-        if unbiased:
-            # rows sum to zero, so a Gram row without its diagonal sums to −squares: U-centring needs no second pass
-            offsets = (squares - squares.sum(1, keepdim=True) / (2 * (samples - 1))) / (samples - 2)
-            total = 2 * _pair_products(rows, shrink, offsets) / (samples * (samples - 3))
+        shrink = torch.ldexp(torch.ones_like(squares[:, 0]), -exponents)
+        squares = (squares * shrink[:, None]).double()
+        diagonal = squares @ squares.mT
+        widths = [row.shape[1] for row in rows]
+        if gram_products(samples, widths) <= covariance_products(samples, widths):
+            apart = _by_grams(rows, shrink)
         else:
-            diagonal = squares.double()
-            pairs = _pair_products(rows, shrink, torch.zeros_like(squares))
-            total = (2 * pairs + diagonal @ diagonal.mT) / (samples - 1) ** 2
+            apart = _by_covariances(rows, shrink) - diagonal
+        if unbiased:
+            # rows of a centred Gram matrix sum to zero, so all that U-centring needs of them is their diagonal
+            totals = squares.sum(1)
+            apart += (totals.outer(totals) / (samples - 1) - 2 * diagonal) / (samples - 2)
+            value = apart / (samples * (samples - 3))
+        else:
+            value = (apart + diagonal) / (samples - 1) ** 2
     scales = torch.ldexp(torch.ones_like(exponents, dtype=torch.float64), exponents)
-    return total * scales[:, None] * scales
+    return value * scales[:, None] * scales
 
 
-def _pair_products(rows: list[Tensor], shrink: Tensor, offsets: Tensor) -> Tensor:
-    """Σ_{i<j} Ã^l_ij Ã^m_ij with Ã_ij = shrink · <row_i, row_j> + offset_i + offset_j, as (L, L) float64.
+def gram_products(samples: int, widths: Sequence[int]) -> int:
+    """Multiplications of `hsic` by way of Gram matrices, half of which are computed: N² (Σ D + L²) / 2."""
+    return samples**2 * (sum(widths) + len(widths) ** 2) // 2
 
-    `rows` L tensors (N, D), `shrink` (L, 1), `offsets` (L, N). Each row's product is added in float64.
+
+def covariance_products(samples: int, widths: Sequence[int]) -> int:
+    """Multiplications by way of the covariances of all pairs of layers: N Σ_{l≤m} D_l D_m."""
+    return samples * (sum(widths) ** 2 + sum(width**2 for width in widths)) // 2
+
+
+def _by_grams(rows: list[Tensor], shrink: Tensor) -> Tensor:
+    """Σ_{i≠j} G^l_ij G^m_ij with G_ij = shrink · <row_i, row_j>, (L, L) float64.
+
+    `rows` L tensors (N, D), `shrink` (L,). Each row's product is added in float64.
     """
-    layers, samples = offsets.shape
-    total = torch.zeros(layers, layers, dtype=torch.float64, device=offsets.device)
+    layers, samples = len(rows), len(rows[0])
+    total = torch.zeros(layers, layers, dtype=torch.float64, device=shrink.device)
     for top in range(0, samples, ROWS):
         bottom = min(top + ROWS, samples)
         for left in range(top, samples, COLUMNS):
             right = min(left + COLUMNS, samples)
-            block = _grams([row[top:bottom] for row in rows], [row[left:right] for row in rows])
-            block *= shrink[:, :, None]
-            block += offsets[:, top:bottom, None]
-            block += offsets[:, None, left:right]
+            block = torch.stack([_products(row[top:bottom], row[left:right]) for row in rows])
+            block *= shrink[:, None, None]
             if left == top:
                 block[:, :, : bottom - top].triu_(diagonal=1)  # each pair once, none with itself
             pairs = block.transpose(0, 1)  # (R, L, C): a product a row, as float32 loses digits over long sums
             total += (pairs @ pairs.mT).double().sum(0)
-    return total
+    return 2 * total
 
 
-def _grams(rows: list[Tensor], columns: list[Tensor]) -> Tensor:
-    """(L, R, C) inner products of L tensors (R, D) and L tensors (C, D); each pair may have its own D."""
-    if rows[0].device.type != "cpu" or rows[0].dtype != torch.float32 or not torch.backends.mkldnn.enabled:
-        pairs = [list(same) for _, same in groupby(zip(rows, columns, strict=True), key=lambda pair: pair[0].shape[1])]
-        return torch.cat([torch.stack([r for r, _ in same]) @ torch.stack([c for _, c in same]).mT for same in pairs])
+def _by_covariances(rows: list[Tensor], shrink: Tensor) -> Tensor:
+    """Σ_ij G^l_ij G^m_ij = ‖X_lᵀ X_m‖² of the (N, D) rows X, (L, L) float64; `shrink` as of `_by_grams`."""
+    # widths first and in one piece, as the product wants them
+    stretches = [[stretch.mT.contiguous() for stretch in row.split(STRETCH)] for row in rows]
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=shrink.device)
+    for first, left in enumerate(stretches):
+        for second, right in enumerate(stretches[: first + 1]):
+            covariance = total.new_zeros(len(left[0]), len(right[0]))
+            for one, other in zip(left, right, strict=True):
+                covariance += _products(one, other)
+            total[first, second] = total[second, first] = covariance.square().sum()
+    return total * shrink.double().outer(shrink.double())
+
+
+def _products(rows: Tensor, columns: Tensor) -> Tensor:
+    """(R, C) inner products of (R, K) and (C, K)."""
+    if rows.device.type != "cpu" or rows.dtype != torch.float32 or not torch.backends.mkldnn.enabled:
+        return rows @ columns.mT
     # oneDNN multiplies float32 with the widest instructions on every maker's processors; torch's default library
-    # reached half its speed on AMD, and the Gram matrices are nearly all of the work
-    block = rows[0].new_empty(len(rows), len(rows[0]), len(columns[0]))
-    for gram, row, column in zip(block, rows, columns, strict=True):
-        gram.copy_(F.linear(row.to_mkldnn(), column.to_mkldnn()).to_dense())
-    return block
+    # reached half its speed on AMD, and these products are nearly all of the work
+    return torch.ops.mkldnn._linear_pointwise(rows, columns, None, "none", [], "")

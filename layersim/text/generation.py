@@ -9,11 +9,11 @@ from math import isfinite
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, TopPLogitsWarper
 
 from layersim.backbones import TransformersBackbone
-from layersim.backbones.families import at
+from layersim.backbones.passage import watched
 from layersim.errors import UserError
 from layersim.evaluating import evaluating
 from layersim.module import LayerwiseModule
@@ -167,23 +167,19 @@ class _Reached(Exception):
 
 def _features_at(backbone: TransformersBackbone, layer: int, inputs: dict[str, Any]) -> Tensor:
     """The block output (N, tokens, D) at a layer 1 … L, where the model's own forward is left."""
-    base = backbone.model.base_model
     ran = 0
 
-    def leave(_: nn.Module, __: Any, output: Any) -> None:
+    def leave(features: Tensor, _: bool) -> None:
         nonlocal ran
         ran += 1
         if ran == layer:
-            raise _Reached(output if isinstance(output, Tensor) else output[0])
+            raise _Reached(features)
 
-    hooks = [block.register_forward_hook(leave) for block in at(base, backbone.layout.blocks, "blocks")]
     try:
-        base(**inputs)
+        with watched(backbone.blocks, None, leave):
+            backbone.model.base_model(**inputs)
     except _Reached as reached:
         return reached.features
-    finally:
-        for hook in hooks:
-            hook.remove()
     raise AssertionError(f"{backbone.name} ran {ran} blocks, so that layer {layer} was never reached")
 
 

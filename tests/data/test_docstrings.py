@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from layersim.data import Docstrings
-from layersim.data.docstring_source import documented, package_folder, prose, read_prose
+from layersim.data.docstring_source import documented, prose, read_prose
 from layersim.data.docstrings import PACKAGES, balanced, distinct, naming, words
 from layersim.data.sentences import SentenceSplit
 from layersim.errors import UserError
+from layersim.packaged import package_folder
 
 NESTED = '''
 """The module."""
@@ -175,7 +176,7 @@ def test_prose_ends_where_the_structure_begins(docstring: str, expected: str) ->
 
 def test_the_packages_by_default_are_here() -> None:
     for package in PACKAGES:
-        folder = package_folder(package)
+        folder = package_folder(package, "change --data.packages")
         assert (folder / "__init__.py").is_file()
         assert next(read_prose(folder, seed=0)) is not None
 

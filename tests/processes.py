@@ -1,0 +1,24 @@
+"""The command in processes of its own, for tests of what one process and several find."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def run_command(verb: str, processes: int, root: Path, *flags: str) -> Path:
+    """Runs `layersim VERB` on so many processes, its runs kept under a root of its own; gives the run's directory."""
+    home = root / f"{verb}-{processes}"
+    spread = [f"--trainer.devices={processes}", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
+    command = [sys.executable, "-m", "layersim", verb, *flags, *spread, f"--trainer.default_root_dir={home}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    (directory,) = (path for path in home.glob("*/*") if path.is_dir())
+    return directory
+
+
+def last_record(directory: Path) -> dict[str, Any]:
+    """The last line of a run's `layers.jsonl`."""
+    line: dict[str, Any] = json.loads((directory / "layers.jsonl").read_text().splitlines()[-1])
+    return line
