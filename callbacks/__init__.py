@@ -1,16 +1,22 @@
 """Lightning callbacks that measure layers and keep the record; recipes name them by class path."""
 
+from callbacks.epoch_similarity import EpochSimilarity
 from callbacks.exit_curve_monitor import ExitCurveMonitor
 from callbacks.layer_accuracy_monitor import LayerAccuracyMonitor
 from callbacks.prediction_writer import PredictionWriter
+from callbacks.progression_monitor import ProgressionMonitor
+from callbacks.report_writer import ReportWriter
 from callbacks.run_recorder import RunRecorder
 from callbacks.saturation_monitor import SaturationMonitor
 from callbacks.similarity_heatmaps import SimilarityHeatmaps
 
 __all__ = [
+    "EpochSimilarity",
     "ExitCurveMonitor",
     "LayerAccuracyMonitor",
     "PredictionWriter",
+    "ProgressionMonitor",
+    "ReportWriter",
     "RunRecorder",
     "SaturationMonitor",
     "SimilarityHeatmaps",

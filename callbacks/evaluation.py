@@ -7,7 +7,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
-from layersim.outputs import LayerOutput
 
 Stage = Literal["validate", "test"]
 
@@ -15,7 +14,10 @@ Stage = Literal["validate", "test"]
 def layerwise(pl_module: LightningModule) -> LayerwiseModule:
     """The module as one of ours; a UserError where it is none."""
     if not isinstance(pl_module, LayerwiseModule):
-        raise UserError(f"layersim's callbacks read a LayerwiseModule, but got {type(pl_module).__name__}.")
+        raise UserError(
+            f"layersim's callbacks read a LayerwiseModule, but got {type(pl_module).__name__}. For any other module "
+            'there is SimilarityHeatmaps(layers="…"), and RunRecorder beside it.'
+        )
     return pl_module
 
 
@@ -25,7 +27,10 @@ class EvaluationCallback(Callback):
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before an epoch's first batch."""
 
-    def take(self, output: LayerOutput) -> None:
+    def before(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before each batch's step."""
+
+    def take(self, output: Any, batch: Any) -> None:
         """After each batch, with what the step returned; no gradients are kept."""
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -34,13 +39,22 @@ class EvaluationCallback(Callback):
     def end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """After every callback's `finish`."""
 
-    def _take(self, trainer: Trainer, output: LayerOutput) -> None:
+    def _before(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.before(trainer, pl_module)
+
+    def _take(self, trainer: Trainer, output: Any, batch: Any) -> None:
         if not trainer.sanity_checking:
             with torch.no_grad():
-                self.take(output)
+                self.take(output, batch)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.start(trainer, pl_module)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._before(trainer, pl_module)
 
     def on_validation_batch_end(
         self,
@@ -51,7 +65,7 @@ class EvaluationCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._take(trainer, outputs)
+        self._take(trainer, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -64,6 +78,11 @@ class EvaluationCallback(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.start(trainer, pl_module)
 
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._before(trainer, pl_module)
+
     def on_test_batch_end(
         self,
         trainer: Trainer,
@@ -73,7 +92,7 @@ class EvaluationCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._take(trainer, outputs)
+        self._take(trainer, outputs, batch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.finish(trainer, pl_module, "test")

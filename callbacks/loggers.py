@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
 
 from layersim.report.canvas import save_figure
@@ -31,6 +31,27 @@ def log_figure(trainer: Trainer, name: str, figure: Figure) -> Path:
     return path
 
 
+def log_page(trainer: Trainer, page: Path) -> None:
+    """Hands the page to loggers that keep files, to W&B as the artifact `report-<run id>`. For rank zero alone."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            artifact = wandb.Artifact(f"report-{logger.experiment.id}", type="report")
+            artifact.add_file(str(page))
+            logger.experiment.log_artifact(artifact)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_artifact(logger.run_id, str(page))
+
+
+def log_layer_table(trainer: Trainer, columns: dict[str, list[float]]) -> None:
+    """Gives W&B the table `layers`: a row a layer, counted from 1. For rank zero alone."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            rows = [[layer, *row] for layer, row in enumerate(zip(*columns.values(), strict=True), start=1)]
+            logger.log_table("layers", columns=["layer", *columns], data=rows)
+
+
 def _log_image(trainer: Trainer, logger: Logger, name: str, path: Path, figure: Figure) -> None:
     if isinstance(logger, WandbLogger):
         import wandb
@@ -40,3 +61,5 @@ def _log_image(trainer: Trainer, logger: Logger, name: str, path: Path, figure: 
     elif isinstance(logger, TensorBoardLogger):
         pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
         logger.experiment.add_image(name, pixels[..., :3], trainer.global_step, dataformats="HWC")
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_artifact(logger.run_id, str(path), "figures")

@@ -53,10 +53,13 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         """What the epoch told; called on every process, so that metrics may reduce across them."""
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        made = self.make_metrics(layerwise(pl_module))
+        self.begin(self.make_metrics(layerwise(pl_module)), pl_module)
+
+    def begin(self, made: dict[str, AnyMetric], pl_module: LightningModule) -> None:
+        """An epoch with these metrics."""
         self._metrics = {name: metric.to(pl_module.device) for name, metric in made.items()}
 
-    def take(self, output: LayerOutput) -> None:
+    def take(self, output: Any, batch: Any) -> None:
         self.update(self._metrics, output)
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:

@@ -1,5 +1,6 @@
 """The run's own record, whatever loggers are on."""
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from rich.console import Console
 
 from callbacks.evaluation import EvaluationCallback, layerwise
 from callbacks.monitor import LayerMonitor
+from layersim.errors import UserError
+from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.records import RECORDS_FILE, EffectiveDepth, LayerRecord, Stage, append_record
 from layersim.report.table import layer_table
@@ -17,8 +20,8 @@ from layersim.report.table import layer_table
 class RunRecorder(EvaluationCallback):
     """Writes a line of `layers.jsonl` after each validation and test epoch, and the table of the last one at the end.
 
-    The line holds what the trainer's monitors measured. A checkpoint carries the lines so far, so that a resumed run's
-    file tells the whole training.
+    The line holds what the trainer's monitors measured, each under names of its own. A checkpoint carries the lines so
+    far, so that a resumed run's file tells the whole training.
     """
 
     def __init__(self) -> None:
@@ -40,25 +43,20 @@ class RunRecorder(EvaluationCallback):
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._samples = 0
 
-    def take(self, output: LayerOutput) -> None:
-        self._samples += output.features.values.shape[1]
+    def take(self, output: Any, batch: Any) -> None:
+        if isinstance(output, LayerOutput):
+            self._samples += output.features.values.shape[1]
 
     def end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         samples = trainer.strategy.reduce(torch.tensor(self._samples, device=pl_module.device), reduce_op="sum")
-        measured: dict[str, Any] = {}
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, LayerMonitor):
-                measured |= callback.record
+        records = [monitor.record for monitor in trainer.callbacks if isinstance(monitor, LayerMonitor)]  # type: ignore[attr-defined]
+        if isinstance(pl_module, LayerwiseModule) or not any("layers" in record for record in records):
+            records.append({"layers": layerwise(pl_module).num_layers})
+        measured: dict[str, Any] = reduce(_joined, records, {})
+        measured["samples"] = int(samples) or measured.get("samples", 0)  # the model's own reading is what counts
         if depth := measured.get("effective_depth"):
             measured["effective_depth"] = EffectiveDepth(**depth)
-        record = LayerRecord(
-            epoch=trainer.current_epoch,
-            step=trainer.global_step,
-            stage=stage,
-            layers=layerwise(pl_module).num_layers,
-            samples=int(samples),
-            **measured,
-        )
+        record = LayerRecord(epoch=trainer.current_epoch, step=trainer.global_step, stage=stage, **measured)
         self.records.append(record)
         if trainer.is_global_zero:
             append_record(_path(trainer), record)
@@ -75,3 +73,21 @@ class RunRecorder(EvaluationCallback):
 
 def _path(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / RECORDS_FILE
+
+
+def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """What two monitors recorded; of a dictionary that is in both, the entries of both.
+
+    Raises:
+        UserError: they measured different values of the same name.
+    """
+    joined = first | second
+    for key in first.keys() & second.keys():
+        if isinstance(first[key], dict):
+            joined[key] = _joined(first[key], second[key])
+        elif first[key] != second[key] and key != "samples":
+            raise UserError(
+                f"Two callbacks measured {key}, {first[key]} and {second[key]}, but a run's record holds one: give "
+                "measures names of their own, and measure another number of layers in a run of its own."
+            )
+    return joined

@@ -2,40 +2,83 @@
 
 from copy import deepcopy
 from functools import partial
+from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
 
+from callbacks.evaluation import Stage
 from callbacks.monitor import LayerMonitor, Measured, per_layer
+from callbacks.tapped_module import TappedModule
 from layersim.module import LayerwiseModule
-from layersim.outputs import LayerOutput
+from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.report.figures import similarity_heatmap
 from layersim.similarity import CosineSimilarity, LinearCKA
 from layersim.similarity.samples import SampleMetric
+from layersim.tapping.output_pooling import Pool, check_pool
 
 
 class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
     """Draws a heat map of each measure every epoch, and logs every layer's similarity to the last.
 
+    It reads the layers of a LayerwiseModule. With `layers` it measures any LightningModule, whatever its steps return:
+    it taps the chosen submodules while the step of a validation or test batch runs (`layersim.FeatureTap`).
+
+    Samples are told apart by their position among the data that are read, a batch's integer (N,) "position", as
+    layersim's own data give it. A batch without one is numbered as it comes, each process for itself: on several
+    processes minibatch CKA then groups each process's own samples, the cap draws others than on one process, and what
+    Lightning's sampler repeats to fill the last shard counts twice; a warning says so. For numbers that no split
+    changes give positions, and read with `layersim.data.samplers.EvaluationSampler`, which repeats nothing.
+
     Args:
         measures: metrics of `layersim.similarity`, each by the name it gets in logs and records. Where None: `cosine`,
             centred over the samples (4096 of them at most), and `cka`: minibatch linear CKA over all; where tokens are
             the samples, whose neighbours are alike, debiased linear CKA over 4096 of them at most.
+        layers: submodules of the LightningModule, as `FeatureTap` takes them (`model.blocks.*`). Where None: the layers
+            of a LayerwiseModule.
+        pool: with `layers`, how a module's output becomes (N, D), as `FeatureTap` takes it.
     """
 
-    def __init__(self, measures: dict[str, SampleMetric] | None = None) -> None:
+    def __init__(
+        self,
+        measures: dict[str, SampleMetric] | None = None,
+        *,
+        layers: str | list[str] | None = None,
+        pool: Pool = "cls",
+    ) -> None:
         super().__init__()
+        check_pool(pool)
         self.measures = measures
+        self.layers = layers
+        self.pool: Pool = pool
+        self._tapped: TappedModule | None = None
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, SampleMetric]:
-        measures = self.measures or default_measures(tokens=module.backbone.reads_tokens)
-        return {name: deepcopy(measure) for name, measure in measures.items()}
+        return self._fresh_metrics(tokens=module.backbone.reads_tokens)
+
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.layers is None:
+            super().start(trainer, pl_module)
+        else:
+            self._tapped = TappedModule(pl_module, self.layers, self.pool)
+            self.begin(self._fresh_metrics(tokens=False), pl_module)
+
+    def before(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._tapped is not None:
+            self._tapped.tap.open()
+
+    def take(self, output: Any, batch: Any) -> None:
+        if self._tapped is None:
+            super().take(output, batch)
+        else:
+            _update(self._metrics, self._tapped.read(batch))
 
     def update(self, metrics: dict[str, SampleMetric], output: LayerOutput) -> None:
-        for metric in metrics.values():
-            metric.update(output.features.values, output.features.position)
+        _update(metrics, output.features)
 
     def measure(self, metrics: dict[str, SampleMetric]) -> Measured:
         matrices = {name: metric.compute().tolist() for name, metric in metrics.items()}
+        read = {} if self._tapped is None else self._tapped.options()
         return Measured(
             scalars={
                 key: value
@@ -44,16 +87,36 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
             },
             record={
                 "similarity": matrices,
-                "options": {name: metric.options for name, metric in metrics.items()},
+                "options": {name: metric.options | read for name, metric in metrics.items()},
             },
             figures={name: partial(_draw, name, matrix) for name, matrix in matrices.items()},
         )
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        super().finish(trainer, pl_module, stage)
+        if self._tapped is not None:
+            self.record |= self._tapped.shape()
+            self._tapped = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._tapped is not None:
+            self._tapped.tap.close()
+            self._tapped = None
+
+    def _fresh_metrics(self, *, tokens: bool) -> dict[str, SampleMetric]:
+        measures = self.measures or default_measures(tokens=tokens)
+        return {name: deepcopy(measure) for name, measure in measures.items()}
 
 
 def default_measures(*, tokens: bool) -> dict[str, SampleMetric]:
     """What is measured unless a recipe says otherwise, where samples are tokens or not."""
     cka = LinearCKA(estimator="debiased", max_samples=4096) if tokens else LinearCKA()
     return {"cosine": CosineSimilarity(max_samples=4096), "cka": cka}
+
+
+def _update(metrics: dict[str, SampleMetric], features: LayerFeatures) -> None:
+    for metric in metrics.values():
+        metric.update(features.values, features.position)
 
 
 def _draw(name: str, matrix: list[list[float]]) -> Figure:

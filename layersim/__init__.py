@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from layersim.module import LayerwiseModule
     from layersim.objectives import Aligned, Alternating, CosineRegularized, LastLayer
     from layersim.outputs import LayerFeatures, LayerOutput, Readout
+    from layersim.tapping.feature_tap import FeatureTap
 
 __all__ = [
     "Aligned",
@@ -22,6 +23,7 @@ __all__ = [
     "CosineRegularized",
     "Digits",
     "Docstrings",
+    "FeatureTap",
     "Images",
     "LanguageModeling",
     "LastLayer",
@@ -42,6 +44,7 @@ _HOMES = {
     "backbones": ("Backbone", "TimmBackbone", "TransformersBackbone"),
     "data": ("Digits", "Docstrings", "Images", "LanguageModeling", "StdlibCode", "Text"),
     "errors": ("UserError",),
+    "tapping": ("FeatureTap",),
     "heads": ("SeparateHeads", "SharedHead"),
     "module": ("LayerwiseModule",),
     "objectives": ("Aligned", "Alternating", "CosineRegularized", "LastLayer"),

@@ -31,6 +31,7 @@ from layersim.exits import (
 from layersim.exits.policies import Policy
 from layersim.module import LayerwiseModule
 from layersim.report.exits import ExitReport, write_exit_report
+from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.speculation import speculation_table
 from layersim.text.drafting import check_drafting, generating_model
 from layersim.text.speculation import speculation_by_layer
@@ -113,6 +114,8 @@ class LayerwiseTrainer(Trainer):
             if measure_speed:
                 report = self._timed(report, model, datamodule, chosen, temperatures, split)
             path = write_exit_report(Path(self.default_root_dir), report)
+            if (page := path.with_name(PAGE_FILE)).exists():  # written when the evaluation ended, before the exits
+                write_page([path.parent], page, stage="validate" if split == "val" else "test")
             show(report, found, path)
         return report
 

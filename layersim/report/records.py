@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn, Self, get_args
 
 from layersim.errors import UserError
 from layersim.report.numbers import expect_curve, expect_numbers
+from layersim.report.progression_record import expect_progression
 
 RECORDS_FILE = "layers.jsonl"
 
@@ -79,7 +80,7 @@ class LayerRecord:
     similarity_to_epoch: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """L similarities of each layer to itself at an earlier epoch, by the measure's name, then that epoch's number."""
     progression: dict[str, Any] = field(default_factory=dict)
-    """What the path from the first layer to the last looks like (`layersim.metrics.progression`)."""
+    """What the path from the first layer to the last looks like, see `expect_progression`."""
 
     def __post_init__(self) -> None:
         if self.stage not in get_args(Stage):
@@ -106,6 +107,8 @@ class LayerRecord:
                 expect_numbers(f"similarity_to_epoch.{measure}.{epoch}", values, (self.layers,))
         if self.exit_curve:
             expect_curve("exit_curve", self.exit_curve)
+        if self.progression:
+            expect_progression(self.progression, self.layers)
 
     def to_line(self) -> str:
         """The record as one line of JSON, without the newline. JSON has neither NaN nor infinity: both become null."""

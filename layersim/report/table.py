@@ -12,21 +12,33 @@ from rich.text import Text
 
 from layersim.report.records import LayerRecord
 
+SATURATED = "saturated here"
+
 _PAIR = 16
 """Characters of "accuracy" and a number of the measure beside it."""
+
+
+def layer_columns(record: LayerRecord) -> dict[str, list[float]]:
+    """What was recorded of each layer, L numbers by name: accuracy, loss in nats, each measure's similarity to the last
+    layer, and the share of samples that saturate here."""
+    columns = {}
+    if record.accuracy is not None:
+        columns["accuracy"] = record.accuracy
+    if record.loss is not None:
+        columns["loss"] = record.loss
+    for measure, matrix in record.similarity.items():
+        columns[f"{measure} to last"] = [row[-1] for row in matrix]
+    if record.saturation is not None:
+        columns[SATURATED] = [count / record.samples for count in record.saturation]
+    return columns
 
 
 def layer_table(record: LayerRecord) -> Table:
     """One run: a row a layer, a column for each thing recorded, and below what holds for all layers together."""
     columns = {"layer": [str(layer) for layer in range(1, record.layers + 1)]}
-    if record.accuracy is not None:
-        columns["accuracy"] = [f"{value:.3f}" for value in record.accuracy]
-    if record.loss is not None:
-        columns["loss"] = [f"{value:.3f}" for value in record.loss]
-    for measure, matrix in record.similarity.items():
-        columns[f"{measure}\nto last"] = [f"{row[-1]:.3f}" for row in matrix]
-    if record.saturation is not None:
-        columns["saturated\nhere"] = [f"{count / record.samples:.1%}" for count in record.saturation]
+    for name, values in layer_columns(record).items():
+        form = ".1%" if name == SATURATED else ".3f"
+        columns[name.replace(" ", "\n", 1)] = [f"{value:{form}}" for value in values]
     table = Table(
         title=_line(f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} samples"),
         caption=_line("\n".join(f"{name}: {value}" for name, value in _summary(record).items())),

@@ -3,6 +3,7 @@
 from layersim.similarity.angular import AngularDistance, angular_distance
 from layersim.similarity.cknna import CKNNA, cknna
 from layersim.similarity.cosine import CosineSimilarity, cosine
+from layersim.similarity.intervals import Interval, jackknife
 from layersim.similarity.linear_cka import LinearCKA, linear_cka
 from layersim.similarity.mean_cca import MeanCCA, mean_cca
 from layersim.similarity.mutual_knn import MutualKNN, mutual_knn
@@ -22,6 +23,7 @@ __all__ = [
     "SVCCA",
     "AngularDistance",
     "CosineSimilarity",
+    "Interval",
     "LinearCKA",
     "MeanCCA",
     "MutualKNN",
@@ -31,6 +33,7 @@ __all__ = [
     "angular_distance",
     "cknna",
     "cosine",
+    "jackknife",
     "linear_cka",
     "mean_cca",
     "mutual_knn",

@@ -41,6 +41,7 @@ class AngularDistance(DirectionMetric):
     As `CosineSimilarity`, it keeps features with centering "samples" alone.
     """
 
+    function = staticmethod(angular_distance)
     measure = MEASURE
 
     def __init__(self, *, centering: Centering = "none", max_samples: int | None = None) -> None:

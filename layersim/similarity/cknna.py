@@ -1,7 +1,5 @@
 """Centred kernel nearest-neighbour alignment. Letters: L and M layers, N samples, D and D' width."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -48,6 +46,8 @@ def cknna(features: Tensor, other: Tensor | None = None, *, k: int = 10) -> Tens
 class CKNNA(WholeMetric):
     """`cknna` over batches and processes, of `max_samples` samples at most: the value depends on their number."""
 
+    function = staticmethod(cknna)
+
     def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
         """See `cknna`.
 
@@ -55,13 +55,7 @@ class CKNNA(WholeMetric):
             UserError: k below 1, or `max_samples` below k + 1.
         """
         require_neighbours(k)
-        super().__init__(max_samples=max_samples, least=k + 1)
-        self.k = k
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What a run records beside the values."""
-        return {"k": self.k, "max_samples": self.max_samples}
+        super().__init__(max_samples=max_samples, least=k + 1, k=k)
 
     @property
     def properties(self) -> Properties:
@@ -76,7 +70,3 @@ class CKNNA(WholeMetric):
             flops=lambda layers, samples, width: 2 * samples**2 * layers * (width + layers),
             bytes=lambda layers, samples, width: 8 * samples**2 * (layers + 3),
         )
-
-    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
-        """`cknna` with these options."""
-        return cknna(features, other, k=self.k)

@@ -38,6 +38,7 @@ class CosineSimilarity(DirectionMetric):
     hash, so that the choice depends on the data alone. Otherwise sums and counts are all it holds.
     """
 
+    function = staticmethod(cosine)
     measure = MEASURE
 
     def __init__(self, *, centering: Centering = "samples", max_samples: int | None = None) -> None:

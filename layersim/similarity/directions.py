@@ -2,7 +2,7 @@
 Letters: L and M layers, N samples, D width."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,13 +11,9 @@ from torch import Tensor
 from layersim.errors import UserError
 from layersim.precision import full_precision, widened
 from layersim.similarity.centering import centred
-from layersim.similarity.features import (
-    require_equal_widths,
-    require_pair,
-    require_samples,
-    warn_undefined,
-)
-from layersim.similarity.samples import SampleMetric
+from layersim.similarity.features import require_equal_widths, require_pair, require_samples, warn_undefined
+from layersim.similarity.intervals import Interval, jackknife_of_sums
+from layersim.similarity.samples import WholeMetric
 
 Centering = Literal["none", "samples", "components"]
 Comparison = Callable[[Tensor, Tensor], Tensor]
@@ -39,22 +35,11 @@ def mean_comparison(
     require_pair(features, other)
     require_equal_widths(features, other, measure)
     require_directions(features.shape[1], centering, measure)
-    return warn_undefined(summed_comparison(features, other, centering, compare) / features.shape[1], features, other)
+    total = torch.stack([_compared(*chunk, compare).sum(0) for chunk in _directions(features, other, centering)]).sum(0)
+    return warn_undefined(total / features.shape[1], features, other)
 
 
-@torch.no_grad()
-def summed_comparison(features: Tensor, other: Tensor | None, centering: Centering, compare: Comparison) -> Tensor:
-    """Σ of `compare` over the samples, (L, M) float64. A sample's own values do not depend on its batch."""
-    sets = [_centred_layers(features, centering)] + ([] if other is None else [_centred_layers(other, centering)])
-    total = torch.zeros(len(sets[0]), len(sets[-1]), dtype=torch.float64, device=features.device)
-    with full_precision(features.device):
-        for chunk in zip(*(torch.split(layers, CHUNK, dim=1) for layers in sets), strict=True):
-            directions = [_directions(vectors, centering) for vectors in chunk]
-            total += compare(directions[0], directions[-1]).double().sum(0)
-    return total
-
-
-class DirectionMetric(SampleMetric):
+class DirectionMetric(WholeMetric):
     """A mean over the samples of how a sample's directions at two layers compare, over batches and processes.
 
     With centering "samples" the features are kept, `max_samples` of them at most: those whose position has the smallest
@@ -75,9 +60,7 @@ class DirectionMetric(SampleMetric):
             raise UserError(
                 f'max_samples: centering="{centering}" keeps no samples to cap, got {max_samples}: leave it out'
             )
-        if max_samples is not None and max_samples < 2:
-            raise UserError(f"max_samples: expected at least 2, got {max_samples}")
-        super().__init__(max_samples=max_samples)
+        super().__init__(max_samples=max_samples, least=2, centering=centering)
         self.centering: Centering = centering
 
     @staticmethod
@@ -88,30 +71,38 @@ class DirectionMetric(SampleMetric):
     @property
     def options(self) -> dict[str, Any]:
         """What a run records beside the values."""
-        capped = {"max_samples": self.max_samples} if self.centering == "samples" else {}
-        return {"centering": self.centering, **capped}
+        return super().options if self.centering == "samples" else dict(self.arguments)
 
     def update(self, features: Tensor, index: Tensor | None = None, *, other: Tensor | None = None) -> None:
         """Takes (L, n, D) features, their samples' (n,) integer positions in the data set, on the host, and, to compare
         two models, the (M, n, D) features that the `other` has for the same samples.
 
-        Without positions samples are numbered as they come; with `max_samples` on several processes give them, or the
-        choice of samples depends on the split.
+        Without positions samples are numbered as they come; on several processes give them, or the choice of samples
+        and the intervals depend on the split.
         """
         batch = self.admit(features, index, other)
         require_equal_widths(features, other, self.measure)
         if self.centering == "samples":
             self.keep(batch)
-        else:
-            self.add(summed_comparison(batch.features, batch.other, self.centering, self.compare))
+            return
+        chunks = _directions(batch.features, batch.other, self.centering)
+        for chunk, positions in zip(chunks, torch.split(batch.index, CHUNK), strict=True):
+            self.add(_compared(*chunk, self.compare), positions)
 
     def compute(self) -> Tensor:
         """(L, L) or (L, M) float64, as the function on all samples. Raises UserError where too few came."""
         if self.centering == "samples":
-            kept = self.kept()
-            return mean_comparison(kept.features, kept.other, self.centering, self.compare, self.measure)
+            return super().compute()
         require_directions(self.count(), self.centering, self.measure)
-        return warn_undefined(self.total() / self.count())
+        sums, counts = self.added()
+        return warn_undefined(_mean(sums.sum(0), counts.sum()))
+
+    def interval_of_state(self, confidence: float) -> Interval:
+        """From the groups' sums, or, with centering "samples", from the kept samples."""
+        if self.centering == "samples":
+            return super().interval_of_state(confidence)
+        require_directions(self.count(), self.centering, self.measure)
+        return jackknife_of_sums(_mean, *self.added(), confidence, "samples")
 
 
 def require_centering(centering: str) -> None:
@@ -125,16 +116,36 @@ def require_directions(came: int, centering: Centering, measure: str) -> None:
     require_samples(came, 2 if centering == "samples" else 1, f'{measure} with centering="{centering}"')
 
 
+@torch.no_grad()
+def _directions(features: Tensor, other: Tensor | None, centering: Centering) -> Iterator[tuple[Tensor, Tensor]]:
+    """(n, L, D) and (n, M, D) vectors of length one, CHUNK samples at a time; without `other`, the same ones twice."""
+    sets = [_centred_layers(layers, centering) for layers in (features, other) if layers is not None]
+    for chunk in zip(*(torch.split(layers, CHUNK, dim=1) for layers in sets), strict=True):
+        directions = [_of_length_one(vectors, centering) for vectors in chunk]
+        yield directions[0], directions[-1]
+
+
 def _centred_layers(features: Tensor, centering: Centering) -> Tensor:
     features = widened(features).contiguous()  # sums in one order, however the features lie in memory
     return centred(features, dim=1) if centering == "samples" else features
 
 
-def _directions(vectors: Tensor, centering: Centering) -> Tensor:
-    """(L, n, D) → (n, L, D) of length one; NaN where a vector has none."""
+def _of_length_one(vectors: Tensor, centering: Centering) -> Tensor:
+    """(L, n, D) → (n, L, D); NaN where a vector has no direction."""
     if centering == "components":
         vectors = centred(vectors, dim=2)
     # the largest component first: squares of very large or small numbers leave float32's range
     units = vectors / vectors.abs().amax(dim=2, keepdim=True)
     directions: Tensor = units / torch.linalg.vector_norm(units, dim=2, keepdim=True)
     return directions.transpose(0, 1)
+
+
+@torch.no_grad()
+def _compared(first: Tensor, second: Tensor, compare: Comparison) -> Tensor:
+    """(n, L, M) float64. A sample's own values do not depend on its batch."""
+    with full_precision(first.device):
+        return compare(first, second).double()
+
+
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    return total / count

@@ -7,7 +7,6 @@ shorter depends on N and D alone, so it is chosen by the products that it needs.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from layersim.precision import full_precision
@@ -88,7 +87,7 @@ def _by_grams(rows: list[Tensor], shrink: Tensor) -> Tensor:
 def _by_covariances(rows: list[Tensor], shrink: Tensor) -> Tensor:
     """Σ_ij G^l_ij G^m_ij = ‖X_lᵀ X_m‖² of the (N, D) rows X, (L, L) float64; `shrink` as of `_by_grams`."""
     # widths first and in one piece, as the product wants them
-    stretches = [[stretch.mT.contiguous() for stretch in row.split(STRETCH)] for row in rows]
+    stretches = [[stretch.mT.contiguous() for stretch in torch.split(row, STRETCH)] for row in rows]
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=shrink.device)
     for first, left in enumerate(stretches):
         for second, right in enumerate(stretches[: first + 1]):
@@ -105,4 +104,5 @@ def _products(rows: Tensor, columns: Tensor) -> Tensor:
         return rows @ columns.mT
     # oneDNN multiplies float32 with the widest instructions on every maker's processors; torch's default library
     # reached half its speed on AMD, and these products are nearly all of the work
-    return torch.ops.mkldnn._linear_pointwise(rows, columns, None, "none", [], "")
+    products: Tensor = torch.ops.mkldnn._linear_pointwise(rows, columns, None, "none", [], "")
+    return products

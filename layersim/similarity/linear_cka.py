@@ -8,9 +8,20 @@ from torch import Tensor
 
 from layersim.errors import UserError
 from layersim.similarity.features import require_pair, require_samples, warn_undefined
-from layersim.similarity.hsic import COLUMNS, ROWS, hsic
+from layersim.similarity.hsic import COLUMNS, ROWS, covariance_products, gram_products, hsic
+from layersim.similarity.hsic_without_groups import hsic_without_groups
+from layersim.similarity.intervals import (
+    GROUPS,
+    Interval,
+    interval_of_replicates,
+    jackknife_of_sums,
+    leaving_out,
+    require_confidence,
+    sums_by_group,
+)
+from layersim.similarity.positions import dealt, require_distinct
 from layersim.similarity.properties import Properties
-from layersim.similarity.samples import Batch, SampleMetric, require_distinct
+from layersim.similarity.samples import Batch, WholeMetric
 
 Estimator = Literal["minibatch", "debiased", "biased"]
 
@@ -33,9 +44,10 @@ def linear_cka(
     Returns:
         (L, L) or (L, M) float64, 1 for a layer against itself, in [0, 1] with "biased", else in [−1, 1]. Invariant to
         each layer's own orthogonal map, scale and translation, not to any linear map; "minibatch" not to the order of
-        the samples. From float32 products: N² L (D + L) FLOPs and 4 L (N D + 2 · 128 · 2048) bytes beside the features,
-        with groups of n samples 2 N n L (D + L) FLOPs and 4 L n (2 D + 5 n) bytes. A constant layer, or one not finite,
-        has NaN in its row and column, and one UserWarning names it.
+        the samples. From float32 products of n samples together, N or `batch_size`: N n L (D + L) FLOPs, twice that up
+        to n = 128, or N L (L + 1) D², whichever is less; and beside the features 4 L (n D + 2 · 128 · min(n, 2048))
+        bytes or 8 L n D. A constant layer, or one not finite, has NaN in its row and column, and one UserWarning names
+        it.
 
     Raises:
         UserError: an unknown estimator, not (L, N, D), numbers of samples that differ, too few samples (2 for "biased",
@@ -49,7 +61,7 @@ def linear_cka(
     return warn_undefined(_ratio(total), features, other)
 
 
-class LinearCKA(SampleMetric):
+class LinearCKA(WholeMetric):
     """`linear_cka` over batches and processes: the same value whatever the loader's batch size, the order or the split.
 
     "minibatch": the groups are made of positions in the data set, group = position // `batch_size`, not of the loader's
@@ -60,6 +72,8 @@ class LinearCKA(SampleMetric):
     "debiased", "biased": the features are kept, `max_samples` of them at most: those whose position has the smallest
     hash, so that the choice depends on the data alone.
     """
+
+    function = staticmethod(linear_cka)
 
     def __init__(
         self, *, estimator: Estimator = "minibatch", batch_size: int = 64, max_samples: int | None = None
@@ -76,32 +90,37 @@ class LinearCKA(SampleMetric):
                 f'max_samples: estimator="minibatch" streams and keeps no samples to cap, got {max_samples}: leave it '
                 'out, or choose estimator="debiased"'
             )
-        if max_samples is not None and max_samples < LEAST[estimator]:
-            raise UserError(f"max_samples: expected at least {LEAST[estimator]}, got {max_samples}")
-        super().__init__(max_samples=max_samples, group=batch_size)
+        minibatch = {"batch_size": batch_size} if estimator == "minibatch" else {}
+        super().__init__(
+            max_samples=max_samples, least=LEAST[estimator], group=batch_size, estimator=estimator, **minibatch
+        )
         self.estimator: Estimator = estimator
         self.batch_size = batch_size
 
     @property
     def options(self) -> dict[str, Any]:
         """What a run records beside the values."""
-        if self.estimator == "minibatch":
-            return {"estimator": self.estimator, "batch_size": self.batch_size}
-        return {"estimator": self.estimator, "max_samples": self.max_samples}
+        return dict(self.arguments) if self.estimator == "minibatch" else super().options
 
     @property
     def properties(self) -> Properties:
         """What the measure promises with these options."""
 
-        def grams(layers: int, samples: int, width: int) -> float:
-            if self.estimator == "minibatch":
-                return 2 * samples * self.batch_size * layers * (width + layers)
-            return samples**2 * layers * (width + layers)
+        def at_once(layers: int, samples: int, width: int) -> tuple[int, bool]:
+            """How many samples HSIC takes together, and whether by their Gram matrices."""
+            size, widths = self.batch_size if self.estimator == "minibatch" else samples, [width] * layers
+            return size, gram_products(size, widths) <= covariance_products(size, widths)
+
+        def operations(layers: int, samples: int, width: int) -> float:
+            size, grams = at_once(layers, samples, width)
+            if grams:
+                return (2 if size <= ROWS else 1) * samples * size * layers * (width + layers)
+            return samples * layers * (layers + 1) * width**2
 
         def held(layers: int, samples: int, width: int) -> float:
-            if self.estimator == "minibatch":
-                return 4 * layers * self.batch_size * (2 * width + 5 * self.batch_size)
-            return 4 * layers * (samples * width + 2 * min(samples, ROWS) * min(samples, COLUMNS))
+            size, grams = at_once(layers, samples, width)
+            block = 2 * min(size, ROWS) * min(size, COLUMNS) if grams else size * width
+            return 4 * layers * ((2 if size < samples else 1) * size * width + block)
 
         return Properties(
             orthogonal="own",
@@ -110,7 +129,7 @@ class LinearCKA(SampleMetric):
             translation="own",
             permutation=self.estimator != "minibatch",
             range=(0 if self.estimator == "biased" else -1, 1),
-            flops=grams,
+            flops=operations,
             bytes=held,
         )
 
@@ -125,7 +144,7 @@ class LinearCKA(SampleMetric):
         if self.estimator != "minibatch":
             self.keep(batch)
         elif self._holds_whole_groups(batch.index):
-            self._use(batch)
+            self.add(*self._measured(batch))
         else:
             self.keep(batch)
             self._use_complete()
@@ -136,31 +155,48 @@ class LinearCKA(SampleMetric):
         Raises:
             UserError: too few samples came, or a position came twice.
         """
+        if self.estimator != "minibatch":
+            return super().compute()
+        sums, _ = self._sums()
+        return warn_undefined(_ratio(sums.sum(0)))
+
+    def interval_of_state(self, confidence: float) -> Interval:
+        """From the sums over groups of consecutive positions, each of which counts as one sample; or, with another
+        estimator, from sums over pairs of the kept samples."""
+        if self.estimator != "minibatch":
+            return _interval(self.kept(), self.estimator, confidence)
+        unit = f"batches of {self.batch_size} positions"
+        return jackknife_of_sums(lambda total, _: _ratio(total), *self._sums(), confidence, unit)
+
+    def _sums(self) -> tuple[Tensor, Tensor]:
+        """HSIC of all samples, complete groups or not, summed and counted in each jackknife group."""
         measure = f'linear CKA with estimator="{self.estimator}"'
         require_samples(self.count(), LEAST[self.estimator], measure)
+        parts = [self.added()] if len(self.sums) else []
         kept = self.kept()
-        if self.estimator != "minibatch":
-            return linear_cka(kept.features, kept.other, estimator=self.estimator)
-        parts = [self.total()] if len(self.sums) else []
         if len(kept.index):
-            sizes = torch.unique_consecutive(kept.index // self.batch_size, return_counts=True)[1].tolist()
-            parts += _hsic_of_groups(kept.features, kept.other, sizes, self.estimator)
+            values, numbers = self._measured(kept)
+            parts += [sums_by_group(values, numbers)] if len(numbers) else []
         if not parts:
             raise UserError(
                 f"{measure} needs a group of {self.batch_size} consecutive positions with at least 4 samples, got "
                 "none: give each sample its position in the data set as index, or raise batch_size"
             )
-        return warn_undefined(_ratio(torch.stack(parts).sum(0)))
+        sums, counts = zip(*parts, strict=True)
+        return torch.stack(sums).sum(0), torch.stack(counts).sum(0)
+
+    def _measured(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """HSIC (n, L + 1, M + 1) in each of n groups of the batch's ascending positions, and the groups' numbers."""
+        numbers, sizes = torch.unique_consecutive(batch.index // self.batch_size, return_counts=True)
+        values = list(_hsic_of_groups(batch.features, batch.other, sizes.tolist(), self.estimator))
+        enough = numbers[sizes >= LEAST[self.estimator]]
+        return torch.stack(values) if values else torch.empty(0), enough
 
     def _holds_whole_groups(self, index: Tensor) -> bool:
         """Whether (n,) positions are whole groups and nothing else, in order; asked of the host, so no GPU waits."""
         if not len(index) or len(index) % self.batch_size or int(index[0]) % self.batch_size:
             return False
         return torch.equal(index, torch.arange(len(index)) + index[0])
-
-    def _use(self, batch: Batch) -> None:
-        for value in _hsic_of_groups(batch.features, batch.other, self.batch_size, self.estimator):
-            self.add(value)
 
     def _use_complete(self) -> None:
         """Uses the complete groups once they are half of what waits, so that copying stays linear."""
@@ -174,7 +210,7 @@ class LinearCKA(SampleMetric):
         require_distinct(index[order])
         features = torch.cat(self.features)[order].transpose(0, 1)
         other = torch.cat(self.others)[order].transpose(0, 1) if self.others else None
-        self._use(Batch(features, other, index[order]))
+        self.add(*self._measured(Batch(features, other, index[order])))
         self.select(~complete)
 
 
@@ -194,13 +230,33 @@ def _hsic_of_groups(
         if group[0].shape[1] < LEAST[estimator]:
             continue
         value = hsic([layer for layers in group for layer in layers], unbiased=estimator != "biased")
-        own, first = value.diagonal(), len(features)
-        bordered = value.new_zeros(first + 1, len(group[-1]) + 1)
-        bordered[:-1, :-1] = value[:first, -len(group[-1]) :]
-        bordered[:-1, -1], bordered[-1, :-1] = own[:first], own[-len(group[-1]) :]
-        yield bordered
+        yield _bordered(value, len(group[0]), len(group[-1]))
+
+
+def _bordered(value: Tensor, first: int, last: int) -> Tensor:
+    """HSIC of all layers together → (L + 1, M + 1) of the `first` L with the `last` M."""
+    own = value.diagonal()
+    bordered = value.new_zeros(first + 1, last + 1)
+    bordered[:-1, :-1] = value[:first, -last:]
+    bordered[:-1, -1], bordered[-1, :-1] = own[:first], own[-last:]
+    return bordered
 
 
 def _ratio(bordered: Tensor) -> Tensor:
     roots = bordered[:-1, -1:].sqrt() * bordered[-1:, :-1].sqrt()
     return bordered[:-1, :-1] / roots
+
+
+def _interval(kept: Batch, estimator: Estimator, confidence: float) -> Interval:
+    """The jackknife of the estimators that take all samples at once, without measuring again without each group."""
+    require_confidence(confidence)
+    value = linear_cka(kept.features, kept.other, estimator=estimator)
+    group, order = dealt(kept.index, GROUPS).sort(stable=True)
+    sizes = torch.unique_consecutive(group, return_counts=True)[1]
+    with leaving_out(int(sizes.max()), len(group)):
+        require_samples(len(group) - int(sizes.max()), LEAST[estimator], f'linear CKA with estimator="{estimator}"')
+    sets = [layers[:, order.to(layers.device)] for layers in (kept.features, kept.other) if layers is not None]
+    layers = [layer for layers in sets for layer in layers]
+    hsics = hsic_without_groups(layers, sizes.tolist(), unbiased=estimator != "biased")
+    without = [_ratio(_bordered(rest, len(sets[0]), len(sets[-1]))) for rest in hsics]
+    return interval_of_replicates(value, without, sizes, confidence, "samples")

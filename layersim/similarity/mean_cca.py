@@ -45,6 +45,8 @@ def mean_cca(features: Tensor, other: Tensor | None = None) -> Tensor:
 class MeanCCA(WholeMetric):
     """`mean_cca` over batches and processes, of `max_samples` samples at most."""
 
+    function = staticmethod(mean_cca)
+
     def __init__(self, *, max_samples: int | None = 4096) -> None:
         """See `mean_cca`.
 
@@ -68,10 +70,6 @@ class MeanCCA(WholeMetric):
             ),
             bytes=lambda layers, samples, width: 8 * samples * width * (layers + 5),
         )
-
-    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
-        """`mean_cca`."""
-        return mean_cca(features, other)
 
 
 def mean_correlations(left: list[Subspace], right: list[Subspace]) -> Tensor:

@@ -1,7 +1,5 @@
 """Overlap of nearest neighbours. Letters: L and M layers, N samples, D and D' width."""
 
-from typing import Any
-
 from torch import Tensor
 
 from layersim.similarity.layer_pairs import compare_layers, relation_products
@@ -47,6 +45,8 @@ def mutual_knn(features: Tensor, other: Tensor | None = None, *, k: int = 10) ->
 class MutualKNN(WholeMetric):
     """`mutual_knn` over batches and processes, of `max_samples` samples at most: the value depends on their number."""
 
+    function = staticmethod(mutual_knn)
+
     def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
         """See `mutual_knn`.
 
@@ -54,13 +54,7 @@ class MutualKNN(WholeMetric):
             UserError: k below 1, or `max_samples` below k + 2.
         """
         require_neighbours(k)
-        super().__init__(max_samples=max_samples, least=k + 2)
-        self.k = k
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What a run records beside the values."""
-        return {"k": self.k, "max_samples": self.max_samples}
+        super().__init__(max_samples=max_samples, least=k + 2, k=k)
 
     @property
     def properties(self) -> Properties:
@@ -75,7 +69,3 @@ class MutualKNN(WholeMetric):
             flops=lambda layers, samples, width: 2 * samples**2 * layers * (width + layers),
             bytes=lambda layers, samples, width: samples**2 * (layers + 17),
         )
-
-    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
-        """`mutual_knn` with these options."""
-        return mutual_knn(features, other, k=self.k)

@@ -38,6 +38,8 @@ def procrustes(features: Tensor, other: Tensor | None = None) -> Tensor:
 class Procrustes(WholeMetric):
     """`procrustes` over batches and processes, of `max_samples` samples at most."""
 
+    function = staticmethod(procrustes)
+
     def __init__(self, *, max_samples: int | None = 4096) -> None:
         """See `procrustes`.
 
@@ -61,10 +63,6 @@ class Procrustes(WholeMetric):
             ),
             bytes=lambda layers, samples, width: 8 * samples * min(samples, width) * (layers + 2),
         )
-
-    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
-        """`procrustes`."""
-        return procrustes(features, other)
 
 
 def _unit_shape(layer: Tensor) -> Tensor | None:

@@ -47,6 +47,8 @@ def pwcca(features: Tensor, other: Tensor | None = None) -> Tensor:
 class PWCCA(WholeMetric):
     """`pwcca` over batches and processes, of `max_samples` samples at most."""
 
+    function = staticmethod(pwcca)
+
     def __init__(self, *, max_samples: int | None = 4096) -> None:
         """See `pwcca`.
 
@@ -71,10 +73,6 @@ class PWCCA(WholeMetric):
             bytes=lambda layers, samples, width: 8 * samples * width * (layers + 4) + 8 * layers * width**2,
             symmetric=False,
         )
-
-    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
-        """`pwcca`."""
-        return pwcca(features, other)
 
 
 def _weighted_correlations(left: list[Subspace], right: list[Subspace]) -> Tensor:
@@ -102,5 +100,6 @@ def _require_room_for_both(first: Subspace, second: Subspace) -> None:
     if together > samples - 1:
         raise UserError(
             f"{MEASURE} needs at least {together + 1} samples for two layers of ranks {first.rank} and {second.rank}, "
-            f"got {samples}: with fewer, correlations are 1 whatever the data; use more data, or svcca"
+            f"got {samples}: with fewer, correlations are 1 whatever the data; measure on more samples (and raise "
+            "max_samples if that is what limits them), or choose SVCCA, which keeps fewer directions"
         )

@@ -1,6 +1,6 @@
 """Centred kernel alignment with Gaussian kernels. Letters: L and M layers, N samples, D and D' width."""
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -56,6 +56,8 @@ def rbf_cka(
 class RBFCKA(WholeMetric):
     """`rbf_cka` over batches and processes, of `max_samples` samples at most: N² numbers are kept for each layer."""
 
+    function = staticmethod(rbf_cka)
+
     def __init__(
         self, *, bandwidth: float = 1.0, estimator: RBFEstimator = "biased", max_samples: int | None = 1024
     ) -> None:
@@ -65,14 +67,8 @@ class RBFCKA(WholeMetric):
             UserError: an unknown estimator, a bandwidth that is not positive, or `max_samples` below what it needs.
         """
         _check(estimator, bandwidth)
-        super().__init__(max_samples=max_samples, least=LEAST[estimator])
-        self.bandwidth = bandwidth
+        super().__init__(max_samples=max_samples, least=LEAST[estimator], bandwidth=bandwidth, estimator=estimator)
         self.estimator: RBFEstimator = estimator
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What a run records beside the values."""
-        return {"bandwidth": self.bandwidth, "estimator": self.estimator, "max_samples": self.max_samples}
 
     @property
     def properties(self) -> Properties:
@@ -87,10 +83,6 @@ class RBFCKA(WholeMetric):
             flops=lambda layers, samples, width: samples**2 * layers * (1.5 * width + 2 * layers),
             bytes=lambda layers, samples, width: 8 * samples**2 * (layers + 3),
         )
-
-    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
-        """`rbf_cka` with these options."""
-        return rbf_cka(features, other, bandwidth=self.bandwidth, estimator=self.estimator)
 
 
 def _check(estimator: str, bandwidth: float) -> None:

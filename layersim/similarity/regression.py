@@ -40,6 +40,8 @@ def regression_r2(features: Tensor, other: Tensor | None = None) -> Tensor:
 class RegressionR2(WholeMetric):
     """`regression_r2` over batches and processes, of `max_samples` samples at most."""
 
+    function = staticmethod(regression_r2)
+
     def __init__(self, *, max_samples: int | None = 4096) -> None:
         """See `regression_r2`.
 
@@ -64,10 +66,6 @@ class RegressionR2(WholeMetric):
             bytes=lambda layers, samples, width: 24 * layers * samples * width + 16 * layers * width**2,
             symmetric=False,
         )
-
-    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
-        """`regression_r2`."""
-        return regression_r2(features, other)
 
 
 def _look(layer: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -1,6 +1,6 @@
 """Representational similarity analysis. Letters: L and M layers, N samples, D and D' width."""
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -54,6 +54,8 @@ def rsa(features: Tensor, other: Tensor | None = None, *, distance: Distance = "
 class RSA(WholeMetric):
     """`rsa` over batches and processes, of `max_samples` samples at most: N² / 2 numbers are kept for each layer."""
 
+    function = staticmethod(rsa)
+
     def __init__(self, *, distance: Distance = "euclidean", max_samples: int | None = 1024) -> None:
         """See `rsa`.
 
@@ -61,13 +63,8 @@ class RSA(WholeMetric):
             UserError: an unknown distance, or `max_samples` below 3.
         """
         _check(distance)
-        super().__init__(max_samples=max_samples, least=LEAST)
+        super().__init__(max_samples=max_samples, least=LEAST, distance=distance)
         self.distance: Distance = distance
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What a run records beside the values."""
-        return {"distance": self.distance, "max_samples": self.max_samples}
 
     @property
     def properties(self) -> Properties:
@@ -83,10 +80,6 @@ class RSA(WholeMetric):
             flops=lambda layers, samples, width: samples**2 * layers * (1.5 * width + layers),
             bytes=lambda layers, samples, width: 4 * samples**2 * (layers + 9),
         )
-
-    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
-        """`rsa` with these options."""
-        return rsa(features, other, distance=self.distance)
 
 
 def _check(distance: str) -> None:

@@ -2,7 +2,9 @@
 width."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from torchmetrics import Metric
 from layersim.errors import UserError
 from layersim.similarity.features import require_pair
 from layersim.similarity.gathering import gather_uneven
+from layersim.similarity.intervals import Interval, jackknife, sums_by_group
+from layersim.similarity.positions import require_distinct, splitmix64
 from layersim.similarity.properties import Properties
 
 PROCESS_STRIDE = 2**40  # samples a process may number by itself before it meets the next process's numbers
@@ -42,7 +46,9 @@ class SampleMetric(Metric):
     higher_is_better = None
 
     sums: list[Tensor]
-    """At most one (1, …, …) float64 tensor."""
+    """At most one (1, G, …, …) float64 tensor: a sum for each jackknife group, so that an interval needs no samples."""
+    units: list[Tensor]
+    """At most one (1, G) int64 tensor on the host: how many units each of the sums is over."""
     seen: list[Tensor]
     """At most one (1,) int64 tensor on the host."""
     features: list[Tensor]
@@ -57,7 +63,7 @@ class SampleMetric(Metric):
         super().__init__(dist_sync_fn=gather_uneven)
         self.max_samples = max_samples
         self.group = group
-        for state in ("sums", "seen", "features", "others", "index"):
+        for state in ("sums", "units", "seen", "features", "others", "index"):
             self.add_state(state, [], dist_reduce_fx="cat")
 
     @property
@@ -69,6 +75,24 @@ class SampleMetric(Metric):
     @abstractmethod
     def options(self) -> dict[str, Any]:
         """What a run records beside the values."""
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """The value, as `compute` has it, and its interval by the `jackknife`, of all processes' samples.
+
+        From sums over samples it costs next to nothing; from kept samples, what 21 values cost, and of linear CKA 4.
+
+        Raises:
+            UserError: what `compute` raises, a confidence out of bounds, or too few samples to leave some out.
+        """
+        self.sync(dist_sync_fn=self.dist_sync_fn)
+        try:
+            return self.interval_of_state(confidence)
+        finally:
+            self.unsync(should_unsync=self._is_synced)
+
+    @abstractmethod
+    def interval_of_state(self, confidence: float) -> Interval:
+        """The interval of the samples in the state as it is, whether joined across processes or not."""
 
     def admit(self, features: Tensor, index: Tensor | None, other: Tensor | None) -> Batch:
         """The batch as it came, checked and counted, with its (n,) positions on the host.
@@ -91,14 +115,14 @@ class SampleMetric(Metric):
         """How many samples were given, by all processes once they are joined."""
         return int(_joined(self.seen).sum())
 
-    def add(self, addend: Tensor) -> None:
-        """Adds a float64 matrix to the sums."""
-        self.sums[:] = [addend[None] + self.sums[0] if self.sums else addend[None]]
+    def add(self, values: Tensor, units: Tensor) -> None:
+        """Adds (n, …, …) float64 values of n units, with their (n,) numbers on the host, to their groups' sums."""
+        for state, addend in zip((self.sums, self.units), sums_by_group(values, units), strict=True):
+            state[:] = [addend[None] + state[0].to(addend.device) if state else addend[None]]
 
-    def total(self) -> Tensor:
-        """The sums of all processes, or () zero where there are none."""
-        total: Tensor = _joined(self.sums).sum(0)
-        return total
+    def added(self) -> tuple[Tensor, Tensor]:
+        """The sums of each of G groups, (G, …, …), and its number of units, (G,), of all processes."""
+        return _joined(self.sums).sum(0), _joined(self.units).sum(0).cpu()
 
     def keep(self, batch: Batch) -> None:
         """Keeps the batch; of more than twice `max_samples`, those that the hash of their position chooses."""
@@ -134,30 +158,31 @@ class SampleMetric(Metric):
 
 
 class WholeMetric(SampleMetric):
-    """A measure that needs all its samples at once: kept, and measured in `compute`.
+    """A measure of samples that are kept, as most need all of theirs at once; with options that let sums suffice, a
+    measure overrides what is kept and computed.
 
     Of more than `max_samples` those whose position has the smallest hash are kept, so that the choice depends on the
     data alone: the same value whatever the batch size, the order and the number of processes.
     """
 
-    def __init__(self, *, max_samples: int | None, least: int) -> None:
-        """`least`: how many samples the measure needs.
+    function: Callable[..., Tensor]
+    """The measure: (L, N, D) features, against themselves or (M, N, D') others, → (L, M)."""
+
+    def __init__(self, *, max_samples: int | None, least: int, group: int = 1, **arguments: Any) -> None:
+        """`least`: how many samples the measure needs. `group`: see SampleMetric. `arguments`: of the function.
 
         Raises:
             UserError: `max_samples` below `least`.
         """
         if max_samples is not None and max_samples < least:
             raise UserError(f"max_samples: expected at least {least}, got {max_samples}")
-        super().__init__(max_samples=max_samples)
-
-    @abstractmethod
-    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
-        """(L, N, D) features, against themselves or (M, N, D') others, → (L, M)."""
+        super().__init__(max_samples=max_samples, group=group)
+        self.arguments = arguments
 
     @property
     def options(self) -> dict[str, Any]:
         """What a run records beside the values."""
-        return {"max_samples": self.max_samples}
+        return {**self.arguments, "max_samples": self.max_samples}
 
     def update(self, features: Tensor, index: Tensor | None = None, *, other: Tensor | None = None) -> None:
         """Takes (L, n, D) features, their samples' (n,) integer positions in the data set, on the host, and, to compare
@@ -171,29 +196,13 @@ class WholeMetric(SampleMetric):
     def compute(self) -> Tensor:
         """(L, L) or (L, M) float64, as the function on the kept samples; raises what it raises."""
         kept = self.kept()
-        return self.measure(kept.features, kept.other)
+        return self.function(kept.features, kept.other, **self.arguments)
 
-
-def splitmix64(index: Tensor) -> Tensor:
-    """A fixed pseudo-random int64 for every int64, no two alike (Steele, Lea and Flood 2014)."""
-
-    def shifted(value: Tensor, bits: int) -> Tensor:
-        zeros_in: Tensor = (value >> bits) & (2 ** (64 - bits) - 1)  # torch by itself shifts the sign in
-        return zeros_in
-
-    value = index + (0x9E3779B97F4A7C15 - 2**64)
-    value = (value ^ shifted(value, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-    value = (value ^ shifted(value, 27)) * (0x94D049BB133111EB - 2**64)
-    return value ^ shifted(value, 31)
-
-
-def require_distinct(ascending: Tensor) -> None:
-    """Raises UserError where a position stands twice in (N,) ascending positions: a sample would count double."""
-    twice = ascending[1:][ascending[1:] == ascending[:-1]]
-    if len(twice):
-        raise UserError(
-            f"index: expected each sample once, but position {int(twice[0])} came more than once: use a sampler that "
-            "does not pad the last shard, reset the metric between epochs, and give every token its own position"
+    def interval_of_state(self, confidence: float) -> Interval:
+        """The measure again without each group of the kept samples."""
+        kept = self.kept()
+        return jackknife(
+            partial(self.function, **self.arguments), kept.features, kept.other, confidence=confidence, index=kept.index
         )
 
 

@@ -50,7 +50,8 @@ def require_room(found: Subspace | None, measure: str) -> Subspace | None:
     if found is not None and found.rank >= len(found.basis) - 1:
         raise UserError(
             f"{measure} needs at least {found.rank + 2} samples, and more where D is larger: got {len(found.basis)}, "
-            f"which a layer of rank {found.rank} fits exactly, so that all values would be 1: use more data, or a "
-            "measure such as linear CKA"
+            f"which a layer of rank {found.rank} fits exactly, so that all values would be 1: measure on more samples "
+            "(and raise max_samples if that is what limits them), or choose SVCCA, whose variance says how many "
+            "directions it keeps, or linear CKA"
         )
     return found

@@ -1,7 +1,5 @@
 """Singular vector canonical correlation. Letters: L and M layers, N samples, D and D' width."""
 
-from typing import Any
-
 from torch import Tensor
 
 from layersim.errors import UserError
@@ -49,6 +47,8 @@ def svcca(features: Tensor, other: Tensor | None = None, *, variance: float = 0.
 class SVCCA(WholeMetric):
     """`svcca` over batches and processes, of `max_samples` samples at most."""
 
+    function = staticmethod(svcca)
+
     def __init__(self, *, variance: float = 0.99, max_samples: int | None = 4096) -> None:
         """See `svcca`.
 
@@ -56,13 +56,7 @@ class SVCCA(WholeMetric):
             UserError: a share out of bounds, or `max_samples` below 3.
         """
         _check(variance)
-        super().__init__(max_samples=max_samples, least=LEAST)
-        self.variance = variance
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What a run records beside the values."""
-        return {"variance": self.variance, "max_samples": self.max_samples}
+        super().__init__(max_samples=max_samples, least=LEAST, variance=variance)
 
     @property
     def properties(self) -> Properties:
@@ -79,10 +73,6 @@ class SVCCA(WholeMetric):
             ),
             bytes=lambda layers, samples, width: 8 * samples * width * (layers + 5),
         )
-
-    def measure(self, features: Tensor, other: Tensor | None) -> Tensor:
-        """`svcca` with these options."""
-        return svcca(features, other, variance=self.variance)
 
 
 def _check(variance: float) -> None:

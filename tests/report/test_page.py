@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from layersim.errors import UserError
-from layersim.report.page import environment, main, write_page
+from layersim.report.environment import environment
+from layersim.report.page import main, write_page
 from layersim.report.page.run_page import MOST_NUMBERS, thin
 from layersim.report.page.seeds import differences, group_runs, mean_interval
 from layersim.report.records import EffectiveDepth, LayerRecord, append_record

@@ -10,72 +10,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from layersim.errors import UserError
-from layersim.similarity import (
-    CKNNA,
-    PWCCA,
-    RBFCKA,
-    RSA,
-    SVCCA,
-    AngularDistance,
-    CosineSimilarity,
-    LinearCKA,
-    MeanCCA,
-    MutualKNN,
-    Procrustes,
-    RegressionR2,
-    angular_distance,
-    cknna,
-    cosine,
-    linear_cka,
-    mean_cca,
-    mutual_knn,
-    procrustes,
-    pwcca,
-    rbf_cka,
-    regression_r2,
-    rsa,
-    svcca,
-)
-from layersim.similarity.samples import SampleMetric
 
+from .every_measure import METRICS, function_of
 from .references import related_layers
 
-METRICS: dict[str, Callable[[], SampleMetric]] = {
-    "cosine none": lambda: CosineSimilarity(centering="none"),
-    "cosine samples": CosineSimilarity,
-    "cosine components": lambda: CosineSimilarity(centering="components"),
-    "angular none": AngularDistance,
-    "angular samples": lambda: AngularDistance(centering="samples"),
-    "angular components": lambda: AngularDistance(centering="components"),
-    "cka minibatch": lambda: LinearCKA(batch_size=40),
-    "cka debiased": lambda: LinearCKA(estimator="debiased"),
-    "cka biased": lambda: LinearCKA(estimator="biased"),
-    "rbf cka biased": RBFCKA,
-    "rbf cka debiased": lambda: RBFCKA(estimator="debiased", bandwidth=0.5),
-    "cknna": lambda: CKNNA(k=5),
-    "mutual knn": lambda: MutualKNN(k=5),
-    "rsa euclidean": RSA,
-    "rsa correlation": lambda: RSA(distance="correlation"),
-    "procrustes": Procrustes,
-    "mean cca": MeanCCA,
-    "svcca": lambda: SVCCA(variance=0.9),
-    "pwcca": PWCCA,
-    "regression": RegressionR2,
-}
-FUNCTIONS: dict[type[SampleMetric], Callable[..., Tensor]] = {
-    CosineSimilarity: cosine,
-    AngularDistance: angular_distance,
-    LinearCKA: linear_cka,
-    RBFCKA: rbf_cka,
-    CKNNA: cknna,
-    MutualKNN: mutual_knn,
-    RSA: rsa,
-    Procrustes: procrustes,
-    MeanCCA: mean_cca,
-    SVCCA: svcca,
-    PWCCA: pwcca,
-    RegressionR2: regression_r2,
-}
 each_metric = pytest.mark.parametrize("name", METRICS)
 
 LAYERS, SAMPLES, WIDTH = 3, 64, 6
@@ -214,10 +152,8 @@ def test_declared_bytes_are_those_of_the_peak(name: str) -> None:
     layers, samples, width = 6, 512, 64
     x = related_layers(samples, width, layers=layers)
     metric = METRICS[name]()
-    function = FUNCTIONS[type(metric)]
-    options = {key: number for key, number in metric.options.items() if key != "max_samples"}
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        function(x, **options)
+        function_of(metric)(x)
     allocations = [event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     peak = max(torch.tensor(allocations).cumsum(0).tolist())
     assert peak == pytest.approx(metric.properties.bytes(layers, samples, width), rel=0.35)

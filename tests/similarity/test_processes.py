@@ -1,11 +1,23 @@
 """Two real processes against one: unequal shares, any share of the samples, and a process that never sees a batch."""
 
+import warnings
+
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from layersim.similarity import RSA, AngularDistance, CosineSimilarity, LinearCKA, MeanCCA, MutualKNN, RegressionR2
+from layersim.errors import UserError
+from layersim.similarity import (
+    RSA,
+    AngularDistance,
+    CosineSimilarity,
+    LinearCKA,
+    MeanCCA,
+    MutualKNN,
+    RegressionR2,
+    cosine,
+)
 from layersim.similarity.samples import SampleMetric
 
 from .references import related_layers
@@ -41,18 +53,27 @@ def compute(share: torch.Tensor, batch: int) -> dict[str, torch.Tensor]:
     for name, metric in metrics().items():
         for index in share.split(batch) if len(share) else ():
             metric.update(features[:, index], index, other=other[:, index] if "two models" in name else None)
-        values[name] = metric.compute()
+        interval = metric.interval()
+        assert torch.equal(interval.value, metric.compute())
+        values[name] = torch.stack([interval.value, interval.low, interval.high])
         assert not metric._is_synced  # states are a process's own again, so that it may go on
     return values
 
 
 def process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", ".*method of metric .* was called before")  # by the process that has nothing
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     values = {name: compute(shares[rank], batch=13) for name, shares in SHARES.items()}
     numbers_itself = LinearCKA(batch_size=20)
     numbers_itself.update(related_layers(SAMPLES, 12)[:, SHARES["contiguous"][rank]])
     values["no positions"] = {"minibatch": numbers_itself.compute()}
+    alone = CosineSimilarity(centering="none")
+    if rank == 0:
+        alone.update(related_layers(1, 12))
+    with pytest.raises(UserError, match="got 1 samples in 1"):
+        alone.interval()
+    values["after an error"] = {"cosine": alone.compute()}  # not still joined to the other process's state
     torch.save(values, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -60,16 +81,30 @@ def process(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(process, args=(str(folder),), nprocs=2)
+    mp.start_processes(process, args=(str(folder),), nprocs=2, start_method="fork")  # no second import of torch
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, torch.Tensor]:
+    return compute(torch.arange(SAMPLES), batch=31)
 
 
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("name", metrics())
-def test_two_processes_equal_one(both: list[dict[str, dict[str, torch.Tensor]]], share: str, name: str) -> None:
-    expected = compute(torch.arange(SAMPLES), batch=31)[name]
+def test_two_processes_equal_one(
+    both: list[dict[str, dict[str, torch.Tensor]]], alone: dict[str, torch.Tensor], share: str, name: str
+) -> None:
     for rank in (0, 1):
-        torch.testing.assert_close(both[rank][share][name], expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(both[rank][share][name], alone[name], rtol=0, atol=1e-12)
+
+
+def test_an_interval_that_cannot_be_had_leaves_the_metric_as_it_was(
+    both: list[dict[str, dict[str, torch.Tensor]]],
+) -> None:
+    for rank in (0, 1):
+        expected = cosine(related_layers(1, 12), centering="none")
+        torch.testing.assert_close(both[rank]["after an error"]["cosine"], expected, rtol=0, atol=1e-12)
 
 
 def test_without_positions_each_process_makes_its_own_groups(

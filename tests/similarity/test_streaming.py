@@ -11,7 +11,6 @@ from torch import Tensor
 from layersim.errors import UserError
 from layersim.similarity import (
     CKNNA,
-    PWCCA,
     RBFCKA,
     RSA,
     SVCCA,
@@ -20,50 +19,19 @@ from layersim.similarity import (
     LinearCKA,
     MeanCCA,
     MutualKNN,
-    Procrustes,
-    RegressionR2,
-    angular_distance,
-    cknna,
     cosine,
     linear_cka,
-    mean_cca,
-    mutual_knn,
-    procrustes,
-    pwcca,
-    rbf_cka,
-    regression_r2,
-    rsa,
-    svcca,
 )
-from layersim.similarity.samples import SampleMetric, splitmix64
+from layersim.similarity.positions import splitmix64
+from layersim.similarity.samples import SampleMetric
 
+from .every_measure import METRICS, function_of
 from .references import related_layers
 
 FEATURES = related_layers(150, 12)
-METRICS = {
-    "cosine-none": (lambda: CosineSimilarity(centering="none"), lambda x: cosine(x, centering="none")),
-    "cosine-samples": (CosineSimilarity, cosine),
-    "cosine-components": (
-        lambda: CosineSimilarity(centering="components"),
-        lambda x: cosine(x, centering="components"),
-    ),
-    "cka-minibatch": (lambda: LinearCKA(batch_size=16), lambda x: linear_cka(x, batch_size=16)),
-    "cka-debiased": (lambda: LinearCKA(estimator="debiased"), lambda x: linear_cka(x, estimator="debiased")),
-    "cka-biased": (lambda: LinearCKA(estimator="biased"), lambda x: linear_cka(x, estimator="biased")),
-}
-WHOLE = {  # measures that need a number of samples of their own
-    "angular": (AngularDistance, angular_distance),
-    "rbf": (lambda **cap: RBFCKA(bandwidth=0.5, **cap), lambda x, *y: rbf_cka(x, *y, bandwidth=0.5)),
-    "cknna": (lambda **cap: CKNNA(k=4, **cap), lambda x, *y: cknna(x, *y, k=4)),
-    "mutual knn": (lambda **cap: MutualKNN(k=4, **cap), lambda x, *y: mutual_knn(x, *y, k=4)),
-    "rsa": (lambda **cap: RSA(distance="correlation", **cap), lambda x, *y: rsa(x, *y, distance="correlation")),
-    "procrustes": (Procrustes, procrustes),
-    "mean cca": (MeanCCA, mean_cca),
-    "svcca": (lambda **cap: SVCCA(variance=0.9, **cap), lambda x, *y: svcca(x, *y, variance=0.9)),
-    "pwcca": (PWCCA, pwcca),
-    "regression": (RegressionR2, regression_r2),
-}
-each_metric = pytest.mark.parametrize("name", METRICS)
+STREAMED = [name for name in METRICS if name.startswith(("cosine", "cka"))]
+WHOLE = [name for name in METRICS if name not in STREAMED]  # they need a number of samples of their own
+each_metric = pytest.mark.parametrize("name", STREAMED)
 
 
 def feed(metric: SampleMetric, features: Tensor, order: Tensor, batch: int, numbered: bool = True) -> Tensor:
@@ -80,23 +48,24 @@ def same(ours: Tensor, expected: Tensor) -> None:
 @settings(max_examples=15, deadline=None)
 @given(batch=st.integers(1, 160), seed=st.one_of(st.none(), st.integers(0, 1000)), samples=st.integers(4, 150))
 def test_equals_the_function_on_all_samples(name: str, batch: int, seed: int | None, samples: int) -> None:
-    metric, function = METRICS[name]
+    metric = METRICS[name]()
     order = torch.arange(samples)
     if seed is not None:
         order = order[torch.randperm(samples, generator=torch.Generator().manual_seed(seed))]
-    same(feed(metric(), FEATURES, order, batch), function(FEATURES[:, :samples]))
+    same(feed(metric, FEATURES, order, batch), function_of(metric)(FEATURES[:, :samples]))
 
 
 @each_metric
 @pytest.mark.parametrize("batch", [16, 7, 150])
 def test_numbers_the_samples_itself(name: str, batch: int) -> None:
-    metric, function = METRICS[name]
-    same(feed(metric(), FEATURES, torch.arange(150), batch, numbered=False), function(FEATURES))
+    metric = METRICS[name]()
+    same(feed(metric, FEATURES, torch.arange(150), batch, numbered=False), function_of(metric)(FEATURES))
 
 
 @each_metric
 def test_reset_and_forward(name: str) -> None:
-    metric, function = METRICS[name][0](), METRICS[name][1]
+    metric = METRICS[name]()
+    function = function_of(metric)
     feed(metric, FEATURES, torch.arange(150), 50)
     metric.reset()
     same(metric(FEATURES[:, :48]), function(FEATURES[:, :48]))  # forward gives the batch's own value
@@ -106,7 +75,8 @@ def test_reset_and_forward(name: str) -> None:
 
 @each_metric
 def test_half_precision_and_inference_mode(name: str) -> None:
-    metric, function = METRICS[name][0](), METRICS[name][1]
+    metric = METRICS[name]()
+    function = function_of(metric)
     half = FEATURES.bfloat16()
     with torch.inference_mode():
         metric.update(half[:, :40], torch.arange(40))
@@ -167,20 +137,20 @@ def test_the_cap_chooses_by_position_alone(name: str) -> None:
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize("batch", [1, 64])
 def test_whole_measures_equal_the_function_in_any_order(name: str, batch: int) -> None:
-    metric, function = WHOLE[name]
+    metric = METRICS[name]()
     order = torch.randperm(150, generator=torch.Generator().manual_seed(batch))
-    same(feed(metric(), FEATURES, order, batch), function(FEATURES))
+    same(feed(metric, FEATURES, order, batch), function_of(metric)(FEATURES))
 
 
-@pytest.mark.parametrize("name", [name for name in WHOLE if name != "angular"])
+@pytest.mark.parametrize("name", [name for name in WHOLE if not name.startswith("angular")])
 def test_whole_measures_of_two_models_choose_the_same_samples_for_both(name: str) -> None:
-    metric, function = WHOLE[name][0](max_samples=40), WHOLE[name][1]
+    metric = METRICS[name](max_samples=40)
     other = related_layers(150, 9, layers=2, seed=4).half()
     for index in torch.randperm(150, generator=torch.Generator().manual_seed(0)).split(7):
         metric.update(FEATURES[:, index], index, other=other[:, index])
         assert sum(map(len, metric.others)) == sum(map(len, metric.features)) <= 80
     chosen = splitmix64(torch.arange(150)).argsort()[:40].sort().values
-    same(metric.compute(), function(FEATURES[:, chosen], other[:, chosen]))
+    same(metric.compute(), function_of(metric)(FEATURES[:, chosen], other[:, chosen]))
 
 
 @pytest.mark.parametrize("estimator", ["minibatch", "debiased", "biased"])

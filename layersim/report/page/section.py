@@ -9,14 +9,12 @@ from html import escape
 from typing import Any
 
 from layersim.errors import UserError
+from layersim.report.environment import ENVIRONMENT_FILE, environment
 from layersim.report.exits import ExitReport
-from layersim.report.page.environment import environment
 from layersim.report.page.markup import best_layer, facts, folded, notes, preformatted, share, table
 from layersim.report.page.run_page import RunPage
 from layersim.report.page.seeds import quantities
 from layersim.report.records import LayerRecord
-
-ENVIRONMENT_FILE = "environment.json"
 
 
 def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> str:

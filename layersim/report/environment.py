@@ -1,7 +1,11 @@
-"""What the numbers were computed with: Python, the machine's kind, and the packages that decide."""
+"""`environment.json`: what a run's numbers were computed with: Python, the machine's kind, the packages that decide."""
 
+import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ENVIRONMENT_FILE = "environment.json"
 
 PACKAGES = ("layersim", "torch", "lightning", "torchmetrics", "timm", "transformers", "datasets", "numpy")
 
@@ -15,3 +19,8 @@ def environment() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def write_environment(directory: Path, facts: dict[str, str]) -> None:
+    """Writes the environment, and these facts of the run beside it, into the run's directory."""
+    (directory / ENVIRONMENT_FILE).write_text(json.dumps(environment() | facts, indent=2) + "\n")

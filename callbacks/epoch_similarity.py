@@ -1,0 +1,185 @@
+"""Similarity of each layer to itself at earlier epochs. Letters: L layers, N samples, D width."""
+
+import math
+import warnings
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from callbacks.evaluation import Stage
+from callbacks.monitor import LayerMonitor, Measured
+from layersim.errors import UserError
+from layersim.metrics import KeptSamples
+from layersim.module import LayerwiseModule
+from layersim.outputs import LayerFeatures, LayerOutput
+from layersim.report.filmstrip import Strips, film_strips
+from layersim.similarity import LinearCKA
+from layersim.similarity.samples import SampleMetric
+
+_LEAST = 4  # samples that debiased linear CKA needs
+
+
+class EpochSimilarity(LayerMonitor[KeptSamples]):
+    """Keeps the features of a fixed sample of the validation data at chosen epochs, and at each later epoch of the
+    training measures how alike each layer is to itself at those; drawn as film strips.
+
+    Logs the mean over the layers for each kept epoch, `val/cka_to_epoch_0`; the record has every layer. Kept features
+    stay on the host, 4 L N D bytes in float32 for each kept epoch (12 layers, 1024 samples of width 384: 19 MB), and in
+    every checkpoint too, so that a resumed training goes on as if it had not stopped. Validation and test outside of a
+    training are passed over.
+
+    Args:
+        epochs: those to keep, counted from 0 as the trainer does.
+        every: keep the first epoch that is validated, and then each that lies so many after the last kept one. Where
+            neither is given, the first one alone is kept.
+        measures: metrics of `layersim.similarity`, each by the name it gets in logs and records; debiased linear CKA
+            where None.
+        max_samples: N at most, chosen by the hash of their position; of a language model these are tokens.
+
+    Raises:
+        UserError: an epoch below 0, `every` below 1, or `max_samples` below 4.
+    """
+
+    def __init__(
+        self,
+        epochs: list[int] | None = None,
+        every: int | None = None,
+        measures: dict[str, SampleMetric] | None = None,
+        max_samples: int = 1024,
+    ) -> None:
+        super().__init__()
+        if min(epochs or [0]) < 0 or (every is not None and every < 1):
+            raise UserError(f"Expected epochs from 0 and every from 1, but got {epochs} and {every}.")
+        self.epochs = epochs
+        self.every = every
+        self.measures = measures or {"cka": LinearCKA(estimator="debiased")}
+        KeptSamples(max_samples=max_samples, least=_LEAST)  # refuses too few before any model is built
+        self.max_samples = max_samples
+        self.strips: dict[str, Strips] = {name: {} for name in self.measures}
+        """Of each measure, by the kept epoch and then the later one: L similarities."""
+        self._kept: dict[int, Tensor] = {}
+        self._index = torch.empty(0, dtype=torch.int64)
+        self._epoch = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": self._kept, "index": self._index, "strips": self.strips}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._kept, self._index = dict(state_dict["kept"]), state_dict["index"]
+        self.strips = {name: state_dict["strips"].get(name, {}) for name in self.measures}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        period = trainer.check_val_every_n_epoch or 1
+        if missed := [epoch for epoch in self.epochs or [] if (epoch + 1) % period]:
+            raise UserError(
+                f"EpochSimilarity shall keep the epochs {missed}, counted from 0, but with check_val_every_n_epoch "
+                f"{period} the epochs {period - 1}, {2 * period - 1}, … alone are validated. Change either."
+            )
+
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().start(trainer, pl_module)
+        self._epoch = trainer.current_epoch
+
+    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().finish(trainer, pl_module, stage)
+        else:
+            self._metrics, self.record = {}, {}
+
+    def make_metrics(self, module: LayerwiseModule) -> dict[str, KeptSamples]:
+        return {"features": KeptSamples(max_samples=self.max_samples, least=_LEAST)}
+
+    def update(self, metrics: dict[str, KeptSamples], output: LayerOutput) -> None:
+        position = output.features.position
+        # positions stand in for targets, so that what comes out tells which samples it is of
+        metrics["features"].update(LayerFeatures(output.features.values, position, position))
+
+    def measure(self, metrics: dict[str, KeptSamples]) -> Measured:
+        now, index = metrics["features"].compute()
+        if index is None:
+            raise UserError(
+                "EpochSimilarity tells samples apart by their position, but the validation data give none. Add "
+                '"position" to the batch, as layersim\'s own data do.'
+            )
+        if self._kept and not torch.equal(index, self._index):
+            raise UserError(
+                f"EpochSimilarity kept {len(self._index)} samples at epoch {min(self._kept)}, but the validation data "
+                f"of epoch {self._epoch} do not hold the same ones. Resume with the same --data."
+            )
+        earlier = [epoch for epoch in self._kept if epoch < self._epoch]
+        for name, metric in self.measures.items():
+            for epoch in earlier:
+                then = self._kept[epoch].to(now.device)
+                self.strips[name].setdefault(epoch, {})[self._epoch] = similarity_to_then(now, then, metric, epoch)
+        if self._wanted():
+            self._kept[self._epoch], self._index = now.cpu().contiguous(), index
+        if not earlier:
+            return Measured(scalars={}, record={})
+        latest = {name: {epoch: self.strips[name][epoch][self._epoch] for epoch in earlier} for name in self.measures}
+        return Measured(
+            scalars={
+                f"{name}_to_epoch_{epoch}": math.fsum(values) / len(values)
+                for name, of_epoch in latest.items()
+                for epoch, values in of_epoch.items()
+            },
+            record={
+                "similarity_to_epoch": {
+                    name: {str(epoch): values for epoch, values in of_epoch.items()}
+                    for name, of_epoch in latest.items()
+                },
+                "options": {f"{name}_to_epoch": self._options(metric) for name, metric in self.measures.items()},
+            },
+            figures={
+                f"{name}_to_epochs": partial(film_strips, deepcopy(strips), measure=name)
+                for name, strips in self.strips.items()
+            },
+        )
+
+    def _options(self, metric: SampleMetric) -> dict[str, Any]:
+        own = {name: value for name, value in metric.options.items() if value is not None}
+        return {"max_samples": self.max_samples, **own}
+
+    def _wanted(self) -> bool:
+        """Whether this epoch is one to keep; validated twice in an epoch, it is kept as it was last."""
+        if self._epoch in self._kept or self._epoch in (self.epochs or []):
+            return True
+        if self.every is None:
+            return self.epochs is None and not self._kept
+        last = max((epoch for epoch in self._kept if epoch not in (self.epochs or [])), default=None)
+        return last is None or self._epoch - last >= self.every
+
+
+def similarity_to_then(now: Tensor, then: Tensor, measure: SampleMetric, epoch: int) -> list[float]:
+    """L similarities of each layer of (L, N, D) features to the same layer earlier, (L, N, D') of the same samples.
+
+    Layers that cannot be measured have NaN, and one UserWarning names them. Measured by each process by itself, from
+    samples that all processes hold.
+
+    Args:
+        now: features.
+        then: features at the earlier epoch.
+        measure: how; its own state stays as it is.
+        epoch: which one it was, for the warning.
+    """
+    metric = deepcopy(measure).to(now.device)
+    metric.distributed_available_fn = lambda: False
+    values = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "similarity is NaN for every layer", UserWarning)
+        for layer, before in zip(now.unsqueeze(1), then.unsqueeze(1), strict=True):
+            metric.reset()
+            metric.update(layer, torch.arange(layer.shape[1]), other=before)
+            values.append(metric.compute().item())
+    if undefined := [str(number) for number, value in enumerate(values, start=1) if math.isnan(value)]:
+        warnings.warn(
+            f"similarity to epoch {epoch} is NaN for layer {', '.join(undefined)} (counted from 1): its features, now "
+            "or then, are constant or not finite",
+            UserWarning,
+            stacklevel=2,
+        )
+    return values

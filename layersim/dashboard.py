@@ -1,0 +1,163 @@
+"""`layersim dashboard ENTITY/PROJECT`: a W&B workspace and a report that show what layersim logs, as code."""
+
+import argparse
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from layersim.errors import UserError
+
+if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2 import Report
+    from wandb_workspaces.workspaces import Workspace
+
+OBJECTIVE = "model.objective.class_path.value"
+"""The configuration's key that runs are grouped by. W&B holds our keys flat, dots and all, which `.value` at the end
+tells the panels; they would look for a nest of sections otherwise."""
+_SWEPT = {
+    "objective": OBJECTIVE,
+    "layer weights": "model.objective.init_args.weights.value",
+    "head": "model.head.class_path.value",
+    "learning rate": "model.optimizer.init_args.lr.value",
+}
+
+
+def workspace(entity: str, project: str) -> "Workspace":
+    """A workspace of four sections: curves of whole runs, curves by layer, heat maps side by side, sweeps."""
+    import wandb_workspaces.reports.v2 as panels
+    from wandb_workspaces.workspaces import Section, Workspace
+
+    return Workspace(
+        entity=entity,
+        project=project,
+        name="layersim",
+        sections=[
+            Section(name="Runs", panels=_curves_of_runs(), is_open=True),
+            Section(name="Layers", panels=_curves_by_layer(), is_open=True),
+            Section(name="Heat maps and distributions", panels=_pictures(), is_open=True),
+            Section(
+                name="Sweeps",
+                panels=[
+                    panels.ParameterImportancePlot(with_respect_to="val/accuracy"),
+                    panels.ParallelCoordinatesPlot(columns=_columns()),
+                ],
+            ),
+        ],
+    )
+
+
+def report(entity: str, project: str) -> "Report":
+    """A report of layer curves by objective, heat maps, and which settings mattered."""
+    import wandb_workspaces.reports.v2 as panels
+
+    # a run set that names no project is the report's own, and needs no server to be written down
+    by_objective = panels.Runset(name="by objective", groupby=[f"config.{OBJECTIVE}"])
+    every_run = panels.Runset(name="every run")
+    return panels.Report(
+        entity=entity,
+        project=project,
+        title="layersim: what each layer knows",
+        description="Accuracy, loss and similarity of every layer, by objective.",
+        blocks=[
+            panels.H1("Layers, by objective"),
+            panels.PanelGrid(runsets=[by_objective], panels=[*_curves_of_runs(), *_curves_by_layer()]),
+            panels.H1("Heat maps"),
+            panels.PanelGrid(runsets=[every_run], panels=_pictures()),
+            panels.H1("Which settings mattered"),
+            panels.PanelGrid(
+                runsets=[every_run], panels=[panels.ParameterImportancePlot(with_respect_to="val/accuracy")]
+            ),
+        ],
+    )
+
+
+def as_json(entity: str, project: str) -> dict[str, Any]:
+    """Both, as they would be sent."""
+    made = {"workspace": workspace(entity, project), "report": report(entity, project)}
+    return {name: json.loads(one._to_model().model_dump_json(by_alias=True)) for name, one in made.items()}
+
+
+def main(args: list[str]) -> int:
+    """Runs the command with what stands behind `layersim dashboard`; 0 when all went well."""
+    parser = argparse.ArgumentParser(
+        prog="layersim dashboard",
+        description="Make a W&B workspace and a report: layer curves by objective, heat maps, what mattered in sweeps.",
+    )
+    parser.add_argument("project", metavar="ENTITY/PROJECT", help="of W&B")
+    parser.add_argument("--dry-run", type=Path, metavar="JSON", help="write both to this file, and ask no server")
+    options = parser.parse_args(args)
+    entity, slash, project = options.project.partition("/")
+    if not (entity and slash and project) or "/" in project:
+        raise UserError(f"expected ENTITY/PROJECT, as in the address of the project's page, got {options.project!r}.")
+    if find_spec("wandb_workspaces") is None:
+        raise UserError("A dashboard needs wandb-workspaces, not installed here: pip install 'layersim[dashboard]'.")
+    console = Console()
+    if options.dry_run:
+        options.dry_run.write_text(json.dumps(as_json(entity, project), indent=2) + "\n")
+        console.print(f"Workspace and report: {options.dry_run}", markup=False, soft_wrap=True)
+        return 0
+    for name, made in {"Workspace": workspace(entity, project), "Report": report(entity, project)}.items():
+        try:
+            made.save()
+        except Exception as error:  # its client raises whatever the server or the network makes of it
+            raise UserError(
+                f"W&B did not take the {name.lower()}: {' '.join(str(error).split())} Check the entity and the "
+                "project, and `wandb login`; --dry-run writes it to a file."
+            ) from error
+        console.print(f"{name}: {made.url}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _curves_of_runs() -> list[Any]:
+    titles = {
+        "Accuracy of the last layer": "val/accuracy",
+        "Loss": "val/loss",
+        "Effective depth": "val/effective_depth",
+        "Saturated early": "val/saturated_early",
+        "Area under the exit curve": "val/exit_curve_area",
+        "Accuracy at half the layers": "val/accuracy_at_half_layers",
+    }
+    return [_plot(title, y=[metric]) for title, metric in titles.items()]
+
+
+def _curves_by_layer() -> list[Any]:
+    titles = {
+        "Accuracy by layer": "accuracy",
+        "Loss by layer": "loss",
+        "Cosine to the last layer": "cosine_to_last",
+        "CKA to the last layer": "cka_to_last",
+    }
+    return [_plot(title, metric_regex=rf"^val/{name}/layer_\d+$") for title, name in titles.items()]
+
+
+def _plot(title: str, **options: Any) -> Any:
+    import wandb_workspaces.reports.v2 as panels
+
+    return panels.LinePlot(title=title, x="epoch", **options)
+
+
+def _pictures() -> list[Any]:
+    import wandb_workspaces.reports.v2 as panels
+
+    pairs = (["val/cosine", "val/cka"], ["val/layer_accuracy", "val/saturation", "val/exit_curve"])
+    return [panels.MediaBrowser(media_keys=keys, num_columns=len(keys)) for keys in pairs]
+
+
+def _columns() -> list[Any]:
+    """Settings, then what they led to."""
+    import wandb_workspaces.reports.v2 as panels
+
+    class FlatColumn(panels.ParallelCoordinatesPlotColumn):  # type: ignore[misc]
+        """A setting by its flat key, which the library's own column takes for a nest of sections."""
+
+        def _to_model(self) -> Any:
+            column = super()._to_model()
+            column.accessor = f"config:{self.metric.name}"
+            return column
+
+    settings = [FlatColumn(metric=panels.Config(key), display_name=name) for name, key in _SWEPT.items()]
+    accuracy = panels.SummaryMetric("val/accuracy")
+    return [*settings, panels.ParallelCoordinatesPlotColumn(metric=accuracy, display_name="accuracy")]

@@ -1,0 +1,144 @@
+"""How alike the layers of two models are: the record `similarity.json`, its table and its figure.
+
+Letters: L layers of model a, M layers of model b.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from layersim.report.canvas import INK, place, sheet, shorten, write_labels, write_title
+from layersim.report.heatmap import draw_color_bar, draw_matrix, scale_of
+from layersim.report.numbers import expect_numbers
+
+ACROSS_FILE = "similarity.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcrossReport:
+    """The similarity of every layer of model a to every layer of model b.
+
+    Raises:
+        UserError: the similarities are not (L, M) numbers.
+    """
+
+    models: dict[str, dict[str, str]]
+    """Under `a` and `b`: `name`, and `given`, what was typed."""
+    measure: str
+    options: dict[str, Any]
+    """How the measure was computed."""
+    identical: float
+    """The measure of a layer against itself: 1 of a similarity, 0 of a distance."""
+    data: dict[str, Any]
+    """A recipe's section `data`."""
+    split: str
+    samples: int
+    """N that were compared."""
+    similarity: list[list[float]]
+    """(L, M), first layers first; NaN where a layer could not be measured."""
+
+    def __post_init__(self) -> None:
+        expect_numbers("similarity", self.similarity, (len(self.similarity), len(self.similarity[0])))
+
+    @property
+    def matches_of_a(self) -> list[int | None]:
+        """(L,) for each layer of a the layer of b that is most like it, from 1; None where none could be measured."""
+        return [self._best(row) for row in self.similarity]
+
+    @property
+    def matches_of_b(self) -> list[int | None]:
+        """(M,) for each layer of b the layer of a that is most like it."""
+        return [self._best(column) for column in zip(*self.similarity, strict=True)]
+
+    def _best(self, values: Sequence[float]) -> int | None:
+        known = [place for place, value in enumerate(values) if not math.isnan(value)]
+        best = min(known, key=lambda place: abs(values[place] - self.identical), default=None)
+        return None if best is None else best + 1
+
+
+def write_across_report(directory: Path, report: AcrossReport) -> Path:
+    """Writes `similarity.json`, a key a line, NaN as null; gives the file's path."""
+    values = {
+        "models": report.models,
+        "measure": report.measure,
+        "options": report.options,
+        "data": report.data,
+        "split": report.split,
+        "samples": report.samples,
+        "layers": {"a": len(report.similarity), "b": len(report.similarity[0])},
+        "similarity": [[None if math.isnan(value) else value for value in row] for row in report.similarity],
+        "matches": {"a": report.matches_of_a, "b": report.matches_of_b},
+    }
+    lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items())
+    path = directory / ACROSS_FILE
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    return path
+
+
+def across_table(report: AcrossReport) -> Table:
+    """A row a layer: its best match in the other model, either way, and how alike the two are."""
+    options = ", ".join(f"{name} {value}" for name, value in sorted(report.options.items()))
+    table = Table(
+        title=_line("\n".join(f"{side}: {report.models[side]['name']}" for side in "ab")),
+        caption=_line(f"{report.measure} of {report.samples} samples: {options}"),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    columns = [list(column) for column in zip(*report.similarity, strict=True)]
+    sides = ((report.matches_of_a, report.similarity), (report.matches_of_b, columns))
+    table.add_column("layer", justify="right", vertical="bottom")
+    for side, other in ("ab", "ba"):
+        table.add_column(Text(f"{side}'s: best\nin {other}"), justify="right")
+        table.add_column(report.measure, justify="right", vertical="bottom")
+    for layer in range(max(len(matches) for matches, _ in sides)):
+        cells = [cell for matches, rows in sides for cell in _cells(matches, rows, layer)]
+        table.add_row(str(layer + 1), *cells)
+    return table
+
+
+def across_figure(report: AcrossReport) -> Figure:
+    """The heat map of all pairs, a up and b across; each layer of a has its best match in b outlined."""
+    up, across = len(report.similarity), len(report.similarity[0])
+    cell = 4.6 / max(up, across)
+    width, height = max(cell * across, 1.6), max(cell * up, 1.6)
+    figure = sheet(width + 1.75, height + 1.05)
+    axes = place(figure, 0.6, 0.55, width, height)
+    scale = scale_of(report.measure)
+    write_title(axes, f"{scale.name[0].upper()}{scale.name[1:]}, {report.samples:,} samples")
+    across_name, up_name = (
+        shorten(f"layer of {report.models[side]['name']}", int(12 * length))
+        for side, length in (("b", width), ("a", height))
+    )
+    write_labels(axes, across_name, up_name)
+    draw_matrix(axes, report.similarity, report.measure)
+    for row, match in enumerate(report.matches_of_a, start=1):
+        if match is not None:
+            outline = Rectangle((match - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.2)
+            outline.set_path_effects([withStroke(linewidth=3, foreground="white")])
+            axes.add_patch(outline)
+    draw_color_bar(place(figure, width + 0.8, 0.55, 0.16, height), [report.similarity], report.measure)
+    return figure
+
+
+def _line(text: str) -> Text:
+    """Text above or below the table, which rich would break at the table's width."""
+    return Text(text, no_wrap=True, overflow="ignore")
+
+
+def _cells(matches: Sequence[int | None], rows: Sequence[Sequence[float]], layer: int) -> tuple[str, str]:
+    if layer >= len(matches):
+        return "", ""
+    match = matches[layer]
+    return ("none", "nan") if match is None else (str(match), f"{rows[layer][match - 1]:.3f}")

@@ -1,0 +1,146 @@
+"""`layersim runs`: which runs are there, and what became of each."""
+
+import argparse
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from layersim.errors import UserError
+from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
+
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run's directory as the list shows it."""
+
+    directory: Path
+    objective: str
+    """The objective's class, `?` where the configuration does not say."""
+    record: LayerRecord | None
+    """The last validation, or, where there is none, the last test; None before the first."""
+    changed: float
+    """When the run last wrote of itself, in seconds since 1970."""
+    notice: str | None
+    """What is wrong with it, in one line."""
+
+
+def find_runs(roots: Sequence[Path]) -> list[Listed]:
+    """The runs at or below these directories, the one that wrote last first. A broken one is listed, with a notice.
+
+    Raises:
+        UserError: a directory that does not exist.
+    """
+    homes = set()
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"expected a directory of runs, got {root}, which is none.")
+        homes |= {path.parent for name in (RECORDS_FILE, CONFIG_FILE) for path in root.rglob(name)}
+    return sorted(map(_listed, homes), key=lambda run: (-run.changed, run.directory))
+
+
+def runs_table(runs: Sequence[Listed], root: Path, now: float) -> Table:
+    """A row a run: epoch and accuracy (the last layer's) of its last validation, effective depth, and age.
+
+    Args:
+        runs: in the order in which they are shown.
+        root: to which the directories are shown.
+        now: seconds since 1970; a run's age is counted from when it last wrote.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", no_wrap=True)
+    table.add_column("objective", no_wrap=True)
+    for name in ("epoch", "accuracy", "depth", "age"):
+        table.add_column(name, justify="right")
+    for run in runs:
+        shown = run.directory.relative_to(root) if run.directory.is_relative_to(root) else run.directory
+        table.add_row(Text(str(shown)), Text(run.objective), *_measured(run.record), age(now - run.changed))
+    return table
+
+
+def age(seconds: float) -> str:
+    """Seconds in the largest unit that fits at least twice, or once where none does: 45 s, 3 h, 12 d."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
+def main(args: list[str]) -> int:
+    """Runs the command with what stands behind `layersim runs`; 0 when all went well."""
+    parser = argparse.ArgumentParser(
+        prog="layersim runs", description="List runs: objective, accuracy, effective depth, age; the newest first."
+    )
+    parser.add_argument(
+        "root", nargs="*", type=Path, default=[Path("runs")], help="where to look, at any depth; default: runs"
+    )
+    options = parser.parse_args(args)
+    console = Console()
+    runs = find_runs(options.root)
+    if not runs:
+        console.print(f"No run in {', '.join(map(str, options.root))}.", markup=False, soft_wrap=True)
+        return 0
+    base = options.root[0] if len(options.root) == 1 else Path()
+    table = runs_table(runs, base, time.time())
+    # a directory that is folded cannot be copied: rather a line that the terminal wraps
+    natural = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    console.width = max(console.width, natural)
+    console.print(table)
+    for run in runs:
+        if run.notice:
+            console.print(run.notice, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _listed(directory: Path) -> Listed:
+    records, config = directory / RECORDS_FILE, directory / CONFIG_FILE
+    changed = max(path.stat().st_mtime for path in (records, config) if path.exists())
+    found: list[LayerRecord] = []
+    notices: list[str] = []
+    objective = "?"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            found = read_records(records) if records.exists() else []
+            objective = _objective(config)
+        except UserError as error:
+            notices.append(str(error))
+    notices += [str(warning.message) for warning in told]
+    validations = [record for record in found if record.stage == "validate"] or found
+    last = validations[-1] if validations else None
+    return Listed(directory, objective, last, changed, " ".join(notices) or None)
+
+
+def _measured(record: LayerRecord | None) -> tuple[str, str, str]:
+    """Epoch, accuracy and effective depth, as far as they are known."""
+    if record is None:
+        return "", "", ""
+    accuracy = "" if record.accuracy is None else f"{record.accuracy[-1]:.3f}"
+    depth = "" if record.effective_depth is None else f"{record.effective_depth.layer} of {record.layers}"
+    return str(record.epoch), accuracy, depth
+
+
+def _objective(config: Path) -> str:
+    """The class of the objective that a `config.yaml` names, and that of the head where it is not the shared one."""
+    try:
+        parsed: Any = yaml.safe_load(config.read_text()) if config.is_file() else None
+    except yaml.YAMLError as error:
+        raise UserError(f"expected YAML in {config}: {' '.join(str(error).split())}") from error
+    named = [_class_named(parsed, part) for part in ("objective", "head")]
+    return " + ".join(name for name in named if name and name != "SharedHead") or "?"
+
+
+def _class_named(config: Any, part: str) -> str | None:
+    for key in ("model", part, "class_path"):
+        config = config.get(key) if isinstance(config, dict) else None
+    return None if config is None else str(config).rpartition(".")[2]

@@ -1,0 +1,160 @@
+"""The features of chosen submodules of any model. Letters: L layers, N samples, T tokens, D width."""
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from layersim.errors import UserError
+from layersim.tapping.eagerness import run_eagerly
+from layersim.tapping.output_pooling import Pool, check_pool, pooled_output
+from layersim.tapping.submodules import chosen_names, named_submodules
+
+
+class FeatureTap:
+    """Records what chosen submodules of any `nn.Module` put out, while it is open.
+
+        with FeatureTap(model, layers="blocks.*", pool="cls") as tap:
+            for images, _ in loader:
+                model(images)
+                similarity.update(tap.take())
+
+    Layers come in the order in which they put out their features. A module that runs k times in a forward pass, as
+    where layers share weights, gives k layers: `name`, `name#2`, …. A forward pass is a call of `model`; who calls only
+    its parts takes after each pass. What gradient checkpointing runs again in a backward pass is not recorded. While a
+    tap is open all compiled code of the process runs eagerly, as it would pass over the tap; the numbers are then those
+    of eager code.
+
+    Args:
+        model: bare, compiled or wrapped in DDP; call it as you are used to.
+        layers: names as in the bare `model.named_modules()`, one or several, where `*` stands for one component:
+            `blocks.*` is every block and nothing inside them.
+        pool: (N, T, D) → (N, D), samples first: "cls", token 0; "last", token T − 1, padding or not; "mean", over the
+            tokens, or over all positions of a channels-first map (N, D, H, W). (N, D) stays as it is. For anything
+            else, as channels-last maps or padded tokens, a function from the module's output (its first tensor, where
+            it puts out a tuple, a mapping or a dataclass) to (N, D).
+
+    Raises:
+        UserError: a pattern that matches nothing, an unknown pool, a `DataParallel`; within the model's forward pass,
+            an output that the pool does not fit.
+    """
+
+    def __init__(self, model: nn.Module, layers: str | Sequence[str], pool: Pool = "cls") -> None:
+        check_pool(pool)
+        modules = named_submodules(model)
+        self._root = modules.pop("")
+        self._modules = {name: modules[name] for name in chosen_names(list(modules), layers)}
+        self._pool = pool
+        self._passes = _Passes()
+        self._finalizer: weakref.finalize[[list[Callable[[], None]]], FeatureTap] | None = None
+        self.names: list[str] = []
+        """Names of the L layers, first layer first; known once something was taken."""
+
+    def open(self) -> Self:
+        """Starts recording, with nothing recorded yet."""
+        self.close()
+        self._passes = passes = _Passes()  # hooks know this and not the tap, so that a tap let go of is collected
+        ends = [run_eagerly(), self._root.register_forward_pre_hook(passes.begin).remove]
+        for name, module in self._modules.items():
+            ends.append(module.register_forward_hook(partial(passes.add, name, self._pool)).remove)
+        self._finalizer = weakref.finalize(self, _end_all, ends)
+        return self
+
+    def close(self) -> None:
+        """Removes every hook. What was recorded can still be taken."""
+        if self._finalizer is not None:
+            self._finalizer()
+
+    __enter__ = open
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def take(self) -> Tensor:
+        """(L, N, D) features recorded since the last take, which are then let go; of several passes, one behind the
+        other. Without gradients, on the model's device; of layers on several, on the first one's.
+
+        Raises:
+            UserError: as `take_by_name`; layers that differ in N or D.
+        """
+        features = self.take_by_name()
+        for axis, what in ((1, "width"), (0, "number of samples")):
+            if len({tensor.shape[axis] for tensor in features.values()}) > 1:
+                found = ", ".join(f"{name} has {tensor.shape[axis]}" for name, tensor in features.items())
+                raise UserError(
+                    f"Expected layers of one {what}, but {found}. Change layers or pool, or use take_by_name and "
+                    "compare two layers at a time."
+                )
+        first = next(iter(features.values()))
+        return torch.stack([tensor.to(first.device) for tensor in features.values()])
+
+    def take_by_name(self) -> dict[str, Tensor]:
+        """As `take`, but (N, D) by the layer's name, each of its own width.
+
+        Raises:
+            UserError: nothing ran since the last take, or a chosen module did not; a module ran in one pass oftener
+                than in another.
+        """
+        passes = self._passes.release()
+        ran = {name for calls in passes for name, _ in calls}
+        if silent := [name for name in self._modules if name not in ran]:
+            raise UserError(self._never_ran(silent))
+        labelled = [_labelled(calls) for calls in passes]
+        names = self.names or list(labelled[0])
+        for layers in labelled:
+            if layers.keys() != set(names):
+                raise UserError(
+                    "Expected the same layers in every forward pass, as often each, but got "
+                    f"{', '.join(names)}, then {', '.join(layers)}. Change layers, or take after each batch."
+                )
+        self.names = names
+        return {name: torch.cat([layers[name] for layers in labelled]) for name in names}
+
+    def _never_ran(self, silent: list[str]) -> str:
+        if len(silent) == len(self._modules):
+            why = "None of the chosen layers ran"
+        else:
+            why = f"Expected every chosen layer to run, but not so {', '.join(silent)}"
+        lists = [name for name in silent if isinstance(self._modules[name], nn.ModuleList | nn.ModuleDict)]
+        instead = f"{lists[0]} only holds modules: choose {lists[0]}.*" if lists else "change layers"
+        return f"{why} since the last take. Call the model while the tap is open, or {instead}."
+
+
+class _Passes:
+    """What was recorded: for each forward pass of the model, the calls of the chosen modules, in their order."""
+
+    def __init__(self) -> None:
+        self.passes: list[list[tuple[str, Tensor]]] = []
+
+    def begin(self, module: nn.Module, inputs: Any) -> None:
+        self.passes.append([])
+
+    def add(self, name: str, pool: Pool, module: nn.Module, inputs: Any, output: Any) -> None:
+        if torch._C._current_graph_task_id() != -1:  # within a backward pass
+            return
+        if not self.passes:  # the user calls parts of the model, as a Lightning step may
+            self.passes.append([])
+        self.passes[-1].append((name, pooled_output(output, pool, name)))
+
+    def release(self) -> list[list[tuple[str, Tensor]]]:
+        released, self.passes = self.passes, []
+        return [calls for calls in released if calls]
+
+
+def _labelled(calls: list[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """The calls of one pass by the layer's name, `name#2` for a module's second."""
+    times: Counter[str] = Counter()
+    labelled = {}
+    for name, features in calls:
+        times[name] += 1
+        labelled[name if times[name] == 1 else f"{name}#{times[name]}"] = features
+    return labelled
+
+
+def _end_all(ends: list[Callable[[], None]]) -> None:
+    for end in ends:
+        end()

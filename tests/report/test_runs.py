@@ -1,0 +1,79 @@
+import io
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from layersim.errors import UserError
+from layersim.report.records import RECORDS_FILE, EffectiveDepth
+from layersim.report.runs import age, find_runs, main, runs_table
+from tests.report.test_compare import make_run, record
+
+NOW = 1_000_000_000.0
+CONFIG = "experiment: digits\nmodel:\n  objective:\n    class_path: layersim.objectives.Aligned\n"
+HEAD = "  head:\n    class_path: layersim.{}Head{}\n"
+
+
+def make(directory: Path, seconds_ago: float, *records, config: str = CONFIG) -> Path:  # type: ignore[no-untyped-def]
+    directory.mkdir(parents=True, exist_ok=True)
+    make_run(directory, *records)
+    (directory / "config.yaml").write_text(config)
+    for path in directory.iterdir():
+        os.utime(path, (NOW - seconds_ago, NOW - seconds_ago))
+    return directory
+
+
+def lines(root: Path) -> list[str]:
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(runs_table(find_runs([root]), root, NOW))
+    return [" ".join(line.split()) for line in console.export_text().splitlines() if line.strip()]
+
+
+def test_each_run_has_its_line_the_newest_first(tmp_path: Path) -> None:
+    make(tmp_path / "digits/old", 3 * 86400, record(epoch=1), record(effective_depth=EffectiveDepth(0.15, 2)))
+    make(
+        tmp_path / "digits/new",
+        45,
+        record(accuracy=[0.5, 0.25], epoch=7),
+        record(stage="test", epoch=8),
+        config=CONFIG + HEAD.format("Shared", ""),
+    )
+    make(tmp_path / "started", 7300, config=CONFIG + HEAD.format("Separate", "s"))
+    assert lines(tmp_path)[2:] == [
+        "digits/new Aligned 7 0.250 45 s",
+        "started Aligned + SeparateHeads 2 h",
+        "digits/old Aligned 2 0.875 2 of 2 3 d",
+    ]
+
+
+def test_what_is_broken_is_listed_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut = make(tmp_path / "cut", 1, record())
+    with (cut / RECORDS_FILE).open("a") as file:
+        file.write('{"epoch": 3, "st')
+    make(tmp_path / "broken", 1, record(), config="model: [\n")
+    runs = {run.directory.name: run for run in find_runs([tmp_path])}
+    assert runs["cut"].record == record()
+    assert "cut by an interruption" in str(runs["cut"].notice)
+    assert runs["broken"].record == record()
+    assert runs["broken"].objective == "?"
+    assert "expected YAML" in str(runs["broken"].notice)
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "cut by an interruption" in said
+    assert "expected YAML" in said
+
+
+def test_no_run_and_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 0
+    assert "No run in" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"expected a directory of runs, got .*absent"):
+        main([str(tmp_path / "absent")])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (172800, "2 d")],
+)
+def test_age(seconds: float, said: str) -> None:
+    assert age(seconds) == said

@@ -1,0 +1,416 @@
+"""FeatureTap: what it records against what the libraries and the model itself say, and what it leaves behind."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from layersim import FeatureTap, UserError
+from tests import tiny
+from tests.backbones import tiny_transformers
+
+
+class Chain(nn.Module):
+    """Three blocks of width 4, and nothing else; gives every block's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x := block(x) for block in self.blocks]
+
+
+def inputs(samples: int = 5) -> Tensor:
+    return torch.randn(samples, 4, generator=torch.Generator().manual_seed(1))
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+# What is recorded
+
+
+def test_of_a_timm_vit_it_is_what_the_backbone_reads() -> None:
+    backbone = tiny.backbone().eval()
+    images = torch.randn(4, 1, 8, 8)
+    with torch.no_grad(), FeatureTap(backbone, "model.blocks.*") as tap:
+        features = backbone({"image": images}).values
+        assert torch.equal(tap.take(), features)
+    assert tap.names == ["model.blocks.0", "model.blocks.1", "model.blocks.2"]
+
+
+@pytest.mark.parametrize("family", ["BERT", "ALBERT", "GPT-2"])
+def test_of_a_transformers_model_it_is_the_hidden_states(family: str) -> None:
+    """ALBERT runs one block three times; GPT-2's last hidden state is normed, so the layers below are compared."""
+    backbone = tiny_transformers.build(tiny_transformers.CLASSIFIERS[family])
+    batch = tiny_transformers.batch_for(backbone)
+    blocks = {"BERT": "bert.encoder.layer.*", "ALBERT": "*.*.*.*.albert_layers.*", "GPT-2": "transformer.h.*"}[family]
+    pools: dict[Any, Any] = {"cls": 0, "last": -1, (lambda hidden: hidden[:, 2]): 2}
+    for pool, token in pools.items():
+        with torch.no_grad(), FeatureTap(backbone.model, blocks, pool) as tap:
+            states = backbone.model(**batch, output_hidden_states=True).hidden_states[1:]
+        compared = slice(2 if family == "GPT-2" else 3)
+        assert torch.equal(tap.take()[compared], torch.stack([state[:, token] for state in states])[compared])
+    if family == "ALBERT":
+        name = "albert.encoder.albert_layer_groups.0.albert_layers.0"
+        assert tap.names == [name, f"{name}#2", f"{name}#3"]
+
+
+def test_of_maps_the_mean_is_over_all_positions() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=3).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad(), FeatureTap(model, "layer*", "mean") as tap:
+        model(images)
+        features = tap.take_by_name()
+        maps = model.forward_intermediates(images, intermediates_only=True)[1:]
+        assert [tensor.shape[1] for tensor in features.values()] == [64, 128, 256, 512]
+        for tensor, stage in zip(features.values(), maps, strict=True):
+            torch.testing.assert_close(tensor, stage.mean((2, 3)), rtol=1e-6, atol=1e-6)
+        tap.take_by_name()
+        model(images)
+        with pytest.raises(UserError, match=r"layers of one width, but layer1 has 64, layer2 has 128, .*take_by_name"):
+            tap.take()
+    for pool in ("cls", "last"):
+        with (
+            FeatureTap(model, "layer1", pool),  # type: ignore[arg-type]
+            pytest.raises(UserError, match=rf'layer1 puts out \(2, 64, 16, 16\), which pool="{pool}" does not fit'),
+        ):
+            model(images)
+
+
+def test_several_passes_are_one_behind_the_other() -> None:
+    model, x = Chain(), inputs(10)
+    with FeatureTap(model, "blocks.*") as tap:
+        expected = torch.stack(model(x))
+        assert torch.equal(tap.take(), expected)
+        for part in x.split(4):
+            model(part)
+        torch.testing.assert_close(tap.take(), expected)
+        with pytest.raises(UserError, match="None of the chosen layers ran since the last take"):
+            tap.take()
+    model(x)
+    with pytest.raises(UserError, match="None of the chosen layers ran"):
+        tap.take()
+
+
+def test_layers_come_as_they_ran_whatever_the_patterns_order() -> None:
+    model = Chain()
+    with FeatureTap(model, ["blocks.*.1", "blocks.*", "blocks.[02].0", "blocks.1"]) as tap:
+        model(inputs())
+        taken = tap.take_by_name()
+    ran = ["0.0", "0.1", "0", "1.1", "1", "2.0", "2.1", "2"]
+    assert list(taken) == tap.names == [f"blocks.{name}" for name in ran]
+    assert torch.equal(taken["blocks.2"], taken["blocks.2.1"])
+    assert torch.equal(taken["blocks.1"], model(inputs())[1])
+
+
+def test_parts_called_without_the_whole_are_recorded_too() -> None:
+    model, x = Chain(), inputs()
+    with FeatureTap(model, "blocks.*") as tap:
+        middle = model.blocks[0](x)
+        last = model.blocks[2](model.blocks[1](middle))
+        taken = tap.take()
+    assert torch.equal(taken[[0, 2]], torch.stack([middle, last]))
+
+
+def test_a_module_that_runs_twice_is_two_layers() -> None:
+    class Shared(Chain):
+        def forward(self, x: Tensor, times: int = 2) -> Any:
+            for _ in range(times):
+                x = self.blocks[0](x)
+            return x
+
+    model, x = Shared(), inputs()
+    with FeatureTap(model, "blocks.0") as tap:
+        twice = model(x)
+        once, second = tap.take()
+        assert torch.equal(second, twice)
+        assert torch.equal(once, model(x, times=1))
+        tap.open()
+        model(x, times=3)
+        with pytest.raises(UserError, match=r"as often each, but got blocks.0, blocks.0#2, then .*blocks.0#3"):
+            tap.take()
+
+
+@dataclass
+class Output:
+    loss: None
+    hidden: Tensor
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: (x, x + 1),
+        lambda x: [None, (x, x + 1)],
+        lambda x: {"mask": None, "hidden": x},
+        lambda x: Output(None, x),
+    ],
+)
+def test_of_structures_the_first_tensor_counts(wrap: Any) -> None:
+    class Wrapping(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return wrap(x)
+
+    model = nn.Sequential(Wrapping())
+    with FeatureTap(model, "0", "mean") as tap:
+        model(x := torch.randn(3, 5, 2))
+        torch.testing.assert_close(tap.take(), x.mean(1)[None])
+
+
+def test_what_the_model_does_in_place_afterwards_is_not_seen() -> None:
+    class InPlace(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.add_(1)
+
+    model = nn.Sequential(nn.Identity(), InPlace())
+    with FeatureTap(model, "*") as tap:
+        model(torch.zeros(2, 3))
+        assert tap.take()[:, 0, 0].tolist() == [0, 1]
+
+
+def test_training_under_autocast_is_undisturbed() -> None:
+    gradients = []
+    for tapped in (False, True):
+        model = Chain().train()
+        tap = FeatureTap(model, "blocks.*")
+        with torch.autocast("cpu", torch.bfloat16):
+            if tapped:
+                tap.open()
+            outputs = model(inputs())
+            outputs[-1].sum().backward()
+            tap.close()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    taken = tap.take()
+    assert not taken.requires_grad
+    assert taken.dtype == torch.bfloat16
+    assert torch.equal(taken, torch.stack(outputs))
+    assert all(map(torch.equal, *gradients))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_what_checkpointing_runs_again_is_not_recorded(reentrant: bool) -> None:
+    calls = []
+
+    class Checkpointed(Chain):
+        def forward(self, x: Tensor) -> Any:
+            for block in self.blocks:
+                x = checkpoint(block, x, use_reentrant=reentrant)
+            return x
+
+    model = Checkpointed()
+    model.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    with FeatureTap(model, "blocks.*") as tap:
+        model(inputs().requires_grad_()).sum().backward()
+    assert len(calls) == 2, "the block really ran again"
+    taken = tap.take()
+    assert tap.names == ["blocks.0", "blocks.1", "blocks.2"]
+    assert torch.equal(taken, torch.stack(Chain()(inputs())))
+
+
+# Wrappers
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+def test_ddp_is_seen_through() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = Chain()  # the user's own name, which stays
+
+        def forward(self, x: Tensor) -> Any:
+            return self.module(x)
+
+    model, x = DistributedDataParallel(Outer()), inputs()
+    with FeatureTap(model, "module.blocks.*") as tap:
+        expected = model(x)
+    assert torch.equal(tap.take(), torch.stack(expected))
+    with pytest.raises(UserError, match=r'matches "module.module.blocks.\*"'):
+        FeatureTap(model, "module.module.blocks.*")
+
+
+class Counting:
+    """A compiler's backend that counts how often compiled code runs."""
+
+    runs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, example: Any) -> Any:
+        def run(*args: Any) -> Any:
+            self.runs += 1
+            return graph.forward(*args)
+
+        return run
+
+
+def compiled(model: Chain, how: str, backend: Counting) -> Any:
+    """The model, compiled in one of the ways that there are."""
+    if how == "as a whole":
+        return torch.compile(model, backend=backend)
+    if how == "its forward":
+        return torch.compile(model.forward, backend=backend)
+    for number, block in enumerate(model.blocks if "blocks" in how else [model]):
+        if "in place" in how:
+            block.compile(backend=backend)
+        else:
+            model.blocks[number] = torch.compile(block, backend=backend)  # type: ignore[assignment]
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["as a whole", "its forward", "in place", "blocks", "blocks in place"])
+def test_compiled_models_are_tapped_and_compiled_again_afterwards(how: str) -> None:
+    torch._dynamo.reset()
+    model, x, backend = Chain(), inputs(), Counting()
+    expected = torch.stack(model(x))
+    call = compiled(model, how, backend)
+    call(x)
+    before = backend.runs
+    assert before > 0
+    seen: list[int] = []
+    handle = model.blocks[0].register_forward_hook(lambda *_: seen.append(1))
+    call(x)
+    assert bool(seen) == ("blocks" in how), "a hook alone is passed over where compiled code calls the block"
+    handle.remove()
+    before = backend.runs
+    target = call if isinstance(call, nn.Module) else model
+    with FeatureTap(target, "blocks.*") as first:
+        second = FeatureTap(target, "blocks.*").open()
+        call(x)
+    assert torch.equal(first.take(), expected)
+    assert torch.equal(second.take(), expected)
+    call(x)
+    assert torch.equal(second.take(), expected), "the second is still open"
+    second.close()
+    assert backend.runs == before
+    call(x)
+    assert backend.runs > before
+
+
+# What is left behind
+
+
+def test_hooks_are_gone_after_the_block_an_error_and_the_taps_end() -> None:
+    model = Chain()
+    with FeatureTap(model, "blocks.*"):
+        assert hooks(model) == 4, "the control: they were there"
+    assert hooks(model) == 0
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), FeatureTap(model, "blocks.*"):
+        model(torch.ones(2, 3))
+    assert hooks(model) == 0
+    with pytest.raises(ZeroDivisionError), FeatureTap(model, "blocks.*", lambda _: 1 / 0):  # type: ignore[arg-type, return-value]
+        model(inputs())
+    assert hooks(model) == 0
+    tap = FeatureTap(model, "blocks.*").open()
+    model(inputs())
+    tap.open()
+    assert hooks(model) == 4, "opened again it records once"
+    del tap
+    assert hooks(model) == 0
+
+
+def test_hooks_of_others_stay() -> None:
+    model = Chain()
+    model.blocks[1].register_forward_hook(lambda *_: None)
+    with FeatureTap(model, "blocks.*"):
+        assert hooks(model) == 5
+    assert hooks(model) == 1
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (
+            "block.*",
+            r'no submodule matches "block.\*", .* Near it: blocks.\*, .*There are: blocks, blocks.\*, blocks',
+        ),
+        (["blocks.*", "head"], r'no submodule matches "head"'),
+        ("", "no submodule matches"),
+        ([], "at least one pattern, got an empty list"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_refused(pattern: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        FeatureTap(Chain(), pattern)
+
+
+def test_modules_that_never_ran_are_named() -> None:
+    model = Chain()
+    with FeatureTap(model, "blocks") as tap:
+        model(inputs())
+        with pytest.raises(
+            UserError, match=r"None of the chosen layers ran .* blocks only holds modules: .* blocks\.\*"
+        ):
+            tap.take()
+    with FeatureTap(model, "blocks.*") as tap:
+        model.blocks[1](inputs())
+        with pytest.raises(UserError, match=r"every chosen layer to run, but not so blocks\.0, blocks\.2 since"):
+            tap.take()
+
+
+class Giving(nn.Module):
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self.block = nn.Identity()
+        self.output = output
+
+    def forward(self) -> Any:
+        return self.block(self.output)
+
+
+@pytest.mark.parametrize(
+    ("output", "pool", "message"),
+    [
+        (None, "cls", "block puts out no tensor but NoneType"),
+        (torch.ones(2, 3).long(), "cls", "block puts out torch.int64, no floating-point numbers"),
+        (torch.ones(2), "mean", r'block puts out \(2,\), which pool="mean" does not fit'),
+        (
+            torch.ones(2, 3, 4),
+            lambda x: x,
+            r"block: expected the pool to give \(2, D\) from \(2, 3, 4\), got \(2, 3, 4\)",
+        ),
+        (torch.ones(2, 3, 4), lambda x: x.flatten(0, 1), r"expected the pool to give \(2, D\) .*, got \(6, 4\)"),
+    ],
+)
+def test_outputs_that_are_no_features_are_refused(output: Any, pool: Any, message: str) -> None:
+    model = Giving(output)
+    with pytest.raises(UserError, match=message), FeatureTap(model, "block", pool):
+        model()
+    assert hooks(model) == 0
+
+
+def test_layers_of_other_samples_unknown_pools_and_data_parallel_are_refused() -> None:
+    class Halving(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[::2]
+
+    model = nn.Sequential(nn.Identity(), Halving())
+    with FeatureTap(model, "*") as tap:
+        model(torch.ones(4, 2))
+        with pytest.raises(UserError, match="layers of one number of samples, but 0 has 4, 1 has 2"):
+            tap.take()
+    with pytest.raises(UserError, match='pool: expected one of cls, mean, last, or a function, got "max"'):
+        FeatureTap(model, "*", "max")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="DataParallel runs copies of its modules"):
+        FeatureTap(nn.DataParallel(model), "*")
