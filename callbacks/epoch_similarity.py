@@ -16,7 +16,7 @@ from callbacks.monitor import LayerMonitor, Measured
 from layersim.errors import UserError
 from layersim.metrics import KeptSamples
 from layersim.module import LayerwiseModule
-from layersim.outputs import LayerFeatures, LayerOutput
+from layersim.outputs import LayerOutput
 from layersim.report.filmstrip import Strips, film_strips
 from layersim.similarity import LinearCKA
 from layersim.similarity.samples import SampleMetric
@@ -95,17 +95,15 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         return {"features": KeptSamples(max_samples=self.max_samples, least=_LEAST)}
 
     def update(self, metrics: dict[str, KeptSamples], output: LayerOutput) -> None:
-        position = output.features.position
-        # positions stand in for targets, so that what comes out tells which samples it is of
-        metrics["features"].update(LayerFeatures(output.features.values, position, position))
-
-    def measure(self, metrics: dict[str, KeptSamples]) -> Measured:
-        now, index = metrics["features"].compute()
-        if index is None:
+        if output.features.position is None:
             raise UserError(
                 "EpochSimilarity tells samples apart by their position, but the validation data give none. Add "
                 '"position" to the batch, as layersim\'s own data do.'
             )
+        metrics["features"].update(output.features)
+
+    def measure(self, metrics: dict[str, KeptSamples]) -> Measured:
+        now, _, index = metrics["features"].compute()
         if self._kept and not torch.equal(index, self._index):
             raise UserError(
                 f"EpochSimilarity kept {len(self._index)} samples at epoch {min(self._kept)}, but the validation data "

@@ -56,7 +56,8 @@ class ProgressionMonitor(LayerMonitor[Metric]):
         metrics["probability"].update(output)
 
     def measure(self, metrics: dict[str, Metric]) -> Measured:
-        (features, targets), probability = metrics["features"].compute(), metrics["probability"].compute()
+        features, targets, _ = metrics["features"].compute()
+        probability = metrics["probability"].compute()
         classes = targets if self._has_classes else None
         record = progression(features, classes, centering=self.centering)
         if probability is not None:

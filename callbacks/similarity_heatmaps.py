@@ -1,5 +1,6 @@
 """Similarity of every pair of layers."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -12,8 +13,9 @@ from callbacks.monitor import LayerMonitor, Measured, per_layer
 from callbacks.tapped_module import TappedModule
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerFeatures, LayerOutput
-from layersim.report.figures import similarity_heatmap
+from layersim.report.figures import similarity_heatmap, similarity_to_last_curve
 from layersim.similarity import CosineSimilarity, LinearCKA
+from layersim.similarity.intervals import Interval, require_confidence
 from layersim.similarity.samples import SampleMetric
 from layersim.tapping.output_pooling import Pool, check_pool
 
@@ -36,6 +38,9 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
             the samples, whose neighbours are alike, debiased linear CKA over 4096 of them at most.
         layers: submodules of the LightningModule, as `FeatureTap` takes them (`model.blocks.*`). Where None: the layers
             of a LayerwiseModule.
+        confidence: also measure, record and draw the interval of every value at this confidence, such as 0.95, by the
+            jackknife (`layersim.similarity.jackknife`): free for minibatch CKA, some values' cost for measures that
+            keep their samples. Tokens of one text are not independent, and their intervals too narrow.
         pool: with `layers`, how a module's output becomes (N, D), as `FeatureTap` takes it.
     """
 
@@ -45,12 +50,16 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         *,
         layers: str | list[str] | None = None,
         pool: Pool = "cls",
+        confidence: float | None = None,
     ) -> None:
         super().__init__()
         check_pool(pool)
+        if confidence is not None:
+            require_confidence(confidence)
         self.measures = measures
         self.layers = layers
         self.pool: Pool = pool
+        self.confidence = confidence
         self._tapped: TappedModule | None = None
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, SampleMetric]:
@@ -77,8 +86,19 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         _update(metrics, output.features)
 
     def measure(self, metrics: dict[str, SampleMetric]) -> Measured:
-        matrices = {name: metric.compute().tolist() for name, metric in metrics.items()}
+        intervals: dict[str, dict[str, Any]] = {}
+        if self.confidence is None:
+            matrices = {name: metric.compute().tolist() for name, metric in metrics.items()}
+        else:
+            found = {name: metric.interval(self.confidence) for name, metric in metrics.items()}
+            matrices = {name: interval.value.tolist() for name, interval in found.items()}
+            intervals = {name: interval_record(interval) for name, interval in found.items()}
         read = {} if self._tapped is None else self._tapped.options()
+        figures: dict[str, Callable[[], Figure]] = {
+            name: partial(similarity_heatmap, matrix, title=name, measure=name) for name, matrix in matrices.items()
+        }
+        if intervals:
+            figures["to_last"] = partial(similarity_to_last_curve, matrices, intervals)
         return Measured(
             scalars={
                 key: value
@@ -88,8 +108,9 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
             record={
                 "similarity": matrices,
                 "options": {name: metric.options | read for name, metric in metrics.items()},
+                "similarity_interval": intervals,
             },
-            figures={name: partial(_draw, name, matrix) for name, matrix in matrices.items()},
+            figures=figures,
         )
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -119,5 +140,6 @@ def _update(metrics: dict[str, SampleMetric], features: LayerFeatures) -> None:
         metric.update(features.values, features.position)
 
 
-def _draw(name: str, matrix: list[list[float]]) -> Figure:
-    return similarity_heatmap(matrix, title=name, measure=name)
+def interval_record(interval: Interval) -> dict[str, Any]:
+    """In the words of `layers.jsonl`."""
+    return {"confidence": interval.confidence, "low": interval.low.tolist(), "high": interval.high.tolist()}

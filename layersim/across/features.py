@@ -66,12 +66,9 @@ def read_features(
     with evaluating(backbone), torch.no_grad():
         for batch in on_device_of(backbone, batches):
             features = backbone({**batch, "position": batch["index"]})
-            targets = torch.zeros_like(features.position) if features.targets is None else features.targets.cpu()
-            identity = torch.stack([features.position, targets], dim=1)
-            kept.update(LayerFeatures(features.values.cpu(), identity, features.position))
-    values, identities = kept.compute()
-    assert identities is not None
-    return ModelFeatures(values, identities)
+            kept.update(LayerFeatures(features.values.cpu(), features.targets, features.position))
+    values, targets, index = kept.compute()
+    return ModelFeatures(values, torch.stack([index, torch.zeros_like(index) if targets is None else targets.cpu()], 1))
 
 
 def _fitted(backbone: Backbone, data: SplitDataModule, split: str, name: str) -> Split:

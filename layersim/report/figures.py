@@ -4,30 +4,25 @@ Layers count from 1. Scales are fixed, so that pictures of different epochs and 
 Letters: L layers, M layers of the other model (L again within one model).
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
 from layersim.errors import UserError
 from layersim.report.canvas import (
     COLORS,
-    GRID,
     INK,
     LABEL_SIZE,
-    MARKERS,
-    layer_ticks,
     place,
     sheet,
     write_labels,
     write_title,
 )
+from layersim.report.curves import draw_curves, say_not_recorded, scale_axes
 from layersim.report.heatmap import draw_color_bar, draw_matrix, scale_of
 from layersim.report.legend import draw_legend, legend_height
 from layersim.report.records import LayerRecord
@@ -67,7 +62,7 @@ def layer_accuracy_curve(accuracies: Mapping[str, Sequence[float]], *, title: st
     axes = place(figure, 0.65, 0.55 + legend, width, 3.2)
     write_title(axes, title)
     write_labels(axes, "layer", "accuracy")
-    lines = _draw_curves(axes, accuracies)
+    lines = draw_curves(axes, accuracies)
     draw_legend(figure, lines, 0.65, legend, width)
     return figure
 
@@ -99,7 +94,7 @@ def saturation_histogram(counts: Sequence[int], *, title: str = "Saturation laye
         clip_on=False,
         label="at this layer or before",
     )
-    _scale_axes(axes, len(counts))
+    scale_axes(axes, len(counts))
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     write_title(axes, title)
     write_labels(axes, "layer", f"share of {total:,} samples")
@@ -125,14 +120,14 @@ def comparison_figure(records: Mapping[str, LayerRecord], *, measure: str = "cos
     axes = place(figure, left, below + 0.5, curve_width, curve_height)
     write_title(axes, "Accuracy by layer")
     write_labels(axes, "layer", "accuracy")
-    lines = _draw_curves(axes, {name: record.accuracy or [] for name, record in records.items()})
+    lines = draw_curves(axes, {name: record.accuracy or [] for name, record in records.items()})
     draw_legend(figure, lines, left, figure.get_figheight() - 0.08, width)
 
     matrices = {name: record.similarity[measure] for name, record in records.items() if measure in record.similarity}
     axes = place(figure, left + curve_width + 0.9, below + 0.5, curve_width, curve_height)
     write_title(axes, "Similarity to the last layer")
     write_labels(axes, "layer", scale_of(measure).name)
-    _draw_curves(axes, {name: [row[-1] for row in matrices.get(name, [])] for name in records})
+    draw_curves(axes, {name: [row[-1] for row in matrices.get(name, [])] for name in records})
 
     for position, name in enumerate(records):
         row, column = divmod(position, columns)
@@ -142,7 +137,7 @@ def comparison_figure(records: Mapping[str, LayerRecord], *, measure: str = "cos
         if name in matrices:
             draw_matrix(axes, matrices[name], measure)
         else:
-            _say_not_recorded(axes)
+            say_not_recorded(axes)
     if matrices:
         last = min(len(records), columns)
         bar = place(figure, left + last * (side + gap) - gap + 0.18, below - pitch + 0.5, 0.14, side)
@@ -150,35 +145,26 @@ def comparison_figure(records: Mapping[str, LayerRecord], *, measure: str = "cos
     return figure
 
 
-def _draw_curves(axes: Axes, curves: Mapping[str, Sequence[float]]) -> dict[str, Line2D]:
-    """One line a name, of values by layer; an empty curve has its name in the legend and is drawn nowhere."""
-    layers = max(map(len, curves.values()), default=0)
-    size = 5 if layers <= 16 else 3.5
-    looks = zip(cycle(COLORS), cycle(MARKERS), strict=False)
-    lines = {}
-    for (name, values), (color, marker) in zip(curves.items(), looks, strict=False):
-        (lines[name],) = axes.plot(
-            range(1, len(values) + 1), values, color=color, marker=marker, markersize=size, linewidth=1.6, clip_on=False
-        )
-    if layers:
-        present = [value for values in curves.values() for value in values if not math.isnan(value)]
-        _scale_axes(axes, layers, lowest=min(present, default=0.0))
-    else:
-        _say_not_recorded(axes)
-    return lines
+def similarity_to_last_curve(matrices: Mapping[str, ArrayLike], intervals: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Every layer's similarity to the last, a curve a measure, each with the band of its interval.
 
-
-def _scale_axes(axes: Axes, layers: int, lowest: float = 0.0) -> None:
-    """Every layer across; 0 … 1 up, with room below where values are negative."""
-    axes.set_xlim(0.5, layers + 0.5)
-    axes.set_ylim(0.2 * math.floor(min(lowest, 0.0) / 0.2), 1)
-    axes.set_xticks(layer_ticks(layers))
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-
-
-def _say_not_recorded(axes: Axes) -> None:
-    axes.set(xticks=[], yticks=[], xlabel="", ylabel="")
-    axes.spines[:].set_visible(False)
-    axes.text(
-        0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color=INK, fontsize=LABEL_SIZE
-    )
+    Args:
+        matrices: by the measure's name, (L, L).
+        intervals: by the measure's name, `low` and `high`, (L, L) each, and their `confidence`.
+    """
+    width = 5.6
+    to_last = {name: np.asarray(matrix, dtype=np.float64)[:, -1] for name, matrix in matrices.items()}
+    names = {name: scale_of(name).name for name in matrices}
+    legend = legend_height(names.values(), width)
+    figure = sheet(width + 0.8, 4.2 + legend)
+    axes = place(figure, 0.65, 0.55 + legend, width, 3.2)
+    confidences = sorted({f"{ends['confidence']:.4g}" for ends in intervals.values()})
+    write_title(axes, f"Similarity to the last layer, intervals at {' and '.join(confidences)}")
+    write_labels(axes, "layer", "similarity")
+    lines = draw_curves(axes, {names[name]: values.tolist() for name, values in to_last.items()})
+    for name, ends in intervals.items():
+        low, high = (np.asarray(ends[end], dtype=np.float64)[:, -1] for end in ("low", "high"))
+        color = lines[names[name]].get_color()
+        axes.fill_between(range(1, len(low) + 1), low, high, color=color, alpha=0.22, linewidth=0)
+    draw_legend(figure, lines, 0.65, legend, width)
+    return figure

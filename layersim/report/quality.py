@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from layersim.errors import UserError
-from layersim.report.canvas import COLORS, GRID, MARKERS, layer_ticks, place, sheet, write_labels, write_title
+from layersim.report.canvas import place, sheet, write_labels, write_title
+from layersim.report.curves import draw_lines, scale_layers
 from layersim.report.legend import draw_legend, legend_height
 
 
@@ -75,14 +75,7 @@ def quality_figure(qualities: Mapping[str, LayerQuality]) -> Figure:
 
 
 def _draw_curves(axes: Axes, qualities: Mapping[str, LayerQuality], key: str) -> dict[str, Line2D]:
-    deepest = max(max(quality.layers) for quality in qualities.values())
-    looks = zip(cycle(COLORS), cycle(MARKERS), strict=False)
-    lines = {}
-    for (name, quality), (color, marker) in zip(qualities.items(), looks, strict=False):
-        values = getattr(quality, key)
-        (lines[name],) = axes.plot(
-            quality.layers, values, color=color, marker=marker, markersize=5, linewidth=1.6, clip_on=False
-        )
+    lines = draw_lines(axes, {name: (quality.layers, getattr(quality, key)) for name, quality in qualities.items()})
     if key == "perplexity":
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -90,7 +83,5 @@ def _draw_curves(axes: Axes, qualities: Mapping[str, LayerQuality], key: str) ->
         axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.set_ylim(0, 1)
-    axes.set_xlim(0.5, deepest + 0.5)
-    axes.set_xticks(layer_ticks(deepest))
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    scale_layers(axes, max(max(quality.layers) for quality in qualities.values()))
     return lines

@@ -160,9 +160,8 @@ def test_samples_without_a_position_are_refused() -> None:
     drift = EpochSimilarity(max_samples=10)
     module = tiny.module()
     metrics = drift.make_metrics(module)
-    drift.update(metrics, module({"image": torch.zeros(5, 1, 8, 8)}))
     with pytest.raises(UserError, match="tells samples apart by their position"):
-        drift.measure(metrics)
+        drift.update(metrics, module({"image": torch.zeros(5, 1, 8, 8)}))
 
 
 def test_other_data_after_a_resume_are_refused(tmp_path: Path) -> None:

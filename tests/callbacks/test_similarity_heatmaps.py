@@ -256,3 +256,28 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     two = [SimilarityHeatmaps(layers="blocks.*"), SimilarityHeatmaps(layers="blocks.[01]"), RunRecorder()]
     with pytest.raises(UserError, match=r"Two callbacks measured"):
         trainer(tmp_path, two).validate(Plain(), loader, verbose=False)
+
+
+def test_intervals_are_recorded_and_drawn(tmp_path: Path) -> None:
+    """As the metrics give them for all samples at once."""
+    measures = {"cosine": CosineSimilarity(), "cka": LinearCKA(batch_size=16)}
+    module = Plain()
+    heatmaps = SimilarityHeatmaps(measures, layers="blocks.*", pool=lambda output: output, confidence=0.9)
+    trainer(tmp_path, [heatmaps, RunRecorder()]).validate(module, DataLoader(Points(), batch_size=32), verbose=False)
+    (record,) = records(tmp_path)
+    for name, metric in measures.items():
+        metric.update(by_hand(module, Points().x).float())
+        interval = metric.interval(0.9)
+        kept = record["similarity_interval"][name]
+        assert kept["confidence"] == 0.9
+        for end in ("low", "high"):
+            torch.testing.assert_close(
+                torch.tensor(kept[end], dtype=torch.float64), getattr(interval, end), rtol=0, atol=1e-6
+            )
+        assert kept["low"][0][1] < record["similarity"][name][0][1] < kept["high"][0][1]
+    assert (tmp_path / "figures/val-to_last-epoch-0000.png").is_file()
+
+
+def test_a_confidence_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match="confidence: expected a share above 0 and below 1"):
+        SimilarityHeatmaps(confidence=95)

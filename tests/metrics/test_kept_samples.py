@@ -18,7 +18,8 @@ def kept(order: torch.Tensor, batch: int, max_samples: int | None) -> tuple[torc
     metric = KeptSamples(max_samples=max_samples)
     for rows in order.split(batch):
         metric.update(LayerFeatures(FEATURES[:, rows], TARGETS[rows], rows))
-    features, targets = metric.compute()
+    features, targets, index = metric.compute()
+    assert torch.equal(FEATURES[:, index], features), "what is told of their positions is true"
     return features, targets
 
 
@@ -47,8 +48,9 @@ def test_without_targets_and_positions() -> None:
     metric = KeptSamples(max_samples=None)
     for rows in torch.arange(200).split(60):
         metric.update(LayerFeatures(FEATURES[:, rows]))
-    features, targets = metric.compute()
+    features, targets, index = metric.compute()
     assert torch.equal(features, FEATURES)
+    assert torch.equal(index, torch.arange(200))
     assert targets is None
 
 

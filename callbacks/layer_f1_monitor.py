@@ -1,0 +1,43 @@
+"""F1 of every layer, for tasks of two classes."""
+
+from torchmetrics import Metric
+
+from callbacks.monitor import LayerMonitor, Measured, per_layer
+from layersim.errors import UserError
+from layersim.metrics.f1 import LayerF1
+from layersim.module import LayerwiseModule
+from layersim.outputs import LayerOutput
+
+
+class LayerF1Monitor(LayerMonitor[Metric]):
+    """Logs F1 of every layer, and of the last one (`val/f1`): GLUE's measure for MRPC and QQP.
+
+    A recipe adds it to the callbacks there are with `callbacks+:`.
+
+    Args:
+        positive: the class that is to be found, 0 or 1.
+
+    Raises:
+        UserError: a model that tells more than two classes apart.
+    """
+
+    def __init__(self, positive: int = 1) -> None:
+        super().__init__()
+        if positive not in (0, 1):
+            raise UserError(f"Expected positive 0 or 1, one of two classes, but got {positive}.")
+        self.positive = positive
+
+    def make_metrics(self, module: LayerwiseModule) -> dict[str, Metric]:
+        if module.backbone.num_classes != 2:
+            raise UserError(
+                f"LayerF1Monitor is for two classes, but the model has {module.backbone.num_classes}. Leave it out of "
+                "trainer.callbacks."
+            )
+        return {"f1": LayerF1(module.num_layers, self.positive)}
+
+    def update(self, metrics: dict[str, Metric], output: LayerOutput) -> None:
+        metrics["f1"].update(output)
+
+    def measure(self, metrics: dict[str, Metric]) -> Measured:
+        shares = metrics["f1"].compute().tolist()
+        return Measured(scalars={"f1": shares[-1], **per_layer("f1", shares)}, record={})
