@@ -8,7 +8,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, default_collate
 
-from layersim.data.samplers import EvaluationSampler, TrainSampler
+from layersim.data.samplers import EvaluationSampler, TrainSampler, evaluation_batch_size
 from layersim.data.splits import Sample, Split
 from layersim.errors import UserError
 
@@ -39,7 +39,8 @@ class SplitDataModule(LightningDataModule, ABC):
 
     Args:
         batch_size: samples in a training batch of one process: R processes together take R times as many in a step.
-        eval_batch_size: samples in a batch of validation, test and prediction; batch_size if None.
+        eval_batch_size: samples in a batch of validation, test and prediction, or fewer, that each process may have
+            a batch; batch_size if None.
         num_workers: loader processes of each loader; 0 reads in the main process.
         pin_memory: whether batches are put into pinned memory; None: if and only if CUDA is there.
         drop_last: leave an epoch's last, partial training step out.
@@ -74,8 +75,6 @@ class SplitDataModule(LightningDataModule, ABC):
         self.splits: dict[str, Split] = {}
         self.class_names: list[str] | None = None
         self.collate: Callable[[list[Sample]], Batch] = default_collate
-        # a rank may have no evaluation batch where there are fewer batches than ranks
-        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     @abstractmethod
     def load(self) -> dict[str, Split]:
@@ -175,7 +174,8 @@ class SplitDataModule(LightningDataModule, ABC):
         return {**moved, "index": batch["index"], "position": batch["position"]}
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Sample]:
-        return self._loader(split, EvaluationSampler(split, self.eval_batch_size), self.eval_batch_size)
+        batch_size = evaluation_batch_size(len(split), self.eval_batch_size)
+        return self._loader(split, EvaluationSampler(split, batch_size), batch_size)
 
     def _loader(self, split: Split, sampler: EvaluationSampler | TrainSampler, batch_size: int) -> DataLoader[Sample]:
         return DataLoader(

@@ -20,12 +20,34 @@ from layersim.errors import UserError
 def evaluation_batches(length: int, batch_size: int, num_replicas: int, rank: int) -> list[range]:
     """The batches [0..b), [b..2b), … of one process that fall to this rank: r, r + R, r + 2R, …
 
-    The last one of all may be ragged; ranks may have one batch more or fewer than others, or none.
+    The last one of all may be ragged; ranks may have one batch more or fewer than others, or none: see
+    `evaluation_batch_size`.
     """
     return [
         range(start, min(start + batch_size, length))
         for start in range(rank * batch_size, length, num_replicas * batch_size)
     ]
+
+
+def evaluation_batch_size(length: int, batch_size: int, num_replicas: int | None = None) -> int:
+    """The batch size, or as much less as gives each process a batch: a trainer passes over the whole epoch on one that
+    has none, and the others wait for what it should have told.
+
+    Args:
+        length: samples.
+        batch_size: that is wished for.
+        num_replicas: number of processes; torch.distributed's where it runs, else 1.
+
+    Raises:
+        UserError: fewer samples than processes.
+    """
+    processes, _ = _place(num_replicas, 0)
+    if length < processes:
+        raise UserError(
+            f"an evaluation on {processes} processes takes at least as many samples, got {length}: give more data, or "
+            "fewer --trainer.devices"
+        )
+    return min(batch_size, length // processes)
 
 
 def training_shares(length: int, batch_size: int, num_replicas: int, rank: int, *, drop_last: bool) -> list[range]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler
 
 from layersim.data import EvaluationSampler, TrainSampler
+from layersim.data.samplers import evaluation_batch_size, evaluation_batches
 from layersim.errors import UserError
 
 lengths, batch_sizes, replicas = st.integers(0, 70), st.integers(1, 9), st.integers(1, 6)
@@ -121,3 +122,20 @@ def test_data_too_small_for_a_step_is_refused() -> None:
         TrainSampler(range(2), 4, num_replicas=3, rank=0)
     with pytest.raises(UserError, match=r"at least 12 training samples, got 11 \(batch_size=4, drop_last=True\)"):
         TrainSampler(range(11), 4, num_replicas=3, rank=0, drop_last=True)
+
+
+@pytest.mark.parametrize(
+    ("length", "batch", "ranks"), [(360, 400, 2), (361, 400, 2), (5, 64, 4), (4, 64, 4), (100, 8, 2)]
+)
+def test_every_process_has_an_evaluation_batch(length: int, batch: int, ranks: int) -> None:
+    size = evaluation_batch_size(length, batch, ranks)
+    assert size <= batch
+    shares = [evaluation_batches(length, size, ranks, rank) for rank in range(ranks)]
+    assert all(shares)
+    assert sorted(sample for share in shares for part in share for sample in part) == list(range(length))
+    assert (size == batch) == (length >= batch * ranks)
+
+
+def test_fewer_samples_than_processes_are_refused() -> None:
+    with pytest.raises(UserError, match="on 4 processes takes at least as many samples, got 3"):
+        evaluation_batch_size(3, 8, 4)
