@@ -74,5 +74,7 @@ def test_predictions_are_whole_and_in_order(tmp_path: Path) -> None:
 def test_separate_heads_train_on_two_processes(tmp_path: Path) -> None:
     """Heads that a step does not read have no gradient; the command has DDP look for them."""
     separate = ["--model.head=SeparateHeads", "--model.objective=Alternating", "--trainer.limit_train_batches=4"]
-    directory = run_command("fit", 2, tmp_path, *tiny.FLAGS, *separate)
+    one_batch = "--data.eval_batch_size=400"  # of which each process has its share
+    directory = run_command("fit", 2, tmp_path, *tiny.FLAGS, *separate, one_batch)
     assert last_record(directory)["step"] == 4
+    assert last_record(directory)["samples"] == 360
