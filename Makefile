@@ -54,8 +54,8 @@ bench: install ## the benchmarks behind experiments/benchmarks/RESULTS.md (needs
 	$(BIN)/python experiments/benchmarks/sampled_layers.py
 
 lock: ## pin the newest versions that pyproject.toml allows (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra demo --extra onnx --no-header --no-annotate \
-		--no-emit-index-url --upgrade --output-file requirements.lock pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra demo --extra onnx --extra dashboard \
+		--extra sweep --extra lora --no-header --no-annotate --no-emit-index-url --upgrade --output-file requirements.lock pyproject.toml
 
 clean: ## remove the environment and caches, never a run
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info

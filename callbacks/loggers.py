@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
 from layersim.report.canvas import save_figure
@@ -31,25 +32,26 @@ def log_figure(trainer: Trainer, name: str, figure: Figure) -> Path:
     return path
 
 
-def log_page(trainer: Trainer, page: Path) -> None:
-    """Hands the page to loggers that keep files, to W&B as the artifact `report-<run id>`. For rank zero alone."""
+def log_outcome(trainer: Trainer, page: Path, columns: dict[str, list[float]]) -> None:
+    """Hands over what a run came to, for rank zero alone: its page, to W&B as the artifact `report-<run id>`; and to
+    W&B the table `layers`, a row a layer, counted from 1.
+
+    A server that does not take them stops nothing: a line says so.
+    """
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             import wandb
 
             artifact = wandb.Artifact(f"report-{logger.experiment.id}", type="report")
             artifact.add_file(str(page))
-            logger.experiment.log_artifact(artifact)
+            rows = [[layer, *row] for layer, row in enumerate(zip(*columns.values(), strict=True), start=1)]
+            try:
+                logger.experiment.log_artifact(artifact)
+                logger.log_table("layers", columns=["layer", *columns], data=rows)
+            except wandb.Error as error:
+                rank_zero_info(f"W&B did not take the run's page ({error}); it lies in {page}.")
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_artifact(logger.run_id, str(page))
-
-
-def log_layer_table(trainer: Trainer, columns: dict[str, list[float]]) -> None:
-    """Gives W&B the table `layers`: a row a layer, counted from 1. For rank zero alone."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            rows = [[layer, *row] for layer, row in enumerate(zip(*columns.values(), strict=True), start=1)]
-            logger.log_table("layers", columns=["layer", *columns], data=rows)
 
 
 def _log_image(trainer: Trainer, logger: Logger, name: str, path: Path, figure: Figure) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.loggers import log_layer_table, log_page
+from callbacks.loggers import log_outcome
 from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.records import RECORDS_FILE, read_records
 from layersim.report.table import layer_columns
@@ -23,5 +23,4 @@ class ReportWriter(Callback):
         last = read_records(directory / RECORDS_FILE)[-1]
         page = directory / PAGE_FILE
         write_page([directory], page, stage=last.stage)
-        log_page(trainer, page)
-        log_layer_table(trainer, layer_columns(last))
+        log_outcome(trainer, page, layer_columns(last))

@@ -18,8 +18,14 @@ verbs:
   predict    write predictions and confidences of every layer (parquet)
   exits      choose, with a guarantee, when samples may leave early; measure what it saves
   export     write a stock checkpoint (or ONNX) that needs no layersim, cut to the depth it needs
+  similarity compare two models layer by layer: all pairs, and each layer's best match
+  sweep      check a W&B sweep file, and run its trials here without a server
+  transfer   measure a model's layers on shifted images, and by linear probes on another task
   compare    set finished runs side by side: a table, figures, a page
+  claims     judge the paper's claims on finished runs: a number, an interval, a verdict
   report     write one run as a page that opens in any browser
+  runs       list runs: objective, accuracy, effective depth, age
+  dashboard  make a W&B workspace and a report of what layersim logs
 
 Each verb explains its options: `layersim fit --help`.
 A recipe is a YAML file with options: `layersim fit --config experiments/vision/digits/aligned.yaml`.
@@ -53,10 +59,34 @@ def main(args: Sequence[str] | None = None) -> int:
             from layersim.report import compare
 
             return compare.main(rest)
+        if verb == "similarity":
+            from layersim.across import command
+
+            return command.main(rest)
+        if verb == "claims":
+            from layersim.report import claims
+
+            return claims.main(rest)
+        if verb == "transfer":
+            from layersim.transfer import command as transfer_command
+
+            return transfer_command.main(rest)
+        if verb == "sweep":
+            from layersim.sweep import command as sweep_command
+
+            return sweep_command.main(rest)
         if verb == "report":
             from layersim.report import page
 
             return page.main(rest)
+        if verb == "runs":
+            from layersim.report import runs
+
+            return runs.main(rest)
+        if verb == "dashboard":
+            from layersim import dashboard
+
+            return dashboard.main(rest)
         if verb in ("fit", "validate", "test", "predict", "exits", "export"):
             from layersim import cli
 

@@ -1,13 +1,14 @@
 """The verbs that train and measure: LightningCLI with run directories, early checks and the user's word first."""
 
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import wandb
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
@@ -22,7 +23,9 @@ from layersim.checkpoints import check_fits, read_checkpoint
 from layersim.data import SplitDataModule
 from layersim.export import check_destination
 from layersim.module import LayerwiseModule
-from layersim.tracking import Settles, Wandb
+from layersim.report.environment import write_environment
+from layersim.sweep.trial import from_agent, under_agent
+from layersim.tracking import Settles, Wandb, finish
 from layersim.trainer import LayerwiseTrainer, check_exits
 
 _HANDED_ON = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
@@ -50,9 +53,18 @@ class RunConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         path = Path(trainer.default_root_dir) / self.config_filename
         self.parser.save(self.config, path, skip_none=False, overwrite=True)
+        write_environment(
+            path.parent,
+            {
+                "device": _name_of(trainer.strategy.root_device),
+                "processes": str(trainer.world_size),
+                "precision": str(trainer.precision),
+                "command": shlex.join(["layersim", *sys.argv[1:]]),
+            },
+        )
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
-                logger.log_hyperparams(_flat(self.config_dict))
+                logger.log_hyperparams(flat(self.config_dict))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         run_ids = [logger.version for logger in trainer.loggers if isinstance(logger, Wandb)]
@@ -185,10 +197,10 @@ def main(args: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)  # Lightning's, on torch 2.15
     status = 1
     try:
-        LayerwiseCLI(list(args))
+        LayerwiseCLI(from_agent(args) if under_agent() else list(args))
         status = 0
     finally:
-        wandb.finish(exit_code=status)
+        finish(status)
     return status
 
 
@@ -201,18 +213,23 @@ def _typed_checkpoint(args: list[str]) -> str | None:
     return None
 
 
+def _name_of(device: torch.device) -> str:
+    """The device's kind and, of a GPU, its maker's name."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
 def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections as dotted keys, which are the command's flags: a sweep sets the same keys."""
-    flat: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            leaves |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            leaves[f"{prefix}{key}"] = value
+    return leaves

@@ -1,5 +1,6 @@
 """Loggers that settle in the run's directory."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -7,8 +8,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from requests.utils import get_netrc_auth
+
+from layersim.sweep.trial import under_agent
 
 
 @runtime_checkable
@@ -32,6 +35,7 @@ class Wandb(loggers.WandbLogger):
         entity, group, tags, notes: as in `wandb.init`.
         log_model: upload checkpoints as artifacts: at the end (true), each (`all`) or never.
         init_timeout: seconds to wait for the server before going on offline.
+        finish_timeout: seconds to wait, at the end, for a server that does not take what is left; it stays on disk.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Wandb(loggers.WandbLogger):
         notes: str | None = None,
         log_model: Literal["all"] | bool = False,
         init_timeout: float = 30.0,
+        finish_timeout: float = 120.0,
     ) -> None:
         mode = mode or os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")  # type: ignore[assignment]
         super().__init__(
@@ -58,7 +63,7 @@ class Wandb(loggers.WandbLogger):
             group=group,
             tags=tags,
             notes=notes,
-            settings=wandb.Settings(init_timeout=init_timeout, silent=mode != "online"),
+            settings=wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout, silent=mode != "online"),
         )
         del self._wandb_init["anonymous"]  # Lightning passes it on, W&B no longer knows it
 
@@ -78,13 +83,26 @@ class Wandb(loggers.WandbLogger):
         except (wandb.errors.CommError, wandb.errors.UsageError) as error:
             if self._wandb_init["mode"] == "offline":
                 raise
-            rank_zero_info(f"W&B: going on offline, since the server gave no run ({error}).")
+            rank_zero_info(f"W&B: going on offline, since the server gave no run ({error}).{_advice(str(error))}")
             wandb.teardown()  # its service still holds the run's id
             self._wandb_init |= {"mode": "offline", "settings": wandb.Settings(silent=True)}
             run = super().experiment
         if self._wandb_init["mode"] == "offline":
             rank_zero_info(f"W&B: offline; `wandb sync {Path(run.dir).parent}` sends the run once a key is set.")
         return run
+
+
+@rank_zero_only
+def finish(exit_code: int) -> None:
+    """Closes the W&B run and tells the server how it ended.
+
+    A trial of a sweep may fail before it has a run, as with a value that an option refuses. Then its run is opened to
+    be closed as failed, or else the sweep would never hear of it.
+    """
+    if exit_code and wandb.run is None and under_agent():
+        with contextlib.suppress(wandb.errors.Error):  # what made the trial fail matters more
+            wandb.init(settings=wandb.Settings(init_timeout=30.0, silent=True))
+    wandb.finish(exit_code=exit_code)
 
 
 class TensorBoard(loggers.TensorBoardLogger):
@@ -95,6 +113,15 @@ class TensorBoard(loggers.TensorBoardLogger):
 
     def settle(self, directory: Path, run_id: str, name: str) -> None:
         self._root_dir = str(directory)
+
+
+def _advice(said: str) -> str:
+    """What to change, where the server's refusal tells."""
+    if "error 401" in said:
+        return " It does not know the key: `wandb login --relogin` or WANDB_API_KEY sets another."
+    if "permission denied" in said:
+        return " Choose where you may write: --trainer.logger.entity and --trainer.logger.project."
+    return ""
 
 
 def _has_key() -> bool:

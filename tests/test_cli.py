@@ -41,7 +41,7 @@ def records(directory: Path) -> list[dict]:  # type: ignore[type-arg]
 
 def test_a_runs_directory_holds_all_that_is_promised(trained: Path) -> None:
     names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
-    assert {"config.yaml", "metrics.csv", "layers.jsonl", "checkpoints/last.ckpt"} <= names
+    assert {"config.yaml", "environment.json", "metrics.csv", "layers.jsonl", "checkpoints/last.ckpt"} <= names
     for figure in ("cosine", "cka", "layer_accuracy", "saturation"):
         assert {f"figures/val-{figure}-epoch-000{epoch}.png" for epoch in (0, 1)} <= names
 

@@ -1,0 +1,109 @@
+"""Whether every flag of a sweep exists and takes its values, asked of the command's parser before the first trial."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+import yaml
+
+from layersim.cli import LayerwiseCLI, flat
+from layersim.errors import UserError
+from layersim.sweep.file import SweepFile
+
+
+class _Parsed(LayerwiseCLI):
+    """The command line as far as it is read, and nothing made of it."""
+
+    def _set_seed(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+class Options:
+    """What a sweep's command line says, flag by flag; the parser is built once."""
+
+    def __init__(self, file: SweepFile) -> None:
+        self._file = file
+        words = file.command({})
+        with self._refused(words):
+            self._parser = _Parsed(words).parser
+        self.recipe = self.parse({})
+        """Each option by its whole flag, as the recipe sets it."""
+
+    def parse(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Each option by its whole flag, as a trial with these values has it.
+
+        Raises:
+            UserError: the command refuses the flags.
+        """
+        words = self._file.command(values)
+        with self._refused(words):
+            config = self._parser.parse_args(words)
+            return flat(yaml.safe_load(self._parser.dump(config, skip_none=False, skip_validation=True))[words[0]])
+
+    @contextlib.contextmanager
+    def _refused(self, words: list[str]) -> Iterator[None]:
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of abbreviated flags, which `check` refuses
+                yield
+        except SystemExit as error:
+            why = said.getvalue().partition("error: ")[2].strip()
+            raise UserError(f"{self._file.path}: `layersim {' '.join(words)}` is refused.\n{why}") from error
+
+
+def check(file: SweepFile) -> dict[str, Any]:
+    """Tries every value of every parameter, ranges at both ends, the other parameters at their first.
+
+    A parameter must be an option's whole flag (`model.optimizer.init_args.lr`, not `model.optimizer.lr`), so that W&B's
+    configuration holds each setting once.
+
+    Returns:
+        Each option by its whole flag, as the recipe sets it.
+
+    Raises:
+        UserError: a flag does not exist (near matches are named), or does not take a value.
+    """
+    options = Options(file)
+    choices = {name: _choices(entry) for name, entry in file.parameters.items()}
+    unknown = [name for name in choices if not _may_exist(name, options.recipe)]
+    if unknown:
+        raise UserError("\n".join(_no_such_flag(file, name, options.recipe) for name in unknown))
+    first = {name: values[0] for name, values in choices.items()}
+    for name, values in choices.items():
+        for value in values:
+            try:
+                exists = name in options.parse(first | {name: value})
+            except UserError as error:
+                if name in options.recipe:
+                    raise
+                raise UserError(f"{_no_such_flag(file, name, options.recipe)}\n{error}") from error
+            if not exists:
+                raise UserError(_no_such_flag(file, name, options.recipe))
+    return options.recipe
+
+
+def _choices(entry: dict[str, Any]) -> list[Any]:
+    if "values" in entry:
+        return list(entry["values"])
+    if "min" in entry and "max" in entry:
+        return [entry["min"], entry["max"]]
+    return [entry.get("value", entry.get("mu", 0.5))]  # the other distributions are of floats
+
+
+def _may_exist(name: str, recipe: dict[str, Any]) -> bool:
+    """Whether a flag is among the recipe's, or an argument of a class or mapping that the recipe names."""
+    section = name.rpartition(".")[0]
+    return name in recipe or any(key.startswith(f"{section}.") for key in recipe if section)
+
+
+def _no_such_flag(file: SweepFile, name: str, recipe: dict[str, Any]) -> str:
+    near = get_close_matches(name, recipe, n=2, cutoff=0.6)
+    hint = f" Did you mean {' or '.join(near)}?" if near else " `layersim fit --help` lists the options."
+    return f"{file.path}: there is no option --{name}, or this is not its whole flag.{hint}"

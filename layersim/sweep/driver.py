@@ -1,0 +1,128 @@
+"""A sweep without a server: draw a trial, run the sweep's command line, write down what came of it."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from layersim.errors import UserError
+from layersim.sweep.engine import Engine
+from layersim.sweep.file import SweepFile
+from layersim.sweep.ledger import Ledger, State, Trial
+
+_PROGRAM = (sys.executable, "-m", "layersim")
+_POLL_SECONDS = 0.2
+
+
+class Driver:
+    """Runs the trials of a sweep one after the other, each as a program of its own.
+
+    Args:
+        file: the sweep; it has been checked.
+        root: where runs are kept. Trial 3 lives under `<root>/sweeps/<file's name>/trial-003/`, with all that it
+            printed in `output.log`; the ledger lies beside the trials.
+        program: what is started with a trial's words.
+    """
+
+    def __init__(self, file: SweepFile, root: Path, program: Sequence[str] = _PROGRAM) -> None:
+        self._file = file
+        self._program = program
+        self._root = root
+        self._place = f"sweeps/{file.path.stem}"
+        self._engine = Engine(file.config)
+        self.ledger = Ledger(root / self._place / "ledger.jsonl", file.config)
+
+    def run(self, count: int | None) -> None:
+        """Runs `count` trials, or as many as there are: first those that were interrupted, then new ones."""
+        for _ in range(sys.maxsize if count is None else count):
+            trial = self._next()
+            if trial is None:
+                print("All trials have been run.")
+                return
+            self._run(trial)
+
+    def _next(self) -> Trial | None:
+        trials = self.ledger.trials
+        for trial in trials:
+            if trial.state == "running":  # by a program that is no more
+                return replace(trial, history=[], directory=None)
+        if len(trials) >= self._file.config.get("run_cap", sys.maxsize):
+            return None
+        values = self._engine.suggest(trials)
+        return None if values is None else Trial(len(trials) + 1, values, "running")
+
+    def _run(self, trial: Trial) -> None:
+        self.ledger.write(trial)
+        experiment = f"{self._place}/trial-{trial.trial:03d}"
+        folder = self._root / experiment
+        folder.mkdir(parents=True, exist_ok=True)
+        before = set(folder.iterdir())
+        words = self._file.command(
+            trial.values, f"--experiment={experiment}", f"--trainer.default_root_dir={self._root}"
+        )
+        print(f"trial {trial.trial}: {_said(trial.values)}", flush=True)
+        alone = {name: value for name, value in os.environ.items() if name not in ("WANDB_SWEEP_ID", "WANDB_RUN_ID")}
+        started = time.monotonic()
+        with (folder / "output.log").open("w") as output:
+            process = subprocess.Popen([*self._program, *words], stdout=output, stderr=output, env=alone)
+            others = [one for one in self.ledger.trials if one.trial != trial.trial]
+            stopped = False
+            try:
+                while process.poll() is None:
+                    time.sleep(_POLL_SECONDS)
+                    trial = self._look(trial, folder, before)
+                    if not stopped and self._engine.stops(trial, others):
+                        stopped = True
+                        process.terminate()
+            finally:
+                process.terminate()  # where this program is interrupted, the trial ends with it
+                process.wait()
+        trial = self._look(trial, folder, before)
+        state: State = "stopped" if stopped else "failed" if process.returncode else "finished"
+        self.ledger.write(trial := replace(trial, state=state))
+        self._tell(trial, folder / "output.log", time.monotonic() - started)
+
+    def _look(self, trial: Trial, folder: Path, before: set[Path]) -> Trial:
+        """The trial with its directory and the history of its metric, as far as it has come."""
+        made = sorted(path for path in set(folder.iterdir()) - before if path.is_dir())
+        if not made:
+            return trial
+        return replace(
+            trial, directory=str(made[-1]), history=metric_history(made[-1] / "metrics.csv", self._file.metric)
+        )
+
+    def _tell(self, trial: Trial, output: Path, seconds: float) -> None:
+        if trial.state == "failed":
+            last = output.read_text().strip().rpartition("\n")[2]
+            print(f"  failed: {last} ({output})")
+            return
+        if not trial.history:
+            raise UserError(
+                f"Trial {trial.trial} logged no {self._file.metric!r}. Change `metric` in {self._file.path}: a run's "
+                f"metrics.csv, as in {trial.directory}, names what there is."
+            )
+        print(f"  {trial.state} after {seconds:.0f} s: {self._file.metric} {trial.history[-1]:.4g}, {trial.directory}")
+
+    def best(self) -> Trial | None:
+        """The trial whose last value of the metric is best, among those that ended well."""
+        done = [trial for trial in self.ledger.trials if trial.state == "finished" and trial.history]
+        sign = 1 if self._file.maximize else -1
+        return max(done, key=lambda trial: sign * trial.history[-1], default=None)
+
+
+def metric_history(path: Path, name: str) -> list[float]:
+    """A metric's values in a run's `metrics.csv`, in order; none where the file is not there yet."""
+    if not path.is_file():
+        return []
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]  # the last line may be half written
+    return [float(row[name]) for row in csv.DictReader(whole.splitlines()) if row.get(name)]
+
+
+def _said(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in values.items())

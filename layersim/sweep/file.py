@@ -1,0 +1,85 @@
+"""A sweep file, as `wandb sweep` reads it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from layersim.errors import UserError
+from layersim.sweep.trial import from_agent
+
+METHODS = ("grid", "random", "bayes")
+VERBS = ("fit", "validate", "test")
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """What a sweep file says."""
+
+    path: Path
+    config: dict[str, Any]
+    before: list[str]
+    """The command's words from its verb to `${args}`, which stands for a trial's own flags."""
+    after: list[str]
+
+    @property
+    def metric(self) -> str:
+        return str(self.config["metric"]["name"])
+
+    @property
+    def maximize(self) -> bool:
+        return bool(self.config["metric"].get("goal", "minimize") == "maximize")
+
+    @property
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        return dict(self.config["parameters"])
+
+    def command(self, values: dict[str, Any], *more: str) -> list[str]:
+        """The words of one trial's command line, with the flags as W&B's agent prints them."""
+        flags = from_agent([f"--{name}={value}" for name, value in values.items()])
+        return [*self.before, *more, *flags, *self.after]
+
+
+def read(path: Path) -> SweepFile:
+    """Reads a sweep file.
+
+    Raises:
+        UserError: it is no such file, or lacks what a sweep of layersim needs.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no sweep file {path}.")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("parameters"), dict) or not config["parameters"]:
+        raise UserError(f"{path}: expected a mapping with `method`, `metric`, `parameters` and `command`.")
+    if config.get("method") not in METHODS:
+        raise UserError(f"{path}: expected method {', '.join(METHODS)}, but got {config.get('method')!r}.")
+    if not isinstance(config.get("metric"), dict) or "name" not in config["metric"]:
+        raise UserError(f"{path}: expected `metric: {{name: val/accuracy, goal: maximize}}` or its like.")
+    for name, entry in config["parameters"].items():
+        if not isinstance(entry, dict) or "parameters" in entry:
+            raise UserError(
+                f"{path}: expected `values`, `value` or a range under {name!r}. A section within a section makes one "
+                "flag that no option has: name each option by its whole flag."
+            )
+    return SweepFile(path, config, *_split(path, config.get("command")))
+
+
+def _split(path: Path, command: Any) -> tuple[list[str], list[str]]:
+    words = [str(word) for word in command] if isinstance(command, list) else []
+    verb = next((place for place, word in enumerate(words) if word in VERBS), None)
+    if verb is None or "${args}" not in words[verb:]:
+        raise UserError(
+            f"{path}: expected `command: [${{program}}, fit, --config, RECIPE, ${{args}}]`, with the verb one of "
+            f"{', '.join(VERBS)}, but got {command!r}."
+        )
+    place = words.index("${args}", verb)
+    before, after = words[verb:place], words[place + 1 :]
+    if any(word.partition("=")[0] in ("--config", "-c") for word in after):
+        raise UserError(
+            f"{path}: --config stands after ${{args}}, so that the recipe would undo each trial. Put it before."
+        )
+    return before, after

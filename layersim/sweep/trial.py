@@ -1,0 +1,35 @@
+"""What a sweep's agent types for a trial, in the words that options read."""
+
+import ast
+import json
+import os
+from collections.abc import Sequence
+
+
+def under_agent() -> bool:
+    """Whether an agent of W&B has started this process as a trial of its sweep."""
+    return "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ
+
+
+def from_agent(args: Sequence[str]) -> list[str]:
+    """`--flag=value` with the value as YAML, where the agent printed it as Python does.
+
+    `None` is `null`, and within lists and mappings too; `16.0` is `16`, since a quantized distribution draws whole
+    floats for options that are whole numbers (an option of floats reads both alike).
+    """
+    return [_plain(word) for word in args]
+
+
+def _plain(word: str) -> str:
+    flag, equals, printed = word.partition("=")
+    if not equals or not flag.startswith("--"):
+        return word
+    try:
+        value = ast.literal_eval(printed)
+    except (ValueError, SyntaxError):
+        return word  # a name or a path
+    if isinstance(value, float) and value.is_integer():
+        return f"{flag}={int(value)}"
+    if value is None or isinstance(value, bool | list | dict):
+        return f"{flag}={json.dumps(value)}"
+    return word

@@ -1,0 +1,154 @@
+"""Sweeps without a server: W&B's engine draws, the same command line runs, a ledger remembers."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from layersim.__main__ import main
+from layersim.sweep.driver import Driver
+from layersim.sweep.engine import Engine
+from layersim.sweep.file import read
+from layersim.sweep.ledger import Ledger, Trial
+from tests import tiny
+
+pytest.importorskip("sweeps", reason="the extra `sweep` is not installed")
+
+PROGRAM = """
+import pathlib, sys, time
+flags = dict(word[2:].split("=", 1) for word in sys.argv[2:])
+run = pathlib.Path(flags["trainer.default_root_dir"], flags["experiment"], "run" + str(time.time_ns()))
+run.mkdir(parents=True)
+x = float(flags["x"])
+if x < 0:
+    sys.exit("x is negative")
+rows = ["epoch,val/accuracy"]
+for epoch in range(4):
+    rows.append(f"{epoch},{x}\\n{epoch},")  # a row without the metric, as a training step leaves
+    (run / "metrics.csv").write_text("\\n".join(rows))
+    if epoch == 2 and x < 0.5:
+        time.sleep(60)  # far longer than the driver needs to see that it is behind
+"""
+
+
+def sweep(folder: Path, **config: Any) -> Path:
+    path = folder / "tiny.yaml"
+    whole = {
+        "method": "grid",
+        "metric": {"name": "val/accuracy", "goal": "maximize"},
+        "parameters": {"x": {"values": [0.6, -1.0, 0.9]}},
+        "command": ["${program}", "fit", "${args}"],
+    }
+    path.write_text(yaml.safe_dump(whole | config))
+    return path
+
+
+def driver(path: Path) -> Driver:
+    """A driver of a program that stands in for a training, in milliseconds."""
+    return Driver(read(path), path.parent / "runs", program=(sys.executable, "-c", PROGRAM))
+
+
+def test_a_grid_runs_each_trial_once_and_goes_on_after_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = driver(sweep(tmp_path))
+    first.run(2)
+    assert [(trial.values["x"], trial.state) for trial in first.ledger.trials] == [(0.6, "finished"), (-1, "failed")]
+    assert "failed: x is negative" in capsys.readouterr().out
+    second = driver(sweep(tmp_path))  # another program, later
+    second.run(None)
+    states = [(trial.values["x"], trial.state) for trial in second.ledger.trials]
+    assert states == [(0.6, "finished"), (-1, "failed"), (0.9, "finished")]
+    best = second.best()
+    assert best is not None
+    assert (best.trial, best.history) == (3, [0.9] * 4)
+    assert Path(best.directory or "").parent == tmp_path / "runs/sweeps/tiny/trial-003"
+
+
+def test_an_interrupted_trial_is_started_again_with_its_values(tmp_path: Path) -> None:
+    path = sweep(tmp_path)
+    ledger = Ledger(tmp_path / "runs/sweeps/tiny/ledger.jsonl", read(path).config)
+    ledger.write(Trial(1, {"x": 0.7}, "running"))
+    with ledger.path.open("a") as file:
+        file.write('{"trial": 1, "values": {"x"')  # cut off in the middle of a line
+    again = driver(path)
+    again.run(1)
+    (trial,) = again.ledger.trials
+    assert (trial.values, trial.state, trial.history) == ({"x": 0.7}, "finished", [0.7] * 4)
+    lines = [json.loads(line) for line in ledger.path.read_text().splitlines()]
+    assert [line.get("state") for line in lines] == [None, "running", "running", "finished"]
+
+
+def test_hyperband_stops_a_trial_that_is_behind(tmp_path: Path) -> None:
+    hyperband = {"type": "hyperband", "min_iter": 1, "eta": 2}
+    values = {"x": {"values": [0.6, 0.9, 0.1]}}
+    stopping = driver(sweep(tmp_path, parameters=values, early_terminate=hyperband))
+    stopping.run(None)
+    *others, last = stopping.ledger.trials
+    assert [trial.state for trial in others] == ["finished", "finished"]
+    assert last.state == "stopped"
+    assert 2 <= len(last.history) < 4, "before its end"
+
+
+def test_a_changed_sweep_does_not_go_on_in_the_old_ledger(tmp_path: Path) -> None:
+    driver(sweep(tmp_path))
+    with pytest.raises(ValueError, match="written differently"):
+        driver(sweep(tmp_path, parameters={"x": {"values": [1]}}))
+
+
+def test_a_metric_that_nobody_logs_is_told_after_the_first_trial(tmp_path: Path) -> None:
+    wrong = driver(sweep(tmp_path, metric={"name": "val/acuracy"}))
+    with pytest.raises(ValueError, match="logged no 'val/acuracy'"):
+        wrong.run(None)
+
+
+def test_the_engine_draws_again_what_it_drew(tmp_path: Path) -> None:
+    config = {
+        "method": "bayes",
+        "metric": {"name": "m", "goal": "maximize"},
+        "parameters": {
+            "rate": {"distribution": "log_uniform_values", "min": 0.001, "max": 0.1},
+            "n": {"min": 1, "max": 9},
+        },
+    }
+
+    def drawn() -> list[dict[str, Any]]:
+        trials: list[Trial] = []
+        for number in range(1, 9):
+            values = Engine(config).suggest(trials)
+            assert values is not None
+            trials.append(Trial(number, values, "finished", [-abs(values["n"] - 7)]))
+        return [trial.values for trial in trials]
+
+    first = drawn()
+    assert first == drawn()
+    assert all(0.001 <= values["rate"] <= 0.1 and values["n"] in range(1, 10) for values in first)
+    assert len({values["rate"] for values in first}) == 8
+    with pytest.raises(ValueError, match="refused"):
+        Engine(config | {"parameters": {"n": {"distribution": "unifrom", "min": 1}}})
+
+
+def test_a_real_trial_is_a_run_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = sweep(
+        tmp_path,
+        method="random",
+        parameters={"model.optimizer.init_args.lr": {"distribution": "uniform", "min": 0.001, "max": 0.01}},
+        command=["${program}", "fit", *tiny.FLAGS, "--model.optimizer=AdamW", "${args}"],
+    )
+    assert main(["sweep", str(path)]) == 2
+    assert "Say --count N" in capsys.readouterr().err
+    assert main(["sweep", str(path), "--count", "1"]) == 0
+    (directory,) = tmp_path.glob("runs/sweeps/tiny/trial-001/*/")
+    config = yaml.safe_load((directory / "config.yaml").read_text())
+    ledger = Ledger(tmp_path / "runs/sweeps/tiny/ledger.jsonl", read(path).config)
+    (trial,) = ledger.trials
+    assert config["model"]["optimizer"]["init_args"]["lr"] == trial.values["model.optimizer.init_args.lr"]
+    (record,) = [json.loads(line) for line in (directory / "layers.jsonl").read_text().splitlines()]
+    assert trial.history == [pytest.approx(record["accuracy"][-1])]
+    assert "Best so far, trial 1" in capsys.readouterr().out

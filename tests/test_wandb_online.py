@@ -1,0 +1,169 @@
+"""W&B online: what really arrives at a server, what `wandb sync` sends, and what a server that fails does to a run."""
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import wandb
+import yaml
+
+from layersim.__main__ import main
+from tests import tiny
+from tests.test_tracking import flat
+from tests.wandb_server import Run, Store, WandbServer
+from tests.wandb_server.server import Fault
+
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")
+
+FLAGS = [flag for flag in tiny.FLAGS if "logger" not in flag]
+IMAGES = ("cosine", "cka", "layer_accuracy", "saturation", "exit_curve")
+
+
+def records(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "layers.jsonl").read_text().splitlines()]
+
+
+def fit(server: WandbServer, home: Path, *flags: str, **environment: str) -> Path:
+    """Trains in this process, told of this server; gives the run's directory."""
+    wandb.teardown()  # its service remembers the server before
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (server.environment(home) | environment).items():
+            patch.setenv(name, value)
+        before = set(home.glob("runs/*/*"))
+        assert main(["fit", *FLAGS, f"--trainer.default_root_dir={home}/runs", "--trainer.max_epochs=2", *flags]) == 0
+        (directory,) = set(home.glob("runs/*/*")) - before
+    os.environ.pop("LAYERSIM_RUN_DIRECTORY", None)
+    wandb.teardown()
+    return directory
+
+
+def sync(server: WandbServer, home: Path, place: Path) -> None:
+    command = [sys.executable, "-m", "wandb", "sync", "--no-skip-online", str(place)]
+    done = subprocess.run(command, cwd=home, env=server.process_environment(home), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def assert_holds_what_the_records_hold(run: Run, directory: Path) -> None:
+    """History, images, configuration and summary of a run against `layers.jsonl` and `config.yaml`."""
+    lines = records(directory)
+    for line in lines:
+        rows = [row for row in run.history if row.get("epoch") == line["epoch"]]
+        (row,) = [row for row in rows if "val/accuracy" in row]
+        for layer, (accuracy, loss) in enumerate(zip(line["accuracy"], line["loss"], strict=True), start=1):
+            assert row[f"val/accuracy/layer_{layer:02d}"] == pytest.approx(accuracy)
+            assert row[f"val/loss/layer_{layer:02d}"] == pytest.approx(loss)
+            for measure, matrix in line["similarity"].items():
+                assert row[f"val/{measure}_to_last/layer_{layer:02d}"] == pytest.approx(matrix[layer - 1][-1])
+        assert row["val/saturated_early"] == pytest.approx(line["saturated_early"])
+        for name in IMAGES:
+            (image,) = [row[f"val/{name}"] for row in rows if f"val/{name}" in row]
+            drawn = directory / f"figures/val-{name}-epoch-{line['epoch']:04d}.png"
+            assert run.uploads[image["path"]] == drawn.read_bytes()
+    assert run.settings == flat(yaml.safe_load((directory / "config.yaml").read_text())), "keys are flags, once each"
+    assert run.summary["val/accuracy"] == pytest.approx(lines[-1]["accuracy"][-1])
+    assert run.summary["val/accuracy/layer_01"] == pytest.approx(lines[-1]["accuracy"][0])
+    for name in (*IMAGES, "accuracy", "accuracy/layer_01", "loss/layer_03", "cka_to_last/layer_02"):
+        assert run.axes[f"val/{name}"] == "epoch"
+
+
+class Arrived(NamedTuple):
+    """A training of two epochs and its continuation to a third."""
+
+    directory: Path
+    store: Store
+    continued_directory: Path
+    continued_store: Store
+
+
+@pytest.fixture(scope="module")
+def arrived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arrived]:
+    home = tmp_path_factory.mktemp("online")
+    with WandbServer() as server:
+        directory = fit(server, home, "--trainer.logger.log_model=true")
+        first = copy.deepcopy(server.store)
+        resume = [f"--config={directory}/config.yaml", f"--ckpt_path={directory}/checkpoints/last.ckpt"]
+        continued = fit(server, home, *resume, "--trainer.max_epochs=3", "--trainer.logger.log_model=false")
+        yield Arrived(directory, first, continued, server.store)
+
+
+def test_what_arrives_online_is_what_the_run_recorded(arrived: Arrived) -> None:
+    run = arrived.store.only_run
+    assert run.name == arrived.directory.name
+    assert (run.state, run.exit_code) == ("finished", 0)
+    assert_holds_what_the_records_hold(run, arrived.directory)
+
+
+def test_the_comparison_fails_for_another_runs_records(arrived: Arrived) -> None:
+    other = copy.deepcopy(arrived.store.only_run)
+    history = other.lines["wandb-history.jsonl"]
+    other.lines["wandb-history.jsonl"] = [
+        line and line.replace("val/loss/layer_02", "val/loss/other") for line in history
+    ]
+    with pytest.raises(KeyError, match="layer_02"):
+        assert_holds_what_the_records_hold(other, arrived.directory)
+
+
+def test_checkpoints_arrive_as_artifacts(arrived: Arrived) -> None:
+    last = (arrived.directory / "checkpoints/last.ckpt").read_bytes()
+    models = [data for name, data in arrived.store.artifact_files.items() if name.endswith("model.ckpt")]
+    assert last in models
+    assert {artifact["state"] for artifact in arrived.store.artifacts.values()} == {"COMMITTED"}
+
+
+def test_a_continued_training_goes_on_in_its_run(arrived: Arrived) -> None:
+    before, run = arrived.store.only_run, arrived.continued_store.only_run
+    assert run.name == before.name
+    assert run.history[: len(before.history)] == before.history, "no row is lost or written over"
+    steps = [row["_step"] for row in run.history]
+    assert steps == sorted(set(steps))
+    epochs = [row["epoch"] for row in run.history if "val/accuracy" in row]
+    assert epochs == [record["epoch"] for record in records(arrived.continued_directory)] == [0, 1, 2]
+    last = records(arrived.continued_directory)[-1]
+    assert run.summary["val/accuracy"] == pytest.approx(last["accuracy"][-1])
+
+
+@pytest.mark.parametrize(
+    ("server", "environment", "said"),
+    [
+        (WandbServer, {"WANDB_API_KEY": "f" * 40}, "does not know the key.*wandb login"),
+        (lambda: WandbServer(read_only=True), {}, "permission denied.*--trainer.logger.entity"),
+        (lambda: WandbServer(fault="hangs"), {}, "deadline exceeded"),
+    ],
+    ids=["wrong key", "a project of others", "a server that hangs"],
+)
+def test_a_run_that_the_server_refuses_goes_on_offline_and_can_be_sent_later(
+    server: Any, environment: dict[str, str], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with server() as refusing, caplog.at_level("INFO"):
+        directory = fit(refusing, tmp_path, "--trainer.logger.init_timeout=2", **environment)
+        assert not refusing.store.runs
+    (message,) = [record.message for record in caplog.records if "going on offline" in record.message]
+    assert re.search(said, message, re.DOTALL), message
+    (place,) = directory.glob("wandb/offline-run-*")
+    assert f"wandb sync {place}" in caplog.text
+    if environment:  # once is enough
+        with WandbServer() as healthy:
+            sync(healthy, tmp_path, place)
+            assert_holds_what_the_records_hold(healthy.store.only_run, directory)
+
+
+@pytest.mark.parametrize("fault", ["errors", "hangs", "dies"])
+def test_a_server_that_fails_while_a_run_is_on_costs_no_record(fault: Fault, tmp_path: Path) -> None:
+    with WandbServer(fault=fault, fault_when=lambda store: bool(store.runs)) as failing:
+        directory = fit(failing, tmp_path, "--trainer.logger.finish_timeout=2")
+        run = failing.store.only_run
+        assert failing.failed > 0
+        assert (run.state, run.history) == ("running", []), "the server knows the run, and nothing of it"
+    assert [record["epoch"] for record in records(directory)] == [0, 1]
+    if fault == "dies":  # once is enough
+        (place,) = directory.glob("wandb/run-*")
+        with WandbServer() as healthy:
+            sync(healthy, tmp_path, place)
+            assert_holds_what_the_records_hold(healthy.store.only_run, directory)
