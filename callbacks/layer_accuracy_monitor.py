@@ -11,7 +11,7 @@ from layersim.report.figures import layer_accuracy_curve
 
 class LayerAccuracyMonitor(LayerMonitor[Metric]):
     """Logs accuracy and loss of every layer, of the last one (`val/accuracy`), the objective (`val/loss`) and the
-    effective depth, and draws the accuracy by layer.
+    effective depth, the layer of the best accuracy (the first of several), and draws the accuracy by layer.
 
     Args:
         epsilon: the error that the effective depth tolerates, 0 … 1.
@@ -38,6 +38,7 @@ class LayerAccuracyMonitor(LayerMonitor[Metric]):
                 "accuracy": shares[-1],
                 "loss": float(objective),
                 "effective_depth": float(depth),
+                "best_layer": float(accuracy.argmax() + 1),
                 **per_layer("accuracy", shares),
                 **per_layer("loss", losses.tolist()),
             },

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from layersim import LayerwiseModule
 from layersim.__main__ import main
-from layersim.across import open_model, read_source, sources
+from layersim.across import open_module, read_source, sources
 from layersim.similarity import angular_distance, cosine, linear_cka
 from layersim.similarity.positions import splitmix64
 from tests import tiny
@@ -122,7 +122,7 @@ def test_two_tokenizers_depths_and_widths(layersim: Command, tmp_path: Path) -> 
     index = np.sort(module.splits["val"].index)
     expected = []
     for path in recipes:
-        backbone = open_model(read_source(str(path)))
+        backbone = open_module(read_source(str(path))).backbone
         tokenizer = PreTrainedTokenizerFast.from_pretrained(path.parent / path.stem)
         one_by_one = []
         for row in index:
@@ -196,7 +196,7 @@ def test_the_data_settle_a_names_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sources, "instantiate_module", instantiate)
     for tokens in (True, False):
-        open_model(read_source("transformers:gpt2"), tokens=tokens)
+        open_module(read_source("transformers:gpt2"), tokens=tokens)
     tasks = [section["backbone"]["init_args"]["task"] for section in sections]
     assert tasks == ["language-modeling", "classification"]
 

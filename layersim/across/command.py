@@ -12,7 +12,7 @@ from rich.console import Console
 from layersim import run_directory
 from layersim.across.features import ModelFeatures, read_features
 from layersim.across.measures import measure_class
-from layersim.across.sources import FORMS, Source, open_model, read_source
+from layersim.across.sources import FORMS, Source, open_module, read_source
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.errors import UserError
@@ -107,17 +107,8 @@ def _names(sources: list[Source]) -> list[str]:
 
 def _read(source: Source, name: str, parser: ArgumentParser, options: Namespace) -> ModelFeatures:
     data: SplitDataModule = parser.instantiate_classes(options).data
-    backbone = open_model(source, tokens=isinstance(data, BlockData), seed=options.seed).to(_device(options.device))
-    return read_features(backbone, data, split=options.split, max_samples=options.max_samples, name=name)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"There is no device {name!r} here. Change --device. {error}") from error
+    module = open_module(source, tokens=isinstance(data, BlockData), seed=options.seed, device=options.device)
+    return read_features(module.backbone, data, split=options.split, max_samples=options.max_samples, name=name)
 
 
 def _require_same_samples(first: ModelFeatures, second: ModelFeatures, names: list[str]) -> None:

@@ -11,7 +11,6 @@ import yaml
 from lightning.pytorch.cli import instantiate_module
 from torch import Tensor
 
-from layersim.backbones import Backbone
 from layersim.checkpoints import check_fits, read_checkpoint
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
@@ -65,16 +64,17 @@ def read_source(given: str) -> Source:
     raise UserError(f"Expected {FORMS}, but got {given}.")
 
 
-def open_model(source: Source, *, tokens: bool = False, seed: int = 0) -> Backbone:
+def open_module(source: Source, *, tokens: bool = False, seed: int = 0, device: str = "cpu") -> LayerwiseModule:
     """The model, in evaluation mode.
 
     Args:
         source: what `read_source` found.
         tokens: whether the data are a language model's, which settles the task of a mere name in transformers.
         seed: of weights that nobody has trained.
+        device: where to put it, such as `cpu` or `cuda:1`; `auto` for an accelerator where there is one.
 
     Raises:
-        UserError: a model that cannot be built, or weights that do not fit it.
+        UserError: a model that cannot be built, weights that do not fit it, or a device that is not here.
     """
     section = deepcopy(source.model)
     if source.any_task:
@@ -82,11 +82,15 @@ def open_model(source: Source, *, tokens: bool = False, seed: int = 0) -> Backbo
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* has no trained .*", UserWarning)  # classifiers: none is read here
-        module = instantiate_module(LayerwiseModule, section)
+        module: LayerwiseModule = instantiate_module(LayerwiseModule, section)
     if source.state is not None:
         check_fits(source.state, module, source.given)
         module.load_state_dict(source.state)
-    return module.backbone.eval()
+    where = torch.accelerator.current_accelerator(check_available=True) if device == "auto" else device
+    try:
+        return module.eval().to(where or "cpu")
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"There is no device {device!r} here. Change --device. {error}") from error
 
 
 def _backbone(kind: str, /, **options: Any) -> dict[str, Any]:

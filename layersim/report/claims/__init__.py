@@ -1,0 +1,8 @@
+"""The paper's claims, judged on finished runs: a number, its interval and a verdict each."""
+
+from layersim.report.claims.claim import Claim, Finding, judge
+from layersim.report.claims.command import judge_runs, main
+from layersim.report.claims.paper import CLAIMS, LIMITS
+from layersim.report.claims.studies import Study, group_studies, read_run
+
+__all__ = ["CLAIMS", "LIMITS", "Claim", "Finding", "Study", "group_studies", "judge", "judge_runs", "main", "read_run"]

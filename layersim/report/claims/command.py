@@ -1,0 +1,61 @@
+"""`layersim claims RUN_DIR …`: which of the paper's claims hold on finished runs?"""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from layersim.errors import UserError
+from layersim.report.claims.claim import Finding, judge
+from layersim.report.claims.paper import CLAIMS, LIMITS
+from layersim.report.claims.sheet import HOW, findings_table, markdown, remarks
+from layersim.report.claims.studies import Study, group_studies, read_run
+from layersim.report.records import RECORDS_FILE
+
+
+def judge_runs(
+    directories: list[Path], limits: dict[str, float]
+) -> tuple[list[tuple[Study, list[Finding]]], list[str]]:
+    """Every claim on every study of these runs, and how the runs were put together.
+
+    Raises:
+        UserError: a directory that is no run's, or whose files are broken; no run that was trained.
+    """
+    studies, notes = group_studies([read_run(directory) for directory in directories])
+    if not studies:
+        raise UserError(f"expected runs to judge, got no finished run: {' '.join(notes)}")
+    judged = [(study, [finding for claim in CLAIMS for finding in judge(claim, study, limits)]) for study in studies]
+    return judged, notes
+
+
+def main(args: list[str]) -> int:
+    """Runs the command with what stands behind `layersim claims`; 0 when all went well, whatever the verdicts."""
+    parser = argparse.ArgumentParser(
+        prog="layersim claims",
+        description="Judge each claim of the paper on finished runs: a number, its interval, and a verdict (holds, "
+        "does not hold, cannot tell). Runs alike but for the seed give the interval; runs on other data or models are "
+        "judged apart. Give three seeds or more of standard, aligned and separate-heads training.",
+    )
+    parser.add_argument("run", nargs="+", type=Path, metavar="RUN_DIR", help=f"a run's directory, with {RECORDS_FILE}")
+    parser.add_argument("--output", type=Path, metavar="MD", help="markdown too, with the paper's numbers beside")
+    for name, (default, meaning) in LIMITS.items():
+        parser.add_argument(f"--{name}", type=float, default=default, help=f"{meaning}; default: %(default)s")
+    options = parser.parse_args(args)
+    if options.output is not None and options.output.suffix != ".md":
+        raise UserError(f"--output: expected the name of a markdown file, which ends in .md, got {options.output}.")
+    limits = {name: getattr(options, name.replace("-", "_")) for name in LIMITS}
+    if not 0 <= limits["epsilon"] <= 1:
+        raise UserError(f"--epsilon: expected a share in 0 … 1, got {limits['epsilon']:g}.")
+    judged, notes = judge_runs(list(dict.fromkeys(path.resolve() for path in options.run)), limits)
+    console = Console()
+    for study, findings in judged:
+        console.print(findings_table(study, findings))
+        for line in remarks(findings):
+            console.print(line, markup=False, highlight=False)
+        console.print()
+    for line in (HOW, *notes):
+        console.print(line, markup=False, highlight=False, soft_wrap=line != HOW)
+    if options.output is not None:
+        options.output.write_text(markdown(judged, notes))
+        console.print(f"Markdown: {options.output}", markup=False, highlight=False, soft_wrap=True)
+    return 0

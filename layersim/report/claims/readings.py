@@ -1,0 +1,189 @@
+"""What a finished run tells for each claim. Letters: L layers, N samples."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import ndtri  # type: ignore[import-untyped]
+
+from layersim.report.claims.claim import Limits, NotMeasured
+from layersim.report.claims.estimates import CONFIDENCE, Numbers, Reading, shares
+from layersim.report.claims.studies import FinishedRun
+from layersim.report.transfer import TransferReport
+
+BUDGETS = (0.5, 0.75)
+"""Mean exit layers at which early exit is compared, as shares of L."""
+
+
+def similarity_drops(run: FinishedRun, limits: Limits) -> Reading:
+    """By how much cos(l, m) passes cos(l + 1, m), for all l + 1 < m."""
+    pairs = [(low, last) for last in range(run.record.layers) for low in range(last - 1)]
+    if not pairs:
+        raise NotMeasured("it takes three layers or more")
+    rows, columns = np.array(pairs).T
+    interval = run.record.similarity_interval.get("cosine", {})
+    ends = (interval["low"], interval["high"]) if interval.get("confidence") == CONFIDENCE and run.samples else ()
+    further, nearer = (
+        Reading(*(np.asarray(matrix, dtype=np.float64)[chosen, columns] for matrix in (_cosine(run), *ends)))
+        for chosen in (rows, rows + 1)
+    )
+    return _known(further - nearer, "the cosine is NaN at some layer")
+
+
+def cosine_cka_correlation(run: FinishedRun, limits: Limits) -> Reading:
+    """Pearson's, of cosine and CKA over the pairs of layers."""
+    cka = run.record.similarity.get("cka")
+    if cka is None:
+        raise NotMeasured("no CKA was recorded: SimilarityHeatmaps measures it")
+    upper = np.triu_indices(run.record.layers, 1)
+    if len(upper[0]) < 3:
+        raise NotMeasured("it takes three layers or more")
+    values = np.array([np.asarray(matrix, dtype=np.float64)[upper] for matrix in (_cosine(run), cka)])
+    if not (np.isfinite(values).all() and np.ptp(values, axis=1).all()):
+        raise NotMeasured("cosine or CKA is NaN at some layer, or the same for all pairs")
+    return Reading(np.corrcoef(values)[0, 1:])
+
+
+def accuracy_drops(run: FinishedRun, limits: Limits) -> Reading:
+    """From each layer to the next, L − 1."""
+    return _drops(_accuracy(run))
+
+
+def probability_drops(run: FinishedRun, limits: Limits) -> Reading:
+    """Of the true class's mean probability, from each layer to the next, L − 1."""
+    probability = run.record.progression.get("target_probability")
+    if probability is None:
+        raise NotMeasured("no probability of the true class was recorded: add callbacks.ProgressionMonitor")
+    return _drops(_known(shares(probability, run.samples), "the true class's probability is NaN at some layer"))
+
+
+def shallow_accuracy(run: FinishedRun, limits: Limits) -> Reading:
+    """Mean over the first half of the layers."""
+    accuracies = _accuracy(run).values
+    return shares([accuracies[: max(1, len(accuracies) // 2)].mean()], run.samples)
+
+
+def last_accuracy(run: FinishedRun, limits: Limits) -> Reading:
+    """At layer L."""
+    return _accuracy(run)[-1:]
+
+
+def saturated_early(run: FinishedRun, limits: Limits) -> Reading:
+    """Share of the samples."""
+    counts = _saturation(run)
+    return shares([1 - counts[-1] / counts.sum()], run.samples)
+
+
+def saturation_layer(run: FinishedRun, limits: Limits) -> Reading:
+    """Mean over the samples, with a normal interval."""
+    counts = _saturation(run)
+    layers, total = np.arange(1, len(counts) + 1), counts.sum()
+    mean = np.array([layers @ counts / total])
+    if run.samples is None or total < 2:
+        return Reading(mean)
+    variance = counts @ (layers - mean) ** 2 / (total - 1)
+    half = float(ndtri((1 + CONFIDENCE) / 2)) * math.sqrt(variance / total)
+    return Reading(mean, mean - half, mean + half)
+
+
+def effective_depth(run: FinishedRun, limits: Limits) -> Reading:
+    """The depth at which a line drawn through the layers' accuracies first reaches 1 − ε, else L."""
+    accuracy, level = _accuracy(run), 1 - limits["epsilon"]
+    deepest, shallowest = (None if end is None else [_depth(end, level)] for end in (accuracy.low, accuracy.high))
+    low, high = (None if end is None else np.array(end) for end in (shallowest, deepest))
+    return Reading(np.array([_depth(accuracy.values, level)]), low, high)
+
+
+def check_depth(runs: Sequence[FinishedRun], limits: Limits) -> None:
+    """Refuses runs none of which reaches 1 − ε: all are as deep as they can be."""
+    level = 1 - limits["epsilon"]
+    if all(_accuracy(run).values.max() < level for run in runs):
+        raise NotMeasured(f"no layer of any run reaches an accuracy of {level:g}: raise --epsilon")
+
+
+def accuracy_with_exits(run: FinishedRun, limits: Limits) -> Reading:
+    """Where samples leave on average at the layers `BUDGETS`, linear between the curve's points."""
+    curve = run.record.exit_curve or (run.exits.curve if run.exits else None)
+    if curve is None:
+        raise NotMeasured("no exit curve: add callbacks.ExitCurveMonitor, or run `layersim exits`")
+    depths = np.asarray(curve["mean_exit_layer"], dtype=np.float64)
+    asked = [share * run.record.layers for share in BUDGETS]
+    if not (depths[0] <= min(asked) and max(asked) <= depths[-1]):
+        raise NotMeasured(f"the exit curve does not reach from layer {min(asked):g} to {max(asked):g}")
+    return shares(np.interp(asked, depths, np.asarray(curve["accuracy"], dtype=np.float64)), run.samples)
+
+
+def parameters_saved(run: FinishedRun, limits: Limits) -> Reading:
+    """Share of the numbers that a model with a head for each layer learns; counted, so that it is exact."""
+    if run.exits is None:
+        raise NotMeasured("nothing counted the parameters: run `layersim exits`")
+    share = np.array([run.exits.parameters["share_saved"]])
+    return Reading(share, share, share)
+
+
+def shifted_accuracy(run: FinishedRun, limits: Limits) -> Reading:
+    """Of the model's own head at each layer, mean over all shifts and their strengths."""
+    report = _transfer(run)
+    if not report.shifts:
+        raise NotMeasured("no shifted images were measured: run `layersim transfer`")
+    accuracies = [step["accuracy"] for steps in report.shifts.values() for step in steps]
+    return shares(np.mean(accuracies, axis=0), report.samples)
+
+
+def probe_accuracy(run: FinishedRun, limits: Limits) -> Reading:
+    """Of a linear probe on each layer's frozen features, on another task."""
+    report = _transfer(run)
+    if report.probe is None:
+        raise NotMeasured("no probe was fitted to another task: run `layersim transfer --to_data …`")
+    return shares(report.probe["accuracy"], report.probe["samples"])
+
+
+def check_transfer(runs: Sequence[FinishedRun], limits: Limits) -> None:
+    """Refuses runs whose transfer was not measured on the same samples in the same way."""
+    if len({_transfer(run).settings for run in runs}) > 1:
+        raise NotMeasured("transfer was measured on other data, or with other shifts: run `layersim transfer` alike")
+
+
+def _transfer(run: FinishedRun) -> TransferReport:
+    if run.transfer is None:
+        raise NotMeasured("transfer was not measured: run `layersim transfer`")
+    return run.transfer
+
+
+def _accuracy(run: FinishedRun) -> Reading:
+    if run.record.accuracy is None:
+        raise NotMeasured("no layer accuracy was recorded: add callbacks.LayerAccuracyMonitor")
+    return _known(shares(run.record.accuracy, run.samples), "the accuracy is NaN at some layer")
+
+
+def _saturation(run: FinishedRun) -> Numbers:
+    if run.record.saturation is None:
+        raise NotMeasured("no saturation was recorded: add callbacks.SaturationMonitor")
+    return np.asarray(run.record.saturation, dtype=np.float64)
+
+
+def _cosine(run: FinishedRun) -> Sequence[Sequence[float]]:
+    matrix = run.record.similarity.get("cosine")
+    if matrix is None:
+        raise NotMeasured("no cosine was recorded: SimilarityHeatmaps measures it")
+    return matrix
+
+
+def _drops(accuracy: Reading) -> Reading:
+    if len(accuracy.values) < 2:
+        raise NotMeasured("it takes two layers or more")
+    return accuracy[:-1] - accuracy[1:]
+
+
+def _known(reading: Reading, why: str) -> Reading:
+    if not np.isfinite(reading.values).all():
+        raise NotMeasured(why)
+    return reading
+
+
+def _depth(accuracy: Numbers, level: float) -> float:
+    reached = np.flatnonzero(accuracy >= level)
+    if not len(reached) or reached[0] == 0:
+        return float(len(accuracy) if not len(reached) else 1)
+    place = int(reached[0])
+    return place + float((level - accuracy[place - 1]) / (accuracy[place] - accuracy[place - 1]))

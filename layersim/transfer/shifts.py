@@ -1,0 +1,96 @@
+"""Images that differ from those a model was trained on, in three ways and several strengths.
+
+Shifts act on images as the model reads them: normalised, float, (N, C, H, W). Letters: L layers, N samples.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor
+from torchvision.transforms import v2
+
+from layersim.data import SplitDataModule
+from layersim.data.splits import Sample, seeded
+from layersim.evaluating import evaluating, on_device_of
+from layersim.metrics import LayerAccuracy
+from layersim.module import LayerwiseModule
+
+Shift = Callable[[Tensor, float, Tensor], Tensor]
+"""Images, strength and the samples' indices → images."""
+
+STRENGTHS: dict[str, tuple[float, ...]] = {
+    "rotation": (10.0, 20.0, 30.0, 45.0, 60.0),
+    "noise": (0.1, 0.25, 0.5, 0.75, 1.0),
+    "blur": (0.02, 0.04, 0.06, 0.09, 0.12),
+}
+"""Rotation in degrees; noise in standard deviations of the pixels; blur's σ as a share of the image's width."""
+
+
+def rotate(images: Tensor, degrees: float, index: Tensor) -> Tensor:
+    """Turned counter-clockwise about the centre, bilinear; corners get the mean colour, 0 in normalised images."""
+    turned: Tensor = v2.functional.rotate(images, degrees, v2.InterpolationMode.BILINEAR, fill=0.0)
+    return turned
+
+
+def noise(images: Tensor, deviation: float, index: Tensor, *, seed: int = 0) -> Tensor:
+    """Normal noise on every pixel. A sample's draw depends on the seed and its index alone: it is the same in any
+    batch and, but for its scale, at any strength."""
+    draws = []
+    for number in index.tolist():
+        with seeded(seed, number):
+            draws.append(torch.randn(images.shape[1:]))
+    return images + deviation * torch.stack(draws).to(images)
+
+
+def blur(images: Tensor, share: float, index: Tensor) -> Tensor:
+    """A Gaussian of σ = share × width, cut at 3σ; images are mirrored at their edges."""
+    sigma = share * images.shape[-1]
+    size = 2 * math.ceil(3 * sigma) + 1
+    blurred: Tensor = v2.functional.gaussian_blur(images, [size, size], [sigma, sigma])
+    return blurred
+
+
+SHIFTS: dict[str, Shift] = {"rotation": rotate, "noise": noise, "blur": blur}
+
+
+def shifted_accuracies(
+    module: LayerwiseModule,
+    data: SplitDataModule,
+    split: str,
+    strengths: Mapping[str, Sequence[float]] = STRENGTHS,
+    *,
+    seed: int = 0,
+) -> tuple[list[float], dict[str, list[dict[str, Any]]]]:
+    """The accuracy of the module's own head at every layer, on a split of images as they are and under each shift.
+
+    Args:
+        module: a classifier of images, on its device.
+        data: set up, and fitted to the module's backbone.
+        split: such as `val`.
+        strengths: by the shift's name.
+        seed: of the noise.
+
+    Returns:
+        (L,) accuracies on images as they are, and by shift a `strength` and (L,) `accuracy` each.
+    """
+    shifts: dict[str, Shift] = {**SHIFTS, "noise": lambda *given: noise(*given, seed=seed)}
+    wanted = [(kind, strength) for kind, several in strengths.items() for strength in several]
+    metrics = [LayerAccuracy(module.num_layers) for _ in range(1 + len(wanted))]
+    loader = torch.utils.data.DataLoader[Sample](
+        data.splits[split], batch_size=data.eval_batch_size, num_workers=data.num_workers, collate_fn=data.collate
+    )
+    with evaluating(module), torch.no_grad():
+        for batch in on_device_of(module, track(loader, description="Shifting images")):
+            images = batch["image"]
+            metrics[0].to(images.device).update(module(batch))
+            for metric, (kind, strength) in zip(metrics[1:], wanted, strict=True):
+                shifted = shifts[kind](images, strength, batch["index"])
+                metric.to(images.device).update(module({**batch, "image": shifted}))
+    plain, *under = ([float(share) for share in metric.compute()] for metric in metrics)
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in strengths}
+    for (kind, strength), accuracy in zip(wanted, under, strict=True):
+        found[kind].append({"strength": float(strength), "accuracy": accuracy})
+    return plain, found

@@ -1,0 +1,81 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layersim.errors import UserError
+from layersim.report.transfer import (
+    TransferReport,
+    read_transfer_report,
+    transfer_figure,
+    transfer_table,
+    write_transfer_report,
+)
+
+REPORT = TransferReport(
+    model="runs/a",
+    layers=2,
+    split="val",
+    data={"class_path": "layersim.data.Digits"},
+    samples=80,
+    accuracy=[0.5, 0.875],
+    shifts={"noise": [{"strength": s, "accuracy": [0.5 - s / 4, 0.875 - s / 4]} for s in (0.5, 1.0)]},
+    probe={
+        "data": {},
+        "classes": 2,
+        "train_samples": 60,
+        "samples": 20,
+        "penalty": [1.0, 10.0],
+        "accuracy": [0.75, 0.8],
+    },
+)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    assert read_transfer_report(tmp_path) is None
+    for report in (REPORT, replace(REPORT, probe=None), replace(REPORT, accuracy=None, shifts={})):
+        write_transfer_report(tmp_path, report)
+        assert read_transfer_report(tmp_path) == report
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"accuracy": [0.5]}, "accuracy: expected 2 numbers"),
+        ({"shifts": {"noise": [{"strength": 1.0, "accuracy": [0.5]}]}}, "shifts.noise[0].accuracy: expected 2 numbers"),
+        ({"shifts": {"noise": [{"accuracy": [0.5, 0.5]}]}}, "shifts.noise[0]: strength absent"),
+        ({"shifts": {"noise": 3}}, "expected a list for each shift"),
+        ({"probe": {"classes": 2}}, "probe: train_samples absent"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_its_key(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        replace(REPORT, **changes)
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    path = write_transfer_report(tmp_path, REPORT)
+    for content in ("{", "[]", '{"model": "a"}'):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"transfer.json is damaged; run `layersim transfer` again"):
+            read_transfer_report(tmp_path)
+
+
+def test_settings_tell_what_compares() -> None:
+    """Other accuracies and another model compare; other strengths, data or samples do not."""
+    assert replace(REPORT, model="runs/b", accuracy=[0.0, 0.0]).settings == REPORT.settings
+    other_step = {"noise": [{"strength": 0.5, "accuracy": [0.5, 0.5]}]}
+    for changes in ({"shifts": other_step}, {"data": {}}, {"samples": 81}, {"probe": None}, {"split": "test"}):
+        assert replace(REPORT, **changes).settings != REPORT.settings
+
+
+def test_table_and_figure() -> None:
+    table = transfer_table(REPORT)
+    rows = [list(column.cells) for column in table.columns]
+    assert rows == [["1", "2"], ["0.500", "0.875"], ["0.375", "0.750"], ["0.250", "0.625"], ["0.750", "0.800"]]
+    noise, probe = transfer_figure(REPORT).axes
+    assert [list(line.get_ydata()) for line in noise.lines] == [[0.5, 0.875], [0.375, 0.75], [0.25, 0.625]]
+    assert [text.get_text() for text in noise.get_legend().get_texts()] == ["as they are", "0.5", "1"]
+    assert [list(line.get_ydata()) for line in probe.lines] == [[0.75, 0.8]]
