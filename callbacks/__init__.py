@@ -3,6 +3,7 @@
 from callbacks.epoch_similarity import EpochSimilarity
 from callbacks.exit_curve_monitor import ExitCurveMonitor
 from callbacks.layer_accuracy_monitor import LayerAccuracyMonitor
+from callbacks.layer_f1_monitor import LayerF1Monitor
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.progression_monitor import ProgressionMonitor
 from callbacks.report_writer import ReportWriter
@@ -14,6 +15,7 @@ __all__ = [
     "EpochSimilarity",
     "ExitCurveMonitor",
     "LayerAccuracyMonitor",
+    "LayerF1Monitor",
     "PredictionWriter",
     "ProgressionMonitor",
     "ReportWriter",

@@ -40,4 +40,4 @@ class LayerF1Monitor(LayerMonitor[Metric]):
 
     def measure(self, metrics: dict[str, Metric]) -> Measured:
         shares = metrics["f1"].compute().tolist()
-        return Measured(scalars={"f1": shares[-1], **per_layer("f1", shares)}, record={})
+        return Measured(scalars={"f1": shares[-1], **per_layer("f1", shares)}, record={"f1": shares})

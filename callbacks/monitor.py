@@ -14,6 +14,9 @@ from callbacks.loggers import log_figure, on_epoch_axis
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 
+ON_BAR = ("accuracy", "best_layer", "loss")
+"""What the progress bar shows of a validation."""
+
 AnyMetric = TypeVar("AnyMetric", bound=Metric)
 
 
@@ -73,7 +76,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
                 log_figure(trainer, f"{prefix}/{name}", draw())
         for name, value in measured.scalars.items():
             # All processes have the same number, so that reducing changes nothing; Lightning warns where none is asked.
-            pl_module.log(f"{prefix}/{name}", value, prog_bar=name in ("accuracy", "loss", "best_layer"), sync_dist=True)
+            pl_module.log(f"{prefix}/{name}", value, prog_bar=name in ON_BAR, sync_dist=True)
 
 
 def per_layer(name: str, values: list[float]) -> dict[str, float]:

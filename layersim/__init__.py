@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from layersim.errors import UserError
     from layersim.heads import SeparateHeads, SharedHead
     from layersim.module import LayerwiseModule
-    from layersim.objectives import Aligned, Alternating, CosineRegularized, LastLayer
+    from layersim.objectives import Aligned, Alternating, CosineRegularized, Distilled, LastLayer, Mixed, Progressive
     from layersim.outputs import LayerFeatures, LayerOutput, Readout
-    from layersim.tapping.feature_tap import FeatureTap
+    from layersim.tapping import FeatureTap
 
 __all__ = [
     "Aligned",
@@ -22,6 +22,7 @@ __all__ = [
     "Backbone",
     "CosineRegularized",
     "Digits",
+    "Distilled",
     "Docstrings",
     "FeatureTap",
     "Images",
@@ -30,6 +31,8 @@ __all__ = [
     "LayerFeatures",
     "LayerOutput",
     "LayerwiseModule",
+    "Mixed",
+    "Progressive",
     "Readout",
     "SeparateHeads",
     "SharedHead",
@@ -44,11 +47,11 @@ _HOMES = {
     "backbones": ("Backbone", "TimmBackbone", "TransformersBackbone"),
     "data": ("Digits", "Docstrings", "Images", "LanguageModeling", "StdlibCode", "Text"),
     "errors": ("UserError",),
-    "tapping": ("FeatureTap",),
     "heads": ("SeparateHeads", "SharedHead"),
     "module": ("LayerwiseModule",),
-    "objectives": ("Aligned", "Alternating", "CosineRegularized", "LastLayer"),
+    "objectives": ("Aligned", "Alternating", "CosineRegularized", "Distilled", "LastLayer", "Mixed", "Progressive"),
     "outputs": ("LayerFeatures", "LayerOutput", "Readout"),
+    "tapping": ("FeatureTap",),
 }
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from layersim.backbones.base import Backbone
+from layersim.distillation import Distillation, distilled_loss
 from layersim.errors import UserError
 from layersim.outputs import Readout
 from layersim.precision import widened
@@ -17,6 +18,9 @@ from layersim.vocabulary_loss import layered_cross_entropy
 
 MAX_LOGITS = 2**24
 """Logits alive at a time in evaluation, 64 MiB in float32: more (samples × classes) are read in chunks of samples."""
+MAX_DISTILLED_LOGITS = 2**27
+"""Logits (layers × samples × classes) of a training step that distils, 512 MiB in float32, and as much again for their
+probabilities and gradients each: more are refused."""
 
 
 class Head(nn.Module, ABC):
@@ -54,6 +58,29 @@ class Head(nn.Module, ABC):
         if len(read) < len(weights):
             features = features[read]
         return self._loss(features, targets, [layers[place] for place in read], [weights[place] for place in read])
+
+    def distilled_loss(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        layers: Sequence[int],
+        weights: Sequence[float],
+        distillation: Distillation,
+    ) -> Tensor:
+        """What training minimises where the last of `layers` teaches the others, see `layersim.distillation`.
+
+        Raises:
+            UserError: more logits than are kept at once.
+        """
+        count = len(layers) * len(targets) * self.num_classes
+        if count > MAX_DISTILLED_LOGITS:
+            raise UserError(
+                f"Distillation keeps the logits of all layers at once, here {len(layers)} layers × {len(targets)} "
+                f"samples × {self.num_classes} classes, {count / MAX_DISTILLED_LOGITS:.1f} times what layersim allows. "
+                "Lower --data.batch_size (or block_size), or choose the objective Aligned, which needs no such table."
+            )
+        logits = widened(self.logits(features, layers))
+        return distilled_loss(logits, targets, weights, distillation, label_smoothing=self.label_smoothing)
 
     def _loss(self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float]) -> Tensor:
         logits = widened(self.logits(features, layers))

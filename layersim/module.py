@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
 from layersim.heads import Head, SharedHead
-from layersim.objectives import Aligned, Objective
+from layersim.objectives import Aligned, Objective, Scheduled
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.resume import prefer_given_options, probe
 from layersim.schedules import WarmupDecay
@@ -65,7 +65,7 @@ class LayerwiseModule(LightningModule):
     @property
     def has_unused_parameters(self) -> bool:
         """Whether some training step leaves parameters without a gradient, so that DDP must look for them."""
-        choices = [self.objective.layers(self.num_layers, step) for step in range(self.objective.period)]
+        choices = self.objective.choices(self.num_layers)
         return any(layers[-1] < self.num_layers - 1 or self.head.unused_parameters(layers) for layers in choices)
 
     def forward(self, batch: dict[str, Any]) -> LayerOutput:
@@ -87,7 +87,11 @@ class LayerwiseModule(LightningModule):
         features: LayerFeatures = self.backbone(batch, layers)
         if features.targets is None:
             raise UserError("Training needs a label for every sample, but the data gives none.")
-        weighted = self.head.loss(features.values, features.targets, layers, [weights[layer] for layer in layers])
+        read = (features.values, features.targets, layers, [weights[layer] for layer in layers])
+        if self.objective.distillation is None:
+            weighted = self.head.loss(*read)
+        else:
+            weighted = self.head.distilled_loss(*read, self.objective.distillation)
         loss = self._penalized(weighted, features.values)
         self._stop_if_not_finite(loss)
         return self._of_all_samples(loss, features.values.shape[1])
@@ -130,6 +134,8 @@ class LayerwiseModule(LightningModule):
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        if isinstance(self.objective, Scheduled):
+            self.objective.spread_over(self.trainer.estimated_stepping_batches)
         optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer

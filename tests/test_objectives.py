@@ -1,12 +1,28 @@
 """Objectives: closed forms, and which layers they ask for."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
+from layersim.distillation import Distillation
 from layersim.errors import UserError
-from layersim.objectives import Aligned, Alternating, CosineRegularized, LastLayer, layer_weights
+from layersim.heads import Head, SeparateHeads, SharedHead
+from layersim.objectives import (
+    Aligned,
+    Alternating,
+    CosineRegularized,
+    Distilled,
+    LastLayer,
+    Mixed,
+    Objective,
+    Progressive,
+    Scheduled,
+    layer_weights,
+)
+from tests import tiny
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 6, 12])
@@ -112,3 +128,134 @@ def test_cosine_regulariser_against_its_formula() -> None:
 def test_cosine_regulariser_vanishes_where_layers_agree() -> None:
     features = torch.randn(1, 5, 4).repeat(3, 1, 1) * torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
     assert CosineRegularized(beta=10).penalty(features, 3).item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_mixed_switches_once_where_it_is_told() -> None:
+    objective = Mixed(switch=0.4)
+    objective.spread_over(10)
+    assert [len(objective.layers(4, step)) for step in range(12)] == [1] * 4 + [4] * 8
+    assert objective.weights(4, 3) == layer_weights("last", 4)
+    assert objective.weights(4, 4) == objective.weights(4, None) == layer_weights("linear", 4)
+    always, never = Mixed(switch=0.0), Mixed(switch=1.0)
+    for edge in (always, never):
+        edge.spread_over(10)
+    assert all(always.weights(4, step) == layer_weights("linear", 4) for step in range(10))
+    assert all(never.weights(4, step) == layer_weights("last", 4) for step in range(10))
+
+
+def test_progressive_moves_evenly_from_start_to_end() -> None:
+    objective = Progressive(start=[1.0, 0.0, 0.0], end="linear", until=0.5)
+    objective.spread_over(8)
+    assert objective.weights(3, 0) == [1, 0, 0]
+    assert objective.layers(3, 0) == [0], "what has no weight yet is not computed"
+    assert objective.weights(3, 1) == pytest.approx([3 / 4 + 1 / 24, 1 / 12, 1 / 8])
+    assert objective.weights(3, 2) == pytest.approx([7 / 12, 1 / 6, 1 / 4])
+    for step in (4, 5, 8, None):
+        assert objective.weights(3, step) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
+    for step in range(9):
+        assert math.fsum(objective.weights(3, step)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("make", [Mixed, Progressive])
+def test_a_schedule_depends_on_the_step_alone(make: type[Scheduled]) -> None:
+    """A resumed training makes the objective anew, and starts where the step stands; in another length it does not."""
+    whole, resumed, longer = make(), make(), make()
+    whole.spread_over(20)
+    before = [whole.weights(4, step) for step in range(20)]
+    resumed.spread_over(20)
+    assert [resumed.weights(4, step) for step in range(7, 20)] == before[7:]
+    longer.spread_over(40)
+    assert [longer.weights(4, step) for step in range(20)] != before
+    assert [longer.weights(4, 2 * step) for step in range(20)] == before
+
+
+@pytest.mark.parametrize("make", [Mixed, Progressive])
+def test_a_schedule_needs_a_length(make: type[Scheduled]) -> None:
+    with pytest.raises(UserError, match=r"has no end here\. Set --trainer\.max_epochs"):
+        make().spread_over(math.inf)
+    with pytest.raises(UserError, match="how long the training is"):
+        make().weights(4, 0)
+    assert make().weights(4, None) == layer_weights("linear", 4), "evaluation needs none"
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "message"),
+    [
+        (Mixed, {"switch": 1.5}, r"switch in 0 … 1, but got 1\.5"),
+        (Mixed, {"weights": [0.5, 0.2]}, "sum to one"),
+        (Progressive, {"until": 0.0}, "until above 0"),
+        (Progressive, {"until": -1.0}, "until in 0 … 1"),
+        (Progressive, {"start": "first"}, "linear, uniform, last or a list"),
+        (Distilled, {"alpha": 1.1}, "alpha in 0 … 1"),
+        (Distilled, {"temperature": 0.0}, "temperature > 0"),
+        (Distilled, {"weights": [0.5, 0.5, 0.0]}, "since it teaches"),
+    ],
+)
+def test_options_out_of_range_are_refused(objective: type, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        objective(**options)
+
+
+def test_a_distilled_objective_weighs_as_the_aligned_loss() -> None:
+    objective = Distilled(alpha=0.3, temperature=4.0)
+    assert objective.distillation == Distillation(alpha=0.3, temperature=4.0)
+    assert objective.weights(5, 0) == layer_weights("linear", 5)
+    assert Aligned().distillation is None
+
+
+@pytest.mark.parametrize(
+    ("objective", "choices"),
+    [
+        (LastLayer(), [[2]]),
+        (Aligned(), [[0, 1, 2]]),
+        (Aligned(sampled_layers=2), [[0, 2], [1, 2]]),
+        (Aligned([0.5, 0.5, 0.0], sampled_layers=2), [[0], [1]]),
+        (Aligned("last", sampled_layers=2), [[2]]),
+        (Alternating(), [[2], [0, 1, 2]]),
+        (CosineRegularized(), [[0, 1, 2]]),
+        (Distilled("uniform"), [[0, 1, 2]]),
+        (Mixed(), [[2], [0, 1, 2]]),
+        (Progressive(), [[2], [0, 1, 2]]),
+        (Progressive(start=[1.0, 0.0, 0.0]), [[0], [0, 1, 2]]),
+    ],
+)
+def test_choices_are_what_steps_read_at_the_least(objective: Objective, choices: list[list[int]]) -> None:
+    """Every step reads one of them or more, so that a head's parameters without a gradient are foreseen."""
+    if isinstance(objective, Scheduled):
+        objective.spread_over(30)
+    assert objective.choices(3) == choices
+    assert all(any({*choice} <= {*objective.layers(3, step)} for choice in choices) for step in range(60))
+
+
+@pytest.mark.parametrize(
+    ("objective", "head", "unused"),
+    [
+        (Mixed(), SharedHead, False),
+        (Mixed(), SeparateHeads, True),
+        (Progressive(), SeparateHeads, True),
+        (Progressive(start=[1.0, 0.0, 0.0]), SharedHead, True),
+        (Progressive(start="uniform"), SeparateHeads, False),
+        (Distilled(), SeparateHeads, False),
+        (Aligned(sampled_layers=2), SeparateHeads, True),
+    ],
+)
+def test_the_module_foresees_unused_parameters(objective: Objective, head: type[Head], unused: bool) -> None:
+    assert tiny.module(objective=objective, head=head).has_unused_parameters is unused
+
+
+def test_the_trainer_tells_how_long_the_training_is(tmp_path: Path) -> None:
+    """Six optimizer steps of two micro-batches, the first three at the last layer."""
+    module, read = tiny.module(objective=Mixed()), []
+    original = module.head.loss
+    module.head.loss = lambda *given: read.append(len(given[2])) or original(*given)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    Trainer(
+        default_root_dir=tmp_path,
+        max_epochs=2,
+        limit_train_batches=6,
+        limit_val_batches=0,
+        accumulate_grad_batches=2,
+        enable_model_summary=False,
+        **quiet,
+    ).fit(module, tiny.digits())
+    assert read == [1] * 6 + [3] * 6

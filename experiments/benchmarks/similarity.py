@@ -15,6 +15,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import cka_pytorch
 import timm
@@ -26,6 +27,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from layersim.similarity import CosineSimilarity, LinearCKA, linear_cka
+from layersim.similarity.centering import centred
+from layersim.similarity.hsic import by_grams
 
 Contestants = dict[str, Callable[[], object]]
 
@@ -133,6 +136,52 @@ def full_set(threads: list[int], rounds: int) -> None:
     print_table(["threads", "layersim, ms", "pytorch-cka, ms", "pytorch-cka ÷ layersim"], rows)
 
 
+def many_samples(threads: list[int], rounds: int) -> None:
+    print("\n### Exact debiased CKA of 8192 samples (L12 d64), where covariances are the shorter way")
+    features = torch.randn(12, 8192, 64).cumsum(0)
+    layers = [centred(layer, dim=0) for layer in features]
+    ones = torch.ones(12)
+    rows = []
+    for number in threads:
+        torch.set_num_threads(number)
+        seconds = interleave(
+            {
+                "layersim": lambda: linear_cka(features, estimator="debiased"),
+                "by Gram matrices": lambda: by_grams(layers, ones),
+                "pytorch-cka": lambda: by_pytorch_cka(features),
+            },
+            rounds,
+        )
+        others = [f"{ratio(seconds[name], seconds['layersim']):.1f}" for name in ("by Gram matrices", "pytorch-cka")]
+        rows.append([str(number), milliseconds(seconds["layersim"]), *others])
+    print_table(["threads", "layersim, ms", "ours by Gram matrices ÷ layersim", "pytorch-cka ÷ layersim"], rows)
+
+
+def anew(metric: LinearCKA | CosineSimilarity) -> Tensor:
+    """`compute`, which otherwise keeps what it found."""
+    metric._computed = None
+    return metric.compute()
+
+
+def intervals(threads: int, rounds: int) -> None:
+    print(f"\n### An interval beside the value (L12 d384, {threads} thread)")
+    torch.set_num_threads(threads)
+    features = torch.randn(12, 2048, 384).cumsum(0)
+    rows = []
+    metrics = {
+        "minibatch CKA": LinearCKA(),
+        "debiased CKA": LinearCKA(estimator="debiased"),
+        "cosine, not centred": CosineSimilarity(centering="none"),
+        "cosine": CosineSimilarity(),
+    }
+    for name, metric in metrics.items():
+        for part, index in zip(features.split(128, dim=1), torch.arange(2048).split(128), strict=True):
+            metric.update(part, index)
+        seconds = interleave({"value": partial(anew, metric), "interval": metric.interval}, rounds)
+        rows.append([name, milliseconds(seconds["value"]), milliseconds(seconds["interval"])])
+    print_table(["measure of 2048 samples", "value, ms", "value and interval, ms"], rows)
+
+
 def end_to_end(threads: int, rounds: int, samples: int = 512, batch: int = 128) -> None:
     print(
         f"\n### ViT-S/16, 12 layers, [CLS] features, {samples} images in batches of {batch}: measuring ÷ forward alone"
@@ -189,6 +238,8 @@ def main() -> None:
     print(f"{machine()}; medians of paired ratios")
     alone(arguments.threads, arguments.rounds)
     full_set(arguments.threads, arguments.rounds)
+    many_samples(arguments.threads, rounds=3)
+    intervals(arguments.threads[0], rounds=3)
     if not arguments.no_model:
         end_to_end(arguments.threads[0], rounds=2)
 

@@ -2,6 +2,7 @@
 
 from layersim.backbones.base import Backbone
 from layersim.backbones.huggingface import TransformersBackbone
+from layersim.backbones.lora import Lora
 from layersim.backbones.vision import TimmBackbone
 
-__all__ = ["Backbone", "TimmBackbone", "TransformersBackbone"]
+__all__ = ["Backbone", "Lora", "TimmBackbone", "TransformersBackbone"]

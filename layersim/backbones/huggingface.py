@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from layersim.backbones.base import Backbone
 from layersim.backbones.classifiers import Chain
 from layersim.backbones.families import OPTIONS, Task, at, layout_of
+from layersim.backbones.lora import Lora, adapt
 from layersim.backbones.passage import Passage, watched
 from layersim.backbones.pretrained import configuration, image_config, trained, untrained
 from layersim.backbones.probe import check_causal, check_logits, check_widths, tiny_batch
@@ -46,6 +47,7 @@ class TransformersBackbone(Backbone):
             `model_type`, the family.
         ignore_mismatched_sizes: draw weights anew whose size in the checkpoint differs, such as a classifier's.
         grad_checkpointing: recompute blocks in the backward pass, to save memory.
+        lora: train low-rank adapters in the blocks in place of their weights, and the head; needs the extra `lora`.
         blocks: where a family that is not known keeps its blocks, a path in the base model such as `encoder.layer`.
         final_norm: its norm between the last block and the classifier, a path in the base model.
         classifier: its classifier, a path in the whole model, or several to go through in turn; an activation that the
@@ -70,6 +72,7 @@ class TransformersBackbone(Backbone):
         config_args: dict[str, Any] | None = None,
         ignore_mismatched_sizes: bool = False,
         grad_checkpointing: bool = False,
+        lora: Lora | None = None,
         blocks: str | None = None,
         final_norm: str | None = None,
         classifier: str | list[str] | None = None,
@@ -106,6 +109,8 @@ class TransformersBackbone(Backbone):
             self.data_config = image_config(name_or_path, config, hub, "image_size" in (config_args or {}))
             self.input_size = self.data_config["input_size"]
         self.num_classes = config.vocab_size if task == "language-modeling" else config.num_labels
+        if lora:
+            adapt(self.model, self.blocks, [self.final_norm, self.classifier], lora)
         self._check_logits()
         if grad_checkpointing:
             self._checkpoint_blocks()

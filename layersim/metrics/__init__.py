@@ -5,6 +5,7 @@ from layersim.metrics.agreement import Agreement, agreement
 from layersim.metrics.class_paths import ClassPaths, class_paths
 from layersim.metrics.effective_depth import effective_depth
 from layersim.metrics.exit_curve import ExitCounts, accuracy_at, exit_counts, exit_curve_area
+from layersim.metrics.f1 import LayerF1, layer_confusion
 from layersim.metrics.kept_samples import KeptSamples
 from layersim.metrics.loss import LayerLoss
 from layersim.metrics.monotonicity import Rise, TargetProbability, cosine_to_last, rise
@@ -19,6 +20,7 @@ __all__ = [
     "ExitCounts",
     "KeptSamples",
     "LayerAccuracy",
+    "LayerF1",
     "LayerLoss",
     "NeuralCollapse",
     "Rise",
@@ -33,6 +35,7 @@ __all__ = [
     "effective_depth",
     "exit_counts",
     "exit_curve_area",
+    "layer_confusion",
     "mean_saturation_layer",
     "neural_collapse",
     "progression",

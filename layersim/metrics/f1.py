@@ -38,5 +38,5 @@ class LayerF1(Metric):
         self.counts += layer_confusion(output.readout.predictions, output.features.targets, self.positive)
 
     def compute(self) -> Tensor:
-        found, false, missed = self.counts.double()
+        found, false, missed = self.counts.double().unbind()
         return 2 * found / (2 * found + false + missed)

@@ -66,6 +66,8 @@ class LayerRecord:
     mean_saturation_layer: float | None = None
     """Counted from 1."""
     effective_depth: EffectiveDepth | None = None
+    f1: list[float] | None = None
+    """L shares, 0 … 1, of tasks of two classes."""
     exit_curve: dict[str, list[Any]] = field(default_factory=dict)
     """`threshold`, `mean_exit_layer` (from 1) and `accuracy` of exits by confidence, K numbers each; threshold None:
     nobody leaves early."""
@@ -93,7 +95,7 @@ class LayerRecord:
         for key in ("saturated_early", "mean_saturation_layer", "exit_curve_area"):
             if getattr(self, key) is not None:
                 expect_numbers(key, getattr(self, key), ())
-        for key in ("accuracy", "loss", "saturation"):
+        for key in ("accuracy", "loss", "f1", "saturation"):
             if getattr(self, key) is not None:
                 expect_numbers(key, getattr(self, key), (self.layers,), counts=key == "saturation")
         for measure, matrix in self.similarity.items():

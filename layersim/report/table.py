@@ -26,6 +26,8 @@ def layer_columns(record: LayerRecord) -> dict[str, list[float]]:
         columns["accuracy"] = record.accuracy
     if record.loss is not None:
         columns["loss"] = record.loss
+    if record.f1 is not None:
+        columns["F1"] = record.f1
     for measure, matrix in record.similarity.items():
         columns[f"{measure} to last"] = [row[-1] for row in matrix]
     if record.saturation is not None:

@@ -40,9 +40,9 @@ def hsic(layers: Sequence[Tensor], *, unbiased: bool) -> Tensor:
         diagonal = squares @ squares.mT
         widths = [row.shape[1] for row in rows]
         if gram_products(samples, widths) <= covariance_products(samples, widths):
-            apart = _by_grams(rows, shrink)
+            apart = by_grams(rows, shrink)
         else:
-            apart = _by_covariances(rows, shrink) - diagonal
+            apart = by_covariances(rows, shrink) - diagonal
         if unbiased:
             # rows of a centred Gram matrix sum to zero, so all that U-centring needs of them is their diagonal
             totals = squares.sum(1)
@@ -64,7 +64,7 @@ def covariance_products(samples: int, widths: Sequence[int]) -> int:
     return samples * (sum(widths) ** 2 + sum(width**2 for width in widths)) // 2
 
 
-def _by_grams(rows: list[Tensor], shrink: Tensor) -> Tensor:
+def by_grams(rows: list[Tensor], shrink: Tensor) -> Tensor:
     """Σ_{i≠j} G^l_ij G^m_ij with G_ij = shrink · <row_i, row_j>, (L, L) float64.
 
     `rows` L tensors (N, D), `shrink` (L,). Each row's product is added in float64.
@@ -84,8 +84,8 @@ def _by_grams(rows: list[Tensor], shrink: Tensor) -> Tensor:
     return 2 * total
 
 
-def _by_covariances(rows: list[Tensor], shrink: Tensor) -> Tensor:
-    """Σ_ij G^l_ij G^m_ij = ‖X_lᵀ X_m‖² of the (N, D) rows X, (L, L) float64; `shrink` as of `_by_grams`."""
+def by_covariances(rows: list[Tensor], shrink: Tensor) -> Tensor:
+    """Σ_ij G^l_ij G^m_ij = ‖X_lᵀ X_m‖² of the (N, D) rows X, (L, L) float64; `shrink` as of `by_grams`."""
     # widths first and in one piece, as the product wants them
     stretches = [[stretch.mT.contiguous() for stretch in torch.split(row, STRETCH)] for row in rows]
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=shrink.device)

@@ -108,6 +108,7 @@ def test_unknown_keys_are_passed_over() -> None:
     ("changes", "message"),
     [
         ({"accuracy": [0.1]}, r"^accuracy: expected 2 numbers, got 1 of type float64\.$"),
+        ({"f1": [0.1, 0.2, 0.3]}, "f1: expected 2 numbers, got 3"),
         ({"loss": ["0.1", "0.2"]}, r"^loss: expected 2 numbers, got 2 of type <U3\.$"),
         ({"saturation": [1, 2, 3]}, r"^saturation: expected 2 whole numbers, 0 or more, got 3 of type int64\.$"),
         ({"saturation": [0.5, 0.5]}, "saturation: expected 2 whole numbers"),
@@ -207,7 +208,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_fields_are_the_keys() -> None:
-    exits = ["effective_depth", "exit_curve", "exit_curve_area"]
+    exits = ["effective_depth", "f1", "exit_curve", "exit_curve_area"]
     similarity = ["similarity_interval", "similarity_to_epoch", "progression"]
     assert [*asdict(record())] == [*DESIGN_KEYS[:-2], *exits, *DESIGN_KEYS[-2:], *similarity]
 

@@ -1,0 +1,89 @@
+"""Low-rank adapters in a transformers model (LoRA, Hu et al. 2021, arXiv 2106.09685), put there by peft.
+
+In each chosen linear map, W x becomes W x + (α / r) B A x with A (r × inputs) and B (outputs × r), and W stays.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from layersim.errors import UserError
+from layersim.precision import widened
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Which maps get adapters, and of what size.
+
+    Raises:
+        UserError: an option out of its range.
+    """
+
+    r: int = 8
+    """The rank, at least 1."""
+    alpha: float = 16.0
+    """α > 0: adapters are scaled by α / r."""
+    target_modules: list[str] | None = None
+    """Names of the maps, such as q_proj; all linear maps of the blocks where None."""
+    dropout: float = 0.0
+    """Of what goes into the adapters, 0 … 1."""
+    norms: bool = False
+    """Whether the blocks' norms train as well."""
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise UserError(
+                f"Expected r ≥ 1, alpha > 0 and 0 ≤ dropout < 1, but got r {self.r}, alpha {self.alpha}, dropout "
+                f"{self.dropout}. Change the backbone's lora."
+            )
+
+
+def adapt(model: nn.Module, blocks: nn.Module, head: Sequence[nn.Module], lora: Lora) -> None:
+    """Puts adapters into the model's blocks, in place; these, the head's parts and, if asked, the blocks' norms train,
+    and nothing else.
+
+    Adapters start at zero (B = 0), so that the model says what it said. Beside weights of half precision they are of
+    float32, since half would swallow small steps.
+
+    Raises:
+        UserError: peft is not installed, or no map in the blocks has such a name.
+    """
+    try:
+        peft: Any = import_module("peft")
+    except ImportError as error:
+        raise UserError(
+            "The backbone's lora needs peft, which is not installed. Run `pip install 'layersim[lora]'`."
+        ) from error
+    transposed = any(type(module).__name__ == "Conv1D" for module in blocks.modules())  # GPT-2's maps
+    config = peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=_targets(blocks, lora.target_modules),
+        fan_in_fan_out=transposed,
+    )
+    peft.inject_adapter_in_model(config, blocks)
+    norms = [module for module in blocks.modules() if "Norm" in type(module).__name__]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+        if parameter.requires_grad:
+            parameter.data = widened(parameter.data)
+    for part in [*head, *(norms if lora.norms else [])]:
+        part.requires_grad_(True)
+
+
+def _targets(blocks: nn.Module, wanted: list[str] | None) -> list[str]:
+    maps = {
+        name.rpartition(".")[2]
+        for name, module in blocks.named_modules()
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    }
+    if unknown := sorted(set(wanted or []) - maps):
+        raise UserError(
+            f"The blocks have no linear map {', '.join(unknown)}; they have {', '.join(sorted(maps))}. Change the "
+            "backbone's lora: {target_modules: […]}."
+        )
+    return wanted or sorted(maps)

@@ -1,0 +1,56 @@
+"""The aligned loss."""
+
+from math import fsum
+
+import torch
+
+from layersim.errors import UserError
+from layersim.objectives.base import Objective, weighted_layers
+from layersim.objectives.weights import LayerWeights, check_values, layer_weights
+
+
+class Aligned(Objective):
+    """The aligned loss Σ λl CE(W hl, y): one classifier trained at every layer (arXiv 2406.14479).
+
+    With `SeparateHeads` and uniform weights this is the multi-exit baseline.
+
+    Args:
+        weights: `linear` (later layers count more, the paper's choice), `uniform`, `last`, or a list of L numbers that
+            sum to one. A layer of weight zero is not computed in training.
+        sampled_layers: read the last layer and this many of those below, drawn anew each step by their weights, in
+            place of all: an unbiased estimate of the loss, and of its gradient, at a fraction of the classifier's cost.
+            The draw depends on the step alone, so all processes and micro-batches of a step read the same layers.
+            Evaluation reads all.
+    """
+
+    def __init__(self, weights: LayerWeights = "linear", sampled_layers: int | None = None) -> None:
+        check_values(weights)
+        if sampled_layers is not None and sampled_layers < 1:
+            raise UserError(f"Expected sampled_layers of at least 1, but got {sampled_layers}. Leave it out for all.")
+        self._weights = weights
+        self.sampled_layers = sampled_layers
+
+    def weights(self, num_layers: int, step: int | None) -> list[float]:
+        weights = layer_weights(self._weights, num_layers)
+        if self.sampled_layers is None or step is None:
+            return weights
+        return _sampled(weights, self.sampled_layers, step)
+
+    def choices(self, num_layers: int) -> list[list[int]]:
+        every = weighted_layers(layer_weights(self._weights, num_layers))
+        if self.sampled_layers is None:
+            return [every]
+        below = [layer for layer in every if layer < num_layers - 1]
+        return [[layer, *every[len(below) :]] for layer in below] or [every]  # every draw may be of the same layer
+
+
+def _sampled(weights: list[float], draws: int, step: int) -> list[float]:
+    """The last layer's weight, and the others' in equal parts on `draws` layers drawn, with replacement, by weight."""
+    *below, last = weights
+    if not (rest := fsum(below)):
+        return weights
+    drawn = torch.multinomial(
+        torch.tensor(below, dtype=torch.float64), draws, True, generator=torch.Generator().manual_seed(step)
+    )
+    counts = torch.bincount(drawn, minlength=len(below))
+    return [*(rest * count / draws for count in counts.tolist()), last]

@@ -1,0 +1,42 @@
+"""The cosine regulariser."""
+
+from math import isfinite
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from layersim.errors import UserError
+from layersim.objectives.base import Objective
+from layersim.objectives.weights import LayerWeights, check_values, layer_weights
+
+
+class CosineRegularized(Objective):
+    """CE(L) + β Σ λl (1 − cos(hl, hL)): the last layer's loss and a pull of all features towards the last's.
+
+    The paper's ablation (arXiv 2406.14479): it makes features alike but teaches shallow layers little.
+
+    Args:
+        beta: β ≥ 0.
+        weights: the λ of the penalty, as in `Aligned`.
+    """
+
+    def __init__(self, beta: float = 1.0, weights: LayerWeights = "linear") -> None:
+        check_values(weights)
+        if not (isfinite(beta) and beta >= 0):
+            raise UserError(f"Expected beta ≥ 0, but got {beta}.")
+        self.beta = beta
+        self._weights = weights
+
+    def weights(self, num_layers: int, step: int | None) -> list[float]:
+        layer_weights(self._weights, num_layers)  # a list of the wrong length is told here, as in every objective
+        return layer_weights("last", num_layers)
+
+    def layers(self, num_layers: int, step: int | None) -> list[int]:
+        """All layers: their features enter the penalty."""
+        return list(range(num_layers))
+
+    def penalty(self, features: Tensor, num_layers: int) -> Tensor:
+        distance = 1 - cosine_similarity(features.float(), features[-1:].float(), dim=-1).mean(dim=1)
+        pull = torch.dot(distance, distance.new_tensor(layer_weights(self._weights, num_layers)))
+        return self.beta * pull

@@ -1,0 +1,144 @@
+"""Low-rank adapters: what they compute, what trains, and that layers are read as before."""
+
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from layersim.backbones import Lora, TransformersBackbone
+from layersim.errors import UserError
+from layersim.heads import SharedHead
+
+from .tiny_transformers import CAUSAL, ENCODERS, batch_for, build, read, stock
+
+
+@pytest.fixture
+def peft() -> None:
+    pytest.importorskip("peft", reason="needs the extra `lora`")
+
+
+def trained(backbone: TransformersBackbone) -> set[str]:
+    """Names of the parameters that train."""
+    return {name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad}
+
+
+def merged(backbone: TransformersBackbone, factor: float) -> dict[str, Tensor]:
+    """The weights of a model without adapters that computes the same: W + factor · B A, by hand."""
+    state = backbone.model.state_dict()
+    weights = {}
+    for name, tensor in state.items():
+        if ".lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        stem = name.removesuffix(".base_layer.weight")
+        if stem != name:
+            update = state[f"{stem}.lora_B.default.weight"] @ state[f"{stem}.lora_A.default.weight"]
+            transposed = type(backbone.model.get_submodule(stem).base_layer).__name__ == "Conv1D"  # GPT-2's
+            tensor = tensor + factor * (update.T if transposed else update)
+        weights[plain] = tensor
+    return weights
+
+
+@pytest.mark.usefixtures("peft")
+@pytest.mark.parametrize(
+    ("family", "task"),
+    [
+        ("Llama", "language-modeling"),
+        ("Llama", "classification"),
+        ("GPT-2", "language-modeling"),
+        ("BERT", "classification"),
+    ],
+)
+def test_every_layer_is_that_of_the_model_with_merged_weights(family: str, task: str) -> None:
+    arguments = (CAUSAL | ENCODERS)[family]
+    adapted = build(arguments, task, lora=Lora(r=2, alpha=6.0))  # all parameters are drawn, B too
+    plain = build(arguments, task)
+    different = read(plain, batch_for(plain))
+    plain.model.load_state_dict(merged(adapted, factor=3.0))
+    data = batch_for(adapted)
+    torch.testing.assert_close(read(adapted, data), read(plain, data), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(read(adapted, data)[-1], stock(adapted, data), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(read(adapted, data), different, atol=0.1), "adapters count"
+
+
+@pytest.mark.usefixtures("peft")
+def test_adapters_start_as_the_model_itself() -> None:
+    torch.manual_seed(0)
+    options = {"task": "language-modeling", "pretrained": False, "config_args": CAUSAL["Llama"]}
+    plain = TransformersBackbone(**options)
+    torch.manual_seed(0)
+    adapted = TransformersBackbone(**options, lora=Lora())
+    data = batch_for(plain)
+    torch.testing.assert_close(read(adapted.eval(), data), read(plain.eval(), data))
+
+
+@pytest.mark.usefixtures("peft")
+@pytest.mark.parametrize("norms", [False, True])
+def test_adapters_the_head_and_if_asked_norms_train(norms: bool) -> None:
+    backbone = build(CAUSAL["Llama"], "language-modeling", lora=Lora(r=2, target_modules=["q_proj"], norms=norms))
+    expected = {"lm_head.weight", "model.norm.weight"}
+    for layer in range(3):
+        block = f"model.layers.{layer}"
+        expected |= {f"{block}.self_attn.q_proj.lora_{side}.default.weight" for side in "AB"}
+        if norms:
+            expected |= {f"{block}.{norm}.weight" for norm in ("input_layernorm", "post_attention_layernorm")}
+    assert trained(backbone) == expected
+
+    before = {name: parameter.detach().clone() for name, parameter in backbone.model.named_parameters()}
+    head, data = SharedHead(backbone), batch_for(backbone) | {"label": batch_for(backbone)["input_ids"]}
+    features = backbone.train()(data)
+    head.loss(features.values, features.targets, range(3), [0.2, 0.3, 0.5]).backward()
+    torch.optim.SGD(backbone.parameters(), lr=0.1).step()
+    moved = {name for name, parameter in backbone.model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == expected
+
+
+@pytest.mark.usefixtures("peft")
+def test_adapters_beside_half_precision_are_wide_and_move() -> None:
+    torch.manual_seed(0)
+    backbone = TransformersBackbone(
+        task="language-modeling", pretrained=False, config_args=CAUSAL["Llama"], dtype="bfloat16", lora=Lora(r=2)
+    )
+    adapters = {name: weight for name, weight in backbone.named_parameters() if ".lora_" in name}
+    assert {weight.dtype for weight in adapters.values()} == {torch.float32}
+    assert {weight.dtype for name, weight in backbone.named_parameters() if name not in adapters} == {torch.bfloat16}
+    data = batch_for(backbone) | {"label": batch_for(backbone)["input_ids"]}
+    features = backbone(data)
+    assert features.values.dtype == torch.bfloat16
+    SharedHead(backbone).loss(features.values, features.targets, range(3), [0.2, 0.3, 0.5]).backward()
+    before = {name: weight.detach().clone() for name, weight in adapters.items()}
+    torch.optim.SGD(backbone.parameters(), lr=1e-3).step()
+    moved = {name for name, weight in adapters.items() if not torch.equal(weight, before[name])}
+    assert moved == {name for name in adapters if ".lora_B." in name}, "A waits for B to leave zero"
+
+
+@pytest.mark.usefixtures("peft")
+def test_adapters_are_small() -> None:
+    full = build(CAUSAL["Llama"], "language-modeling")
+    adapted = build(CAUSAL["Llama"], "language-modeling", lora=Lora(r=1, target_modules=["q_proj", "v_proj"]))
+
+    def count(model: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+    head = 24 * 50 + 24
+    assert count(adapted) - head == 3 * ((24 + 24) + (24 + 12))  # r (inputs + outputs) for each map
+    assert count(full) > 5 * (count(adapted) - head)
+
+
+@pytest.mark.usefixtures("peft")
+def test_a_map_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match=r"no linear map query; they have .*q_proj.*target_modules"):
+        build(CAUSAL["Llama"], "language-modeling", lora=Lora(target_modules=["q_proj", "query"]))
+
+
+def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=r"pip install 'layersim\[lora\]'"):
+        build(CAUSAL["Llama"], "language-modeling", lora=Lora())
+
+
+@pytest.mark.parametrize("options", [{"r": 0}, {"alpha": 0.0}, {"dropout": 1.0}])
+def test_sizes_out_of_range_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="r ≥ 1, alpha > 0"):
+        Lora(**options)
