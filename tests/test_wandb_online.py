@@ -117,6 +117,21 @@ def test_checkpoints_arrive_as_artifacts(arrived: Arrived) -> None:
     assert {artifact["state"] for artifact in arrived.store.artifacts.values()} == {"COMMITTED"}
 
 
+def test_the_page_and_a_table_of_the_layers_arrive(arrived: Arrived) -> None:
+    store, run = arrived.store, arrived.store.only_run
+    page = (arrived.directory / "report.html").read_bytes()
+    assert [data for name, data in store.artifact_files.items() if name.endswith("report.html")] == [page]
+    (entry,) = [artifact for artifact in store.artifacts.values() if "report-" in str(artifact)]
+    assert run.name in str(entry)
+    (name,) = [name for name in run.uploads if name.startswith("media/table/layers_")]
+    table, last = json.loads(run.uploads[name]), records(arrived.directory)[-1]
+    assert table["columns"][:3] == ["layer", "accuracy", "loss"]
+    assert [row[:3] for row in table["data"]] == [
+        [layer, pytest.approx(accuracy), pytest.approx(loss)]
+        for layer, (accuracy, loss) in enumerate(zip(last["accuracy"], last["loss"], strict=True), start=1)
+    ]
+
+
 def test_a_continued_training_goes_on_in_its_run(arrived: Arrived) -> None:
     before, run = arrived.store.only_run, arrived.continued_store.only_run
     assert run.name == before.name
