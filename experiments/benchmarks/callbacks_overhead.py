@@ -18,7 +18,14 @@ from rounds import interleave, machine, ratio, table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from callbacks import ExitCurveMonitor, LayerAccuracyMonitor, RunRecorder, SaturationMonitor, SimilarityHeatmaps
+from callbacks import (
+    ExitCurveMonitor,
+    LayerAccuracyMonitor,
+    ReportWriter,
+    RunRecorder,
+    SaturationMonitor,
+    SimilarityHeatmaps,
+)
 from layersim import Digits, LayerwiseModule, TimmBackbone
 
 
@@ -41,7 +48,7 @@ def epoch(module: LayerwiseModule, loaders: dict[str, object], *, measured: bool
 
     def run() -> None:
         measuring = [LayerAccuracyMonitor(), SaturationMonitor(), SimilarityHeatmaps(), ExitCurveMonitor()]
-        monitors = [*measuring, RunRecorder()]
+        monitors = [*measuring, RunRecorder(), ReportWriter()]
         with tempfile.TemporaryDirectory() as directory:
             trainer = Trainer(
                 default_root_dir=directory,
