@@ -19,12 +19,12 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from layersim import run_directory
+from layersim.agent import from_agent, under_agent
 from layersim.checkpoints import check_fits, read_checkpoint
 from layersim.data import SplitDataModule
 from layersim.export import check_destination
 from layersim.module import LayerwiseModule
 from layersim.report.environment import write_environment
-from layersim.sweep.trial import from_agent, under_agent
 from layersim.tracking import Settles, Wandb, finish
 from layersim.trainer import LayerwiseTrainer, check_exits
 

@@ -11,7 +11,7 @@ from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from requests.utils import get_netrc_auth
 
-from layersim.sweep.trial import under_agent
+from layersim.agent import under_agent
 
 
 @runtime_checkable

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
+from layersim.agent import from_agent
 from layersim.errors import UserError
-from layersim.sweep.trial import from_agent
 
 METHODS = ("grid", "random", "bayes")
 VERBS = ("fit", "validate", "test")

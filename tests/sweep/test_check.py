@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from layersim.__main__ import main
+from layersim.agent import from_agent
 from layersim.sweep.check import check
 from layersim.sweep.file import read
-from layersim.sweep.trial import from_agent
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = ROOT / "experiments/vision/digits/aligned.yaml"

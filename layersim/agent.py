@@ -1,4 +1,4 @@
-"""What a sweep's agent types for a trial, in the words that options read."""
+"""What W&B's agent types for a trial of its sweep, in the words that options read."""
 
 import ast
 import json
