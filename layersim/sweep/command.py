@@ -5,11 +5,14 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from layersim import run_directory
 from layersim.errors import UserError
 from layersim.sweep.check import check
 from layersim.sweep.driver import Driver
 from layersim.sweep.file import read
+from layersim.sweep.table import trials_table
 
 
 def main(args: Sequence[str]) -> int:
@@ -36,6 +39,7 @@ def main(args: Sequence[str]) -> int:
         raise UserError(f"A {file.config['method']} sweep has no end. Say --count N, or `run_cap: N` in {given.file}.")
     driver = Driver(file, Path(recipe["trainer.default_root_dir"] or run_directory.DEFAULT_ROOT))
     driver.run(given.count)
+    Console().print(trials_table(driver.ledger.trials, file.metric, maximize=file.maximize))
     if best := driver.best():
         print(f"Best so far, trial {best.trial}: {file.metric} {best.history[-1]:.4g}")
         print(f"  layersim {shlex.join(file.command(best.values))}")

@@ -1,5 +1,6 @@
 """Sweeps without a server: W&B's engine draws, the same command line runs, a ledger remembers."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -7,12 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from layersim.__main__ import main
 from layersim.sweep.driver import Driver
 from layersim.sweep.engine import Engine
 from layersim.sweep.file import read
 from layersim.sweep.ledger import Ledger, Trial
+from layersim.sweep.table import trials_table
 from tests import tiny
 
 pytest.importorskip("sweeps", reason="the extra `sweep` is not installed")
@@ -49,6 +52,22 @@ def sweep(folder: Path, **config: Any) -> Path:
 def driver(path: Path) -> Driver:
     """A driver of a program that stands in for a training, in milliseconds."""
     return Driver(read(path), path.parent / "runs", program=(sys.executable, "-c", PROGRAM))
+
+
+def test_the_table_has_the_best_first() -> None:
+    trials = [
+        Trial(1, {"model.lr": 0.1, "model.weights": "last"}, "finished", [0.2, 0.5]),
+        Trial(2, {"model.lr": 0.2, "model.weights": "linear"}, "failed"),
+        Trial(3, {"model.lr": 0.3, "model.weights": "uniform"}, "stopped", [0.75]),
+    ]
+    for maximize, order in ((True, ["3", "1", "2"]), (False, ["1", "3", "2"])):
+        console = Console(record=True, width=100, file=io.StringIO())
+        console.print(trials_table(trials, "val/accuracy", maximize=maximize))
+        rows = [line.split() for line in console.export_text().splitlines() if line.strip()]
+        assert rows[0] == ["trial", "lr", "weights", "val/accuracy", "state"]
+        assert [row[0] for row in rows[2:]] == order
+    assert ["2", "0.2", "linear", "failed"] in rows
+    assert ["1", "0.1", "last", "0.5", "finished"] in rows
 
 
 def test_a_grid_runs_each_trial_once_and_goes_on_after_a_failure(
