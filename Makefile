@@ -34,7 +34,7 @@ demo: install ## train a small ViT on the digits with three objectives, compare 
 	$(BIN)/layersim compare $(DEMO)/exits/*/* --output $(DEMO)/exits.png
 
 test: install ## the whole test suite, one process a core (at most four)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: install ## style
 	$(BIN)/ruff check .

@@ -9,6 +9,13 @@ import pytest
 
 from layersim.__main__ import main
 
+SLOW = ("test_sweeps.py", "test_ddp.py", "test_wandb_online.py")
+"""Files that start processes of their own and wait for them: begun first, or the last of them would run alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in SLOW)
+
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
