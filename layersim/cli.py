@@ -24,6 +24,7 @@ from layersim.checkpoints import check_fits, read_checkpoint
 from layersim.data import SplitDataModule
 from layersim.export import check_destination
 from layersim.module import LayerwiseModule
+from layersim.report.configuration import flat
 from layersim.report.environment import write_environment
 from layersim.tracking import Settles, Wandb, finish
 from layersim.trainer import LayerwiseTrainer, check_exits
@@ -222,14 +223,3 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys, which are the command's flags: a sweep sets the same keys."""
-    leaves: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            leaves |= flat(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves

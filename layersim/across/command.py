@@ -1,17 +1,14 @@
 """`layersim similarity --a MODEL --b MODEL`: how alike are the layers of two models?"""
 
-import argparse
-import json
 from pathlib import Path
-from typing import Literal
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from rich.console import Console
+from jsonargparse import ArgumentParser, Namespace
 
 from layersim import run_directory
 from layersim.across.features import ModelFeatures, read_features
 from layersim.across.measures import measure_class
+from layersim.across.options import add_reading_options, parse, print_outcome, typed
 from layersim.across.sources import FORMS, Source, open_module, read_source
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
@@ -48,29 +45,17 @@ def main(args: list[str]) -> int:
         similarity=metric.compute().tolist(),
     )
     directory = _directory(options.to)
-    console = Console()
-    console.print(across_table(report))
     save_figure(across_figure(report), directory / FIGURE_FILE)
-    for what, path in {"Numbers": write_across_report(directory, report), "Figure": directory / FIGURE_FILE}.items():
-        console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
+    print_outcome(across_table(report), write_across_report(directory, report), directory / FIGURE_FILE)
     return 0
 
 
 def _parse(args: list[str]) -> tuple[ArgumentParser, list[Source], Namespace]:
     """The parser, the two models, and all options; where no data are typed, those of the first model that tells its."""
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--a", "--b", "--data", "--measure"):
-        peek.add_argument(option)
-    typed, _ = peek.parse_known_args(args)
-    parser = _parser(typed.measure or "cka")
-    sources = [read_source(given) for given in (typed.a, typed.b) if given is not None]
-    stored = [source.data for source in sources if source.data]
-    if typed.data is None and stored:
-        args = ["--data", json.dumps(stored[0]), *args]
-    try:
-        options = parser.parse_args(args)
-    except ArgumentError as error:
-        raise UserError(f"{error} `layersim similarity --help` lists the options.") from error
+    given = typed(args, "a", "b", "measure")
+    parser = _parser(given["measure"] or "cka")
+    sources = [read_source(model) for model in (given["a"], given["b"]) if model is not None]
+    options = parse(parser, args, [source.data for source in sources if source.data])
     if options.data is None:
         raise UserError("Neither model tells its data. Set --data, such as --data=Digits.")
     return parser, sources, options
@@ -87,11 +72,10 @@ def _parser(measure: str) -> ArgumentParser:
     parser.add_subclass_arguments(
         SplitDataModule, "data", required=False, help="As in `fit`; where left out, those of model a, else of b."
     )
-    parser.add_argument("--split", type=Literal["val", "test"], default="val", help="The split of the data to read.")
     parser.add_argument("--measure", type=str, default="cka", help="The similarity; its options are --options.…")
-    parser.add_argument("--max_samples", type=int, default=4096, help="Samples (or tokens) to compare at most.")
-    parser.add_argument("--device", type=str, default="auto", help="Where the models run, such as cpu or cuda:1.")
-    parser.add_argument("--seed", type=int, default=0, help="Of weights that nobody has trained.")
+    add_reading_options(
+        parser, samples="Samples (or tokens) to compare at most.", seed="Of weights that nobody has trained."
+    )
     parser.add_argument("--to", type=str, default=None, metavar="DIR", help="A new directory for what comes out.")
     parser.add_class_arguments(measure_class(measure), "options", skip={"max_samples"}, instantiate=False)
     if measure == "cka":

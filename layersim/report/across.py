@@ -3,7 +3,6 @@
 Letters: L layers of model a, M layers of model b.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from layersim.report.canvas import INK, place, sheet, shorten, write_labels, write_title
 from layersim.report.heatmap import draw_color_bar, draw_matrix, scale_of
+from layersim.report.json_report import write_report
 from layersim.report.numbers import expect_numbers
 
 ACROSS_FILE = "similarity.json"
@@ -79,10 +79,7 @@ def write_across_report(directory: Path, report: AcrossReport) -> Path:
         "similarity": [[None if math.isnan(value) else value for value in row] for row in report.similarity],
         "matches": {"a": report.matches_of_a, "b": report.matches_of_b},
     }
-    lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items())
-    path = directory / ACROSS_FILE
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    return path
+    return write_report(directory / ACROSS_FILE, values)
 
 
 def across_table(report: AcrossReport) -> Table:

@@ -1,6 +1,5 @@
 """`exits.json`: what `layersim exits` found for a run's model. Letters: L layers, T points of the curve."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from layersim.errors import UserError
+from layersim.report.json_report import read_report, write_report
 from layersim.report.numbers import expect_curve, expect_numbers
 
 EXITS_FILE = "exits.json"
@@ -106,12 +106,9 @@ class ExitReport:
 
 def write_exit_report(directory: Path, report: ExitReport) -> Path:
     """Writes the report into a run's directory, a key a line, and gives the file's path."""
-    path = directory / EXITS_FILE
     values = asdict(report)
     values |= {key: values[key] if math.isfinite(values[key]) else None for key in _LOSSES}
-    lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items())
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    return path
+    return write_report(directory / EXITS_FILE, values)
 
 
 def read_exit_report(directory: Path) -> ExitReport | None:
@@ -124,10 +121,7 @@ def read_exit_report(directory: Path) -> ExitReport | None:
     if not path.is_file():
         return None
     try:
-        read = json.loads(path.read_text())
-        known = [field.name for field in fields(ExitReport)]
-        _expect_keys("the file", read, known, ())
-        values = {key: read[key] for key in known}
+        values = read_report(path, (field.name for field in fields(ExitReport)))
         values |= {key: math.nan for key in _LOSSES if values[key] is None}
         return ExitReport(**values)
     except (OSError, ValueError) as error:

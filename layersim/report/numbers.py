@@ -1,6 +1,6 @@
 """Refuses what is not numbers in the shape that a record keeps them in. Letter: K thresholds."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,22 @@ def expect_numbers(key: str, value: object, shape: tuple[int, ...], *, counts: b
     if array.shape != shape or array.dtype.kind not in kinds or (counts and array.min() < 0):
         expected = f"{' × '.join(map(str, shape))} {kind}s" if shape else f"one {kind}"
         raise UserError(f"{key}: expected {expected}{', 0 or more' if counts else ''}, got {got}.")
+
+
+def expect_shapes(
+    key: str, value: object, shapes: Mapping[str, tuple[int, ...]], *, counts: Collection[str] = ()
+) -> None:
+    """Refuses what is no mapping that has, under these keys, numbers in these shapes; those in `counts` are whole.
+
+    Raises:
+        UserError: with the key.
+    """
+    if not isinstance(value, Mapping):
+        raise UserError(f"{key}: expected a JSON object, got {value!r}.")
+    if absent := [name for name in shapes if name not in value]:
+        raise UserError(f"{key}: expected the keys {', '.join(shapes)}; {', '.join(absent)} absent.")
+    for name, shape in shapes.items():
+        expect_numbers(f"{key}.{name}", value[name], shape, counts=name in counts)
 
 
 def expect_curve(key: str, curve: Mapping[str, Any]) -> None:

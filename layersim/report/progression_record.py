@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from layersim.errors import UserError
-from layersim.report.numbers import expect_numbers
+from layersim.report.numbers import expect_shapes
 
 COLLAPSE = ("nc1", "within_over_between", "norm_spread", "cosine_spread", "simplex_gap")
 """L numbers each."""
+_COUNTS = ("samples", "classes")
 
 
 def expect_progression(progression: Mapping[str, Any], layers: int) -> None:
@@ -37,20 +38,27 @@ def expect_progression(progression: Mapping[str, Any], layers: int) -> None:
     if "target_probability" in progression:
         of_cosine = [(key, shape) for key, shape in shapes.items() if key.startswith("cosine")]
         shapes |= {key.replace("cosine", "target_probability"): shape for key, shape in of_cosine}
-    _expect("progression", progression, shapes)
+    expect_shapes("progression", progression, shapes, counts=_COUNTS)
     if not isinstance(progression.get("centering"), str):
         raise UserError(f"progression.centering: expected a name, got {progression.get('centering')!r}.")
-    _expect("progression.cosine_cka", progression.get("cosine_cka"), {"pearson": (), "spearman": ()})
+    expect_shapes(
+        "progression.cosine_cka", progression.get("cosine_cka"), {"pearson": (), "spearman": ()}, counts=_COUNTS
+    )
     if "neural_collapse" in progression:
         collapse = progression["neural_collapse"]
         measures = (*COLLAPSE, "self_duality") if "self_duality" in collapse else COLLAPSE
         classes = _classes("progression.neural_collapse", collapse)
-        _expect("progression.neural_collapse", collapse, {"classes": (classes,)} | dict.fromkeys(measures, (layers,)))
+        expect_shapes(
+            "progression.neural_collapse",
+            collapse,
+            {"classes": (classes,)} | dict.fromkeys(measures, (layers,)),
+            counts=_COUNTS,
+        )
     if "class_paths" in progression:
         paths = progression["class_paths"]
         classes = _classes("progression.class_paths", paths)
         shapes = {"classes": (classes,), "points": (classes, layers, 2), "explained": ()}
-        _expect("progression.class_paths", paths, shapes)
+        expect_shapes("progression.class_paths", paths, shapes, counts=_COUNTS)
 
 
 def _classes(name: str, value: object) -> int:
@@ -58,12 +66,3 @@ def _classes(name: str, value: object) -> int:
     if not isinstance(value, Mapping) or not isinstance(value.get("classes"), list):
         raise UserError(f"{name}: expected a JSON object with a list of classes, got {value!r}.")
     return len(value["classes"])
-
-
-def _expect(name: str, value: object, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    if not isinstance(value, Mapping):
-        raise UserError(f"{name}: expected a JSON object, got {value!r}.")
-    if absent := [key for key in shapes if key not in value]:
-        raise UserError(f"{name}: expected the keys {', '.join(shapes)}; {', '.join(absent)} absent.")
-    for key, shape in shapes.items():
-        expect_numbers(f"{name}.{key}", value[key], shape, counts=key in ("samples", "classes"))

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from layersim.errors import UserError
+from layersim.report.configuration import read_configuration
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, read_records
 
 
@@ -69,14 +68,7 @@ def name_runs(runs: Sequence[Run]) -> list[str]:
 
 
 def _experiment(directory: Path) -> str:
-    path = directory / "config.yaml"
-    if not path.is_file():
-        return directory.name
-    try:
-        config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"expected YAML in {path}: {error}") from error
-    name = config.get("experiment") if isinstance(config, dict) else None
+    name = read_configuration(directory).get("experiment")
     return directory.name if name is None else str(name)
 
 

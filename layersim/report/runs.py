@@ -6,18 +6,15 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from layersim.errors import UserError
+from layersim.report.configuration import CONFIG_FILE, below, class_of, read_configuration
 from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
-
-CONFIG_FILE = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ def _listed(directory: Path) -> Listed:
         warnings.simplefilter("always", UserWarning)
         try:
             found = read_records(records) if records.exists() else []
-            objective = _objective(config)
+            objective = _objective(directory)
         except UserError as error:
             notices.append(str(error))
     notices += [str(warning.message) for warning in told]
@@ -130,17 +127,8 @@ def _measured(record: LayerRecord | None) -> tuple[str, str, str]:
     return str(record.epoch), accuracy, depth
 
 
-def _objective(config: Path) -> str:
-    """The class of the objective that a `config.yaml` names, and that of the head where it is not the shared one."""
-    try:
-        parsed: Any = yaml.safe_load(config.read_text()) if config.is_file() else None
-    except yaml.YAMLError as error:
-        raise UserError(f"expected YAML in {config}: {' '.join(str(error).split())}") from error
-    named = [_class_named(parsed, part) for part in ("objective", "head")]
+def _objective(directory: Path) -> str:
+    """The class of the objective that a run's configuration names, and that of a head which is not the shared one."""
+    model = below(read_configuration(directory), "model")
+    named = [class_of(model.get(part)) for part in ("objective", "head")]
     return " + ".join(name for name in named if name and name != "SharedHead") or "?"
-
-
-def _class_named(config: Any, part: str) -> str | None:
-    for key in ("model", part, "class_path"):
-        config = config.get(key) if isinstance(config, dict) else None
-    return None if config is None else str(config).rpartition(".")[2]

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from layersim.errors import UserError
 from layersim.report.canvas import COLORS, GRID, INK, TICK_SIZE, layer_ticks, place, sheet, write_labels, write_title
-from layersim.report.numbers import expect_numbers
+from layersim.report.json_report import read_report, write_report
+from layersim.report.numbers import expect_numbers, expect_shapes
 
 TRANSFER_FILE = "transfer.json"
 
@@ -64,10 +65,11 @@ class TransferReport:
             raise UserError(f"shifts: expected a list for each shift, got {self.shifts!r}.")
         for kind, steps in self.shifts.items():
             for place_, step in enumerate(steps):
-                _expect(f"shifts.{kind}[{place_}]", step, {"strength": (), "accuracy": (self.layers,)})
+                expect_shapes(f"shifts.{kind}[{place_}]", step, {"strength": (), "accuracy": (self.layers,)})
         if self.probe is not None:
-            counts = dict.fromkeys(("classes", "train_samples", "samples"), ())
-            _expect("probe", self.probe, counts | dict.fromkeys(("penalty", "accuracy"), (self.layers,)))
+            counts = ("classes", "train_samples", "samples")
+            by_layer = dict.fromkeys(("penalty", "accuracy"), (self.layers,))
+            expect_shapes("probe", self.probe, {**dict.fromkeys(counts, ()), **by_layer}, counts=counts)
 
     @property
     def settings(self) -> str:
@@ -79,10 +81,7 @@ class TransferReport:
 
 def write_transfer_report(directory: Path, report: TransferReport) -> Path:
     """Writes the report into a directory, a key a line, and gives the file's path."""
-    path = directory / TRANSFER_FILE
-    lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in asdict(report).items())
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    return path
+    return write_report(directory / TRANSFER_FILE, asdict(report))
 
 
 def read_transfer_report(directory: Path) -> TransferReport | None:
@@ -95,12 +94,7 @@ def read_transfer_report(directory: Path) -> TransferReport | None:
     if not path.is_file():
         return None
     try:
-        read = json.loads(path.read_text())
-        known = [field.name for field in fields(TransferReport)]
-        _expect("the file", read, {})
-        if absent := [key for key in known if key not in read]:
-            raise UserError(f"{', '.join(absent)} absent.")
-        return TransferReport(**{key: read[key] for key in known})
+        return TransferReport(**read_report(path, (field.name for field in fields(TransferReport))))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged; run `layersim transfer` again. {error}") from error
 
@@ -190,12 +184,3 @@ def _key(axes: Axes, unit: str, *, columns: int) -> None:
         columnspacing=1,
         borderpad=0,
     )
-
-
-def _expect(name: str, value: object, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    if not isinstance(value, Mapping):
-        raise UserError(f"{name}: expected a JSON object, got {value!r}.")
-    for key, shape in shapes.items():
-        if key not in value:
-            raise UserError(f"{name}: {key} absent.")
-        expect_numbers(f"{name}.{key}", value[key], shape, counts=key in ("classes", "train_samples", "samples"))

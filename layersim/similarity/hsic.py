@@ -75,7 +75,7 @@ def by_grams(rows: list[Tensor], shrink: Tensor) -> Tensor:
         bottom = min(top + ROWS, samples)
         for left in range(top, samples, COLUMNS):
             right = min(left + COLUMNS, samples)
-            block = torch.stack([_products(row[top:bottom], row[left:right]) for row in rows])
+            block = torch.stack([inner_products(row[top:bottom], row[left:right]) for row in rows])
             block *= shrink[:, None, None]
             if left == top:
                 block[:, :, : bottom - top].triu_(diagonal=1)  # each pair once, none with itself
@@ -93,12 +93,12 @@ def by_covariances(rows: list[Tensor], shrink: Tensor) -> Tensor:
         for second, right in enumerate(stretches[: first + 1]):
             covariance = total.new_zeros(len(left[0]), len(right[0]))
             for one, other in zip(left, right, strict=True):
-                covariance += _products(one, other)
+                covariance += inner_products(one, other)
             total[first, second] = total[second, first] = covariance.square().sum()
     return total * shrink.double().outer(shrink.double())
 
 
-def _products(rows: Tensor, columns: Tensor) -> Tensor:
+def inner_products(rows: Tensor, columns: Tensor) -> Tensor:
     """(R, C) inner products of (R, K) and (C, K)."""
     if rows.device.type != "cpu" or rows.dtype != torch.float32 or not torch.backends.mkldnn.enabled:
         return rows @ columns.mT

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from layersim.precision import full_precision
 from layersim.similarity.centering import centred
+from layersim.similarity.hsic import inner_products
 
 
 @torch.no_grad()
@@ -62,7 +63,7 @@ def _pairs_of_groups(rows: list[Tensor], sizes: list[int]) -> Tensor:
     between = torch.empty(len(sizes), len(sizes), len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
     for first, left in enumerate(groups):
         for second, right in enumerate(groups[: first + 1]):
-            block = torch.stack([row @ column.mT for row, column in zip(left, right, strict=True)], dim=1)
+            block = torch.stack([inner_products(row, column) for row, column in zip(left, right, strict=True)], dim=1)
             if second == first:
                 block.diagonal(dim1=0, dim2=2).zero_()
             # a product a row, as float32 loses digits over long sums

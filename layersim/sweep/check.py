@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from layersim.cli import LayerwiseCLI, flat
+from layersim.cli import LayerwiseCLI
 from layersim.errors import UserError
+from layersim.report.configuration import flat
 from layersim.sweep.file import SweepFile
 
 

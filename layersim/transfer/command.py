@@ -1,15 +1,13 @@
 """`layersim transfer --ckpt_path MODEL`: what do a model's layers know of shifted images, and of another task?"""
 
-import argparse
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from rich.console import Console
+from jsonargparse import ArgumentParser, Namespace
 
 from layersim.across import Source, open_module, read_features, read_source
+from layersim.across.options import add_reading_options, parse, print_outcome, typed
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
@@ -58,28 +56,17 @@ def main(args: list[str]) -> int:
         shifts=shifts,
         probe=probe,
     )
-    console = Console()
-    console.print(transfer_table(report))
     save_figure(transfer_figure(report), directory / FIGURE_FILE)
-    for what, path in {"Numbers": write_transfer_report(directory, report), "Figure": directory / FIGURE_FILE}.items():
-        console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
+    print_outcome(transfer_table(report), write_transfer_report(directory, report), directory / FIGURE_FILE)
     return 0
 
 
 def _parse(args: list[str]) -> tuple[ArgumentParser, Source, Namespace]:
     """The parser, the model, and all options; where no data are typed, those that the model was trained on."""
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--ckpt_path", "--data"):
-        peek.add_argument(option)
-    typed, _ = peek.parse_known_args(args)
-    source = None if typed.ckpt_path is None else read_source(typed.ckpt_path)
-    if source is not None and source.data and typed.data is None:
-        args = ["--data", json.dumps(source.data), *args]
+    model = typed(args, "ckpt_path")["ckpt_path"]
+    source = None if model is None else read_source(model)
     parser = _parser()
-    try:
-        options = parser.parse_args(args)
-    except ArgumentError as error:
-        raise UserError(f"{error} `layersim transfer --help` lists the options.") from error
+    options = parse(parser, args, [source.data] if source is not None and source.data else [])
     assert source is not None  # --ckpt_path is required
     if source.state is None:
         raise UserError(f"Expected a run's directory, or a checkpoint (….ckpt), but got --ckpt_path {source.given}.")
@@ -104,14 +91,15 @@ def _parser() -> ArgumentParser:
     parser.add_subclass_arguments(
         SplitDataModule, "to_data", required=False, help="Another task for linear probes; where left out, none."
     )
-    parser.add_argument("--split", type=Literal["val", "test"], default="val", help="The split to measure on.")
+    add_reading_options(
+        parser,
+        samples="Samples of a split to probe at most.",
+        seed="Of the noise, and of the samples that choose a penalty.",
+    )
     for kind, strengths in STRENGTHS.items():
         parser.add_argument(
             f"--strengths.{kind}", type=list[float], default=list(strengths), help=f"{_UNITS[kind]}; [] for none."
         )
-    parser.add_argument("--max_samples", type=int, default=4096, help="Samples of a split to probe at most.")
-    parser.add_argument("--device", type=str, default="auto", help="Where the model runs, such as cpu or cuda:1.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the noise, and of the samples that choose a penalty.")
     parser.add_argument("--to", type=str, default=None, metavar="DIR", help="A directory in place of the run's.")
     return parser
 

@@ -45,9 +45,15 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     [
         ({"accuracy": [0.5]}, "accuracy: expected 2 numbers"),
         ({"shifts": {"noise": [{"strength": 1.0, "accuracy": [0.5]}]}}, "shifts.noise[0].accuracy: expected 2 numbers"),
-        ({"shifts": {"noise": [{"accuracy": [0.5, 0.5]}]}}, "shifts.noise[0]: strength absent"),
+        (
+            {"shifts": {"noise": [{"accuracy": [0.5, 0.5]}]}},
+            "shifts.noise[0]: expected the keys strength, accuracy; strength absent",
+        ),
         ({"shifts": {"noise": 3}}, "expected a list for each shift"),
-        ({"probe": {"classes": 2}}, "probe: train_samples absent"),
+        (
+            {"probe": {"classes": 2}},
+            "probe: expected the keys classes, train_samples, samples, penalty, accuracy; train_samples, samples",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_key(changes: dict[str, Any], said: str) -> None:

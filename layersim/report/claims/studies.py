@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from layersim.errors import UserError
+from layersim.report.configuration import CONFIG_FILE, class_of, flat, init_args, read_configuration
 from layersim.report.exits import ExitReport, read_exit_report
 from layersim.report.records import LayerRecord
 from layersim.report.run import load_run, pick_record
@@ -19,8 +18,6 @@ from layersim.report.transfer import TransferReport, read_transfer_report
 
 Role = Literal["standard", "shared", "separate"]
 """Trained at the last layer alone; one head for all layers; a head for each."""
-
-CONFIG_FILE = "config.yaml"
 
 _TRAINING = (
     "max_epochs", "max_steps", "max_time", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
@@ -53,7 +50,7 @@ class FinishedRun:
     @property
     def samples(self) -> int | None:
         """N that are independent of each other: none of a language model's tokens."""
-        tokens = _init_args(self.config.get("model", {}).get("backbone")).get("task") == "language-modeling"
+        tokens = init_args(self.config.get("model", {}).get("backbone")).get("task") == "language-modeling"
         return None if tokens else self.record.samples
 
 
@@ -89,10 +86,11 @@ def read_run(directory: Path) -> FinishedRun:
         UserError: no run's directory, no `config.yaml`, no validation, or a file that is broken.
     """
     run = load_run(directory)
-    path = directory / CONFIG_FILE
-    config = yaml.safe_load(path.read_text()) if path.is_file() else None  # load_run has refused what is no YAML
-    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
-        raise UserError(f"expected {path} to tell the run's model, which claims are judged by, but it does not.")
+    config = read_configuration(directory)
+    if not isinstance(config.get("model"), dict):
+        raise UserError(
+            f"expected {directory / CONFIG_FILE} to tell the run's model, which claims are judged by, but it does not."
+        )
     record = pick_record(run, stage="validate")
     return FinishedRun(directory, config, record, read_exit_report(directory), read_transfer_report(directory))
 
@@ -162,35 +160,32 @@ def _settings(run: FinishedRun) -> dict[str, str]:
     config = run.config
     model = {key: value for key, value in config["model"].items() if key not in ("objective", "head")}
     data = config.get("data") or {}
-    loader = {key: value for key, value in _init_args(data).items() if key not in _READING}
+    loader = {key: value for key, value in init_args(data).items() if key not in _READING}
     trainer = {key: value for key, value in (config.get("trainer") or {}).items() if key in _TRAINING}
     together = {
-        "data": _class_of(data),
-        **_flat(loader, "data."),
-        **_flat(model, "model."),
-        **_flat(trainer, "trainer."),
-        **_flat(run.record.options, "measured."),
+        "data": class_of(data),
+        **flat({"data": loader, "model": model, "trainer": trainer, "measured": run.record.options}),
         "layers": run.record.layers,
         "samples": run.record.samples,
     }
-    return {key: repr(value) for key, value in together.items() if value is not None}
+    return {key.replace(".init_args", ""): repr(value) for key, value in together.items() if value is not None}
 
 
 def _study_name(run: FinishedRun) -> str:
     backbone = run.config["model"].get("backbone")
-    options = _init_args(backbone)
+    options = init_args(backbone)
     named = options.get("name_or_path") or options.get("name")
-    model = named or (options.get("config_args") or {}).get("model_type") or _class_of(backbone)
-    return f"{_class_of(run.config.get('data'))}, {model}, {run.record.layers} layers"
+    model = named or (options.get("config_args") or {}).get("model_type") or class_of(backbone) or "unknown"
+    return f"{class_of(run.config.get('data')) or 'unknown'}, {model}, {run.record.layers} layers"
 
 
 def _arm_of(model: Mapping[str, Any]) -> tuple[str, Role]:
     """The objective and the head with their options, and the role that both make."""
-    objective, head = _class_of(model.get("objective") or "Aligned"), _class_of(model.get("head") or "SharedHead")
+    objective, head = class_of(model.get("objective") or "Aligned"), class_of(model.get("head") or "SharedHead")
     told = {
         part: [
             f"{name.replace('_', ' ')} {value}"
-            for name, value in _init_args(model.get(part)).items()
+            for name, value in init_args(model.get(part)).items()
             if value is not None and value != _USUAL.get(name)
         ]
         for part in ("objective", "head")
@@ -205,24 +200,3 @@ def _arm_of(model: Mapping[str, Any]) -> tuple[str, Role]:
 def _bracketed(options: Iterable[str]) -> list[str]:
     joined = ", ".join(options)
     return [f"({joined})"] if joined else []
-
-
-def _class_of(section: Any) -> str:
-    path = section.get("class_path") if isinstance(section, Mapping) else section
-    return "unknown" if path is None else str(path).rpartition(".")[2]
-
-
-def _init_args(section: Any) -> dict[str, Any]:
-    found = section.get("init_args") if isinstance(section, Mapping) else None
-    return dict(found) if isinstance(found, Mapping) else {}
-
-
-def _flat(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in section.items():
-        name = prefix + key.removesuffix("init_args")
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, name if name.endswith(".") else f"{name}.")
-        else:
-            flat[name] = value
-    return flat

@@ -4,11 +4,11 @@ All of it can be read without the script, which adds the drawings and lets the t
 """
 
 import json
-from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 from layersim.errors import UserError
+from layersim.report.configuration import below, class_of, init_args
 from layersim.report.environment import ENVIRONMENT_FILE, environment
 from layersim.report.exits import ExitReport
 from layersim.report.page.markup import best_layer, facts, folded, notes, preformatted, share, table
@@ -36,7 +36,7 @@ def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> st
 
 def summary(page: RunPage, record: LayerRecord) -> dict[str, str]:
     """What the run was and how it ended, by name; what is not known is empty."""
-    model = _below(page.config, "model")
+    model = below(page.config, "model")
     told = {
         "Objective": _component(model.get("objective")),
         "Head": _component(model.get("head")),
@@ -116,19 +116,8 @@ def _environment(page: RunPage) -> str:
 
 def _component(value: Any, *shown: str) -> str:
     """A class and its options as the configuration names them: those in `shown`, or all that are set."""
-    if isinstance(value, str):
-        return value.rpartition(".")[2]
-    if not isinstance(value, Mapping) or "class_path" not in value:
-        return ""
     options = {
-        name: option
-        for name, option in _below(value, "init_args").items()
-        if option is not None and (not shown or name in shown)
+        name: option for name, option in init_args(value).items() if option is not None and (not shown or name in shown)
     }
     written = ", ".join(f"{name} {option}" for name, option in options.items())
-    return f"{str(value['class_path']).rpartition('.')[2]}{f' ({written})' if written else ''}"
-
-
-def _below(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    inner = config.get(key)
-    return inner if isinstance(inner, Mapping) else {}
+    return f"{class_of(value)}{f' ({written})' if written else ''}"

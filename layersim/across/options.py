@@ -1,0 +1,47 @@
+"""What commands that read models with data share: options typed, options stored with a model, a closing word."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+from layersim.errors import UserError
+
+
+def typed(args: list[str], *names: str) -> dict[str, str | None]:
+    """The values that were typed for these options, before the parser that they decide upon exists."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        peek.add_argument(f"--{name}")
+    return vars(peek.parse_known_args(args)[0])
+
+
+def parse(parser: ArgumentParser, args: list[str], stored: Sequence[Mapping[str, Any]]) -> Namespace:
+    """The options; where no `--data` are typed, the first of the stored ones."""
+    if stored and typed(args, "data")["data"] is None:
+        args = ["--data", json.dumps(stored[0]), *args]
+    try:
+        return parser.parse_args(args)
+    except ArgumentError as error:
+        raise UserError(f"{error} `{parser.prog} --help` lists the options.") from error
+
+
+def add_reading_options(parser: ArgumentParser, *, samples: str, seed: str) -> None:
+    """`--split`, `--max_samples`, `--device` and `--seed`; the two texts say of what."""
+    parser.add_argument("--split", type=Literal["val", "test"], default="val", help="The split of the data to read.")
+    parser.add_argument("--max_samples", type=int, default=4096, help=samples)
+    parser.add_argument("--device", type=str, default="auto", help="Where models run, such as cpu or cuda:1.")
+    parser.add_argument("--seed", type=int, default=0, help=seed)
+
+
+def print_outcome(table: Table, numbers: Path, figure: Path) -> None:
+    """The table, and where numbers and figure lie, each path on a line of its own."""
+    console = Console()
+    console.print(table)
+    for what, path in {"Numbers": numbers, "Figure": figure}.items():
+        console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)

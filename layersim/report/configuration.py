@@ -1,0 +1,53 @@
+"""A run's configuration, read without the classes that it names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from layersim.errors import UserError
+
+CONFIG_FILE = "config.yaml"
+
+
+def read_configuration(directory: Path) -> dict[str, Any]:
+    """The `config.yaml` of a run's directory; empty where there is none, or no mapping in it.
+
+    Raises:
+        UserError: it is no YAML.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        parsed = yaml.safe_load(path.read_text()) if path.is_file() else None
+    except yaml.YAMLError as error:
+        raise UserError(f"expected YAML in {path}: {' '.join(str(error).split())}") from error
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys, which are the command's flags: a sweep sets the same keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def below(config: Any, key: str) -> Mapping[str, Any]:
+    """The section of that name; an empty one where there is none."""
+    inner = config.get(key) if isinstance(config, Mapping) else None
+    return inner if isinstance(inner, Mapping) else {}
+
+
+def class_of(section: Any) -> str:
+    """The class that a section names, without its modules; empty where it names none."""
+    path = section.get("class_path") if isinstance(section, Mapping) else section
+    return "" if path is None else str(path).rpartition(".")[2]
+
+
+def init_args(section: Any) -> dict[str, Any]:
+    """The options of the class that a section names."""
+    return dict(below(section, "init_args"))
