@@ -38,13 +38,18 @@ class Driver:
         self.ledger = Ledger(root / self._place / "ledger.jsonl", file.config)
 
     def run(self, count: int | None) -> None:
-        """Runs `count` trials, or as many as there are: first those that were interrupted, then new ones."""
-        for _ in range(sys.maxsize if count is None else count):
-            trial = self._next()
-            if trial is None:
-                print("All trials have been run.")
-                return
-            self._run(trial)
+        """Runs `count` trials, or as many as there are: first those that were interrupted, then new ones.
+
+        Raises:
+            UserError: another program runs trials of this sweep.
+        """
+        with self.ledger.held():
+            for _ in range(sys.maxsize if count is None else count):
+                trial = self._next()
+                if trial is None:
+                    print("All trials have been run.")
+                    return
+                self._run(trial)
 
     def _next(self) -> Trial | None:
         trials = self.ledger.trials

@@ -1,9 +1,13 @@
 """What has become of each trial: JSON lines that survive the program."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from layersim.errors import UserError
 
@@ -53,6 +57,21 @@ class Ledger:
             )
         text = path.read_text()
         path.write_text(text[: text.rfind("\n") + 1])
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While in here, no other program runs trials of this ledger.
+
+        Raises:
+            UserError: another one does.
+        """
+        try:
+            with FileLock(self.path.with_suffix(".lock"), blocking=False):
+                yield
+        except Timeout as error:
+            raise UserError(
+                f"Another `layersim sweep` is running the trials of {self.path}. Wait for it, or stop it."
+            ) from error
 
     @property
     def trials(self) -> list[Trial]:

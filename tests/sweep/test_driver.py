@@ -2,8 +2,10 @@
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 from rich.console import Console
 
 from layersim.__main__ import main
+from layersim.errors import UserError
 from layersim.sweep.driver import Driver
 from layersim.sweep.engine import Engine
 from layersim.sweep.file import read
@@ -171,3 +174,26 @@ def test_a_real_trial_is_a_run_like_any_other(
     (record,) = [json.loads(line) for line in (directory / "layers.jsonl").read_text().splitlines()]
     assert trial.history == [pytest.approx(record["accuracy"][-1])]
     assert "Best so far, trial 1" in capsys.readouterr().out
+
+
+def test_a_ledger_belongs_to_one_program_at_a_time(tmp_path: Path) -> None:
+    path = sweep(tmp_path, parameters={"x": {"values": [1.0]}})
+    holder = f"""
+import sys
+from pathlib import Path
+from layersim.sweep.file import read
+from layersim.sweep.driver import Driver
+driver = Driver(read(Path({str(path)!r})), Path({str(tmp_path / "runs")!r}))
+with driver.ledger.held():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", holder], stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=r"Another `layersim sweep` is running the trials of .*ledger\.jsonl"):
+            driver(path).run(1)
+        assert driver(path).ledger.trials == []
+        process.kill()  # a lock that outlived its program would stop all later ones
+    driver(path).run(1)
+    assert [trial.state for trial in driver(path).ledger.trials] == ["finished"]
