@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from layersim.errors import UserError
 from layersim.precision import widened
@@ -73,6 +73,22 @@ def adapt(model: nn.Module, blocks: nn.Module, head: Sequence[nn.Module], lora: 
             parameter.data = widened(parameter.data)
     for part in [*head, *(norms if lora.norms else [])]:
         part.requires_grad_(True)
+
+
+def merged_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The model's weights with its adapters added to them, W + (α / r) B A, by the names that they had without.
+
+    Sums of half-precision weights are taken in float32 and rounded once. A model without adapters gives its state.
+    """
+    weights = {
+        name.replace(".base_layer.", "."): value for name, value in model.state_dict().items() if ".lora_" not in name
+    }
+    for place, module in model.named_modules():
+        if hasattr(module, "get_delta_weight"):
+            base = module.base_layer.weight
+            (adapter,) = module.active_adapters
+            weights[f"{place}.weight"] = (widened(base) + widened(module.get_delta_weight(adapter))).to(base.dtype)
+    return weights
 
 
 def _targets(blocks: nn.Module, wanted: list[str] | None) -> list[str]:

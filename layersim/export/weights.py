@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
+from layersim.backbones.lora import merged_weights
 from layersim.errors import UserError
 from layersim.heads import Head, SeparateHeads
 
 
 def weights_read_at(layer: int, backbone: Backbone, head: Head, model: nn.Module) -> dict[str, Tensor]:
-    """The backbone's model's weights, with the classifier that reads `layer` in the place of the model's own."""
-    weights = model.state_dict()
+    """The backbone's model's weights, adapters added to theirs, with the classifier that reads `layer` in the place of
+    the model's own."""
+    weights = {name: value.detach() for name, value in merged_weights(model).items()}
     if isinstance(head, SeparateHeads):
         # of tied weights the last name is the classifier's: a head is defined after what it stands on
         names = {id(value): name for name, value in model.named_parameters(remove_duplicate=False)}

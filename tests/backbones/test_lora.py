@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from layersim.backbones import Lora, TransformersBackbone
+from layersim.backbones.lora import merged_weights
 from layersim.errors import UserError
 from layersim.heads import SharedHead
 
@@ -56,10 +57,23 @@ def test_every_layer_is_that_of_the_model_with_merged_weights(family: str, task:
     plain = build(arguments, task)
     different = read(plain, batch_for(plain))
     plain.model.load_state_dict(merged(adapted, factor=3.0))
+    torch.testing.assert_close(merged_weights(adapted.model), merged(adapted, factor=3.0), rtol=1e-6, atol=1e-6)
     data = batch_for(adapted)
     torch.testing.assert_close(read(adapted, data), read(plain, data), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(read(adapted, data)[-1], stock(adapted, data), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(read(adapted, data), different, atol=0.1), "adapters count"
+
+
+@pytest.mark.usefixtures("peft")
+def test_half_precision_is_merged_with_one_rounding() -> None:
+    options = {"task": "language-modeling", "pretrained": False, "config_args": CAUSAL["Llama"], "dtype": "bfloat16"}
+    model = TransformersBackbone(**options, lora=Lora(r=2, alpha=2.0)).model
+    adapter = model.get_submodule("model.layers.0.self_attn.q_proj")
+    nn.init.normal_(adapter.lora_B.default.weight)
+    update = adapter.lora_B.default.weight.double() @ adapter.lora_A.default.weight.double()
+    weight = merged_weights(model)["model.layers.0.self_attn.q_proj.weight"]
+    assert weight.dtype == torch.bfloat16
+    assert torch.equal(weight, (adapter.base_layer.weight.double() + update).bfloat16())
 
 
 @pytest.mark.usefixtures("peft")

@@ -15,8 +15,9 @@ import transformers
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from layersim.backbones import TimmBackbone
+from layersim.backbones import Lora, TimmBackbone
 from layersim.backbones.base import Backbone
+from layersim.backbones.tokens import predicting_tokens
 from layersim.errors import UserError
 from layersim.export import stock
 from layersim.export.libraries import library_of
@@ -213,3 +214,16 @@ def test_class_names_of_another_number_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="names of 7 classes, but got 2"):
         export_stock(backbone, SharedHead(backbone), 2, tmp_path / "export", class_names=["a", "b"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["Llama", "GPT-2"])
+def test_adapters_are_merged(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("peft", reason="needs the extra `lora`")
+    backbone = tiny_transformers.build(CAUSAL[name], "language-modeling", lora=Lora(r=2, alpha=6.0))
+    folder = export_stock(backbone, SharedHead(backbone).eval(), 2, tmp_path / "cut")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert not [name for name in loaded.state_dict() if "lora" in name]
+    inputs = batch(backbone)
+    with torch.no_grad():
+        found = predicting_tokens(inputs)(loaded(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits)
+    torch.testing.assert_close(found, readout(backbone, SharedHead(backbone).eval(), 1), rtol=1e-5, atol=1e-5)
