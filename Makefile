@@ -53,6 +53,9 @@ bench: install ## the benchmarks behind experiments/benchmarks/RESULTS.md (needs
 	$(BIN)/python experiments/benchmarks/early_exit.py
 	$(BIN)/python experiments/benchmarks/sampled_layers.py
 
+evidence: install ## train and judge what experiments/paper/RESULTS.md tells (DATA=FOLDER: all of it; hours: see there)
+	$(BIN)/python experiments/paper/evidence/train.py $(if $(DATA),--data $(DATA)) $(if $(OBJECTIVES),--objectives $(OBJECTIVES))
+
 lock: ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra demo --extra onnx --extra dashboard \
 		--extra sweep --extra lora --no-header --no-annotate --no-emit-index-url --upgrade --output-file requirements.lock pyproject.toml
@@ -60,4 +63,4 @@ lock: ## pin the newest versions that pyproject.toml allows (needs uv)
 clean: ## remove the environment and caches, never a run
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
 
-.PHONY: help install demo test lint types bench lock clean
+.PHONY: help install demo test lint types bench evidence lock clean
