@@ -12,7 +12,7 @@ import yaml
 from layersim.cli import LayerwiseCLI
 from layersim.errors import UserError
 from layersim.report.configuration import flat
-from layersim.sweep.file import SweepFile
+from layersim.sweep.file import CONFIG, SweepFile
 
 
 class _Parsed(LayerwiseCLI):
@@ -63,7 +63,7 @@ def check(file: SweepFile) -> dict[str, Any]:
     """Tries every value of every parameter, ranges at both ends, the other parameters at their first.
 
     A parameter must be an option's whole flag (`model.optimizer.init_args.lr`, not `model.optimizer.lr`), so that W&B's
-    configuration holds each setting once.
+    configuration holds each setting once; or `config`, whose values are recipes to lay over the command's own.
 
     Returns:
         Each option by its whole flag, as the recipe sets it.
@@ -80,9 +80,9 @@ def check(file: SweepFile) -> dict[str, Any]:
     for name, values in choices.items():
         for value in values:
             try:
-                exists = name in options.parse(first | {name: value})
+                exists = name in (CONFIG, *options.parse(first | {name: value}))
             except UserError as error:
-                if name in options.recipe:
+                if name in (CONFIG, *options.recipe):
                     raise
                 raise UserError(f"{_no_such_flag(file, name, options.recipe)}\n{error}") from error
             if not exists:
@@ -101,7 +101,7 @@ def _choices(entry: dict[str, Any]) -> list[Any]:
 def _may_exist(name: str, recipe: dict[str, Any]) -> bool:
     """Whether a flag is among the recipe's, or an argument of a class or mapping that the recipe names."""
     section = name.rpartition(".")[0]
-    return name in recipe or any(key.startswith(f"{section}.") for key in recipe if section)
+    return name in (CONFIG, *recipe) or any(key.startswith(f"{section}.") for key in recipe if section)
 
 
 def _no_such_flag(file: SweepFile, name: str, recipe: dict[str, Any]) -> str:

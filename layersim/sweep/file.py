@@ -11,6 +11,8 @@ from layersim.errors import UserError
 
 METHODS = ("grid", "random", "bayes")
 VERBS = ("fit", "validate", "test")
+CONFIG = "config"
+"""The parameter whose values are recipes, laid over the command's own."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,10 @@ class SweepFile:
         return dict(self.config["parameters"])
 
     def command(self, values: dict[str, Any], *more: str) -> list[str]:
-        """The words of one trial's command line, with the flags as W&B's agent prints them."""
-        flags = from_agent([f"--{name}={value}" for name, value in values.items()])
+        """The words of one trial's command line, with the flags as W&B's agent prints them; a swept recipe stands
+        first, or it would undo the others."""
+        ordered = sorted(values.items(), key=lambda item: item[0] != CONFIG)
+        flags = from_agent([f"--{name}={value}" for name, value in ordered])
         return [*self.before, *more, *flags, *self.after]
 
 

@@ -9,7 +9,8 @@ import yaml
 
 from layersim.__main__ import main
 from layersim.agent import from_agent
-from layersim.sweep.check import check
+from layersim.errors import UserError
+from layersim.sweep.check import Options, check
 from layersim.sweep.file import read
 
 ROOT = Path(__file__).parent.parent.parent
@@ -51,6 +52,26 @@ def test_every_shipped_sweep_passes(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert check(file)["experiment"] == "digits/aligned"
     assert file.metric in ("val/accuracy", "val/accuracy/layer_03")
     assert path.name in path.read_text().partition("\nname:")[0], "its header tells the command"
+
+
+def test_recipes_may_be_swept(tmp_path: Path) -> None:
+    objectives = [str(ROOT / f"experiments/paper/objectives/{name}.yaml") for name in ("standard", "uniform")]
+    parameters = {
+        "model.objective.class_path": {"values": ["layersim.objectives.Alternating"]},
+        "config": {"values": objectives},
+    }
+    file = read(write(tmp_path, parameters))
+    check(file)
+    words = file.command({"model.objective.class_path": "layersim.objectives.Alternating", "config": objectives[1]})
+    assert words[-2:] == [
+        f"--config={objectives[1]}",
+        "--model.objective.class_path=layersim.objectives.Alternating",
+    ], "a recipe that came later would undo what the trial sets"
+    set_by = Options(file)
+    assert set_by.parse({"config": objectives[1]})["model.objective.init_args.weights"] == "uniform"
+    assert set_by.parse({"config": objectives[0]})["model.objective.class_path"] == "layersim.objectives.LastLayer"
+    with pytest.raises(UserError, match=r"missing\.yaml"):
+        check(read(write(tmp_path, {"config": {"values": [objectives[0], str(tmp_path / "missing.yaml")]}})))
 
 
 def test_none_true_and_whole_floats_are_taken(tmp_path: Path) -> None:
