@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from layersim.report.page import write_page
+from layersim.report.progression_record import COLLAPSE
 from layersim.report.records import LayerRecord
 from tests.report.test_page import HOSTILE, make_run, record
 
@@ -45,7 +46,24 @@ def measured(epoch: int, shift: float = 0.0) -> LayerRecord:
         "accuracy": accuracy,
     }
     matrix = [[1.0 if i == j else round(0.9 - 0.2 * abs(i - j) - 0.1 * epoch, 3) for j in range(3)] for i in range(3)]
-    return record(epoch, LAYERS, accuracy=accuracy, exit_curve=curve, similarity={"cosine": matrix, HOSTILE: matrix})
+    moved = [[value + end for value in row] for end in (-0.05, 0.05) for row in matrix]
+    rises = [0.25 + 0.1 * epoch, 0.75]
+    shares = {"cosine": [0.5, 0.7, 1.0], "cosine_rises": 0.2, "cosine_rises_by_step": rises}
+    progression = shares | {key.replace("cosine", "target_probability"): value for key, value in shares.items()}
+    progression |= {"path_over_chord": 1.5, "angle": [30.0], "distance_to_segment": [0.0, 0.2, 0.0]}
+    progression |= {"skip_over_residual": [1.0, 1.0], "cosine_cka": {"pearson": 0.9, "spearman": 0.8}}
+    collapse = {name: [2.0, 1.0, 0.5 - 0.1 * epoch] for name in COLLAPSE}
+    return record(
+        epoch,
+        LAYERS,
+        accuracy=accuracy,
+        exit_curve=curve,
+        similarity={"cosine": matrix, HOSTILE: matrix},
+        similarity_interval={"cosine": {"confidence": 0.95, "low": moved[:LAYERS], "high": moved[LAYERS:]}},
+        similarity_to_epoch={"cka": {"0": [0.9 - 0.1 * epoch, 0.6, 0.5]}} if epoch else {},
+        progression=progression
+        | {"samples": 80, "centering": "samples", "neural_collapse": collapse | {"classes": [0, 1]}},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +130,31 @@ def test_the_slider_changes_the_drawn_values_and_the_table(browser: Any, pages: 
     row = page.locator(".numbers tbody tr").nth(1)
     assert row.locator("td").all_text_contents() == ["0.450", "1.125", "0.600", "0.600", "1"]
     assert page.locator(".numbers caption").text_content() == "Epoch 1, step 20, 80 samples"
+    watched.close()
+
+
+def test_curves_of_what_was_asked_for_besides(browser: Any, pages: dict[str, Path]) -> None:
+    watched = Watched(browser, pages["one"])
+
+    def drawn(title: str) -> list[float]:
+        marks = watched.panel(title).locator("g.mark")
+        return [float(value) for value in marks.evaluate_all("marks => marks.map(mark => mark.dataset.value)")]
+
+    earlier = "linear CKA of each layer to earlier epochs"
+    assert drawn(earlier) == pytest.approx([0.6, 0.6, 0.5])
+    assert drawn("Samples for which it rises, step by step") == pytest.approx([0.55, 0.75] * 2)
+    assert drawn("Neural collapse by layer, NC1") == pytest.approx([2.0, 1.0, 0.2])
+    to_last = watched.panel("Similarity to the last layer")
+    assert to_last.locator("path.band").count() == 1, "of the measure that has an interval"
+    to_last.locator("> svg").focus()
+    for _ in range(2):
+        watched.page.keyboard.press("ArrowRight")
+    assert to_last.locator("output").text_content() == (
+        "cosine similarity of layer 2 to the last: 0.400, interval 0.350 to 0.450"
+    )
+    watched.page.get_by_role("slider", name="Epoch").fill("0")
+    assert watched.panel(earlier).locator("g.mark").count() == 0, "nothing lies before the first epoch"
+    assert drawn("Samples for which it rises, step by step") == pytest.approx([0.25, 0.75] * 2)
     watched.close()
 
 

@@ -66,7 +66,8 @@ def write_page(
             notices.append(page.notices[-1])
         shown.append(drawn(name, page, kept, record))
     comparison, groups, told = _comparison(names, pages, records)
-    measures = list(dict.fromkeys(measure for run in shown for measure in run["measures"]))
+    earlier = [measure for run in shown for record in run["records"] for measure in record["toEpoch"]]
+    measures = list(dict.fromkeys([*(measure for run in shown for measure in run["measures"]), *earlier]))
     content = _fill(
         title=names[0] if len(names) == 1 else f"{count(len(names), 'run')} compared",
         notices=notes(told),

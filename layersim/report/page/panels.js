@@ -94,17 +94,59 @@ function heatMaps(run) {
 function toLast(run) {
   if (!run.measures.length) return null;
   const every = run.records.flatMap((record) => Object.values(record.similarity).flatMap((matrix) => matrix.map((row) => row[row.length - 1])));
-  const y = spread(every);
+  const y = spread([...every, ...run.records.flatMap((record) => Object.values(record.toLastInterval).flat(2))]);
   return panel("Similarity to the last layer", ({ place }) => {
-    const { layers, similarity } = run.records[place];
+    const { layers, similarity, toLastInterval } = run.records[place];
     if (!Object.keys(similarity).length) return null;
-    const series = Object.entries(similarity).map(([measure, matrix]) => ({
-      name: DATA.scales[measure].name,
-      ...look(run.measures.indexOf(measure)),
-      points: matrix.map((row, layer) => [layer + 1, row[layers - 1], `${DATA.scales[measure].name} of layer ${layer + 1} to the last: ${number(row[layers - 1])}`]),
-    }));
+    const series = Object.entries(similarity).map(([measure, matrix]) => {
+      const band = toLastInterval[measure];
+      const interval = (layer) => (known(band?.[layer][0]) ? `, interval ${number(band[layer][0])} to ${number(band[layer][1])}` : "");
+      return {
+        name: DATA.scales[measure].name + (band ? ", with its interval" : ""),
+        ...look(run.measures.indexOf(measure)),
+        points: matrix.map((row, layer) => [layer + 1, row[layers - 1], `${DATA.scales[measure].name} of layer ${layer + 1} to the last: ${number(row[layers - 1])}${interval(layer)}`]),
+        band,
+      };
+    });
     const legend = series.map((one) => legendEntry(one.name, one));
     return chart({ x: layersAxis(layers), y, series, legend, label: `Epoch ${run.records[place].epoch}` });
+  });
+}
+
+/** Each layer's similarity to itself at earlier epochs: where a film strip of layers has got to. */
+function toEarlierEpochs(run) {
+  const measures = [...new Set(run.records.flatMap((record) => Object.keys(record.toEpoch)))];
+  return measures.map((measure) => {
+    const { name } = DATA.scales[measure];
+    const y = spread(run.records.flatMap((record) => (record.toEpoch[measure] ?? []).flat()));
+    return panel(`${name} of each layer to earlier epochs`, ({ place }) => {
+      const { layers, epoch, toEpoch: { [measure]: values }, earlierEpochs: { [measure]: earlier } } = run.records[place];
+      if (!values?.length) return null;
+      const series = values.map((row, one) => ({
+        name: `to epoch ${earlier[one]}`,
+        ...look(one),
+        points: row.map((value, layer) => [layer + 1, value, `Layer ${layer + 1} to itself at epoch ${earlier[one]}: ${number(value)}`]),
+      }));
+      const legend = series.map((one) => legendEntry(one.name, one));
+      return chart({ x: layersAxis(layers), y, series, legend, label: `Epoch ${epoch} against ${earlier.length} earlier` });
+    });
+  });
+}
+
+/** For which share of the samples a quantity rises from a layer to the next; a step stands between its two layers. */
+function rises(run) {
+  if (!run.records.some((record) => Object.keys(record.rises).length)) return null;
+  const y = { ...spread([0, 1]), say: (tick) => `${Math.round(100 * tick)} %` };
+  return panel("Samples for which it rises, step by step", ({ place }) => {
+    const { layers, epoch, rises: shares } = run.records[place];
+    if (!Object.keys(shares).length) return null;
+    const series = Object.entries(shares).map(([name, values], one) => ({
+      name,
+      ...look(one),
+      points: values.map((value, step) => [step + 1.5, value, `From layer ${step + 1} to ${step + 2} the ${name} rises for ${percent(value)}`]),
+    }));
+    const legend = series.map((one) => legendEntry(one.name, one));
+    return chart({ x: layersAxis(layers), y, series, legend, label: `Epoch ${epoch}: share of the samples, for each of ${layers - 1} steps` });
   });
 }
 
@@ -202,6 +244,9 @@ function runPanels(run) {
     byLayer(run, "Accuracy by layer", (record) => record.accuracy, { high: 1 }),
     byLayer(run, "Loss by layer, nats", (record) => record.loss),
     toLast(run),
+    ...toEarlierEpochs(run),
+    rises(run),
+    byLayer(run, "Neural collapse by layer, NC1", (record) => record.nc1),
     overTraining(run, "Accuracy over training", (record) => record.accuracy, { high: 1 }),
     overTraining(run, "Loss over training, nats", (record) => record.loss),
     depths(run),

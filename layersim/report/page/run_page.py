@@ -20,6 +20,10 @@ MOST_NUMBERS = 300_000
 """On a page: about 2 MB. Runs with more (long trainings of deep models) have some of their epochs left out."""
 
 _SHADES = 65
+_RISES = {
+    "cosine_rises_by_step": "cosine to the last layer",
+    "target_probability_rises_by_step": "probability of the true class",
+}
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,9 @@ def _scale(measure: str) -> dict[str, Any]:
 
 def _numbers(record: LayerRecord) -> int:
     curve = sum(map(len, record.exit_curve.values()))
-    return 3 * record.layers + curve + len(record.similarity) * record.layers**2
+    drift = sum(map(len, record.similarity_to_epoch.values())) + 2 * len(record.similarity_interval)
+    path = sum(key in record.progression for key in (*_RISES, "neural_collapse"))
+    return (3 + drift + path) * record.layers + curve + len(record.similarity) * record.layers**2
 
 
 def _drawn_record(record: LayerRecord) -> dict[str, Any]:
@@ -141,6 +147,20 @@ def _drawn_record(record: LayerRecord) -> dict[str, Any]:
         "meanSaturationLayer": finite(record.mean_saturation_layer, 3),
         "effectiveDepth": None if depth is None else {"epsilon": depth.epsilon, "layer": depth.layer},
         "similarity": {measure: finite(matrix, 3) for measure, matrix in record.similarity.items()},
+        "toLastInterval": {
+            measure: [
+                [finite(interval[end][layer][-1], 3) for end in ("low", "high")] for layer in range(record.layers)
+            ]
+            for measure, interval in record.similarity_interval.items()
+        },
+        "toEpoch": {
+            measure: finite(list(epochs.values()), 3) for measure, epochs in record.similarity_to_epoch.items()
+        },
+        "earlierEpochs": {measure: list(epochs) for measure, epochs in record.similarity_to_epoch.items()},
+        "rises": {
+            name: finite(record.progression[key], 3) for key, name in _RISES.items() if key in record.progression
+        },
+        "nc1": finite(record.progression.get("neural_collapse", {}).get("nc1"), 4),
         "exitCurve": _drawn_curve(record.exit_curve) if record.exit_curve else None,
     }
 
