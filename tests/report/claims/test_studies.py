@@ -1,0 +1,158 @@
+"""`layersim claims`: which runs are put together, what is told of the others, and the command."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from layersim.__main__ import main
+from layersim.errors import UserError
+from layersim.report.claims import judge_runs
+from tests.report.claims.synthetic import (
+    APART,
+    DEFAULTS,
+    EARLY,
+    FALLS,
+    LATE,
+    RISES,
+    WAYS,
+    WORSE,
+    Facts,
+    findings,
+    fixed,
+    make,
+    wiggle,
+)
+
+
+def test_one_run_of_each_is_judged_over_its_samples(tmp_path: Path) -> None:
+    ways = {"standard": fixed(accuracy=LATE), "shared": fixed(accuracy=EARLY)}
+    (finding,) = findings(tmp_path, ways, "shallow-layers", seeds=1)
+    assert (finding.verdict, finding.why) == ("holds", "over the samples of one run; another seed may differ")
+
+
+def test_tokens_are_no_independent_samples(tmp_path: Path) -> None:
+    ways = {"standard": fixed(accuracy=LATE), "shared": fixed(accuracy=EARLY)}
+    (finding,) = findings(tmp_path, ways, "shallow-layers", seeds=1, task="language-modeling")
+    assert (finding.verdict, finding.why) == ("cannot tell", "no interval from one run")
+
+
+def test_recorded_intervals_of_similarity_count_for_one_run(tmp_path: Path) -> None:
+    similarity = (1 - 0.2 * APART).tolist()
+    for width, verdict in ((0.01, "holds"), (0.4, "cannot tell")):
+        ends = {end: (1 - 0.2 * APART + side * width).tolist() for end, side in (("low", -1), ("high", 1))}
+        facts = {"similarity": {"cosine": similarity}, "similarity_interval": {"cosine": {"confidence": 0.95, **ends}}}
+        (finding,) = findings(tmp_path / str(width), {"standard": fixed(**facts)}, "similarity-rises", seeds=1)
+        assert finding.verdict == verdict
+        assert finding.estimate is not None
+        assert finding.estimate.high == pytest.approx(-0.2 + math.sqrt(2) * width)
+
+
+def test_another_model_is_another_study(tmp_path: Path) -> None:
+    """The same way at another learning rate is never mixed in."""
+    runs = [make(tmp_path / f"{way}{lr}", way, 0, {"accuracy": RISES}, lr=lr) for way in WAYS for lr in (0.1, 0.2)]
+    judged, notes = judge_runs(runs, DEFAULTS)
+    assert [[arm.role for arm in study.arms.values()] for study, _ in judged] == [
+        ["standard", "shared", "separate"]
+    ] * 2
+    assert notes == [
+        f"{judged[1][0].name} is judged apart from {judged[0][0].name}: they differ in model.optimizer.lr."
+    ]
+
+
+def test_a_seed_counts_once(tmp_path: Path) -> None:
+    runs = [
+        make(tmp_path / name, "standard", 0, {"accuracy": accuracy}) for name, accuracy in (("a", FALLS), ("b", RISES))
+    ]
+    ((_, found),), notes = judge_runs(runs, DEFAULTS)
+    (finding,) = [finding for finding in found if finding.claim.name == "accuracy-rises"]
+    assert finding.estimate is not None
+    assert finding.estimate.value == pytest.approx(-0.1)
+    assert "is passed over" in notes[0]
+    assert str(runs[0]) in notes[0]
+
+
+def test_runs_without_a_known_seed_are_not_paired(tmp_path: Path) -> None:
+    runs = []
+    for number in range(6):
+        way = "standard" if number < 3 else "shared"
+        run = make(tmp_path / str(number), way, number, {"accuracy": wiggle(LATE)(number)})
+        config = run / "config.yaml"
+        config.write_text(config.read_text().replace(f"seed_everything: {number}", "seed_everything: null"))
+        runs.append(run)
+    ((_, found),), _ = judge_runs(runs, DEFAULTS)
+    (finding,) = [finding for finding in found if finding.claim.name == "last-layer"]
+    assert finding.estimate is not None
+    assert finding.estimate.basis == "3 and 3 seeds"
+
+
+def test_runs_that_did_not_measure_it_are_told(tmp_path: Path) -> None:
+    def every_second(seed: int) -> Facts:
+        return {"accuracy": wiggle(RISES)(seed)} if seed % 2 == 0 else {}
+
+    (finding,) = findings(tmp_path, {"standard": every_second}, "accuracy-rises", seeds=5)
+    assert finding.estimate is not None
+    assert (finding.estimate.basis, finding.why) == ("3 seeds", "2 of 5 runs did not measure it")
+
+
+def test_what_was_never_trained_is_passed_over(tmp_path: Path) -> None:
+    runs = [make(tmp_path / str(step), "shared", 0, {"step": step, "accuracy": RISES}) for step in (0, 30)]
+    ((study, _),), notes = judge_runs(runs, DEFAULTS)
+    assert [run.directory for arm in study.arms.values() for run in arm.runs.values()] == runs[1:]
+    assert notes == [f"{runs[0]} is passed over: it neither trained a model nor read a checkpoint."]
+    with pytest.raises(UserError, match="no finished run"):
+        judge_runs(runs[:1], DEFAULTS)
+
+
+def test_an_evaluation_adds_to_the_run_whose_checkpoint_it_read(tmp_path: Path) -> None:
+    fitted = make(tmp_path / "fitted", "shared", 0, {"accuracy": RISES})
+    facts = {"step": 0, "exits": 0.5, "ckpt_path": str(fitted / "checkpoints/last.ckpt")}
+    for accuracy, added in ((RISES, {"accuracy-rises", "parameters-saved"}), (FALLS, {"accuracy-rises"})):
+        evaluated = make(tmp_path / str(accuracy), "shared", 0, {**facts, "accuracy": accuracy})
+        ((study, found),), (note,) = judge_runs([fitted, evaluated], DEFAULTS)
+        assert [run.directory for arm in study.arms.values() for run in arm.runs.values()] == [fitted]
+        values = {finding.claim.name: finding.estimate.value for finding in found if finding.estimate}
+        assert values.keys() == added
+        assert values["accuracy-rises"] == pytest.approx(-0.1), "what the run recorded itself stays"
+        assert ("adds to it" if accuracy is RISES else "is passed over") in note
+
+
+def test_transfer_measured_otherwise_is_not_compared(tmp_path: Path) -> None:
+    runs = [make(tmp_path / way, way, 0, {"shifted": RISES}) for way in ("standard", "shared")]
+    path = runs[0] / "transfer.json"
+    path.write_text(path.read_text().replace('"strength": 1.0', '"strength": 2.0'))
+    ((_, found),), _ = judge_runs(runs, DEFAULTS)
+    (finding,) = [finding for finding in found if finding.claim.name == "transfer-shift"]
+    assert "with other shifts" in finding.why
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Verdicts move with the limits, whatever they are the status is 0, and markdown has the published numbers."""
+    facts = {"standard": wiggle(LATE), "shared": wiggle(WORSE, 0.002)}
+    runs = [
+        str(make(tmp_path / f"{way}{seed}", way, seed, {"accuracy": of(seed)}))
+        for way, of in facts.items()
+        for seed in range(3)
+    ]
+    verdicts = {}
+    for limit in ("0.001", "0.05"):
+        output = tmp_path / f"{limit}.md"
+        assert main(["claims", *runs, "--last-layer-loss", limit, "--output", str(output)]) == 0
+        (row,) = [line for line in output.read_text().splitlines() if line.startswith("| last-layer |")]
+        verdicts[limit] = row.split(" | ")[5]
+        assert "0.006 on ImageNet-1K" in row
+        assert f"≤ {limit}" in row
+    assert verdicts == {"0.001": "does not hold", "0.05": "holds"}
+    printed = capsys.readouterr().out
+    assert "no run of SeparateHeads" in printed.replace("\n", " ")
+    assert "no correction is made" in printed.replace("\n", " ")
+
+
+def test_refusals(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", "standard", 0)
+    (run / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"expected .*config.yaml to tell the run's model"):
+        judge_runs([run], DEFAULTS)
+    with pytest.raises(UserError, match="which is no directory"):
+        judge_runs([tmp_path / "nowhere"], DEFAULTS)
+    assert main(["claims", str(run), "--output", "claims.txt"]) == 2
