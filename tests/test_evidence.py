@@ -1,5 +1,6 @@
 """experiments/paper/evidence: which runs count, what the tables say of them, and one task from training to verdicts."""
 
+import io
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
 from layersim.report.records import LayerRecord, append_record
 
@@ -91,6 +93,22 @@ def test_tables_against_numbers_by_hand(evidence: Any, tmp_path: Path) -> None:
     assert lines[2] == "| standard | 0.300 ± 0.000 | 0.400 ± 0.000 | 0.850 ± 0.071 |  | 2 |"
     assert lines[3] == "| aligned | 0.300 | 0.400 | 0.600 |  | 1 |"  # no standard run of its seed
     assert lines[4] == "| uniform | 0.350 ± 0.071 | 0.600 ± 0.000 | 0.820 ± 0.085 | -0.030 ± 0.014 | 2 |"
+
+
+def test_verdicts_are_those_of_the_aligned_loss(evidence: Any, tmp_path: Path) -> None:
+    found, results = evidence("found"), evidence("results")
+    for seed in range(3):
+        make(tmp_path, "standard", seed, accuracy=[0.1, 0.1, 0.1, 0.4, 0.5, 0.8 + 0.001 * seed])
+        make(tmp_path, "aligned", seed, accuracy=[0.6, 0.6, 0.6, 0.6, 0.7, 0.7 + 0.002 * seed])
+        make(tmp_path, "separate_heads", seed, accuracy=[0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    assert len(found.all_trained(tmp_path)) == 9
+    results.write(tmp_path, Console(file=io.StringIO()))
+    told = [line.split(" | ") for line in (tmp_path / "tables.md").read_text().splitlines() if line.startswith("| ")]
+    rows = {cells[0]: cells[1] for cells in told}
+    assert rows["| shallow-layers"] == "0.500 ✓"
+    assert rows["| last-layer"] == "0.099 ✗"
+    assert rows["| accuracy-rises"] == "0.000 ?", "of the aligned loss, not of a head for each layer"
+    assert rows["| transfer-task"] == "", "which nobody measured"
 
 
 def test_tokens_are_told_by_their_perplexity(evidence: Any, tmp_path: Path) -> None:

@@ -1,36 +1,20 @@
-"""Tables, picture and verdicts of all finished runs below a root.
+"""Tables in Markdown of trained models, and of verdicts on them.
 
-    python experiments/paper/evidence/tables.py ROOT
-
-Writes tables.md (every layer of every task, and the objectives side by side), claims.md (`layersim claims`) and
-evidence.png into ROOT. Numbers are means over the seeds ± their standard deviation; of one seed, its number alone.
+Numbers are means over the seeds ± their standard deviation; of one seed, its number alone.
 """
 
-import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from found import Trained, all_trained, measured_exits
-from matplotlib.figure import Figure
+from found import Trained
 from numpy.typing import NDArray
-from rich.console import Console
-from tasks import TASKS
 
 from layersim.errors import UserError
-from layersim.report import save_figure
-from layersim.report.canvas import COLORS, MARKERS, place, sheet, write_labels, write_title
-from layersim.report.claims.command import judge_runs
-from layersim.report.claims.paper import LIMITS
-from layersim.report.claims.sheet import markdown
-from layersim.report.curves import scale_layers
-from layersim.report.legend import draw_legend
+from layersim.report.claims import CLAIMS, Finding
 
 Numbers = NDArray[np.float64]
 Arms = dict[str, list[Trained]]
 """A task's runs by objective."""
-
-DRAWN = ("standard", "aligned", "separate_heads", "alternating")
 
 
 def by_task(models: Iterable[Trained]) -> dict[str, Arms]:
@@ -94,71 +78,17 @@ def objectives_table(arms: Arms) -> str:
     return table(["objective", *(f"layer {depth}" for depth in depths), "last − standard's", "seeds"], rows)
 
 
-def picture(found: dict[str, Arms]) -> Figure:
-    """A panel a task: every layer under standard, aligned and separate-heads (or alternating) training."""
-    width, height, left, gap, columns = 2.9, 2.15, 0.65, 0.75, 3
-    rows = -(-len(found) // columns)
-    figure = sheet(left + columns * width + (columns - 1) * gap + 0.1, rows * (height + 0.95) + 0.35)
-    lines = {}
-    for place_, (name, arms) in enumerate(found.items()):
-        row, column = divmod(place_, columns)
-        bottom = 0.35 + (rows - 1 - row) * (height + 0.95) + 0.5
-        axes = place(figure, left + column * (width + gap), bottom, width, height)
-        task = TASKS[name]
-        write_title(axes, task.title)
-        write_labels(axes, "layer", "" if column else "accuracy")
-        for look, objective in enumerate(DRAWN):
-            if objective not in arms:
-                continue
-            values = np.stack([quality(model) for model in arms[objective]])
-            at, mean = np.arange(1, values.shape[1] + 1), values.mean(axis=0)
-            (lines[objective],) = axes.plot(
-                at, mean, color=COLORS[look], marker=MARKERS[look], markersize=4, linewidth=1.6, clip_on=False, zorder=3
-            )
-            if len(values) > 1:
-                spread = values.std(axis=0, ddof=1)
-                axes.fill_between(at, mean - spread, mean + spread, color=COLORS[look], alpha=0.18, linewidth=0)
-        scale_layers(axes, values.shape[1])
-        if task.tokens:
-            axes.set_ylabel(
-                "perplexity of a byte", fontsize=axes.xaxis.label.get_size(), color=axes.xaxis.label.get_color()
-            )
-        else:
-            axes.set_ylim(0, 1)
-    draw_legend(figure, lines, left, 0.3, columns * width)
-    return figure
-
-
-def write(root: Path, console: Console) -> None:
-    """All three files."""
-    models = all_trained(root)
-    if not models:
-        console.print(f"No finished run in {root}.")
-        return
-    found = by_task(models)
-    parts = []
-    for name, arms in found.items():
-        task = TASKS[name]
-        record = next(iter(arms.values()))[0].record
-        what = "Perplexity of a byte" if task.tokens else "Accuracy"
-        parts.append(
-            f"## {task.title}\n\n{what} of {record.samples:,} held-out {'tokens' if task.tokens else 'samples'}:\n"
-        )
-        parts.append(layers_table(arms, task.objectives) + "\n")
-        if any(objective in arms for objective in task.neighbours):
-            parts.append("Objectives side by side:\n\n" + objectives_table(arms) + "\n")
-    (root / "tables.md").write_text("\n".join(parts))
-    judged = [model for model in models if model.objective in model.task.objectives]
-    directories = [
-        path for model in judged for path in (model.directory, measured_exits(root, model)) if path is not None
+def verdicts_table(findings: Mapping[str, Sequence[Finding]]) -> str:
+    """A row a claim, a column a task by its title: the number for the aligned loss, and the verdict as a sign."""
+    rows = [
+        [claim.name, *(_verdict(claim.name, found) for found in findings.values()), claim.published] for claim in CLAIMS
     ]
-    (root / "claims.md").write_text(
-        markdown(*judge_runs(directories, {name: limit for name, (limit, _) in LIMITS.items()}))
-    )
-    save_figure(picture(found), root / "evidence.png")
-    for name in ("tables.md", "claims.md", "evidence.png"):
-        console.print(f"{root / name}", soft_wrap=True, highlight=False)
+    return table(["claim", *findings, "paper"], rows)
 
 
-if __name__ == "__main__":
-    write(Path(sys.argv[1]).resolve(), Console())
+def _verdict(claim: str, findings: Sequence[Finding]) -> str:
+    for finding in findings:
+        if finding.claim.name == claim and "Aligned" in finding.of.split(" less ") and finding.estimate is not None:
+            sign = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}[finding.verdict]
+            return f"{finding.estimate.value:.3f} {sign}"
+    return ""

@@ -3,7 +3,7 @@
     python experiments/paper/evidence/train.py [--root runs/evidence] [--data FOLDER] [--objectives all] [--tasks …]
 
 Each task with three seeds of each of its objectives: `layersim fit`, then `layersim exits` for classifiers, `layersim
-transfer` for images (shifts) and where another task is at hand (linear probes); at last `tables.py` writes tables,
+transfer` for images (shifts) and where another task is at hand (linear probes); at last `results.py` writes tables,
 picture and the verdicts of `layersim claims` into the root. Tasks whose data do not come with a package need FOLDER,
 with cifar10/, sst2/ and wikitext2/ as the recipes' headers tell; without it they are left out. `--objectives all` adds
 the neighbours of the aligned loss. Models are trained side by side, and the cores divided among them.
@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import tables
+import results
 from found import measured_exits, trained
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -138,7 +138,7 @@ def main() -> int:
                 failed += 1
                 console.print(problem, markup=False, highlight=False)
     console.print(f"{len(todo) - failed} of {len(todo)} models in {(time.monotonic() - begun) / 60:.0f} minutes")
-    tables.write(root, console)
+    results.write(root, console)
     return 1 if failed else 0
 
 
