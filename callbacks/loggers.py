@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
-from layersim.report.canvas import save_figure
+from layersim.report.drawing.canvas import save_figure
 
 
 def on_epoch_axis(trainer: Trainer, names: list[str]) -> None:

@@ -24,8 +24,8 @@ from torch import Tensor
 from layersim import Docstrings, TransformersBackbone, similarity
 from layersim.evaluating import evaluating
 from layersim.report import save_figure
-from layersim.report.canvas import place, sheet, write_title
-from layersim.report.heatmap import draw_matrix, scale_of
+from layersim.report.drawing.canvas import place, sheet, write_title
+from layersim.report.drawing.heatmap import draw_matrix, scale_of
 
 MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
     "cosine": similarity.cosine,

@@ -14,7 +14,7 @@ from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.errors import UserError
 from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
-from layersim.report.canvas import save_figure
+from layersim.report.drawing.canvas import save_figure
 
 _EXPERIMENT = "similarity"
 FIGURE_FILE = "similarity.png"

@@ -1,6 +1,6 @@
 """Records, figures and tables of runs. Knows what was measured, not the models: torch is never imported here."""
 
-from layersim.report.canvas import save_figure
+from layersim.report.drawing.canvas import save_figure
 from layersim.report.exits import ExitReport, read_exit_report, write_exit_report
 from layersim.report.figures import comparison_figure, layer_accuracy_curve, saturation_histogram, similarity_heatmap
 from layersim.report.quality import LayerQuality, perplexity, quality_figure

@@ -16,8 +16,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from layersim.report.canvas import INK, place, sheet, shorten, write_labels, write_title
-from layersim.report.heatmap import draw_color_bar, draw_matrix, scale_of
+from layersim.report.drawing.canvas import INK, place, sheet, shorten, write_labels, write_title
+from layersim.report.drawing.heatmap import draw_color_bar, draw_matrix, scale_of
 from layersim.report.json_report import write_report
 from layersim.report.numbers import expect_numbers
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from layersim.errors import UserError
-from layersim.report.canvas import save_figure
+from layersim.report.drawing.canvas import save_figure
 from layersim.report.exits import read_exit_report
 from layersim.report.figures import comparison_figure
 from layersim.report.page import write_page

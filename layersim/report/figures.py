@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
 from layersim.errors import UserError
-from layersim.report.canvas import (
+from layersim.report.drawing.canvas import (
     COLORS,
     INK,
     LABEL_SIZE,
@@ -22,9 +22,9 @@ from layersim.report.canvas import (
     write_labels,
     write_title,
 )
-from layersim.report.curves import draw_curves, say_not_recorded, scale_axes
-from layersim.report.heatmap import draw_color_bar, draw_matrix, scale_of
-from layersim.report.legend import draw_legend, legend_height
+from layersim.report.drawing.curves import draw_curves, say_not_recorded, scale_axes
+from layersim.report.drawing.heatmap import draw_color_bar, draw_matrix, scale_of
+from layersim.report.drawing.legend import draw_legend, legend_height
 from layersim.report.records import LayerRecord
 
 

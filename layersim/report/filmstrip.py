@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from layersim.errors import UserError
-from layersim.report.canvas import INK, layer_ticks, place, sheet, write_labels, write_title
-from layersim.report.heatmap import draw_color_bar, scale_of
+from layersim.report.drawing.canvas import INK, layer_ticks, place, sheet, write_labels, write_title
+from layersim.report.drawing.heatmap import draw_color_bar, scale_of
 
 Strips = dict[int, dict[int, list[float]]]
 """By the epoch looked back to, then by the later epoch: L similarities of each layer to itself, first layer first."""

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from layersim.report.canvas import (
+from layersim.report.drawing.canvas import (
     COLORS,
     GRID,
     INK,

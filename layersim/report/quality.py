@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from layersim.errors import UserError
-from layersim.report.canvas import place, sheet, write_labels, write_title
-from layersim.report.curves import draw_lines, scale_layers
-from layersim.report.legend import draw_legend, legend_height
+from layersim.report.drawing.canvas import place, sheet, write_labels, write_title
+from layersim.report.drawing.curves import draw_lines, scale_layers
+from layersim.report.drawing.legend import draw_legend, legend_height
 
 
 def perplexity(losses: Sequence[float]) -> list[float]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layersim.errors import UserError
-from layersim.report.canvas import (
+from layersim.report.drawing.canvas import (
     COLORS,
     GRID,
     INK,
@@ -25,8 +25,8 @@ from layersim.report.canvas import (
     write_labels,
     write_title,
 )
+from layersim.report.drawing.legend import draw_legend, legend_height
 from layersim.report.exits import ExitReport
-from layersim.report.legend import draw_legend, legend_height
 
 _LEFT, _BELOW, _WIDTH, _HEIGHT, _GAP = 0.65, 0.55, 4.3, 3.2, 0.75  # inches: an axes' size, and what stands around it
 _NOTE = "Bands: 95 % bootstrap over samples, at each threshold. Large marks: the threshold that was chosen."

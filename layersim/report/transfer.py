@@ -14,7 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from layersim.errors import UserError
-from layersim.report.canvas import COLORS, GRID, INK, TICK_SIZE, layer_ticks, place, sheet, write_labels, write_title
+from layersim.report.drawing.canvas import (
+    COLORS,
+    GRID,
+    INK,
+    TICK_SIZE,
+    layer_ticks,
+    place,
+    sheet,
+    write_labels,
+    write_title,
+)
 from layersim.report.json_report import read_report, write_report
 from layersim.report.numbers import expect_numbers, expect_shapes
 

@@ -11,7 +11,7 @@ from layersim.across.options import add_reading_options, parse, print_outcome, t
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
-from layersim.report.canvas import save_figure
+from layersim.report.drawing.canvas import save_figure
 from layersim.report.transfer import TransferReport, transfer_figure, transfer_table, write_transfer_report
 from layersim.transfer.probe import linear_probe
 from layersim.transfer.shifts import STRENGTHS, shifted_accuracies

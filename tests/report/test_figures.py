@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from layersim.errors import UserError
-from layersim.report.canvas import DPI, layer_ticks, save_figure, shorten
+from layersim.report.drawing.canvas import DPI, layer_ticks, save_figure, shorten
 from layersim.report.figures import comparison_figure, layer_accuracy_curve, saturation_histogram, similarity_heatmap
 from layersim.report.records import LayerRecord
 

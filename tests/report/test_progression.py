@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from layersim.errors import UserError
-from layersim.report.canvas import COLORS
+from layersim.report.drawing.canvas import COLORS
 from layersim.report.progression import class_paths_figure, progression_figure
 from layersim.report.records import LayerRecord
 

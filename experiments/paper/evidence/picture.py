@@ -5,9 +5,9 @@ from matplotlib.figure import Figure
 from tables import Arms, quality
 from tasks import TASKS
 
-from layersim.report.canvas import COLORS, MARKERS, place, sheet, write_labels, write_title
-from layersim.report.curves import scale_layers
-from layersim.report.legend import draw_legend
+from layersim.report.drawing.canvas import COLORS, MARKERS, place, sheet, write_labels, write_title
+from layersim.report.drawing.curves import scale_layers
+from layersim.report.drawing.legend import draw_legend
 
 DRAWN = ("standard", "aligned", "separate_heads", "alternating")
 WIDTH, HEIGHT, LEFT, GAP, BETWEEN, COLUMNS = 2.9, 2.15, 0.65, 0.75, 0.95, 3

@@ -11,8 +11,8 @@ import yaml
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from layersim.report.drawing.heatmap import scale_of
 from layersim.report.exits import ExitReport, read_exit_report
-from layersim.report.heatmap import scale_of
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage
 from layersim.report.run import Run, load_run
 

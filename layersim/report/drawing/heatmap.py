@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from numpy.typing import ArrayLike, NDArray
 
 from layersim.errors import UserError
-from layersim.report.canvas import INK, LABEL_SIZE, TICK_SIZE, layer_ticks, width_in_points
+from layersim.report.drawing.canvas import INK, LABEL_SIZE, TICK_SIZE, layer_ticks, width_in_points
 
 ANNOTATED_LAYERS = 16
 """With more layers a cell is too small for its value."""

@@ -7,7 +7,7 @@ from itertools import cycle
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from layersim.report.canvas import COLORS, GRID, INK, LABEL_SIZE, MARKERS, layer_ticks
+from layersim.report.drawing.canvas import COLORS, GRID, INK, LABEL_SIZE, MARKERS, layer_ticks
 
 Points = tuple[Sequence[float], Sequence[float]]
 """Layers, counted from 1, and a value at each."""

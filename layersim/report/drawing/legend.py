@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from layersim.report.canvas import INK, LABEL_SIZE, shorten
+from layersim.report.drawing.canvas import INK, LABEL_SIZE, shorten
 
 _CHARACTER = 0.6 * LABEL_SIZE / 72  # inches that a character of a legend takes, wide names included
 
