@@ -24,6 +24,7 @@ from layersim.checkpoints import check_fits, read_checkpoint
 from layersim.data import SplitDataModule
 from layersim.export import check_destination
 from layersim.module import LayerwiseModule
+from layersim.parameters import parameters_of
 from layersim.report.configuration import flat
 from layersim.report.environment import write_environment
 from layersim.tracking import Settles, Wandb, finish
@@ -60,6 +61,7 @@ class RunConfig(SaveConfigCallback):
                 "device": _name_of(trainer.strategy.root_device),
                 "processes": str(trainer.world_size),
                 "precision": str(trainer.precision),
+                **({"parameters": parameters_of(pl_module)} if isinstance(pl_module, LayerwiseModule) else {}),
                 "command": shlex.join(["layersim", *sys.argv[1:]]),
             },
         )

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from layersim.exits import Calibration, EarlyExit, ExitSummary, ExitTable, exit_curve, measure_speed
 from layersim.exits.policies import Policy
 from layersim.metrics import mean_saturation_layer, saturation_layer
 from layersim.module import LayerwiseModule
+from layersim.parameters import parameters_of
 from layersim.report.exits import ExitReport
 from layersim.report.tradeoff import tradeoff_table
 
@@ -84,25 +85,6 @@ def with_speeds(
     return replace(report, speed=measured, batch_size=len(next(iter(batches[0].values()))))
 
 
-def parameters_of(module: LayerwiseModule) -> dict[str, float]:
-    """How many numbers the model learns, and how many it would with a head for each layer.
-
-    `model` and `head` (its classifiers alone) as they are; `separate_heads`: the model with L classifiers;
-    `share_saved`: the share of those that one head for all layers saves, (L − 1) c / (P + (L − 1) c) with c numbers in
-    a classifier and P in a model with one (arXiv 2406.14479, where c = K d).
-    """
-    one = _count(module.backbone.classifier)
-    heads = _count(*(part for name, part in module.head.named_children() if name != "final_norm"))
-    model = _count(module)
-    separate = model - heads + module.num_layers * one
-    return {
-        "model": model,
-        "head": heads,
-        "separate_heads": separate,
-        "share_saved": (module.num_layers - 1) * one / separate,
-    }
-
-
 def show(report: ExitReport, found: ExitSummary, path: Path) -> None:
     """On the terminal: what was found, what it means, and where it is written."""
 
@@ -113,8 +95,3 @@ def show(report: ExitReport, found: ExitSummary, path: Path) -> None:
     console.print(f"{early:.1%} of the samples leave before the last layer.{hint}")
     console.print(tradeoff_table({path.parent.name: report}))
     console.print(f"Threshold, curve and speeds: {path}", soft_wrap=True)
-
-
-def _count(*modules: nn.Module) -> int:
-    """Numbers in the modules' parameters, each counted once."""
-    return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())

@@ -46,6 +46,15 @@ def test_a_runs_directory_holds_all_that_is_promised(trained: Path) -> None:
         assert {f"figures/val-{figure}-epoch-000{epoch}.png" for epoch in (0, 1)} <= names
 
 
+def test_the_environment_counts_the_parameters(trained: Path) -> None:
+    told = json.loads((trained / "environment.json").read_text())["parameters"]
+    classifier = 16 * 10 + 10
+    assert told["model"] == sum(parameter.numel() for parameter in tiny.module().parameters())
+    assert told["head"] == classifier
+    assert told["separate_heads"] == told["model"] + 2 * classifier
+    assert told["share_saved"] == pytest.approx(2 * classifier / told["separate_heads"])
+
+
 def test_records_hold_the_epochs(trained: Path) -> None:
     first, second = records(trained)
     assert [first["epoch"], second["epoch"]] == [0, 1]

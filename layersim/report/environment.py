@@ -1,9 +1,14 @@
-"""`environment.json`: what a run's numbers were computed with: Python, the machine's kind, the packages that decide."""
+"""`environment.json`: what a run's numbers were computed with: Python, the machine's kind, the packages
+that decide; and what model it was."""
 
 import json
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from layersim.errors import UserError
 
 ENVIRONMENT_FILE = "environment.json"
 
@@ -21,6 +26,24 @@ def environment() -> dict[str, str]:
     return found
 
 
-def write_environment(directory: Path, facts: dict[str, str]) -> None:
+def write_environment(directory: Path, facts: Mapping[str, Any]) -> None:
     """Writes the environment, and these facts of the run beside it, into the run's directory."""
-    (directory / ENVIRONMENT_FILE).write_text(json.dumps(environment() | facts, indent=2) + "\n")
+    (directory / ENVIRONMENT_FILE).write_text(json.dumps(environment() | dict(facts), indent=2) + "\n")
+
+
+def read_environment(directory: Path) -> dict[str, Any] | None:
+    """What a run wrote down of its environment; None where it did not.
+
+    Raises:
+        UserError: it is no JSON object.
+    """
+    path = directory / ENVIRONMENT_FILE
+    if not path.is_file():
+        return None
+    try:
+        recorded = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"expected JSON in {path}: {error}") from error
+    if not isinstance(recorded, dict):
+        raise UserError(f"expected a JSON object in {path}, got {recorded!r}.")
+    return recorded

@@ -281,10 +281,12 @@ def test_the_environment_is_the_runs_where_it_was_recorded(tmp_path: Path) -> No
     facts = dict(zip(read.texts["dt"], read.texts["dd"], strict=True))
     assert facts["torch"] == environment()["torch"]
     assert any("did not record its environment" in text for text in read.texts["p"])
-    (run / "environment.json").write_text('{"torch": "1.0"}')
+    (run / "environment.json").write_text('{"torch": "1.0", "parameters": {"model": 12345, "share_saved": 0.0625}}')
     write_page([run], tmp_path / "page.html")
     read = Reader(tmp_path / "page.html")
-    assert dict(zip(read.texts["dt"], read.texts["dd"], strict=True))["torch"] == "1.0"
+    facts = dict(zip(read.texts["dt"], read.texts["dd"], strict=True))
+    assert facts["torch"] == "1.0"
+    assert facts["parameters"] == "model 12,345, share saved 0.0625"
     assert not any("did not record" in text for text in read.texts["p"])
 
 

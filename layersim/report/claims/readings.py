@@ -115,9 +115,9 @@ def accuracy_with_exits(run: FinishedRun, limits: Limits) -> Reading:
 
 def parameters_saved(run: FinishedRun, limits: Limits) -> Reading:
     """Share of the numbers that a model with a head for each layer learns; counted, so that it is exact."""
-    if run.exits is None:
+    if run.parameters is None:
         raise NotMeasured("nothing counted the parameters: run `layersim exits`")
-    share = np.array([run.exits.parameters["share_saved"]])
+    share = np.array([run.parameters["share_saved"]])
     return Reading(share, share, share)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from layersim.errors import UserError
 from layersim.report.configuration import CONFIG_FILE, class_of, flat, init_args, read_configuration
+from layersim.report.environment import read_environment
 from layersim.report.exits import ExitReport, read_exit_report
 from layersim.report.records import LayerRecord
 from layersim.report.run import load_run, pick_record
@@ -40,6 +41,12 @@ class FinishedRun:
     """Its last validation."""
     exits: ExitReport | None = None
     transfer: TransferReport | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> Mapping[str, float] | None:
+        """How many it has, as `layersim.parameters` counts them; None where nothing counted."""
+        return self.exits.parameters if self.exits else self.environment.get("parameters")
 
     @property
     def seed(self) -> int | None:
@@ -92,7 +99,14 @@ def read_run(directory: Path) -> FinishedRun:
             f"expected {directory / CONFIG_FILE} to tell the run's model, which claims are judged by, but it does not."
         )
     record = pick_record(run, stage="validate")
-    return FinishedRun(directory, config, record, read_exit_report(directory), read_transfer_report(directory))
+    return FinishedRun(
+        directory,
+        config,
+        record,
+        read_exit_report(directory),
+        read_transfer_report(directory),
+        read_environment(directory) or {},
+    )
 
 
 def group_studies(runs: Sequence[FinishedRun]) -> tuple[list[Study], list[str]]:

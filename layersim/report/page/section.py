@@ -3,13 +3,11 @@
 All of it can be read without the script, which adds the drawings and lets the table follow the slider.
 """
 
-import json
 from html import escape
 from typing import Any
 
-from layersim.errors import UserError
 from layersim.report.configuration import below, class_of, init_args
-from layersim.report.environment import ENVIRONMENT_FILE, environment
+from layersim.report.environment import environment, read_environment
 from layersim.report.exits import ExitReport
 from layersim.report.page.markup import best_layer, facts, folded, notes, preformatted, share, table
 from layersim.report.page.run_page import RunPage
@@ -101,17 +99,21 @@ def _exit_facts(report: ExitReport) -> dict[str, str]:
 
 def _environment(page: RunPage) -> str:
     """What the run wrote down of its environment, else what is installed as the page is written, marked so."""
-    path = page.run.directory / ENVIRONMENT_FILE
-    if not path.is_file():
+    recorded = read_environment(page.run.directory)
+    if recorded is None:
         note = "The run did not record its environment. This is the one in which the page was written:"
         return f"<p>{note}</p>{facts(environment())}"
-    try:
-        recorded = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"expected JSON in {path}: {error}") from error
-    if not isinstance(recorded, dict):
-        raise UserError(f"expected a JSON object in {path}, got {recorded!r}.")
-    return facts({str(name): str(value) for name, value in recorded.items()})
+    return facts({str(name): _counted(value) for name, value in recorded.items()})
+
+
+def _counted(value: Any) -> str:
+    """A value as it is; of several numbers each with its name."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(
+        f"{name.replace('_', ' ')} {format(number, ',.3g' if isinstance(number, float) else ',')}"
+        for name, number in value.items()
+    )
 
 
 def _component(value: Any, *shown: str) -> str:

@@ -1,5 +1,6 @@
 """`layersim claims`: which runs are put together, what is told of the others, and the command."""
 
+import json
 import math
 from pathlib import Path
 
@@ -46,6 +47,16 @@ def test_recorded_intervals_of_similarity_count_for_one_run(tmp_path: Path) -> N
         assert finding.verdict == verdict
         assert finding.estimate is not None
         assert finding.estimate.high == pytest.approx(-0.2 + math.sqrt(2) * width)
+
+
+def test_parameters_are_those_that_training_counted(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", "shared", 0)
+    (run / "environment.json").write_text(json.dumps({"parameters": {"share_saved": 0.25}}))
+    ((_, found),), _ = judge_runs([run], DEFAULTS)
+    (finding,) = [finding for finding in found if finding.claim.name == "parameters-saved"]
+    assert finding.verdict == "holds"
+    assert finding.estimate is not None
+    assert finding.estimate.value == 0.25
 
 
 def test_another_model_is_another_study(tmp_path: Path) -> None:

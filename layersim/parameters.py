@@ -1,0 +1,29 @@
+"""How many numbers a model learns."""
+
+from torch import nn
+
+from layersim.module import LayerwiseModule
+
+
+def parameters_of(module: LayerwiseModule) -> dict[str, float]:
+    """How many numbers the model has, and how many it would have with a head for each layer.
+
+    `model` and `head` (its classifiers alone) as they are; `separate_heads`: the model with L classifiers;
+    `share_saved`: the share of those that one head for all layers saves, (L − 1) c / (P + (L − 1) c) with c numbers in
+    a classifier and P in a model with one (arXiv 2406.14479, where c = K d).
+    """
+    one = _count(module.backbone.classifier)
+    heads = _count(*(part for name, part in module.head.named_children() if name != "final_norm"))
+    model = _count(module)
+    separate = model - heads + module.num_layers * one
+    return {
+        "model": model,
+        "head": heads,
+        "separate_heads": separate,
+        "share_saved": (module.num_layers - 1) * one / separate,
+    }
+
+
+def _count(*modules: nn.Module) -> int:
+    """Numbers in the modules' parameters, each counted once."""
+    return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
