@@ -51,3 +51,12 @@ def class_of(section: Any) -> str:
 def init_args(section: Any) -> dict[str, Any]:
     """The options of the class that a section names."""
     return dict(below(section, "init_args"))
+
+
+LOADING = ("num_workers", "pin_memory", "eval_batch_size", "seed")
+"""Options of data that are about how samples are drawn and loaded, and not about which data they are."""
+
+
+def without_loading(data: Any) -> dict[str, Any]:
+    """A section of data: its class, and the options that tell which data they are."""
+    return {"class": class_of(data)} | {key: value for key, value in init_args(data).items() if key not in LOADING}

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layersim.errors import UserError
+from layersim.report.configuration import without_loading
 from layersim.report.drawing.canvas import (
     COLORS,
     GRID,
@@ -80,13 +81,22 @@ class TransferReport:
             counts = ("classes", "train_samples", "samples")
             by_layer = dict.fromkeys(("penalty", "accuracy"), (self.layers,))
             expect_shapes("probe", self.probe, {**dict.fromkeys(counts, ()), **by_layer}, counts=counts)
+            if not isinstance(self.probe.get("data"), Mapping):
+                raise UserError(f"probe.data: expected the section of a recipe, got {self.probe.get('data')!r}.")
 
     @property
-    def settings(self) -> str:
-        """What was measured, and how: records in which this is alike compare."""
+    def shift_settings(self) -> str:
+        """What of shifted images was measured, and how: records in which this is alike compare."""
         strengths = {kind: [step["strength"] for step in steps] for kind, steps in self.shifts.items()}
-        task = None if self.probe is None else {key: self.probe[key] for key in ("data", "classes", "samples")}
-        return json.dumps([self.layers, self.split, self.data, self.samples, strengths, task], sort_keys=True)
+        told = [self.layers, self.split, without_loading(self.data), self.samples, strengths]
+        return json.dumps(told, sort_keys=True)
+
+    @property
+    def probe_settings(self) -> str:
+        """The same of the linear probes."""
+        probe = self.probe or {}
+        counts = [probe.get(key) for key in ("classes", "train_samples", "samples")]
+        return json.dumps([self.layers, self.split, without_loading(probe.get("data")), counts], sort_keys=True)
 
 
 def write_transfer_report(directory: Path, report: TransferReport) -> Path:

@@ -70,11 +70,19 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
 
 def test_settings_tell_what_compares() -> None:
-    """Other accuracies and another model compare; other strengths, data or samples do not."""
-    assert replace(REPORT, model="runs/b", accuracy=[0.0, 0.0]).settings == REPORT.settings
+    """Other accuracies, another model and other loading compare; other strengths, data or samples do not."""
+    alike = replace(REPORT, model="runs/b", accuracy=[0.0, 0.0])
+    assert (alike.shift_settings, alike.probe_settings) == (REPORT.shift_settings, REPORT.probe_settings)
+    section = {"class_path": "layersim.data.Digits", "init_args": {"val_fraction": 0.2}}
+    loaded = {**section, "init_args": {"val_fraction": 0.2, "seed": 1, "num_workers": 2}}
+    assert replace(REPORT, data=loaded).shift_settings == replace(REPORT, data=section).shift_settings
+    assert replace(REPORT, probe=None).shift_settings == REPORT.shift_settings, "a probe is another measurement"
     other_step = {"noise": [{"strength": 0.5, "accuracy": [0.5, 0.5]}]}
-    for changes in ({"shifts": other_step}, {"data": {}}, {"samples": 81}, {"probe": None}, {"split": "test"}):
-        assert replace(REPORT, **changes).settings != REPORT.settings
+    for changes in ({"shifts": other_step}, {"data": section}, {"samples": 81}, {"split": "test"}):
+        assert replace(REPORT, **changes).shift_settings != REPORT.shift_settings
+    assert REPORT.probe is not None
+    for key, value in (("data", section), ("samples", 81), ("train_samples", 7), ("classes", 5)):
+        assert replace(REPORT, probe={**REPORT.probe, key: value}).probe_settings != REPORT.probe_settings
 
 
 def test_table_and_figure() -> None:

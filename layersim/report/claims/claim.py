@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from layersim.report.claims.estimates import Estimate, Reading, difference, estimate
-from layersim.report.claims.studies import Arm, FinishedRun, Role, Study
+from layersim.report.claims.finished import FinishedRun
+from layersim.report.claims.studies import Arm, Role, Study
 
 Limits = Mapping[str, float]
 """The numbers that a user may set, by name."""
@@ -16,6 +17,7 @@ ROLES: dict[Role, str] = {
     "standard": "LastLayer with one head",
     "shared": "one head trained at all layers",
     "separate": "SeparateHeads",
+    "other": "another way to train",
 }
 
 
@@ -101,7 +103,7 @@ def _finding(claim: Claim, arms: tuple[Arm, ...], limits: Limits) -> Finding:
     return Finding(claim, of, limit, _verdict(claim, measured, limit), measured, why)
 
 
-def _read(claim: Claim, arm: Arm, limits: Limits) -> dict[int, Reading]:
+def _read(claim: Claim, arm: Arm, limits: Limits) -> dict[str, Reading]:
     """By seed, of those runs that tell it.
 
     Raises:

@@ -7,9 +7,10 @@ from rich.console import Console
 
 from layersim.errors import UserError
 from layersim.report.claims.claim import Finding, judge
+from layersim.report.claims.finished import read_run
 from layersim.report.claims.paper import CLAIMS, LIMITS
 from layersim.report.claims.sheet import HOW, findings_table, markdown, remarks
-from layersim.report.claims.studies import Study, group_studies, read_run
+from layersim.report.claims.studies import Study, group_studies
 from layersim.report.records import RECORDS_FILE
 
 
@@ -21,7 +22,10 @@ def judge_runs(
     Raises:
         UserError: a directory that is no run's, or whose files are broken; no run that was trained.
     """
-    studies, notes = group_studies([read_run(directory) for directory in directories])
+    runs = {directory: read_run(directory) for directory in directories}
+    studies, notes = group_studies([run for run in runs.values() if run is not None])
+    unread = [f"{directory} is passed over: it holds no validation." for directory, run in runs.items() if run is None]
+    notes = [*unread, *notes]
     if not studies:
         raise UserError(f"expected runs to judge, got no finished run: {' '.join(notes)}")
     judged = [(study, [finding for claim in CLAIMS for finding in judge(claim, study, limits)]) for study in studies]

@@ -5,7 +5,7 @@ Letters: R runs, K numbers of a run, of which the greatest is judged (the drops 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,7 @@ from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped]
 Numbers = NDArray[np.float64]
 
 CONFIDENCE = 0.95
+ALIKE = "all seeds gave the same number, whose spread is unknown"
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,14 @@ def estimate(readings: Sequence[Reading], *, paired: bool = False) -> Estimate:
         error = values.std(axis=0, ddof=1) / math.sqrt(runs)
         low = means - _student(runs - 1, count) * error
         high = means + _student(runs - 1, 1) * error
-        # by a single digit in the last place seeds that agree may differ
-        alike = np.ptp(values, axis=0) <= 4 * np.finfo(np.float64).eps * np.abs(values).max(axis=0)
+        alike = _alike(values)
     else:
         low, high, alike = means.copy(), means.copy(), np.full(count, True)
     basis = f"{runs} seeds{', paired' if paired else ''}" if runs > 1 else "1 run" + (" each" if paired else "")
     if alike.any():
         ends = _over_samples(readings)
         if ends is None:
-            why = "all seeds gave the same number, whose spread is unknown" if runs > 1 else "no interval from one run"
+            why = ALIKE if runs > 1 else "no interval from one run"
             return Estimate(float(means.max()), None, None, basis, why)
         low[alike], high[alike] = ends[0][alike], ends[1][alike]
     exact = bool((high == low).all())
@@ -100,33 +100,48 @@ def estimate(readings: Sequence[Reading], *, paired: bool = False) -> Estimate:
     return Estimate(float(means.max()), float(low.max()), float(high.max()), basis, why)
 
 
-def difference(first: Mapping[int, Reading], second: Mapping[int, Reading]) -> Estimate:
+def difference(first: Mapping[str, Reading], second: Mapping[str, Reading]) -> Estimate:
     """The greatest of the K differences, first less second, of runs by their seed.
 
-    Paired where two seeds or more are in both (others are left out), since runs of one seed share what it draws; else,
-    with two runs or more of each, by Welch's interval; else of one run each, over their samples.
+    Paired by the seeds that are in both, since runs of one seed share what it draws, unless that would leave out more
+    than half of either side; then, with two runs or more of each, by Welch's interval; else of one run each, over
+    their samples. What is left out is told.
     """
     common = sorted(first.keys() & second.keys())
-    if len(common) < 2 <= min(len(first), len(second)):
+    fewer = min(len(first), len(second))
+    if fewer > 1 and (len(common) < 2 or 2 * len(common) < fewer):
         return _welch(list(first.values()), list(second.values()))
     pairs = [(seed, seed) for seed in common] or [(min(first), min(second))]
-    return estimate([first[one] - second[other] for one, other in pairs], paired=True)
+    found = estimate([first[one] - second[other] for one, other in pairs], paired=True)
+    alone = len(first) + len(second) - 2 * len(pairs)
+    partners = f"{alone} runs without a partner of their seed are left out" if alone else ""
+    return replace(found, why="; ".join(filter(None, [found.why, partners])))
 
 
 def _welch(first: Sequence[Reading], second: Sequence[Reading]) -> Estimate:
     sides = [np.stack([reading.values for reading in side]) for side in (first, second)]
     means = sides[0].mean(axis=0) - sides[1].mean(axis=0)
-    variances = [side.var(axis=0, ddof=1) / len(side) for side in sides]
+    alike = _alike(sides[0]) & _alike(sides[1])
+    variances = [np.where(alike, 1.0, side.var(axis=0, ddof=1) / len(side)) for side in sides]
     total = variances[0] + variances[1]
-    basis = f"{len(first)} and {len(second)} seeds"
-    if not total.all():
-        why = "all seeds gave the same number, whose spread is unknown"
-        return Estimate(float(means.max()), None, None, basis, why)
     parts = (variance**2 / (len(side) - 1) for variance, side in zip(variances, sides, strict=True))
     freedom = total**2 / sum(parts)
     low = means - _student(freedom, len(means)) * np.sqrt(total)
     high = means + _student(freedom, 1) * np.sqrt(total)
+    basis = f"{len(first)} and {len(second)} seeds"
+    if alike.any():
+        ends = _over_samples([one - other for one in first for other in second])
+        if ends is None:
+            return Estimate(float(means.max()), None, None, basis, ALIKE)
+        low[alike], high[alike] = ends[0][alike], ends[1][alike]
     return Estimate(float(means.max()), float(low.max()), float(high.max()), basis)
+
+
+def _alike(values: Numbers) -> NDArray[np.bool_]:
+    """(K,), whether all R runs gave the same number; by a digit in the last place those that agree may differ."""
+    spread: Numbers = np.ptp(values, axis=0)
+    alike: NDArray[np.bool_] = spread <= 4 * np.finfo(np.float64).eps * np.abs(values).max(axis=0)
+    return alike
 
 
 def _over_samples(readings: Sequence[Reading]) -> tuple[Numbers, Numbers] | None:

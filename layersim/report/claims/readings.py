@@ -1,14 +1,16 @@
 """What a finished run tells for each claim. Letters: L layers, N samples."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtri  # type: ignore[import-untyped]
 
 from layersim.report.claims.claim import Limits, NotMeasured
 from layersim.report.claims.estimates import CONFIDENCE, Numbers, Reading, shares
-from layersim.report.claims.studies import FinishedRun
+from layersim.report.claims.finished import FinishedRun
 from layersim.report.transfer import TransferReport
 
 BUDGETS = (0.5, 0.75)
@@ -88,7 +90,7 @@ def saturation_layer(run: FinishedRun, limits: Limits) -> Reading:
 
 def effective_depth(run: FinishedRun, limits: Limits) -> Reading:
     """The depth at which a line drawn through the layers' accuracies first reaches 1 − ε, else L."""
-    accuracy, level = _accuracy(run), 1 - limits["epsilon"]
+    accuracy, level = _accuracy(run), round(1 - limits["epsilon"], 12)
     deepest, shallowest = (None if end is None else [_depth(end, level)] for end in (accuracy.low, accuracy.high))
     low, high = (None if end is None else np.array(end) for end in (shallowest, deepest))
     return Reading(np.array([_depth(accuracy.values, level)]), low, high)
@@ -96,21 +98,25 @@ def effective_depth(run: FinishedRun, limits: Limits) -> Reading:
 
 def check_depth(runs: Sequence[FinishedRun], limits: Limits) -> None:
     """Refuses runs none of which reaches 1 − ε: all are as deep as they can be."""
-    level = 1 - limits["epsilon"]
+    level = round(1 - limits["epsilon"], 12)
     if all(_accuracy(run).values.max() < level for run in runs):
         raise NotMeasured(f"no layer of any run reaches an accuracy of {level:g}: raise --epsilon")
 
 
 def accuracy_with_exits(run: FinishedRun, limits: Limits) -> Reading:
     """Where samples leave on average at the layers `BUDGETS`, linear between the curve's points."""
-    curve = run.record.exit_curve or (run.exits.curve if run.exits else None)
-    if curve is None:
-        raise NotMeasured("no exit curve: add callbacks.ExitCurveMonitor, or run `layersim exits`")
+    curve, samples, _ = _exits(run)
     depths = np.asarray(curve["mean_exit_layer"], dtype=np.float64)
     asked = [share * run.record.layers for share in BUDGETS]
     if not (depths[0] <= min(asked) and max(asked) <= depths[-1]):
         raise NotMeasured(f"the exit curve does not reach from layer {min(asked):g} to {max(asked):g}")
-    return shares(np.interp(asked, depths, np.asarray(curve["accuracy"], dtype=np.float64)), run.samples)
+    return shares(np.interp(asked, depths, np.asarray(curve["accuracy"], dtype=np.float64)), samples)
+
+
+def check_exits(runs: Sequence[FinishedRun], limits: Limits) -> None:
+    """Refuses runs whose samples left by different rules."""
+    if len({_exits(run)[2] for run in runs}) > 1:
+        raise NotMeasured("exits were measured by different policies: run `layersim exits` alike on all of them")
 
 
 def parameters_saved(run: FinishedRun, limits: Limits) -> Reading:
@@ -138,15 +144,34 @@ def probe_accuracy(run: FinishedRun, limits: Limits) -> Reading:
     return shares(report.probe["accuracy"], report.probe["samples"])
 
 
-def check_transfer(runs: Sequence[FinishedRun], limits: Limits) -> None:
-    """Refuses runs whose transfer was not measured on the same samples in the same way."""
-    if len({_transfer(run).settings for run in runs}) > 1:
+def check_shifts(runs: Sequence[FinishedRun], limits: Limits) -> None:
+    """Refuses runs whose transfer was not measured on the same data under the same shifts."""
+    if len({_transfer(run).shift_settings for run in runs}) > 1:
         raise NotMeasured("transfer was measured on other data, or with other shifts: run `layersim transfer` alike")
+
+
+def check_probes(runs: Sequence[FinishedRun], limits: Limits) -> None:
+    """Refuses runs whose probes were not fitted to the same data."""
+    if len({_transfer(run).probe_settings for run in runs}) > 1:
+        raise NotMeasured("probes were fitted to other data: run `layersim transfer --to_data …` alike")
+
+
+def _exits(run: FinishedRun) -> tuple[Mapping[str, Any], int | None, tuple[str, bool]]:
+    """A curve of exits, its number of samples, and by what rule they leave: policy, and whether temperatures count."""
+    if run.record.exit_curve:
+        return run.record.exit_curve, run.samples, ("confidence", False)
+    if run.exits is None:
+        raise NotMeasured("no exit curve: add callbacks.ExitCurveMonitor, or run `layersim exits`")
+    samples = None if run.samples is None else run.exits.samples
+    return run.exits.curve, samples, (run.exits.policy, run.exits.temperatures is not None)
 
 
 def _transfer(run: FinishedRun) -> TransferReport:
     if run.transfer is None:
         raise NotMeasured("transfer was not measured: run `layersim transfer`")
+    read = Path(run.transfer.model)
+    if read.suffix == ".ckpt" and read.name != "last.ckpt":
+        raise NotMeasured(f"transfer was measured of {read.name}: run `layersim transfer` on last.ckpt")
     return run.transfer
 
 

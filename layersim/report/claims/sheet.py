@@ -11,7 +11,8 @@ from layersim.report.claims.studies import Arm, Study
 
 HOW = (
     "Each claim is judged by itself, at 95 %; no correction is made for how many there are. Intervals over seeds are "
-    "Student's, on these validation samples; of a single run they are over its samples."
+    "Student's, on these validation samples, or on others too where seeds draw the split; of a single run they are "
+    "over its samples."
 )
 _STYLES = {"holds": "green", "does not hold": "red", "cannot tell": "dim"}
 
@@ -74,7 +75,7 @@ def study_line(study: Study) -> str:
 
 
 def _seeds(arm: Arm) -> str:
-    return ", ".join("unknown" if seed < 0 else str(seed) for seed in arm.runs)
+    return ", ".join(arm.runs)
 
 
 def _numbers(finding: Finding) -> tuple[str, str, str]:

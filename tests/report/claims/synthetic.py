@@ -34,7 +34,15 @@ Way = Callable[[int], Facts]
 
 
 def make(
-    directory: Path, way: str, seed: int, facts: Facts | None = None, *, lr: float = 0.1, task: str = "classification"
+    directory: Path,
+    way: str,
+    seed: int,
+    facts: Facts | None = None,
+    *,
+    lr: float = 0.1,
+    task: str = "classification",
+    data_seed: int = 0,
+    **trainer: Any,
 ) -> Path:
     """A finished run of four layers."""
     told = dict(facts or {})
@@ -42,9 +50,9 @@ def make(
     backbone = {"class_path": "layersim.TransformersBackbone", "init_args": {"name_or_path": "tiny", "task": task}}
     config = {
         "seed_everything": seed,
-        "trainer": {"max_epochs": 3},
+        "trainer": {"max_epochs": 3, **trainer},
         "model": {"backbone": backbone, "optimizer": {"init_args": {"lr": lr}}, **WAYS[way]},
-        "data": {"class_path": "layersim.data.Digits", "init_args": {"num_workers": seed, "seed": 0}},
+        "data": {"class_path": "layersim.data.Digits", "init_args": {"num_workers": seed, "seed": data_seed}},
         "experiment": way,
         "ckpt_path": told.pop("ckpt_path", None),
     }

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from layersim.report.claims.estimates import Reading, difference, estimate, shares
+from layersim.report.claims.estimates import ALIKE, Reading, difference, estimate, shares
 
 
 def of_seeds(values: ArrayLike) -> dict[int, Reading]:
@@ -22,6 +22,33 @@ def test_intervals_over_seeds_against_scipy() -> None:
     expected = stats.ttest_ind(first, second[:3], equal_var=False).confidence_interval(0.95)
     assert (apart.low, apart.high) == pytest.approx(tuple(expected))
     assert apart.basis == "4 and 3 seeds"
+
+
+def test_no_run_is_left_out_unless_it_is_told() -> None:
+    def some(seeds: list[int]) -> dict[str, Reading]:
+        return {str(seed): Reading(np.array([0.5 + 0.01 * seed**2])) for seed in seeds}
+
+    few = difference(some([0, 1, 2, 3, 4]), some([0, 1, 7, 8, 9]))
+    assert few.basis == "5 and 5 seeds", "pairs would leave out six of ten runs"
+    most = difference(some([0, 1, 2]), {seed: Reading(2 * reading.values) for seed, reading in some([1, 2, 3]).items()})
+    assert (most.basis, most.why) == ("2 seeds, paired", "2 runs without a partner of their seed are left out")
+    one = difference(some([0, 1, 2, 3, 4]), some([4]))
+    assert "4 runs without a partner" in one.why
+
+
+def test_seeds_that_agree_are_no_certainty_unpaired_either() -> None:
+    first = {str(seed): shares([0.95, 0.5 + 0.01 * seed], 1000) for seed in range(3)}
+    second = {str(seed): shares([0.9, 0.4 + 0.01 * seed], 1000) for seed in range(5, 8)}
+    found = difference(first, second)
+    assert found.basis == "3 and 3 seeds"
+    alone = difference({"0": shares([0.95], 1000)}, {"9": shares([0.9], 1000)})
+    only = difference(
+        {seed: reading[:1] for seed, reading in first.items()}, {seed: reading[:1] for seed, reading in second.items()}
+    )
+    assert only.low == pytest.approx(alone.low), "0.95 three times over has a variance of 1e-32 in floating point"
+    assert only.high == pytest.approx(alone.high)
+    bare = difference(of_seeds([0.95] * 3), {seed + 5: reading for seed, reading in of_seeds([0.9] * 3).items()})
+    assert (bare.low, bare.why) == (None, ALIKE)
 
 
 def test_intervals_over_samples_against_scipy_and_a_published_example() -> None:
