@@ -1,5 +1,6 @@
 """The run's own record, whatever loggers are on."""
 
+import math
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from callbacks.evaluation import EvaluationCallback, layerwise
 from callbacks.monitor import LayerMonitor
+from callbacks.similarity_heatmaps import SimilarityHeatmaps, default_measures
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
@@ -33,6 +35,15 @@ class RunRecorder(EvaluationCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.records = [LayerRecord.from_line(line) for line in state_dict["lines"]]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        heatmaps = [call for call in trainer.callbacks if isinstance(call, SimilarityHeatmaps)]  # type: ignore[attr-defined]
+        names = [name for one in heatmaps for name in one.measures or default_measures(texts=False)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(
+                f"Two SimilarityHeatmaps measure {', '.join(twice)}, but a run's record holds one of each name: give "
+                "measures names of their own."
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = _path(trainer)
@@ -85,9 +96,16 @@ def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     for key in first.keys() & second.keys():
         if isinstance(first[key], dict):
             joined[key] = _joined(first[key], second[key])
-        elif first[key] != second[key] and key != "samples":
+        elif key != "samples" and not _same(first[key], second[key]):
             raise UserError(
                 f"Two callbacks measured {key}, {first[key]} and {second[key]}, but a run's record holds one: give "
                 "measures names of their own, and measure another number of layers in a run of its own."
             )
     return joined
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two measured values are equal; NaN is NaN's equal."""
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(_same, first, second))
+    return bool(first == second) or all(isinstance(one, float) and math.isnan(one) for one in (first, second))

@@ -4,6 +4,10 @@ import ast
 import json
 import os
 from collections.abc import Sequence
+from itertools import groupby
+
+CONFIG = "config"
+"""The parameter of a sweep whose values are recipes, laid over the command's own."""
 
 
 def under_agent() -> bool:
@@ -15,15 +19,24 @@ def from_agent(args: Sequence[str]) -> list[str]:
     """`--flag=value` with the value as YAML, where the agent printed it as Python does.
 
     `None` is `null`, and within lists and mappings too; `16.0` is `16`, since a quantized distribution draws whole
-    floats for options that are whole numbers (an option of floats reads both alike).
+    floats for options that are whole numbers (an option of floats reads both alike). Among flags of this form that
+    follow one another `--config` goes first, or a swept recipe would undo the others.
     """
-    return [_plain(word) for word in args]
+    words: list[str] = []
+    for are_flags, group in groupby(args, key=_is_flag):
+        if are_flags:
+            words += sorted(map(_plain, group), key=lambda word: not word.startswith(f"--{CONFIG}="))
+        else:
+            words += group
+    return words
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("--") and "=" in word
 
 
 def _plain(word: str) -> str:
-    flag, equals, printed = word.partition("=")
-    if not equals or not flag.startswith("--"):
-        return word
+    flag, _, printed = word.partition("=")
     try:
         value = ast.literal_eval(printed)
     except (ValueError, SyntaxError):

@@ -15,7 +15,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from layersim import run_directory
@@ -54,7 +53,7 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         path = Path(trainer.default_root_dir) / self.config_filename
-        self.parser.save(self.config, path, skip_none=False, overwrite=True)
+        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
         write_environment(
             path.parent,
             {
@@ -96,7 +95,7 @@ class LayerwiseCLI(LightningCLI):
             save_config_callback=RunConfig,
             trainer_class=LayerwiseTrainer,
             seed_everything_default=0,
-            parser_kwargs=dict.fromkeys(self._verbs, defaults),
+            parser_kwargs={"allow_abbrev": False, **dict.fromkeys(self._verbs, defaults)},
             auto_configure_optimizers=False,
             parser_class=Parser,
             args=given,
@@ -112,20 +111,10 @@ class LayerwiseCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
-        given: list[str] = args
-        if path := _typed_checkpoint(given):
-            checkpoint = read_checkpoint(path)
-            stored = {"model": checkpoint.get("hyper_parameters", {})}
-            stored["model"].pop("_instantiator", None)
-            if not any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given):
-                whole = checkpoint.get("layersim", {}).get("config", {})
-                stored |= {key: whole[key] for key in ("data", "experiment") if key in whole}
-            verb = next(place for place, word in enumerate(given) if word in VERBS) + 1
-            given = [*given[:verb], "--config", yaml.safe_dump(stored), *given[verb:]]
-        self.config = parser.parse_args(given)
+        self.config = parser.parse_args(with_checkpoint(args))
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning lets a checkpoint's hyper-parameters beat what the user typed; `parse_arguments` sees to them."""
+        """Lightning lets a checkpoint's hyper-parameters beat what the user typed; `with_checkpoint` sees to them."""
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -157,12 +146,7 @@ class LayerwiseCLI(LightningCLI):
         for logger in others:
             if isinstance(logger, Settles):
                 logger.settle(directory, run_id or directory.name, name)
-        strategy = config.strategy
-        if strategy == "ddp" and self.model.has_unused_parameters:
-            strategy = DDPStrategy(find_unused_parameters=True)
-        return super().instantiate_trainer(
-            logger=[csv, *others], default_root_dir=str(directory), strategy=strategy, **kwargs
-        )
+        return super().instantiate_trainer(logger=[csv, *others], default_root_dir=str(directory), **kwargs)
 
     def _preflight(self) -> dict[str, Any]:
         """All that can be known to go wrong, found before a run directory exists. Returns the checkpoint, if any."""
@@ -205,6 +189,21 @@ def main(args: Sequence[str]) -> int:
     finally:
         finish(status)
     return status
+
+
+def with_checkpoint(given: list[str]) -> list[str]:
+    """The words with a typed checkpoint's model, and its data where neither recipe nor data are typed, as a recipe that
+    stands before all others."""
+    if not (path := _typed_checkpoint(given)):
+        return given
+    checkpoint = read_checkpoint(path)
+    stored = {"model": checkpoint.get("hyper_parameters", {})}
+    stored["model"].pop("_instantiator", None)
+    if not any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given):
+        whole = checkpoint.get("layersim", {}).get("config", {})
+        stored |= {key: whole[key] for key in ("data", "experiment") if key in whole}
+    verb = next(place for place, word in enumerate(given) if word in VERBS) + 1
+    return [*given[:verb], "--config", yaml.safe_dump(stored), *given[verb:]]
 
 
 def _typed_checkpoint(args: list[str]) -> str | None:

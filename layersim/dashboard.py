@@ -96,7 +96,10 @@ def main(args: list[str]) -> int:
         raise UserError("A dashboard needs wandb-workspaces, not installed here: pip install 'layersim[dashboard]'.")
     console = Console()
     if options.dry_run:
-        options.dry_run.write_text(json.dumps(as_json(entity, project), indent=2) + "\n")
+        try:
+            options.dry_run.write_text(json.dumps(as_json(entity, project), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"{options.dry_run} cannot be written: {error}. Change --dry-run.") from error
         console.print(f"Workspace and report: {options.dry_run}", markup=False, soft_wrap=True)
         return 0
     for name, made in {"Workspace": workspace(entity, project), "Report": report(entity, project)}.items():

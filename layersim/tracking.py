@@ -9,7 +9,8 @@ import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from requests.utils import get_netrc_auth
+from wandb.sdk import wandb_setup
+from wandb.sdk.lib import wbauth
 
 from layersim.agent import under_agent
 
@@ -125,7 +126,11 @@ def _advice(said: str) -> str:
 
 
 def _has_key() -> bool:
-    """Whether W&B has credentials, in the environment or in the netrc file; the server is not asked."""
+    """Whether W&B has credentials, in the environment, its settings or the netrc file; the server is not asked."""
     if "WANDB_API_KEY" in os.environ or "WANDB_IDENTITY_TOKEN_FILE" in os.environ:
         return True
-    return get_netrc_auth(wandb.Settings().base_url) is not None
+    settings = wandb_setup.singleton().settings  # those that a run will have: `wandb.Settings()` reads no file
+    try:
+        return bool(settings.api_key or wbauth.read_netrc_auth(host=settings.base_url))
+    except wandb.errors.AuthenticationError:
+        return True  # a key of no key's form: when the run begins, W&B says so

@@ -219,6 +219,9 @@ def test_the_data_settle_a_names_task(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--max_samples=3"], r"max_samples: expected at least 4, got 3"),
         (["--device=cuda:99"], r"There is no device 'cuda:99' here"),
         (["--to=empty.yaml"], r"empty.yaml exists. Choose another --to"),
+        (["--to=empty.yaml/out", "--a=timm:none"], r"empty.yaml is no folder that may be written. Change --to"),
+        (["--measure=mutual_knn", "--options.k=0", "--a=timm:none"], r"k: .* got 0"),
+        (["--meas=cosine"], r"(?i)unrecognized arguments: --meas=cosine"),
     ],
 )
 def test_bad_input_is_told(

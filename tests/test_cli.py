@@ -84,6 +84,20 @@ def test_the_saved_configuration_runs_again_as_it_is(trained: Path, layersim: Co
     assert records(again) == records(trained), "the same seed gives the same numbers"
 
 
+def test_sections_from_files_are_saved_whole(trained: Path, layersim: Command, tmp_path: Path) -> None:
+    recipe = yaml.safe_load((trained / "config.yaml").read_text())
+    (tmp_path / "x").mkdir()
+    files = {"model": tmp_path / "model.yaml", "data": tmp_path / "x/config.yaml"}
+    for section, path in files.items():
+        path.write_text(yaml.safe_dump(recipe[section]))
+    quiet = [flag for flag in tiny.FLAGS if flag.startswith("--trainer") and "max_epochs" not in flag]
+    place = "--trainer.default_root_dir=runs"
+    layersim("validate", *(f"--{section}={path}" for section, path in files.items()), *quiet, place)
+    (directory,) = tmp_path.glob("runs/default/*")
+    saved = yaml.safe_load((directory / "config.yaml").read_text())
+    assert {section: saved[section] for section in files} == {section: recipe[section] for section in files}
+
+
 def test_two_runs_do_not_share_a_directory(trained: Path, layersim: Command) -> None:
     flags = ["validate", f"--config={trained}/config.yaml", "--trainer.default_root_dir=runs"]
     first, second = layersim(*flags), layersim(*flags)
@@ -218,12 +232,15 @@ def test_bad_input_is_told_before_anything_is_made(
     assert not list(tmp_path.iterdir()), "nothing half-written"
 
 
-def test_an_unknown_flag_is_told_without_pages_of_usage(layersim: Command, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("flag", ["--model.lerning_rate=1", "--ckpt=null"])  # an abbreviation is not known either
+def test_an_unknown_flag_is_told_without_pages_of_usage(
+    flag: str, layersim: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
-        layersim("fit", *tiny.FLAGS, "--model.lerning_rate=1")
+        layersim("fit", *tiny.FLAGS, flag)
     error = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert "lerning_rate" in error
+    assert flag in error
     assert len(error.splitlines()) < 6
 
 

@@ -75,3 +75,8 @@ def test_the_reports_runs_are_grouped_by_objective(sent: dict[str, Any]) -> None
 def test_what_is_no_project_is_refused(project: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dashboard", project, f"--dry-run={tmp_path / 'x.json'}"]) == 2
     assert "expected ENTITY/PROJECT" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dashboard", "team/layers", f"--dry-run={tmp_path / 'missing/x.json'}"]) == 2
+    assert re.search(r"missing/x\.json cannot be written: .*Change --dry-run", capsys.readouterr().err)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 import yaml
 
+from layersim.tracking import Wandb
 from tests import tiny
 
 Command = Callable[..., Path]
@@ -128,3 +130,41 @@ def test_tensorboard_settles_in_the_runs_directory(layersim: Command) -> None:
     (events,) = (directory / "tensorboard").glob("events.out.tfevents.*")
     assert events.stat().st_size > 10_000, "numbers and images"
     assert not (directory / "wandb").exists()
+
+
+HERE = "http://wandb.here:8080"
+
+
+@pytest.mark.parametrize(
+    ("machine", "password", "environment", "settings", "mode"),
+    [
+        ("api.wandb.ai", "0" * 40, "", "", "online"),
+        ("api.forge.coreweave.com", "0" * 40, "", "", "online"),
+        ("wandb.here:8080", "0" * 40, HERE, "", "online"),
+        ("wandb.here:8080", "0" * 40, "", f"base_url = {HERE}", "online"),
+        ("api.wandb.ai", "short", "", "", "online"),
+        ("nobody", "", "", f"api_key = {'0' * 40}", "online"),
+        ("api.wandb.ai", "0" * 40, HERE, "", "offline"),
+        ("wandb.here:8080", "0" * 40, "", "", "offline"),
+    ],
+)
+def test_a_key_is_looked_for_where_wandb_looks(
+    machine: str,
+    password: str,
+    environment: str,
+    settings: str,
+    mode: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A key that W&B finds to be none is left to W&B, which says so; a key for another server is none."""
+    (tmp_path / "netrc").write_text(f"machine {machine}\n  login user\n  password {password or 'none'}\n")
+    (tmp_path / "settings").write_text(f"[default]\n{settings}\n")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    if environment:
+        monkeypatch.setenv("WANDB_BASE_URL", environment)
+    wandb.teardown()  # it reads its settings once in a process
+    try:
+        assert Wandb()._wandb_init["mode"] == mode
+    finally:
+        wandb.teardown()

@@ -13,6 +13,7 @@ from layersim.across.sources import FORMS, Source, open_module, read_source
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.errors import UserError
+from layersim.export import check_destination
 from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
 from layersim.report.drawing.canvas import save_figure
 
@@ -27,10 +28,13 @@ def main(args: list[str]) -> int:
         run_directory.check_writable(run_directory.DEFAULT_ROOT, _EXPERIMENT)
     elif Path(options.to).exists():
         raise UserError(f"{options.to} exists. Choose another --to.")
+    else:
+        check_destination(Path(options.to), overwrite=False)
+    # refuses its options before any model is read
+    metric = measure_class(options.measure)(**options.options.as_dict(), max_samples=None)
     names = _names(sources)
     first, second = (_read(source, name, parser, options) for source, name in zip(sources, names, strict=True))
     _require_same_samples(first, second, names)
-    metric = measure_class(options.measure)(**options.options.as_dict(), max_samples=None)
     metric.update(first.values, torch.arange(first.values.shape[1]), other=second.values)
     report = AcrossReport(
         models={
@@ -66,6 +70,7 @@ def _parser(measure: str) -> ArgumentParser:
         prog="layersim similarity",
         description="Compare two models layer by layer: a heat map of all pairs, and each layer's best match.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--a", type=str, required=True, metavar="MODEL", help=f"{FORMS}.")
     parser.add_argument("--b", type=str, required=True, metavar="MODEL", help="The model to compare it with, alike.")

@@ -2,17 +2,17 @@
 
 import contextlib
 import io
-import warnings
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
 import yaml
 
-from layersim.cli import LayerwiseCLI
+from layersim.agent import CONFIG
+from layersim.cli import LayerwiseCLI, with_checkpoint
 from layersim.errors import UserError
 from layersim.report.configuration import flat
-from layersim.sweep.file import CONFIG, SweepFile
+from layersim.sweep.file import SweepFile
 
 
 class _Parsed(LayerwiseCLI):
@@ -30,11 +30,13 @@ class Options:
 
     def __init__(self, file: SweepFile) -> None:
         self._file = file
-        words = file.command({})
+        # what there is to set depends on these: without them a model may not even be named
+        first = {name: _choices(file.parameters[name])[0] for name in (CONFIG, "ckpt_path") if name in file.parameters}
+        words = file.command(first)
         with self._refused(words):
             self._parser = _Parsed(words).parser
-        self.recipe = self.parse({})
-        """Each option by its whole flag, as the recipe sets it."""
+        self.recipe = self.parse(first)
+        """Each option by its whole flag, as the recipe sets it; where recipes or checkpoints are swept, the first."""
 
     def parse(self, values: dict[str, Any]) -> dict[str, Any]:
         """Each option by its whole flag, as a trial with these values has it.
@@ -44,15 +46,14 @@ class Options:
         """
         words = self._file.command(values)
         with self._refused(words):
-            config = self._parser.parse_args(words)
+            config = self._parser.parse_args(with_checkpoint(words))
             return flat(yaml.safe_load(self._parser.dump(config, skip_none=False, skip_validation=True))[words[0]])
 
     @contextlib.contextmanager
     def _refused(self, words: list[str]) -> Iterator[None]:
         said = io.StringIO()
         try:
-            with contextlib.redirect_stderr(said), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of abbreviated flags, which `check` refuses
+            with contextlib.redirect_stderr(said):
                 yield
         except SystemExit as error:
             why = said.getvalue().partition("error: ")[2].strip()

@@ -1,11 +1,14 @@
 """A sweep without a server: draw a trial, run the sweep's command line, write down what came of it."""
 
 import csv
+import math
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,7 @@ class Driver:
         Raises:
             UserError: another program runs trials of this sweep.
         """
-        with self.ledger.held():
+        with self.ledger.held(), _ends_by_exit():
             for _ in range(sys.maxsize if count is None else count):
                 trial = self._next()
                 if trial is None:
@@ -74,9 +77,9 @@ class Driver:
         alone = {name: value for name, value in os.environ.items() if name not in ("WANDB_SWEEP_ID", "WANDB_RUN_ID")}
         started = time.monotonic()
         with (folder / "output.log").open("w") as output:
-            process = subprocess.Popen([*self._program, *words], stdout=output, stderr=output, env=alone)
             others = [one for one in self.ledger.trials if one.trial != trial.trial]
             stopped = False
+            process = subprocess.Popen([*self._program, *words], stdout=output, stderr=output, env=alone)
             try:
                 while process.poll() is None:
                     time.sleep(_POLL_SECONDS)
@@ -115,9 +118,28 @@ class Driver:
 
     def best(self) -> Trial | None:
         """The trial whose last value of the metric is best, among those that ended well."""
-        done = [trial for trial in self.ledger.trials if trial.state == "finished" and trial.history]
+        done = [trial for trial in self.ledger.trials if trial.state == "finished" and not math.isnan(trial.reached)]
         sign = 1 if self._file.maximize else -1
-        return max(done, key=lambda trial: sign * trial.history[-1], default=None)
+        return max(done, key=lambda trial: sign * trial.reached, default=None)
+
+
+@contextmanager
+def _ends_by_exit() -> Iterator[None]:
+    """While in here, a signal to end raises SystemExit, so that a trial that runs is ended too.
+
+    One that this program was told to ignore, as by nohup, stays ignored.
+    """
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    ends = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in ends}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def metric_history(path: Path, name: str) -> list[float]:

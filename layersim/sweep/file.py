@@ -1,5 +1,6 @@
 """A sweep file, as `wandb sweep` reads it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,6 @@ from layersim.errors import UserError
 
 METHODS = ("grid", "random", "bayes")
 VERBS = ("fit", "validate", "test")
-CONFIG = "config"
-"""The parameter whose values are recipes, laid over the command's own."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,8 @@ class SweepFile:
         return dict(self.config["parameters"])
 
     def command(self, values: dict[str, Any], *more: str) -> list[str]:
-        """The words of one trial's command line, with the flags as W&B's agent prints them; a swept recipe stands
-        first, or it would undo the others."""
-        ordered = sorted(values.items(), key=lambda item: item[0] != CONFIG)
-        flags = from_agent([f"--{name}={value}" for name, value in ordered])
-        return [*self.before, *more, *flags, *self.after]
+        """The words of one trial's command line, as they are read under W&B's agent."""
+        return from_agent([*self.before, *more, *(f"--{name}={value}" for name, value in values.items()), *self.after])
 
 
 def read(path: Path) -> SweepFile:
@@ -53,6 +49,11 @@ def read(path: Path) -> SweepFile:
     """
     if not path.is_file():
         raise UserError(f"There is no sweep file {path}.")
+    if not re.fullmatch(r"[\w.-]+", path.stem):
+        raise UserError(
+            f"{path}: runs of a sweep are kept in a folder of the file's name. Rename the file: letters, digits, '.', "
+            "'_' and '-' may stand in it."
+        )
     try:
         config = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

@@ -1,6 +1,8 @@
 """What has become of each trial: JSON lines that survive the program."""
 
 import json
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -26,6 +28,11 @@ class Trial:
     directory: str | None = None
     """The run's directory, once it is known."""
 
+    @property
+    def reached(self) -> float:
+        """The metric as it was last; NaN where there is none."""
+        return self.history[-1] if self.history else math.nan
+
 
 class Ledger:
     """The trials of one sweep, kept in a file: first the sweep itself, then a line whenever a trial starts or ends."""
@@ -37,36 +44,24 @@ class Ledger:
             UserError: it belongs to another sweep, or cannot be read.
         """
         self.path = path
+        self._sweep = sweep
         self._trials: dict[int, Trial] = {}
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._append({"sweep": sweep})
+        if path.exists():
+            self._read()
             return
-        try:
-            # a line without its end was cut off by the end of the program
-            first, *lines = [
-                json.loads(line) for line in path.read_text().splitlines(keepends=True) if line[-1:] == "\n"
-            ]
-            for line in lines:
-                self._trials[line["trial"]] = Trial(**line)
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is no ledger of a sweep ({error}). Move it away to begin anew.") from error
-        if first != {"sweep": json.loads(json.dumps(sweep))}:
-            raise UserError(
-                f"{path} belongs to a sweep that was written differently. Move it away, or rename the sweep file."
-            )
-        text = path.read_text()
-        path.write_text(text[: text.rfind("\n") + 1])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._append({"sweep": sweep})
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """While in here, no other program runs trials of this ledger.
+        """While in here, no other program runs trials of this ledger, and it tells what others have done before.
 
         Raises:
             UserError: another one does.
         """
         try:
             with FileLock(self.path.with_suffix(".lock"), blocking=False):
+                os.truncate(self.path, self._read())
                 yield
         except Timeout as error:
             raise UserError(
@@ -80,6 +75,21 @@ class Ledger:
     def write(self, trial: Trial) -> None:
         self._trials[trial.trial] = trial
         self._append(asdict(trial))
+
+    def _read(self) -> int:
+        """Takes in the file's whole lines, and gives their bytes; a program that ended may have cut off the last."""
+        text = self.path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        try:
+            first, *lines = map(json.loads, whole.splitlines())
+            self._trials = {line["trial"]: Trial(**line) for line in lines}
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{self.path} is no ledger of a sweep ({error}). Move it away to begin anew.") from error
+        if first != {"sweep": json.loads(json.dumps(self._sweep))}:
+            raise UserError(
+                f"{self.path} belongs to a sweep that was written differently. Move it away, or rename the sweep file."
+            )
+        return len(whole)
 
     def _append(self, line: dict[str, Any]) -> None:
         with self.path.open("a") as file:

@@ -1,5 +1,6 @@
 """What a sweep has come to, as a table for the terminal."""
 
+import math
 from collections.abc import Sequence
 
 from rich import box
@@ -10,7 +11,7 @@ from layersim.sweep.ledger import Trial
 
 
 def trials_table(trials: Sequence[Trial], metric: str, *, maximize: bool) -> Table:
-    """A row a trial: its values, and the metric as it was last; the best first, then those that have none.
+    """A row a trial: its values, and the metric as it was last; the best first, then those without a number.
 
     Args:
         trials: in any order.
@@ -25,7 +26,7 @@ def trials_table(trials: Sequence[Trial], metric: str, *, maximize: bool) -> Tab
     table.add_column(Text(metric), justify="right")
     table.add_column("state")
     sign = -1 if maximize else 1
-    for trial in sorted(trials, key=lambda one: (not one.history, sign * one.history[-1] if one.history else 0)):
+    for trial in sorted(trials, key=lambda one: math.inf if math.isnan(one.reached) else sign * one.reached):
         values = [Text(str(trial.values.get(name, ""))) for name in names]
         table.add_row(str(trial.trial), *values, f"{trial.history[-1]:.4g}" if trial.history else "", trial.state)
     return table

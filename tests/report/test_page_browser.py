@@ -245,6 +245,21 @@ def test_the_policy_stops_what_would_leave_the_page(browser: Any, pages: dict[st
     watched.context.close()
 
 
+def test_many_kept_epochs_and_many_numbers(browser: Any, tmp_path: Path) -> None:
+    """First, middle and last of the kept epochs, as of layers; and an axis over more numbers than a call may have."""
+    earlier = {str(epoch): [0.1 * epoch, 0.5, 1.0] for epoch in range(9)}
+    kept = [record(epoch, LAYERS, similarity_to_epoch={"cka": earlier} if epoch == 9 else {}) for epoch in (0, 9)]
+    write_page([make_run(tmp_path / "kept", *kept)], tmp_path / "kept.html")
+    watched = Watched(browser, tmp_path / "kept.html")
+    panel = watched.panel("linear CKA of each layer to earlier epochs")
+    assert panel.locator("ul.legend li").all_text_contents() == ["to epoch 0", "to epoch 4", "to epoch 8"]
+    assert panel.locator("path.curve:not(.key path)").count() == 3
+    assert panel.locator("output").text_content() == "Epoch 9 against 3 of 9 earlier"
+    axis = watched.page.evaluate("spread(Array.from({ length: 300000 }, (_, place) => place / 300000))")
+    assert (axis["low"], axis["high"]) == (0, 1)
+    watched.close()
+
+
 def test_runs_of_one_layer_one_epoch_or_hardly_any_measure_are_drawn(browser: Any, tmp_path: Path) -> None:
     write_page([make_run(tmp_path / "x1", record(0, 1))], tmp_path / "least.html")
     least = Watched(browser, tmp_path / "least.html")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from layersim.__main__ import main
@@ -74,6 +75,41 @@ def test_recipes_may_be_swept(tmp_path: Path) -> None:
         check(read(write(tmp_path, {"config": {"values": [objectives[0], str(tmp_path / "missing.yaml")]}})))
 
 
+def test_a_swept_recipe_stands_before_the_trials_other_flags() -> None:
+    """As W&B's server orders them: by name."""
+    printed = ["fit", "--config", "base.yaml", "--a=1", "--config=swept.yaml", "--model.b=2", "--c", "--d=3"]
+    expected = ["fit", "--config", "base.yaml", "--config=swept.yaml", "--a=1", "--model.b=2", "--c", "--d=3"]
+    assert from_agent(printed) == expected
+
+
+def test_a_recipe_that_is_swept_may_be_the_only_one(tmp_path: Path) -> None:
+    """What it requires and what it alone knows is there."""
+    swept = {"config": {"values": [str(RECIPE)]}, "model.objective.init_args.weights": {"values": ["linear"]}}
+    found = check(read(write(tmp_path, swept, command=["${program}", "fit", "${args}"])))
+    assert found["experiment"] == "digits/aligned"
+
+
+@pytest.mark.parametrize("is_swept", [False, True])
+def test_a_checkpoint_tells_its_model_and_data(is_swept: bool, tmp_path: Path) -> None:
+    recipe = yaml.safe_load(RECIPE.read_text())
+    checkpoint = tmp_path / "last.ckpt"
+    config = {"data": recipe["data"], "experiment": "its/own"}
+    torch.save({"state_dict": {}, "hyper_parameters": recipe["model"], "layersim": {"config": config}}, checkpoint)
+    swept = {"data.init_args.eval_batch_size": {"values": [8, 16]}}
+    command = ["${program}", "validate", f"--ckpt_path={checkpoint}", "${args}"]
+    if is_swept:
+        swept |= {"ckpt_path": {"values": [str(checkpoint)]}}
+        del command[2]
+    assert check(read(write(tmp_path, swept, command=command)))["experiment"] == "its/own"
+
+
+@pytest.mark.parametrize("name", ["my sweep.yaml", "lr=0.1.yaml"])
+def test_a_name_that_no_run_may_have_is_refused(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, {"model.optimizer.init_args.lr": {"values": [0.1]}}).rename(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name}: runs of a sweep .* Rename the file"):
+        read(path)
+
+
 def test_none_true_and_whole_floats_are_taken(tmp_path: Path) -> None:
     parameters = {
         "data.init_args.eval_batch_size": {"values": [None, 16.0]},
@@ -93,6 +129,7 @@ def test_none_true_and_whole_floats_are_taken(tmp_path: Path) -> None:
         ("model.optimizer.init_args.lrr", [0.1], "Did you mean model.optimizer.init_args.lr"),
         ("model.optimizer.lr", [0.1], "whole flag. Did you mean model.optimizer.init_args.lr"),
         ("trainer.max_epoch", [3], "Did you mean trainer.max_epochs"),
+        ("ckpt", [None], "Did you mean ckpt_path"),
         ("model.objective", ["LastLayer"], "Did you mean model.objective.class_path"),
         ("zzz", [1], "layersim fit --help"),
         ("data.init_args.batch_size", [16, 16.5], "batch_size=16.5` is refused"),

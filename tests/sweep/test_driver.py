@@ -2,8 +2,12 @@
 
 import io
 import json
+import math
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -70,6 +74,11 @@ def test_the_table_has_the_best_first() -> None:
         assert rows[0] == ["trial", "lr", "weights", "val/accuracy", "state"]
         assert [row[0] for row in rows[2:]] == order
     assert ["2", "0.2", "linear", "failed"] in rows
+    for maximize in (True, False):
+        console = Console(record=True, width=100, file=io.StringIO())
+        undefined = Trial(4, {"model.lr": 0.4, "model.weights": "last"}, "finished", [0.9, math.nan])
+        console.print(trials_table([undefined, *trials], "val/accuracy", maximize=maximize))
+        assert [line.split()[0] for line in console.export_text().splitlines()[3:] if line.strip()][2:] == ["4", "2"]
     assert ["1", "0.1", "last", "0.5", "finished"] in rows
 
 
@@ -88,6 +97,59 @@ def test_a_grid_runs_each_trial_once_and_goes_on_after_a_failure(
     assert best is not None
     assert (best.trial, best.history) == (3, [0.9] * 4)
     assert Path(best.directory or "").parent == tmp_path / "runs/sweeps/tiny/trial-003"
+
+
+@pytest.mark.parametrize("goal", ["maximize", "minimize"])
+def test_a_trial_that_ended_without_a_number_is_never_the_best(goal: str, tmp_path: Path) -> None:
+    ended = driver(sweep(tmp_path, metric={"name": "val/accuracy", "goal": goal}))
+    ended.ledger.write(Trial(1, {"x": 0.6}, "finished", [0.9, math.nan]))
+    assert ended.best() is None
+    for trial, value in enumerate([0.5, 0.7], start=2):
+        ended.ledger.write(Trial(trial, {"x": 0.9}, "finished", [value]))
+    best = ended.best()
+    assert best is not None
+    assert best.history == [0.7 if goal == "maximize" else 0.5]
+
+
+def test_only_who_holds_a_ledger_cuts_it_and_knows_what_others_did(tmp_path: Path) -> None:
+    path, config = tmp_path / "ledger.jsonl", {"method": "grid"}
+    first, second = Ledger(path, config), Ledger(path, config)
+    first.write(Trial(1, {"x": 0.7}, "finished", [0.7]))
+    whole = path.read_text()
+    with path.open("a") as file:
+        file.write('{"trial": 2, "val')  # another program is in the middle of a line
+    assert len(Ledger(path, config).trials) == 1
+    assert path.read_text() == whole + '{"trial": 2, "val'
+    assert second.trials == []
+    with second.held():
+        assert second.trials == first.trials
+        assert path.read_text() == whole
+
+
+def test_a_signal_to_the_driver_ends_its_trial_too(tmp_path: Path) -> None:
+    started: list[tuple[signal.Signals, Path, subprocess.Popen[bytes]]] = []
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        told = tmp_path / f"pid-{number}"
+        trial = f"import os, pathlib, time; pathlib.Path({str(told)!r}).write_text(str(os.getpid())); time.sleep(60)"
+        program = f"""
+import sys
+from pathlib import Path
+from layersim.sweep.file import read
+from layersim.sweep.driver import Driver
+file = read(Path({str(sweep(tmp_path))!r}))
+Driver(file, Path({str(tmp_path / str(number))!r}), program=(sys.executable, "-c", {trial!r})).run(1)
+"""
+        started.append((number, told, subprocess.Popen([sys.executable, "-c", program])))
+    for number, told, process in started:
+        while not (told.exists() and told.read_text()):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(told.read_text()), 0)
+        ledger = Ledger(tmp_path / str(number) / "sweeps/tiny/ledger.jsonl", read(tmp_path / "tiny.yaml").config)
+        assert [one.state for one in ledger.trials] == ["running"], "and will be started again"
 
 
 def test_an_interrupted_trial_is_started_again_with_its_values(tmp_path: Path) -> None:
@@ -157,18 +219,22 @@ def test_a_real_trial_is_a_run_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("experiment: theirs\ntrainer: {default_root_dir: theirs}\n")
     path = sweep(
         tmp_path,
         method="random",
-        parameters={"model.optimizer.init_args.lr": {"distribution": "uniform", "min": 0.001, "max": 0.01}},
+        parameters={
+            "config": {"values": ["recipe.yaml"]},
+            "model.optimizer.init_args.lr": {"distribution": "uniform", "min": 0.001, "max": 0.01},
+        },
         command=["${program}", "fit", *tiny.FLAGS, "--model.optimizer=AdamW", "${args}"],
     )
     assert main(["sweep", str(path)]) == 2
     assert "Say --count N" in capsys.readouterr().err
     assert main(["sweep", str(path), "--count", "1"]) == 0
-    (directory,) = tmp_path.glob("runs/sweeps/tiny/trial-001/*/")
+    (directory,) = tmp_path.glob("theirs/sweeps/tiny/trial-001/*/")
     config = yaml.safe_load((directory / "config.yaml").read_text())
-    ledger = Ledger(tmp_path / "runs/sweeps/tiny/ledger.jsonl", read(path).config)
+    ledger = Ledger(tmp_path / "theirs/sweeps/tiny/ledger.jsonl", read(path).config)
     (trial,) = ledger.trials
     assert config["model"]["optimizer"]["init_args"]["lr"] == trial.values["model.optimizer.init_args.lr"]
     (record,) = [json.loads(line) for line in (directory / "layers.jsonl").read_text().splitlines()]

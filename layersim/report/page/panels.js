@@ -18,9 +18,11 @@ function layerColor(layer, layers) {
   return shade(DATA.layerColors, from + portion * (to - from));
 }
 
+/** Of places 0 … count - 1 those that a legend has room for: all, or the first, the middle and the last one. */
+const few = (count) => (count <= 8 ? Array.from({ length: count }, (_, place) => place) : [0, Math.round(count / 2) - 1, count - 1]);
+
 function layerLegend(layers) {
-  const shown = layers <= 8 ? Array.from({ length: layers }, (_, place) => place + 1) : [1, Math.round(layers / 2), layers];
-  return shown.map((layer) => legendEntry(`layer ${layer}`, { color: layerColor(layer, layers) }));
+  return few(layers).map((place) => place + 1).map((layer) => legendEntry(`layer ${layer}`, { color: layerColor(layer, layers) }));
 }
 
 /** One number a layer at the slider's epoch, over the curves of all other epochs. The axis holds every epoch. */
@@ -122,13 +124,13 @@ function toEarlierEpochs(run) {
     return panel(`${name} of each layer to earlier epochs`, ({ place }) => {
       const { layers, epoch, toEpoch: { [measure]: values }, earlierEpochs: { [measure]: earlier } } = run.records[place];
       if (!values?.length) return null;
-      const series = values.map((row, one) => ({
+      const series = few(values.length).map((one, place) => ({
         name: `to epoch ${earlier[one]}`,
-        ...look(one),
-        points: row.map((value, layer) => [layer + 1, value, `Layer ${layer + 1} to itself at epoch ${earlier[one]}: ${number(value)}`]),
+        ...look(place),
+        points: values[one].map((value, layer) => [layer + 1, value, `Layer ${layer + 1} to itself at epoch ${earlier[one]}: ${number(value)}`]),
       }));
       const legend = series.map((one) => legendEntry(one.name, one));
-      return chart({ x: layersAxis(layers), y, series, legend, label: `Epoch ${epoch} against ${earlier.length} earlier` });
+      return chart({ x: layersAxis(layers), y, series, legend, label: `Epoch ${epoch} against ${series.length < earlier.length ? `${series.length} of ` : ""}${earlier.length} earlier` });
     });
   });
 }

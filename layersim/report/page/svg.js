@@ -22,8 +22,8 @@ const percent = (value) => `${(100 * value).toFixed(1)} %`;
 /** The ends and ticks of an axis that holds all values: round numbers, at most seven. */
 function spread(values, { low = null, high = null } = {}) {
   const present = values.filter(known);
-  const bottom = low ?? Math.min(...present);
-  const top = high ?? Math.max(...present);
+  const bottom = low ?? present.reduce((least, value) => Math.min(least, value), Infinity);
+  const top = high ?? present.reduce((most, value) => Math.max(most, value), -Infinity);
   if (!present.length || !(top > bottom)) {
     const middle = present.length ? present[0] : 0.5;
     return { low: middle - 0.5, high: middle + 0.5, ticks: [middle - 0.5, middle, middle + 0.5] };
