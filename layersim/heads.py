@@ -18,13 +18,19 @@ from layersim.vocabulary_loss import layered_cross_entropy
 
 MAX_LOGITS = 2**24
 """Logits alive at a time in evaluation, 64 MiB in float32: more (samples × classes) are read in chunks of samples."""
+MAX_TABLE = 2**20
+"""Logits (layers × samples × classes) of a training step that separate heads keep in one table, 4 MiB in float32, which
+is faster; more are read classifier by classifier in chunks."""
 MAX_DISTILLED_LOGITS = 2**27
 """Logits (layers × samples × classes) of a training step that distils, 512 MiB in float32, and as much again for their
 probabilities and gradients each: more are refused."""
 
 
 class Head(nn.Module, ABC):
-    """Reads features at given layers: losses, predictions and confidences, never a table of all logits.
+    """Reads features at given layers: losses, predictions and confidences.
+
+    Evaluation keeps no table of all logits. Nor does training, where classifiers are linear and the table would be
+    large; through a classifier of several parts it keeps the logits of all layers that the step reads.
 
     Args:
         backbone: whose features it reads.
@@ -93,22 +99,26 @@ class Head(nn.Module, ABC):
     def forward(self, features: Tensor, targets: Tensor | None, layers: Sequence[int]) -> Readout:
         """The readout of (K, N, D) features at `layers`; its losses are empty where `targets` (N,) is None."""
         chunk = max(1, MAX_LOGITS // self.num_classes)
-        predictions, confidences, of_targets = [], [], []
+        predictions, confidences, log_likelihoods, log_odds = [], [], [], []
         for place, layer in enumerate(layers):
             for start in range(0, features.shape[1], chunk):
                 rows = slice(start, start + chunk)
-                log_probabilities = widened(self.logits(features[place : place + 1, rows], [layer])).log_softmax(dim=-1)
+                logits = widened(self.logits(features[place : place + 1, rows], [layer]))
+                log_probabilities = logits.log_softmax(dim=-1)
                 confidence, prediction = log_probabilities.max(dim=-1)
                 confidences.append(confidence.exp())
                 predictions.append(prediction)
                 if targets is not None:
-                    of_targets.append(log_probabilities.gather(-1, targets[rows].view(1, -1, 1)).squeeze(-1))
+                    own = targets[rows].view(1, -1, 1)
+                    others = logits.scatter(-1, own, -torch.inf).logsumexp(dim=-1)
+                    log_likelihoods.append(log_probabilities.gather(-1, own).squeeze(-1))
+                    log_odds.append(logits.gather(-1, own).squeeze(-1) - others)
         shape = features.shape[:2]
         prediction, confidence = (torch.cat(parts, dim=1).view(shape) for parts in (predictions, confidences))
         if targets is None:
             return Readout(features.new_empty(0), prediction, confidence, features.new_empty(0))
-        log_likelihoods = torch.cat(of_targets, dim=1).view(shape)
-        return Readout(-log_likelihoods.mean(dim=1), prediction, confidence, log_likelihoods.exp())
+        likelihood, odds = (torch.cat(parts, dim=1).view(shape) for parts in (log_likelihoods, log_odds))
+        return Readout(-likelihood.mean(dim=1), prediction, confidence, odds)
 
 
 class SharedHead(Head):
@@ -141,8 +151,9 @@ class SharedHead(Head):
     def _loss(self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float]) -> Tensor:
         if not isinstance(self.classifier, nn.Linear):
             return super()._loss(features, targets, layers, weights)
-        hidden = self._normed(features, layers)
         weight, bias = self.classifier.weight, self.classifier.bias
+        hidden = self._normed(features, layers)
+        hidden = hidden.to(torch.promote_types(hidden.dtype, weight.dtype))  # half beside a wide head: see lora.py
         return layered_cross_entropy(hidden, weight, bias, targets, weights, label_smoothing=self.label_smoothing)[0]
 
     def _normed(self, features: Tensor, layers: Sequence[int]) -> Tensor:
@@ -172,6 +183,17 @@ class SeparateHeads(Head):
     def logits(self, features: Tensor, layers: Sequence[int]) -> Tensor:
         features = self.final_norm(features)
         return torch.stack([self.classifiers[layer](rows) for layer, rows in zip(layers, features, strict=True)])
+
+    def _loss(self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float]) -> Tensor:
+        linear = [made for layer in layers if isinstance(made := self.classifiers[layer], nn.Linear)]
+        if len(linear) < len(layers) or len(layers) * len(targets) * self.num_classes <= MAX_TABLE:
+            return super()._loss(features, targets, layers, weights)
+        smoothing = self.label_smoothing
+        losses = [
+            layered_cross_entropy(rows, made.weight, made.bias, targets, [weight], label_smoothing=smoothing)[0]
+            for rows, made, weight in zip(self.final_norm(features).split(1), linear, weights, strict=True)
+        ]
+        return torch.stack(losses).sum()
 
     def unused_parameters(self, layers: Sequence[int]) -> bool:
         return len(layers) < self.num_layers

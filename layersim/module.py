@@ -1,12 +1,14 @@
 """The LightningModule: one step for training, validation, test and prediction."""
 
 from collections.abc import Callable
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -16,7 +18,8 @@ from layersim.errors import UserError
 from layersim.heads import Head, SharedHead
 from layersim.objectives import Aligned, Objective, Scheduled
 from layersim.outputs import LayerFeatures, LayerOutput
-from layersim.resume import prefer_given_options, probe
+from layersim.precision import refuse_mps
+from layersim.resume import STEPS_PER_EPOCH, check_length, prefer_given_options, probe
 from layersim.schedules import WarmupDecay
 
 
@@ -68,6 +71,12 @@ class LayerwiseModule(LightningModule):
         choices = self.objective.choices(self.num_layers)
         return any(layers[-1] < self.num_layers - 1 or self.head.unused_parameters(layers) for layers in choices)
 
+    def setup(self, stage: str) -> None:
+        refuse_mps(self.trainer.strategy.root_device)
+        strategy = self.trainer.strategy  # whatever it was named by; what the user told it to do stays
+        if stage == "fit" and isinstance(strategy, DDPStrategy) and self.has_unused_parameters:
+            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+
     def forward(self, batch: dict[str, Any]) -> LayerOutput:
         """All that the model knows of a batch at every layer, with the objective's value where there are targets."""
         features = self.backbone(batch)
@@ -92,9 +101,7 @@ class LayerwiseModule(LightningModule):
             weighted = self.head.loss(*read)
         else:
             weighted = self.head.distilled_loss(*read, self.objective.distillation)
-        loss = self._penalized(weighted, features.values)
-        self._stop_if_not_finite(loss)
-        return self._of_all_samples(loss, features.values.shape[1])
+        return self._of_all_samples(self._penalized(weighted, features.values), features.values.shape[1])
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> LayerOutput:  # type: ignore[override]
         output: LayerOutput = self(batch)  # Lightning hands whatever a step returns to the callbacks
@@ -118,6 +125,7 @@ class LayerwiseModule(LightningModule):
         if world > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         total, count = sums
+        self._stop_if_not_finite(total / count)  # of all processes: one that stops alone leaves the others waiting
         self.log("train/loss_step", total / count, prog_bar=True, batch_size=samples)
         self.log("train/loss", total / count, on_step=False, on_epoch=True, batch_size=samples, sync_dist=True)
         return loss * (samples * world / count).to(loss.dtype) if world > 1 else loss
@@ -135,17 +143,27 @@ class LayerwiseModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if isinstance(self.objective, Scheduled):
-            self.objective.spread_over(self.trainer.estimated_stepping_batches)
+            self.objective.spread_over(self._total_steps())
         optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
         if isinstance(scheduler, WarmupDecay):
-            scheduler.spread_over(int(self.trainer.estimated_stepping_batches))
+            scheduler.spread_over(self._total_steps())
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
         if isinstance(scheduler, ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+    def _total_steps(self) -> int:
+        """Optimizer steps of the whole training, of which a schedule is a share."""
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 <= steps < inf:
+            raise UserError(
+                "The objective or the learning rate changes over the training, whose length is not known here. Set "
+                "--trainer.max_steps or, where the data has a length, --trainer.max_epochs."
+            )
+        return int(steps)
 
     def on_fit_start(self) -> None:
         # Validation shares may differ by a batch between processes. DDP's forward would broadcast buffers at each and
@@ -154,5 +172,19 @@ class LayerwiseModule(LightningModule):
             model.broadcast_buffers = False
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self._trainer is not None and self.trainer.training:
-            prefer_given_options(checkpoint, probe(self.optimizer), dict(self.hparams))
+        if self._trainer is None or not self.trainer.training:
+            return
+        optimizer = probe(self.optimizer)
+        prefer_given_options(checkpoint, optimizer, dict(self.hparams))
+        scheduled = isinstance(self.objective, Scheduled) or (
+            self.lr_scheduler is not None and isinstance(self.lr_scheduler(optimizer), WarmupDecay)
+        )
+        if scheduled and self._total_steps() != self.trainer.max_steps:  # else the length is the user's own number
+            check_length(checkpoint, self._steps_per_epoch())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.num_training_batches < inf:
+            checkpoint[STEPS_PER_EPOCH] = self._steps_per_epoch()
+
+    def _steps_per_epoch(self) -> int:
+        return ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)

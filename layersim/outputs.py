@@ -31,8 +31,9 @@ class Readout:
     """(L, N) most likely class."""
     confidences: Tensor
     """(L, N) its probability, the maximum of the softmax."""
-    target_probabilities: Tensor
-    """(L, N) the true class's probability; empty where there are no targets."""
+    target_log_odds: Tensor
+    """(L, N) ln p / (1 − p) of the true class's probability p, which in float32 is 1 long before the odds stop rising;
+    empty where there are no targets."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Resuming: the optimizer options that the user gives beat those that a checkpoint carries."""
+"""Resuming: what a checkpoint carries of the optimizer and of the training's length, and what the user gives now."""
 
 from typing import Any
 
@@ -6,6 +6,9 @@ import torch
 from torch.optim import Optimizer
 
 from layersim.errors import UserError
+
+STEPS_PER_EPOCH = "steps_per_epoch"
+"""A checkpoint's entry: how many optimizer steps an epoch took."""
 
 
 def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: dict[str, Any]) -> None:
@@ -44,6 +47,23 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
                 for schedule in checkpoint.get("lr_schedulers", []):
                     _scale(schedule, ratio)
             group.update({key: value for key, value in options.items() if key not in ("lr", "initial_lr")})
+
+
+def check_length(checkpoint: dict[str, Any], steps: int) -> None:
+    """Whether a checkpoint's step is the same share of a training that has so many optimizer steps an epoch now.
+
+    Checkpoints of older versions do not tell; they are taken as they are.
+
+    Raises:
+        UserError: the checkpoint's training had another number of steps an epoch.
+    """
+    if (stored := checkpoint.get(STEPS_PER_EPOCH, steps)) != steps:
+        raise UserError(
+            f"The checkpoint's training took {stored} optimizer steps an epoch, but now there are {steps}, so that a "
+            "schedule over the training would lose its place. Resume with the data, --data.batch_size, "
+            "--trainer.devices and --trainer.accumulate_grad_batches it was trained with, or say by "
+            "--trainer.max_steps how long the training is."
+        )
 
 
 def _peak(stored: dict[str, Any] | None, group: dict[str, Any], otherwise: float) -> float:

@@ -54,3 +54,8 @@ class WarmupDecay(LambdaLR):
         """Where the schedule stands, not what it is: a resumed run follows the options it is started with."""
         options = ("warmup", "decay", "total_steps")
         return {key: value for key, value in super().state_dict().items() if key not in options}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there; the optimizer, restored before, gets the rate that the length of now gives that step."""
+        super().load_state_dict(state_dict)
+        self.spread_over(self.total_steps)

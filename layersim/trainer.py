@@ -172,10 +172,11 @@ class LayerwiseTrainer(Trainer):
                     "Drafting needs the whole stock model. Leave --layers and its like, or --speculate, out."
                 )
             check_drafting(generating_model(model))
+        checkpoint: dict[str, Any] = {}
         if ckpt_path is not None:
-            state = read_checkpoint(ckpt_path)["state_dict"]
-            check_fits(state, model, ckpt_path)
-            model.load_state_dict(state)
+            checkpoint = read_checkpoint(ckpt_path)
+            check_fits(checkpoint["state_dict"], model, ckpt_path)
+            model.load_state_dict(checkpoint["state_dict"])
         kept: int | list[int] = model.num_layers if layers is None else layers
         if tolerance is not None:
             datamodule.check(model.backbone)
@@ -187,8 +188,9 @@ class LayerwiseTrainer(Trainer):
             kept = self._removal(model, datamodule, remove, criterion, removal_batches)
         write = {"onnx": export.export_onnx, "torch": export.export_program}
         if format == "stock":
-            names = datamodule.class_names if datamodule.splits else None
-            path = export.export_stock(model.backbone, model.head, kept, to, class_names=names, overwrite=overwrite)
+            names = _class_names(checkpoint) or datamodule.class_names
+            named = names if names and len(names) == model.backbone.num_classes else None
+            path = export.export_stock(model.backbone, model.head, kept, to, class_names=named, overwrite=overwrite)
         else:
             path = write[format](model.backbone, model.head, kept, to, overwrite=overwrite)
         told = f"{kept} of {model.num_layers} layers" if isinstance(kept, int) else f"layers {[n + 1 for n in kept]}"
@@ -260,6 +262,12 @@ class LayerwiseTrainer(Trainer):
             f"(predicted {trial.predicted.accuracy:.4f})."
         )
         return removal.kept
+
+
+def _class_names(checkpoint: dict[str, Any]) -> list[str] | None:
+    """The names that the data module of the training, whichever it was, has left in its checkpoint."""
+    states = (entry for entry in checkpoint.values() if isinstance(entry, dict))
+    return next((state["class_names"] for state in states if "class_names" in state), None)
 
 
 def check_exits(model: LayerwiseModule, datamodule: SplitDataModule, split: str) -> None:

@@ -130,6 +130,23 @@ def test_an_export_is_the_readout_of_its_depth(
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), readout(checkpoint, image, layers), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("flag", ["--layers=3", "--tolerance=0.0"])
+def test_the_checkpoints_class_names_come_along(
+    layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, flag: str
+) -> None:
+    """Whether or not the data were loaded."""
+    layersim("export", f"--ckpt_path={checkpoint}", "--to=cut", flag, "--trainer.enable_progress_bar=false")
+    assert json.loads((tmp_path / "cut" / "config.json").read_text())["label_names"] == list("0123456789")
+
+
+def test_a_model_of_more_classes_than_its_data_is_exported_without_names(
+    layersim: Callable[..., Path], tmp_path: Path
+) -> None:
+    flags = ["--model.backbone.num_classes=12", "--to=cut", "--tolerance=1.0"]
+    layersim("export", *NO_STEPS, *flags)
+    assert "label_names" not in json.loads((tmp_path / "cut" / "config.json").read_text())
+
+
 def test_removing_a_block_says_what_it_costs(
     layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

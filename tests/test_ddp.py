@@ -3,12 +3,22 @@
 What is compared went through the command, Lightning's DDP strategy and gloo, in processes of its own.
 """
 
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
+from layersim.errors import UserError
+from layersim.heads import SeparateHeads
+from layersim.module import LayerwiseModule
+from layersim.objectives import CosineRegularized
 from tests import tiny
 from tests.processes import last_record, run_command
 
@@ -72,9 +82,65 @@ def test_predictions_are_whole_and_in_order(tmp_path: Path) -> None:
 
 
 def test_separate_heads_train_on_two_processes(tmp_path: Path) -> None:
-    """Heads that a step does not read have no gradient; the command has DDP look for them."""
+    """Heads that a step does not read have no gradient; the module has DDP look for them, whoever chose it."""
     separate = ["--model.head=SeparateHeads", "--model.objective=Alternating", "--trainer.limit_train_batches=4"]
     one_batch = "--data.eval_batch_size=400"  # of which each process has its share
-    directory = run_command("fit", 2, tmp_path, *tiny.FLAGS, *separate, one_batch)
+    words = ["fit", *tiny.FLAGS, *separate, one_batch, "--trainer.devices=2", f"--trainer.default_root_dir={tmp_path}"]
+    done = subprocess.run([sys.executable, "-m", "layersim", *words], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    (directory,) = (path for path in tmp_path.glob("*/*") if path.is_dir())
     assert last_record(directory)["step"] == 4
     assert last_record(directory)["samples"] == 360
+
+
+def forked(path: Path, module: LayerwiseModule) -> None:
+    """Four steps of a Python Trainer on two processes forked from this one."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = Trainer(
+        default_root_dir=path,
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_fork",
+        max_steps=4,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        **quiet,
+    )
+    trainer.fit(module, tiny.digits())
+
+
+def test_a_penalty_does_not_read_the_heads_of_the_layers_it_pulls(tmp_path: Path) -> None:
+    module = tiny.module(objective=CosineRegularized(), head=SeparateHeads, optimizer=partial(torch.optim.SGD, lr=0.1))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    forked(tmp_path, module)  # the weights come back
+    moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"head.classifiers.2.weight", "backbone.model.blocks.0.mlp.fc1.weight"} <= moved
+    assert not {"head.classifiers.0.weight", "head.classifiers.1.weight"} & moved
+
+
+class Told(LayerwiseModule):
+    """Writes down what each process was told, and waits for the other before the first ends them both."""
+
+    notes: Path
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        if self.global_rank == 1 and batch_idx == 2:
+            batch["image"] = batch["image"] * torch.nan
+        try:
+            return super().training_step(batch, batch_idx)
+        except UserError as error:
+            (self.notes / f"{self.global_rank}.txt").write_text(str(error))
+            end = monotonic() + 20
+            while len(list(self.notes.glob("*.txt"))) < 2 and monotonic() < end:
+                sleep(0.01)
+            raise
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_both(tmp_path: Path) -> None:
+    module = Told(tiny.backbone())
+    module.notes = tmp_path
+    with pytest.raises(Exception, match="The loss is nan in epoch 0, step 2"):
+        forked(tmp_path, module)
+    one, two = (path.read_text() for path in sorted(tmp_path.glob("*.txt")))
+    assert one == two
+    assert "The loss is nan in epoch 0, step 2" in one

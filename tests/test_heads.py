@@ -68,7 +68,20 @@ def test_readout_against_each_layer_by_hand(features: Tensor, targets: Tensor) -
         assert readout.predictions[layer].tolist() == probabilities.argmax(-1).tolist()
         assert readout.confidences[layer].tolist() == pytest.approx(probabilities.max(-1).values.tolist(), abs=1e-6)
         of_targets = probabilities[torch.arange(7), targets].tolist()
-        assert readout.target_probabilities[layer].tolist() == pytest.approx(of_targets, abs=1e-6)
+        assert readout.target_log_odds[layer].sigmoid().tolist() == pytest.approx(of_targets, abs=1e-6)
+
+
+def test_log_odds_rise_where_probabilities_are_one_already() -> None:
+    """Of 5 classes, one ahead by a logit of m: its odds are eᵐ to 4."""
+    backbone = Plain()
+    backbone.linear.weight.data = torch.cat([torch.eye(4), torch.zeros(1, 4)])
+    backbone.linear.bias.data.zero_()
+    backbone.norm = nn.Identity()  # type: ignore[assignment]
+    ahead = torch.tensor([1.0, 20.0, 30.0])
+    features = ahead.view(3, 1, 1) * torch.eye(4)[:1]
+    readout = SharedHead(backbone)(features, torch.tensor([0]), range(3))
+    assert readout.confidences[1:].tolist() == [[1.0], [1.0]]
+    torch.testing.assert_close(readout.target_log_odds[:, 0], ahead - math.log(4))
 
 
 @pytest.mark.parametrize("make", [SharedHead, SeparateHeads])
@@ -105,6 +118,40 @@ def test_the_shared_heads_gradients_are_those_of_the_formula(norm: Any, features
         torch.testing.assert_close(ours, formula)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_separate_heads_gradients_without_a_table_are_those_of_the_formula(
+    smoothing: float, features: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three layers are read, so that one classifier has no gradient in either."""
+
+    def gradients(plain: bool) -> list[Tensor | None]:
+        head = SeparateHeads(Plain(), label_smoothing=smoothing)
+        leaf = features[[0, 2]].requires_grad_()
+        with monkeypatch.context() as patch:
+            if not plain:
+                patch.setattr(heads, "MAX_TABLE", 0)
+                patch.delattr(SeparateHeads, "logits")
+            value = head.loss(leaf, targets, [0, 2], [0.3, 0.7])
+        value.backward()
+        return [value.detach(), leaf.grad, *(parameter.grad for parameter in head.parameters())]
+
+    for ours, formula in zip(gradients(plain=False), gradients(plain=True), strict=True):
+        assert (ours is None) is (formula is None)
+        if ours is not None and formula is not None:
+            torch.testing.assert_close(ours, formula)
+
+
+def test_separate_heads_of_several_parts_are_read_through_all_of_them(
+    features: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "MAX_TABLE", 0)
+    backbone = Plain()
+    backbone.linear = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 5))  # type: ignore[assignment]
+    head = SeparateHeads(backbone)
+    expected = torch.tensor([0.2, 0.3, 0.5]) @ head(features, targets, range(3)).losses
+    torch.testing.assert_close(head.loss(features, targets, range(3), [0.2, 0.3, 0.5]), expected)
+
+
 @pytest.mark.parametrize("make", [SharedHead, SeparateHeads])
 def test_label_smoothing_is_trained_and_not_measured(make: type[Head], features: Tensor, targets: Tensor) -> None:
     torch.manual_seed(0)
@@ -132,12 +179,12 @@ def test_reading_in_chunks_changes_nothing(features: Tensor, targets: Tensor, mo
     torch.testing.assert_close(chunked.losses, whole.losses)
     assert torch.equal(chunked.predictions, whole.predictions)
     torch.testing.assert_close(chunked.confidences, whole.confidences)
-    torch.testing.assert_close(chunked.target_probabilities, whole.target_probabilities)
+    torch.testing.assert_close(chunked.target_log_odds, whole.target_log_odds)
 
 
 def test_without_targets_there_are_no_losses(features: Tensor) -> None:
     readout = SharedHead(Plain())(features, None, range(3))
-    assert readout.losses.numel() == readout.target_probabilities.numel() == 0
+    assert readout.losses.numel() == readout.target_log_odds.numel() == 0
     assert readout.predictions.shape == (3, 7)
 
 

@@ -1,5 +1,6 @@
 """The module: the loss it trains on, what it computes, precision, accumulation, compilation, and what stops it."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from layersim.backbones import TimmBackbone
 from layersim.errors import UserError
 from layersim.heads import SeparateHeads, SharedHead
-from layersim.objectives import Aligned, Alternating, LastLayer
+from layersim.objectives import Aligned, Alternating, CosineRegularized, LastLayer, Mixed, Progressive
 from layersim.schedules import WarmupDecay
 from tests import tiny
 
@@ -181,6 +183,7 @@ def test_weights_that_do_not_fit_the_layers_are_refused_on_construction() -> Non
         (Aligned("uniform"), SeparateHeads, False),
         (LastLayer(), SeparateHeads, True),
         (Alternating(), SeparateHeads, True),
+        (CosineRegularized(), SeparateHeads, True),
     ],
 )
 def test_unused_parameters_are_foreseen(objective: Any, head: Any, unused: bool) -> None:
@@ -209,6 +212,44 @@ def test_warmup_decay_follows_the_number_of_steps() -> None:
         schedule.step()
     assert rates == pytest.approx([1.0, 2.0, 2.0, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5, 0.25])
     assert optimizer.param_groups[0]["lr"] == 0.0
+
+
+class Stream(IterableDataset[dict[str, Tensor]]):
+    """Data that does not say how much it is."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        yield batch()
+
+
+@pytest.mark.parametrize(
+    "follows",
+    [{"objective": Mixed()}, {"objective": Progressive()}, {"lr_scheduler": partial(WarmupDecay, decay="linear")}],
+    ids=["Mixed", "Progressive", "WarmupDecay"],
+)
+@pytest.mark.parametrize(
+    ("length", "stream"),
+    [({"max_epochs": -1}, False), ({"max_epochs": None, "max_time": "00:01:00:00"}, False), ({"max_epochs": 5}, True)],
+    ids=["no end", "a time", "data of no length"],
+)
+def test_what_follows_the_length_needs_one(
+    tmp_path: Path, follows: dict[str, Any], length: dict[str, Any], stream: bool
+) -> None:
+    data = [DataLoader(Stream(), batch_size=None)] * 2 if stream else [tiny.digits()]
+    with pytest.raises(UserError, match=r"length is not known here\. Set --trainer\.max_steps or"):
+        trainer(tmp_path, limit_val_batches=0, **length).fit(tiny.module(**follows), *data)
+
+
+def test_steps_are_a_length_for_data_that_has_none(tmp_path: Path) -> None:
+    module = tiny.module(
+        objective=Mixed(), optimizer=partial(torch.optim.SGD, lr=1.0), lr_scheduler=partial(WarmupDecay, decay="linear")
+    )
+    trainer(tmp_path, limit_val_batches=0, max_epochs=-1, max_steps=4).fit(
+        module, *[DataLoader(Stream(), batch_size=None)] * 2
+    )
+    assert [module.objective.progress(step) for step in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+    schedule = module.lr_schedulers()
+    assert isinstance(schedule, WarmupDecay)
+    assert schedule.total_steps == 4
 
 
 def test_warmup_decay_shapes() -> None:

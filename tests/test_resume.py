@@ -1,14 +1,20 @@
-"""Resuming: what becomes of learning rates, moments and options in a checkpoint."""
+"""Resuming: what becomes of learning rates, moments, options and schedules in a checkpoint."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, ReduceLROnPlateau
 
 from layersim.errors import UserError
+from layersim.objectives import Aligned, Mixed, Objective
 from layersim.resume import prefer_given_options
+from layersim.schedules import WarmupDecay
+from tests import tiny
 
 
 def hparams(rate: float) -> dict[str, Any]:
@@ -83,3 +89,74 @@ def test_an_optimizer_of_another_kind_is_refused() -> None:
     other = torch.optim.AdamW([nn.Parameter(torch.ones(1))])
     with pytest.raises(UserError, match=r"no .*betas.*AdamW"):
         prefer_given_options(checkpoint, other, {})
+
+
+class Rates(Callback):
+    """The learning rate of each training step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def fit(
+    path: Path, *, batch_size: int = 500, resumed: bool = False, decay: Any = "linear", **options: Any
+) -> list[float]:
+    """The rates of a training of three steps an epoch, whose checkpoint stands at `path`/last.ckpt."""
+    objective: Objective = options.pop("objective", Aligned())
+    scheduler = decay and partial(WarmupDecay, warmup=0.0, decay=decay)
+    module = tiny.module(
+        objective=objective,
+        optimizer=partial(torch.optim.SGD, lr=1e-3),
+        **({"lr_scheduler": scheduler} if decay else {}),
+    )
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    options = {"enable_checkpointing": False, "limit_val_batches": 0, **options}
+    trainer = Trainer(default_root_dir=path, callbacks=[rates := Rates()], **quiet, **options)
+    trainer.fit(module, tiny.digits(batch_size=batch_size), ckpt_path=path / "last.ckpt" if resumed else None)
+    if not resumed:
+        trainer.save_checkpoint(path / "last.ckpt")
+    return rates.seen
+
+
+def test_a_longer_training_goes_on_with_the_longer_trainings_rates(tmp_path: Path) -> None:
+    """From the first step: what the checkpoint's optimizer has is the rate 0 at which the shorter one ended."""
+    short = fit(tmp_path, max_epochs=2)
+    assert short == pytest.approx([1e-3 * (1 - step / 6) for step in range(6)])
+    longer = fit(tmp_path, resumed=True, max_epochs=4)
+    assert longer == pytest.approx([1e-3 * (1 - step / 12) for step in range(6, 12)])
+
+
+@pytest.mark.parametrize("decay", ["linear", None])
+@pytest.mark.parametrize("changed", [{"batch_size": 250}, {"accumulate_grad_batches": 3}])
+def test_a_schedule_is_not_resumed_with_steps_of_another_size(
+    tmp_path: Path, decay: Any, changed: dict[str, Any]
+) -> None:
+    objective = Aligned() if decay else Mixed()
+    fit(tmp_path, max_epochs=1, decay=decay, objective=objective)
+    now = 6 if "batch_size" in changed else 1
+    with pytest.raises(
+        UserError, match=rf"3 optimizer steps an epoch, but now there are {now}.*batch_size.*devices.*accumulate_grad"
+    ):
+        fit(tmp_path, resumed=True, max_epochs=2, decay=decay, objective=objective, **changed)
+
+
+def test_a_training_without_a_schedule_may_change_its_batches(tmp_path: Path) -> None:
+    fit(tmp_path, max_epochs=1, decay=None)
+    assert fit(tmp_path, resumed=True, max_epochs=2, decay=None, batch_size=250) == pytest.approx([1e-3] * 6)
+
+
+def test_a_number_of_steps_is_the_users_own_length(tmp_path: Path) -> None:
+    fit(tmp_path, max_epochs=2)
+    rates = fit(tmp_path, resumed=True, max_steps=8, batch_size=250)
+    assert rates == pytest.approx([1e-3 * (1 - step / 8) for step in range(6, 8)])
+
+
+def test_a_checkpoint_that_does_not_tell_its_steps_is_taken_as_it_is(tmp_path: Path) -> None:
+    fit(tmp_path, max_epochs=1)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint.pop("steps_per_epoch") == 3
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    assert fit(tmp_path, resumed=True, max_epochs=2, batch_size=250)[0] == pytest.approx(1e-3 * (1 - 3 / 12))

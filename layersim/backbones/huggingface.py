@@ -84,6 +84,7 @@ class TransformersBackbone(Backbone):
         if name_or_path:
             name_or_path = model_name(name_or_path)
         hub = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+        self.hub_options: dict[str, Any] = hub  # what else to fetch of the model, such as its tokenizer, by
         config = configuration(name_or_path, config_args or {}, num_classes, task, hub)
         options: dict[str, Any] = {"dtype": dtype or "float32", "trust_remote_code": trust_remote_code}
         if attn_implementation:

@@ -54,10 +54,16 @@ def export_onnx(
     """Writes the truncated model as `model.onnx`; else as `export_program`, and compared in onnxruntime.
 
     Raises:
-        UserError: as `export_program`; the extra `onnx` is not installed.
+        UserError: as `export_program`; the extra `onnx` is not installed; weights of bfloat16, which NumPy, and with it
+            onnxruntime, does not know.
     """
     if absent := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
         raise UserError(f"Writing ONNX needs {', '.join(absent)}, not installed here: pip install 'layersim[onnx]'.")
+    if any(parameter.dtype == torch.bfloat16 for parameter in backbone.parameters()):
+        raise UserError(
+            "onnxruntime takes and gives no bfloat16, which this model has. Set the backbone's dtype to float32, or "
+            "export another format."
+        )
     return _export(backbone, head, layers, Path(to), "onnx", overwrite)
 
 

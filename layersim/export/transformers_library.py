@@ -20,6 +20,10 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 _DERIVED = ("stage_names", "out_features", "out_indices")
 """Entries of a configuration that follow from the number of layers, and that only a feature extractor reads."""
 
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_TOKENIZERS = ("*token*.json", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+"""Files of a folder by which it has an image processor, or a tokenizer of any kind."""
+
 
 class TransformersLibrary(Library):
     """A folder for `from_pretrained`, with the tokenizer or image processor where the model came with one."""
@@ -83,13 +87,23 @@ class TransformersLibrary(Library):
             model.config.id2label = dict(enumerate(class_names))
             model.config.label2id = {name: number for number, name in enumerate(class_names)}
         model.save_pretrained(folder)
-        if name := self.backbone.tokenizer_name:
+        if (name := self.backbone.tokenizer_name) and not self._is_alone(Path(name)):
             companion = AutoImageProcessor if self.backbone.input_size else AutoTokenizer
+            what = "image processor" if self.backbone.input_size else "tokenizer"
             try:
-                loaded = companion.from_pretrained(name)
-            except (OSError, ValueError):  # a folder with weights alone
-                return
+                loaded = companion.from_pretrained(name, **self.backbone.hub_options)
+            except (OSError, ValueError, ImportError) as error:
+                raise UserError(
+                    f"The {what} of {name}, which belongs in the export, cannot be opened: "
+                    f"{' '.join(str(error).split())[:300]} To export without it, load the model from a local folder "
+                    "that has none."
+                ) from error
             loaded.save_pretrained(folder)
+
+    def _is_alone(self, source: Path) -> bool:
+        """Whether the model came from a local folder without a tokenizer or image processor."""
+        companions = _PROCESSORS if self.backbone.input_size else _TOKENIZERS
+        return source.is_dir() and not any(file for pattern in companions for file in source.glob(pattern))
 
     def load(self, folder: Path) -> nn.Module:
         own = self.backbone.model

@@ -74,8 +74,9 @@ class TargetProbability(Metric):
     def update(self, output: LayerOutput) -> None:
         if output.features.targets is None:
             return
-        total, steps, throughout, samples = _counts(output.readout.target_probabilities)
-        self.total += total
+        log_odds = output.readout.target_log_odds.double()
+        _, steps, throughout, samples = _counts(log_odds)
+        self.total += log_odds.sigmoid().sum(dim=1)
         self.steps += steps
         self.throughout += throughout
         self.samples += samples

@@ -36,7 +36,7 @@ class Objective(ABC):
         return weighted_layers(self.weights(num_layers, step))
 
     def choices(self, num_layers: int) -> list[list[int]]:
-        """The choices of `layers` that training steps make, or those that leave most unread, as DDP must know them."""
+        """The choices of layers that training steps read, or those that leave most unread, as DDP must know them."""
         return [self.layers(num_layers, step) for step in range(self.period)]
 
     def penalty(self, features: Tensor, num_layers: int) -> Tensor | None:

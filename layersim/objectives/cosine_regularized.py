@@ -9,12 +9,14 @@ from torch.nn.functional import cosine_similarity
 from layersim.errors import UserError
 from layersim.objectives.base import Objective
 from layersim.objectives.weights import LayerWeights, check_values, layer_weights
+from layersim.precision import widened
 
 
 class CosineRegularized(Objective):
     """CE(L) + β Σ λl (1 − cos(hl, hL)): the last layer's loss and a pull of all features towards the last's.
 
-    The paper's ablation (arXiv 2406.14479): it makes features alike but teaches shallow layers little.
+    The paper's ablation (arXiv 2406.14479): it makes features alike but teaches shallow layers little. Features are not
+    centred.
 
     Args:
         beta: β ≥ 0.
@@ -36,7 +38,12 @@ class CosineRegularized(Objective):
         """All layers: their features enter the penalty."""
         return list(range(num_layers))
 
+    def choices(self, num_layers: int) -> list[list[int]]:
+        """The last layer, the only one that is read: a penalty on features gives classifiers no gradient."""
+        return [[num_layers - 1]]
+
     def penalty(self, features: Tensor, num_layers: int) -> Tensor:
-        distance = 1 - cosine_similarity(features.float(), features[-1:].float(), dim=-1).mean(dim=1)
+        features = widened(features)
+        distance = 1 - cosine_similarity(features, features[-1:], dim=-1).mean(dim=1)
         pull = torch.dot(distance, distance.new_tensor(layer_weights(self._weights, num_layers)))
         return self.beta * pull

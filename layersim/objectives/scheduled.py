@@ -1,7 +1,6 @@
 """Objectives that change while training goes on."""
 
 from abc import ABC
-from math import isfinite
 
 from layersim.errors import UserError
 from layersim.objectives.base import Objective
@@ -11,23 +10,14 @@ class Scheduled(Objective, ABC):
     """An objective whose weights depend on how much of the training is done.
 
     The module tells it the number of optimizer steps, so that it follows `max_epochs` and the batch size by itself. A
-    resumed training goes on where the step stands in the length it has now.
+    resumed training, of as many steps an epoch, goes on where the step stands in the length it has now.
     """
 
     _total_steps: int | None = None
 
-    def spread_over(self, total_steps: float) -> None:
-        """Fits the objective to a training of so many optimizer steps.
-
-        Raises:
-            UserError: a training without an end, of which nothing is a share.
-        """
-        if not isfinite(total_steps):
-            raise UserError(
-                f"{type(self).__name__} changes over the training, which has no end here. Set --trainer.max_epochs or "
-                "--trainer.max_steps."
-            )
-        self._total_steps = max(1, int(total_steps))
+    def spread_over(self, total_steps: int) -> None:
+        """Fits the objective to a training of so many optimizer steps."""
+        self._total_steps = max(1, total_steps)
 
     def progress(self, step: int) -> float:
         """Share of the training, 0 … 1, that is done before optimizer step `step` (from 0)."""

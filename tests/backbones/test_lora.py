@@ -1,6 +1,7 @@
 """Low-rank adapters: what they compute, what trains, and that layers are read as before."""
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -116,7 +117,9 @@ def test_adapters_beside_half_precision_are_wide_and_move() -> None:
     )
     adapters = {name: weight for name, weight in backbone.named_parameters() if ".lora_" in name}
     assert {weight.dtype for weight in adapters.values()} == {torch.float32}
-    assert {weight.dtype for name, weight in backbone.named_parameters() if name not in adapters} == {torch.bfloat16}
+    head = {"model.lm_head.weight", "model.model.norm.weight"}
+    others = {weight.dtype for name, weight in backbone.named_parameters() if name not in adapters.keys() | head}
+    assert others == {torch.bfloat16}
     data = batch_for(backbone) | {"label": batch_for(backbone)["input_ids"]}
     features = backbone(data)
     assert features.values.dtype == torch.bfloat16
@@ -125,6 +128,79 @@ def test_adapters_beside_half_precision_are_wide_and_move() -> None:
     torch.optim.SGD(backbone.parameters(), lr=1e-3).step()
     moved = {name for name, weight in adapters.items() if not torch.equal(weight, before[name])}
     assert moved == {name for name in adapters if ".lora_B." in name}, "A waits for B to leave zero"
+
+
+HALF_HEADS = [
+    ("Llama", "language-modeling"),
+    ("Llama", "classification"),
+    ("GPT-NeoX", "language-modeling"),  # with LayerNorm, which takes no input of another type than its weight's
+    ("GPT-2", "classification"),
+    ("BERT", "classification"),  # a classifier of several parts, and no norm before it
+    ("Gemma 2, softcapped", "classification"),
+]
+
+
+def half(family: str, task: str, **options: Any) -> TransformersBackbone:
+    torch.manual_seed(0)
+    arguments = (CAUSAL | ENCODERS)[family]
+    return TransformersBackbone(task=task, pretrained=False, config_args=arguments, dtype="bfloat16", **options)
+
+
+@pytest.mark.usefixtures("peft")
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("family", "task"), HALF_HEADS)
+def test_a_head_beside_half_precision_is_wide_and_moves(family: str, task: str, mixed: bool) -> None:
+    plain, backbone = half(family, task).eval(), half(family, task, lora=Lora(r=2)).eval()
+    parameters = [*backbone.final_norm.parameters(), *backbone.classifier.parameters()]
+    assert {parameter.dtype for parameter in parameters} == {torch.float32}
+    assert all(parameter.requires_grad for parameter in parameters)
+    data = batch_for(plain)
+    torch.testing.assert_close(read(backbone, data), read(plain, data).float(), rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(read(backbone, data)[-1], stock(backbone, data), rtol=1e-5, atol=1e-5)
+
+    labels = data["input_ids"] if task == "language-modeling" else torch.tensor([0, 1, 1])
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        features = backbone(data | {"label": labels})
+        loss = SharedHead(backbone).loss(features.values, features.targets, range(3), [0.2, 0.3, 0.5])
+    loss.backward()
+    before = [parameter.detach().clone() for parameter in parameters]
+    torch.optim.AdamW(parameters, lr=1e-4).step()
+    for parameter, old in zip(parameters, before, strict=True):
+        assert ((parameter - old).abs() > 5e-5).sum() >= 0.9 * (parameter.grad.abs() > 1e-6).sum() > 0
+
+
+@pytest.mark.usefixtures("peft")
+@pytest.mark.parametrize("norm", ["final", "none"])
+def test_raw_features_of_half_precision_are_read_by_a_wide_head(norm: Any) -> None:
+    backbone = half("Llama", "language-modeling", lora=Lora(r=2))
+    head, data = SharedHead(backbone, norm=norm), batch_for(backbone)
+    features = backbone(data | {"label": data["input_ids"]})
+    chosen = [1.0, 0.0, 0.0]
+    expected = nn.functional.cross_entropy(head.logits(features.values[:1], [0])[0], features.targets)
+    torch.testing.assert_close(head.loss(features.values, features.targets, range(3), chosen), expected)
+
+
+@pytest.mark.usefixtures("peft")
+def test_a_wide_head_that_a_trainer_narrows_is_read_all_the_same() -> None:
+    plain, backbone = half("GPT-NeoX", "language-modeling"), half("GPT-NeoX", "language-modeling", lora=Lora(r=2))
+    data = batch_for(plain)
+    assert torch.equal(read(backbone.bfloat16().eval(), data), read(plain.eval(), data))
+
+
+@pytest.mark.usefixtures("peft")
+def test_a_head_tied_to_embeddings_of_half_precision_does_not_train() -> None:
+    with pytest.warns(UserWarning, match=r"tied to embeddings of half precision.*dtype to float32"):
+        backbone = half("GPT-2", "language-modeling", lora=Lora(r=2))
+    assert trained(backbone)
+    assert all(".lora_" in name for name in trained(backbone))
+    wide = TransformersBackbone(task="language-modeling", pretrained=False, config_args=CAUSAL["GPT-2"], lora=Lora(r=2))
+    assert {"transformer.wte.weight", "transformer.ln_f.weight"} <= trained(wide)
+
+
+@pytest.mark.usefixtures("peft")
+def test_norms_of_half_precision_are_not_trained() -> None:
+    with pytest.raises(UserError, match=r"norms are of half precision.*norms: false.*float32"):
+        half("Llama", "language-modeling", lora=Lora(r=2, norms=True))
 
 
 @pytest.mark.usefixtures("peft")

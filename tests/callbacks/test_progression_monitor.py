@@ -25,14 +25,14 @@ def record(path: Path) -> LayerRecord:
 
 
 def outputs(module: LayerwiseModule) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, classes and the true class's probabilities of all validation samples, by position."""
+    """Features, classes and the true class's log-odds of all validation samples, by position."""
     data = tiny.digits(eval_batch_size=360)
     data.setup()
     batch = next(iter(data.val_dataloader()))
     order = batch["position"].argsort()
     with torch.no_grad():
         output = module.eval()(batch)
-    return output.features.values[:, order], batch["label"][order], output.readout.target_probabilities[:, order]
+    return output.features.values[:, order], batch["label"][order], output.readout.target_log_odds[:, order]
 
 
 def test_the_record_after_training_is_what_the_definitions_give(tmp_path: Path) -> None:
@@ -40,12 +40,12 @@ def test_the_record_after_training_is_what_the_definitions_give(tmp_path: Path) 
     run = trainer(tmp_path, [ProgressionMonitor(), RunRecorder()], max_epochs=2)
     run.fit(module, data)
     measured = record(tmp_path).progression
-    features, classes, probabilities = outputs(module)
+    features, classes, log_odds = outputs(module)
     assert measured["samples"] == 360
 
     x = features.double() - features.double().mean(1, keepdim=True)
     cosines = torch.nn.functional.cosine_similarity(x, x[-1:], dim=2)
-    for name, values in {"cosine": cosines, "target_probability": probabilities.double()}.items():
+    for name, values in {"cosine": cosines, "target_probability": log_odds.double().sigmoid()}.items():
         rises = values.diff(dim=0) > 0
         assert measured[name] == pytest.approx(values.mean(1).tolist(), abs=1e-6)
         assert measured[f"{name}_rises"] == pytest.approx(rises.all(0).double().mean().item(), abs=1.5 / 360)
@@ -176,8 +176,8 @@ def measured_alone(features: Tensor, classes: Tensor | None) -> Any:
     """What the monitor tells of one batch, without a trainer."""
     layers, samples, _ = features.shape
     empty = torch.empty(0)
-    probabilities = empty if classes is None else torch.rand(layers, samples)
-    readout = Readout(empty, empty, empty, probabilities)
+    log_odds = empty if classes is None else torch.randn(layers, samples)
+    readout = Readout(empty, empty, empty, log_odds)
     monitor = ProgressionMonitor()
     metrics = monitor.make_metrics(tiny.module())
     monitor.update(metrics, LayerOutput(LayerFeatures(features, classes, torch.arange(samples)), readout))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from layersim.backbones import TransformersBackbone
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
 from layersim.export import programs
@@ -68,6 +69,15 @@ def test_onnx_without_its_packages_names_the_extra(tmp_path: Path, monkeypatch: 
     backbone, head, _ = build("ViT, class token")
     with pytest.raises(UserError, match=r"needs onnxscript, not installed here: pip install 'layersim\[onnx\]'"):
         export_onnx(backbone, head, 2, tmp_path / "export")
+
+
+def test_onnx_of_bfloat16_is_refused_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "find_spec", lambda name: object())
+    monkeypatch.delattr(programs, "truncate")
+    options = {"task": "classification", "pretrained": False, "config_args": ENCODERS["BERT"], "dtype": "bfloat16"}
+    backbone = TransformersBackbone(**options)
+    with pytest.raises(UserError, match=r"no bfloat16.*dtype to float32"):
+        export_onnx(backbone, SharedHead(backbone), 2, tmp_path / "export")
 
 
 def test_a_model_that_cannot_be_followed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

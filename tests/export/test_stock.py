@@ -13,13 +13,14 @@ import timm
 import torch
 import transformers
 from timm.data import resolve_model_data_config
+from tokenizers import Tokenizer, models
 from torch import nn
 
-from layersim.backbones import Lora, TimmBackbone
+from layersim.backbones import Lora, TimmBackbone, TransformersBackbone
 from layersim.backbones.base import Backbone
 from layersim.backbones.tokens import predicting_tokens
 from layersim.errors import UserError
-from layersim.export import stock
+from layersim.export import stock, transformers_library
 from layersim.export.libraries import library_of
 from layersim.export.stock import export_stock
 from layersim.export.truncation import readout_without
@@ -227,3 +228,61 @@ def test_adapters_are_merged(tmp_path: Path, name: str) -> None:
     with torch.no_grad():
         found = predicting_tokens(inputs)(loaded(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits)
     torch.testing.assert_close(found, readout(backbone, SharedHead(backbone).eval(), 1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_wider_than_its_model_is_written_in_the_models_precision(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="needs the extra `lora`")
+    torch.manual_seed(0)
+    options = {"task": "language-modeling", "pretrained": False, "config_args": CAUSAL["Llama"], "dtype": "bfloat16"}
+    backbone = TransformersBackbone(**options, lora=Lora(r=2)).eval()
+    folder = export_stock(backbone, SharedHead(backbone).eval(), 2, tmp_path / "cut")
+    written = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert {weight.dtype for weight in written.parameters()} == {torch.bfloat16}
+    assert torch.equal(written.lm_head.weight, backbone.model.lm_head.weight.bfloat16())
+
+
+def from_folder(folder: Path, **options: Any) -> TransformersBackbone:
+    """A backbone of BERT's weights in a folder."""
+    if not folder.exists():
+        build("BERT").model.save_pretrained(folder)
+    return TransformersBackbone(str(folder), task="classification", **options).eval()
+
+
+def words(folder: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "one": 1, "two": 2}, unk_token="[UNK]"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+
+
+def test_the_tokenizer_beside_the_weights_comes_along(tmp_path: Path) -> None:
+    backbone = from_folder(tmp_path / "source")
+    alone = export_stock(backbone, SharedHead(backbone).eval(), 2, tmp_path / "alone")
+    assert not list(alone.glob("*token*"))
+    words(tmp_path / "source")
+    to = export_stock(backbone, SharedHead(backbone).eval(), 2, tmp_path / "export")
+    assert transformers.AutoTokenizer.from_pretrained(to).convert_tokens_to_ids(["two", "one"]) == [2, 1]
+
+
+def test_a_tokenizer_that_cannot_be_opened_is_not_left_out(tmp_path: Path) -> None:
+    backbone = from_folder(tmp_path / "source")
+    words(tmp_path / "source")
+    (tmp_path / "source" / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"The tokenizer of .*source, which belongs in the export, cannot be opened"):
+        export_stock(backbone, SharedHead(backbone).eval(), 2, tmp_path / "export")
+    assert os.listdir(tmp_path) == ["source"]
+
+
+def test_the_tokenizer_is_of_the_models_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Hub:
+        @staticmethod
+        def from_pretrained(name: str, **options: Any) -> Any:
+            asked.append((name, options))
+            raise OSError("no such revision")
+
+    backbone = from_folder(tmp_path / "source", revision="v1.2", trust_remote_code=True)
+    backbone.tokenizer_name = "someone/model"
+    monkeypatch.setattr(transformers_library, "AutoTokenizer", Hub)
+    with pytest.raises(UserError, match=r"The tokenizer of someone/model.*no such revision"):
+        export_stock(backbone, SharedHead(backbone).eval(), 2, tmp_path / "export")
+    assert asked == [("someone/model", {"revision": "v1.2", "trust_remote_code": True})]
