@@ -44,7 +44,7 @@ def read_features(
     Args:
         backbone: the model, on its device.
         data: a data module for this model alone: some take its tokenizer or image size.
-        split: `val` or `test`.
+        split: such as `val`; read as evaluation reads it, `train` too.
         max_samples: how many samples to keep at most.
         name: what the progress bar and errors call the model.
 
@@ -52,7 +52,7 @@ def read_features(
         UserError: data that the model cannot read, no such split, or `max_samples` below 4.
     """
     kept = KeptSamples(max_samples=max_samples, least=LEAST)
-    chosen = _fitted(backbone, data, split, name)
+    chosen = fitted_split(backbone, data, split, name)
     rows = torch.arange(len(chosen))
     if not backbone.reads_tokens:
         rows = splitmix64(torch.from_numpy(chosen.index)).argsort()[:max_samples].sort().values
@@ -71,7 +71,7 @@ def read_features(
     return ModelFeatures(values, torch.stack([index, torch.zeros_like(index) if targets is None else targets.cpu()], 1))
 
 
-def _fitted(backbone: Backbone, data: SplitDataModule, split: str, name: str) -> Split:
+def fitted_split(backbone: Backbone, data: SplitDataModule, split: str, name: str) -> Split:
     """The split, as this model reads it."""
     try:
         if isinstance(data, BlockData) != backbone.reads_tokens:
@@ -82,7 +82,7 @@ def _fitted(backbone: Backbone, data: SplitDataModule, split: str, name: str) ->
         data.adapt(backbone)
         if split not in data.splits:
             raise UserError(f"there is no {split} split: set --data.{data.test_option}, or --split val")
-        chosen = data.splits[split]
+        chosen = data.evaluation_split(split)
         sample = chosen[0]
         if ("image" in sample) != (backbone.input_size is not None):
             found, wanted = ("images", "texts") if "image" in sample else ("texts", "images")

@@ -83,6 +83,10 @@ class SplitDataModule(LightningDataModule, ABC):
     def adapt(self, backbone: Any) -> None:
         """A hook: takes from the backbone what the inputs depend on, before samples are read; called more than once."""
 
+    def evaluation_split(self, name: str) -> Split:
+        """The split, read as evaluation reads it, without what training alone does to its samples; after `adapt`."""
+        return self.splits[name]
+
     def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
         """A hook: raises a UserError if the backbone cannot read a sample like this one, the split's first."""
 

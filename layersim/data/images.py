@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from layersim.data.pixels import (
     evaluation_transforms,
     training_transforms,
 )
-from layersim.data.sources import need_column, open_split, read_labels
+from layersim.data.sources import need_column, open_split, read_labels, whence
 from layersim.data.splits import Integers, Sample, Split, hold_out
 from layersim.errors import UserError
 
@@ -120,12 +121,14 @@ class Images(SplitDataModule):
         return open_split(self.path, split, name=self.configuration, option=option)
 
     def _split(
-        self, rows: Dataset, labels: Integers | None, source: str, index: Integers, most: int | None
+        self, rows: Dataset, labels: Integers | None, split: str, index: Integers, most: int | None
     ) -> "ImageSplit":
         if most is not None and most < len(index):
             index = np.sort(np.random.default_rng(self.seed).choice(index, most, replace=False))
         images = image_column(rows, self.image_column)
-        return ImageSplit(images, source, index, None if labels is None else labels[index], seed=self.seed)
+        source, offset = whence(rows, split)
+        labels = None if labels is None else labels[index]
+        return ImageSplit(images, source, index, labels, seed=self.seed, offset=offset)
 
     def adapt(self, backbone: Any) -> None:
         config = getattr(backbone, "data_config", None)
@@ -134,19 +137,26 @@ class Images(SplitDataModule):
                 f"expected a backbone that reads images, with a data_config, got {type(backbone).__name__}: "
                 f"change --model.backbone or --data"
             )
-        for role, split in self.splits.items():
-            assert isinstance(split, ImageSplit)
-            chosen, default = (
-                (self.train_transforms, training_transforms)
-                if role == "train"
-                else (self.eval_transforms, evaluation_transforms)
-            )
-            split.preprocessing = Preprocessing(
-                default(config) if chosen is None else chosen,
+        training = training_transforms(config) if self.train_transforms is None else self.train_transforms
+        evaluation = evaluation_transforms(config) if self.eval_transforms is None else self.eval_transforms
+        self._training, self._evaluation = (
+            Preprocessing(
+                transforms,
                 channels=config["input_size"][0],
                 mean=config["mean"] if self.mean is None else self.mean,
                 std=config["std"] if self.std is None else self.std,
             )
+            for transforms in (training, evaluation)
+        )
+        for role, split in self.splits.items():
+            assert isinstance(split, ImageSplit)
+            split.preprocessing = self._training if role == "train" else self._evaluation
+
+    def evaluation_split(self, name: str) -> Split:
+        split = copy(self.splits[name])
+        assert isinstance(split, ImageSplit)
+        split.preprocessing = self._evaluation
+        return split
 
     def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
         check_shape(sample["image"], split, backbone.input_size)
@@ -156,15 +166,18 @@ class ImageSplit(Split):
     """Rows of a data set of images, read when they are asked for.
 
     Args:
-        images: the whole source, with the single column of images.
-        source: the split's name.
+        images: all that was opened, with the single column of images.
+        source: the name of the data set's split that its rows are of.
         index: (N,) the rows that belong to this split.
         labels: (N,) their labels, or None.
         seed: of the random transforms.
+        offset: where in the source the rows begin.
     """
 
-    def __init__(self, images: Dataset, source: str, index: Integers, labels: Integers | None, *, seed: int) -> None:
-        super().__init__(source, index, labels, seed=seed)
+    def __init__(
+        self, images: Dataset, source: str, index: Integers, labels: Integers | None, *, seed: int, offset: int
+    ) -> None:
+        super().__init__(source, index, labels, seed=seed, offset=offset)
         self.images = images
         self.column: str = images.column_names[0]
         self.preprocessing: Callable[[Any], Tensor] | None = None
@@ -176,7 +189,9 @@ class ImageSplit(Split):
         try:
             image = self.images[row][self.column]
         except OSError as error:  # Pillow's own "cannot identify", and files that are not there
-            raise UserError(f"row {row} of split {self.source} holds no image that can be read: {error}") from error
+            raise UserError(
+                f"row {row + self.offset} of split {self.source} holds no image that can be read: {error}"
+            ) from error
         return {"image": self.preprocessing(image)}
 
 

@@ -7,16 +7,20 @@ import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 
 from layersim.across import Source, open_module, read_features, read_source
+from layersim.across.features import fitted_split
 from layersim.across.options import add_reading_options, parse, print_outcome, typed
 from layersim.data import SplitDataModule
+from layersim.data.splits import Integers
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
 from layersim.report.drawing.canvas import save_figure
 from layersim.report.transfer import TransferReport, transfer_figure, transfer_table, write_transfer_report
 from layersim.transfer.probe import linear_probe
-from layersim.transfer.shifts import STRENGTHS, shifted_accuracies
+from layersim.transfer.shifts import STRENGTHS, check_strengths, shifted_accuracies
 
 FIGURE_FILE = "transfer.png"
+
+_TASK = "the probe (--to_data)"
 
 _UNITS = {
     "rotation": "Degrees that images are turned by",
@@ -33,28 +37,29 @@ def main(args: list[str]) -> int:
     if module.backbone.reads_tokens:
         raise UserError("Transfer is for classifiers, but this model predicts tokens. Change --ckpt_path.")
     given = parser.instantiate_classes(options)
+    strengths = {kind: values for kind, values in options.strengths.as_dict().items() if values}
+    shifting = module.backbone.input_size is not None and bool(strengths)
+    if not shifting and given.to_data is None:
+        raise UserError("Nothing to measure: shifts are for models of images. Set --to_data for a linear probe.")
+    if shifting:  # all that is asked for is checked before anything is measured
+        check_strengths(strengths, module.backbone.input_size)
+        _require_split(given.data, options.split)
+        given.data.check(module.backbone)
+    if given.to_data is not None:
+        _check_task(module, given.to_data, options.split)
     accuracy: list[float] | None = None
     shifts: dict[str, list[dict[str, Any]]] = {}
-    samples = 0
-    if module.backbone.input_size is not None and any(options.strengths.as_dict().values()):
-        data: SplitDataModule = given.data
-        _require_split(data, options.split)
-        data.check(module.backbone)
-        samples = len(data.splits[options.split])
-        strengths = {kind: values for kind, values in options.strengths.as_dict().items() if values}
-        accuracy, shifts = shifted_accuracies(module, data, options.split, strengths, seed=options.seed)
-    probe = None if given.to_data is None else _probe(module, given.to_data, options)
-    if accuracy is None and probe is None:
-        raise UserError("Nothing to measure: shifts are for models of images. Set --to_data for a linear probe.")
+    if shifting:
+        accuracy, shifts = shifted_accuracies(module, given.data, options.split, strengths, seed=options.seed)
     report = TransferReport(
         model=source.given,
         layers=module.num_layers,
         split=options.split,
         data=options.data.as_dict(),
-        samples=samples,
+        samples=len(given.data.splits[options.split]) if shifting else 0,
         accuracy=accuracy,
         shifts=shifts,
-        probe=probe,
+        probe=None if given.to_data is None else _probe(module, given.to_data, options),
     )
     save_figure(transfer_figure(report), directory / FIGURE_FILE)
     print_outcome(transfer_table(report), write_transfer_report(directory, report), directory / FIGURE_FILE)
@@ -81,6 +86,7 @@ def _parser() -> ArgumentParser:
         description="Measure a trained model's layers on shifted images (its own head), and on another task (a linear "
         "probe on frozen features); writes transfer.json and transfer.png into the run's directory, over older ones.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--ckpt_path", type=str, required=True, metavar="MODEL", help="A run's directory, or a checkpoint."
@@ -106,7 +112,6 @@ def _parser() -> ArgumentParser:
 
 def _probe(module: LayerwiseModule, data: SplitDataModule, options: Namespace) -> dict[str, Any]:
     """A linear probe on each layer's features, fitted to the training split of other data."""
-    _require_split(data, options.split)
     fitted, tested = (
         read_features(module.backbone, data, split=split, max_samples=options.max_samples, name=f"{split} of --to_data")
         for split in ("train", options.split)
@@ -126,12 +131,23 @@ def _probe(module: LayerwiseModule, data: SplitDataModule, options: Namespace) -
     }
 
 
-def _require_split(data: SplitDataModule, split: str) -> None:
+def _check_task(module: LayerwiseModule, data: SplitDataModule, split: str) -> None:
+    """Refuses other data that the model cannot read, or that have nothing to probe."""
+    for name in ("train", split):
+        fitted_split(module.backbone, data, name, _TASK)
+        if len(np.unique(_require_split(data, name))) < 2:
+            raise UserError(f"A probe needs two classes or more, but the {name} split of --to_data has one.")
+
+
+def _require_split(data: SplitDataModule, split: str) -> Integers:
+    """The labels of a split that is to be measured."""
     data.setup()
     if split not in data.splits:
         raise UserError(f"The data have no {split} split: set {data.test_option}, or --split val.")
-    if data.splits[split].labels is None:
+    labels = data.splits[split].labels
+    if labels is None:
         raise UserError(f"Accuracy needs labels, but the {split} split has none. Choose other data.")
+    return labels
 
 
 def _directory(source: Source, to: str | None) -> Path:

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from layersim.data import SplitDataModule
 from layersim.data.splits import Sample, seeded
+from layersim.errors import UserError
 from layersim.evaluating import evaluating, on_device_of
 from layersim.metrics import LayerAccuracy
 from layersim.module import LayerwiseModule
@@ -54,6 +55,33 @@ def blur(images: Tensor, share: float, index: Tensor) -> Tensor:
 
 
 SHIFTS: dict[str, Shift] = {"rotation": rotate, "noise": noise, "blur": blur}
+
+
+def check_strengths(strengths: Mapping[str, Sequence[float]], size: tuple[int, int, int] | None) -> None:
+    """Refuses what no shift can do.
+
+    Args:
+        strengths: by the shift's name.
+        size: (channels, height, width) of the images; None if any will do.
+
+    Raises:
+        UserError: a strength that is not finite or below 0, or a blur of 0, or wider than the images.
+    """
+    for kind, several in strengths.items():
+        for strength in several:
+            if not math.isfinite(strength) or strength < 0 or (kind == "blur" and strength == 0):
+                raise UserError(
+                    f"--strengths.{kind}: expected finite numbers of 0 or more (blur: above 0), got {strength}."
+                )
+    if size is None:
+        return
+    _, height, width = size
+    for share in strengths.get("blur", []):
+        if (reach := math.ceil(3 * share * width)) >= min(height, width):
+            raise UserError(
+                f"--strengths.blur: {share:g} of the width reaches {reach} pixels to each side, further than images of "
+                f"{height} × {width} can be mirrored. Choose a smaller one."
+            )
 
 
 def shifted_accuracies(

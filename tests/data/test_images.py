@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 
 from layersim.data import Images
 from layersim.data.pixels import Preprocessing, evaluation_transforms, to_image
+from layersim.data.splits import shared_samples
 from layersim.errors import UserError
 
 NAMES = ["cat", "dog"]
@@ -138,9 +139,43 @@ def test_integers_need_no_names(tmp_path: Path) -> None:
 def test_slices_of_splits(tmp_path: Path) -> None:
     data = plain(parquet_folder(tmp_path), train_split="train[:8]", val_split="train[8:]", predict_split="test[:50%]")
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 8, "val": 12, "predict": 3}
-    assert (data.splits["train"].source, data.splits["val"].source) == ("train[:8]", "train[8:]")
+    whence = {name: (split.source, split.offset) for name, split in data.splits.items()}
+    assert whence == {"train": ("train", 0), "val": ("train", 8), "predict": ("test", 0)}
     (batch,) = data.predict_dataloader()
     torch.testing.assert_close(batch["image"][2].double(), normalised(picture(22)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "shared"),
+    [
+        ("train", "train[:20%]", 4),
+        ("train[:50%]", "train[8:12]", 2),
+        ("train[:8]", "train[8:]", 0),
+        ("train[-10:]", "train[:12]", 2),
+        ("train", None, 0),
+        ("train+test", None, 0),
+        ("train", "test", 0),
+    ],
+)
+def test_slices_know_what_they_share(train: str, val: str | None, shared: int, tmp_path: Path) -> None:
+    splits = plain(parquet_folder(tmp_path), train_split=train, val_split=val).splits
+    assert shared_samples(splits["train"], splits["val"]) == shared
+
+
+@pytest.mark.parametrize("train", ["train+test", "train[:8]+test", "all"])
+def test_what_a_join_of_splits_shares_is_not_known(train: str, tmp_path: Path) -> None:
+    splits = plain(parquet_folder(tmp_path), train_split=train, val_split="test").splits
+    assert (len(splits["train"]), len(splits["val"])) == ({"train[:8]+test": 14}.get(train, 26), 6)
+    with pytest.raises(UserError, match=r"joins several splits: name one split"):
+        shared_samples(splits["train"], splits["val"])
+
+
+def test_a_broken_image_of_a_slice_is_told_by_its_row_of_the_split(tmp_path: Path) -> None:
+    images = [{"bytes": encoded(picture(number)), "path": None} for number in range(6)]
+    images[4]["bytes"] = b"no image"
+    data = plain(parquet(tmp_path, [0, 1] * 3, images), train_split="train[:2]", val_split="train[2:]")
+    with pytest.raises(UserError, match="row 4 of split train holds no image"):
+        data.splits["val"][2]
 
 
 def test_subsets_are_drawn_by_the_seed(tmp_path: Path) -> None:
@@ -386,3 +421,17 @@ def test_limits_below_one_are_refused(option: str) -> None:
 def test_fractions_out_of_range_are_refused() -> None:
     with pytest.raises(UserError, match=r"0 < val_fraction < 1, got 1\.0: change --data\.val_fraction"):
         Images("some/where", val_fraction=1.0)
+
+
+def test_training_images_may_be_read_as_evaluation_reads_them(tmp_path: Path) -> None:
+    """A transform of training alone, here one that blanks the image, is in the one reading and not in the other."""
+    datasets.DatasetDict({"train": typed(0, 6), "test": typed(6, 2)}).save_to_disk(tmp_path / "saved")
+    blank = v2.Lambda(lambda image: image * 0)
+    data = Images(str(tmp_path / "saved"), val_split="test", train_transforms=[blank], eval_transforms=[])
+    data.check(BACKBONE)
+    assert len(data.splits["train"][3]["image"].unique()) <= 3, "one colour a channel"
+    read = data.evaluation_split("train")[3]["image"]
+    expected = torch.from_numpy(np.array(picture(3))).permute(2, 0, 1) / 255
+    expected = (expected - torch.tensor(CONFIG["mean"]).view(3, 1, 1)) / torch.tensor(CONFIG["std"]).view(3, 1, 1)
+    torch.testing.assert_close(read, expected.float(), rtol=0, atol=1e-6)
+    assert len(data.splits["train"][3]["image"].unique()) <= 3, "training goes on as before"

@@ -86,13 +86,26 @@ def test_elsewhere(run: Path, layersim: Command) -> None:
         (["--ckpt_path={run}", "--to={run}/config.yaml"], "Change --to"),
         (["--ckpt_path={run}", "--split=test"], "The data have no test split: set test_fraction"),
         (
+            ["--ckpt_path={run}", "--strengths.blur=[0.4]"],
+            "0.4 of the width reaches 10 pixels to each side, further than",
+        ),
+        (["--ckpt_path={run}", "--strengths.noise=[-1]"], "--strengths.noise: expected finite numbers of 0 or more"),
+        (["--ckpt_path={run}", "--to_data=Docstrings"], "The data do not fit the probe (--to_data)"),
+        (
             ["--ckpt_path={run}", *(f"--strengths.{kind}=[]" for kind in ("rotation", "noise", "blur"))],
             "Nothing to measure",
         ),
     ],
 )
 def test_refusals(
-    options: list[str], said: str, run: Path, layersim: Command, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    said: str,
+    run: Path,
+    layersim: Command,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Before anything is measured."""
+    monkeypatch.setattr("layersim.transfer.command.shifted_accuracies", lambda *args, **named: pytest.fail("measured"))
     layersim("transfer", *(option.format(run=run) for option in options), status=2)
     assert said in capsys.readouterr().err
