@@ -13,6 +13,7 @@ from callbacks.evaluation import EvaluationCallback, Stage, layerwise
 from callbacks.loggers import log_figure, on_epoch_axis
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
+from layersim.precision import refuse_mps
 
 ON_BAR = ("accuracy", "best_layer", "loss")
 """What the progress bar shows of a validation."""
@@ -54,6 +55,9 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
     @abstractmethod
     def measure(self, metrics: dict[str, AnyMetric]) -> Measured:
         """What the epoch told; called on every process, so that metrics may reduce across them."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        refuse_mps(trainer.strategy.root_device)
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.begin(self.make_metrics(layerwise(pl_module)), pl_module)

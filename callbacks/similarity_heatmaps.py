@@ -34,8 +34,9 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
 
     Args:
         measures: metrics of `layersim.similarity`, each by the name it gets in logs and records. Where None: `cosine`,
-            centred over the samples (4096 of them at most), and `cka`: minibatch linear CKA over all; where tokens are
-            the samples, whose neighbours are alike, debiased linear CKA over 4096 of them at most.
+            centred over the samples (4096 of them at most), and `cka`: of images minibatch linear CKA over all; of
+            texts and tokens, whose neighbours are alike (batches by length, the tokens of one text), debiased linear
+            CKA over 4096 of them at most.
         layers: submodules of the LightningModule, as `FeatureTap` takes them (`model.blocks.*`). Where None: the layers
             of a LayerwiseModule.
         confidence: also measure, record and draw the interval of every value at this confidence, such as 0.95, by the
@@ -63,14 +64,14 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         self._tapped: TappedModule | None = None
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, SampleMetric]:
-        return self._fresh_metrics(tokens=module.backbone.reads_tokens)
+        return self._fresh_metrics(texts=module.backbone.input_size is None)
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.layers is None:
             super().start(trainer, pl_module)
         else:
             self._tapped = TappedModule(pl_module, self.layers, self.pool)
-            self.begin(self._fresh_metrics(tokens=False), pl_module)
+            self.begin(self._fresh_metrics(texts=False), pl_module)
 
     def before(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._tapped is not None:
@@ -124,14 +125,14 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
             self._tapped.tap.close()
             self._tapped = None
 
-    def _fresh_metrics(self, *, tokens: bool) -> dict[str, SampleMetric]:
-        measures = self.measures or default_measures(tokens=tokens)
+    def _fresh_metrics(self, *, texts: bool) -> dict[str, SampleMetric]:
+        measures = self.measures or default_measures(texts=texts)
         return {name: deepcopy(measure) for name, measure in measures.items()}
 
 
-def default_measures(*, tokens: bool) -> dict[str, SampleMetric]:
-    """What is measured unless a recipe says otherwise, where samples are tokens or not."""
-    cka = LinearCKA(estimator="debiased", max_samples=4096) if tokens else LinearCKA()
+def default_measures(*, texts: bool) -> dict[str, SampleMetric]:
+    """What is measured unless a recipe says otherwise, where samples are texts or tokens, or are not."""
+    cka = LinearCKA(estimator="debiased", max_samples=4096) if texts else LinearCKA()
     return {"cosine": CosineSimilarity(max_samples=4096), "cka": cka}
 
 

@@ -97,7 +97,8 @@ class Tables(Rows):
     def keep(self, module: Any, features: LayerFeatures, rows: Tensor) -> None:
         assert features.targets is not None
         part = LayerFeatures(features.values[:, rows], features.targets[rows])
-        self.tables.append(exit_table(module.head, part, self.policy, self.temperatures))
+        with module.trainer.precision_plugin.forward_context():  # read as the run's other steps read
+            self.tables.append(exit_table(module.head, part, self.policy, self.temperatures))
 
     def collected(self) -> ExitTable:
         """The table of all processes' samples."""

@@ -56,7 +56,7 @@ class BlockData(SplitDataModule):
     def pack(self, documents: dict[str, Sequences], tokenizer: Tokenizer) -> dict[str, Split]:
         """The splits of documents that are tokens already, with their ends of text."""
         self.tokenizer = tokenizer
-        self.collate = BlockCollate(end_of_text(tokenizer) if tokenizer.pad_id is None else tokenizer.pad_id)
+        self.collate = BlockCollate(end_of_text(tokenizer))  # every document's: the model has an embedding for it
         return {role: self._split(role, sequences) for role, sequences in documents.items()}
 
     def _split(self, role: str, documents: Sequences) -> "BlockSplit":
@@ -112,7 +112,7 @@ class BlockCollate:
     """Pads the blocks of a batch to its longest.
 
     Args:
-        pad_id: the token of padding; any will do, since it is neither attended to nor learnt.
+        pad_id: the token of padding; any of the data will do, since it is neither attended to nor learnt.
     """
 
     def __init__(self, pad_id: int) -> None:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from layersim.data.base import Reader, SplitDataModule
 from layersim.data.pixels import check_shape
-from layersim.data.splits import Integers, Sample, Split, hold_out
-from layersim.errors import UserError
+from layersim.data.splits import Integers, Sample, Split, check_fractions, hold_out
 
 
 class Digits(SplitDataModule):
@@ -34,11 +33,7 @@ class Digits(SplitDataModule):
 
     def __init__(self, *, val_fraction: float = 0.2, test_fraction: float = 0.0, **loader: Any) -> None:
         super().__init__(**loader)
-        if val_fraction <= 0 or test_fraction < 0 or val_fraction + test_fraction >= 1:
-            raise UserError(
-                "expected 0 < val_fraction, 0 <= test_fraction and a sum below 1, "
-                f"got {val_fraction} and {test_fraction}: change --data.val_fraction or --data.test_fraction"
-            )
+        check_fractions(val_fraction, test_fraction)
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
 

@@ -80,7 +80,9 @@ class SentenceData(SplitDataModule):
     def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
         encoded = self.splits[split]
         assert isinstance(encoded, SentenceSplit)
-        check_vocabulary(encoded.tokens.largest, split, backbone)
+        assert isinstance(self.collate, SentenceCollate)
+        for token in (encoded.tokens.largest, self.collate.pad_id):
+            check_vocabulary(token, split, backbone)
 
     def _encode(self, splits: dict[str, "SentenceSplit"], tokenizer: Tokenizer) -> None:
         pad_id = _padding(tokenizer)
@@ -99,17 +101,25 @@ class SentenceSplit(Split):
     """Texts, to be tokenised by `encode` before any is read.
 
     Args:
-        source: the split's name.
-        index: (N,) positions in the source.
+        source: where the texts come from.
+        index: (N,) positions in what was opened, the source or a slice of it.
         labels: (N,) classes, or None.
         texts: (N,) an arrow array of strings.
         pairs: (N,) the second texts of pairs, or None.
+        offset: where in the source the slice begins.
     """
 
     def __init__(
-        self, source: str, index: Integers, labels: Integers | None, texts: Texts, pairs: Texts | None = None
+        self,
+        source: str,
+        index: Integers,
+        labels: Integers | None,
+        texts: Texts,
+        pairs: Texts | None = None,
+        *,
+        offset: int = 0,
     ) -> None:
-        super().__init__(source, index, labels)
+        super().__init__(source, index, labels, offset=offset)
         self.columns = [texts] if pairs is None else [texts, pairs]
         self.tokens = Sequences([])
         self.types: Sequences | None = None
@@ -174,7 +184,7 @@ class SentenceSplit(Split):
         return [text for text in texts if text is not None]
 
     def _row(self, position: int) -> str:
-        return f"row {self.index[position]} of split {self.source}"
+        return f"row {self.index[position] + self.offset} of split {self.source}"
 
 
 class SentenceCollate:

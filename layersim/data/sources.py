@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, ReadInstruction, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from layersim.data.splits import Integers
@@ -70,6 +70,19 @@ def open_split(path: str, split: str, *, name: str | None, option: str, sample_b
             f"{path} is no file or folder here, and the hub did not give it: {error} "
             f"Without a network, set --data.path to a local folder or file"
         ) from error
+
+
+def whence(data: Dataset, split: str) -> tuple[str, int]:
+    """Of what `open_split` opened by this name: the split that its rows are of, and which of those comes first.
+
+    The rows of several splits ("train[:90%]+extra") are of none of them, and keep their name.
+    """
+    if "[" not in split:
+        return split, 0
+    slices = ReadInstruction.from_spec(split).to_absolute(
+        {name: info.num_examples for name, info in data.info.splits.items()}
+    )
+    return (slices[0].splitname, slices[0].from_) if len(slices) == 1 else (split, 0)
 
 
 def _most_common_suffix(folder: Path) -> str:

@@ -27,18 +27,22 @@ class Split(Dataset[Sample], ABC):
     with torch's random generator set to those three, and the generator's own state is put back afterwards.
 
     Args:
-        source: where the indices count: two splits of one source are disjoint if and only if their indices are.
-        index: (N,) position of each sample in its source.
+        source: where the samples come from: two splits of one source are disjoint if and only if index + offset are.
+        index: (N,) position of each sample in what was opened: the source, or a slice of it.
         labels: (N,) integer classes, or None where there are none.
         seed: of the random part of samples.
+        offset: where in the source the slice begins.
     """
 
     lengths: Integers | None = None
     """(N,) by which training puts similar samples into one batch; None: batches are mixed at random."""
 
-    def __init__(self, source: str, index: Integers, labels: Integers | None, *, seed: int = 0) -> None:
+    def __init__(
+        self, source: str, index: Integers, labels: Integers | None, *, seed: int = 0, offset: int = 0
+    ) -> None:
         assert labels is None or labels.shape == index.shape
         self.source = source
+        self.offset = offset
         self.index = index
         self.labels = labels
         self.seed = seed
@@ -68,8 +72,21 @@ class Split(Dataset[Sample], ABC):
 
 
 def shared_samples(one: Split, other: Split) -> int:
-    """How many samples of `other` are in `one` too; 0 where they count in different sources."""
-    return int(np.isin(other.index, one.index).sum()) if one.source == other.source else 0
+    """How many samples of `other` are in `one` too; 0 where they come from different sources.
+
+    Raises:
+        UserError: one of two sources joins several splits ("train+extra", "all"): what it has of the other is not
+            known.
+    """
+    if one.source == other.source:
+        return int(np.isin(other.index + other.offset, one.index + one.offset).sum())
+    for source in (one.source, other.source):
+        if "+" in source or source == "all":
+            raise UserError(
+                f"whether {other.source} and {one.source} share samples is not known, since {source} joins several "
+                f"splits: name one split, or a slice of one, in each of --data.train_split, val_split and test_split"
+            )
+    return 0
 
 
 @contextmanager

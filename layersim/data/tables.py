@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from layersim.data.base import at_least
-from layersim.data.sources import open_split, read_labels
+from layersim.data.sources import open_split, read_labels, whence
 from layersim.data.splits import Integers, hold_out
 from layersim.errors import UserError
 
@@ -17,9 +17,11 @@ class Rows:
     """Some rows of a source, for one of the splits."""
 
     data: Dataset
-    """The whole source."""
+    """All that was opened: a split of the data set, or a slice of one."""
     source: str
-    """Its name."""
+    """The name of that split."""
+    offset: int
+    """Where in it the slice begins."""
     index: Integers
     """(N,) the rows chosen, ascending."""
     labels: Integers | None
@@ -80,7 +82,7 @@ class Table:
                 labels = None
         return self._choose(data, split, np.arange(len(data)), labels, self.max_eval_samples)
 
-    def _choose(self, data: Dataset, source: str, index: Integers, labels: Integers | None, most: int | None) -> Rows:
+    def _choose(self, data: Dataset, split: str, index: Integers, labels: Integers | None, most: int | None) -> Rows:
         if most is not None and most < len(index):
             index = np.sort(np.random.default_rng(self.seed).choice(index, most, replace=False))
-        return Rows(data, source, index, None if labels is None else labels[index])
+        return Rows(data, *whence(data, split), index, None if labels is None else labels[index])

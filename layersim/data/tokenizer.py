@@ -66,11 +66,11 @@ class Tokenizer(Protocol):
         """The text of these tokens, without special ones."""
 
 
-def check_vocabulary(largest: int, split: str, backbone: Any) -> None:
-    """Raises a UserError if the backbone has no embedding for the largest token of a split."""
+def check_vocabulary(token: int, split: str, backbone: Any) -> None:
+    """Raises a UserError if the backbone has no embedding for a split's largest token, or its padding."""
     size = getattr(backbone, "vocabulary_size", None)
-    if size is not None and largest >= size:
+    if size is not None and token >= size:
         raise UserError(
-            f"the backbone's vocabulary has tokens 0..{size - 1}, but the {split} data has {largest}: "
+            f"the backbone's vocabulary has tokens 0..{size - 1}, but the {split} data has {token}: "
             f"set --data.tokenizer to the model's own"
         )

@@ -37,7 +37,8 @@ class EarlyExit:
     Gives what computing all layers and applying the policy afterwards (`exit_layer`) gives. A matrix product may round
     a row otherwise among fewer rows, so scores can differ in their last digits from those of a full batch: a sample
     whose score lies that close to the threshold, or whose best two classes are that close, can be decided otherwise,
-    as it can in a full batch of another size.
+    as it can in a full batch of another size. Call it in the precision that the threshold was calibrated in, as under
+    the same `torch.autocast`: scores in another one are not those that a promise was made of.
 
     Runs in inference mode and with backbone and head in evaluation mode; those of their modules that were in training
     mode are put back into it afterwards. A backbone compiled with `torch.compile` runs uncompiled.

@@ -66,11 +66,13 @@ def fit_temperatures(head: Head, features: LayerFeatures) -> Tensor:
     if targets is None or not len(targets):
         raise UserError("Expected samples with targets to fit temperatures on, but got none. Change the data.")
     chunk = max(1, MAX_LOGITS // head.num_classes)
+    dtype = next(head.parameters()).dtype  # of features collected under autocast it may be another
 
     def fit(layer: int) -> float:
-        parts = list(zip(torch.split(features.values[layer], chunk), torch.split(targets, chunk), strict=True))
+        values = features.values[layer].to(dtype)
+        parts = list(zip(torch.split(values, chunk), torch.split(targets, chunk), strict=True))
         if len(parts) == 1:
-            return fit_temperature(head.logits(features.values[layer : layer + 1], [layer])[0], targets)
+            return fit_temperature(head.logits(values[None], [layer])[0], targets)
 
         def derivatives(inverse: float) -> tuple[float, float]:
             each = [_derivatives(head.logits(rows[None], [layer])[0], labels, inverse) for rows, labels in parts]

@@ -19,7 +19,7 @@ def cknna(features: Tensor, other: Tensor | None = None, *, k: int = 10) -> Tens
     Args:
         features: (L, N, D) of any floating dtype.
         other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
-        k: neighbours, without the sample itself. With N − 1 it is CKA of all pairs.
+        k: neighbours, without the sample itself. With N − 1 every pair of two samples counts.
 
     Returns:
         (L, L) or (L, M) float64 in [−1, 1], 1 for a layer against itself. Invariant to each layer's own orthogonal map

@@ -111,7 +111,7 @@ def jackknife_of_sums(
 def sums_by_group(values: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
     """(n, …) values of n units with their (n,) numbers on the host → (G, …) sums, and (G,) counts on the host."""
     group = dealt(units, GROUPS)
-    sums = values.new_zeros(GROUPS, *values.shape[1:]).index_add_(0, group.to(values.device), values)
+    sums = values.new_zeros(GROUPS, *values.shape[1:]).index_add_(0, group.to(values.device, non_blocking=True), values)
     return sums, torch.bincount(group, minlength=GROUPS)
 
 

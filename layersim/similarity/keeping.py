@@ -1,7 +1,9 @@
 """The state of metrics that keep samples: the same ones however the data is batched and split. Letters: L layers,
 N samples, D width."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -98,10 +100,31 @@ class SampleKeeper(Metric):
             self.select(splitmix64(torch.cat(self.index)).argsort()[: self.max_samples])
 
     def select(self, chosen: Tensor) -> None:
-        """Lets go of all kept samples but the `chosen`, numbers or a mask."""
+        """Lets go of all kept samples but the `chosen`, (n,) numbers on the host."""
         for state in (self.features, self.others, self.index):
             if state:
-                state[:] = [torch.cat(state)[chosen]]
+                rows = torch.cat(state)
+                state[:] = [rows[chosen.to(rows.device, non_blocking=True)]]
+
+    def sync(
+        self,
+        dist_sync_fn: Callable[..., Any] | None = None,
+        process_group: Any = None,
+        should_sync: bool = True,
+        distributed_available: Callable[[], bool] | None = None,
+    ) -> None:
+        """As torchmetrics' own; but of the rows over `max_samples` of all processes none travels, only hashes."""
+        available = distributed_available or self.distributed_available_fn
+        if self.max_samples is not None and should_sync and not self._is_synced and available():
+            self._let_go(self.max_samples, process_group or self.process_group)
+        super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
+
+    def _let_go(self, most: int, group: Any) -> None:
+        """Keeps of this process's samples those that are among all processes' first `most`, now and so ever after."""
+        own = splitmix64(joined(self.index).cpu().long())
+        first = torch.cat(gather_uneven(own.sort().values[:most], group)).sort().values[:most]
+        if len(first) == most:
+            self.select((own <= first[-1]).nonzero().flatten())
 
     def kept_rows(self) -> Kept:
         """What all processes kept, `max_samples` at most.

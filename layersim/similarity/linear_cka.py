@@ -19,6 +19,7 @@ from layersim.similarity.intervals import (
     require_confidence,
     sums_by_group,
 )
+from layersim.similarity.keeping import joined
 from layersim.similarity.positions import dealt, require_distinct
 from layersim.similarity.properties import Properties
 from layersim.similarity.samples import Batch, WholeMetric
@@ -75,6 +76,9 @@ class LinearCKA(WholeMetric):
 
     function = staticmethod(linear_cka)
 
+    used: list[Tensor]
+    """(n,) int64 tensors on the host: the numbers of the groups in the sums."""
+
     def __init__(
         self, *, estimator: Estimator = "minibatch", batch_size: int = 64, max_samples: int | None = None
     ) -> None:
@@ -94,6 +98,7 @@ class LinearCKA(WholeMetric):
         super().__init__(
             max_samples=max_samples, least=LEAST[estimator], group=batch_size, estimator=estimator, **minibatch
         )
+        self.add_state("used", [], dist_reduce_fx="cat")
         self.estimator: Estimator = estimator
         self.batch_size = batch_size
 
@@ -144,7 +149,7 @@ class LinearCKA(WholeMetric):
         if self.estimator != "minibatch":
             self.keep(batch)
         elif self._holds_whole_groups(batch.index):
-            self.add(*self._measured(batch))
+            self._use(batch)
         else:
             self.keep(batch)
             self._use_complete()
@@ -174,6 +179,10 @@ class LinearCKA(WholeMetric):
         require_samples(self.count(), LEAST[self.estimator], measure)
         parts = [self.added()] if len(self.sums) else []
         kept = self.kept()
+        used = joined(self.used).cpu().long()
+        # a group in the sums had all its positions: one of them that still came, came twice
+        again = kept.index[torch.isin(kept.index // self.batch_size, used)]
+        require_distinct(torch.cat([used * self.batch_size, again, again]).sort().values)
         if len(kept.index):
             values, numbers = self._measured(kept)
             parts += [sums_by_group(values, numbers)] if len(numbers) else []
@@ -208,10 +217,17 @@ class LinearCKA(WholeMetric):
         order = index.argsort()
         order = order[complete[order]]
         require_distinct(index[order])
-        features = torch.cat(self.features)[order].transpose(0, 1)
-        other = torch.cat(self.others)[order].transpose(0, 1) if self.others else None
-        self.add(*self._measured(Batch(features, other, index[order])))
-        self.select(~complete)
+        there = order.to(self.features[0].device, non_blocking=True)
+        features = torch.cat(self.features)[there].transpose(0, 1)
+        other = torch.cat(self.others)[there].transpose(0, 1) if self.others else None
+        self._use(Batch(features, other, index[order]))
+        self.select((~complete).nonzero().flatten())
+
+    def _use(self, batch: Batch) -> None:
+        """Adds whole groups to the sums."""
+        values, numbers = self._measured(batch)
+        self.add(values, numbers)
+        self.used.append(numbers)
 
 
 def _check(estimator: str, batch_size: int) -> None:

@@ -91,7 +91,11 @@ def _ranks(values: Tensor) -> Tensor:
     """Ranks 1 … n in float64; equal values share the mean of theirs."""
     ascending, order = values.sort()
     _, group, sizes = torch.unique_consecutive(ascending, return_inverse=True, return_counts=True)
-    last = sizes.cumsum(0)
     ranks = torch.empty(len(values), dtype=torch.float64, device=values.device)
-    ranks[order] = (last - (sizes - 1) / 2.0).double()[group]
+    ranks[order] = _mean_ranks(sizes)[group]
     return ranks
+
+
+def _mean_ranks(sizes: Tensor) -> Tensor:
+    """The mean of the ranks that groups of (G,) sizes take up, one after the other, in float64."""
+    return sizes.cumsum(0) - (sizes.double() - 1) / 2

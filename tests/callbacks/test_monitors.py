@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,6 +110,12 @@ def test_numbers_can_be_monitored(tmp_path: Path) -> None:
     accuracy = run.callback_metrics["val/accuracy"]
     assert accuracy == run.callback_metrics["val/accuracy/layer_03"]
     assert 0 < accuracy < 1
+
+
+def test_apples_gpu_is_refused_before_anything_runs() -> None:
+    strategy = SimpleNamespace(root_device=torch.device("mps"))
+    with pytest.raises(UserError, match=r"no float64.*--trainer\.accelerator=cpu"):
+        SaturationMonitor().setup(SimpleNamespace(strategy=strategy), tiny.module(), "fit")  # type: ignore[arg-type]
 
 
 def test_another_module_is_refused(tmp_path: Path) -> None:

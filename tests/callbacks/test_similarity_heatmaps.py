@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from callbacks import LayerAccuracyMonitor, RunRecorder, SimilarityHeatmaps
 from callbacks.tapped_module import TappedModule
-from layersim import UserError
+from layersim import LayerwiseModule, UserError
 from layersim.data.samplers import EvaluationSampler
 from layersim.similarity import CosineSimilarity, LinearCKA, cosine, linear_cka
 from tests import tiny
+from tests.backbones import tiny_transformers
 
 SAMPLES = 150
 
@@ -254,7 +255,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='no submodule matches "block"'):
         trainer(tmp_path, [SimilarityHeatmaps(layers="block")], max_epochs=1).fit(Plain(), None, loader)
     two = [SimilarityHeatmaps(layers="blocks.*"), SimilarityHeatmaps(layers="blocks.[01]"), RunRecorder()]
-    with pytest.raises(UserError, match=r"Two callbacks measured"):
+    with pytest.raises(UserError, match="Two SimilarityHeatmaps measure cka, cosine, but a run's record holds one"):
         trainer(tmp_path, two).validate(Plain(), loader, verbose=False)
 
 
@@ -281,3 +282,14 @@ def test_intervals_are_recorded_and_drawn(tmp_path: Path) -> None:
 def test_a_confidence_that_is_none_is_refused_at_once() -> None:
     with pytest.raises(UserError, match="confidence: expected a share above 0 and below 1"):
         SimilarityHeatmaps(confidence=95)
+
+
+def test_the_estimator_is_by_what_lies_beside_each_other() -> None:
+    """Texts come in batches by length: minibatches of them would hide what layers share through length."""
+    images = SimilarityHeatmaps().make_metrics(tiny.module())["cka"]
+    assert images.options["estimator"] == "minibatch"
+    for task, family in (("classification", "BERT"), ("language-modeling", "GPT-2")):
+        families = tiny_transformers.CLASSIFIERS | tiny_transformers.CAUSAL
+        module = LayerwiseModule(tiny_transformers.build(families[family], task))
+        found = SimilarityHeatmaps().make_metrics(module)["cka"]
+        assert (found.options["estimator"], found.max_samples) == ("debiased", 4096)

@@ -124,6 +124,18 @@ def test_labels_are_missing_exactly_at_padding(tmp_path: Path) -> None:
     assert sorted(batch) == ["attention_mask", "index", "input_ids", "label", "position"]
 
 
+def test_padding_is_a_token_that_the_data_has(tmp_path: Path) -> None:
+    """Not the tokenizer's own, for which a model of its vocabulary may have no embedding."""
+    tokenizer = words(tmp_path / "gpt", eos_token="</s>", pad_token="<pad>")
+    data = LanguageModeling(
+        text_file(tmp_path), val_split="train", tokenizer=tokenizer, block_size=6, boundaries="separate", batch_size=8
+    )
+    data.check(SimpleNamespace(num_classes=9, input_size=None, vocabulary_size=9))
+    (batch,) = data.val_dataloader()
+    assert (batch["attention_mask"] == 0).any()
+    assert batch["input_ids"].max() == 8
+
+
 def test_separate_batches_pad_to_their_longest(tmp_path: Path) -> None:
     data = whole(text_file(tmp_path), block_size=100, boundaries="separate", batch_size=2)
     assert [batch["input_ids"].shape for batch in data.val_dataloader()] == [(2, 7), (2, 14), (1, 13)]

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from layersim.data import ByteTokenizer, Text, open_tokenizer
 from layersim.data.sentences import SentenceSplit
 from layersim.data.sources import open_split
+from layersim.data.splits import shared_samples
 from layersim.errors import UserError
 
 WORDS = ["a", "good", "bad", "film", "null", "NA", '"']
@@ -213,6 +214,22 @@ def test_a_vocabulary_that_is_not_the_models(tmp_path: Path, bert: str) -> None:
         whole(parquet(tmp_path), bert, predict_split=None).check(model)
     model.vocabulary_size = 11
     whole(parquet(tmp_path), bert).check(model)
+
+
+def test_padding_that_is_not_in_the_models_vocabulary(tmp_path: Path) -> None:
+    tokenizer = bare(tmp_path / "added", pad_token="<pad>")  # adds it behind the others: as a model of old has it not
+    message = r"vocabulary has tokens 0\.\.11, but the (train|val) data has 12: set --data\.tokenizer"
+    with pytest.raises(UserError, match=message):
+        whole(csv(tmp_path), tokenizer).check(SimpleNamespace(num_classes=2, vocabulary_size=12))
+    whole(csv(tmp_path), tokenizer).check(SimpleNamespace(num_classes=2, vocabulary_size=13))
+
+
+def test_slices_of_texts_know_what_they_share(tmp_path: Path, bert: str) -> None:
+    splits = {"train_split": "train[:6]", "val_split": "train[4:]", "test_split": "train[6:]"}
+    data = Text(csv(tmp_path), text_column="sentence", tokenizer=bert, **splits)
+    data.setup()
+    assert shared_samples(data.splits["train"], data.splits["val"]) == 2
+    assert shared_samples(data.splits["train"], data.splits["test"]) == 0
 
 
 def test_no_tokenizer_is_known(tmp_path: Path) -> None:

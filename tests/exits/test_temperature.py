@@ -84,6 +84,21 @@ def test_every_layer_has_its_own_and_chunks_change_nothing(monkeypatch: pytest.M
     torch.testing.assert_close(chunked, found, rtol=1e-8, atol=0)
 
 
+def test_features_of_another_precision_than_the_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As autocast leaves them: read as the numbers that they are."""
+    head = SeparateHeads(backbone()).eval()
+    draw = torch.Generator().manual_seed(0)
+    values, targets = torch.randn(3, 300, 16, generator=draw).bfloat16(), torch.randint(10, (300,), generator=draw)
+    targets[:250] = head.logits(values.float(), range(3))[0, :250].argmax(dim=-1)
+    for most in (temperature.MAX_LOGITS, 70 * 10):
+        monkeypatch.setattr(temperature, "MAX_LOGITS", most)
+        with pytest.warns(UserWarning, match="at or beyond its bounds"):
+            found = fit_temperatures(head, LayerFeatures(values, targets))
+        with pytest.warns(UserWarning, match="at or beyond its bounds"):
+            expected = fit_temperatures(head, LayerFeatures(values.float(), targets))
+        assert torch.equal(found, expected)
+
+
 def test_without_targets_nothing_is_fitted() -> None:
     head = SeparateHeads(backbone())
     for targets in (None, torch.zeros(0, dtype=torch.int64)):

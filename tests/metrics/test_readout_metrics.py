@@ -85,6 +85,16 @@ def test_effective_depth(epsilon: float, depth: int) -> None:
     assert effective_depth(accuracy, epsilon) == depth
 
 
+@pytest.mark.parametrize("of", [50, 100, 360, 1000])
+def test_a_share_that_is_just_enough_is_enough(of: int) -> None:
+    """41 of 50 with ε = 0.18, and all such: 1 − 0.18 is 0.8200000000000001 in binary."""
+    for wrong in range(of):
+        share = torch.tensor([(of - wrong) / of, 1.0], dtype=torch.float64)
+        assert effective_depth(share, wrong / of) == 1
+        if wrong:
+            assert effective_depth(share, (wrong - 1) / of) == 2
+
+
 def test_effective_depth_refuses_an_impossible_epsilon() -> None:
     with pytest.raises(UserError, match=r"0 … 1, but got 1\.5"):
         effective_depth(torch.tensor([0.5]), 1.5)

@@ -18,6 +18,7 @@ from layersim.similarity import (
     RegressionR2,
     cosine,
 )
+from layersim.similarity.positions import splitmix64
 from layersim.similarity.samples import SampleMetric
 
 from .references import related_layers
@@ -68,6 +69,15 @@ def process(rank: int, folder: str) -> None:
     numbers_itself = LinearCKA(batch_size=20)
     numbers_itself.update(related_layers(SAMPLES, 12)[:, SHARES["contiguous"][rank]])
     values["no positions"] = {"minibatch": numbers_itself.compute()}
+    twice = LinearCKA(batch_size=16)
+    twice.update(related_layers(32, 12), torch.arange(32))
+    with pytest.raises(UserError, match="position 0 came more than once"):
+        twice.compute()
+    capped = RSA(max_samples=20)
+    capped.update(related_layers(SAMPLES, 12)[:, SHARES["contiguous"][rank]], SHARES["contiguous"][rank])
+    capped.sync(dist_sync_fn=capped.dist_sync_fn)
+    values["gathered"] = {"index": capped.index}
+    capped.unsync()
     alone = CosineSimilarity(centering="none")
     if rank == 0:
         alone.update(related_layers(1, 12))
@@ -97,6 +107,12 @@ def test_two_processes_equal_one(
 ) -> None:
     for rank in (0, 1):
         torch.testing.assert_close(both[rank][share][name], alone[name], rtol=0, atol=1e-12)
+
+
+def test_only_samples_that_are_kept_travel(both: list[dict[str, dict[str, torch.Tensor]]]) -> None:
+    chosen = splitmix64(torch.arange(SAMPLES)).argsort()[:20].sort().values
+    for rank in (0, 1):
+        assert both[rank]["gathered"]["index"].sort().values.tolist() == chosen.tolist()
 
 
 def test_an_interval_that_cannot_be_had_leaves_the_metric_as_it_was(

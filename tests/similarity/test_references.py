@@ -31,6 +31,7 @@ from layersim.similarity import (
     rsa,
     svcca,
 )
+from layersim.similarity.rsa import _mean_ranks
 
 from .references import reference_hsic0, reference_hsic1, related_layers
 
@@ -226,6 +227,12 @@ def test_equal_distances_share_their_rank() -> None:
     check("rsa euclidean", grid)
 
 
+def test_mean_ranks_keep_their_halves_however_many_pairs() -> None:
+    """Of the first n ranks the mean is (n + 1) / 2; float32 has no halves beyond 2²³."""
+    assert _mean_ranks(torch.tensor([2, 1, 3])).tolist() == [1.5, 3, 5]
+    assert _mean_ranks(torch.tensor([2**25, 4])).tolist() == [2**24 + 0.5, 2**25 + 2.5]
+
+
 def test_layers_of_less_than_full_rank() -> None:
     features = related_layers(60, 9, layers=3).double()  # in float32 the sum would be rounded, and count as a direction
     features[:, :, 6] = features[:, :, 0] + features[:, :, 1]
@@ -236,7 +243,7 @@ def test_layers_of_less_than_full_rank() -> None:
         torch.testing.assert_close(mean_cca(features), mean_cca(kept), rtol=0, atol=1e-9)
 
 
-def test_cknna_of_all_pairs_is_cka_without_the_diagonal() -> None:
+def test_cknna_of_all_pairs_by_its_definition() -> None:
     features = related_layers(30, 6, layers=2)
     units = features.double() / features.double().norm(dim=2, keepdim=True)
     kernels = units @ units.mT

@@ -107,6 +107,21 @@ def test_whole_groups_are_used_at_once_and_sequential_batches_hold_little_back()
         assert sum(map(len, metric.features)) < 32
 
 
+@pytest.mark.parametrize(("first", "second"), [((0, 128), (0, 128)), ((0, 128), (40, 41)), ((0, 35), (32, 36))])
+@pytest.mark.parametrize("batch", [32, 7])
+def test_positions_that_come_again_when_their_group_was_used(
+    first: tuple[int, int], second: tuple[int, int], batch: int
+) -> None:
+    metric = LinearCKA(batch_size=16)
+    feed(metric, FEATURES, torch.arange(*first), batch)
+    with pytest.raises(UserError, match=f"position {second[0]} came more than once"):
+        feed(metric, FEATURES, torch.arange(*second), batch)
+    with pytest.raises(UserError, match=f"position {second[0]} came more than once"):
+        metric.interval()
+    metric.reset()
+    same(feed(metric, FEATURES, torch.arange(*first), batch), linear_cka(FEATURES[:, slice(*first)], batch_size=16))
+
+
 def test_kept_samples_are_copies_in_their_own_dtype() -> None:
     hidden = torch.zeros(4, 10, 50, 12, dtype=torch.bfloat16)
     metric = CosineSimilarity()
