@@ -30,7 +30,7 @@ def write(root: Path, console: Console) -> None:
     for name, arms in found.items():
         judged, told = _judged(root, arms)
         studies += judged
-        notes += [note for note in told if "adds to it" not in note]
+        notes += [note.replace(f"{root}/", "") for note in told if "adds to it" not in note]
         if judged:
             findings[TASKS[name].title] = judged[0][1]
         parts.append(_of_task(name, arms))
