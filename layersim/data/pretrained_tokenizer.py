@@ -16,14 +16,15 @@ class PretrainedTokenizer:
 
     Args:
         name: a name on the hub, a local folder, or `package:PACKAGE/FOLDER`.
+        options: of `from_pretrained`, such as the revision.
 
     Raises:
         UserError: there is none of that name, or the hub is out of reach.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, **options: Any) -> None:
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(model_name(name))
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(model_name(name), **options)
         except (OSError, ValueError) as error:  # transformers raises either, by how it looked for the files
             raise UserError(
                 f"no tokenizer could be opened from {name}: {error} Set --data.tokenizer to a local folder that holds "
@@ -64,15 +65,17 @@ def open_tokenizer(name: str) -> Tokenizer:
 
 
 def tokenizer_of(name: str | None, backbone: Any) -> Tokenizer:
-    """The tokenizer that was asked for, else the backbone's own.
+    """The tokenizer that was asked for, else the backbone's own, fetched as the model was: same revision, same trust.
 
     Raises:
         UserError: neither is known.
     """
-    name = name or getattr(backbone, "tokenizer_name", None)
-    if name is None:
+    if name is not None:
+        return open_tokenizer(name)
+    own = getattr(backbone, "tokenizer_name", None)
+    if own is None:
         raise UserError(
             f"{type(backbone).__name__} names no tokenizer of its own: set --data.tokenizer to a name on the hub, a "
             f"local folder, or bytes"
         )
-    return open_tokenizer(name)
+    return PretrainedTokenizer(own, **getattr(backbone, "hub_options", {}))

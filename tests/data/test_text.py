@@ -14,9 +14,10 @@ import pyarrow as pa
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from layersim.data import ByteTokenizer, Text, open_tokenizer
+from layersim.data.pretrained_tokenizer import tokenizer_of
 from layersim.data.sentences import SentenceSplit
 from layersim.data.sources import open_split
 from layersim.data.splits import shared_samples
@@ -190,6 +191,22 @@ def test_long_texts_are_cut_and_counted(
 def test_of_a_pair_the_longer_text_gives_way(first: int, second: int, expected: tuple[int, int]) -> None:
     (tokens,) = ByteTokenizer().encode(["a" * first], ["b" * second], max_length=10).tokens
     assert (tokens.count(97), tokens.count(98), tokens.count(256)) == (*expected, 2)
+
+
+def test_the_models_own_tokenizer_is_fetched_as_the_model_was(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    fetch = AutoTokenizer.from_pretrained
+
+    def noting(name: str, **options: Any) -> Any:
+        given.append(options)
+        return fetch(name)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", noting)
+    options = {"revision": "v2", "trust_remote_code": True}
+    model = SimpleNamespace(tokenizer_name=bert, hub_options=options)
+    assert tokenizer_of(None, model).vocabulary_size == 11
+    assert tokenizer_of(bert, model).vocabulary_size == 11
+    assert given == [options, {}], "one that was named by itself is fetched by itself"
 
 
 def test_the_model_may_read_less_than_max_length(tmp_path: Path, bert: str) -> None:
