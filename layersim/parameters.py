@@ -1,4 +1,4 @@
-"""How many numbers a model learns."""
+"""How many numbers a model has."""
 
 from torch import nn
 

@@ -26,7 +26,7 @@ def main(args: list[str]) -> int:
     parser, sources, options = _parse(args)
     if options.to is None:
         run_directory.check_writable(run_directory.DEFAULT_ROOT, _EXPERIMENT)
-    elif Path(options.to).exists():
+    elif Path(options.to).exists():  # it has no --overwrite, of which the other refusal speaks
         raise UserError(f"{options.to} exists. Choose another --to.")
     else:
         check_destination(Path(options.to), overwrite=False)

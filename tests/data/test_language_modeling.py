@@ -23,13 +23,6 @@ LINES = ["to be", "", "or not", "to be that is", " ", "the question"]
 END = 256
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    # else it tells the hub of every file that is opened, and waits where there is no network
-    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
-
-
 def words(folder: Path, **special: str) -> str:
     """A folder with a tokenizer of whole words."""
     vocabulary = {word: number for number, word in enumerate(["</s>", *sorted(set(" ".join(LINES).split()))])}

@@ -1,6 +1,5 @@
 """Texts with labels: every kind of file, what a batch holds, and what is refused."""
 
-import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,99 +12,27 @@ import PIL.Image
 import pyarrow as pa
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from layersim.data import ByteTokenizer, Text, open_tokenizer
-from layersim.data.pretrained_tokenizer import tokenizer_of
+from layersim.data import ByteTokenizer, Text
 from layersim.data.sentences import SentenceSplit
 from layersim.data.sources import open_split
 from layersim.data.splits import shared_samples
 from layersim.errors import UserError
-
-WORDS = ["a", "good", "bad", "film", "null", "NA", '"']
-VOCABULARY = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-SENTENCES = ["a good film", "bad", "a bad bad film", "good", 'a " film', "NA", "null", "good good good good good"]
-LABELS = [1, 0, 0, 1, 0, 1, 0, 1]
-LENGTHS = [5, 3, 6, 3, 5, 3, 3, 7]  # with [CLS] and [SEP]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    # else it tells the hub of every file that is opened, and waits where there is no network
-    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
-
-
-@pytest.fixture
-def bert(tmp_path: Path) -> str:
-    """A folder with a tokenizer of whole words that marks sentences as BERT's does."""
-    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return saved(tokenizer, tmp_path / "bert", pad_token="[PAD]", model_input_names=["input_ids", "token_type_ids"])
-
-
-def saved(tokenizer: Tokenizer, folder: Path, **special: Any) -> str:
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    return str(folder)
-
-
-def bare(folder: Path, **special: Any) -> str:
-    """A tokenizer of whole words that adds nothing."""
-    tokenizer = Tokenizer(models.WordLevel({**VOCABULARY, "</s>": len(VOCABULARY)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return saved(tokenizer, folder, **special)
-
-
-def rows(sentences: list[Any] = SENTENCES, labels: list[Any] = LABELS, **more: list[Any]) -> datasets.Dataset:
-    return datasets.Dataset.from_dict({"sentence": sentences, "label": labels, **more})
-
-
-def csv(folder: Path) -> str:
-    rows().to_csv(folder / "train.csv", index=False)
-    return str(folder / "train.csv")
-
-
-def tsv(folder: Path) -> str:
-    lines = [f"{sentence}\t{label}" for sentence, label in zip(SENTENCES, LABELS, strict=True)]
-    (folder / "train.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
-    return str(folder / "train.tsv")
-
-
-def json_lines(folder: Path) -> str:
-    lines = [
-        json.dumps({"sentence": sentence, "label": label}) for sentence, label in zip(SENTENCES, LABELS, strict=True)
-    ]
-    (folder / "train.jsonl").write_text("\n".join(lines))
-    return str(folder / "train.jsonl")
-
-
-def parquet(folder: Path, data: datasets.Dataset | None = None, name: str = "train") -> str:
-    folder.mkdir(exist_ok=True)
-    (data or rows()).to_parquet(folder / f"{name}.parquet")
-    return str(folder / f"{name}.parquet")
-
-
-def folder_of_tsv(folder: Path) -> str:
-    (folder / "glue").mkdir()
-    tsv(folder / "glue")
-    return str(folder / "glue")
-
-
-def all_of(data: Text, split: str) -> dict[str, Any]:
-    """A whole split as one batch."""
-    chosen = data.splits[split]
-    return data.collate([chosen[position] for position in range(len(chosen))])
-
-
-def whole(path: str, tokenizer: str | None, **options: Any) -> Text:
-    """All rows for training, and again for validation."""
-    data = Text(path, tokenizer=tokenizer, text_column="sentence", val_split="train", **options)
-    data.setup()
-    return data
+from tests.data.texts import (
+    LABELS,
+    LENGTHS,
+    SENTENCES,
+    VOCABULARY,
+    all_of,
+    bare,
+    csv,
+    folder_of_tsv,
+    json_lines,
+    parquet,
+    rows,
+    tsv,
+    whole,
+)
 
 
 @pytest.mark.parametrize("source", [csv, tsv, json_lines, parquet, folder_of_tsv])
@@ -185,113 +112,12 @@ def test_long_texts_are_cut_and_counted(
         whole(path, bert, max_length=8, truncation="refuse")
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "expected"), [(9, 9, (4, 4)), (2, 9, (2, 6)), (9, 3, (5, 3)), (3, 4, (3, 4))]
-)
-def test_of_a_pair_the_longer_text_gives_way(first: int, second: int, expected: tuple[int, int]) -> None:
-    (tokens,) = ByteTokenizer().encode(["a" * first], ["b" * second], max_length=10).tokens
-    assert (tokens.count(97), tokens.count(98), tokens.count(256)) == (*expected, 2)
-
-
-def test_the_models_own_tokenizer_is_fetched_as_the_model_was(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[dict[str, Any]] = []
-    fetch = AutoTokenizer.from_pretrained
-
-    def noting(name: str, **options: Any) -> Any:
-        given.append(options)
-        return fetch(name)
-
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", noting)
-    options = {"revision": "v2", "trust_remote_code": True}
-    model = SimpleNamespace(tokenizer_name=bert, hub_options=options)
-    assert tokenizer_of(None, model).vocabulary_size == 11
-    assert tokenizer_of(bert, model).vocabulary_size == 11
-    assert given == [options, {}], "one that was named by itself is fetched by itself"
-
-
-def test_the_model_may_read_less_than_max_length(tmp_path: Path, bert: str) -> None:
-    path = parquet(tmp_path, rows(["good " * 20, "bad"] * 2, [0, 1] * 2))
-    model = SimpleNamespace(num_classes=2, input_size=None, max_positions=9, tokenizer_name=bert, vocabulary_size=11)
-    for tokenizer in (None, bert):  # the backbone's own, and one that has cut to 256 already
-        data = whole(path, tokenizer, length_bucketing=True)
-        data.check(model)
-        batch = all_of(data, "val")
-        assert batch["input_ids"].shape == (4, 9)
-        assert batch["attention_mask"].sum(dim=1).tolist() == [9, 9, 3, 3]
-        assert batch["index"].tolist() == [0, 2, 1, 3]
-    data = whole(path, None, truncation="refuse")
-    with pytest.raises(UserError, match=r"row 0 of split train has 22 tokens, but 9 is the most"):
-        data.check(model)
-
-
-def test_a_vocabulary_that_is_not_the_models(tmp_path: Path, bert: str) -> None:
-    model = SimpleNamespace(num_classes=2, input_size=None, vocabulary_size=10)
-    message = r"vocabulary has tokens 0\.\.9, but the train data has 10: set --data\.tokenizer to the model's own"
-    with pytest.raises(UserError, match=message):
-        whole(parquet(tmp_path), bert, predict_split=None).check(model)
-    model.vocabulary_size = 11
-    whole(parquet(tmp_path), bert).check(model)
-
-
-def test_padding_that_is_not_in_the_models_vocabulary(tmp_path: Path) -> None:
-    tokenizer = bare(tmp_path / "added", pad_token="<pad>")  # adds it behind the others: as a model of old has it not
-    message = r"vocabulary has tokens 0\.\.11, but the (train|val) data has 12: set --data\.tokenizer"
-    with pytest.raises(UserError, match=message):
-        whole(csv(tmp_path), tokenizer).check(SimpleNamespace(num_classes=2, vocabulary_size=12))
-    whole(csv(tmp_path), tokenizer).check(SimpleNamespace(num_classes=2, vocabulary_size=13))
-
-
 def test_slices_of_texts_know_what_they_share(tmp_path: Path, bert: str) -> None:
     splits = {"train_split": "train[:6]", "val_split": "train[4:]", "test_split": "train[6:]"}
     data = Text(csv(tmp_path), text_column="sentence", tokenizer=bert, **splits)
     data.setup()
     assert shared_samples(data.splits["train"], data.splits["val"]) == 2
     assert shared_samples(data.splits["train"], data.splits["test"]) == 0
-
-
-def test_no_tokenizer_is_known(tmp_path: Path) -> None:
-    data = whole(parquet(tmp_path), None)
-    with pytest.raises(UserError, match=r"no tokenizer is known yet: set --data\.tokenizer, or call check\(backbone\)"):
-        data.splits["train"][0]
-    with pytest.raises(UserError, match=r"SimpleNamespace names no tokenizer of its own: set --data\.tokenizer to"):
-        data.check(SimpleNamespace(num_classes=2, input_size=None))
-
-
-@pytest.mark.parametrize("name", ["./nothing/here", "nobody/such-tokenizer"])
-def test_a_tokenizer_out_of_reach(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        UserError, match=rf"(?s)no tokenizer could be opened from {name}: .* to a local folder that holds"
-    ):
-        open_tokenizer(name)
-
-
-def test_bytes_there_and_back() -> None:
-    tokenizer = ByteTokenizer()
-    assert tokenizer.encode(["né", ""]).tokens == [[0x6E, 0xC3, 0xA9, 256], [256]]
-    assert tokenizer.encode(["né", ""], special=False).tokens == [[0x6E, 0xC3, 0xA9], []]
-    for text in ("naïve\n\t漢字 🙂", "", "plain"):
-        (tokens,) = tokenizer.encode([text]).tokens
-        assert max(tokens) < tokenizer.vocabulary_size
-        assert tokenizer.decode([*tokens, tokenizer.pad_id]) == text
-    assert tokenizer.decode([0xC3]) == "\N{REPLACEMENT CHARACTER}"
-
-
-def test_end_of_text_pads_where_nothing_else_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A real end of text inside a sentence stays attended to."""
-    monkeypatch.setattr(logging.getLogger("lightning.pytorch.utilities.rank_zero"), "propagate", True)
-    path = parquet(tmp_path, rows(["good </s>", "a bad bad film"], [1, 0]))
-    with caplog.at_level(logging.INFO):
-        batch = all_of(whole(path, bare(tmp_path / "gpt", eos_token="</s>")), "train")
-    assert [r.message for r in caplog.records if "padding" in r.message] == [
-        f"The tokenizer {tmp_path}/gpt has no padding token: its end of text pads, told apart by attention_mask."
-    ]
-    assert batch["input_ids"].tolist() == [[5, 11, 11, 11], [4, 6, 6, 7]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
-    with pytest.raises(UserError, match=r"has neither a padding token nor one that ends a text"):
-        whole(path, bare(tmp_path / "none"))
 
 
 def test_empty_texts(tmp_path: Path, bert: str) -> None:

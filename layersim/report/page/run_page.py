@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from layersim.report.configuration import CONFIG_FILE, read_configuration
 from layersim.report.drawing.heatmap import scale_of
 from layersim.report.exits import ExitReport, read_exit_report
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage
@@ -40,8 +40,7 @@ class RunPage:
     @property
     def config(self) -> dict[str, Any]:
         """`config.yaml` parsed; empty where there is none."""
-        parsed = yaml.safe_load(self.config_text)
-        return parsed if isinstance(parsed, dict) else {}
+        return read_configuration(self.run.directory)
 
 
 def read_run(directory: Path) -> RunPage:
@@ -53,7 +52,7 @@ def read_run(directory: Path) -> RunPage:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
         run = load_run(directory)
-    config = directory / "config.yaml"
+    config = directory / CONFIG_FILE
     notices = [str(warning.message) for warning in told]
     if not config.is_file():
         notices.append(f"{config} is not there: the page cannot tell how this run was made.")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
+from layersim.report.configuration import flat
 from layersim.report.records import LayerRecord
 
 CONFIDENCE = 0.95
@@ -82,21 +83,11 @@ def shared_quantities(records: Sequence[LayerRecord]) -> dict[str, NDArray[np.fl
 def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """What else than the seed differs between the configurations of runs that are put together, and a seed that two
     runs share: reasons why the interval is not one over seeds. Empty where there are none."""
-    flat = [_flat(config) for config in configs]
-    keys = sorted({key for config in flat for key in config} - _SAYS_NOTHING)
-    told = [key for key in keys if len({repr(config.get(key)) for config in flat}) > 1]
+    settings = [flat(config) for config in configs]
+    keys = sorted({key for config in settings for key in config} - _SAYS_NOTHING)
+    told = [key for key in keys if len({repr(config.get(key)) for config in settings}) > 1]
     reasons = [f"their configurations differ in {', '.join(told)}"] if told else []
-    seeds = [config[_SEED_KEY] for config in flat if _SEED_KEY in config]
+    seeds = [config[_SEED_KEY] for config in settings if _SEED_KEY in config]
     if shared := sorted({str(seed) for seed in seeds if seeds.count(seed) > 1}):
         reasons.append(f"more than one has the seed {', '.join(shared)}")
     return reasons
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -1,0 +1,115 @@
+"""Tokenizers: the model's own, bytes, and what a model cannot read."""
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from layersim.data import ByteTokenizer, open_tokenizer
+from layersim.data.pretrained_tokenizer import tokenizer_of
+from layersim.errors import UserError
+from tests.data.texts import all_of, bare, csv, parquet, rows, whole
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"), [(9, 9, (4, 4)), (2, 9, (2, 6)), (9, 3, (5, 3)), (3, 4, (3, 4))]
+)
+def test_of_a_pair_the_longer_text_gives_way(first: int, second: int, expected: tuple[int, int]) -> None:
+    (tokens,) = ByteTokenizer().encode(["a" * first], ["b" * second], max_length=10).tokens
+    assert (tokens.count(97), tokens.count(98), tokens.count(256)) == (*expected, 2)
+
+
+def test_the_models_own_tokenizer_is_fetched_as_the_model_was(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    fetch = AutoTokenizer.from_pretrained
+
+    def noting(name: str, **options: Any) -> Any:
+        given.append(options)
+        return fetch(name)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", noting)
+    options = {"revision": "v2", "trust_remote_code": True}
+    model = SimpleNamespace(tokenizer_name=bert, hub_options=options)
+    assert tokenizer_of(None, model).vocabulary_size == 11
+    assert tokenizer_of(bert, model).vocabulary_size == 11
+    assert given == [options, {}], "one that was named by itself is fetched by itself"
+
+
+def test_the_model_may_read_less_than_max_length(tmp_path: Path, bert: str) -> None:
+    path = parquet(tmp_path, rows(["good " * 20, "bad"] * 2, [0, 1] * 2))
+    model = SimpleNamespace(num_classes=2, input_size=None, max_positions=9, tokenizer_name=bert, vocabulary_size=11)
+    for tokenizer in (None, bert):  # the backbone's own, and one that has cut to 256 already
+        data = whole(path, tokenizer, length_bucketing=True)
+        data.check(model)
+        batch = all_of(data, "val")
+        assert batch["input_ids"].shape == (4, 9)
+        assert batch["attention_mask"].sum(dim=1).tolist() == [9, 9, 3, 3]
+        assert batch["index"].tolist() == [0, 2, 1, 3]
+    data = whole(path, None, truncation="refuse")
+    with pytest.raises(UserError, match=r"row 0 of split train has 22 tokens, but 9 is the most"):
+        data.check(model)
+
+
+def test_a_vocabulary_that_is_not_the_models(tmp_path: Path, bert: str) -> None:
+    model = SimpleNamespace(num_classes=2, input_size=None, vocabulary_size=10)
+    message = r"vocabulary has tokens 0\.\.9, but the train data has 10: set --data\.tokenizer to the model's own"
+    with pytest.raises(UserError, match=message):
+        whole(parquet(tmp_path), bert, predict_split=None).check(model)
+    model.vocabulary_size = 11
+    whole(parquet(tmp_path), bert).check(model)
+
+
+def test_padding_that_is_not_in_the_models_vocabulary(tmp_path: Path) -> None:
+    tokenizer = bare(tmp_path / "added", pad_token="<pad>")  # adds it behind the others: as a model of old has it not
+    message = r"vocabulary has tokens 0\.\.11, but the (train|val) data has 12: set --data\.tokenizer"
+    with pytest.raises(UserError, match=message):
+        whole(csv(tmp_path), tokenizer).check(SimpleNamespace(num_classes=2, vocabulary_size=12))
+    whole(csv(tmp_path), tokenizer).check(SimpleNamespace(num_classes=2, vocabulary_size=13))
+
+
+def test_no_tokenizer_is_known(tmp_path: Path) -> None:
+    data = whole(parquet(tmp_path), None)
+    with pytest.raises(UserError, match=r"no tokenizer is known yet: set --data\.tokenizer, or call check\(backbone\)"):
+        data.splits["train"][0]
+    with pytest.raises(UserError, match=r"SimpleNamespace names no tokenizer of its own: set --data\.tokenizer to"):
+        data.check(SimpleNamespace(num_classes=2, input_size=None))
+
+
+@pytest.mark.parametrize("name", ["./nothing/here", "nobody/such-tokenizer"])
+def test_a_tokenizer_out_of_reach(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        UserError, match=rf"(?s)no tokenizer could be opened from {name}: .* to a local folder that holds"
+    ):
+        open_tokenizer(name)
+
+
+def test_bytes_there_and_back() -> None:
+    tokenizer = ByteTokenizer()
+    assert tokenizer.encode(["né", ""]).tokens == [[0x6E, 0xC3, 0xA9, 256], [256]]
+    assert tokenizer.encode(["né", ""], special=False).tokens == [[0x6E, 0xC3, 0xA9], []]
+    for text in ("naïve\n\t漢字 🙂", "", "plain"):
+        (tokens,) = tokenizer.encode([text]).tokens
+        assert max(tokens) < tokenizer.vocabulary_size
+        assert tokenizer.decode([*tokens, tokenizer.pad_id]) == text
+    assert tokenizer.decode([0xC3]) == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_end_of_text_pads_where_nothing_else_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A real end of text inside a sentence stays attended to."""
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch.utilities.rank_zero"), "propagate", True)
+    path = parquet(tmp_path, rows(["good </s>", "a bad bad film"], [1, 0]))
+    with caplog.at_level(logging.INFO):
+        batch = all_of(whole(path, bare(tmp_path / "gpt", eos_token="</s>")), "train")
+    assert [r.message for r in caplog.records if "padding" in r.message] == [
+        f"The tokenizer {tmp_path}/gpt has no padding token: its end of text pads, told apart by attention_mask."
+    ]
+    assert batch["input_ids"].tolist() == [[5, 11, 11, 11], [4, 6, 6, 7]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    with pytest.raises(UserError, match=r"has neither a padding token nor one that ends a text"):
+        whole(path, bare(tmp_path / "none"))
