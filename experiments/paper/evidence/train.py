@@ -79,6 +79,7 @@ def finish(job: Job, root: Path, data: Path | None, threads: int) -> None:
             "exits",
             checkpoint,
             "--risk=0.05",
+            "--measure_speed=false",  # seconds beside other work would mean little
             f"--seed={job.seed}",
             f"--trainer.default_root_dir={root}",
             f"--experiment=exits/{task.name}/{job.objective}",
