@@ -132,5 +132,7 @@ def test_a_task_from_training_to_verdicts(evidence: Any, tmp_path: Path, monkeyp
     assert "## Digits, ViT" in (tmp_path / "tables.md").read_text()
     assert (tmp_path / "evidence.png").read_bytes().startswith(b"\x89PNG")
 
-    monkeypatch.setattr(train, "call", lambda *args, threads: pytest.fail(f"done again: {args}"))
+    done = sorted(tmp_path.glob("*/*/*/*"))
     assert train.main() == 0
+    assert sorted(tmp_path.glob("*/*/*/*")) == done  # nothing is done again
+    assert len(done) == 2  # the training, and its exits
