@@ -103,7 +103,7 @@ def _seed_of(run: FinishedRun, number: int) -> str:
     seed, drawn = config.get("seed_everything"), init_args(config.get("data")).get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool):
         return f"unknown ({number})"
-    return f"{seed}, data {drawn}" if drawn else str(seed)
+    return f"{seed} (data {drawn})" if drawn else str(seed)
 
 
 def _settings(run: FinishedRun) -> dict[str, str]:

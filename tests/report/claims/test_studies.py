@@ -88,7 +88,7 @@ def test_another_split_is_another_seed(tmp_path: Path) -> None:
         path.write_text(path.read_text().replace('"data": {}', f'"data": {json.dumps(section)}'))
     ((study, found),), notes = judge_runs(runs, DEFAULTS)
     assert notes == []
-    assert list(study.arms["LastLayer"].runs) == ["0", "0, data 1", "0, data 2"]
+    assert list(study.arms["LastLayer"].runs) == ["0", "0 (data 1)", "0 (data 2)"]
     (finding,) = [finding for finding in found if finding.claim.name == "transfer-shift"]
     assert finding.estimate is not None
     assert finding.estimate.value == pytest.approx(0.0)
