@@ -90,9 +90,14 @@ def test_tables_against_numbers_by_hand(evidence: Any, tmp_path: Path) -> None:
         "| 6 | 0.850 ± 0.071 | 0.820 ± 0.085 |"
     )
     lines = tables.objectives_table(arms).splitlines()
-    assert lines[2] == "| standard | 0.300 ± 0.000 | 0.400 ± 0.000 | 0.850 ± 0.071 |  | 2 |"
-    assert lines[3] == "| aligned | 0.300 | 0.400 | 0.600 |  | 1 |"  # no standard run of its seed
-    assert lines[4] == "| uniform | 0.350 ± 0.071 | 0.600 ± 0.000 | 0.820 ± 0.085 | -0.030 ± 0.014 | 2 |"
+    assert lines[2] == "| standard | 0.300 ± 0.000 | 0.400 ± 0.000 | 0.850 ± 0.071 |  |  |  |  | 2 |"
+    assert lines[3] == "| aligned | 0.300 | 0.400 | 0.600 |  |  |  |  | 1 |"  # no standard run of its seed
+    # Student's 0.975 quantile at one degree of freedom is 12.706: -0.030 ± 12.706 · 0.01
+    more = "-0.030 (-0.157 … +0.097)"
+    assert lines[4] == f"| uniform | 0.350 ± 0.071 | 0.600 ± 0.000 | 0.820 ± 0.085 |  |  |  | {more} | 2 |"
+    make(tmp_path, "aligned", 1, accuracy=[0.1, 0.2, 0.5, 0.4, 0.5, 0.6])
+    lines = tables.objectives_table(tables.by_task(found.all_trained(tmp_path))["digits"]).splitlines()
+    assert lines[4].split(" | ")[4:7] == ["-0.100", "+0.200", "+0.160"]  # of seed 1 alone, which has no interval
 
 
 def test_verdicts_are_those_of_the_aligned_loss(evidence: Any, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Tables in Markdown of trained models, and of verdicts on them.
 
-Numbers are means over the seeds ± their standard deviation; of one seed, its number alone.
+Numbers are means over the seeds ± their standard deviation; of one seed, its number alone. Differences are means over
+the seeds that both have, with Student's 95 % interval in brackets.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from layersim.errors import UserError
 from layersim.report.claims import CLAIMS, Finding
+from layersim.report.claims.estimates import Reading, estimate
 
 Numbers = NDArray[np.float64]
 Arms = dict[str, list[Trained]]
@@ -32,9 +34,9 @@ def quality(model: Trained) -> Numbers:
     return np.exp(values) if model.task.tokens else np.asarray(values)
 
 
-def over_seeds(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
+def over_seeds(values: Sequence[float], digits: int = 3) -> str:
     """Mean ± standard deviation."""
-    mean = f"{np.mean(values):{sign}.{digits}f}"
+    mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
@@ -59,23 +61,31 @@ def layers_table(arms: Arms, objectives: Iterable[str]) -> str:
 
 
 def objectives_table(arms: Arms) -> str:
-    """A row an objective: half of the layers, two thirds, all; and what the last layer gains on standard training."""
+    """A row an objective: half of the layers, two thirds, all; what it has more there than the aligned loss, and at the
+    last layer more than standard training, by seeds, with 95 % intervals."""
     layers = next(iter(arms.values()))[0].record.layers
     depths = (layers // 2, layers * 2 // 3, layers)
-    standard = {model.seed: quality(model)[-1] for model in arms.get("standard", [])}
+    compared = [("aligned", depth) for depth in depths] + [("standard", layers)]
     rows = []
     for name, models in arms.items():
-        values = [quality(model) for model in models]
-        gains = [
-            value[-1] - standard[model.seed]
-            for model, value in zip(models, values, strict=True)
-            if model.seed in standard
-        ]
-        cells = [over_seeds([value[depth - 1] for value in values]) for depth in depths]
-        rows.append(
-            [name, *cells, over_seeds(gains, sign="+") if gains and name != "standard" else "", str(len(models))]
-        )
-    return table(["objective", *(f"layer {depth}" for depth in depths), "last − standard's", "seeds"], rows)
+        cells = [over_seeds([quality(model)[depth - 1] for model in models]) for depth in depths]
+        for other, depth in compared:
+            with_partner = name != other and other in arms
+            cells.append(_more(models, arms[other], depth) if with_partner else "")
+        rows.append([name, *cells, str(len(models))])
+    header = [f"layer {depth}" for depth in depths] + [f"{depth} − {other}'s" for other, depth in compared]
+    return table(["objective", *header, "seeds"], rows)
+
+
+def _more(models: Sequence[Trained], others: Sequence[Trained], depth: int) -> str:
+    """How much more the models have at a layer, 1 … L, than others of their seeds."""
+    first, second = ({model.seed: quality(model)[depth - 1 : depth] for model in side} for side in (models, others))
+    pairs = [Reading(first[seed] - second[seed]) for seed in sorted(first.keys() & second.keys())]
+    if not pairs:
+        return ""
+    found = estimate(pairs, paired=True)
+    interval = "" if found.low is None or found.high is None else f" ({found.low:+.3f} … {found.high:+.3f})"
+    return f"{found.value:+.3f}{interval}"
 
 
 def verdicts_table(findings: Mapping[str, Sequence[Finding]]) -> str:
