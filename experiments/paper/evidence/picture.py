@@ -28,11 +28,11 @@ def picture(found: dict[str, Arms]) -> Figure:
         write_title(axes, TASKS[name].title)
         write_labels(axes, "layer", "perplexity of a byte" if tokens else "" if column else "accuracy")
         for look, objective in enumerate(DRAWN):
-            if objective not in arms:
+            if objective not in arms or objective not in TASKS[name].objectives:
                 continue
             values = np.stack([quality(model) for model in arms[objective]])
             at, mean = np.arange(1, values.shape[1] + 1), values.mean(axis=0)
-            (lines[objective],) = axes.plot(
+            (lines[objective.replace("_", " ")],) = axes.plot(
                 at, mean, color=COLORS[look], marker=MARKERS[look], markersize=4, linewidth=1.6, clip_on=False, zorder=3
             )
             if len(values) > 1:
