@@ -59,13 +59,13 @@ def test_recipes_and_objectives_are_there(evidence: Any) -> None:
 
 
 def test_jobs_come_seed_by_seed_and_claims_first(evidence: Any) -> None:
-    train = evidence("train")
-    told = [str(job) for job in train.jobs(["digits", "sst2_small"], True, [0, 1], None)]
+    jobs = evidence("jobs").jobs
+    told = [str(job) for job in jobs(["digits", "sst2_small"], True, [0, 1], None)]
     assert told[:6] == [
         f"digits {name} {seed}" for seed in (0, 1) for name in ("standard", "aligned", "separate_heads")
     ]
     assert len(told) == len(set(told)) == 2 * 10  # no task without its data
-    with_data = [str(job) for job in train.jobs(["digits", "sst2_small"], False, [0], Path("/data"))]
+    with_data = [str(job) for job in jobs(["digits", "sst2_small"], False, [0], Path("/data"))]
     assert with_data[3:] == [f"sst2_small {name} 0" for name in ("standard", "aligned", "separate_heads")]
 
 

@@ -1,0 +1,102 @@
+"""One model of the evidence: trained, then measured, in a process of its own."""
+
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from found import Trained, measured_exits, trained
+from tasks import TASKS, Task
+
+from layersim.__main__ import main as layersim
+from layersim.report.transfer import TRANSFER_FILE
+
+QUIET = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model: trained, then measured."""
+
+    task: Task
+    objective: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.task.name} {self.objective} {self.seed}"
+
+
+class Failed(Exception):
+    """A command did not end well; its last words."""
+
+
+def jobs(names: list[str], every: bool, seeds: list[int], data: Path | None) -> Iterator[Job]:
+    """Seed by seed, the claims' objectives first: wherever it is cut off, most is told of what there is."""
+    tasks = [TASKS[name] for name in names if data is not None or TASKS[name].folder is None]
+    for neighbours in (False, True) if every else (False,):
+        for seed in seeds:
+            for task in tasks:
+                yield from (Job(task, name, seed) for name in (task.neighbours if neighbours else task.objectives))
+
+
+def finish(job: Job, fit: list[str], root: Path) -> float:
+    """Does what is not yet done of a job, whose `layersim fit` takes these arguments; the seconds that took."""
+    start = time.monotonic()
+    task = job.task
+    model = trained(root, task, job.objective, job.seed)
+    if model is None:
+        call(
+            "fit",
+            *fit,
+            f"--trainer.default_root_dir={root}",
+            "--trainer.callbacks+=callbacks.ProgressionMonitor",
+            *QUIET,
+        )
+        model = trained(root, task, job.objective, job.seed)
+        if model is None:
+            raise Failed(f"no finished run of seed {job.seed} below {root / task.experiment(job.objective)}")
+    if job.objective in task.objectives:
+        measure(job, model, root)
+    return time.monotonic() - start
+
+
+def measure(job: Job, model: Trained, root: Path) -> None:
+    """Exits, shifts and probes, as far as the task has them and they are not there."""
+    task = job.task
+    checkpoint = f"--ckpt_path={model.directory / 'checkpoints' / 'last.ckpt'}"
+    if not task.tokens and measured_exits(root, model) is None:
+        call(
+            "exits",
+            checkpoint,
+            "--risk=0.05",
+            "--measure_speed=false",  # seconds beside other work would mean little
+            f"--seed={job.seed}",
+            f"--trainer.default_root_dir={root}",
+            f"--experiment=exits/{task.name}/{job.objective}",
+            *QUIET,
+        )
+    if (task.images or task.probe) and not (model.directory / TRANSFER_FILE).exists():
+        call("transfer", checkpoint, *([f"--to_data={task.probe}"] if task.probe else []))
+
+
+def call(*args: str) -> None:
+    """`layersim` with these arguments, in this process, whose words are kept for the case that it fails."""
+    sys.argv = ["layersim", *args]
+    with tempfile.TemporaryFile("w+") as said:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(said.fileno(), stream.fileno())
+        try:
+            status: object = layersim(args)
+        except SystemExit as left:
+            status = left.code
+        except Exception:
+            traceback.print_exc()
+            status = 1
+        if status:
+            sys.stdout.flush()
+            said.seek(0)
+            raise Failed(f"layersim {' '.join(args)}\n{said.read()[-2000:]}")
