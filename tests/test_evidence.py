@@ -100,6 +100,28 @@ def test_tables_against_numbers_by_hand(evidence: Any, tmp_path: Path) -> None:
     assert lines[4].split(" | ")[4:7] == ["-0.100", "+0.200", "+0.160"]  # of seed 1 alone, which has no interval
 
 
+def test_the_overview_marks_what_is_beyond_its_interval(evidence: Any, tmp_path: Path) -> None:
+    found, tables = evidence("found"), evidence("tables")
+    for seed in range(3):
+        shift = 0.01 * seed
+        make(tmp_path, "aligned", seed, accuracy=[0.1, 0.2, 0.3 + shift, 0.6, 0.7, 0.9 - shift])
+        make(tmp_path, "uniform", seed, accuracy=[0.1, 0.2, 0.4 + 1.1 * shift, 0.6, 0.7, 0.8 - shift * 0.9])
+        make(tmp_path, "aligned", seed, task="stdlib_code", loss=np.log([9, 9, 9 + shift, 8, 8, 7 - shift]).tolist())
+        make(tmp_path, "mixed", seed, task="stdlib_code", loss=np.log([9, 9, 8 + 2 * shift, 8, 8, 8]).tolist())
+        make(tmp_path, "aligned", seed, task="cifar10_small", accuracy=[0.1] * 6)  # nothing to be set beside it
+    header, _, *rows = tables.overview_table(tables.by_task(found.all_trained(tmp_path))).splitlines()
+    assert header == "| objective | Digits, ViT | Standard library, GPT |"
+    assert rows == [
+        "| aligned | 0.310 / 0.600 / 0.890 | 9.01 / 8.00 / 6.99 |",
+        "| uniform | 0.411▲ / 0.600 / 0.791▼ |  |",
+        "| mixed |  | 8.02▲ / 8.00 / 8.00▼ |",
+    ]
+    make(tmp_path, "sampled", 0, accuracy=[0.9] * 6)  # of one seed, which has no interval
+    assert "| sampled | 0.900 / 0.900 / 0.900 |  |" in tables.overview_table(
+        tables.by_task(found.all_trained(tmp_path))
+    )
+
+
 def test_verdicts_are_those_of_the_aligned_loss(evidence: Any, tmp_path: Path) -> None:
     found, results = evidence("found"), evidence("results")
     for seed in range(3):

@@ -2,7 +2,7 @@
 
     python experiments/paper/evidence/results.py ROOT
 
-Writes tables.md (verdicts; every layer of every task; the objectives side by side), claims.md (what `layersim claims`
+Writes tables.md (verdicts; the objectives side by side; every layer of every task), claims.md (what `layersim claims`
 says of each task) and evidence.png into ROOT.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from found import all_trained, measured_exits
 from picture import picture
 from rich.console import Console
-from tables import Arms, by_task, layers_table, objectives_table, verdicts_table
+from tables import Arms, by_task, has_neighbours, layers_table, objectives_table, overview_table, verdicts_table
 from tasks import TASKS
 
 from layersim.report import save_figure
@@ -27,6 +27,8 @@ def write(root: Path, console: Console) -> None:
         console.print(f"No finished run in {root}.")
         return
     parts, studies, findings, notes = [], [], {}, []
+    if any(has_neighbours(name, arms) for name, arms in found.items()):
+        parts.append("## Objectives\n\n" + overview_table(found) + "\n")
     for name, arms in found.items():
         judged, told = _judged(root, arms)
         studies += judged
@@ -54,7 +56,7 @@ def _of_task(name: str, arms: Arms) -> str:
         f"## {task.title}\n\n{what}, {record.samples:,} held-out {of}:\n",
         layers_table(arms, task.objectives) + "\n",
     ]
-    if any(objective in arms for objective in task.neighbours):
+    if has_neighbours(name, arms):
         parts.append("Objectives side by side:\n\n" + objectives_table(arms) + "\n")
     return "\n".join(parts)
 

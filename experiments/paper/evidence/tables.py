@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from found import Trained
 from numpy.typing import NDArray
+from tasks import TASKS
 
 from layersim.errors import UserError
 from layersim.report.claims import CLAIMS, Finding
-from layersim.report.claims.estimates import Reading, estimate
+from layersim.report.claims.estimates import Estimate, Reading, estimate
 
 Numbers = NDArray[np.float64]
 Arms = dict[str, list[Trained]]
@@ -60,30 +61,68 @@ def layers_table(arms: Arms, objectives: Iterable[str]) -> str:
     return table(["layer", *shown], rows)
 
 
+def overview_table(found: Mapping[str, Arms]) -> str:
+    """A row an objective, a column a task with neighbours: half of the layers / two thirds / all, means over the seeds,
+    with ▲ where better than the aligned loss beyond the 95 % interval of the difference, with ▼ where worse."""
+    shown = {name: arms for name, arms in found.items() if has_neighbours(name, arms)}
+    objectives = dict.fromkeys(objective for arms in shown.values() for objective in arms)
+    rows = [
+        [objective, *(_overview(arms, objective) if objective in arms else "" for arms in shown.values())]
+        for objective in objectives
+    ]
+    return table(["objective", *(TASKS[name].title for name in shown)], rows)
+
+
+def has_neighbours(task: str, arms: Arms) -> bool:
+    """Whether more than the claims' objectives were trained."""
+    return any(objective in arms for objective in TASKS[task].neighbours)
+
+
+def _overview(arms: Arms, objective: str) -> str:
+    models, others = arms[objective], arms.get("aligned", [])
+    tokens = models[0].task.tokens
+    cells = []
+    for depth in _depths(models[0]):
+        cell = f"{np.mean([quality(model)[depth - 1] for model in models]):.{2 if tokens else 3}f}"
+        found = None if objective == "aligned" else _more(models, others, depth)
+        if found is not None and found.low is not None and found.high is not None and not found.low <= 0 <= found.high:
+            cell += "▲" if (found.value < 0) == tokens else "▼"
+        cells.append(cell)
+    return " / ".join(cells)
+
+
+def _depths(model: Trained) -> tuple[int, int, int]:
+    """Half of the layers, two thirds, all."""
+    layers = model.record.layers
+    return layers // 2, layers * 2 // 3, layers
+
+
 def objectives_table(arms: Arms) -> str:
     """A row an objective: half of the layers, two thirds, all; what it has more there than the aligned loss, and at the
     last layer more than standard training, by seeds, with 95 % intervals."""
-    layers = next(iter(arms.values()))[0].record.layers
-    depths = (layers // 2, layers * 2 // 3, layers)
-    compared = [("aligned", depth) for depth in depths] + [("standard", layers)]
+    depths = _depths(next(iter(arms.values()))[0])
+    compared = [*(("aligned", depth) for depth in depths), ("standard", depths[-1])]
     rows = []
     for name, models in arms.items():
         cells = [over_seeds([quality(model)[depth - 1] for model in models]) for depth in depths]
         for other, depth in compared:
             with_partner = name != other and other in arms
-            cells.append(_more(models, arms[other], depth) if with_partner else "")
+            cells.append(_told(_more(models, arms[other], depth)) if with_partner else "")
         rows.append([name, *cells, str(len(models))])
     header = [f"layer {depth}" for depth in depths] + [f"{depth} − {other}'s" for other, depth in compared]
     return table(["objective", *header, "seeds"], rows)
 
 
-def _more(models: Sequence[Trained], others: Sequence[Trained], depth: int) -> str:
-    """How much more the models have at a layer, 1 … L, than others of their seeds."""
+def _more(models: Sequence[Trained], others: Sequence[Trained], depth: int) -> Estimate | None:
+    """How much more the models have at a layer, 1 … L, than others of their seeds; None without a common seed."""
     first, second = ({model.seed: quality(model)[depth - 1 : depth] for model in side} for side in (models, others))
     pairs = [Reading(first[seed] - second[seed]) for seed in sorted(first.keys() & second.keys())]
-    if not pairs:
+    return estimate(pairs, paired=True) if pairs else None
+
+
+def _told(found: Estimate | None) -> str:
+    if found is None:
         return ""
-    found = estimate(pairs, paired=True)
     interval = "" if found.low is None or found.high is None else f" ({found.low:+.3f} … {found.high:+.3f})"
     return f"{found.value:+.3f}{interval}"
 
