@@ -67,8 +67,10 @@ def comparison_table(records: Mapping[str, LayerRecord], *, measure: str = "cosi
         caption=_line(_options_note(records, measure)), caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
     table.add_column("layer", vertical="bottom")
+    long = any(len(name) > _PAIR for name in records)
     for name in records:
-        heading = Text(f"{name}\n{'accuracy':>8}{measure:>{_PAIR - 8}}")
+        lines = name.replace("/", "/\n") if long else name
+        heading = Text(f"{lines}\n{'accuracy':>8}{measure:>{_PAIR - 8}}", overflow="fold")
         table.add_column(heading, justify="right", vertical="bottom", min_width=_PAIR)
     layers = max(record.layers for record in records.values())
     for layer in range(layers):

@@ -87,6 +87,15 @@ def test_comparison_table_of_the_demo_fits_80_columns() -> None:
     ]
 
 
+def test_comparison_table_keeps_long_names_whole() -> None:
+    runs = {f"digits/{name}": record() for name in ("last_layer", "aligned", "separate_heads")}
+    lines = words(comparison_table(runs), width=80)
+    assert lines[:2] == [["digits/"] * 3, ["last_layer", "aligned", "separate_heads"]]
+    lines = words(comparison_table({"a" * 30: record(), "b" * 30: record()}), width=60)
+    letters = "".join(word for line in lines[:2] for word in line)
+    assert (letters.count("a"), letters.count("b")) == (30, 30)
+
+
 def test_comparison_table_tells_where_the_measure_was_computed_differently() -> None:
     runs = {"a": record(), "b": record(options={"cosine": {"centering": "components"}})}
     lines = [" ".join(line) for line in words(comparison_table(runs))]
