@@ -3,7 +3,7 @@
 Layers count from 1. A cell is empty where nothing was recorded, and says `nan` where what was recorded has no value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layersim.report.records import LayerRecord
+from layersim.report.side_by_side import SideBySide
 
 SATURATED = "saturated here"
 
@@ -56,31 +57,33 @@ def layer_table(record: LayerRecord) -> Table:
     return table
 
 
-def comparison_table(records: Mapping[str, LayerRecord], *, measure: str = "cosine") -> Table:
+def comparison_table(records: Mapping[str, LayerRecord], *, measure: str = "cosine") -> SideBySide:
     """Runs side by side: accuracy and similarity to the last layer at each layer, then what holds for all layers.
 
     Args:
         records: by the run's name, one record; where L differs, the shorter runs' cells are empty.
         measure: of the similarity.
     """
-    table = Table(
-        caption=_line(_options_note(records, measure)), caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    table.add_column("layer", vertical="bottom")
     long = any(len(name) > _PAIR for name in records)
-    for name in records:
-        lines = name.replace("/", "/\n") if long else name
-        heading = Text(f"{lines}\n{'accuracy':>8}{measure:>{_PAIR - 8}}", overflow="fold")
-        table.add_column(heading, justify="right", vertical="bottom", min_width=_PAIR)
     layers = max(record.layers for record in records.values())
-    for layer in range(layers):
-        cells = [_pair(record, layer, measure) for record in records.values()]
-        table.add_row(str(layer + 1), *cells, end_section=layer == layers - 1)
-    table.add_row("epoch", *(str(record.epoch) for record in records.values()))
-    summaries = [_summary(record) for record in records.values()]
-    for name in dict.fromkeys(name for summary in summaries for name in summary):
-        table.add_row(name, *(summary.get(name, "") for summary in summaries))
-    return table
+    summaries = {name: _summary(record) for name, record in records.items()}
+
+    def table_of(names: Sequence[str]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("layer", vertical="bottom")
+        for name in names:
+            lines = name.replace("/", "/\n") if long else name
+            heading = Text(f"{lines}\n{'accuracy':>8}{measure:>{_PAIR - 8}}", overflow="fold")
+            table.add_column(heading, justify="right", vertical="bottom", min_width=_PAIR)
+        for layer in range(layers):
+            cells = [_pair(records[name], layer, measure) for name in names]
+            table.add_row(str(layer + 1), *cells, end_section=layer == layers - 1)
+        table.add_row("epoch", *(str(records[name].epoch) for name in names))
+        for row in dict.fromkeys(row for summary in summaries.values() for row in summary):
+            table.add_row(row, *(summaries[name].get(row, "") for name in names))
+        return table
+
+    return SideBySide(list(records), table_of, _options_note(records, measure))
 
 
 def _line(text: str) -> Text:

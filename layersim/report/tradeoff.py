@@ -27,6 +27,7 @@ from layersim.report.drawing.canvas import (
 )
 from layersim.report.drawing.legend import draw_legend, legend_height
 from layersim.report.exits import ExitReport
+from layersim.report.side_by_side import SideBySide
 
 _LEFT, _BELOW, _WIDTH, _HEIGHT, _GAP = 0.65, 0.55, 4.3, 3.2, 0.75  # inches: an axes' size, and what stands around it
 _NOTE = "Bands: 95 % bootstrap over samples, at each threshold. Large marks: the threshold that was chosen."
@@ -85,20 +86,24 @@ def tradeoff_figure(reports: Mapping[str, ExitReport]) -> Figure:
     return figure
 
 
-def tradeoff_table(reports: Mapping[str, ExitReport]) -> Table:
+def tradeoff_table(reports: Mapping[str, ExitReport]) -> SideBySide:
     """Runs side by side: the threshold, where samples left, what that gained in layers and in time, and at what cost.
 
     Args:
         reports: by the run's name. A cell is empty where nothing was measured.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("exits", vertical="bottom")
-    for name in reports:
-        table.add_column(Text(name), justify="right", vertical="bottom", min_width=12)
-    summaries = [_summary(report) for report in reports.values()]
-    for row in dict.fromkeys(row for summary in summaries for row in summary):
-        table.add_row(row, *(summary.get(row, "") for summary in summaries))
-    return table
+    summaries = {name: _summary(report) for name, report in reports.items()}
+
+    def table_of(names: Sequence[str]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("exits", vertical="bottom")
+        for name in names:
+            table.add_column(Text(name, overflow="fold"), justify="right", vertical="bottom", min_width=12)
+        for row in dict.fromkeys(row for summary in summaries.values() for row in summary):
+            table.add_row(row, *(summaries[name].get(row, "") for name in names))
+        return table
+
+    return SideBySide(list(reports), table_of)
 
 
 def _draw_layers(axes: Axes, reports: Mapping[str, ExitReport], lines: Mapping[str, Line2D]) -> None:

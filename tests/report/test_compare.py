@@ -12,6 +12,7 @@ from layersim.errors import UserError
 from layersim.report.compare import main
 from layersim.report.records import EffectiveDepth, LayerRecord, append_record
 from layersim.report.run import Run, load_run, name_runs
+from layersim.report.side_by_side import SideBySide
 from layersim.report.table import comparison_table, layer_table
 
 
@@ -41,7 +42,7 @@ def make_run(directory: Path, *records: LayerRecord, experiment: str | None = No
     return directory
 
 
-def words(table: Table, width: int = 100) -> list[list[str]]:
+def words(table: Table | SideBySide, width: int = 100) -> list[list[str]]:
     """The rendered lines, each as its words."""
     console = Console(record=True, width=width, file=io.StringIO())
     console.print(table)
@@ -91,9 +92,18 @@ def test_comparison_table_keeps_long_names_whole() -> None:
     runs = {f"digits/{name}": record() for name in ("last_layer", "aligned", "separate_heads")}
     lines = words(comparison_table(runs), width=80)
     assert lines[:2] == [["digits/"] * 3, ["last_layer", "aligned", "separate_heads"]]
-    lines = words(comparison_table({"a" * 30: record(), "b" * 30: record()}), width=60)
-    letters = "".join(word for line in lines[:2] for word in line)
-    assert (letters.count("a"), letters.count("b")) == (30, 30)
+    lines = words(comparison_table({"x" * 40: record()}), width=40)  # wider than the console
+    assert "".join(word for line in lines for word in line).count("x") == 40
+
+
+def test_runs_that_do_not_fit_stand_in_tables_below_each_other() -> None:
+    runs = {f"run {number}": record(accuracy=[number / 8, 0.875]) for number in range(8)}
+    lines = words(comparison_table(runs), width=80)
+    first_layers = [line[1::2] for line in lines if line[0] == "1"]
+    assert first_layers == [["0.000", "0.125", "0.250"], ["0.375", "0.500", "0.625"], ["0.750", "0.875"]]
+    assert [line for line in lines if line[0] == "cosine:"] == [["cosine:", "centering", "samples"]], "once, at the end"
+    assert len([line for line in words(comparison_table(runs), width=200) if line[0] == "1"]) == 1
+    assert len([line for line in words(comparison_table(runs), width=20) if line[0] == "1"]) == 8
 
 
 def test_comparison_table_tells_where_the_measure_was_computed_differently() -> None:
