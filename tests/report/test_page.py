@@ -102,6 +102,12 @@ def test_runs_are_grouped_by_their_name_less_the_seed_and_by_their_depth() -> No
 def test_differences_but_the_seed_are_told() -> None:
     base = {"experiment": "a", "model": {"optimizer": {"lr": 0.1}, "head": None}}
     assert differences([base | {"seed_everything": 0}, base | {"seed_everything": 1, "experiment": "b"}]) == []
+    splits: list[dict[str, Any]] = [
+        base | {"seed_everything": seed, "data": {"init_args": {"seed": seed, "size": 8}}} for seed in (0, 1)
+    ]
+    assert differences(splits) == []
+    splits[1]["data"]["init_args"]["size"] = 16
+    assert differences(splits) == ["their configurations differ in data.init_args.size"]
     other = {"seed_everything": 0, "model": {"optimizer": {"lr": 0.2}, "head": None}}
     assert differences([base | {"seed_everything": 0}, other]) == [
         "their configurations differ in model.optimizer.lr",

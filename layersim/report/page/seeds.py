@@ -20,8 +20,8 @@ CONFIDENCE = 0.95
 
 _SEED_IN_NAME = re.compile(r"[-_./]?seed[-_=]?\d+", re.IGNORECASE)
 _SEED_KEY = "seed_everything"
-_SAYS_NOTHING = {"experiment", _SEED_KEY, "ckpt_path", "trainer.default_root_dir"}
-"""Keys of a configuration in which runs of one group may differ: names and places."""
+_SAYS_NOTHING = {"experiment", _SEED_KEY, "data.init_args.seed", "ckpt_path", "trainer.default_root_dir"}
+"""Keys of a configuration in which runs of one group may differ: names, places, and what draws weights and split."""
 
 
 def mean_interval(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
