@@ -137,7 +137,7 @@ def verdicts_table(findings: Mapping[str, Sequence[Finding]]) -> str:
 
 def _verdict(claim: str, findings: Sequence[Finding]) -> str:
     for finding in findings:
-        if finding.claim.name == claim and "Aligned" in finding.of.split(" less ") and finding.estimate is not None:
+        if finding.claim.name == claim and "Aligned" in finding.arms and finding.estimate is not None:
             sign = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}[finding.verdict]
             return f"{finding.estimate.value:.3f} {sign}"
     return ""

@@ -59,14 +59,19 @@ class Finding:
     """What one claim comes to for one arm, or one pair of arms."""
 
     claim: Claim
-    of: str
-    """The arms."""
+    arms: tuple[str, ...]
+    """By name: one, or the one that is reduced by the other; empty where a role has none."""
     limit: float
     verdict: Verdict
     estimate: Estimate | None
     """None where nothing could be measured."""
     why: str
     """Of a claim that is open, why; else what is to be known of the number."""
+
+    @property
+    def of(self) -> str:
+        """The arms in words."""
+        return " less ".join(self.arms)
 
 
 def judge(claim: Claim, study: Study, limits: Limits) -> list[Finding]:
@@ -76,7 +81,7 @@ def judge(claim: Claim, study: Study, limits: Limits) -> list[Finding]:
         return found
     wanted = [claim.first, *([(claim.second,)] if claim.second else [])]
     absent = [" or ".join(ROLES[role] for role in roles) for roles in wanted if not any(map(study.of, roles))]
-    return [Finding(claim, "", _limit(claim, limits), "cannot tell", None, f"no run of {' and none of '.join(absent)}")]
+    return [Finding(claim, (), _limit(claim, limits), "cannot tell", None, f"no run of {' and none of '.join(absent)}")]
 
 
 def _arms(claim: Claim, study: Study) -> Iterator[tuple[Arm, ...]]:
@@ -89,18 +94,18 @@ def _arms(claim: Claim, study: Study) -> Iterator[tuple[Arm, ...]]:
 
 
 def _finding(claim: Claim, arms: tuple[Arm, ...], limits: Limits) -> Finding:
-    limit, of = _limit(claim, limits), " less ".join(arm.name for arm in arms)
+    limit, names = _limit(claim, limits), tuple(arm.name for arm in arms)
     try:
         read = [_read(claim, arm, limits) for arm in arms]
         if claim.check is not None:
             claim.check([arm.runs[seed] for arm, told in zip(arms, read, strict=True) for seed in told], limits)
     except NotMeasured as missing:
-        return Finding(claim, of, limit, "cannot tell", None, str(missing))
+        return Finding(claim, names, limit, "cannot tell", None, str(missing))
     measured = estimate(list(read[0].values())) if len(read) == 1 else difference(read[0], read[1])
     absent = sum(len(arm.runs) - len(told) for arm, told in zip(arms, read, strict=True))
     without = f"{absent} of {sum(len(arm.runs) for arm in arms)} runs did not measure it" if absent else ""
     why = "; ".join(filter(None, [measured.why, without]))
-    return Finding(claim, of, limit, _verdict(claim, measured, limit), measured, why)
+    return Finding(claim, names, limit, _verdict(claim, measured, limit), measured, why)
 
 
 def _read(claim: Claim, arm: Arm, limits: Limits) -> dict[str, Reading]:

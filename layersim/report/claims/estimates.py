@@ -114,7 +114,10 @@ def difference(first: Mapping[str, Reading], second: Mapping[str, Reading]) -> E
     pairs = [(seed, seed) for seed in common] or [(min(first), min(second))]
     found = estimate([first[one] - second[other] for one, other in pairs], paired=True)
     alone = len(first) + len(second) - 2 * len(pairs)
-    partners = f"{alone} runs without a partner of their seed are left out" if alone else ""
+    runs = (
+        "1 run without a partner of its seed is" if alone == 1 else f"{alone} runs without a partner of their seed are"
+    )
+    partners = f"{runs} left out" if alone else ""
     return replace(found, why="; ".join(filter(None, [found.why, partners])))
 
 

@@ -18,11 +18,14 @@ _STYLES = {"holds": "green", "does not hold": "red", "cannot tell": "dim"}
 
 
 def findings_table(study: Study, findings: Sequence[Finding]) -> Table:
-    """A row a finding."""
-    table = Table(title=_line(study_line(study)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    """A row a finding; above, a letter for each way to train."""
+    names = [arm.name for arm in study.arms.values()]
+    letters = {name: f"{chr(ord('A') + number % 26)}{number // 26 or ''}" for number, name in enumerate(names)}
+    title = "\n".join([study_line(study), "", *(f"{letter}  {name}" for name, letter in letters.items())])
+    table = Table(title=_line(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.collapse_padding = True
-    table.add_column("claim", no_wrap=True)
-    table.add_column("of", min_width=10)
+    for name in ("claim", "of"):
+        table.add_column(name, no_wrap=True)
     for name in ("number", "95 % interval", "claimed"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -31,7 +34,8 @@ def findings_table(study: Study, findings: Sequence[Finding]) -> Table:
         name = "" if finding.claim.name == shown else finding.claim.name
         shown = finding.claim.name
         verdict = Text(finding.verdict, style=_STYLES[finding.verdict])
-        table.add_row(Text(name), Text(finding.of), *_numbers(finding), verdict)
+        of = " less ".join(letters[name] for name in finding.arms)
+        table.add_row(Text(name), of, *_numbers(finding), verdict)
     return table
 
 

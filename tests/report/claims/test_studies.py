@@ -280,6 +280,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert f"≤ {limit}" in row
     assert verdicts == {"0.001": "does not hold", "0.05": "holds"}
     printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines()]
+    assert ["A", "LastLayer"] in rows
+    assert ["B", "Aligned"] in rows
+    assert [row[1:4] for row in rows if row[:1] == ["last-layer"]] == [["A", "less", "B"]] * 2
+    assert "…" not in printed.replace(" … ", ""), "no name is cut off"
     assert "no run of SeparateHeads" in printed.replace("\n", " ")
     assert "no correction is made" in printed.replace("\n", " ")
 
