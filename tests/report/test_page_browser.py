@@ -237,6 +237,23 @@ def test_several_runs_show_means_with_bands_and_one_run_at_a_time(browser: Any, 
     watched.close()
 
 
+def test_axes_end_where_values_do_however_wide_the_interval(browser: Any, tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / f"x{seed}", measured(0, 0.4 * seed), config=f"experiment: a\nseed_everything: {seed}\n")
+        for seed in range(2)
+    ]
+    write_page(runs, tmp_path / "wide.html")
+    watched = Watched(browser, tmp_path / "wide.html")
+    comparison = watched.page.locator("#comparison figure").first
+    comparison.locator("g.mark").first.hover()
+    assert "interval −2.141 to 2.941" in comparison.locator("output").text_content()  # 0.4 ± 12.706 · 0.2
+    ticks = comparison.locator("svg text").evaluate_all("all => all.map(one => one.textContent)")
+    shares = [float(tick) for tick in ticks if re.fullmatch(r"0|0\.\d+|1|-.*", tick)]
+    assert (min(shares), max(shares)) == (0, 1)
+    assert comparison.locator("path.band").count() == 1
+    watched.close()
+
+
 def test_the_policy_stops_what_would_leave_the_page(browser: Any, pages: dict[str, Path]) -> None:
     watched = Watched(browser, pages["one"])
     outcome = watched.page.evaluate("fetch('https://example.org/').then(() => 'left', error => error.name)")

@@ -259,11 +259,21 @@ function runPanels(run) {
   ].filter(Boolean);
 }
 
+/** The least and the most that a quantity can be: an interval that is wider ends where the axis does. */
+function possible(quantity, means) {
+  if (quantity === "accuracy") return [0, 1];
+  if (quantity === "loss") return [0, Infinity];
+  return means.every((value) => !known(value) || Math.abs(value) <= 1) ? [-1, 1] : [-Infinity, Infinity];
+}
+
 /** One quantity by layer, a curve for each group of runs: the mean, and the 95 % interval where there are two or more. */
 function comparisonPanel(groups, quantity) {
   const shown = groups.filter((group) => group.quantities[quantity]);
   const ends = quantity === "accuracy" ? { high: 1 } : {};
-  const y = spread(shown.flatMap(({ quantities: { [quantity]: band } }) => [...band.mean, ...band.low, ...band.high]), ends);
+  const bands = shown.map((group) => group.quantities[quantity]);
+  const [least, most] = possible(quantity, bands.flatMap((band) => band.mean));
+  const reached = (value) => (known(value) ? Math.max(least, Math.min(value, most)) : value);
+  const y = spread(bands.flatMap(({ mean, low, high }) => [...mean, ...low.map(reached), ...high.map(reached)]), ends);
   const series = shown.map((group, place) => {
     const { mean, low, high } = group.quantities[quantity];
     const interval = (layer) => (known(low[layer]) ? `, 95 % interval ${number(low[layer])} to ${number(high[layer])} (${group.runs} runs)` : "");
