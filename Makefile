@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 DIGITS := experiments/vision/digits
-SHOWN := last_layer aligned separate_heads
+COMPARED := last_layer aligned separate_heads
 QUIET := --trainer.logger=false --trainer.enable_model_summary=false
 
 help: ## list the targets
@@ -26,13 +26,13 @@ install: .venv/installed ## make .venv with the pinned environment (uv where it 
 	touch $@
 
 demo: install ## train a small ViT on the digits with three objectives, compare them, and see what leaving early saves
-	for objective in $(SHOWN); do \
+	for objective in $(COMPARED); do \
 		$(BIN)/layersim fit --config $(DIGITS)/$$objective.yaml --trainer.default_root_dir=$(DEMO) $(QUIET) && \
 		$(BIN)/layersim exits --ckpt_path $(DEMO)/digits/$$objective/*/checkpoints/last.ckpt --risk 0.03 \
 			--trainer.default_root_dir=$(DEMO) --experiment=exits/$$objective $(QUIET) || exit 1; \
 	done
-	$(BIN)/layersim compare $(SHOWN:%=$(DEMO)/digits/%/*) --output $(DEMO)/comparison.png
-	$(BIN)/layersim compare $(SHOWN:%=$(DEMO)/exits/%/*) --output $(DEMO)/exits.png
+	$(BIN)/layersim compare $(COMPARED:%=$(DEMO)/digits/%/*) --output $(DEMO)/comparison.png
+	$(BIN)/layersim compare $(COMPARED:%=$(DEMO)/exits/%/*) --output $(DEMO)/exits.png
 
 test: install ## the whole test suite, one process a core (at most four)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -20,6 +20,7 @@ from layersim.report.drawing.canvas import INK, place, sheet, shorten, write_lab
 from layersim.report.drawing.heatmap import draw_color_bar, draw_matrix, scale_of
 from layersim.report.json_report import write_report
 from layersim.report.numbers import expect_numbers
+from layersim.report.terminal import unbroken
 
 ACROSS_FILE = "similarity.json"
 
@@ -86,8 +87,8 @@ def across_table(report: AcrossReport) -> Table:
     """A row a layer: its best match in the other model, either way, and how alike the two are."""
     options = ", ".join(f"{name} {value}" for name, value in sorted(report.options.items()))
     table = Table(
-        title=_line("\n".join(f"{side}: {report.models[side]['name']}" for side in "ab")),
-        caption=_line(f"{report.measure} of {report.samples} samples: {options}"),
+        title=unbroken("\n".join(f"{side}: {report.models[side]['name']}" for side in "ab")),
+        caption=unbroken(f"{report.measure} of {report.samples} samples: {options}"),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -127,11 +128,6 @@ def across_figure(report: AcrossReport) -> Figure:
             axes.add_patch(outline)
     draw_color_bar(place(figure, width + 0.8, 0.55, 0.16, height), [report.similarity], report.measure)
     return figure
-
-
-def _line(text: str) -> Text:
-    """Text above or below the table, which rich would break at the table's width."""
-    return Text(text, no_wrap=True, overflow="ignore")
 
 
 def _cells(matches: Sequence[int | None], rows: Sequence[Sequence[float]], layer: int) -> tuple[str, str]:

@@ -8,6 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from layersim.report.terminal import unbroken
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drafts:
@@ -88,11 +90,11 @@ class Speculation:
 def speculation_table(speculation: Speculation) -> Table:
     """A row a layer, and below the layer to draft from; the range of the speed is that of the repeats."""
     table = Table(
-        title=_line(
+        title=unbroken(
             f"{speculation.prompts} prompts, up to {speculation.max_new_tokens} new tokens each; "
             f"plain greedy decoding {speculation.plain_seconds:.2f} s"
         ),
-        caption=_line("\n".join(speculation.sentences())),
+        caption=unbroken("\n".join(speculation.sentences())),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -110,8 +112,3 @@ def speculation_table(speculation: Speculation) -> Table:
             f"{min(drafts.speeds):.2f} – {max(drafts.speeds):.2f}",
         )
     return table
-
-
-def _line(text: str) -> Text:
-    """Text above or below a table, which rich would break at the width of the table, however narrow."""
-    return Text(text, no_wrap=True, overflow="ignore")

@@ -3,7 +3,7 @@
 Layers count from 1. A cell is empty where nothing was recorded, and says `nan` where what was recorded has no value.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layersim.report.records import LayerRecord
-from layersim.report.side_by_side import SideBySide
+from layersim.report.terminal import SideBySide, gathered, unbroken
 
 SATURATED = "saturated here"
 
@@ -43,8 +43,8 @@ def layer_table(record: LayerRecord) -> Table:
         form = ".1%" if name == SATURATED else ".3f"
         columns[name.replace(" ", "\n", 1)] = [f"{value:{form}}" for value in values]
     table = Table(
-        title=_line(f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} samples"),
-        caption=_line("\n".join(f"{name}: {value}" for name, value in _summary(record).items())),
+        title=unbroken(f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} samples"),
+        caption=unbroken("\n".join(f"{name}: {value}" for name, value in _summary(record).items())),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -65,30 +65,17 @@ def comparison_table(records: Mapping[str, LayerRecord], *, measure: str = "cosi
         measure: of the similarity.
     """
     long = any(len(name) > _PAIR for name in records)
+    names = [name.replace("/", "/\n") if long else name for name in records]
     layers = max(record.layers for record in records.values())
-    summaries = {name: _summary(record) for name, record in records.items()}
-
-    def table_of(names: Sequence[str]) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("layer", vertical="bottom")
-        for name in names:
-            lines = name.replace("/", "/\n") if long else name
-            heading = Text(f"{lines}\n{'accuracy':>8}{measure:>{_PAIR - 8}}", overflow="fold")
-            table.add_column(heading, justify="right", vertical="bottom", min_width=_PAIR)
-        for layer in range(layers):
-            cells = [_pair(records[name], layer, measure) for name in names]
-            table.add_row(str(layer + 1), *cells, end_section=layer == layers - 1)
-        table.add_row("epoch", *(str(records[name].epoch) for name in names))
-        for row in dict.fromkeys(row for summary in summaries.values() for row in summary):
-            table.add_row(row, *(summaries[name].get(row, "") for name in names))
-        return table
-
-    return SideBySide(list(records), table_of, _options_note(records, measure))
-
-
-def _line(text: str) -> Text:
-    """Text above or below a table, which rich would break at the width of the table, however narrow."""
-    return Text(text, no_wrap=True, overflow="ignore")
+    rows = {str(layer + 1): [_pair(record, layer, measure) for record in records.values()] for layer in range(layers)}
+    return SideBySide(
+        "layer",
+        [f"{name}\n{'accuracy':>8}{measure:>{_PAIR - 8}}" for name in names],
+        rows | gathered([{"epoch": str(record.epoch)} | _summary(record) for record in records.values()]),
+        least=_PAIR,
+        last_of_first=str(layers),
+        note=_options_note(records, measure),
+    )
 
 
 def _pair(record: LayerRecord, layer: int, measure: str) -> str:

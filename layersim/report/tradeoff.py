@@ -8,9 +8,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from layersim.errors import UserError
 from layersim.report.drawing.canvas import (
@@ -27,7 +24,7 @@ from layersim.report.drawing.canvas import (
 )
 from layersim.report.drawing.legend import draw_legend, legend_height
 from layersim.report.exits import ExitReport
-from layersim.report.side_by_side import SideBySide
+from layersim.report.terminal import SideBySide, gathered
 
 _LEFT, _BELOW, _WIDTH, _HEIGHT, _GAP = 0.65, 0.55, 4.3, 3.2, 0.75  # inches: an axes' size, and what stands around it
 _NOTE = "Bands: 95 % bootstrap over samples, at each threshold. Large marks: the threshold that was chosen."
@@ -92,18 +89,8 @@ def tradeoff_table(reports: Mapping[str, ExitReport]) -> SideBySide:
     Args:
         reports: by the run's name. A cell is empty where nothing was measured.
     """
-    summaries = {name: _summary(report) for name, report in reports.items()}
-
-    def table_of(names: Sequence[str]) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("exits", vertical="bottom")
-        for name in names:
-            table.add_column(Text(name, overflow="fold"), justify="right", vertical="bottom", min_width=12)
-        for row in dict.fromkeys(row for summary in summaries.values() for row in summary):
-            table.add_row(row, *(summaries[name].get(row, "") for name in names))
-        return table
-
-    return SideBySide(list(reports), table_of)
+    rows = gathered([_summary(report) for report in reports.values()])
+    return SideBySide("exits", list(reports), rows, least=12)
 
 
 def _draw_layers(axes: Axes, reports: Mapping[str, ExitReport], lines: Mapping[str, Line2D]) -> None:

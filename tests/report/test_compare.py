@@ -12,8 +12,8 @@ from layersim.errors import UserError
 from layersim.report.compare import main
 from layersim.report.records import EffectiveDepth, LayerRecord, append_record
 from layersim.report.run import Run, load_run, name_runs
-from layersim.report.side_by_side import SideBySide
 from layersim.report.table import comparison_table, layer_table
+from layersim.report.terminal import SideBySide
 
 
 def record(**changes: Any) -> LayerRecord:

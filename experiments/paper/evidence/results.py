@@ -27,7 +27,7 @@ def write(root: Path, console: Console) -> None:
         console.print(f"No finished run in {root}.")
         return
     parts, studies, findings, notes = [], [], {}, []
-    if any(has_neighbours(name, arms) for name, arms in found.items()):
+    if any(map(has_neighbours, found.values())):
         parts.append("## Objectives\n\n" + overview_table(found) + "\n")
     for name, arms in found.items():
         judged, told = _judged(root, arms)
@@ -56,7 +56,7 @@ def _of_task(name: str, arms: Arms) -> str:
         f"## {task.title}\n\n{what}, {record.samples:,} held-out {of}:\n",
         layers_table(arms, task.objectives) + "\n",
     ]
-    if has_neighbours(name, arms):
+    if has_neighbours(arms):
         parts.append("Objectives side by side:\n\n" + objectives_table(arms) + "\n")
     return "\n".join(parts)
 

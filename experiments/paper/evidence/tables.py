@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from found import Trained
 from numpy.typing import NDArray
-from tasks import TASKS
 
 from layersim.errors import UserError
 from layersim.report.claims import CLAIMS, Finding
@@ -64,18 +63,18 @@ def layers_table(arms: Arms, objectives: Iterable[str]) -> str:
 def overview_table(found: Mapping[str, Arms]) -> str:
     """A row an objective, a column a task with neighbours: half of the layers / two thirds / all, means over the seeds,
     with ▲ where better than the aligned loss beyond the 95 % interval of the difference, with ▼ where worse."""
-    shown = {name: arms for name, arms in found.items() if has_neighbours(name, arms)}
-    objectives = dict.fromkeys(objective for arms in shown.values() for objective in arms)
+    shown = [arms for arms in found.values() if has_neighbours(arms)]
+    objectives = dict.fromkeys(objective for arms in shown for objective in arms)
     rows = [
-        [objective, *(_overview(arms, objective) if objective in arms else "" for arms in shown.values())]
+        [objective, *(_overview(arms, objective) if objective in arms else "" for arms in shown)]
         for objective in objectives
     ]
-    return table(["objective", *(TASKS[name].title for name in shown)], rows)
+    return table(["objective", *(next(iter(arms.values()))[0].task.title for arms in shown)], rows)
 
 
-def has_neighbours(task: str, arms: Arms) -> bool:
+def has_neighbours(arms: Arms) -> bool:
     """Whether more than the claims' objectives were trained."""
-    return any(objective in arms for objective in TASKS[task].neighbours)
+    return any(model.objective in model.task.neighbours for models in arms.values() for model in models)
 
 
 def _overview(arms: Arms, objective: str) -> str:

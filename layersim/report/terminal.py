@@ -1,0 +1,58 @@
+"""What a terminal shows whole, however narrow it is: lines about a table, and runs side by side."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+
+def unbroken(text: str) -> Text:
+    """Text above or below a table, which rich would break at the width of the table, however narrow."""
+    return Text(text, no_wrap=True, overflow="ignore")
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Runs as columns, in as many tables below each other as the width asks for, so that none is cut off."""
+
+    corner: str
+    """Above the rows' names."""
+    headings: Sequence[str]
+    """Of the runs."""
+    rows: Mapping[str, Sequence[str]]
+    """By name, a cell for each run."""
+    least: int
+    """Characters of a column."""
+    last_of_first: str | None = None
+    """The row below which the rest stands apart."""
+    note: str = ""
+    """Below the last table."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        unbounded = options.update(width=100_000)  # else rich says that any table fits
+        start = 0
+        for stop in range(2, len(self.headings) + 1):
+            if console.measure(self._table(start, stop), options=unbounded).minimum > options.max_width:
+                yield self._table(start, stop - 1)
+                start = stop - 1
+        yield self._table(start, len(self.headings))
+        if self.note:
+            yield Text(self.note)
+
+    def _table(self, start: int, stop: int) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column(self.corner, vertical="bottom")
+        for heading in self.headings[start:stop]:
+            shown = Text(heading, overflow="fold")
+            table.add_column(shown, justify="right", vertical="bottom", min_width=self.least)
+        for name, cells in self.rows.items():
+            table.add_row(name, *cells[start:stop], end_section=name == self.last_of_first)
+        return table
+
+
+def gathered(columns: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Rows of all names that any column has, empty where a column lacks it."""
+    return {name: [column.get(name, "") for column in columns] for name in dict.fromkeys(n for c in columns for n in c)}
