@@ -53,6 +53,14 @@ def init_args(section: Any) -> dict[str, Any]:
     return dict(below(section, "init_args"))
 
 
+def seed_of(config: Mapping[str, Any]) -> str:
+    """What draws a run's weights, and its data where that is another seed than 0; empty where it is not known."""
+    seed, drawn = config.get("seed_everything"), init_args(config.get("data")).get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        return ""
+    return f"{seed} (data {drawn})" if drawn else str(seed)
+
+
 LOADING = ("num_workers", "pin_memory", "eval_batch_size", "seed")
 """Options of data that are about how samples are drawn and loaded, and not about which data they are."""
 

@@ -14,7 +14,7 @@ from layersim.errors import UserError
 from layersim.report.environment import environment
 from layersim.report.page import main, write_page
 from layersim.report.page.run_page import MOST_NUMBERS, thin
-from layersim.report.page.seeds import differences, group_runs, mean_interval
+from layersim.report.page.seeds import differences, group_runs, limits, mean_interval
 from layersim.report.records import EffectiveDepth, LayerRecord, append_record
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>"
@@ -106,6 +106,8 @@ def test_differences_but_the_seed_are_told() -> None:
         base | {"seed_everything": seed, "data": {"init_args": {"seed": seed, "size": 8}}} for seed in (0, 1)
     ]
     assert differences(splits) == []
+    splits[1] |= {"seed_everything": 0}
+    assert differences(splits) == [], "the same weights on another split"
     splits[1]["data"]["init_args"]["size"] = 16
     assert differences(splits) == ["their configurations differ in data.init_args.size"]
     other = {"seed_everything": 0, "model": {"optimizer": {"lr": 0.2}, "head": None}}
@@ -113,6 +115,11 @@ def test_differences_but_the_seed_are_told() -> None:
         "their configurations differ in model.optimizer.lr",
         "more than one has the seed 0",
     ]
+
+
+def test_what_a_quantity_can_be() -> None:
+    assert (limits("accuracy"), limits("loss")) == ((0, 1), (0, None))
+    assert (limits("cosine to the last layer"), limits("cka to the last layer")) == ((-1, 1), (0, 1))
 
 
 def test_the_page_holds_every_number_of_the_run(tmp_path: Path) -> None:

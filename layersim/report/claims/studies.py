@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from layersim.report.claims.finished import FinishedRun
 from layersim.report.claims.joining import join_evaluations
-from layersim.report.configuration import class_of, flat, init_args, read_configuration, without_loading
+from layersim.report.configuration import class_of, flat, init_args, read_configuration, seed_of, without_loading
 
 Role = Literal["standard", "shared", "separate", "other"]
 """Trained at the last layer alone; one head trained at all layers; a head for each; what no claim speaks of."""
@@ -92,18 +92,15 @@ def _unfinished(run: FinishedRun) -> str:
 
 
 def _seed_of(run: FinishedRun, number: int) -> str:
-    """The seed, and that of the data where it is another than 0; of an evaluation, those of the training. Where they
-    are unknown, the checkpoint, or what no other run has."""
+    """Its `seed_of`; of an evaluation, that of the training. Where it is unknown, the checkpoint, or what no other run
+    has."""
     config = run.config
     if run.evaluated:
         assert run.checkpoint is not None
         config = read_configuration(run.checkpoint.parent.parent)
         if not config:
             return f"of {run.checkpoint}"
-    seed, drawn = config.get("seed_everything"), init_args(config.get("data")).get("seed")
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        return f"unknown ({number})"
-    return f"{seed} (data {drawn})" if drawn else str(seed)
+    return seed_of(config) or f"unknown ({number})"
 
 
 def _settings(run: FinishedRun) -> dict[str, str]:

@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 
+from layersim.report.configuration import seed_of
 from layersim.report.page.markup import best_layer, count, share, table
 from layersim.report.page.run_page import RunPage, finite
-from layersim.report.page.seeds import Group, differences, mean_interval, shared_quantities
+from layersim.report.page.seeds import Group, differences, limits, mean_interval, shared_quantities
 from layersim.report.records import LayerRecord
 
 
 def drawn_groups(groups: Sequence[Group], records: Sequence[LayerRecord]) -> list[dict[str, Any]]:
-    """The groups as the page's script draws them: by quantity, the mean at each layer and its interval's two ends."""
+    """The groups as the page's script draws them: by quantity, the mean at each layer, its interval's ends, and what it
+    can be."""
     return [_drawn_group(group, [records[place] for place in group.members]) for group in groups]
 
 
@@ -38,7 +40,7 @@ def runs_table(names: Sequence[str], pages: Sequence[RunPage], records: Sequence
     rows = [
         [
             name,
-            str(page.config.get("seed_everything", "")),
+            seed_of(page.config),
             str(record.epoch),
             f"{record.samples:,}",
             *_accuracies(record),
@@ -75,6 +77,7 @@ def _drawn_group(group: Group, records: list[LayerRecord]) -> dict[str, Any]:
             "mean": finite(mean.tolist(), 4),
             "low": finite((mean - half).tolist(), 4),
             "high": finite((mean + half).tolist(), 4),
+            "limits": limits(name),
         }
     return {"name": group.name, "runs": len(group.members), "layers": group.layers, "quantities": bands}
 

@@ -259,20 +259,14 @@ function runPanels(run) {
   ].filter(Boolean);
 }
 
-/** The least and the most that a quantity can be: an interval that is wider ends where the axis does. */
-function possible(quantity, means) {
-  if (quantity === "accuracy") return [0, 1];
-  if (quantity === "loss") return [0, Infinity];
-  return means.every((value) => !known(value) || Math.abs(value) <= 1) ? [-1, 1] : [-Infinity, Infinity];
-}
-
-/** One quantity by layer, a curve for each group of runs: the mean, and the 95 % interval where there are two or more. */
+/** One quantity by layer, a curve for each group of runs: the mean, and the 95 % interval where there are two or more,
+ * which ends with the axis where it is wider than what the quantity can be. */
 function comparisonPanel(groups, quantity) {
   const shown = groups.filter((group) => group.quantities[quantity]);
   const ends = quantity === "accuracy" ? { high: 1 } : {};
   const bands = shown.map((group) => group.quantities[quantity]);
-  const [least, most] = possible(quantity, bands.flatMap((band) => band.mean));
-  const reached = (value) => (known(value) ? Math.max(least, Math.min(value, most)) : value);
+  const [least, most] = bands[0].limits;
+  const reached = (value) => (known(value) ? Math.max(least, Math.min(value, most ?? Infinity)) : value);
   const y = spread(bands.flatMap(({ mean, low, high }) => [...mean, ...low.map(reached), ...high.map(reached)]), ends);
   const series = shown.map((group, place) => {
     const { mean, low, high } = group.quantities[quantity];

@@ -6,7 +6,7 @@ All of it can be read without the script, which adds the drawings and lets the t
 from html import escape
 from typing import Any
 
-from layersim.report.configuration import below, class_of, init_args
+from layersim.report.configuration import below, class_of, init_args, seed_of
 from layersim.report.environment import environment, read_environment
 from layersim.report.exits import ExitReport
 from layersim.report.page.markup import best_layer, facts, folded, notes, preformatted, share, table
@@ -41,7 +41,7 @@ def summary(page: RunPage, record: LayerRecord) -> dict[str, str]:
         "Backbone": _component(model.get("backbone"), "name", "name_or_path", "task"),
         "Data": _component(page.config.get("data"), "path", "name"),
         "Optimizer": _component(model.get("optimizer"), "lr", "weight_decay"),
-        "Seed": str(page.config.get("seed_everything", "")),
+        "Seed": seed_of(page.config),
         "Layers": str(record.layers),
         "Samples": f"{record.samples:,}",
         "Measured at": f"epoch {record.epoch}, step {record.step:,} ({record.stage})",

@@ -13,15 +13,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-from layersim.report.configuration import flat
+from layersim.report.configuration import flat, seed_of
+from layersim.report.drawing.heatmap import scale_of
 from layersim.report.records import LayerRecord
 
 CONFIDENCE = 0.95
 
 _SEED_IN_NAME = re.compile(r"[-_./]?seed[-_=]?\d+", re.IGNORECASE)
-_SEED_KEY = "seed_everything"
-_SAYS_NOTHING = {"experiment", _SEED_KEY, "data.init_args.seed", "ckpt_path", "trainer.default_root_dir"}
+_SAYS_NOTHING = {"experiment", "seed_everything", "data.init_args.seed", "ckpt_path", "trainer.default_root_dir"}
 """Keys of a configuration in which runs of one group may differ: names, places, and what draws weights and split."""
+
+_TO_LAST = " to the last layer"
+_LIMITS: dict[str, tuple[float, float | None]] = {"accuracy": (0, 1), "loss": (0, None)}
 
 
 def mean_interval(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -68,10 +71,16 @@ def group_runs(names: Sequence[str], records: Sequence[LayerRecord]) -> list[Gro
 def quantities(record: LayerRecord) -> dict[str, list[float]]:
     """All that a record has one number a layer of, by name: accuracy, loss, each measure's similarity to the last."""
     found = {"accuracy": record.accuracy, "loss": record.loss}
-    found |= {
-        f"{measure} to the last layer": [row[-1] for row in matrix] for measure, matrix in record.similarity.items()
-    }
+    found |= {f"{measure}{_TO_LAST}": [row[-1] for row in matrix] for measure, matrix in record.similarity.items()}
     return {name: values for name, values in found.items() if values is not None}
+
+
+def limits(quantity: str) -> tuple[float, float | None]:
+    """The least and the most that a quantity can be, or is shown as; None without an end. Intervals may be wider."""
+    if quantity in _LIMITS:
+        return _LIMITS[quantity]
+    scale = scale_of(quantity.removesuffix(_TO_LAST))
+    return scale.low, scale.high
 
 
 def shared_quantities(records: Sequence[LayerRecord]) -> dict[str, NDArray[np.float64]]:
@@ -87,7 +96,7 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = sorted({key for config in settings for key in config} - _SAYS_NOTHING)
     told = [key for key in keys if len({repr(config.get(key)) for config in settings}) > 1]
     reasons = [f"their configurations differ in {', '.join(told)}"] if told else []
-    seeds = [config[_SEED_KEY] for config in settings if _SEED_KEY in config]
-    if shared := sorted({str(seed) for seed in seeds if seeds.count(seed) > 1}):
+    seeds = [seed for config in configs if (seed := seed_of(config))]
+    if shared := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
         reasons.append(f"more than one has the seed {', '.join(shared)}")
     return reasons
