@@ -22,8 +22,8 @@ def trials_table(trials: Sequence[Trial], metric: str, *, maximize: bool) -> Tab
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("trial", justify="right")
     for name in names:
-        table.add_column(Text(name.rpartition(".")[2]))
-    table.add_column(Text(metric), justify="right")
+        table.add_column(Text(name.rpartition(".")[2]), overflow="fold")
+    table.add_column(Text(metric), justify="right", overflow="fold")
     table.add_column("state")
     sign = -1 if maximize else 1
     for trial in sorted(trials, key=lambda one: math.inf if math.isnan(one.reached) else sign * one.reached):

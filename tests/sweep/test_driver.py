@@ -82,6 +82,13 @@ def test_the_table_has_the_best_first() -> None:
     assert ["1", "0.1", "last", "0.5", "finished"] in rows
 
 
+def test_the_table_keeps_long_values_whole() -> None:
+    recipe = f"experiments/paper/objectives/{'z' * 40}.yaml"
+    console = Console(record=True, width=60, file=io.StringIO())
+    console.print(trials_table([Trial(1, {"config": recipe}, "finished", [0.5])], "val/accuracy", maximize=True))
+    assert console.export_text().count("z") == 40
+
+
 def test_a_grid_runs_each_trial_once_and_goes_on_after_a_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
