@@ -1,4 +1,7 @@
-"""The error that a user's input raises."""
+"""The error that a user's input raises, and how what a library raises becomes one."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -6,3 +9,35 @@ class UserError(ValueError):
 
     The command prints it in one paragraph, without a traceback, and exits with status 2.
     """
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line; its type too where a single word means nothing (`KeyError: 'blocks'`)."""
+    said = " ".join(str(error).split())
+    return said if " " in said else f"{type(error).__name__}: {said}".rstrip(": ")
+
+
+def root_reason(error: BaseException) -> str:
+    """What the first cause of an exception says: libraries wrap it in sentences that tell less."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return reason(error)
+
+
+@contextmanager
+def as_user_error(what: str, remedy: str = "", *, why: Callable[[BaseException], str] = reason) -> Iterator[None]:
+    """The guard at a door to somebody else's code: whatever it raises in here becomes a UserError, «what: why remedy».
+
+    A UserError passes as it is. The library's own exception stays its cause, which `LAYERSIM_DEBUG=1` shows.
+
+    Args:
+        what: what could not be done, such as "timm cannot build vit_tiny".
+        remedy: a sentence that says which option to change.
+        why: tells the exception in one line.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what}: {why(error).rstrip('.')}. {remedy}".strip()) from error
