@@ -38,7 +38,7 @@ class RunRecorder(EvaluationCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         heatmaps = [call for call in trainer.callbacks if isinstance(call, SimilarityHeatmaps)]  # type: ignore[attr-defined]
-        names = [name for one in heatmaps for name in one.measures or default_measures(texts=False)]
+        names = [name for one in heatmaps for name in one.measures or default_measures(grouped=True)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(
                 f"Two SimilarityHeatmaps measure {', '.join(twice)}, but a run's record holds one of each name: give "

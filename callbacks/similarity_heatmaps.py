@@ -19,6 +19,9 @@ from layersim.similarity.intervals import Interval, require_confidence
 from layersim.similarity.samples import SampleMetric
 from layersim.tapping.output_pooling import Pool, check_pool
 
+AS_READ = "as read"
+"""The order of data that are not layersim's: whatever it may be."""
+
 
 class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
     """Draws a heat map of each measure every epoch, and logs every layer's similarity to the last.
@@ -27,16 +30,17 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
     it taps the chosen submodules while the step of a validation or test batch runs (`layersim.FeatureTap`).
 
     Samples are told apart by their position among the data that are read, a batch's integer (N,) "position", as
-    layersim's own data give it. A batch without one is numbered as it comes, each process for itself: on several
+    layersim's own data give it, in an order that a seed draws; the record's options tell the order. A batch without
+    one is numbered as it comes, each process for itself: on several
     processes minibatch CKA then groups each process's own samples, the cap draws others than on one process, and what
     Lightning's sampler repeats to fill the last shard counts twice; a warning says so. For numbers that no split
     changes give positions, and read with `layersim.data.samplers.EvaluationSampler`, which repeats nothing.
 
     Args:
         measures: metrics of `layersim.similarity`, each by the name it gets in logs and records. Where None: `cosine`,
-            centred over the samples (4096 of them at most), and `cka`: of images minibatch linear CKA over all; of
-            texts and tokens, whose neighbours are alike (batches by length, the tokens of one text), debiased linear
-            CKA over 4096 of them at most.
+            centred over the samples (4096 of them at most), and `cka`: of images in an order that layersim's data
+            drew, minibatch linear CKA over all; of tokens, whose neighbours are alike, of texts, and of data in an
+            order that nobody knows, debiased linear CKA over 4096 of them at most.
         layers: submodules of the LightningModule, as `FeatureTap` takes them (`model.blocks.*`). Where None: the layers
             of a LayerwiseModule.
         confidence: also measure, record and draw the interval of every value at this confidence, such as 0.95, by the
@@ -62,16 +66,18 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         self.pool: Pool = pool
         self.confidence = confidence
         self._tapped: TappedModule | None = None
+        self._order = AS_READ
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, SampleMetric]:
-        return self._fresh_metrics(texts=module.backbone.input_size is None)
+        return self._fresh_metrics(grouped=module.backbone.input_size is not None and self._order != AS_READ)
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._order = getattr(trainer.datamodule, "order", AS_READ)  # type: ignore[attr-defined]
         if self.layers is None:
             super().start(trainer, pl_module)
         else:
             self._tapped = TappedModule(pl_module, self.layers, self.pool)
-            self.begin(self._fresh_metrics(texts=False), pl_module)
+            self.begin(self._fresh_metrics(grouped=False), pl_module)
 
     def before(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._tapped is not None:
@@ -94,7 +100,7 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
             found = {name: metric.interval(self.confidence) for name, metric in metrics.items()}
             matrices = {name: interval.value.tolist() for name, interval in found.items()}
             intervals = {name: interval_record(interval) for name, interval in found.items()}
-        read = {} if self._tapped is None else self._tapped.options()
+        read = {"order": self._order} | ({} if self._tapped is None else self._tapped.options())
         figures: dict[str, Callable[[], Figure]] = {
             name: partial(similarity_heatmap, matrix, title=name, measure=name) for name, matrix in matrices.items()
         }
@@ -125,14 +131,15 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
             self._tapped.tap.close()
             self._tapped = None
 
-    def _fresh_metrics(self, *, texts: bool) -> dict[str, SampleMetric]:
-        measures = self.measures or default_measures(texts=texts)
+    def _fresh_metrics(self, *, grouped: bool) -> dict[str, SampleMetric]:
+        measures = self.measures or default_measures(grouped=grouped)
         return {name: deepcopy(measure) for name, measure in measures.items()}
 
 
-def default_measures(*, texts: bool) -> dict[str, SampleMetric]:
-    """What is measured unless a recipe says otherwise, where samples are texts or tokens, or are not."""
-    cka = LinearCKA(estimator="debiased", max_samples=4096) if texts else LinearCKA()
+def default_measures(*, grouped: bool) -> dict[str, SampleMetric]:
+    """What is measured unless a recipe says otherwise, where samples that follow each other are random groups, or may
+    be neighbours that are alike."""
+    cka = LinearCKA() if grouped else LinearCKA(estimator="debiased", max_samples=4096)
     return {"cosine": CosineSimilarity(max_samples=4096), "cka": cka}
 
 

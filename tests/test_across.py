@@ -71,7 +71,7 @@ def test_two_runs_against_a_direct_reading(
     expected = linear_cka(features(pair[0]), features(pair[1]), estimator="debiased")
     close(read["similarity"], expected)
     assert read["matches"] == {"a": (expected.argmax(1) + 1).tolist(), "b": (expected.argmax(0) + 1).tolist()}
-    assert read["options"] == {"estimator": "debiased", "max_samples": 4096}
+    assert read["options"] == {"estimator": "debiased", "max_samples": 4096, "order": "drawn by seed"}
     assert (read["samples"], read["split"], read["layers"]) == (360, "val", {"a": 3, "b": 3})
     assert read["models"]["a"]["name"] == f"seed0/{pair[0].name}"
     printed = capsys.readouterr().out
@@ -95,7 +95,8 @@ def test_samples_are_chosen_by_the_hash_of_their_index(pair: tuple[Path, Path], 
     chosen = splitmix64(index).argsort()[:50]
     assert not torch.equal(chosen.sort().values, torch.arange(50)), "not just the first ones"
     close(read["similarity"], cosine(*(features(run, chosen) for run in pair), centering="components"))
-    assert (read["samples"], read["options"]) == (50, {"centering": "components", "max_samples": 50})
+    options_told = {"centering": "components", "max_samples": 50, "order": "drawn by seed"}
+    assert (read["samples"], read["options"]) == (50, options_told)
 
 
 def test_of_a_distance_the_smallest_is_best(pair: tuple[Path, Path], layersim: Command) -> None:

@@ -12,6 +12,7 @@ from layersim.across.options import add_reading_options, parse, print_outcome, t
 from layersim.across.sources import FORMS, Source, open_module, read_source
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
+from layersim.data.splits import evaluation_generator
 from layersim.errors import UserError
 from layersim.export import check_destination
 from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
@@ -35,13 +36,15 @@ def main(args: list[str]) -> int:
     names = _names(sources)
     first, second = (_read(source, name, parser, options) for source, name in zip(sources, names, strict=True))
     _require_same_samples(first, second, names)
-    metric.update(first.values, torch.arange(first.values.shape[1]), other=second.values)
+    # features come by their index in the source, whose neighbours may be alike: groups are made of an order of our own
+    drawn = evaluation_generator(options.seed).permutation(first.values.shape[1])
+    metric.update(first.values, torch.from_numpy(drawn), other=second.values)
     report = AcrossReport(
         models={
             side: {"name": name, "given": source.given} for side, name, source in zip("ab", names, sources, strict=True)
         },
         measure=options.measure,
-        options={**metric.options, "max_samples": options.max_samples},
+        options={**metric.options, "max_samples": options.max_samples, "order": "drawn by seed"},
         identical=metric.properties.identical,
         data=options.data.as_dict(),
         split=options.split,

@@ -8,8 +8,9 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, default_collate
 
+from layersim.data.bucketing import bucketed_order
 from layersim.data.samplers import EvaluationSampler, TrainSampler, evaluation_batch_size
-from layersim.data.splits import Sample, Split
+from layersim.data.splits import Sample, Split, evaluation_generator
 from layersim.errors import UserError
 
 Batch = dict[str, Any]
@@ -34,8 +35,9 @@ class SplitDataModule(LightningDataModule, ABC):
     "label"; a batch is a dict of (N,) int64 tensors of those and of what the backbone reads.
 
     Training is shuffled by seed and epoch alone; R processes read in each step what one process with R times the batch
-    would read, and leave out fewer than R samples at an epoch's end. Evaluation keeps the order and reads every sample
-    exactly once (samplers.py).
+    would read, and leave out fewer than R samples at an epoch's end. Evaluation reads every sample exactly once, always
+    in one order that the seed draws (samplers.py), so that any part of it is a random sample, however the source is
+    sorted.
 
     Args:
         batch_size: samples in a training batch of one process: R processes together take R times as many in a step.
@@ -44,7 +46,7 @@ class SplitDataModule(LightningDataModule, ABC):
         num_workers: loader processes of each loader; 0 reads in the main process.
         pin_memory: whether batches are put into pinned memory; None: if and only if CUDA is there.
         drop_last: leave an epoch's last, partial training step out.
-        seed: of the shuffling, of the random part of samples, and of the splits that are drawn.
+        seed: of the orders, of the random part of samples, and of the splits that are drawn.
 
     Raises:
         UserError: an option out of its range.
@@ -75,6 +77,11 @@ class SplitDataModule(LightningDataModule, ABC):
         self.splits: dict[str, Split] = {}
         self.class_names: list[str] | None = None
         self.collate: Callable[[list[Sample]], Batch] = default_collate
+
+    @property
+    def order(self) -> str:
+        """In which order evaluation reads, in words: of positions, and of the groups of a minibatch measure."""
+        return "drawn by seed"
 
     @abstractmethod
     def load(self) -> dict[str, Split]:
@@ -179,7 +186,10 @@ class SplitDataModule(LightningDataModule, ABC):
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Sample]:
         batch_size = evaluation_batch_size(len(split), self.eval_batch_size)
-        return self._loader(split, EvaluationSampler(split, batch_size), batch_size)
+        order = split.order
+        if split.lengths is not None:
+            order = bucketed_order(split.lengths, batch_size, evaluation_generator(self.seed))
+        return self._loader(split, EvaluationSampler(split, batch_size, order=order), batch_size)
 
     def _loader(self, split: Split, sampler: EvaluationSampler | TrainSampler, batch_size: int) -> DataLoader[Sample]:
         return DataLoader(

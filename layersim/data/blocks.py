@@ -67,7 +67,7 @@ class BlockData(SplitDataModule):
         most = self.limits["max_train_samples" if role == "train" else "max_eval_samples"]
         if most is not None and most < len(index):
             index = np.sort(np.random.default_rng(self.seed).choice(index, most, replace=False))
-        return BlockSplit(role, index, documents.values, bounds)
+        return BlockSplit(role, index, documents.values, bounds, seed=self.seed)
 
     @property
     def num_classes(self) -> int:
@@ -96,15 +96,16 @@ class BlockSplit(Split):
         index: (N,) numbers of the blocks that belong to it.
         tokens: the stream of all documents.
         bounds: (M, 2) first token and end of every block.
+        seed: of the order.
     """
 
-    def __init__(self, source: str, index: Integers, tokens: Tokens, bounds: Integers) -> None:
-        super().__init__(source, index, None)
+    def __init__(self, source: str, index: Integers, tokens: Tokens, bounds: Integers, *, seed: int) -> None:
+        super().__init__(source, index, None, seed=seed)
         self.tokens = tokens
         self.bounds = bounds
 
-    def inputs(self, position: int) -> Sample:
-        first, end = self.bounds[self.index[position]]
+    def inputs(self, place: int) -> Sample:
+        first, end = self.bounds[self.index[place]]
         return {"input_ids": self.tokens[first:end]}
 
 

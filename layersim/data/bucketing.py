@@ -1,4 +1,4 @@
-"""Training orders that put samples of similar length into one batch, so that little is padded."""
+"""Orders that put samples of similar length into one batch, so that little is padded."""
 
 import numpy as np
 

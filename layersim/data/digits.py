@@ -56,7 +56,7 @@ class Digits(SplitDataModule):
         self.mean = float(pixels[index["train"]].mean())
         self.std = float(pixels[index["train"]].std())
         images = torch.from_numpy((pixels - self.mean) / self.std).float().unsqueeze(1)
-        return {name: DigitSplit(images[chosen], chosen, labels[chosen]) for name, chosen in index.items()}
+        return {name: DigitSplit(images[chosen], chosen, labels[chosen], self.seed) for name, chosen in index.items()}
 
     def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
         check_shape(sample["image"], split, backbone.input_size)
@@ -65,9 +65,9 @@ class Digits(SplitDataModule):
 class DigitSplit(Split):
     """Images (N, 1, 8, 8), normalised already."""
 
-    def __init__(self, images: Tensor, index: Integers, labels: Integers) -> None:
-        super().__init__("digits", index, labels)
+    def __init__(self, images: Tensor, index: Integers, labels: Integers, seed: int) -> None:
+        super().__init__("digits", index, labels, seed=seed)
         self.images = images
 
-    def inputs(self, position: int) -> Sample:
-        return {"image": self.images[position]}
+    def inputs(self, place: int) -> Sample:
+        return {"image": self.images[place]}

@@ -102,7 +102,8 @@ class Docstrings(SentenceData):
         dealt = deal([words(text) for text in texts], **self.fractions, seed=self.seed)
         column = pa.array(texts, pa.string())
         splits = {
-            role: SentenceSplit("docstrings", index, labels[index], column.take(index)) for role, index in dealt.items()
+            role: SentenceSplit("docstrings", index, labels[index], column.take(index), seed=self.seed)
+            for role, index in dealt.items()
         }
         sizes = ", ".join(f"{len(split)} in {role}" for role, split in splits.items())
         rank_zero_info(f"Docstrings: {len(found[0])} each of {', '.join(self.packages)}; {sizes}.")

@@ -182,10 +182,10 @@ class ImageSplit(Split):
         self.column: str = images.column_names[0]
         self.preprocessing: Callable[[Any], Tensor] | None = None
 
-    def inputs(self, position: int) -> Sample:
+    def inputs(self, place: int) -> Sample:
         if self.preprocessing is None:
             raise UserError("it is not known yet what the backbone reads: call check(backbone) before reading samples")
-        row = int(self.index[position])
+        row = int(self.index[place])
         try:
             image = self.images[row][self.column]
         except OSError as error:  # Pillow's own "cannot identify", and files that are not there

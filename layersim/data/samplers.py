@@ -66,7 +66,7 @@ def training_shares(length: int, batch_size: int, num_replicas: int, rank: int, 
 
 
 class EvaluationSampler(DistributedSampler[int]):
-    """Deals out one process's batches, whole batch by whole batch; unpadded and in order.
+    """Deals out one process's batches, whole batch by whole batch; unpadded and in one order.
 
     It yields plain indices, so that `DataLoader(sampler=…, batch_size=b)` forms exactly those batches again: rank r of
     R reads the batches r, r + R, … that one process would read.
@@ -74,6 +74,7 @@ class EvaluationSampler(DistributedSampler[int]):
     Args:
         dataset: the data set, or anything that has its length.
         batch_size: samples in a batch, b; the loader's own.
+        order: (N,) in which samples are read; as they come where None.
         num_replicas: number of processes, R; torch.distributed's where it runs, else 1.
         rank: which of them this is, from 0; torch.distributed's where it runs, else 0.
 
@@ -82,17 +83,24 @@ class EvaluationSampler(DistributedSampler[int]):
     """
 
     def __init__(
-        self, dataset: Sized, batch_size: int, *, num_replicas: int | None = None, rank: int | None = None
+        self,
+        dataset: Sized,
+        batch_size: int,
+        *,
+        order: Integers | None = None,
+        num_replicas: int | None = None,
+        rank: int | None = None,
     ) -> None:
         _check_batch_size(batch_size)
         super().__init__(cast(Dataset[int], dataset), *_place(num_replicas, rank), shuffle=False)
+        self.order = np.arange(len(dataset)) if order is None else order
         self.batches = evaluation_batches(len(dataset), batch_size, self.num_replicas, self.rank)
         self.num_samples = sum(map(len, self.batches))
         self.total_size = len(dataset)
 
     def __iter__(self) -> Iterator[int]:
         for batch in self.batches:
-            yield from batch
+            yield from self.order[batch.start : batch.stop].tolist()
 
 
 class TrainSampler(DistributedSampler[int]):

@@ -33,8 +33,7 @@ class SentenceData(SplitDataModule):
             one; None: the backbone's own.
         max_length: tokens of a text, or of a pair, at most; the model's positions, where it has fewer.
         truncation: what becomes of longer ones: "cut", and told how many, or "refuse".
-        length_bucketing: group texts of similar length into batches: training inside shuffled windows of 50 batches
-            (bucketing.py), evaluation from the longest to the shortest.
+        length_bucketing: group texts of similar length into batches, inside shuffled windows of 50 (bucketing.py).
         pad_to_multiple: round T up to a multiple of this, as tensor cores like 8, where the length limit lets it.
         **loader: the options of SplitDataModule.
 
@@ -91,8 +90,8 @@ class SentenceData(SplitDataModule):
             told = ", ".join(f"{count} of {len(splits[role])} in {role}" for role, count in cut.items())
             rank_zero_info(f"Texts cut to {self.limit} tokens: {told} (--data.max_length).")
         if self.length_bucketing:
-            for role, split in splits.items():
-                split.bucket(training=role == "train")
+            for split in splits.values():
+                split.lengths = split.tokens.lengths
         self.tokenizer = tokenizer
         self.collate = SentenceCollate(pad_id, multiple=self.pad_to_multiple, limit=self.limit)
 
@@ -106,6 +105,7 @@ class SentenceSplit(Split):
         labels: (N,) classes, or None.
         texts: (N,) an arrow array of strings.
         pairs: (N,) the second texts of pairs, or None.
+        seed: of the order.
         offset: where in the source the slice begins.
     """
 
@@ -117,9 +117,10 @@ class SentenceSplit(Split):
         texts: Texts,
         pairs: Texts | None = None,
         *,
+        seed: int,
         offset: int = 0,
     ) -> None:
-        super().__init__(source, index, labels, offset=offset)
+        super().__init__(source, index, labels, seed=seed, offset=offset)
         self.columns = [texts] if pairs is None else [texts, pairs]
         self.tokens = Sequences([])
         self.types: Sequences | None = None
@@ -157,24 +158,12 @@ class SentenceSplit(Split):
             )
         return cut
 
-    def bucket(self, *, training: bool) -> None:
-        """Lets training know the lengths, and sorts evaluation by them, longest first."""
-        if training:
-            self.lengths = self.tokens.lengths
-            return
-        order = np.argsort(-self.tokens.lengths, kind="stable")
-        self.index = self.index[order]
-        self.labels = None if self.labels is None else self.labels[order]
-        self.columns = [column.take(order) for column in self.columns]
-        self.tokens = self.tokens.take(order)
-        self.types = None if self.types is None else self.types.take(order)
-
-    def inputs(self, position: int) -> Sample:
+    def inputs(self, place: int) -> Sample:
         if len(self.tokens) != len(self):
             raise UserError("no tokenizer is known yet: set --data.tokenizer, or call check(backbone) first")
-        sample: Sample = {"input_ids": self.tokens[position]}
+        sample: Sample = {"input_ids": self.tokens[place]}
         if self.types is not None:
-            sample["token_type_ids"] = self.types[position]
+            sample["token_type_ids"] = self.types[place]
         return sample
 
     def _texts(self, column: Texts, start: int) -> list[str]:

@@ -30,10 +30,6 @@ class Sequences:
     def __getitem__(self, position: int) -> Tokens:
         return self.values[self.offsets[position] : self.offsets[position + 1]]
 
-    def take(self, order: Integers) -> "Sequences":
-        """Rows in this order."""
-        return Sequences([self[position] for position in order])
-
     @property
     def lengths(self) -> Integers:
         """(N,) tokens in each row."""

@@ -15,12 +15,15 @@ from layersim.errors import UserError
 Integers = NDArray[np.int64]
 Sample = dict[str, Any]
 
+_EVALUATION = 2**32 - 1  # stands where an epoch's number stands in the seeds of training's orders
+
 
 class Split(Dataset[Sample], ABC):
     """A map-style data set of samples with "index", "position" and, where there are labels, "label".
 
-    The index counts in the source, so that splits can be told apart; the position counts in the split, 0 … N − 1, so
-    that measurements can form groups of samples that do not depend on batches or processes.
+    The index counts in the source, so that splits can be told apart; the position, 0 … N − 1, is the sample's place in
+    an order that the seed draws. So groups of consecutive positions are random groups, which depend neither on how the
+    source is sorted (by class, by length, by document) nor on batches or processes.
 
     What is random in a sample (augmentation) depends on the seed, the epoch and the sample's index alone: it is the
     same on any number of processes and loader workers, in any order, and after a resume. For that, every sample is read
@@ -30,28 +33,30 @@ class Split(Dataset[Sample], ABC):
         source: where the samples come from: two splits of one source are disjoint if and only if index + offset are.
         index: (N,) position of each sample in what was opened: the source, or a slice of it.
         labels: (N,) integer classes, or None where there are none.
-        seed: of the random part of samples.
+        seed: of the order, and of the random part of samples.
         offset: where in the source the slice begins.
     """
 
     lengths: Integers | None = None
-    """(N,) by which training puts similar samples into one batch; None: batches are mixed at random."""
+    """(N,) by which similar samples are put into one batch; None: batches are mixed at random."""
 
-    def __init__(
-        self, source: str, index: Integers, labels: Integers | None, *, seed: int = 0, offset: int = 0
-    ) -> None:
+    def __init__(self, source: str, index: Integers, labels: Integers | None, *, seed: int, offset: int = 0) -> None:
         assert labels is None or labels.shape == index.shape
         self.source = source
         self.offset = offset
         self.index = index
         self.labels = labels
         self.seed = seed
+        self.order = evaluation_generator(seed).permutation(len(index))
+        """(N,) which sample is at position 0, 1, …; evaluation reads them so."""
+        self.position = np.argsort(self.order)
+        """(N,) the position of each sample."""
         # shared memory, so that loader workers that live on see the next epoch
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     @abstractmethod
-    def inputs(self, position: int) -> Sample:
-        """What the backbone reads of the sample at this position of the split."""
+    def inputs(self, place: int) -> Sample:
+        """What the backbone reads of the sample at this place of the index."""
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the training sampler before each epoch."""
@@ -60,15 +65,20 @@ class Split(Dataset[Sample], ABC):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, position: int) -> Sample:
-        index = int(self.index[position])
+    def __getitem__(self, place: int) -> Sample:
+        index = int(self.index[place])
         with seeded(self.seed, int(self._epoch), index):
-            sample = self.inputs(position)
+            sample = self.inputs(place)
         if self.labels is not None:
-            sample["label"] = int(self.labels[position])
+            sample["label"] = int(self.labels[place])
         sample["index"] = index
-        sample["position"] = position
+        sample["position"] = int(self.position[place])
         return sample
+
+
+def evaluation_generator(seed: int) -> np.random.Generator:
+    """Draws the order of evaluation: the same every epoch, and none that training reads in."""
+    return np.random.default_rng([seed, _EVALUATION])
 
 
 def shared_samples(one: Split, other: Split) -> int:

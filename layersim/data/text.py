@@ -91,4 +91,4 @@ class Text(SentenceData):
         pairs = None
         if self.pair_column is not None:
             pairs = read_texts(rows.data, self.pair_column, option="pair_column").take(rows.index)
-        return SentenceSplit(rows.source, rows.index, rows.labels, texts, pairs, offset=rows.offset)
+        return SentenceSplit(rows.source, rows.index, rows.labels, texts, pairs, seed=self.seed, offset=rows.offset)

@@ -56,7 +56,8 @@ def test_measurements_equal_the_functions_on_all_samples(tmp_path: Path) -> None
     for name, matrix in expected.items():
         found = torch.tensor(measured["similarity"][name], dtype=torch.float64)
         torch.testing.assert_close(found, matrix, rtol=0, atol=1e-6)
-    assert measured["options"]["minibatch"] == {"estimator": "minibatch", "batch_size": 32}
+    expected_options = {"estimator": "minibatch", "batch_size": 32, "order": "drawn by seed"}
+    assert measured["options"]["minibatch"] == expected_options
     assert measured["accuracy"] == (output.readout.predictions == batch["label"]).double().mean(1).tolist()
     counts = torch.bincount(saturation_layer(output.readout.predictions), minlength=4)[1:]
     assert measured["saturation"] == counts.tolist()

@@ -104,8 +104,8 @@ def test_a_plain_classifier_is_measured_while_it_trains(tmp_path: Path) -> None:
     for record in (validated, tested):
         assert (record["layers"], record["samples"]) == (3, SAMPLES)
         torch.testing.assert_close(found(record, "cosine"), cosine(features), rtol=0, atol=1e-6)
-        torch.testing.assert_close(found(record, "cka"), linear_cka(features), rtol=0, atol=1e-6)
-        read = {"layers": ["blocks.0", "blocks.1", "blocks.2"], "pool": "cls"}
+        torch.testing.assert_close(found(record, "cka"), linear_cka(features, estimator="debiased"), rtol=0, atol=1e-6)
+        read = {"order": "as read", "layers": ["blocks.0", "blocks.1", "blocks.2"], "pool": "cls"}
         assert record["options"]["cosine"] == {"centering": "samples", "max_samples": 4096} | read
     untrained = cosine(by_hand(Plain(), data.x))
     assert (found(validated, "cosine") - untrained).abs().max() > 1e-3, "the control: training changed it"
@@ -284,12 +284,23 @@ def test_a_confidence_that_is_none_is_refused_at_once() -> None:
         SimilarityHeatmaps(confidence=95)
 
 
-def test_the_estimator_is_by_what_lies_beside_each_other() -> None:
-    """Texts come in batches by length: minibatches of them would hide what layers share through length."""
-    images = SimilarityHeatmaps().make_metrics(tiny.module())["cka"]
-    assert images.options["estimator"] == "minibatch"
+def test_groups_are_measured_only_where_they_are_random_groups(tmp_path: Path) -> None:
+    """Neighbours are alike among the tokens of a text, and in an order that nobody drew."""
+
+    def found(module: LayerwiseModule, **data: Any) -> tuple[str, Any]:
+        measured = SimilarityHeatmaps()
+        run = trainer(tmp_path, [measured])
+        run.validate(module, **data, verbose=False)
+        measured.start(run, module)
+        cka = measured.make_metrics(module)["cka"]
+        return cka.options["estimator"], cka.max_samples
+
+    images = tiny.digits()
+    assert found(tiny.module(), datamodule=images) == ("minibatch", None)
+    assert found(tiny.module(), dataloaders=images.val_dataloader()) == ("debiased", 4096)
     for task, family in (("classification", "BERT"), ("language-modeling", "GPT-2")):
         families = tiny_transformers.CLASSIFIERS | tiny_transformers.CAUSAL
         module = LayerwiseModule(tiny_transformers.build(families[family], task))
-        found = SimilarityHeatmaps().make_metrics(module)["cka"]
-        assert (found.options["estimator"], found.max_samples) == ("debiased", 4096)
+        measured = SimilarityHeatmaps()
+        measured._order = images.order
+        assert measured.make_metrics(module)["cka"].options == {"estimator": "debiased", "max_samples": 4096}

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from layersim.data import EvaluationSampler, Split, SplitDataModule, TrainSampler
-from layersim.data.splits import Sample, hold_out
+from layersim.data.splits import Sample, evaluation_generator, hold_out
 from layersim.errors import UserError
 
 
 class Noise(Split):
-    def inputs(self, position: int) -> Sample:
+    def inputs(self, place: int) -> Sample:
         return {"noise": torch.rand(())}
 
 
@@ -85,7 +85,9 @@ def test_batches_and_loaders() -> None:
         "position": torch.int64,
     }
     assert torch.equal(first["label"], first["index"] % 4)
-    assert [batch["index"].tolist() for batch in val] == [[150, 151, 152, 153], [154, 155, 156]]
+    order = (150 + evaluation_generator(0).permutation(7)).tolist()
+    assert [batch["index"].tolist() for batch in val] == [order[:4], order[4:]]
+    assert [batch["position"].tolist() for batch in val] == [[0, 1, 2, 3], [4, 5, 6]]
     assert all("label" not in batch for batch in val)
     assert [batch["index"].tolist() for batch in predict] == [batch["index"].tolist() for batch in val]
     assert data.num_classes == 4
@@ -138,7 +140,7 @@ def test_lightning_keeps_the_samplers() -> None:
     for epoch in range(2):
         order = np.random.default_rng([0, epoch]).permutation(23) + 100
         expected += [("train", part.tolist()) for part in np.split(order, [10, 20])]
-        expected.append(("val", list(range(150, 157))))
+        expected.append(("val", (150 + evaluation_generator(0).permutation(7)).tolist()))
     assert module.seen == expected
 
 
@@ -169,7 +171,7 @@ def test_preflight_refuses_labels_that_the_backbone_does_not_know() -> None:
 def test_preflight_refuses_an_empty_split() -> None:
     data = NoiseData()
     data.setup()
-    data.splits["val"] = Noise("a", np.arange(0), None)
+    data.splits["val"] = Noise("a", np.arange(0), None, seed=0)
     with pytest.raises(UserError, match=r"the val data is empty: change --data\.val_split"):
         data.check(SimpleNamespace(num_classes=4, input_size=None))
 

@@ -84,5 +84,5 @@ def test_positions_count_in_the_split_and_indices_in_the_source() -> None:
     batches = list(data.val_dataloader())
     assert torch.cat([batch["position"] for batch in batches]).tolist() == list(range(360))
     index = torch.cat([batch["index"] for batch in batches])
-    assert index.tolist() == data.splits["val"].index.tolist()
+    assert index.tolist() == data.splits["val"].index[data.splits["val"].order].tolist()
     assert index.max() > 1700, "spread over the source, so that groups of neighbours by index would be nearly empty"

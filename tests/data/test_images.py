@@ -33,10 +33,12 @@ def test_every_source_gives_the_same_samples(source: Any, tmp_path: Path) -> Non
     assert sorted(data.splits["val"].labels.tolist()) == [0, 1]  # type: ignore[union-attr]
     assert (data.num_classes, data.class_names) == (2, NAMES)
     (batch,) = data.test_dataloader()
-    assert batch["index"].tolist() == list(range(6))
+    assert sorted(batch["index"].tolist()) == list(range(6))
+    assert batch["position"].tolist() == list(range(6))
     assert (batch["image"].dtype, batch["image"].shape) == (torch.float32, (6, 3, 6, 6))
     # an image folder is read class by class
-    order = [20, 22, 24, 21, 23, 25] if source is image_folder else range(20, 26)
+    rows = [20, 22, 24, 21, 23, 25] if source is image_folder else range(20, 26)
+    order = [rows[index] for index in batch["index"]]
     assert batch["label"].tolist() == [number % 2 for number in order]
     expected = torch.stack([normalised(picture(number)) for number in order])
     torch.testing.assert_close(batch["image"].double(), expected, rtol=0, atol=1e-6)
@@ -66,7 +68,8 @@ def test_slices_of_splits(tmp_path: Path) -> None:
     whence = {name: (split.source, split.offset) for name, split in data.splits.items()}
     assert whence == {"train": ("train", 0), "val": ("train", 8), "predict": ("test", 0)}
     (batch,) = data.predict_dataloader()
-    torch.testing.assert_close(batch["image"][2].double(), normalised(picture(22)), rtol=0, atol=1e-6)
+    for image, index in zip(batch["image"], batch["index"], strict=True):
+        torch.testing.assert_close(image.double(), normalised(picture(20 + int(index))), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,8 @@ def test_pairs(tmp_path: Path, bert: str) -> None:
 
 def test_padding_reaches_to_a_batchs_longest_only(tmp_path: Path, bert: str) -> None:
     data = whole(parquet(tmp_path), bert, eval_batch_size=2)
-    assert [batch["input_ids"].shape[1] for batch in data.val_dataloader()] == [5, 6, 5, 7]
+    read = [LENGTHS[place] for place in data.splits["val"].order]
+    assert [batch["input_ids"].shape[1] for batch in data.val_dataloader()] == list(map(max, read[::2], read[1::2]))
     data = whole(parquet(tmp_path), bert, eval_batch_size=2, pad_to_multiple=8)
     assert [batch["input_ids"].shape[1] for batch in data.val_dataloader()] == [8, 8, 8, 8]
     long = parquet(tmp_path / "long", rows(["good " * 20, "bad"], [0, 1]))
@@ -148,7 +149,7 @@ def test_predicting_glues_secret_labels(tmp_path: Path, bert: str) -> None:
     parquet(folder)
     parquet(folder, rows(["good", "bad"], [-1, -1]), "test")
     data = whole(str(folder), bert, predict_split="test")
-    (batch,) = data.predict_dataloader()
+    batch = all_of(data, "predict")
     assert "label" not in batch
     assert batch["input_ids"].tolist() == [[2, 5, 3], [2, 6, 3]]
     with pytest.raises(UserError, match=r"the test data has -1, which often marks samples without a label"):
@@ -176,25 +177,28 @@ def test_string_labels_travel_in_the_checkpoint(tmp_path: Path, bert: str) -> No
     assert numbers.class_names is None
 
 
-def test_evaluation_sorted_by_length_reads_the_same_samples(tmp_path: Path, bert: str) -> None:
-    def seen(**options: Any) -> dict[int, tuple[list[int], int]]:
-        data = whole(parquet(tmp_path), bert, eval_batch_size=3, **options)
+def test_evaluation_grouped_by_length_reads_the_same_samples_at_the_same_positions(tmp_path: Path, bert: str) -> None:
+    def seen(**options: Any) -> dict[int, tuple[list[int], int, int]]:
+        data = whole(parquet(tmp_path), bert, eval_batch_size=2, **options)
         found = {}
         for batch in data.val_dataloader():
             for place, index in enumerate(batch["index"].tolist()):
-                mask = batch["attention_mask"][place].bool()
-                found[index] = (batch["input_ids"][place][mask].tolist(), int(batch["label"][place]))
+                tokens = batch["input_ids"][place][batch["attention_mask"][place].bool()].tolist()
+                found[index] = (tokens, int(batch["label"][place]), int(batch["position"][place]))
         return found
 
     plain, grouped = seen(), seen(length_bucketing=True)
     assert grouped == plain
-    assert list(plain) == list(range(8))
-    assert [LENGTHS[index] for index in grouped] == sorted(LENGTHS, reverse=True)
+    assert [position for *_, position in plain.values()] == list(range(8))
+    read = [LENGTHS[index] for index in grouped]
+    assert sorted(map(sorted, zip(read[::2], read[1::2], strict=True))) == [[3, 3], [3, 3], [5, 5], [6, 7]]
 
 
 def test_bucketing_pads_less() -> None:
     generator = np.random.default_rng(0)
-    split = SentenceSplit("x", np.arange(400), None, pa.array(["a" * n for n in generator.integers(1, 90, 400)]))
+    split = SentenceSplit(
+        "x", np.arange(400), None, pa.array(["a" * n for n in generator.integers(1, 90, 400)]), seed=0
+    )
     split.encode(ByteTokenizer(), 256, "cut")
     data = Text("nowhere", tokenizer="bytes", batch_size=8)
     data._encode({"train": split}, ByteTokenizer())
@@ -206,7 +210,7 @@ def test_bucketing_pads_less() -> None:
         return 1 - sum(b["attention_mask"].sum().item() for b in batches) / sum(b["input_ids"].numel() for b in batches)
 
     mixed = padding()
-    split.bucket(training=True)
+    split.lengths = split.tokens.lengths
     assert padding() < 0.03
     assert mixed > 0.3  # the control
 
