@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from callbacks.evaluation import EvaluationCallback, layerwise
@@ -17,18 +18,21 @@ from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.records import RECORDS_FILE, EffectiveDepth, LayerRecord, Stage, append_record
 from layersim.report.table import layer_table
+from layersim.run_directory import reserve
 
 
 class RunRecorder(EvaluationCallback):
     """Writes a line of `layers.jsonl` after each validation and test epoch, and the table of the last one at the end.
 
     The line holds what the trainer's monitors measured, each under names of its own. A checkpoint carries the lines so
-    far, so that a resumed run's file tells the whole training.
+    far, so that a resumed run's file tells the whole training. Where another run's record lies in the trainer's
+    directory, as when a script runs again, this run is kept in a new directory below it.
     """
 
     def __init__(self) -> None:
         self.records: list[LayerRecord] = []
         self._samples = 0
+        self._home: Path | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"lines": [record.to_line() for record in self.records]}
@@ -44,6 +48,12 @@ class RunRecorder(EvaluationCallback):
                 f"Two SimilarityHeatmaps measure {', '.join(twice)}, but a run's record holds one of each name: give "
                 "measures names of their own."
             )
+        root = Path(trainer.default_root_dir).absolute()
+        if root != self._home and trainer.strategy.broadcast(_path(trainer).exists()):
+            own = trainer.strategy.broadcast(str(reserve(root.parent, root.name)) if trainer.is_global_zero else "")
+            rank_zero_info(f"{root} holds an earlier run, so that this one is kept in {own}.")
+            trainer._default_root_dir = own  # type: ignore[attr-defined]
+        self._home = Path(trainer.default_root_dir).absolute()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = _path(trainer)
