@@ -15,9 +15,6 @@ from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.precision import refuse_mps
 
-ON_BAR = ("accuracy", "best_layer", "loss")
-"""What the progress bar shows of a validation."""
-
 AnyMetric = TypeVar("AnyMetric", bound=Metric)
 
 
@@ -31,6 +28,8 @@ class Measured:
     """Keys and values for the epoch's line of `layers.jsonl`."""
     figures: dict[str, Callable[[], Figure]] = field(default_factory=dict)
     """How to draw each figure, by name; drawn by rank zero alone."""
+    on_bar: str | None = None
+    """Which of the scalars the progress bar shows: it has room for one."""
 
 
 class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
@@ -42,6 +41,8 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
     def __init__(self) -> None:
         self.record: dict[str, Any] = {}
         """What the last epoch told, in the words of `layers.jsonl`."""
+        self.unit = "samples"
+        """What a sample of the model is: `samples` or `tokens`."""
         self._metrics: dict[str, AnyMetric] = {}
 
     @abstractmethod
@@ -60,7 +61,9 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         refuse_mps(trainer.strategy.root_device)
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.begin(self.make_metrics(layerwise(pl_module)), pl_module)
+        module = layerwise(pl_module)
+        self.unit = "tokens" if module.backbone.reads_tokens else "samples"
+        self.begin(self.make_metrics(module), pl_module)
 
     def begin(self, made: dict[str, AnyMetric], pl_module: LightningModule) -> None:
         """An epoch with these metrics."""
@@ -80,7 +83,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
                 log_figure(trainer, f"{prefix}/{name}", draw())
         for name, value in measured.scalars.items():
             # All processes have the same number, so that reducing changes nothing; Lightning warns where none is asked.
-            pl_module.log(f"{prefix}/{name}", value, prog_bar=name in ON_BAR, sync_dist=True)
+            pl_module.log(f"{prefix}/{name}", value, prog_bar=name == measured.on_bar, sync_dist=True)
 
 
 def per_layer(name: str, values: list[float]) -> dict[str, float]:

@@ -75,6 +75,8 @@ class RunRecorder(EvaluationCallback):
             records.append({"layers": layerwise(pl_module).num_layers})
         measured: dict[str, Any] = reduce(_joined, records, {})
         measured["samples"] = int(samples) or measured.get("samples", 0)  # the model's own reading is what counts
+        if isinstance(pl_module, LayerwiseModule) and pl_module.backbone.reads_tokens:
+            measured["unit"] = "tokens"
         if depth := measured.get("effective_depth"):
             measured["effective_depth"] = EffectiveDepth(**depth)
         record = LayerRecord(epoch=trainer.current_epoch, step=trainer.global_step, stage=stage, **measured)

@@ -24,5 +24,5 @@ class SaturationMonitor(LayerMonitor[Metric]):
         return Measured(
             scalars=summary,
             record={"saturation": counts.tolist(), **summary},
-            figures={"saturation": lambda: saturation_histogram(counts.tolist())},
+            figures={"saturation": lambda: saturation_histogram(counts.tolist(), unit=self.unit)},
         )

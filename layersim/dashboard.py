@@ -117,6 +117,7 @@ def main(args: list[str]) -> int:
 def _curves_of_runs() -> list[Any]:
     titles = {
         "Accuracy of the last layer": "val/accuracy",
+        "Perplexity of the last layer": "val/perplexity",
         "Loss": "val/loss",
         "Effective depth": "val/effective_depth",
         "Saturated early": "val/saturated_early",
@@ -129,6 +130,7 @@ def _curves_of_runs() -> list[Any]:
 def _curves_by_layer() -> list[Any]:
     titles = {
         "Accuracy by layer": "accuracy",
+        "Perplexity by layer": "perplexity",
         "Loss by layer": "loss",
         "Cosine to the last layer": "cosine_to_last",
         "CKA to the last layer": "cka_to_last",

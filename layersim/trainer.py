@@ -29,6 +29,7 @@ from layersim.exits import (
     split_for_temperatures,
 )
 from layersim.exits.policies import Policy
+from layersim.metrics.effective_depth import check_epsilon, effective_depth
 from layersim.module import LayerwiseModule
 from layersim.report.exits import ExitReport, write_exit_report
 from layersim.report.page import PAGE_FILE, write_page
@@ -145,8 +146,8 @@ class LayerwiseTrainer(Trainer):
             to: the folder to make.
             ckpt_path: the checkpoint to load; the model as it is where None.
             layers: keep the first so many, 1 … L.
-            tolerance: keep the fewest layers whose accuracy is within this of the last layer's, on the validation
-                split, such as 0.005.
+            tolerance: keep the model's effective depth on the validation split: the fewest layers whose accuracy is
+                within this of the best layer's, such as 0.01.
             remove: leave out this many consecutive blocks, those that change features least on training data; what it
                 costs is measured on the validation split. The first block always stays.
             criterion: how change is measured: the `angular` distance of what goes into the blocks to what comes out
@@ -165,6 +166,8 @@ class LayerwiseTrainer(Trainer):
             raise UserError("Expected at most one of --layers, --tolerance and --remove, but got several.")
         if self.world_size > 1:
             raise UserError("A model is exported by one process. Set --trainer.devices=1.")
+        if tolerance is not None:
+            check_epsilon(tolerance, "--tolerance")
         export.check_destination(to, overwrite)
         if speculate:
             if (layers, tolerance, remove, format) != (None, None, None, "stock"):
@@ -178,11 +181,16 @@ class LayerwiseTrainer(Trainer):
             check_fits(checkpoint["state_dict"], model, ckpt_path)
             model.load_state_dict(checkpoint["state_dict"])
         kept: int | list[int] = model.num_layers if layers is None else layers
+        within = ""
         if tolerance is not None:
             datamodule.check(model.backbone)
             accuracies = Accuracies(model.num_layers)
             self._collect(accuracies, model, datamodule, "val", None)
-            kept = export.fewest_layers(accuracies.collected(), tolerance)
+            found = effective_depth(accuracies.collected(), tolerance)
+            if found is None:
+                raise UserError("--tolerance asks for accuracies, but no validation sample was read. Give --layers.")
+            kept = found
+            within = f", the fewest within {tolerance:g} of the best layer's accuracy"
         elif remove is not None:
             datamodule.check(model.backbone)
             kept = self._removal(model, datamodule, remove, criterion, removal_batches)
@@ -193,7 +201,11 @@ class LayerwiseTrainer(Trainer):
             path = export.export_stock(model.backbone, model.head, kept, to, class_names=named, overwrite=overwrite)
         else:
             path = write[format](model.backbone, model.head, kept, to, overwrite=overwrite)
-        told = f"{kept} of {model.num_layers} layers" if isinstance(kept, int) else f"layers {[n + 1 for n in kept]}"
+        told = (
+            f"{kept} of {model.num_layers} layers{within}"
+            if isinstance(kept, int)
+            else f"layers {[n + 1 for n in kept]}"
+        )
         Console().print(f"Exported {told} to {path}; its README.md says how to load it.", soft_wrap=True)
         if speculate:
             prompts = self._prompts(model, datamodule, speculate)

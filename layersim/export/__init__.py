@@ -1,7 +1,6 @@
 """Exports: stock checkpoints and programs of a model, whole, truncated or without some blocks."""
 
 from layersim.export.destination import check_destination
-from layersim.export.layers import fewest_layers
 from layersim.export.programs import export_onnx, export_program
 from layersim.export.removal import Removal, feature_changes, propose_removal
 from layersim.export.removal_trial import RemovalTrial, Score, try_removal
@@ -17,7 +16,6 @@ __all__ = [
     "export_program",
     "export_stock",
     "feature_changes",
-    "fewest_layers",
     "propose_removal",
     "truncate",
     "try_removal",

@@ -3,7 +3,7 @@
 from layersim.metrics.accuracy import LayerAccuracy
 from layersim.metrics.agreement import Agreement, agreement
 from layersim.metrics.class_paths import ClassPaths, class_paths
-from layersim.metrics.effective_depth import effective_depth
+from layersim.metrics.effective_depth import RightAtBoth, effective_depth, measured_depth, paired_interval
 from layersim.metrics.exit_curve import ExitCounts, accuracy_at, exit_counts, exit_curve_area
 from layersim.metrics.f1 import LayerF1, layer_confusion
 from layersim.metrics.kept_samples import KeptSamples
@@ -23,6 +23,7 @@ __all__ = [
     "LayerF1",
     "LayerLoss",
     "NeuralCollapse",
+    "RightAtBoth",
     "Rise",
     "Saturation",
     "Straightness",
@@ -37,7 +38,9 @@ __all__ = [
     "exit_curve_area",
     "layer_confusion",
     "mean_saturation_layer",
+    "measured_depth",
     "neural_collapse",
+    "paired_interval",
     "progression",
     "rise",
     "rise_record",

@@ -3,7 +3,8 @@
 from layersim.report.drawing.canvas import save_figure
 from layersim.report.exits import ExitReport, read_exit_report, write_exit_report
 from layersim.report.figures import comparison_figure, layer_accuracy_curve, saturation_histogram, similarity_heatmap
-from layersim.report.quality import LayerQuality, perplexity, quality_figure
+from layersim.report.numbers import perplexity
+from layersim.report.quality import LayerQuality, quality_figure
 from layersim.report.records import EffectiveDepth, LayerRecord, append_record, read_records
 from layersim.report.run import Run, load_run
 from layersim.report.table import comparison_table, layer_table

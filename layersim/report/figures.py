@@ -1,6 +1,7 @@
 """Figures of what was measured layer by layer: pure functions from numbers to a matplotlib figure.
 
-Layers count from 1. Scales are fixed, so that pictures of different epochs and runs can be laid side by side.
+Layers count from 1. Scales of shares and similarities are fixed, or in coarse steps, so that pictures of different
+epochs and runs can be laid side by side.
 Letters: L layers, M layers of the other model (L again within one model).
 """
 
@@ -56,23 +57,38 @@ def layer_accuracy_curve(accuracies: Mapping[str, Sequence[float]], *, title: st
         accuracies: by the run's name, its L accuracies in 0 … 1; L may differ between runs.
         title: stands above.
     """
+    return _layer_curve(accuracies, title, "accuracy")
+
+
+def layer_perplexity_curve(perplexities: Mapping[str, Sequence[float]], *, title: str = "Layer perplexity") -> Figure:
+    """The perplexity of a token at every layer, one curve a run.
+
+    Args:
+        perplexities: by the run's name, its L perplexities; L may differ between runs.
+        title: stands above.
+    """
+    return _layer_curve(perplexities, title, "perplexity")
+
+
+def _layer_curve(values: Mapping[str, Sequence[float]], title: str, quantity: str) -> Figure:
     width = 5.6
-    legend = legend_height(accuracies, width)
+    legend = legend_height(values, width)
     figure = sheet(width + 0.8, 4.2 + legend)
     axes = place(figure, 0.65, 0.55 + legend, width, 3.2)
     write_title(axes, title)
-    write_labels(axes, "layer", "accuracy")
-    lines = draw_curves(axes, accuracies)
+    write_labels(axes, "layer", quantity)
+    lines = draw_curves(axes, values, perplexities=quantity == "perplexity")
     draw_legend(figure, lines, 0.65, legend, width)
     return figure
 
 
-def saturation_histogram(counts: Sequence[int], *, title: str = "Saturation layer") -> Figure:
+def saturation_histogram(counts: Sequence[int], *, title: str = "Saturation layer", unit: str = "samples") -> Figure:
     """At which layer the samples' predictions become final: the share at each layer, and the share up to it.
 
     Args:
         counts: (L,) samples whose saturation layer is this one.
         title: stands above.
+        unit: what a sample is.
 
     Raises:
         UserError: no sample was counted.
@@ -97,14 +113,15 @@ def saturation_histogram(counts: Sequence[int], *, title: str = "Saturation laye
     scale_axes(axes, len(counts))
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     write_title(axes, title)
-    write_labels(axes, "layer", f"share of {total:,} samples")
+    write_labels(axes, "layer", f"share of {total:,} {unit}")
     below = (0.5, -0.15)
     axes.legend(ncols=2, loc="upper center", bbox_to_anchor=below, frameon=False, fontsize=LABEL_SIZE, labelcolor=INK)
     return figure
 
 
 def comparison_figure(records: Mapping[str, LayerRecord], *, measure: str = "cosine") -> Figure:
-    """Several runs side by side: accuracy by layer, similarity to the last layer, and each run's similarity matrix.
+    """Several runs side by side: accuracy by layer (of language models perplexity), similarity to the last layer, and
+    each run's similarity matrix.
 
     Args:
         records: by the run's name, one record; L may differ between runs.
@@ -118,9 +135,12 @@ def comparison_figure(records: Mapping[str, LayerRecord], *, measure: str = "cos
     figure = sheet(left + width + 1.0, below + curve_height + 0.9 + legend_height(records, width))
 
     axes = place(figure, left, below + 0.5, curve_width, curve_height)
-    write_title(axes, "Accuracy by layer")
-    write_labels(axes, "layer", "accuracy")
-    lines = draw_curves(axes, {name: record.accuracy or [] for name, record in records.items()})
+    tokens = all(record.perplexity for record in records.values())
+    quantity = "perplexity" if tokens else "accuracy"
+    write_title(axes, f"{quantity.capitalize()} by layer")
+    write_labels(axes, "layer", quantity)
+    worth = {name: getattr(record, quantity) or [] for name, record in records.items()}
+    lines = draw_curves(axes, worth, perplexities=tokens)
     draw_legend(figure, lines, left, figure.get_figheight() - 0.08, width)
 
     matrices = {name: record.similarity[measure] for name, record in records.items() if measure in record.similarity}

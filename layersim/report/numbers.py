@@ -1,11 +1,22 @@
-"""Refuses what is not numbers in the shape that a record keeps them in. Letter: K thresholds."""
+"""Numbers of a record: what is refused as none, and how they are told. Letters: L layers, K thresholds."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from layersim.errors import UserError
+
+
+def perplexity(losses: Sequence[float]) -> list[float]:
+    """(L,) exp of mean cross-entropies in nats a token, such as a record's `loss`; ∞ where that is beyond a float."""
+    with np.errstate(over="ignore"):
+        return [float(each) for each in np.exp(np.asarray(losses, dtype=np.float64))]
+
+
+def three(value: float) -> str:
+    """A number with three digits behind the point, and with three in all from 10 000 on, as perplexities can be."""
+    return f"{value:.3f}" if not abs(value) >= 1e4 else f"{value:.3g}"
 
 
 def expect_numbers(key: str, value: object, shape: tuple[int, ...], *, counts: bool = False) -> None:

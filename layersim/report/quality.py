@@ -1,25 +1,17 @@
 """How good the texts are that a language model writes from each of its layers: the numbers, and their curves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from layersim.errors import UserError
 from layersim.report.drawing.canvas import place, sheet, write_labels, write_title
-from layersim.report.drawing.curves import draw_lines, scale_layers
+from layersim.report.drawing.curves import draw_lines, scale_layers, scale_perplexities
 from layersim.report.drawing.legend import draw_legend, legend_height
-
-
-def perplexity(losses: Sequence[float]) -> list[float]:
-    """exp of mean cross-entropies in nats a token, such as a record's `loss`; ∞ where that is beyond a float."""
-    with np.errstate(over="ignore"):
-        return [float(each) for each in np.exp(np.asarray(losses, dtype=np.float64))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +69,7 @@ def quality_figure(qualities: Mapping[str, LayerQuality]) -> Figure:
 def _draw_curves(axes: Axes, qualities: Mapping[str, LayerQuality], key: str) -> dict[str, Line2D]:
     lines = draw_lines(axes, {name: (quality.layers, getattr(quality, key)) for name, quality in qualities.items()})
     if key == "perplexity":
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        scale_perplexities(axes)
     else:
         axes.set_ylim(0, 1)
     scale_layers(axes, max(max(quality.layers) for quality in qualities.values()))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Self, get_args
 
 from layersim.errors import UserError
-from layersim.report.numbers import expect_curve, expect_numbers
+from layersim.report.numbers import expect_curve, expect_numbers, perplexity
 from layersim.report.progression_record import expect_progression
 
 RECORDS_FILE = "layers.jsonl"
@@ -24,15 +24,48 @@ _REQUIRED = ("epoch", "step", "stage", "layers", "samples")
 
 @dataclass(frozen=True)
 class EffectiveDepth:
-    """The first layer whose accuracy is at least 1 − ε, or the last layer where none is (arXiv 2406.14479)."""
+    """The first layer whose accuracy is within ε of the best layer's; layers count from 1."""
 
-    epsilon: float
+    epsilon: float | str
+    """Or `interval`: the first layer whose difference from the best is within its interval."""
     layer: int
-    """Counted from 1."""
+    best: int | None = None
+    """The layer of the best accuracy, the first of several."""
+    behind: float | None = None
+    """By how much the best layer is more accurate."""
+    low: float | None = None
+    """Of that difference on the same samples, the 95 % interval's ends; None of tokens, which depend on each other."""
+    high: float | None = None
+    absolute_epsilon: float | None = None
+    """Where it was asked for, the ε of arXiv 2406.14479."""
+    absolute_layer: int | None = None
+    """The first layer whose accuracy is at least 1 less that; None where no layer's is."""
 
     def __post_init__(self) -> None:
-        expect_numbers("effective_depth.epsilon", self.epsilon, ())
-        expect_numbers("effective_depth.layer", self.layer, (), counts=True)
+        for key, value in asdict(self).items():
+            if value is not None and (key, value) != ("epsilon", "interval"):
+                whole = key in ("layer", "best", "absolute_layer")
+                expect_numbers(f"effective_depth.{key}", value, (), counts=whole)
+
+    @property
+    def within(self) -> str:
+        """What it is within of the best, for people."""
+        return "its interval" if self.epsilon == "interval" else f"{self.epsilon:g}"
+
+    def told(self, layers: int) -> str:
+        """For people, of so many layers."""
+        if self.best is None:
+            return f"{self.layer} of {layers}, ε {self.within}"
+        behind = f"{self.behind:.3f}" if self.low is None else f"{self.behind:.3f}, {self.low:.3f} … {self.high:.3f}"
+        gap = "" if self.best == self.layer else f", by {behind}"
+        return f"{self.layer} of {layers}, within {self.within} of the best (layer {self.best}{gap})"
+
+    @property
+    def absolute(self) -> str:
+        """The absolute depth for people; empty where it was not asked for."""
+        if self.absolute_epsilon is None:
+            return ""
+        return f"{self.absolute_layer or 'none'} at ε {self.absolute_epsilon:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +88,8 @@ class LayerRecord:
     """L."""
     samples: int
     """Samples measured, on all ranks together."""
+    unit: Literal["samples", "tokens"] = "samples"
+    """What a sample is; a language model's are tokens. Absent from the line where it is an input of its own."""
     accuracy: list[float] | None = None
     """L shares, 0 … 1."""
     loss: list[float] | None = None
@@ -89,6 +124,8 @@ class LayerRecord:
             raise UserError(f"stage: expected one of {', '.join(get_args(Stage))}, got {self.stage!r}.")
         for key in ("epoch", "step", "layers", "samples"):
             expect_numbers(key, getattr(self, key), (), counts=True)
+        if self.unit not in ("samples", "tokens"):
+            raise UserError(f"unit: expected samples or tokens, got {self.unit!r}.")
         for key in ("layers", "samples"):
             if getattr(self, key) == 0:
                 raise UserError(f"{key}: expected 1 or more, got 0.")
@@ -112,9 +149,18 @@ class LayerRecord:
         if self.progression:
             expect_progression(self.progression, self.layers)
 
+    @property
+    def perplexity(self) -> list[float] | None:
+        """L perplexities of a token; None where samples are no tokens, or the loss was not measured."""
+        return perplexity(self.loss) if self.unit == "tokens" and self.loss is not None else None
+
     def to_line(self) -> str:
         """The record as one line of JSON, without the newline. JSON has neither NaN nor infinity: both become null."""
         present = {key: value for key, value in asdict(self).items() if value not in (None, {})}
+        if self.unit == "samples":
+            del present["unit"]
+        if depth := present.get("effective_depth"):
+            present["effective_depth"] = {key: value for key, value in depth.items() if value is not None}
         return json.dumps(_without_nan(present), allow_nan=False)
 
     @classmethod
@@ -141,9 +187,10 @@ class LayerRecord:
         values = {key: value if key in as_written else _with_nan(value) for key, value in read.items() if key in known}
         if "effective_depth" in values:
             depth = values["effective_depth"]
-            if set(depth) != {"epsilon", "layer"}:
+            if not {"epsilon", "layer"} <= set(depth):
                 raise UserError(f"effective_depth: expected the keys epsilon and layer, got {depth!r}.")
-            values["effective_depth"] = EffectiveDepth(**depth)
+            names = [f.name for f in fields(EffectiveDepth)]
+            values["effective_depth"] = EffectiveDepth(**{name: depth[name] for name in names if name in depth})
         return cls(**values)
 
 

@@ -14,7 +14,9 @@ from rich.text import Text
 
 from layersim.errors import UserError
 from layersim.report.configuration import CONFIG_FILE, below, class_of, read_configuration
+from layersim.report.numbers import three
 from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
+from layersim.report.terminal import gathered
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def find_runs(roots: Sequence[Path]) -> list[Listed]:
 
 
 def runs_table(runs: Sequence[Listed], root: Path, now: float) -> Table:
-    """A row a run: epoch and accuracy (the last layer's) of its last validation, effective depth, and age.
+    """A row a run: epoch and accuracy (the last layer's) of its last validation, where there are language models
+    perplexity too, effective depth, and age.
 
     Args:
         runs: in the order in which they are shown.
@@ -57,11 +60,12 @@ def runs_table(runs: Sequence[Listed], root: Path, now: float) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", no_wrap=True)
     table.add_column("objective", no_wrap=True)
-    for name in ("epoch", "accuracy", "depth", "age"):
+    measured = gathered([_measured(run.record) for run in runs])
+    for name in (*measured, "age"):
         table.add_column(name, justify="right")
-    for run in runs:
+    for run, *cells in zip(runs, *measured.values(), strict=True):
         shown = run.directory.relative_to(root) if run.directory.is_relative_to(root) else run.directory
-        table.add_row(Text(str(shown)), Text(run.objective), *_measured(run.record), age(now - run.changed))
+        table.add_row(Text(str(shown)), Text(run.objective), *cells, age(now - run.changed))
     return table
 
 
@@ -118,13 +122,17 @@ def _listed(directory: Path) -> Listed:
     return Listed(directory, objective, last, changed, " ".join(notices) or None)
 
 
-def _measured(record: LayerRecord | None) -> tuple[str, str, str]:
-    """Epoch, accuracy and effective depth, as far as they are known."""
+def _measured(record: LayerRecord | None) -> dict[str, str]:
+    """By the column's name; empty what is not known, and no column for perplexity where no run has one."""
+    told = dict.fromkeys(("epoch", "accuracy", "depth"), "")
     if record is None:
-        return "", "", ""
-    accuracy = "" if record.accuracy is None else f"{record.accuracy[-1]:.3f}"
-    depth = "" if record.effective_depth is None else f"{record.effective_depth.layer} of {record.layers}"
-    return str(record.epoch), accuracy, depth
+        return told
+    told["epoch"] = str(record.epoch)
+    if record.accuracy is not None:
+        told["accuracy"] = f"{record.accuracy[-1]:.3f}"
+    if record.effective_depth is not None:
+        told["depth"] = f"{record.effective_depth.layer} of {record.layers}"
+    return told if record.perplexity is None else told | {"perplexity": three(record.perplexity[-1])}
 
 
 def _objective(directory: Path) -> str:

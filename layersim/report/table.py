@@ -10,19 +10,22 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from layersim.report.numbers import three
 from layersim.report.records import LayerRecord
 from layersim.report.terminal import SideBySide, gathered, unbroken
 
 SATURATED = "saturated here"
 
-_PAIR = 16
-"""Characters of "accuracy" and a number of the measure beside it."""
+_NUMBER = 8
+"""Characters of a measure's number, beside "accuracy" or "perplexity"."""
 
 
 def layer_columns(record: LayerRecord) -> dict[str, list[float]]:
-    """What was recorded of each layer, L numbers by name: accuracy, loss in nats, each measure's similarity to the last
-    layer, and the share of samples that saturate here."""
+    """What was recorded of each layer, L numbers by name: of a language model perplexity, then accuracy, loss in nats,
+    each measure's similarity to the last layer, and the share of samples that saturate here."""
     columns = {}
+    if record.perplexity is not None:
+        columns["perplexity"] = record.perplexity
     if record.accuracy is not None:
         columns["accuracy"] = record.accuracy
     if record.loss is not None:
@@ -40,11 +43,14 @@ def layer_table(record: LayerRecord) -> Table:
     """One run: a row a layer, a column for each thing recorded, and below what holds for all layers together."""
     columns = {"layer": [str(layer) for layer in range(1, record.layers + 1)]}
     for name, values in layer_columns(record).items():
-        form = ".1%" if name == SATURATED else ".3f"
-        columns[name.replace(" ", "\n", 1)] = [f"{value:{form}}" for value in values]
+        cells = [f"{value:.1%}" if name == SATURATED else three(value) for value in values]
+        columns[name.replace(" ", "\n", 1)] = cells
+    told = _summary(record)
+    if record.effective_depth is not None:
+        told["effective depth"] = record.effective_depth.told(record.layers)
     table = Table(
-        title=unbroken(f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} samples"),
-        caption=unbroken("\n".join(f"{name}: {value}" for name, value in _summary(record).items())),
+        title=unbroken(f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} {record.unit}"),
+        caption=unbroken("\n".join(f"{name}: {value}" for name, value in told.items())),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -58,33 +64,46 @@ def layer_table(record: LayerRecord) -> Table:
 
 
 def comparison_table(records: Mapping[str, LayerRecord], *, measure: str = "cosine") -> SideBySide:
-    """Runs side by side: accuracy and similarity to the last layer at each layer, then what holds for all layers.
+    """Runs side by side: accuracy (of language models perplexity) and similarity to the last layer at each layer, then
+    what holds for all layers.
 
     Args:
         records: by the run's name, one record; where L differs, the shorter runs' cells are empty.
         measure: of the similarity.
     """
-    long = any(len(name) > _PAIR for name in records)
+    worth = ["accuracy" if record.perplexity is None else "perplexity" for record in records.values()]
+    widths = max(map(len, worth)), _NUMBER
+    long = any(len(name) > sum(widths) for name in records)
     names = [name.replace("/", "/\n") if long else name for name in records]
     layers = max(record.layers for record in records.values())
-    rows = {str(layer + 1): [_pair(record, layer, measure) for record in records.values()] for layer in range(layers)}
+    rows = {
+        str(layer + 1): [
+            _pair(_worth(record, layer), _to_last(record, layer, measure), widths) for record in records.values()
+        ]
+        for layer in range(layers)
+    }
     return SideBySide(
         "layer",
-        [f"{name}\n{'accuracy':>8}{measure:>{_PAIR - 8}}" for name in names],
+        [f"{name}\n{_pair(quantity, measure, widths)}" for name, quantity in zip(names, worth, strict=True)],
         rows | gathered([{"epoch": str(record.epoch)} | _summary(record) for record in records.values()]),
-        least=_PAIR,
+        least=sum(widths),
         last_of_first=str(layers),
         note=_options_note(records, measure),
     )
 
 
-def _pair(record: LayerRecord, layer: int, measure: str) -> str:
-    if layer >= record.layers:
-        return ""
-    accuracy = "" if record.accuracy is None else f"{record.accuracy[layer]:.3f}"
+def _pair(first: str, second: str, widths: tuple[int, int]) -> str:
+    return f"{first:>{widths[0]}}{second:>{widths[1]}}" if first or second else ""
+
+
+def _worth(record: LayerRecord, layer: int) -> str:
+    values = record.perplexity or record.accuracy
+    return "" if values is None or layer >= record.layers else three(values[layer])
+
+
+def _to_last(record: LayerRecord, layer: int, measure: str) -> str:
     matrix = record.similarity.get(measure)
-    to_last = "" if matrix is None else f"{matrix[layer][-1]:.3f}"
-    return f"{accuracy:>8}{to_last:>{_PAIR - 8}}"
+    return "" if matrix is None or layer >= record.layers else f"{matrix[layer][-1]:.3f}"
 
 
 def _summary(record: LayerRecord) -> dict[str, str]:
@@ -96,7 +115,9 @@ def _summary(record: LayerRecord) -> dict[str, str]:
         summary["mean saturation layer"] = f"{record.mean_saturation_layer:.2f}"
     if record.effective_depth is not None:
         depth = record.effective_depth
-        summary["effective depth"] = f"{depth.layer} at ε {depth.epsilon:g}"
+        summary["effective depth"] = f"{depth.layer} at ε {depth.within}"
+        if depth.absolute:
+            summary["absolute depth"] = depth.absolute
     return summary
 
 

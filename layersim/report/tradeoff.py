@@ -22,6 +22,7 @@ from layersim.report.drawing.canvas import (
     write_labels,
     write_title,
 )
+from layersim.report.drawing.curves import share_limits
 from layersim.report.drawing.legend import draw_legend, legend_height
 from layersim.report.exits import ExitReport
 from layersim.report.terminal import SideBySide, gathered
@@ -31,7 +32,7 @@ _NOTE = "Bands: 95 % bootstrap over samples, at each threshold. Large marks: the
 
 
 def exit_curve_figure(mean_exit_layer: Sequence[float], accuracy: Sequence[float]) -> Figure:
-    """The accuracy of early exit for every mean exit layer, on the same scale in every epoch.
+    """The accuracy of early exit for every mean exit layer.
 
     Args:
         mean_exit_layer: (K,) counted from 1, rising to the number of layers.
@@ -42,7 +43,7 @@ def exit_curve_figure(mean_exit_layer: Sequence[float], accuracy: Sequence[float
     axes = place(figure, _LEFT, _BELOW, width, _HEIGHT)
     write_title(axes, "Accuracy with early exit")
     _scale_layers(axes, round(mean_exit_layer[-1]))
-    axes.set_ylim(0, 1)
+    axes.set_ylim(*share_limits(accuracy))
     axes.plot(mean_exit_layer, accuracy, color=COLORS[0], marker="o", markersize=4, linewidth=1.6, clip_on=False)
     return figure
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from layersim.errors import UserError
 from layersim.evaluating import evaluating
 from layersim.module import LayerwiseModule
-from layersim.report.quality import LayerQuality, perplexity
+from layersim.report.numbers import perplexity
+from layersim.report.quality import LayerQuality
 from layersim.text.generation import check_layers, generate, language_model, left_padded
 from layersim.text.ngrams import diversity, repetition
 

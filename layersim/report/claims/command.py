@@ -8,7 +8,7 @@ from rich.console import Console
 from layersim.errors import UserError
 from layersim.report.claims.claim import Finding, judge
 from layersim.report.claims.finished import read_run
-from layersim.report.claims.paper import CLAIMS, LIMITS
+from layersim.report.claims.paper import ABSOLUTE_DEPTH, CLAIMS, LIMITS
 from layersim.report.claims.sheet import HOW, findings_table, markdown, remarks
 from layersim.report.claims.studies import Study, group_studies
 from layersim.report.records import RECORDS_FILE
@@ -28,7 +28,8 @@ def judge_runs(
     notes = [*unread, *notes]
     if not studies:
         raise UserError(f"expected runs to judge, got no finished run: {' '.join(notes)}")
-    judged = [(study, [finding for claim in CLAIMS for finding in judge(claim, study, limits)]) for study in studies]
+    claims = (*CLAIMS, ABSOLUTE_DEPTH) if "absolute-epsilon" in limits else CLAIMS
+    judged = [(study, [finding for claim in claims for finding in judge(claim, study, limits)]) for study in studies]
     return judged, notes
 
 
@@ -44,12 +45,17 @@ def main(args: list[str]) -> int:
     parser.add_argument("--output", type=Path, metavar="MD", help="markdown too, with the paper's numbers beside")
     for name, (default, meaning) in LIMITS.items():
         parser.add_argument(f"--{name}", type=float, default=default, help=f"{meaning}; default: %(default)s")
+    told = "also judge the paper's depth, the first layer whose accuracy is at least 1 less this, such as 0.05"
+    parser.add_argument("--absolute-epsilon", type=float, help=told)
     options = parser.parse_args(args)
     if options.output is not None and options.output.suffix != ".md":
         raise UserError(f"--output: expected the name of a markdown file, which ends in .md, got {options.output}.")
     limits = {name: getattr(options, name.replace("-", "_")) for name in LIMITS}
-    if not 0 <= limits["epsilon"] <= 1:
-        raise UserError(f"--epsilon: expected a share in 0 … 1, got {limits['epsilon']:g}.")
+    if options.absolute_epsilon is not None:
+        limits["absolute-epsilon"] = options.absolute_epsilon
+    for name in limits.keys() & {"epsilon", "absolute-epsilon"}:
+        if not 0 <= limits[name] <= 1:
+            raise UserError(f"--{name}: expected a share in 0 … 1, got {limits[name]:g}.")
     judged, notes = judge_runs(list(dict.fromkeys(path.resolve() for path in options.run)), limits)
     console = Console()
     for study, findings in judged:

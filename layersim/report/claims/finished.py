@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from layersim.errors import UserError
-from layersim.report.configuration import CONFIG_FILE, init_args, read_configuration
+from layersim.report.configuration import CONFIG_FILE, read_configuration
 from layersim.report.environment import read_environment
 from layersim.report.exits import ExitReport, read_exit_report
 from layersim.report.records import RECORDS_FILE, LayerRecord
@@ -53,8 +53,7 @@ class FinishedRun:
     @property
     def samples(self) -> int | None:
         """N that are independent of each other: none of a language model's tokens."""
-        tokens = init_args(self.config.get("model", {}).get("backbone")).get("task") == "language-modeling"
-        return None if tokens else self.record.samples
+        return None if self.record.unit == "tokens" else self.record.samples
 
 
 def read_run(directory: Path) -> FinishedRun | None:

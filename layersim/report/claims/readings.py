@@ -90,18 +90,31 @@ def saturation_layer(run: FinishedRun, limits: Limits) -> Reading:
 
 
 def effective_depth(run: FinishedRun, limits: Limits) -> Reading:
+    """The depth at which a line drawn through the layers' accuracies first reaches the best one's less ε.
+
+    Rounded up it is the layer that tables and exports tell, at the same ε. The level is taken as it is: layers measured
+    on the same samples mostly err together, so that the interval is rather too wide.
+    """
+    accuracy = _accuracy(run)
+    return _reached_at(accuracy, float(accuracy.values.max()) - limits["epsilon"])
+
+
+def absolute_depth(run: FinishedRun, limits: Limits) -> Reading:
     """The depth at which a line drawn through the layers' accuracies first reaches 1 − ε, else L."""
-    accuracy, level = _accuracy(run), 1 - limits["epsilon"]
+    return _reached_at(_accuracy(run), 1 - limits["absolute-epsilon"])
+
+
+def _reached_at(accuracy: Reading, level: float) -> Reading:
     deepest, shallowest = (None if end is None else [_depth(end, level)] for end in (accuracy.low, accuracy.high))
     low, high = (None if end is None else np.array(end) for end in (shallowest, deepest))
     return Reading(np.array([_depth(accuracy.values, level)]), low, high)
 
 
-def check_depth(runs: Sequence[FinishedRun], limits: Limits) -> None:
+def check_absolute_depth(runs: Sequence[FinishedRun], limits: Limits) -> None:
     """Refuses runs none of which reaches 1 − ε: all are as deep as they can be."""
-    level = 1 - limits["epsilon"]
+    level = 1 - limits["absolute-epsilon"]
     if not any(_reached(_accuracy(run).values, level).any() for run in runs):
-        raise NotMeasured(f"no layer of any run reaches an accuracy of {level:g}: raise --epsilon")
+        raise NotMeasured(f"no layer of any run reaches an accuracy of {level:g}: raise --absolute-epsilon")
 
 
 def accuracy_with_exits(run: FinishedRun, limits: Limits) -> Reading:

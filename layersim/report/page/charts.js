@@ -74,7 +74,7 @@ function legendEntry(name, { color, mark, dashes }) {
 }
 
 /**
- * Lines, bars and points. Axes are { low, high, ticks, name, say }.
+ * Lines, bars and points. Axes are { low, high, ticks, name, say, log }.
  *
  * series: [{ name, color, mark, dashes, points: [[x, y, text]], band: [[low, high]], labels, faint }], drawn in order;
  * faint ones are a background that is not read out. bars: [[x, y, text]]. rule: an x to mark.
@@ -83,7 +83,8 @@ function legendEntry(name, { color, mark, dashes }) {
 function chart({ x, y, series = [], bars = [], rule = null, level = null, legend = [], label }) {
   const box = { left: 46, right: WIDTH - 14, top: 10, bottom: 214 };
   const across = (value) => box.left + ((value - x.low) / (x.high - x.low)) * (box.right - box.left);
-  const up = (value) => box.bottom - ((value - y.low) / (y.high - y.low)) * (box.bottom - box.top);
+  const level_of = y.log ? (value) => Math.log(Math.max(value, y.low)) : Number;
+  const up = (value) => box.bottom - ((level_of(value) - level_of(y.low)) / (level_of(y.high) - level_of(y.low))) * (box.bottom - box.top);
   const within = (value) => Math.max(box.top, Math.min(up(value), box.bottom)); // a band ends where the axis does
   const nodes = [];
   for (const tick of y.ticks) {

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from layersim.report.configuration import seed_of
-from layersim.report.page.markup import best_layer, count, share, table
+from layersim.report.numbers import three
+from layersim.report.page.markup import count, table, worth
 from layersim.report.page.run_page import RunPage, finite
 from layersim.report.page.seeds import Group, differences, limits, mean_interval, shared_quantities
 from layersim.report.records import LayerRecord
@@ -19,20 +20,23 @@ def drawn_groups(groups: Sequence[Group], records: Sequence[LayerRecord]) -> lis
 
 
 def interval_table(groups: Sequence[Group], records: Sequence[LayerRecord]) -> str:
-    """Accuracy by layer as a table: mean ± half the width of the 95 % interval."""
+    """Accuracy by layer, of language models perplexity, as a table: mean ± half the width of the 95 % interval."""
     columns = {}
+    name = "perplexity" if all(record.perplexity for record in records) else "accuracy"
     for group in groups:
-        accuracy = shared_quantities([records[place] for place in group.members]).get("accuracy")
-        if accuracy is not None:
+        values = shared_quantities([records[place] for place in group.members]).get(name)
+        if values is not None:
             heading = f"{group.name}, {count(len(group.members), 'run')}"
-            columns[heading] = [_with_interval(*pair) for pair in zip(*mean_interval(accuracy), strict=True)]
+            columns[heading] = [_with_interval(*pair) for pair in zip(*mean_interval(values), strict=True)]
     if not columns:
         return ""
     rows = [
         [str(layer + 1), *(cells[layer] if layer < len(cells) else "" for cells in columns.values())]
         for layer in range(max(map(len, columns.values())))
     ]
-    return table("Accuracy by layer: mean and 95 % interval over the runs of a group", ["layer", *columns], rows)
+    return table(
+        f"{name.capitalize()} by layer: mean and 95 % interval over the runs of a group", ["layer", *columns], rows
+    )
 
 
 def runs_table(names: Sequence[str], pages: Sequence[RunPage], records: Sequence[LayerRecord]) -> str:
@@ -43,7 +47,7 @@ def runs_table(names: Sequence[str], pages: Sequence[RunPage], records: Sequence
             seed_of(page.config),
             str(record.epoch),
             f"{record.samples:,}",
-            *_accuracies(record),
+            *(worth(record).values() or ("", "")),
             "" if record.effective_depth is None else str(record.effective_depth.layer),
             "" if record.saturated_early is None else f"{record.saturated_early:.1%}",
             "" if record.mean_saturation_layer is None else f"{record.mean_saturation_layer:.2f}",
@@ -83,10 +87,4 @@ def _drawn_group(group: Group, records: list[LayerRecord]) -> dict[str, Any]:
 
 
 def _with_interval(mean: float, half: float) -> str:
-    return f"{mean:.3f}" if np.isnan(half) else f"{mean:.3f} ± {half:.3f}"
-
-
-def _accuracies(record: LayerRecord) -> list[str]:
-    if record.accuracy is None:
-        return ["", ""]
-    return [share(record.accuracy[-1]), best_layer(record.accuracy)]
+    return three(mean) if np.isnan(half) else f"{three(mean)} ± {three(half)}"

@@ -5,6 +5,9 @@ from html import escape
 
 import numpy as np
 
+from layersim.report.numbers import three
+from layersim.report.records import LayerRecord
+
 
 def table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose first column names the rows, in a frame that scrolls sideways, by keyboard too."""
@@ -53,9 +56,15 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def best_layer(accuracy: Sequence[float]) -> str:
-    """The highest accuracy and its layer; of equals, the first."""
-    if np.isnan(accuracy).all():
-        return "nan"
-    layer = int(np.nanargmax(accuracy))
-    return f"{share(accuracy[layer])} at layer {layer + 1}"
+def worth(record: LayerRecord) -> dict[str, str]:
+    """What the last layer and the best one are worth, by name: perplexity of a language model, else accuracy; of equals
+    the first is the best. Empty where neither was recorded."""
+    values, name = record.perplexity or record.accuracy, "perplexity" if record.perplexity else "accuracy"
+    if values is None:
+        return {}
+    if np.isnan(values).all():
+        best = "nan"
+    else:
+        place = int(np.nanargmin(values) if record.perplexity else np.nanargmax(values))
+        best = f"{three(values[place])} at layer {place + 1}"
+    return {f"Last layer's {name}": three(values[-1]), f"Best layer's {name}": best}

@@ -13,8 +13,8 @@ let shown = { run: null, panels: [] };
 let playing = null;
 
 function fillNumbers(section, record) {
-  const said = (values) => values?.map((value) => (known(value) ? value.toFixed(3) : "nan"));
-  const columns = { accuracy: said(record.accuracy), loss: said(record.loss), "saturated here": record.saturation };
+  const said = (values) => values?.map((value) => (known(value) ? digits_of(value) : "nan"));
+  const columns = { perplexity: said(record.perplexity), accuracy: said(record.accuracy), loss: said(record.loss), "saturated here": record.saturation };
   for (const [measure, matrix] of Object.entries(record.similarity)) {
     columns[`${measure} to the last layer`] = said(matrix.map((row) => row[row.length - 1]));
   }
@@ -22,7 +22,7 @@ function fillNumbers(section, record) {
   section.querySelectorAll(".numbers tbody tr").forEach((row, layer) => row.querySelectorAll("td").forEach((cell, column) => {
     cell.textContent = columns[headings[column]]?.[layer] ?? ""; // empty where this epoch did not measure it
   }));
-  section.querySelector(".numbers caption").textContent = `Epoch ${record.epoch}, step ${record.step}, ${record.samples} samples`;
+  section.querySelector(".numbers caption").textContent = `Epoch ${record.epoch}, step ${record.step}, ${record.samples.toLocaleString("en")} ${record.unit}`;
 }
 
 function showEpoch() {

@@ -26,10 +26,10 @@ function layerLegend(layers) {
 }
 
 /** One number a layer at the slider's epoch, over the curves of all other epochs. The axis holds every epoch. */
-function byLayer(run, title, get, ends) {
+function byLayer(run, title, get, axis = spread) {
   const all = run.records.map(get);
   if (!all.some(Boolean)) return null;
-  const y = spread(all.flat(), ends);
+  const y = axis(all.flat());
   return panel(title, ({ place }) => {
     const values = all[place];
     if (!values) return null;
@@ -45,11 +45,11 @@ function byLayer(run, title, get, ends) {
 }
 
 /** One number a layer across the training, a curve for each layer. */
-function overTraining(run, title, get, ends) {
+function overTraining(run, title, get, axis = spread) {
   const all = run.records.map(get);
   if (run.records.length < 2 || !all.some(Boolean)) return null;
   const x = timeAxis(run);
-  const y = spread(all.flat(), ends);
+  const y = axis(all.flat());
   const layers = run.records[0].layers;
   return panel(title, ({ place }) => {
     const series = Array.from({ length: layers }, (_, layer) => ({
@@ -158,7 +158,7 @@ function similarityAgainstAccuracy(run) {
   if (!both.length) return null;
   const last = (matrix) => matrix.map((row) => row[row.length - 1]);
   const x = { ...spread(both.flatMap((record) => Object.values(record.similarity).flatMap(last))), name: "similarity to the last layer" };
-  const y = spread(both.flatMap((record) => record.accuracy), { high: 1 });
+  const y = spread(both.flatMap((record) => record.accuracy));
   return panel("Similarity against accuracy", ({ place }) => {
     const { accuracy, similarity, epoch } = run.records[place];
     if (!accuracy || !Object.keys(similarity).length) return null;
@@ -178,12 +178,12 @@ function similarityAgainstAccuracy(run) {
 function saturation(run) {
   if (!run.records.some((record) => record.saturation)) return null;
   return panel("Where predictions become final", ({ place }) => {
-    const { saturation: counts, epoch } = run.records[place];
+    const { saturation: counts, epoch, unit } = run.records[place];
     const total = counts?.reduce((sum, count) => sum + count, 0);
     if (!total) return null;
     let sum = 0;
     const shares = counts.map((count) => count / total);
-    const bars = shares.map((share, layer) => [layer + 1, share, `Layer ${layer + 1}: ${percent(share)}, ${counts[layer]} of ${total} samples`]);
+    const bars = shares.map((share, layer) => [layer + 1, share, `Layer ${layer + 1}: ${percent(share)}, ${counts[layer]} of ${total} ${unit}`]);
     const points = shares.map((share, layer) => {
       sum += share;
       return [layer + 1, sum, `Up to layer ${layer + 1}: ${percent(sum)}`];
@@ -194,7 +194,7 @@ function saturation(run) {
       legendEntry("at this layer or before", cumulative),
     ];
     const y = { ...spread([0, 1]), say: (tick) => `${Math.round(100 * tick)} %` };
-    return chart({ x: layersAxis(counts.length), y, bars, series: [cumulative], legend, label: `Epoch ${epoch}: share of ${total} samples by saturation layer` });
+    return chart({ x: layersAxis(counts.length), y, bars, series: [cumulative], legend, label: `Epoch ${epoch}: share of ${total} ${unit} by saturation layer` });
   });
 }
 
@@ -215,7 +215,7 @@ const exitAxis = (run) => {
 function exitsOverTraining(run) {
   const curves = run.records.map((record) => record.exitCurve);
   if (!curves.some(Boolean)) return null;
-  const y = spread(curves.filter(Boolean).flatMap((curve) => curve.accuracy), { high: 1 });
+  const y = spread(curves.filter(Boolean).flatMap((curve) => curve.accuracy));
   return panel("Early exit: accuracy against layers spent", ({ place }) => {
     if (!curves[place]) return null;
     const one = exitCurve(curves[place], `confidence, epoch ${run.records[place].epoch}`, 0);
@@ -243,13 +243,15 @@ function calibratedExits(run) {
 function runPanels(run) {
   return [
     ...heatMaps(run),
-    byLayer(run, "Accuracy by layer", (record) => record.accuracy, { high: 1 }),
+    byLayer(run, "Perplexity by layer", (record) => record.perplexity, spreadLogarithms),
+    byLayer(run, "Accuracy by layer", (record) => record.accuracy),
     byLayer(run, "Loss by layer, nats", (record) => record.loss),
     toLast(run),
     ...toEarlierEpochs(run),
     rises(run),
     byLayer(run, "Neural collapse by layer, NC1", (record) => record.nc1),
-    overTraining(run, "Accuracy over training", (record) => record.accuracy, { high: 1 }),
+    overTraining(run, "Perplexity over training", (record) => record.perplexity, spreadLogarithms),
+    overTraining(run, "Accuracy over training", (record) => record.accuracy),
     overTraining(run, "Loss over training, nats", (record) => record.loss),
     depths(run),
     saturation(run),
@@ -263,11 +265,11 @@ function runPanels(run) {
  * which ends with the axis where it is wider than what the quantity can be. */
 function comparisonPanel(groups, quantity) {
   const shown = groups.filter((group) => group.quantities[quantity]);
-  const ends = quantity === "accuracy" ? { high: 1 } : {};
+  const axis = quantity === "perplexity" ? spreadLogarithms : spread;
   const bands = shown.map((group) => group.quantities[quantity]);
   const [least, most] = bands[0].limits;
   const reached = (value) => (known(value) ? Math.max(least, Math.min(value, most ?? Infinity)) : value);
-  const y = spread(bands.flatMap(({ mean, low, high }) => [...mean, ...low.map(reached), ...high.map(reached)]), ends);
+  const y = axis(bands.flatMap(({ mean, low, high }) => [...mean, ...low.map(reached), ...high.map(reached)]));
   const series = shown.map((group, place) => {
     const { mean, low, high } = group.quantities[quantity];
     const interval = (layer) => (known(low[layer]) ? `, 95 % interval ${number(low[layer])} to ${number(high[layer])} (${group.runs} runs)` : "");
@@ -280,7 +282,7 @@ function comparisonPanel(groups, quantity) {
   });
   const layers = Math.max(...shown.map((group) => group.layers));
   const legend = series.map((one) => legendEntry(one.name, one));
-  const title = { accuracy: "Accuracy by layer", loss: "Loss by layer, nats" }[quantity] ?? quantity;
+  const title = { perplexity: "Perplexity by layer", accuracy: "Accuracy by layer", loss: "Loss by layer, nats" }[quantity] ?? quantity;
   const label = shown.length === 1 ? "1 group of runs" : `${shown.length} groups of runs`;
   return panel(title, () => chart({ x: layersAxis(layers), y, series, legend, label }));
 }

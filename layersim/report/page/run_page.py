@@ -130,7 +130,7 @@ def _numbers(record: LayerRecord) -> int:
     curve = sum(map(len, record.exit_curve.values()))
     drift = sum(map(len, record.similarity_to_epoch.values())) + 2 * len(record.similarity_interval)
     path = sum(key in record.progression for key in (*_RISES, "neural_collapse"))
-    return (3 + drift + path) * record.layers + curve + len(record.similarity) * record.layers**2
+    return (4 + drift + path) * record.layers + curve + len(record.similarity) * record.layers**2
 
 
 def _drawn_record(record: LayerRecord) -> dict[str, Any]:
@@ -139,9 +139,11 @@ def _drawn_record(record: LayerRecord) -> dict[str, Any]:
         "epoch": record.epoch,
         "step": record.step,
         "samples": record.samples,
+        "unit": record.unit,
         "layers": record.layers,
         "accuracy": finite(record.accuracy, 4),
         "loss": finite(record.loss, 4),
+        "perplexity": finite(record.perplexity, 4),
         "saturation": record.saturation,
         "meanSaturationLayer": finite(record.mean_saturation_layer, 3),
         "effectiveDepth": None if depth is None else {"epsilon": depth.epsilon, "layer": depth.layer},

@@ -9,7 +9,8 @@ from typing import Any
 from layersim.report.configuration import below, class_of, init_args, seed_of
 from layersim.report.environment import environment, read_environment
 from layersim.report.exits import ExitReport
-from layersim.report.page.markup import best_layer, facts, folded, notes, preformatted, share, table
+from layersim.report.numbers import three
+from layersim.report.page.markup import facts, folded, notes, preformatted, share, table, worth
 from layersim.report.page.run_page import RunPage
 from layersim.report.page.seeds import quantities
 from layersim.report.records import LayerRecord
@@ -43,15 +44,14 @@ def summary(page: RunPage, record: LayerRecord) -> dict[str, str]:
         "Optimizer": _component(model.get("optimizer"), "lr", "weight_decay"),
         "Seed": seed_of(page.config),
         "Layers": str(record.layers),
-        "Samples": f"{record.samples:,}",
+        record.unit.capitalize(): f"{record.samples:,}",
         "Measured at": f"epoch {record.epoch}, step {record.step:,} ({record.stage})",
         "Run": page.run.directory.name,
     }
-    if record.accuracy is not None:
-        told["Last layer's accuracy"] = share(record.accuracy[-1])
-        told["Best layer's accuracy"] = best_layer(record.accuracy)
+    told |= worth(record)
     if record.effective_depth is not None:
-        told["Effective depth"] = f"{record.effective_depth.layer} at ε {record.effective_depth.epsilon:g}"
+        told["Effective depth"] = record.effective_depth.told(record.layers)
+        told["Absolute depth"] = record.effective_depth.absolute
     if record.saturated_early is not None:
         told["Saturated early"] = f"{record.saturated_early:.1%}"
     if record.mean_saturation_layer is not None:
@@ -63,7 +63,7 @@ def summary(page: RunPage, record: LayerRecord) -> dict[str, str]:
 
 def layer_numbers(record: LayerRecord) -> tuple[list[str], list[list[str]]]:
     """Headings and rows, one a layer, of all that was recorded by layer."""
-    columns = {name: [f"{value:.3f}" for value in values] for name, values in quantities(record).items()}
+    columns = {name: [three(value) for value in values] for name, values in quantities(record).items()}
     if record.saturation is not None:
         columns["saturated here"] = [str(number) for number in record.saturation]
     rows = [[str(layer + 1), *(cells[layer] for cells in columns.values())] for layer in range(record.layers)]
@@ -71,7 +71,7 @@ def layer_numbers(record: LayerRecord) -> tuple[list[str], list[list[str]]]:
 
 
 def _heading(record: LayerRecord) -> str:
-    return f"Epoch {record.epoch}, step {record.step}, {record.samples:,} samples"
+    return f"Epoch {record.epoch}, step {record.step}, {record.samples:,} {record.unit}"
 
 
 def _exit_facts(report: ExitReport) -> dict[str, str]:

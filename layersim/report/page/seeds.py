@@ -24,7 +24,7 @@ _SAYS_NOTHING = {"experiment", "seed_everything", "data.init_args.seed", "ckpt_p
 """Keys of a configuration in which runs of one group may differ: names, places, and what draws weights and split."""
 
 _TO_LAST = " to the last layer"
-_LIMITS: dict[str, tuple[float, float | None]] = {"accuracy": (0, 1), "loss": (0, None)}
+_LIMITS: dict[str, tuple[float, float | None]] = {"accuracy": (0, 1), "loss": (0, None), "perplexity": (1, None)}
 
 
 def mean_interval(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -69,8 +69,9 @@ def group_runs(names: Sequence[str], records: Sequence[LayerRecord]) -> list[Gro
 
 
 def quantities(record: LayerRecord) -> dict[str, list[float]]:
-    """All that a record has one number a layer of, by name: accuracy, loss, each measure's similarity to the last."""
-    found = {"accuracy": record.accuracy, "loss": record.loss}
+    """All that a record has one number a layer of, by name: perplexity of a language model, accuracy, loss, each
+    measure's similarity to the last."""
+    found = {"perplexity": record.perplexity, "accuracy": record.accuracy, "loss": record.loss}
     found |= {f"{measure}{_TO_LAST}": [row[-1] for row in matrix] for measure, matrix in record.similarity.items()}
     return {name: values for name, values in found.items() if values is not None}
 

@@ -16,7 +16,8 @@ const svg = (name, attributes = {}, ...children) => element("http://www.w3.org/2
 const html = (name, attributes = {}, ...children) => element("http://www.w3.org/1999/xhtml", name, attributes, children);
 
 const known = (value) => value !== null && value !== undefined;
-const number = (value, digits = 3) => (known(value) ? value.toFixed(digits).replace("-", "−") : "no value");
+const digits_of = (value, digits = 3) => (Math.abs(value) >= 1e4 ? value.toPrecision(3) : value.toFixed(digits));
+const number = (value, digits = 3) => (known(value) ? digits_of(value, digits).replace("-", "−") : "no value");
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
 
 /** The ends and ticks of an axis that holds all values: round numbers, at most seven. */
@@ -36,6 +37,21 @@ function spread(values, { low = null, high = null } = {}) {
   const ticks = [];
   for (let place = first; place <= last; place += 1) ticks.push(Number((place * step).toPrecision(12)));
   return { low: ticks[0], high: ticks[ticks.length - 1], ticks };
+}
+
+/** The same in logarithms, for perplexities: round numbers where they are close, else 1, 2 and 5 of each power of ten. */
+function spreadLogarithms(values) {
+  const present = values.filter(known);
+  const least = present.reduce((one, other) => Math.min(one, other), Infinity);
+  const most = present.reduce((one, other) => Math.max(one, other), -Infinity);
+  if (!(most >= 3 * least)) return { ...spread(values), log: present.length > 0 };
+  const factors = most < 1000 * least ? [1, 2, 5] : [1];
+  const powers = whole(Math.floor(Math.log10(least)), Math.ceil(Math.log10(most)), 7);
+  const every = powers.flatMap((power) => factors.map((factor) => Number((factor * 10 ** power).toPrecision(12))));
+  const low = Math.max(...every.filter((tick) => tick <= least));
+  const high = Math.min(...every.filter((tick) => tick >= most));
+  const say = (tick) => (tick < 1e5 ? String(tick) : tick.toExponential(0));
+  return { low, high, ticks: every.filter((tick) => tick >= low && tick <= high), log: true, say };
 }
 
 /** Whole numbers along an axis from `first` to `last`, so few that their labels stay apart. */
