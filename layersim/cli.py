@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from layersim import run_directory
 from layersim.agent import from_agent, under_agent
 from layersim.checkpoints import check_fits, read_checkpoint
+from layersim.console import in_few_lines, quiet
 from layersim.data import SplitDataModule
 from layersim.export import check_destination
 from layersim.module import LayerwiseModule
@@ -146,7 +147,10 @@ class LayerwiseCLI(LightningCLI):
         for logger in others:
             if isinstance(logger, Settles):
                 logger.settle(directory, run_id or directory.name, name)
-        return super().instantiate_trainer(logger=[csv, *others], default_root_dir=str(directory), **kwargs)
+        given = _as_list(config.callbacks)  # before Lightning adds its own to the same list
+        trainer = super().instantiate_trainer(logger=[csv, *others], default_root_dir=str(directory), **kwargs)
+        trainer.callbacks = in_few_lines(trainer.callbacks, given)  # type: ignore[attr-defined]
+        return trainer
 
     def _preflight(self) -> dict[str, Any]:
         """All that can be known to go wrong, found before a run directory exists. Returns the checkpoint, if any."""
@@ -181,7 +185,7 @@ class LayerwiseCLI(LightningCLI):
 
 def main(args: Sequence[str]) -> int:
     """Runs `layersim fit …` and its like; the exit status is 0, or an exception says what is wrong."""
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)  # Lightning's, on torch 2.15
+    quiet()
     status = 1
     try:
         LayerwiseCLI(from_agent(args) if under_agent() else list(args))

@@ -147,6 +147,38 @@ def test_a_model_of_more_classes_than_its_data_is_exported_without_names(
     assert "label_names" not in json.loads((tmp_path / "cut" / "config.json").read_text())
 
 
+def test_a_tolerance_keeps_the_effective_depth_that_the_table_tells(
+    layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the same ε they are one number, whichever layer is the best."""
+    quiet = "--trainer.enable_progress_bar=false"
+    for tolerance in (0.01, 0.2):
+        flag = f"--trainer.callbacks.init_args.epsilon={tolerance}"
+        monitors = [
+            "--trainer.callbacks=callbacks.LayerAccuracyMonitor",
+            flag,
+            "--trainer.callbacks+=callbacks.RunRecorder",
+        ]
+        run = layersim("validate", f"--ckpt_path={checkpoint}", quiet, *monitors)
+        depth = json.loads((run / "layers.jsonl").read_text())["effective_depth"]
+        capsys.readouterr()
+        to = f"cut{tolerance}"
+        layersim("export", f"--ckpt_path={checkpoint}", f"--to={to}", f"--tolerance={tolerance}", quiet)
+        said = " ".join(capsys.readouterr().out.split())
+        assert (
+            f"Exported {depth['layer']} of 3 layers, the fewest within {tolerance} of the best layer's accuracy" in said
+        )
+        assert len(json.loads((tmp_path / to / "layersim.json").read_text())["layers"]) == depth["layer"]
+
+
+def test_a_tolerance_that_is_no_share_is_refused_before_anything_is_read(
+    layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layersim("export", f"--ckpt_path={checkpoint}", "--to=cut", "--tolerance=-0.1", status=2)
+    assert "Expected --tolerance in 0 … 1, but got -0.1" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "cut").exists()
+
+
 def test_removing_a_block_says_what_it_costs(
     layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

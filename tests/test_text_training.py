@@ -1,5 +1,6 @@
 """Text through the command: a byte-level language model and a sentence classifier, trained and measured."""
 
+import csv
 import json
 import math
 from collections.abc import Callable
@@ -28,7 +29,9 @@ def record(directory: Path) -> dict:  # type: ignore[type-arg]
     return json.loads((directory / "layers.jsonl").read_text().splitlines()[-1])
 
 
-def test_a_language_model_on_the_standard_library(layersim: Callable[..., Path]) -> None:
+def test_a_language_model_on_the_standard_library(
+    layersim: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     directory = layersim(
         "fit",
         *COMMON,
@@ -46,6 +49,17 @@ def test_a_language_model_on_the_standard_library(layersim: Callable[..., Path])
     measured = record(directory)
     assert 40 < measured["samples"] <= 40 * 63, "samples are predicted tokens, one fewer a block than it has tokens"
     assert sum(measured["saturation"]) == measured["samples"]
+    assert measured["unit"] == "tokens"
+    assert "low" not in measured["effective_depth"], "tokens of one text depend on each other"
+    with (directory / "metrics.csv").open() as file:
+        logged = [row for row in csv.DictReader(file) if row["val/perplexity"]][-1]
+    perplexities = [float(logged[f"val/perplexity/layer_{layer:02d}"]) for layer in (1, 2, 3)]
+    assert perplexities == pytest.approx([math.exp(loss) for loss in measured["loss"]], rel=1e-5)
+    assert float(logged["val/perplexity"]) == perplexities[-1]
+    told = capsys.readouterr().out
+    assert f"{measured['samples']} tokens" in told
+    assert "perplexity" in told
+    assert (directory / "figures" / "val-layer_perplexity-epoch-0000.png").is_file()
     assert all(loss < math.log(258) - 1 for loss in measured["loss"]), "every layer predicts better than chance"
 
 

@@ -55,7 +55,7 @@ class EffectiveDepth:
     def told(self, layers: int) -> str:
         """For people, of so many layers."""
         if self.best is None:
-            return f"{self.layer} of {layers}, ε {self.within}"
+            return f"{self.layer} at ε {self.within}"
         behind = f"{self.behind:.3f}" if self.low is None else f"{self.behind:.3f}, {self.low:.3f} … {self.high:.3f}"
         gap = "" if self.best == self.layer else f", by {behind}"
         return f"{self.layer} of {layers}, within {self.within} of the best (layer {self.best}{gap})"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from callbacks import LayerAccuracyMonitor, RunRecorder, SaturationMonitor, SimilarityHeatmaps
 from layersim.errors import UserError
-from layersim.metrics import saturation_layer
+from layersim.metrics import measured_depth, saturation_layer
 from layersim.similarity import CosineSimilarity, LinearCKA, cosine, linear_cka
 from tests import tiny
 
@@ -37,7 +37,12 @@ def test_measurements_equal_the_functions_on_all_samples(tmp_path: Path) -> None
         "minibatch": LinearCKA(batch_size=32),
         "debiased": LinearCKA(estimator="debiased"),
     }
-    callbacks = [LayerAccuracyMonitor(epsilon=0.9), SaturationMonitor(), SimilarityHeatmaps(measures), RunRecorder()]
+    callbacks = [
+        LayerAccuracyMonitor(epsilon=0.9, absolute_epsilon=0.3),
+        SaturationMonitor(),
+        SimilarityHeatmaps(measures),
+        RunRecorder(),
+    ]
     trainer(tmp_path, callbacks).validate(module, data, verbose=False)
     measured = record(tmp_path)
     whole = tiny.digits(eval_batch_size=360)
@@ -59,6 +64,10 @@ def test_measurements_equal_the_functions_on_all_samples(tmp_path: Path) -> None
     expected_options = {"estimator": "minibatch", "batch_size": 32, "order": "drawn by seed"}
     assert measured["options"]["minibatch"] == expected_options
     assert measured["accuracy"] == (output.readout.predictions == batch["label"]).double().mean(1).tolist()
+    right = output.readout.predictions == batch["label"]
+    told = measured_depth(right.long() @ right.long().T, 360, 0.9, 0.3)
+    assert measured["effective_depth"] == told
+    assert told["layer"] == 1, "0.9 is wide"
     counts = torch.bincount(saturation_layer(output.readout.predictions), minlength=4)[1:]
     assert measured["saturation"] == counts.tolist()
 
@@ -103,6 +112,32 @@ def test_without_loggers_the_record_and_pictures_are_there(tmp_path: Path) -> No
     assert set(record(tmp_path)["similarity"]) == {"cosine", "cka"}
     assert "accuracy" not in record(tmp_path), "what no callback measured is not there"
     assert (tmp_path / "figures" / "val-cosine-epoch-0000.png").is_file()
+
+
+def test_the_depth_is_logged_as_it_is_recorded(tmp_path: Path) -> None:
+    for name, options in {"relative": {}, "both": {"epsilon": "interval", "absolute_epsilon": 0.01}}.items():
+        run = trainer(tmp_path / name, [LayerAccuracyMonitor(**options), RunRecorder()])  # type: ignore[arg-type]
+        run.validate(tiny.module(), tiny.digits(), verbose=False)
+        depth = record(tmp_path / name)["effective_depth"]
+        assert run.callback_metrics["val/effective_depth"] == depth["layer"]
+        assert run.callback_metrics["val/best_layer"] == depth["best"]
+        assert depth["epsilon"] == options.get("epsilon", 0.01)
+        assert ("val/absolute_depth" in run.callback_metrics) == (name == "both")
+    assert run.callback_metrics["val/absolute_depth"].isnan(), "an untrained model reaches 0.99 nowhere"
+
+
+@pytest.mark.parametrize("options", [{"epsilon": 1.5}, {"absolute_epsilon": -0.1}])
+def test_an_epsilon_that_is_no_share_is_refused_when_the_monitor_is_made(options: dict[str, float]) -> None:
+    (name,) = options
+    with pytest.raises(UserError, match=rf"Expected LayerAccuracyMonitor's {name} in 0 … 1"):
+        LayerAccuracyMonitor(**options)
+
+
+def test_tokens_have_no_interval_to_find_a_depth_by(tmp_path: Path) -> None:
+    module = tiny.module()
+    module.backbone.reads_tokens = True
+    with pytest.raises(UserError, match="tokens of one text depend on each other"):
+        trainer(tmp_path, [LayerAccuracyMonitor("interval")]).validate(module, tiny.digits(), verbose=False)
 
 
 def test_numbers_can_be_monitored(tmp_path: Path) -> None:

@@ -4,12 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
 from layersim.metrics import (
     LayerAccuracy,
     LayerLoss,
     Saturation,
-    effective_depth,
     mean_saturation_layer,
     saturated_early,
     saturation_layer,
@@ -74,27 +72,3 @@ def test_layer_loss_weighs_ragged_batches_by_their_samples() -> None:
     assert layers.tolist() == [(3 * 1 + 5) / 4, (3 * 4 + 0) / 4]
     assert objective.item() == (3 * 2 + 6) / 4
     assert layers[0].item() != (1 + 5) / 2, "the mean of batch means, which is wrong"
-
-
-@pytest.mark.parametrize(
-    ("epsilon", "depth"),
-    [(0.5, 1), (0.25, 2), (0.1, 3), (0.05, 4), (0.0, 4)],
-)
-def test_effective_depth(epsilon: float, depth: int) -> None:
-    accuracy = torch.tensor([0.5, 0.75, 0.9, 0.94], dtype=torch.float64)
-    assert effective_depth(accuracy, epsilon) == depth
-
-
-@pytest.mark.parametrize("of", [50, 100, 360, 1000])
-def test_a_share_that_is_just_enough_is_enough(of: int) -> None:
-    """41 of 50 with ε = 0.18, and all such: 1 − 0.18 is 0.8200000000000001 in binary."""
-    for wrong in range(of):
-        share = torch.tensor([(of - wrong) / of, 1.0], dtype=torch.float64)
-        assert effective_depth(share, wrong / of) == 1
-        if wrong:
-            assert effective_depth(share, (wrong - 1) / of) == 2
-
-
-def test_effective_depth_refuses_an_impossible_epsilon() -> None:
-    with pytest.raises(UserError, match=r"0 … 1, but got 1\.5"):
-        effective_depth(torch.tensor([0.5]), 1.5)

@@ -1,5 +1,7 @@
 import io
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,24 @@ def test_layer_table() -> None:
         ["mean", "saturation", "layer:", "1.25"],
         ["effective", "depth:", "2", "at", "ε", "0.15"],
     ]
+
+
+def test_a_language_models_table_tells_perplexities_of_tokens() -> None:
+    tokens = record(unit="tokens", loss=[30.0, math.log(8.0)], accuracy=[0.02, 0.31])
+    depth = EffectiveDepth(0.01, 2, best=2, behind=0.0, absolute_epsilon=0.05)
+    lines = words(layer_table(replace(tokens, effective_depth=depth)), width=80)
+    assert lines[0] == ["validate,", "epoch", "2,", "step", "30:", "80", "tokens"]
+    assert ["layer", "perplexity", "accuracy", "loss", "to", "last", "to", "last", "here"] in lines
+    assert ["1", "1.07e+13", "0.020", "30.000", "0.375", "0.625", "75.0%"] in lines
+    assert ["2", "8.000", "0.310", "2.079", "1.000", "1.000", "25.0%"] in lines
+    assert lines[-2:] == [
+        ["effective", "depth:", "2", "of", "2,", "within", "0.01", "of", "the", "best", "(layer", "2)"],
+        ["absolute", "depth:", "none", "at", "ε", "0.05"],
+    ]
+    compared = words(comparison_table({"gpt": tokens, "vit": replace(record(), effective_depth=depth)}), width=80)
+    assert compared[1] == ["layer", "perplexity", "cosine", "accuracy", "cosine"]
+    assert compared[3:5] == [["1", "1.07e+13", "0.375", "0.125", "0.375"], ["2", "8.000", "1.000", "0.875", "1.000"]]
+    assert ["effective", "depth", "2", "at", "ε", "0.01"] in compared
 
 
 def test_layer_table_has_no_column_for_what_was_not_recorded() -> None:

@@ -13,7 +13,14 @@ from PIL import Image
 
 from layersim.errors import UserError
 from layersim.report.drawing.canvas import DPI, layer_ticks, save_figure, shorten
-from layersim.report.figures import comparison_figure, layer_accuracy_curve, saturation_histogram, similarity_heatmap
+from layersim.report.drawing.curves import share_limits
+from layersim.report.figures import (
+    comparison_figure,
+    layer_accuracy_curve,
+    layer_perplexity_curve,
+    saturation_histogram,
+    similarity_heatmap,
+)
 from layersim.report.records import LayerRecord
 
 
@@ -141,6 +148,63 @@ def test_accuracy_curves() -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["standard", "_aligned"]
     assert axes.lines[0].get_color() != axes.lines[1].get_color()
     assert axes.lines[0].get_marker() != axes.lines[1].get_marker()
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        ([0.3, 0.28, math.nan], (0, 0.5)),  # a GPT's tokens
+        ([0.5], (0, 0.5)),
+        ([0.51, 0.97], (0, 1)),
+        ([0.02, 0.011], (0, 0.02)),
+        ([0.3, -0.01], (-0.2, 0.5)),
+        ([0.0], (0, 1)),
+        ([math.nan], (0, 1)),
+        ([], (0, 1)),
+        ([1.0000001], (0, 1)),  # a cosine, rounded
+    ],
+)
+def test_an_axis_of_shares_ends_at_a_round_number_above_the_values(
+    values: list[float], ends: tuple[float, float]
+) -> None:
+    assert share_limits(values) == pytest.approx(ends, abs=1e-12)
+
+
+def test_small_accuracies_fill_their_axis() -> None:
+    (axes,) = layer_accuracy_curve({"gpt": [0.21, 0.31]}).axes
+    assert axes.get_ylim() == (0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("perplexities", "within", "least"),
+    [([8.73, 7.91, 7.84], (7, 10), 3), ([120.0, 14.4, 8.1], (5, 200), 3), ([2e12, 8e5, 27.9, math.inf], (5, 1e13), 5)],
+)
+def test_perplexities_are_drawn_in_logarithms_with_ticks_that_can_be_read(
+    perplexities: list[float], within: tuple[float, float], least: int
+) -> None:
+    figure = layer_perplexity_curve({"gpt": perplexities})
+    (axes,) = figure.axes
+    assert (axes.get_yscale(), axes.get_ylabel()) == ("log", "perplexity")
+    assert heights(axes.lines[0]) == perplexities
+    figure.canvas.draw()
+    low, high = axes.get_ylim()
+    assert within[0] < low < high < within[1]
+    shown = [tick.label1.get_text() for tick in axes.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    assert len([text for text in shown if text]) >= least
+    assert len(shown) <= 9
+
+
+def test_language_models_are_compared_by_their_perplexity() -> None:
+    gpts = {"a": run(2, unit="tokens", loss=[3.0, 2.0]), "b": run(2, unit="tokens", loss=[2.5, 2.0])}
+    axes = comparison_figure(gpts).axes[0]
+    assert (axes.get_title(loc="left"), axes.get_ylabel()) == ("Perplexity by layer", "perplexity")
+    assert heights(axes.lines[1]) == pytest.approx([math.exp(2.5), math.exp(2.0)])
+    axes = comparison_figure(gpts | {"vit": run(2, accuracy=[0.1, 0.2])}).axes[0]
+    assert axes.get_title(loc="left") == "Accuracy by layer", "which alone both kinds have"
+
+
+def test_saturation_of_tokens_is_counted_in_tokens() -> None:
+    assert saturation_histogram([1, 2], unit="tokens").axes[0].get_ylabel() == "share of 3 tokens"
 
 
 def test_saturation_histogram_shows_shares_and_their_sum() -> None:

@@ -118,7 +118,7 @@ def test_differences_but_the_seed_are_told() -> None:
 
 
 def test_what_a_quantity_can_be() -> None:
-    assert (limits("accuracy"), limits("loss")) == ((0, 1), (0, None))
+    assert (limits("accuracy"), limits("loss"), limits("perplexity")) == ((0, 1), (0, None), (1, None))
     assert (limits("cosine to the last layer"), limits("cka to the last layer")) == ((-1, 1), (0, 1))
 
 
@@ -144,6 +144,27 @@ def test_without_the_script_the_last_epoch_stands_in_a_table(tmp_path: Path) -> 
     read = Reader(tmp_path / "page.html")
     assert read.texts["caption"] == ["Epoch 1, step 20, 80 samples"]
     assert read.texts["td"] == ["0.250", "2.250", "0.182", "0.182", "79", "nan", "1.125", "1.000", "1.000", "1"]
+
+
+def test_a_language_model_is_told_in_perplexity_and_tokens(tmp_path: Path) -> None:
+    depth = EffectiveDepth(0.01, 1, best=2, behind=0.004, low=-0.001, high=0.009, absolute_epsilon=0.05)
+    tokens = record(unit="tokens", loss=[math.log(8.5), math.log(8.0)], effective_depth=depth, samples=12345)
+    runs = [make_run(tmp_path / f"x{seed}", tokens, config=f"seed_everything: {seed}\n") for seed in range(2)]
+    write_page(runs[:1], tmp_path / "page.html")
+    read = Reader(tmp_path / "page.html")
+    facts = dict(zip(read.texts["dt"], read.texts["dd"], strict=True))
+    assert (facts["Tokens"], facts["Last layer's perplexity"]) == ("12,345", "8.000")
+    assert facts["Best layer's perplexity"] == "8.000 at layer 2"
+    assert facts["Effective depth"] == "1 of 2, within 0.01 of the best (layer 2, by 0.004, -0.001 … 0.009)"
+    assert facts["Absolute depth"] == "none at ε 0.05"
+    assert read.texts["caption"] == ["Epoch 0, step 10, 12,345 tokens"]
+    assert read.texts["th"][:4] == ["layer", "perplexity", "accuracy", "loss"]
+    (drawn,) = read.data["runs"]
+    assert (drawn["records"][0]["perplexity"], drawn["records"][0]["unit"]) == ([8.5, 8.0], "tokens")
+    write_page(runs, tmp_path / "both.html")
+    both = Reader(tmp_path / "both.html")
+    assert both.texts["caption"][0].startswith("Perplexity by layer: mean and 95 % interval")
+    assert [group["quantities"]["perplexity"]["mean"] for group in both.data["groups"]] == [[8.5, 8.0]] * 2
 
 
 def test_summary_reads_the_configuration(tmp_path: Path) -> None:

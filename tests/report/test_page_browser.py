@@ -277,6 +277,26 @@ def test_many_kept_epochs_and_many_numbers(browser: Any, tmp_path: Path) -> None
     watched.close()
 
 
+def test_accuracies_and_perplexities_fill_their_axes(browser: Any, tmp_path: Path) -> None:
+    def gpt(epoch: int) -> LayerRecord:
+        return record(epoch, 2, unit="tokens", accuracy=[0.28, 0.31], loss=[math.log(3e6), math.log(8.0)])
+
+    write_page([make_run(tmp_path / "gpt", gpt(0), gpt(1))], tmp_path / "gpt.html")
+    watched = Watched(browser, tmp_path / "gpt.html")
+
+    def ticks(title: str) -> list[str]:
+        left = watched.panel(title).locator('> svg > text[text-anchor="end"]')
+        return left.evaluate_all("all => all.map(one => one.textContent)")  # type: ignore[no-any-return]
+
+    assert [float(tick) for tick in ticks("Accuracy by layer")] == pytest.approx([0.28, 0.29, 0.3, 0.31])
+    assert ticks("Perplexity by layer") == ["1", "10", "100", "1000", "10000", "1e+5", "1e+6", "1e+7"]
+    marks = watched.panel("Perplexity by layer").locator("g.mark > *")
+    heights = [float(one) for one in marks.evaluate_all("all => all.map(one => one.getAttribute('cy'))")]
+    up = [math.log10(3e6) / 7, math.log10(8.0) / 7]
+    assert heights == pytest.approx([214 - share * 204 for share in up], abs=0.01)
+    watched.close()
+
+
 def test_runs_of_one_layer_one_epoch_or_hardly_any_measure_are_drawn(browser: Any, tmp_path: Path) -> None:
     write_page([make_run(tmp_path / "x1", record(0, 1))], tmp_path / "least.html")
     least = Watched(browser, tmp_path / "least.html")

@@ -2,7 +2,7 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,38 @@ def test_round_trip() -> None:
 def test_effective_depth_is_an_object_in_the_line() -> None:
     line = json.loads(record(effective_depth=EffectiveDepth(epsilon=0.05, layer=2)).to_line())
     assert line["effective_depth"] == {"epsilon": 0.05, "layer": 2}
+
+
+def test_an_effective_depth_is_told_with_what_it_is_behind() -> None:
+    depth = EffectiveDepth(0.01, 4, best=5, behind=0.004, low=-0.0031, high=0.011)
+    written = record(effective_depth=depth)
+    assert LayerRecord.from_line(written.to_line()) == written
+    assert depth.told(6) == "4 of 6, within 0.01 of the best (layer 5, by 0.004, -0.003 … 0.011)"
+    assert replace(depth, low=None, high=None).told(6) == "4 of 6, within 0.01 of the best (layer 5, by 0.004)"
+    assert replace(depth, layer=5).told(6) == "5 of 6, within 0.01 of the best (layer 5)"
+    by_interval = replace(depth, epsilon="interval")
+    assert by_interval.told(6) == "4 of 6, within its interval of the best (layer 5, by 0.004, -0.003 … 0.011)"
+    assert LayerRecord.from_line(record(effective_depth=by_interval).to_line()).effective_depth == by_interval
+    assert depth.absolute == ""
+
+
+def test_an_absolute_depth_that_no_layer_reaches_is_none() -> None:
+    none = EffectiveDepth(0.01, 2, best=2, behind=0.0, absolute_epsilon=0.05)
+    written = record(effective_depth=none)
+    assert json.loads(written.to_line())["effective_depth"] == {
+        "epsilon": 0.01, "layer": 2, "best": 2, "behind": 0.0, "absolute_epsilon": 0.05,
+    }  # fmt: skip
+    assert LayerRecord.from_line(written.to_line()) == written
+    assert none.absolute == "none at ε 0.05"
+    assert replace(none, absolute_layer=2).absolute == "2 at ε 0.05"
+
+
+def test_a_language_models_record_is_of_tokens_and_has_perplexities() -> None:
+    tokens = record(unit="tokens", loss=[math.log(8.5), 800.0])
+    assert json.loads(tokens.to_line())["unit"] == "tokens"
+    assert LayerRecord.from_line(tokens.to_line()) == tokens
+    assert tokens.perplexity == pytest.approx([8.5, math.inf])
+    assert (record().perplexity, record(unit="tokens", loss=None).perplexity) == (None, None)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -133,6 +165,7 @@ def test_unknown_keys_are_passed_over() -> None:
         ),
         ({"similarity_to_epoch": {"cka": {"4": [1.0]}}}, r"similarity_to_epoch\.cka\.4: expected 2 numbers, got 1"),
         ({"stage": "fit"}, "stage: expected one of validate, test, got 'fit'"),
+        ({"unit": "words"}, "unit: expected samples or tokens, got 'words'"),
         ({"layers": 0}, "layers: expected 1 or more, got 0"),
         ({"samples": 0}, "samples: expected 1 or more, got 0"),
         ({"epoch": 1.5}, "epoch: expected one whole number, 0 or more, got 1.5"),
@@ -210,7 +243,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_fields_are_the_keys() -> None:
     exits = ["effective_depth", "f1", "exit_curve", "exit_curve_area"]
     similarity = ["similarity_interval", "similarity_to_epoch", "progression"]
-    assert [*asdict(record())] == [*DESIGN_KEYS[:-2], *exits, *DESIGN_KEYS[-2:], *similarity]
+    assert [*asdict(record())] == [*DESIGN_KEYS[:5], "unit", *DESIGN_KEYS[5:-2], *exits, *DESIGN_KEYS[-2:], *similarity]
 
 
 def test_report_starts_without_torch() -> None:

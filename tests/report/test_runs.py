@@ -1,4 +1,5 @@
 import io
+import math
 import os
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_each_run_has_its_line_the_newest_first(tmp_path: Path) -> None:
         "digits/new Aligned 7 0.250 45 s",
         "started Aligned + SeparateHeads 2 h",
         "digits/old Aligned 2 0.875 2 of 2 3 d",
+    ]
+
+
+def test_language_models_have_a_perplexity_and_the_others_no_cell_there(tmp_path: Path) -> None:
+    assert "perplexity" not in lines(make(tmp_path / "vit", 60, record()).parent)[0]
+    make(tmp_path / "gpt", 45, record(unit="tokens", loss=[2.5, math.log(8.125)]))
+    assert lines(tmp_path) == [
+        "run objective epoch accuracy depth perplexity age",
+        lines(tmp_path)[1],
+        "gpt Aligned 2 0.875 8.125 45 s",
+        "vit Aligned 2 0.875 60 s",
     ]
 
 

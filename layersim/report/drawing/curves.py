@@ -7,7 +7,7 @@ from itertools import cycle
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from layersim.report.drawing.canvas import COLORS, GRID, INK, LABEL_SIZE, MARKERS, layer_ticks
 
@@ -68,7 +68,7 @@ def scale_perplexities(axes: Axes) -> None:
     axes.set_yscale("log")
     close = decades < 0.5  # 1, 2 and 5 may all lie beyond
     axes.yaxis.set_major_locator(MaxNLocator(6) if close else LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:g}" if tick < 1e4 else f"{tick:.0e}".replace("e+0", "e"))
     axes.yaxis.set_minor_locator(NullLocator())
 
 

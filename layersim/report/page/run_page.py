@@ -130,7 +130,8 @@ def _numbers(record: LayerRecord) -> int:
     curve = sum(map(len, record.exit_curve.values()))
     drift = sum(map(len, record.similarity_to_epoch.values())) + 2 * len(record.similarity_interval)
     path = sum(key in record.progression for key in (*_RISES, "neural_collapse"))
-    return (4 + drift + path) * record.layers + curve + len(record.similarity) * record.layers**2
+    each = 3 + (record.perplexity is not None) + drift + path
+    return each * record.layers + curve + len(record.similarity) * record.layers**2
 
 
 def _drawn_record(record: LayerRecord) -> dict[str, Any]:

@@ -46,7 +46,7 @@ function spreadLogarithms(values) {
   const most = present.reduce((one, other) => Math.max(one, other), -Infinity);
   if (!(most >= 3 * least)) return { ...spread(values), log: present.length > 0 };
   const factors = most < 1000 * least ? [1, 2, 5] : [1];
-  const powers = whole(Math.floor(Math.log10(least)), Math.ceil(Math.log10(most)), 7);
+  const powers = whole(Math.floor(Math.log10(least)), Math.ceil(Math.log10(most)), 8);
   const every = powers.flatMap((power) => factors.map((factor) => Number((factor * 10 ** power).toPrecision(12))));
   const low = Math.max(...every.filter((tick) => tick <= least));
   const high = Math.min(...every.filter((tick) => tick >= most));

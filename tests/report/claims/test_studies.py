@@ -37,8 +37,8 @@ def test_one_run_of_each_is_judged_over_its_samples(tmp_path: Path) -> None:
 
 
 def test_tokens_are_no_independent_samples(tmp_path: Path) -> None:
-    ways = {"standard": fixed(accuracy=LATE), "shared": fixed(accuracy=EARLY)}
-    (finding,) = findings(tmp_path, ways, "shallow-layers", seeds=1, task="language-modeling")
+    ways = {"standard": fixed(accuracy=LATE, unit="tokens"), "shared": fixed(accuracy=EARLY, unit="tokens")}
+    (finding,) = findings(tmp_path, ways, "shallow-layers", seeds=1)
     assert (finding.verdict, finding.why) == ("cannot tell", "no interval from one run")
 
 

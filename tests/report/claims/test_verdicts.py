@@ -1,13 +1,17 @@
 """Each claim has a case that holds, one that must fail and one that stays open."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from layersim.report.claims import CLAIMS
+from layersim.metrics import effective_depth as layer_within
+from layersim.report.claims import CLAIMS, judge_runs, read_run
+from layersim.report.claims.readings import effective_depth
 from tests.report.claims.synthetic import (
+    DEFAULTS,
     EARLY,
     FALLS,
     FLAT,
@@ -22,9 +26,11 @@ from tests.report.claims.synthetic import (
     field,
     findings,
     fixed,
+    make,
     probability,
     saturation,
     two_measures,
+    wiggle,
 )
 
 SHALLOW, DEEP = saturation(500, 400, 90, 10), saturation(9, 9, 9, 973)
@@ -103,8 +109,8 @@ def test_numbers_are_what_they_say(tmp_path: Path) -> None:
     two = {"standard": saturation(0, 0, 100, 900), "shared": saturation(500, 400, 90, 10)}
     assert number("more-saturation", two) == pytest.approx(0.99 - 0.1)
     assert number("earlier-saturation", two) == pytest.approx(3.9 - (500 + 800 + 270 + 40) / 1000)
-    # 0.95 is reached between 0.5 at 3 and 0.97 at 4, and between 0.9 at 2 and 0.96 at 3
-    depths = 3 + 0.45 / 0.47, 2 + 0.05 / 0.06
+    # the best one's 0.97 less 0.01 is reached between 0.5 at 3 and 0.97 at 4, and by 0.96 at 3
+    depths = 3 + 0.46 / 0.47, 3
     assert number("effective-depth", {"standard": late, "shared": early}) == pytest.approx(depths[0] - depths[1])
     # at layers 2 and 3 of 4 the curves go through (1, 0.5), (2.5, middle), (4, 0.9)
     at_two, at_three = (0.1 * (2 - 1) / 1.5, 0.1 * (4 - 3) / 1.5)
@@ -113,3 +119,35 @@ def test_numbers_are_what_they_say(tmp_path: Path) -> None:
     upper = np.triu_indices(4, 1)
     expected = stats.pearsonr(*(np.array(noise[measure])[upper] for measure in ("cosine", "cka"))).statistic
     assert number("cosine-follows-cka", {"standard": two_measures(1, 0.3)}) == pytest.approx(expected)
+
+
+def test_effective_depth_rounds_up_to_the_layer_that_tables_tell(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        accuracy = rng.uniform(0.5, 0.9, 4).round(3).tolist()
+        run = read_run(make(tmp_path / str(number), "shared", 0, {"accuracy": accuracy}))
+        assert run is not None
+        for epsilon in (0.0, 0.01, 0.1):
+            (depth,) = effective_depth(run, {"epsilon": epsilon}).values
+            assert math.ceil(depth) == layer_within(accuracy, epsilon)
+
+
+def test_the_papers_depth_is_judged_where_its_accuracy_is_asked_for(tmp_path: Path) -> None:
+    ways = {"standard": LATE, "shared": EARLY}
+    runs = [
+        make(tmp_path / f"{way}-{seed}", way, seed, {"accuracy": wiggle(values)(seed)})
+        for way, values in ways.items()
+        for seed in range(3)
+    ]
+    ((_, found),), _ = judge_runs(runs, DEFAULTS)
+    assert "absolute-depth" not in {finding.claim.name for finding in found}
+    for epsilon, verdict, why in (
+        (0.05, "holds", ""),
+        (0.01, "cannot tell", "no layer of any run reaches an accuracy"),
+    ):
+        ((_, found),), _ = judge_runs(runs, DEFAULTS | {"absolute-epsilon": epsilon})
+        (finding,) = [finding for finding in found if finding.claim.name == "absolute-depth"]
+        assert finding.verdict == verdict
+        assert finding.why.startswith(why)
+        if finding.estimate is not None:  # 0.95 is reached between layers 3 and 4, and between 2 and 3
+            assert finding.estimate.value == pytest.approx(3 + 0.45 / 0.47 - (2 + 0.05 / 0.06), abs=0.05)

@@ -1,0 +1,96 @@
+"""What the command shows of Lightning on a terminal: one line of progress, one of the model, and nothing that is not
+about the run."""
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelSummary, RichModelSummary, RichProgressBar
+from lightning.pytorch.utilities import rank_zero_info
+from rich.progress import ProgressColumn, Task, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
+
+_NOT_SAID = (
+    "💡 Tip:",  # Lightning's advertisements: of litlogger at every Trainer, of litmodels at every first checkpoint
+    "TPU available:",  # always False here: the measures' sums need float64
+    "Loading `train_dataloader` to estimate",  # our schedule's question, which costs and changes nothing
+)
+"""How messages begin that tell nothing of a run."""
+
+
+def quiet() -> None:
+    """Leaves out what the libraries say at every start without there being anything to know or to do."""
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)  # Lightning's, on torch 2.15
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(f"{name}.utilities.rank_zero").addFilter(_worth_saying)
+
+
+def in_few_lines(callbacks: Sequence[Callback], given: Sequence[Callback]) -> list[Callback]:
+    """A trainer's callbacks, Lightning's own bar and summary in our forms; those that were given stay."""
+    ours: dict[type, Callable[[], Callback]] = {RichProgressBar: ProgressLine, RichModelSummary: ModelLine}
+    return [call if call in given or type(call) not in ours else ours[type(call)]() for call in callbacks]
+
+
+class ModelLine(ModelSummary):
+    """The model in one line. Lightning's table counts FLOPs, which need a batch and are 0 without, and modes."""
+
+    @staticmethod
+    def summarize(
+        summary_data: list[tuple[str, list[str]]],
+        total_parameters: int,
+        trainable_parameters: int,
+        *_: object,
+        **__: object,
+    ) -> None:
+        told = dict(summary_data)
+        parts = zip(told["Name"], told["Type"], told["Params"], strict=True)
+        named = ", ".join(f"{name} {kind} {size.strip()}" for name, kind, size in parts)
+        frozen = total_parameters - trainable_parameters
+        rest = f", {frozen:,} of them frozen" if frozen else ""
+        rank_zero_info(f"Model: {total_parameters:,} parameters{rest} ({named}).")
+
+
+class ProgressLine(RichProgressBar):
+    """Lightning's bar on one line: where the terminal is narrow the bar gives way, and names are as short as they can
+    be without becoming alike (`loss` of the step, `accuracy` of the last validation)."""
+
+    _metrics = ""
+
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        description, bar, *_ = super().configure_columns(trainer)
+        return [
+            description,
+            bar,
+            _Whole(lambda task: f"{task.completed:.0f}/{task.total:.0f}"),
+            TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True)),
+            _Whole(lambda task: f"{task.speed or 0:.2f}it/s"),
+            _Whole(lambda task: self._metrics if task.id == self.train_progress_bar_id else ""),
+        ]
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Nothing for Lightning's own column, which may break into lines; ours shows what there is."""
+        shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        short = {name: name.rpartition("/")[2].removesuffix("_step") for name in shown}
+        names = {name: one if [*short.values()].count(one) == 1 else name for name, one in short.items()}
+        told = {names[name]: f"{value:.3f}" if isinstance(value, float) else value for name, value in shown.items()}
+        self._metrics = " ".join(f"{name} {value}" for name, value in told.items())
+        return {}
+
+
+class _Whole(ProgressColumn):
+    """A column that never breaks into lines."""
+
+    def __init__(self, say: Callable[[Task], str]) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+        self.say = say
+
+    def render(self, task: Task) -> Text:
+        return Text(self.say(task))
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_NOT_SAID)
