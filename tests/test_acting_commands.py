@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from layersim.__main__ import main
+from layersim.metrics import effective_depth
 from tests import tiny
 from tests.processes import run_command
 
@@ -152,23 +153,18 @@ def test_a_tolerance_keeps_the_effective_depth_that_the_table_tells(
 ) -> None:
     """At the same ε they are one number, whichever layer is the best."""
     quiet = "--trainer.enable_progress_bar=false"
+    run = layersim("validate", f"--ckpt_path={checkpoint}", quiet)
+    record = json.loads((run / "layers.jsonl").read_text())
+    assert record["effective_depth"]["epsilon"] == 0.01
     for tolerance in (0.01, 0.2):
-        flag = f"--trainer.callbacks.init_args.epsilon={tolerance}"
-        monitors = [
-            "--trainer.callbacks=callbacks.LayerAccuracyMonitor",
-            flag,
-            "--trainer.callbacks+=callbacks.RunRecorder",
-        ]
-        run = layersim("validate", f"--ckpt_path={checkpoint}", quiet, *monitors)
-        depth = json.loads((run / "layers.jsonl").read_text())["effective_depth"]
+        depth = effective_depth(record["accuracy"], tolerance)
+        assert tolerance != 0.01 or depth == record["effective_depth"]["layer"]
         capsys.readouterr()
-        to = f"cut{tolerance}"
-        layersim("export", f"--ckpt_path={checkpoint}", f"--to={to}", f"--tolerance={tolerance}", quiet)
+        layersim("export", f"--ckpt_path={checkpoint}", f"--to=cut{tolerance}", f"--tolerance={tolerance}", quiet)
         said = " ".join(capsys.readouterr().out.split())
-        assert (
-            f"Exported {depth['layer']} of 3 layers, the fewest within {tolerance} of the best layer's accuracy" in said
-        )
-        assert len(json.loads((tmp_path / to / "layersim.json").read_text())["layers"]) == depth["layer"]
+        assert f"Exported {depth} of 3 layers, the fewest within {tolerance} of the best layer's accuracy" in said
+        written = json.loads((tmp_path / f"cut{tolerance}" / "layersim.json").read_text())
+        assert len(written["layers"]) == depth
 
 
 def test_a_tolerance_that_is_no_share_is_refused_before_anything_is_read(

@@ -48,6 +48,8 @@ def test_counts_are_equal_exactly(pair: tuple[Path, Path]) -> None:
     assert one["samples"] == 252
     for key in ("samples", "step", "saturation", "accuracy", "saturated_early", "mean_saturation_layer"):
         assert one[key] == two[key], key
+    assert one["effective_depth"] == two["effective_depth"], "with its interval over the same samples"
+    assert {"low", "high"} <= set(one["effective_depth"])
 
 
 def test_measurements_are_equal_to_a_millionth(pair: tuple[Path, Path]) -> None:

@@ -89,6 +89,7 @@ def test_history_holds_what_the_records_hold(offline: Path) -> None:
         for layer in (1, 2, 3):
             assert row[f"val/accuracy/layer_{layer:02d}"] == pytest.approx(line["accuracy"][layer - 1])
             assert row[f"val/loss/layer_{layer:02d}"] == pytest.approx(line["loss"][layer - 1])
+        assert row["val/effective_depth"] == line["effective_depth"]["layer"]
         images = [row for row in rows if row.get("epoch") == line["epoch"] and "val/cosine.path" in row]
         assert len(images) == 1
 
