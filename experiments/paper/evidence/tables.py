@@ -11,7 +11,7 @@ from found import Trained
 from numpy.typing import NDArray
 
 from layersim.errors import UserError
-from layersim.report.claims import CLAIMS, Finding
+from layersim.report.claims import ABSOLUTE_DEPTH, CLAIMS, Finding
 from layersim.report.claims.estimates import Estimate, Reading, estimate
 
 Numbers = NDArray[np.float64]
@@ -129,7 +129,8 @@ def _told(found: Estimate | None) -> str:
 def verdicts_table(findings: Mapping[str, Sequence[Finding]]) -> str:
     """A row a claim, a column a task by its title: the number for the aligned loss, and the verdict as a sign."""
     rows = [
-        [claim.name, *(_verdict(claim.name, found) for found in findings.values()), claim.published] for claim in CLAIMS
+        [claim.name, *(_verdict(claim.name, found) for found in findings.values()), claim.published]
+        for claim in (*CLAIMS, ABSOLUTE_DEPTH)
     ]
     return table(["claim", *findings, "paper"], rows)
 

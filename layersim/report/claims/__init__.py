@@ -3,7 +3,19 @@
 from layersim.report.claims.claim import Claim, Finding, judge
 from layersim.report.claims.command import judge_runs, main
 from layersim.report.claims.finished import read_run
-from layersim.report.claims.paper import CLAIMS, LIMITS
+from layersim.report.claims.paper import ABSOLUTE_DEPTH, CLAIMS, LIMITS
 from layersim.report.claims.studies import Study, group_studies
 
-__all__ = ["CLAIMS", "LIMITS", "Claim", "Finding", "Study", "group_studies", "judge", "judge_runs", "main", "read_run"]
+__all__ = [
+    "ABSOLUTE_DEPTH",
+    "CLAIMS",
+    "LIMITS",
+    "Claim",
+    "Finding",
+    "Study",
+    "group_studies",
+    "judge",
+    "judge_runs",
+    "main",
+    "read_run",
+]
