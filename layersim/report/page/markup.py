@@ -46,11 +46,6 @@ def notes(texts: Sequence[str]) -> str:
     return f'<ul class="notices" aria-label="Notices">{items}</ul>' if items else ""
 
 
-def share(value: float) -> str:
-    """An accuracy, for people."""
-    return f"{value:.3f}"
-
-
 def count(number: int, noun: str) -> str:
     """`1 run`, `2 runs`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

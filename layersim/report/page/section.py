@@ -10,7 +10,7 @@ from layersim.report.configuration import below, class_of, init_args, seed_of
 from layersim.report.environment import environment, read_environment
 from layersim.report.exits import ExitReport
 from layersim.report.numbers import three
-from layersim.report.page.markup import facts, folded, notes, preformatted, share, table, worth
+from layersim.report.page.markup import facts, folded, notes, preformatted, table, worth
 from layersim.report.page.run_page import RunPage
 from layersim.report.page.seeds import quantities
 from layersim.report.records import LayerRecord
@@ -82,8 +82,8 @@ def _exit_facts(report: ExitReport) -> dict[str, str]:
         "Mean exit layer": f"{report.mean_exit_layer:.2f} of {report.layers}",
         "Gain in layers": f"{report.layer_gain:.2f} ×",
         "Gain in time": "" if report.wall_gain is None else f"{report.wall_gain:.2f} × at batch {report.batch_size}",
-        "Accuracy with exits": share(report.accuracy),
-        "Accuracy of the last layer": share(report.full_accuracy),
+        "Accuracy with exits": three(report.accuracy),
+        "Accuracy of the last layer": three(report.full_accuracy),
         "Samples": f"{report.samples:,}",
         "Device": report.device,
     }

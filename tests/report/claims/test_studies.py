@@ -297,3 +297,5 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="which is no directory"):
         judge_runs([tmp_path / "nowhere"], DEFAULTS)
     assert main(["claims", str(run), "--output", "claims.txt"]) == 2
+    for option in ("--epsilon", "--absolute-epsilon"):
+        assert main(["claims", str(run), option, "1.5"]) == 2
