@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from layersim.layer_metric import LayerMetric
 from layersim.outputs import LayerOutput
 
 
@@ -12,7 +12,7 @@ def layer_correct(predictions: Tensor, targets: Tensor) -> Tensor:
     return (predictions == targets).sum(dim=1)
 
 
-class LayerAccuracy(Metric):
+class LayerAccuracy(LayerMetric):
     """Acc(l): the share of samples whose class the head gives when read at layer l (arXiv 2406.14479).
 
     `compute` gives (L,) shares in float64. Integer states, so that any split over processes gives the same numbers.

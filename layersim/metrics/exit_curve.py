@@ -8,9 +8,9 @@ from math import inf, log2
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from layersim.errors import UserError
+from layersim.layer_metric import LayerMetric
 from layersim.outputs import LayerOutput
 
 
@@ -50,7 +50,7 @@ def exit_counts(confidences: Tensor, predictions: Tensor, targets: Tensor, thres
     return torch.stack(exits, dim=1), torch.stack(correct, dim=1)
 
 
-class ExitCounts(Metric):
+class ExitCounts(LayerMetric):
     """Counts samples and right answers by threshold and exit layer, for the thresholds `THRESHOLDS`.
 
     `compute` gives `(mean exit layer (K,), accuracy (K,))` in float64, layers counted from 1, the mean exit layer

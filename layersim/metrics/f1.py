@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from layersim.layer_metric import LayerMetric
 from layersim.outputs import LayerOutput
 
 
@@ -13,7 +13,7 @@ def layer_confusion(predictions: Tensor, targets: Tensor, positive: int = 1) -> 
     return torch.stack([(said & true).sum(dim=1), (said & ~true).sum(dim=1), (~said & true).sum(dim=1)])
 
 
-class LayerF1(Metric):
+class LayerF1(LayerMetric):
     """F1(l) = 2 TP / (2 TP + FP + FN) of one class when the head is read at layer l: GLUE's measure for MRPC and QQP.
 
     `compute` gives (L,) shares in float64; 0 where positives are never found, NaN where there are none, neither among

@@ -2,12 +2,12 @@
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from layersim.layer_metric import LayerMetric
 from layersim.outputs import LayerOutput
 
 
-class LayerLoss(Metric):
+class LayerLoss(LayerMetric):
     """Mean cross-entropy at each layer, and mean objective, over all samples.
 
     `compute` gives `(layers (L,), objective ())` in nats. Sums in float64 weighted by samples, so that ragged batches

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from layersim.layer_metric import LayerMetric
 from layersim.outputs import LayerOutput
 from layersim.similarity.centering import centred
 from layersim.similarity.directions import Centering, require_centering
@@ -51,7 +51,7 @@ def cosine_to_last(features: Tensor, *, centering: Centering = "samples") -> Ten
     return torch.stack([(_directions(layer, centering) * last).sum(dim=1) for layer in features])
 
 
-class TargetProbability(Metric):
+class TargetProbability(LayerMetric):
     """How the true class's probability rises with the layer, over all samples.
 
     `compute` gives a `Rise`, or None where no sample had a target. Counts are integers and sums float64, so that any

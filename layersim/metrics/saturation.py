@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from layersim.layer_metric import LayerMetric
 from layersim.outputs import LayerOutput
 
 
@@ -25,7 +25,7 @@ def mean_saturation_layer(counts: Tensor) -> float:
     return float((counts * layers).sum() / counts.sum())
 
 
-class Saturation(Metric):
+class Saturation(LayerMetric):
     """Counts samples by saturation layer; `compute` gives (L,) integers, first layer first. Exact on any split."""
 
     full_state_update = False

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torchmetrics import Metric
 
 from layersim.errors import UserError
+from layersim.layer_metric import LayerMetric
 from layersim.similarity.gathering import gather_uneven
 from layersim.similarity.positions import require_distinct, splitmix64
 
@@ -29,7 +29,7 @@ class Kept:
     """(N,) int64 on the host: their positions."""
 
 
-class SampleKeeper(Metric):
+class SampleKeeper(LayerMetric):
     """Keeps `max_samples` samples at most: those whose position in the data set has the smallest hash, so that it does
     not matter who saw which when.
 
