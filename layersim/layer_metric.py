@@ -5,9 +5,9 @@ from functools import wraps
 from typing import Any
 
 import torch
+from lightning_utilities import apply_to_collection
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities.data import apply_to_collection
 
 
 class _Held:

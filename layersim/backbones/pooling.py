@@ -1,10 +1,17 @@
 """Where a timm model's classifier looks: which tokens count, and what stands between the last block and the logits."""
 
+from inspect import signature
 from typing import Any
 
 import torch
 from timm.layers import global_pool_nlc
 from torch import Tensor, nn
+
+from layersim.errors import UserError
+
+CHOOSE = "Choose a plain vision transformer (ViT, DeiT, DINOv2, BEiT, EVA, SigLIP)."
+_READ = {"norm", "fc_norm", "pool", "attn_pool", "head_drop", "head", "head_dist"}
+"""Parts behind the blocks that `TimmPooling` knows."""
 
 
 class TimmPooling:
@@ -19,7 +26,7 @@ class TimmPooling:
         self.distilled = hasattr(model, "head_dist")
         self.attends = getattr(model, "attn_pool", None) is not None
         picks_token = not self.attends and model.global_pool == "token"
-        self.norm_first = not picks_token and not isinstance(getattr(model, "norm", nn.Identity()), nn.Identity)
+        self.norm_first = not picks_token and not _is_idle(_norm(model))
 
     def __call__(self, model: Any, tokens: Tensor | tuple[Tensor, Tensor]) -> Tensor:
         """Block output, patch tokens (N, P, D) with prefix tokens (N, R, D) where there are some → features (N, D).
@@ -31,19 +38,21 @@ class TimmPooling:
         if self.distilled:
             features = prefix[:, :2].flatten(1)
         elif self.attends or getattr(model, "pool_include_prefix", False):
-            features = model.pool(model.norm(torch.cat([prefix, patches], dim=1)))
+            pool = model.pool if hasattr(model, "pool") else model._pool  # NaFlexViT's
+            features = pool(_norm(model)(torch.cat([prefix, patches], dim=1)))
         elif model.global_pool == "token":
             features = prefix[:, 0]
         else:
-            patches = model.norm(patches) if self.norm_first else patches
+            patches = _norm(model)(patches) if self.norm_first else patches
             features = global_pool_nlc(patches, model.global_pool, num_prefix_tokens=0)
         return features
 
     def final_norm(self, model: Any) -> nn.Module:
         if self.distilled:
             return TokenNorm(model.norm, tokens=2)
-        norms = [] if self.norm_first else [getattr(model, "norm", nn.Identity())]
-        return _chain(*norms, getattr(model, "fc_norm", nn.Identity()))
+        norms = [] if self.norm_first else [_norm(model)]
+        behind = getattr(model, "fc_norm", nn.Identity()) if trunk(model) is model else model.norm
+        return _chain(*norms, behind)
 
     def classifier(self, model: Any) -> nn.Module:
         if self.distilled:
@@ -76,6 +85,49 @@ class DistilledClassifier(nn.Module):
         token, distillation = features.chunk(2, dim=-1)
         logits: Tensor = (self.head(token) + self.head_dist(distillation)) / 2
         return logits
+
+
+def trunk(model: Any) -> Any:
+    """The part of a timm model that has its blocks: the model itself, or the encoder in a classifier around one."""
+    return model if hasattr(model, "blocks") else getattr(model, "encoder", model)
+
+
+def check_layout(model: Any, name: str) -> None:
+    """Raises UserError, with the reason, for a timm model without blocks of one width or tokens that can be pooled."""
+    widths = list(dict.fromkeys(info["num_chs"] for info in getattr(model, "feature_info", []) or []))
+    if len(widths) > 1:
+        raise UserError(
+            f"The layers of {name} have the widths {', '.join(map(str, widths))}: one head cannot read them all, and "
+            "layersim adds no projection between a layer and the head. Choose a model of one width, such as a ViT."
+        )
+    if model.num_classes < 2:
+        raise UserError(f"Expected at least 2 classes, but {name} has {model.num_classes}. Set num_classes.")
+    blocks = getattr(trunk(model), "blocks", None)
+    if blocks is not None and not len(blocks):
+        raise UserError(f"{name} has no blocks. Set a depth from 1 in the backbone's model_args.")
+    parts = [part for part, _ in model.named_children()]
+    behind = parts[parts.index("blocks") + 1 :] if "blocks" in parts else []
+    if blocks is None or not hasattr(model, "forward_intermediates") or not hasattr(model, "head"):
+        why = "it keeps no list of blocks that timm gives the outputs of, or no head; its parts are " + ", ".join(
+            parts[:6]
+        )
+    elif more := [part for part in behind if part not in _READ and not _is_idle(getattr(model, part))]:
+        why = f"between its last block and its classifier stands more than a norm and a pooling ({', '.join(more)})"
+    elif model.global_pool == "token" and not _gives_prefix(model):
+        why = "its classifier reads a class token, which timm does not give of every block"
+    else:
+        return
+    raise UserError(f"layersim cannot read {name}: {why}. {CHOOSE}")
+
+
+def _gives_prefix(model: Any) -> bool:
+    return "return_prefix_tokens" in signature(model.forward_intermediates).parameters
+
+
+def _norm(model: Any) -> nn.Module:
+    """What timm norms tokens with behind the last block; nothing in models with a norm behind the pooling alone."""
+    norm: nn.Module = getattr(trunk(model), "norm", nn.Identity())
+    return norm
 
 
 def _chain(*modules: nn.Module) -> nn.Module:

@@ -2,22 +2,26 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from inspect import signature
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_model_data_config
+from timm.models import get_model_input_config
 from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
 from layersim.backbones.passage import Passage
-from layersim.backbones.pooling import TimmPooling
-from layersim.errors import UserError
+from layersim.backbones.pooling import CHOOSE, TimmPooling, check_layout, trunk
+from layersim.backbones.timm_weights import load_weights
+from layersim.errors import UserError, as_user_error
 from layersim.outputs import LayerFeatures
 
-_CHOOSE = "Choose a plain vision transformer (ViT, DeiT, DINOv2, BEiT, EVA, SigLIP)."
+_OPTIONS = "name, num_classes, img_size, in_chans or model_args"
+_NAMED = {"pretrained", "checkpoint_path", "num_classes", "img_size", "in_chans"}
+"""Keywords of `timm.create_model` that are the backbone's own options."""
 
 
 class TimmBackbone(Backbone):
@@ -62,25 +66,32 @@ class TimmBackbone(Backbone):
             raise UserError("Expected pretrained or checkpoint_path, but got both. Leave one out.")
         if checkpoint_path and not Path(checkpoint_path).is_file():
             raise UserError(f"There is no weights file {checkpoint_path}. Change the backbone's checkpoint_path.")
-        options = {"num_classes": num_classes, "img_size": img_size, **(model_args or {})}
-        self.model = _create(
-            name,
-            pretrained=pretrained,
-            in_chans=in_chans,
-            **{key: value for key, value in options.items() if value is not None},
+        given = {"num_classes": num_classes, "img_size": img_size, "in_chans": in_chans, **_checked(model_args or {})}
+        options = {key: value for key, value in given.items() if value is not None}
+        create = partial(timm.create_model, name, **options)
+        remedy = (
+            "name, or without a network set its checkpoint_path to a local weights file" if pretrained else _OPTIONS
         )
-        _check_layout(self.model, name)
+        with as_user_error(f"timm cannot build {name} with {options}", f"Change the backbone's {remedy}."):
+            self.model = create(pretrained=pretrained)
+        check_layout(self.model, name)
         if checkpoint_path:
-            _load_weights(self.model, checkpoint_path)
+            load_weights(self.model, checkpoint_path, create, num_classes, in_chans)
         if grad_checkpointing:
-            self.model.set_grad_checkpointing()
-        self.num_layers = len(self.model.blocks)
+            with as_user_error(f"timm cannot recompute the blocks of {name}", "Leave grad_checkpointing out."):
+                self.model.set_grad_checkpointing()
+        self.num_layers = len(self.blocks)
         self.num_classes = self.model.num_classes
         self.pooling = TimmPooling(self.model)
         self.norm_before_pooling = self.pooling.norm_first
         self.data_config = _data_config(self.model, in_chans)
         self.input_size = self.data_config["input_size"]
         self._check_logits(name)
+
+    @property
+    def blocks(self) -> Any:
+        """The model's blocks, in their order."""
+        return trunk(self.model).blocks
 
     @property
     def final_norm(self) -> nn.Module:
@@ -96,28 +107,34 @@ class TimmBackbone(Backbone):
         Raises:
             UserError: images of another size or channel number than the model takes.
         """
+        prefix = {"return_prefix_tokens": True} if getattr(self.model, "num_prefix_tokens", 0) else {}
         tokens = self.model.forward_intermediates(
             self._images(batch),
             indices=list(range(self.num_layers) if layers is None else layers),
-            return_prefix_tokens=True,
             output_fmt="NLC",
             intermediates_only=True,
             stop_early=True,
+            **prefix,
         )
         values = torch.stack([self.pooling(self.model, layer) for layer in tokens])
         return LayerFeatures(values, batch.get("label"), batch.get("position"))
 
     def passage(self, batch: Mapping[str, Any]) -> Passage:
+        if not self._hands_on_tokens:
+            raise UserError(
+                f"The blocks of {type(self.model).__name__} hand on more than their tokens, so samples cannot leave "
+                "between two of them. Choose another backbone for early exit."
+            )
         images = self._images(batch)
         return Passage(
             run=lambda: self.model.forward_features(images),
-            blocks=self.model.blocks,
+            blocks=self.blocks,
             pool=lambda tokens, _: self._pool(tokens),
             samples=images,
         )
 
     def _pool(self, block: Tensor) -> Tensor:
-        prefix = self.model.num_prefix_tokens
+        prefix = getattr(self.model, "num_prefix_tokens", 0)
         return self.pooling(self.model, (block[:, prefix:], block[:, :prefix]) if prefix else block)
 
     def _images(self, batch: Mapping[str, Any]) -> Tensor:
@@ -141,14 +158,17 @@ class TimmBackbone(Backbone):
         parameter = next(self.parameters())
         ramp = torch.linspace(-1, 1, steps=torch.Size(self.input_size).numel(), dtype=parameter.dtype)
         image = ramp.view(1, *self.input_size).to(parameter.device)
-        try:
+        kinds: list[bool] = []
+        watch = self.blocks[-1].register_forward_hook(lambda _, __, output: kinds.append(isinstance(output, Tensor)))
+        with as_user_error(
+            f"{name} cannot take an image of {_size(self.input_size)}",
+            "Change the backbone's img_size, in_chans, or its model_args, such as patch_size.",
+        ):
             expected = _traced(lambda: self.model(image), head)
-        except RuntimeError as error:
-            raise UserError(
-                f"{name} cannot take an image of {_size(self.input_size)}: {error}. "
-                "Change the backbone's img_size, in_chans, or patch_size in its model_args."
-            ) from error
-        found = _traced(lambda: head(self.final_norm(self({"image": image}).values[-1])), head)
+        watch.remove()
+        self._hands_on_tokens = all(kinds)
+        with as_user_error(f"layersim cannot read {name}", CHOOSE):
+            found = _traced(lambda: head(self.final_norm(self({"image": image}).values[-1])), head)
         self.train(training)
         pairs = list(zip(found, expected, strict=False))
         if len(found) != len(expected) or not all(
@@ -156,7 +176,7 @@ class TimmBackbone(Backbone):
         ):
             raise UserError(
                 f"layersim cannot read {name}: its final norm, pooling and classifier, applied to the last block's "
-                f"output, do not give the model's own logits. {_CHOOSE}"
+                f"output, do not give the model's own logits. {CHOOSE}"
             )
 
 
@@ -180,55 +200,19 @@ def _check_name(name: str) -> None:
     raise UserError(f"timm knows no model {name!r}.{hint} Change the backbone's name.")
 
 
-def _create(name: str, **options: Any) -> nn.Module:
-    try:
-        model: nn.Module = timm.create_model(name, **options)
-    except TypeError as error:
-        raise UserError(
-            f"timm cannot build {name} with {options}: {error}. Change the backbone's model_args."
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"The weights of {name} could not be fetched: {error}. "
-            "Without a network set the backbone's checkpoint_path to a local weights file."
-        ) from error
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"timm cannot build {name}: {error}") from error
-    return model
-
-
-def _check_layout(model: Any, name: str) -> None:
-    """One width at every block, and timm's own way to reach the blocks."""
-    widths = list(dict.fromkeys(info["num_chs"] for info in getattr(model, "feature_info", []) or []))
-    if len(widths) > 1:
-        raise UserError(
-            f"The layers of {name} have the widths {', '.join(map(str, widths))}: one head cannot read them all, and "
-            "layersim adds no projection between a layer and the head. Choose a model of one width, such as a ViT."
-        )
-    reach = getattr(model, "forward_intermediates", None)
-    if reach is None or "return_prefix_tokens" not in signature(reach).parameters or not hasattr(model, "global_pool"):
-        raise UserError(
-            f"layersim cannot read {name}: timm does not give its blocks' tokens with the class token. {_CHOOSE}"
-        )
-    if model.num_classes < 1:
-        raise UserError(f"{name} has no classifier. Set the backbone's num_classes.")
-
-
-def _load_weights(model: Any, path: str) -> None:
-    try:
-        timm.models.load_checkpoint(model, path)
-    except Exception as error:  # unpickling raises whatever the damage suggests
-        why = " ".join(str(error).split())
-        if "loading state_dict" in why:
-            raise UserError(f"The weights in {path} do not fit the model. {why} Change num_classes or name.") from error
-        raise UserError(f"{path} is not a readable weights file (cut short or corrupt). {why}") from error
+def _checked(model_args: dict[str, Any]) -> dict[str, Any]:
+    """Keywords for timm; a UserError for the backbone's own among them, and for rates that would fail in training."""
+    if own := _NAMED & set(model_args):
+        raise UserError(f"Expected {', '.join(sorted(own))} beside the backbone's model_args, not in it.")
+    for key, value in model_args.items():
+        if "drop" in key and key.endswith("_rate") and isinstance(value, int | float) and not 0 <= value <= 1:
+            raise UserError(f"Expected {key} in 0 … 1, but got {value}. Change it in the backbone's model_args.")
+    return model_args
 
 
 def _data_config(model: Any, in_chans: int) -> dict[str, Any]:
     """timm's data configuration, with the image size and channels that this model was really built for."""
-    config = dict(resolve_model_data_config(model))
-    size = getattr(model.patch_embed, "img_size", None) or config["input_size"][1:]
-    config["input_size"] = (in_chans, *size)
+    config = {**resolve_model_data_config(model), "input_size": get_model_input_config(model)["input_size"]}
     if len(config["mean"]) != in_chans:
         for key in ("mean", "std"):
             config[key] = (sum(config[key]) / len(config[key]),) * in_chans

@@ -45,7 +45,7 @@ class TimmLibrary(Library):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        blocks: nn.ModuleList = self.backbone.model.blocks
+        blocks: nn.ModuleList = self.backbone.blocks
         return blocks
 
     def untrained(self, kept: Sequence[int], *, tied: bool) -> nn.Module:

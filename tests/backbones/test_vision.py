@@ -26,6 +26,17 @@ FAMILIES = {
     "EVA-02": ("eva02_tiny_patch14_224", 28, {}),
     "SigLIP": ("vit_base_patch16_siglip_224", 32, {}),
     "ViT with dropout before its classifier": ("vit_tiny_patch16_224", 32, {"drop_rate": 0.3}),
+    "relative positions, no class token": ("vit_relpos_small_patch16_224", 32, {}),
+    "shared relative positions": ("vit_srelpos_small_patch16_224", 32, {}),
+    "relative positions with a class token": ("vit_relpos_base_patch16_cls_224", 32, {}),
+    "ViT behind convolutions": ("vit_tiny_r_s16_p8_224", 64, {}),
+    "NaFlexViT": ("naflexvit_base_patch16_gap", 32, {}),
+    "NaFlexViT, attention pooling": ("naflexvit_base_patch16_map", 32, {}),
+    "NaFlexViT, class token": ("naflexvit_base_patch16_gap", 32, {"class_token": True, "global_pool": "token"}),
+    "TNT": ("tnt_s_patch16_224", 32, {"num_heads_outer": 3, "num_heads": None}),
+    "DeepSeek ViT": ("deepseek_vit_412m", 56, {}),
+    "Qwen3 ViT": ("qwen3_vit_88m", 64, {}),
+    "Gemma 4 ViT": ("gemma4_vit_167m", 96, {}),
 }
 
 
