@@ -34,7 +34,8 @@ def test_one_layer_is_a_layer(layers: int) -> None:
         metric.update(torch.ones(layers))
         values, total = metric.compute()
         assert values.shape == (() if metric is control and layers == 1 else (layers,))
-        assert total == layers and total.shape == ()
+        assert total == layers
+        assert total.shape == ()
 
 
 def test_what_was_computed_stays_when_the_state_moves_on() -> None:

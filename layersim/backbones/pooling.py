@@ -100,8 +100,6 @@ def check_layout(model: Any, name: str) -> None:
             f"The layers of {name} have the widths {', '.join(map(str, widths))}: one head cannot read them all, and "
             "layersim adds no projection between a layer and the head. Choose a model of one width, such as a ViT."
         )
-    if model.num_classes < 2:
-        raise UserError(f"Expected at least 2 classes, but {name} has {model.num_classes}. Set num_classes.")
     blocks = getattr(trunk(model), "blocks", None)
     if blocks is not None and not len(blocks):
         raise UserError(f"{name} has no blocks. Set a depth from 1 in the backbone's model_args.")
@@ -111,10 +109,14 @@ def check_layout(model: Any, name: str) -> None:
         why = "it keeps no list of blocks that timm gives the outputs of, or no head; its parts are " + ", ".join(
             parts[:6]
         )
+    elif not isinstance(getattr(model, "global_pool", None), str):
+        why = "its blocks put out maps of the image, which its head pools by itself, and not tokens"
     elif more := [part for part in behind if part not in _READ and not _is_idle(getattr(model, part))]:
         why = f"between its last block and its classifier stands more than a norm and a pooling ({', '.join(more)})"
     elif model.global_pool == "token" and not _gives_prefix(model):
         why = "its classifier reads a class token, which timm does not give of every block"
+    elif model.num_classes < 2:
+        raise UserError(f"Expected at least 2 classes, but {name} has {model.num_classes}. Set num_classes.")
     else:
         return
     raise UserError(f"layersim cannot read {name}: {why}. {CHOOSE}")

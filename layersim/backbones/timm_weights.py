@@ -14,6 +14,8 @@ from layersim.errors import UserError, as_user_error, reason
 _OURS = "backbone.model."
 """What a checkpoint of layersim's own puts before the names of timm's weights."""
 
+_SIZES = re.compile(r"size mismatch for (\S+): copying a param with shape .*?\[(.*)\]\).*?\[(.*)\]\)")
+
 
 def load_weights(
     model: Any, path: str, create: Callable[..., nn.Module], num_classes: int | None, in_chans: int
@@ -47,13 +49,20 @@ def load_weights(
         "label_offset": 0,
         "input_size": (stem[1] if len(stem) == 4 else in_chans, *published["input_size"][1:]),
     }
-    with as_user_error(f"The weights in {path} do not fit the model", why=lambda error: _misfit(error, stems)):
+    with (
+        as_user_error(f"The weights in {path} do not fit the model", why=lambda error: _misfit(error, stems)),
+        warnings.catch_warnings(action="ignore"),  # of timm's own code that resamples BEiT's positions
+    ):
         trained = create(num_classes=classes, pretrained=True, pretrained_cfg_overlay=source).state_dict()
     if num_classes is None and classes:
         model.reset_classifier(classes)
     drawn = {key: value for key, value in model.state_dict().items() if _shape(trained.get(key)) != _shape(value)}
     model.load_state_dict({**trained, **drawn})
-    told = [f"{', '.join(drawn)} drawn anew for {model.num_classes} classes (the file has {classes})"] if drawn else []
+    told = (
+        [f"{', '.join(drawn)} drawn anew for {model.num_classes} classes (the file has {classes or 'none'})"]
+        if drawn
+        else []
+    )
     told += [
         f"{key} taken from {_by(shapes[key])} to {_by(_shape(value))}"
         for key, value in trained.items()
@@ -92,10 +101,10 @@ def _shape_at(modules: Sequence[str], shapes: dict[str, tuple[int, ...]]) -> tup
 
 def _misfit(error: BaseException, stems: Sequence[str]) -> str:
     """The first of torch's misfits, and which option they come from."""
-    lines = [line.split('", "') for line in str(error).split("\n\t")[1:]]
+    lines = [_SIZES.sub(r"\1 is (\2) there, (\3) here", line).split('", "') for line in str(error).split("\n\t")[1:]]
     few = ['", "'.join(names[:3]) + (f'" and {len(names) - 3} more. ' if len(names) > 3 else "") for names in lines]
     said = " ".join(" ".join(few[:3]).split()) or reason(error)
-    sizes = re.findall(r"size mismatch for (\S+):", said)
+    sizes = re.findall(r"(\S+) is \(", said)
     option = "name or model_args"
     if not re.search("Missing|Unexpected", said) and all(key.removesuffix(".weight") in stems for key in sizes):
         option = "in_chans"

@@ -1,6 +1,5 @@
 """timm backbones: the shared head at the last layer is the model's own forward, family by family."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +7,7 @@ import timm
 import torch
 
 from layersim.backbones import TimmBackbone
+from layersim.backbones.shrinking import Shrinking
 from layersim.errors import UserError
 from layersim.heads import SharedHead
 
@@ -26,6 +26,8 @@ FAMILIES = {
     "EVA-02": ("eva02_tiny_patch14_224", 28, {}),
     "SigLIP": ("vit_base_patch16_siglip_224", 32, {}),
     "ViT with dropout before its classifier": ("vit_tiny_patch16_224", 32, {"drop_rate": 0.3}),
+}
+MORE = {
     "relative positions, no class token": ("vit_relpos_small_patch16_224", 32, {}),
     "shared relative positions": ("vit_srelpos_small_patch16_224", 32, {}),
     "relative positions with a class token": ("vit_relpos_base_patch16_cls_224", 32, {}),
@@ -48,9 +50,9 @@ def build(name: str, size: int, extra: dict[str, Any], **options: Any) -> TimmBa
     return backbone.eval()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES | MORE)
 def test_shared_head_at_the_last_layer_gives_the_models_logits(family: str) -> None:
-    backbone = build(*FAMILIES[family])
+    backbone = build(*(FAMILIES | MORE)[family])
     images = torch.randn(2, *backbone.input_size)
     features = backbone({"image": images}).values
     assert features.shape[:2] == (3, 2)
@@ -68,6 +70,28 @@ def test_each_layer_is_the_model_cut_off_there(family: str) -> None:
     for depth in (2, 1):
         backbone.model.blocks = backbone.model.blocks[:depth]
         torch.testing.assert_close(logits[depth - 1], backbone.model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", MORE)
+def test_samples_can_leave_between_two_blocks(family: str) -> None:
+    """What a family hands from block to block can be cut to the samples that stay, or it says that it cannot be."""
+    backbone = build(*MORE[family])
+    batch = {"image": torch.randn(4, *backbone.input_size)}
+    with torch.no_grad():
+        expected = backbone(batch).values
+        seen: list[tuple[int, list[int]]] = []
+
+        def visit(layer: int, rows: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+            seen.append((layer, rows.tolist()))
+            torch.testing.assert_close(features, expected[layer, rows], rtol=1e-4, atol=1e-4)
+            return rows != 2 * layer
+
+        if family == "TNT":
+            with pytest.raises(UserError, match="TNT hand on more than their tokens"):
+                Shrinking(backbone)(batch, visit)
+            return
+        Shrinking(backbone)(batch, visit)
+    assert seen == [(0, [0, 1, 2, 3]), (1, [1, 2, 3]), (2, [1, 3])]
 
 
 def test_features_stand_before_the_final_norm() -> None:
@@ -102,29 +126,24 @@ def test_data_config_follows_the_model_as_built() -> None:
     assert len(backbone.data_config["mean"]) == 1
 
 
-def test_local_weights_are_loaded(tmp_path: Path) -> None:
-    source = build(*FAMILIES["ViT, class token"])
-    path = tmp_path / "weights.pth"
-    torch.save(source.model.state_dict(), path)
-    loaded = build(*FAMILIES["ViT, class token"])
-    with torch.no_grad():
-        loaded.model.head.weight.zero_()
-    torch.manual_seed(1)
-    loaded = TimmBackbone(
-        "vit_tiny_patch16_224", checkpoint_path=str(path), num_classes=7, img_size=32, model_args=SMALL
-    )
-    torch.testing.assert_close(loaded.model.head.weight, source.model.head.weight)
-
-
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "convnext_atto"])
 def test_models_of_several_widths_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"widths .*one head cannot read them all"):
         TimmBackbone(name)
 
 
-def test_a_model_without_class_token_intermediates_is_refused() -> None:
-    with pytest.raises(UserError, match="layersim cannot read xcit_nano"):
-        TimmBackbone("xcit_nano_12_p16_224")
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("xcit_nano_12_p16_224", r"between its last block and its classifier .*\(cls_attn_blocks\)"),
+        ("samvit_base_patch16", r"between its last block and its classifier .*\(neck\)"),
+        ("convit_tiny", "class token, which timm does not give of every block"),
+        ("coat_tiny", "keeps no list of blocks"),
+    ],
+)
+def test_a_model_that_cannot_be_read_is_refused_with_the_reason(name: str, why: str) -> None:
+    with pytest.raises(UserError, match=f"layersim cannot read {name}: .*{why}.*Choose a plain vision transformer"):
+        TimmBackbone(name)
 
 
 def test_a_model_whose_head_is_not_understood_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,36 +161,50 @@ def test_an_unknown_name_lists_near_ones() -> None:
         TimmBackbone("vit_smal_patch16_224")
 
 
-def test_an_unknown_keyword_is_named() -> None:
-    with pytest.raises(UserError, match=r"unexpected keyword argument 'dephth'.*model_args"):
-        TimmBackbone("vit_tiny_patch16_224", model_args={"dephth": 3})
+ABSURD: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown keyword": ({"dephth": 3}, r"unexpected keyword argument 'dephth'.*model_args"),
+    "no block": ({"depth": 0}, "has no blocks. Set a depth from 1"),
+    "fewer than no block": ({"depth": -1}, "timm cannot build .*depth"),
+    "heads that do not divide the width": ({"num_heads": 5}, "divisible by num_heads.*model_args"),
+    "no head": ({"num_heads": 0}, "timm cannot build .*'num_heads': 0"),
+    "no patch": ({"patch_size": 0}, "timm cannot build .*'patch_size': 0"),
+    "no width": ({"embed_dim": 0}, "timm cannot build .*'embed_dim': 0"),
+    "a norm that is none": ({"norm_layer": "nix"}, "timm cannot build .*KeyError: 'nix'"),
+    "blocks dropped twice": ({"drop_path_rate": 2}, "drop_path_rate in 0 … 1, but got 2"),
+    "no pooling": ({"global_pool": ""}, "do not give the model's own logits"),
+    "an option of the backbone's own": ({"num_classes": 3}, "num_classes beside the backbone's model_args"),
+}
+
+
+@pytest.mark.parametrize("case", ABSURD)
+def test_what_cannot_be_built_is_told_in_one_line(case: str) -> None:
+    model_args, message = ABSURD[case]
+    with pytest.raises(UserError, match=message) as told:
+        TimmBackbone("vit_tiny_patch16_224", img_size=32, num_classes=7, model_args=SMALL | model_args)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"img_size": -32}, r"timm cannot build .*positive image size.*img_size"),
+        ({"img_size": "abc"}, r"timm cannot build .*'img_size': 'abc'"),
+        ({"img_size": (32,)}, r"timm cannot build .*\(32,\)"),
+        ({"img_size": 8}, r"cannot take an image of 3 × 8 × 8.*patch_size"),
+        ({"in_chans": 0}, "in_chans"),
+        ({"in_chans": -1}, r"timm cannot build .*'in_chans': -1"),
+        ({"num_classes": 0}, "at least 2 classes, but vit_tiny_patch16_224 has 0. Set num_classes"),
+        ({"num_classes": 1}, "at least 2 classes, but vit_tiny_patch16_224 has 1"),
+        ({"num_classes": -1}, "at least 2 classes"),
+    ],
+)
+def test_absurd_options_are_told_in_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as told:
+        TimmBackbone("vit_tiny_patch16_224", **{"img_size": 32, "num_classes": 7, "model_args": SMALL, **options})
+    assert "\n" not in str(told.value)
 
 
 def test_images_of_another_size_are_refused() -> None:
     backbone = build(*FAMILIES["ViT, class token"])
     with pytest.raises(UserError, match=r"3 × 32 × 32 .*gives 1 × 28 × 28 .*img_size and in_chans"):
         backbone({"image": torch.randn(2, 1, 28, 28)})
-
-
-def test_an_image_smaller_than_a_patch_is_refused() -> None:
-    with pytest.raises(UserError, match=r"cannot take an image of 3 × 8 × 8.*patch_size"):
-        TimmBackbone("vit_tiny_patch16_224", img_size=8, model_args=SMALL)
-
-
-def test_weights_that_are_missing_broken_or_anothers(tmp_path: Path) -> None:
-    def load(path: Path) -> None:
-        TimmBackbone("vit_tiny_patch16_224", checkpoint_path=str(path), num_classes=7, img_size=32, model_args=SMALL)
-
-    with pytest.raises(UserError, match="no weights file"):
-        load(tmp_path / "nothing.pth")
-    broken = tmp_path / "broken.pth"
-    torch.save({"head.weight": torch.zeros(100)}, broken)
-    broken.write_bytes(broken.read_bytes()[:200])
-    with pytest.raises(UserError, match="not a readable weights file"):
-        load(broken)
-    other = tmp_path / "other.pth"
-    torch.save(timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=5, **SMALL).state_dict(), other)
-    with pytest.raises(UserError, match=r"do not fit the model.*num_classes"):
-        load(other)
-    with pytest.raises(UserError, match="pretrained or checkpoint_path"):
-        TimmBackbone("vit_tiny_patch16_224", pretrained=True, checkpoint_path=str(other))
