@@ -45,7 +45,6 @@ class TransformersBackbone(Backbone):
         trust_remote_code: run code that comes with the model.
         config_args: overrides of the configuration, such as `num_hidden_layers`; with `name_or_path` None also
             `model_type`, the family.
-        ignore_mismatched_sizes: draw weights anew whose size in the checkpoint differs, such as a classifier's.
         grad_checkpointing: recompute blocks in the backward pass, to save memory.
         lora: train low-rank adapters in the blocks in place of their weights, and the head; needs the extra `lora`.
         blocks: where a family that is not known keeps its blocks, a path in the base model such as `encoder.layer`.
@@ -70,7 +69,6 @@ class TransformersBackbone(Backbone):
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
         config_args: dict[str, Any] | None = None,
-        ignore_mismatched_sizes: bool = False,
         grad_checkpointing: bool = False,
         lora: Lora | None = None,
         blocks: str | None = None,
@@ -92,7 +90,7 @@ class TransformersBackbone(Backbone):
         fresh: set[str] = set()
         if pretrained and name_or_path:
             options["revision"] = hub["revision"]
-            self.model, fresh = trained(name_or_path, config, task, options, ignore_mismatched_sizes)
+            self.model, fresh = trained(name_or_path, config, task, options)
         else:
             self.model = untrained(config, task, options)
         config = self.model.config

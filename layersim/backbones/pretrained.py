@@ -1,6 +1,7 @@
 """Opening transformers models: configuration and weights, from the hub, a local folder, or nothing but a family."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -22,12 +23,16 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
 from layersim.backbones.families import Task
+from layersim.backbones.refitting import refitted
 from layersim.errors import UserError
 
 _OFFLINE = (
     "Without a network, name_or_path may be a local folder that `save_pretrained` or `hf download` wrote; "
     "with HF_HUB_OFFLINE=1 only the hub's local cache is asked."
 )
+
+_UNSIZED = ("id2label", "label2id", "dtype", "transformers_version")
+"""Ends of those names in a configuration that have no say in a weight's size, but the classifier's."""
 
 
 def configuration(
@@ -72,27 +77,48 @@ def untrained(config: Any, task: Task, options: dict[str, Any]) -> Any:
         return _auto(config, task).from_config(config, **options)
 
 
-def trained(
-    name: str, config: Any, task: Task, options: dict[str, Any], ignore_mismatched_sizes: bool
-) -> tuple[Any, set[str]]:
-    """A model with published weights, and the names of those parameters that the checkpoint did not have.
+def trained(name: str, config: Any, task: Task, options: dict[str, Any]) -> tuple[Any, set[str]]:
+    """A model with published weights, and the names of those parameters that are drawn anew.
+
+    As timm does it, a classifier for another number of classes is drawn anew, and weights that hang on the image size
+    or the channels are refitted, which one warning tells.
 
     Raises:
-        UserError: no weights there, weights of other sizes than the configuration's (unless ignored, as in
-            transformers: those parameters are then drawn anew), no model of the family for the task.
+        UserError: no weights there, weights of other sizes than the configuration's, no model of the family for the
+            task.
     """
-    with _told(name, task), _quiet():
-        model, report = _auto(config, task).from_pretrained(
-            name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    mismatched = {key: (tuple(found), tuple(expected)) for key, found, expected in report["mismatched_keys"]}
-    if mismatched and not ignore_mismatched_sizes:
-        sizes = "; ".join(f"{key} is {found} there, {ours} here" for key, (found, ours) in sorted(mismatched.items()))
-        raise UserError(
-            f"The weights of {name} have other sizes than the model: {sizes}. Set num_classes (or config_args) to the "
-            "checkpoint's, or ignore_mismatched_sizes: true to draw these weights anew."
-        )
-    return model, {*report["missing_keys"], *mismatched}
+
+    def opened(config: Any) -> tuple[Any, Any]:
+        with _told(name, task), _quiet():
+            opened: tuple[Any, Any] = _auto(config, task).from_pretrained(
+                name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+        return opened
+
+    model, report = opened(config)
+    sizes = {key: (tuple(found), tuple(expected)) for key, found, expected in report["mismatched_keys"]}
+    drawn = {
+        key
+        for key, (found, ours) in sizes.items()
+        if task == "classification" and ours == (config.num_labels, *found[1:])
+    }
+    if rest := {key: sizes[key] for key in sorted(set(sizes) - drawn)}:
+        published = _published(name, {key: options[key] for key in ("revision", "trust_remote_code") if key in options})
+        state = opened(published)[0].state_dict()
+        weights = {key: refitted(state[key], ours, published, config) for key, (_, ours) in rest.items()}
+        if others := [key for key, weight in weights.items() if weight is None]:
+            told = "; ".join(f"{key} is {rest[key][0]} there, {rest[key][1]} here" for key in others[:3])
+            more = f"; and {len(others) - 3} more" if len(others) > 3 else ""
+            own, theirs = config.to_dict(), published.to_dict()
+            changed = [key for key, value in theirs.items() if own.get(key) != value and not key.endswith(_UNSIZED)]
+            raise UserError(
+                f"The weights of {name} have other sizes than the model: {told}{more}. Set what differs in the "
+                f"backbone's config_args to the checkpoint's: {', '.join(changed)}."
+            )
+        model.load_state_dict(weights, strict=False)
+        told = "; ".join(f"{key} taken from {found} to {ours}" for key, (found, ours) in rest.items())
+        warnings.warn(f"{name} is adapted to this model: {told}.", stacklevel=2)
+    return model, {*report["missing_keys"], *drawn}
 
 
 def image_config(name: str | None, config: Any, hub: dict[str, Any], size_typed: bool) -> dict[str, Any]:

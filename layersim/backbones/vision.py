@@ -33,8 +33,9 @@ class TimmBackbone(Backbone):
     Args:
         name: timm's model name, or `hf-hub:` and a repository.
         pretrained: load the published weights (from the hub or its local cache).
-        checkpoint_path: a local weights file to load instead.
-        num_classes: C; timm's own number where None.
+        checkpoint_path: a local weights file to load instead, adapted in the same way where classes, image size or
+            channels differ (see `load_weights`).
+        num_classes: C, from 2; where None the weights file's, or timm's own number.
         img_size: side of the (square) images in pixels, or (height, width); timm's own where None.
         in_chans: image channels.
         grad_checkpointing: recompute blocks in the backward pass, to save memory.

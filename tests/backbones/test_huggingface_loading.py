@@ -59,13 +59,66 @@ def test_a_new_classifier_is_told(base: Path) -> None:
     torch.testing.assert_close(backbone.eval()(batch).values, source(batch).values, rtol=1e-5, atol=1e-5)
 
 
-def test_a_classifier_of_another_size_is_refused_unless_told_otherwise(classifier: Path) -> None:
-    message = r"classifier\.weight is \(7, 24\) there, \(5, 24\) here.*num_classes.*ignore_mismatched_sizes"
-    with pytest.raises(UserError, match=message):
-        load(classifier, num_classes=5)
-    with pytest.warns(UserWarning, match=r"no trained classifier\.bias, classifier\.weight"):
-        backbone = load(classifier, num_classes=5, ignore_mismatched_sizes=True)
+def test_a_classifier_of_another_number_of_classes_is_drawn_anew(classifier: Path) -> None:
+    with pytest.warns(UserWarning, match=r"no trained classifier\.bias, classifier\.weight") as told:
+        backbone = load(classifier, num_classes=5)
+    assert len(told) == 1
     assert backbone.classifier[-1].weight.shape == (5, 24)  # type: ignore[index]
+    whole = load(classifier)
+    batch = batch_for(whole)
+    torch.testing.assert_close(backbone.eval()(batch).values, whole.eval()(batch).values)
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "tokens"), [("ViT", (12, 16), 13), ("ViT", (4, 4), 2), ("DINOv2", (16, 16), 17)]
+)
+def test_another_image_size_resamples_the_positions(
+    tmp_path: Path, family: str, size: tuple[int, int], tokens: int
+) -> None:
+    """The same logits as the family's own interpolation of its positions gives, at each call."""
+    source = build(IMAGES[family])
+    source.model.save_pretrained(tmp_path)
+    table = rf"embeddings\.position_embeddings taken from \(1, 5, 24\) to \(1, {tokens}, 24\)"
+    with pytest.warns(UserWarning, match=table) as told:
+        backbone = load(tmp_path, config_args={"image_size": list(size)}).eval()
+    assert len(told) == 1
+    assert backbone.input_size == (3, *size)
+    batch = batch_for(backbone)
+    options = {"interpolate_pos_encoding": True} if family == "ViT" else {}
+    with torch.no_grad():
+        expected = source.model(pixel_values=batch["image"], **options).logits
+    torch.testing.assert_close(read(backbone, batch)[-1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_other_channels_fold_the_first_layer(tmp_path: Path) -> None:
+    """A gray picture then says what it says in colours."""
+    source = build(IMAGES["ViT"])
+    source.model.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"projection\.weight taken from \(24, 3, 4, 4\) to \(24, 1, 4, 4\)"):
+        backbone = load(tmp_path, config_args={"num_channels": 1}).eval()
+    gray = torch.randn(3, 1, 8, 8)
+    colours = {"image": gray.expand(-1, 3, -1, -1)}
+    torch.testing.assert_close(read(backbone, {"image": gray})[-1], stock(source, colours), rtol=1e-4, atol=1e-5)
+
+
+def test_all_of_it_at_once(tmp_path: Path) -> None:
+    build(IMAGES["ViT"]).model.save_pretrained(tmp_path)
+    with (
+        pytest.warns(UserWarning, match=r"projection\.weight taken from .*; .*position_embeddings taken from"),
+        pytest.warns(UserWarning, match="no trained classifier"),
+    ):
+        backbone = load(tmp_path, num_classes=3, config_args={"num_channels": 1, "image_size": 16})
+    assert (backbone.num_classes, backbone.input_size) == (3, (1, 16, 16))
+
+
+def test_other_sizes_are_refused(classifier: Path) -> None:
+    with pytest.raises(UserError, match=r"is \(32, 24\) there, \(16, 24\) here.*config_args .*: intermediate_size\."):
+        load(classifier, config_args={"intermediate_size": 16})
+    with pytest.raises(
+        UserError,
+        match=r"position_embeddings\.weight is \(40, 24\) there, \(80, 24\) here.*: max_position_embeddings\.",
+    ):
+        load(classifier, config_args={"max_position_embeddings": 80})
 
 
 def test_fewer_layers_than_the_checkpoint_and_more(classifier: Path) -> None:
