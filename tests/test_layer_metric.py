@@ -1,5 +1,7 @@
 """Metrics keep the shape of what they compute, also where it is one number."""
 
+import importlib
+import pkgutil
 from copy import deepcopy
 from typing import Any
 
@@ -8,6 +10,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+import layersim.metrics
+import layersim.similarity
 from layersim.layer_metric import LayerMetric
 from layersim.similarity import CosineSimilarity, LinearCKA
 
@@ -50,3 +54,16 @@ def test_what_was_computed_stays_when_the_state_moves_on() -> None:
 def test_one_layer_is_alike_to_itself(measure: Any) -> None:
     measure.update(torch.randn(1, 64, 5), torch.arange(64))
     torch.testing.assert_close(measure.compute(), torch.ones(1, 1, dtype=torch.float64))
+
+
+def test_every_metric_of_ours_keeps_its_shape() -> None:
+    """Whoever adds one that squeezes breaks the model of one layer."""
+    for package in (layersim.metrics, layersim.similarity):
+        for file in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{file.name}")
+    ours, found = [Metric], set()
+    while ours:
+        ours += (below := ours.pop().__subclasses__())
+        found |= {made for made in below if made.__module__.startswith("layersim.")}
+    assert len(found) > 15
+    assert all(issubclass(made, LayerMetric) for made in found)

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from layersim.errors import UserError
+from layersim.layer_metric import LayerMetric
 from layersim.outputs import LayerOutput
 
 EPSILON = 0.01
@@ -66,7 +66,7 @@ def paired_interval(more: int, less: int, samples: int) -> tuple[float, float]:
     return difference - half, difference + half
 
 
-class RightAtBoth(Metric):
+class RightAtBoth(LayerMetric):
     """How many samples are right at layer l and at layer m, whose diagonal counts those that are right at l.
 
     `compute` gives `(counts (L, L), samples ())`. Integers, so that any split over processes gives the same numbers;
