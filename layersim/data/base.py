@@ -1,6 +1,6 @@
 """What all data modules share: named splits, loaders that are exact on any number of processes, and a preflight."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -9,6 +9,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, default_collate
 
 from layersim.data.bucketing import bucketed_order
+from layersim.data.options import CheckedOptions
 from layersim.data.samplers import EvaluationSampler, TrainSampler, evaluation_batch_size
 from layersim.data.splits import Sample, Split, evaluation_generator
 from layersim.errors import UserError
@@ -28,7 +29,7 @@ class Reader(Protocol):
         """(channels, height, width) of the images that it reads; None if any will do, or if it reads no images."""
 
 
-class SplitDataModule(LightningDataModule, ABC):
+class SplitDataModule(LightningDataModule, metaclass=CheckedOptions):
     """Data in splits "train", "val" and, where there are any, "test" and "predict" (else prediction reads "val").
 
     A subclass says in `load` what the splits are. Every sample is a dict with "index", its position in its source, and
@@ -123,10 +124,10 @@ class SplitDataModule(LightningDataModule, ABC):
             self.check_sample(split[0], name, backbone)
 
     def _check_labels(self, split: str, smallest: int, largest: int, known: int) -> None:
-        if smallest < 0:
+        if smallest < (-1 if split == "predict" else 0):
             raise UserError(
                 f"labels must lie in 0..{known - 1}, but the {split} data has {smallest}, which often marks samples "
-                f"without a label: choose a split whose samples all have one"
+                f"without a label, as only the predict split may: choose a split whose samples all have one"
             )
         if largest >= known:
             raise UserError(

@@ -1,16 +1,14 @@
 """Images with labels, from anything that `datasets.load_dataset` opens."""
 
-import math
 from collections.abc import Callable
 from copy import copy
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from datasets import Dataset, Image
 from torch import Tensor, nn
 
-from layersim.data.base import Reader, SplitDataModule, at_least
+from layersim.data.base import Reader, SplitDataModule
+from layersim.data.columns import need_column
 from layersim.data.pixels import (
     Preprocessing,
     check_shape,
@@ -18,9 +16,9 @@ from layersim.data.pixels import (
     evaluation_transforms,
     training_transforms,
 )
-from layersim.data.sources import need_column, open_split, read_labels, whence
-from layersim.data.splits import Integers, Sample, Split, hold_out
-from layersim.errors import UserError
+from layersim.data.splits import Integers, Sample, Split
+from layersim.data.tables import Rows, Table
+from layersim.errors import UserError, as_user_error
 
 
 class Images(SplitDataModule):
@@ -34,8 +32,8 @@ class Images(SplitDataModule):
         path: a file, a folder or a name on the hub (see `open_split`).
         name: which configuration of the data set, where it has several.
         image_column: the column of images.
-        label_column: the column of labels: class labels, integers, or strings (numbered in sorted order). Only the
-            predict split may lack it.
+        label_column: the column of labels: class labels, integers, or strings (numbered in sorted order). The predict
+            split may lack it, or hold −1 in some rows or in all.
         train_split: the split to train on.
         val_split: the split to validate on; None holds out a stratified share of the training split.
         test_split: the split to test on; None: there is no test data.
@@ -75,20 +73,20 @@ class Images(SplitDataModule):
         **loader: Any,
     ) -> None:
         super().__init__(**loader)
-        if not 0 < val_fraction < 1:
-            raise UserError(f"expected 0 < val_fraction < 1, got {val_fraction}: change --data.val_fraction")
-        self.path = path
-        self.configuration = name
         self.image_column = image_column
-        self.label_column = label_column
-        self.train_split = train_split
-        self.evaluation_splits = {"val": val_split, "test": test_split, "predict": predict_split}
-        self.val_fraction = val_fraction
-        self.max_train_samples = max_train_samples
-        self.max_eval_samples = max_eval_samples
-        for option, limit in (("max_train_samples", max_train_samples), ("max_eval_samples", max_eval_samples)):
-            if limit is not None:
-                at_least(1, option, limit)
+        self.table = Table(
+            path=path,
+            name=name,
+            label_column=label_column,
+            train_split=train_split,
+            val_split=val_split,
+            test_split=test_split,
+            predict_split=predict_split,
+            val_fraction=val_fraction,
+            max_train_samples=max_train_samples,
+            max_eval_samples=max_eval_samples,
+            seed=self.seed,
+        )
         self.train_transforms = train_transforms
         self.eval_transforms = eval_transforms
         self.mean = mean
@@ -96,39 +94,12 @@ class Images(SplitDataModule):
         self.collate = collate_images
 
     def load(self) -> dict[str, Split]:
-        rows = self._open(self.train_split, "train_split")
-        labels, self.class_names = read_labels(rows, self.label_column, names=None)
-        kept = np.arange(len(labels))
-        splits: dict[str, Split] = {}
-        if self.evaluation_splits["val"] is None:
-            count = math.ceil(self.val_fraction * len(labels))
-            kept, held = hold_out(labels, count, seed=self.seed, remedy="--data.val_fraction or --data.val_split")
-            splits["val"] = self._split(rows, labels, self.train_split, held, self.max_eval_samples)
-        splits["train"] = self._split(rows, labels, self.train_split, kept, self.max_train_samples)
-        for role, split in self.evaluation_splits.items():
-            if split is not None:
-                splits[role] = self._open_evaluation(role, split)
-        return splits
+        rows, self.class_names = self.table.open()
+        return {role: self._split(chosen) for role, chosen in rows.items()}
 
-    def _open_evaluation(self, role: str, split: str) -> Split:
-        rows = self._open(split, f"{role}_split")
-        labels = None
-        if role != "predict" or self.label_column in rows.column_names:
-            labels, _ = read_labels(rows, self.label_column, names=self.class_names)
-        return self._split(rows, labels, split, np.arange(len(rows)), self.max_eval_samples)
-
-    def _open(self, split: str, option: str) -> Dataset:
-        return open_split(self.path, split, name=self.configuration, option=option)
-
-    def _split(
-        self, rows: Dataset, labels: Integers | None, split: str, index: Integers, most: int | None
-    ) -> "ImageSplit":
-        if most is not None and most < len(index):
-            index = np.sort(np.random.default_rng(self.seed).choice(index, most, replace=False))
-        images = image_column(rows, self.image_column)
-        source, offset = whence(rows, split)
-        labels = None if labels is None else labels[index]
-        return ImageSplit(images, source, index, labels, seed=self.seed, offset=offset)
+    def _split(self, rows: Rows) -> "ImageSplit":
+        images = image_column(rows.data, self.image_column)
+        return ImageSplit(images, rows.source, rows.index, rows.labels, seed=self.seed, offset=rows.offset)
 
     def adapt(self, backbone: Any) -> None:
         config = getattr(backbone, "data_config", None)
@@ -186,12 +157,11 @@ class ImageSplit(Split):
         if self.preprocessing is None:
             raise UserError("it is not known yet what the backbone reads: call check(backbone) before reading samples")
         row = int(self.index[place])
-        try:
+        said = f"row {row + self.offset} of split {self.source} holds no image that can be read"
+        with as_user_error(said, "Leave it out of the data"):
             image = self.images[row][self.column]
-        except OSError as error:  # Pillow's own "cannot identify", and files that are not there
-            raise UserError(
-                f"row {row + self.offset} of split {self.source} holds no image that can be read: {error}"
-            ) from error
+        if image is None:
+            raise UserError(f"row {row + self.offset} of split {self.source} holds no image: leave it out of the data")
         return {"image": self.preprocessing(image)}
 
 
@@ -202,7 +172,5 @@ def image_column(rows: Dataset, column: str) -> Dataset:
         UserError: no such column, or it holds no images.
     """
     need_column(rows, column, option="image_column")
-    try:
+    with as_user_error(f"column {column} holds no images", "Change --data.image_column"):
         return rows.select_columns([column]).cast_column(column, Image())
-    except (TypeError, pa.ArrowException) as error:
-        raise UserError(f"column {column} holds no images: {error} Change --data.image_column") from error

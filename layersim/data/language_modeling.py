@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-from lightning.pytorch.utilities import rank_zero_info
 
-from layersim.data.blocks import BlockData, end_of_text
+from layersim.data.account import held_out, share, tell
+from layersim.data.blocks import BlockData, BlockSplit, end_of_text
+from layersim.data.columns import read_texts
 from layersim.data.packing import Boundaries
 from layersim.data.pretrained_tokenizer import open_tokenizer, tokenizer_of
 from layersim.data.sequences import Sequences
-from layersim.data.sources import SampleBy, open_split, read_texts
+from layersim.data.sources import SampleBy, Source
 from layersim.data.splits import Split
 from layersim.data.tokenizer import Tokenizer
 from layersim.errors import UserError
@@ -22,7 +23,7 @@ _CHUNK = 1024  # documents tokenised at a time
 class LanguageModeling(BlockData):
     """Documents of a data set, tokenised without special tokens, each closed by an end of text, packed into blocks.
 
-    Empty documents are skipped, and told how many. Tokens are made once, at the start, and kept in memory (4 bytes
+    Empty documents are left out, and told how many. Tokens are made once, at the start, and kept in memory (4 bytes
     each).
 
     Args:
@@ -87,8 +88,11 @@ class LanguageModeling(BlockData):
         self.documents: dict[str, pa.ChunkedArray] = {}
 
     def load(self) -> dict[str, Split]:
+        self.source = Source(self.path, name=self.configuration, sample_by=self.sample_by)
         self.documents = {
-            role: self._open(role, split) for role, split in self.source_splits.items() if split is not None
+            role: read_texts(self.source.split(split, option=f"{role}_split"), self.text_column, option="text_column")
+            for role, split in self.source_splits.items()
+            if split is not None
         }
         if "val" not in self.documents:
             every = self.documents["train"]
@@ -100,19 +104,27 @@ class LanguageModeling(BlockData):
         if self.tokenizer is None:
             self.splits = self._tokenise(tokenizer_of(self.tokenizer_name, backbone))
 
-    def _open(self, role: str, split: str) -> pa.ChunkedArray:
-        data = open_split(self.path, split, name=self.configuration, option=f"{role}_split", sample_by=self.sample_by)
-        return read_texts(data, self.text_column, option="text_column")
-
     def _tokenise(self, tokenizer: Tokenizer) -> dict[str, Split]:
         end = end_of_text(tokenizer)
-        documents = {}
-        for role, texts in self.documents.items():
-            documents[role] = Sequences(row for row in tokenised(texts, tokenizer, end))
-            if empty := len(texts) - len(documents[role]):
-                rank_zero_info(f"Documents without text, skipped: {empty} of {len(texts)} in {role}.")
+        documents = {role: Sequences(tokenised(texts, tokenizer, end)) for role, texts in self.documents.items()}
+        splits = self.pack(documents, tokenizer)
+        tell(self.source.told(), [self._share(role, splits[role], documents[role]) for role in splits])
         self.documents = {}
-        return self.pack(documents, tokenizer)
+        return splits
+
+    def _share(self, role: str, split: Split, documents: Sequences) -> str:
+        assert isinstance(split, BlockSplit)
+        empty = len(self.documents[role]) - len(documents)
+        own = self.source_splits[role] or held_out(str(self.source_splits["train"]), self.val_fraction)
+        return share(
+            role,
+            len(split),
+            len(split.bounds),
+            "blocks",
+            f"{len(documents.values)} tokens of {len(documents)} documents",
+            f"{empty} without text left out" if empty else "",
+            own if own != role else "",
+        )
 
 
 def tokenised(texts: pa.ChunkedArray, tokenizer: Tokenizer, end: int) -> Iterator[list[int]]:

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from layersim.data.splits import Sample
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
 
 Transform = Callable[[Any], Any]
 _MODES = {1: "L", 3: "RGB"}
@@ -73,7 +73,10 @@ class Preprocessing:
         self.steps: nn.Module = v2.Compose([*transforms, *finish])
 
     def __call__(self, image: PIL.Image.Image) -> Tensor:
-        tensor: Tensor = self.steps(to_image(image, self.channels))
+        pixels = to_image(image, self.channels)
+        remedy = "Change --data.train_transforms or --data.eval_transforms"
+        with as_user_error(f"the transforms fail on an image of shape {tuple(pixels.shape)}", remedy):
+            tensor: Tensor = self.steps(pixels)
         return tensor
 
 

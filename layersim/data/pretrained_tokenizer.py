@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from layersim.data.byte_tokenizer import ByteTokenizer
 from layersim.data.tokenizer import Encoding, Tokenizer
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
 from layersim.packaged import model_name
 
 
@@ -23,15 +23,13 @@ class PretrainedTokenizer:
     """
 
     def __init__(self, name: str, **options: Any) -> None:
-        try:
+        with as_user_error(
+            f"no tokenizer could be opened from {name}",
+            "Set --data.tokenizer to a local folder that holds one, which needs no network, or to bytes",
+        ):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model_name(name), **options)
-        except (OSError, ValueError) as error:  # transformers raises either, by how it looked for the files
-            raise UserError(
-                f"no tokenizer could be opened from {name}: {error} Set --data.tokenizer to a local folder that holds "
-                f"one, which needs no network, or to bytes"
-            ) from error
+            self.vocabulary_size = 1 + max(self.tokenizer.get_vocab().values())
         self.name = name
-        self.vocabulary_size = 1 + max(self.tokenizer.get_vocab().values())
         self.eos_id: int | None = self.tokenizer.eos_token_id
         self.pad_id: int | None = self.tokenizer.pad_token_id
 
@@ -43,15 +41,16 @@ class PretrainedTokenizer:
         special: bool = True,
         max_length: int | None = None,
     ) -> Encoding:
-        encoded = self.tokenizer(
-            list(texts),
-            None if pairs is None else list(pairs),
-            add_special_tokens=special,
-            truncation=max_length is not None,
-            max_length=max_length,
-            return_attention_mask=False,
-            verbose=False,  # it warns of long texts, which are ours to count
-        )
+        with as_user_error(f"the tokenizer {self.name} cannot read the texts", "Change --data.tokenizer"):
+            encoded = self.tokenizer(
+                list(texts),
+                None if pairs is None else list(pairs),
+                add_special_tokens=special,
+                truncation=max_length is not None,
+                max_length=max_length,
+                return_attention_mask=False,
+                verbose=False,  # it warns of long texts, which are ours to count
+            )
         return Encoding(encoded["input_ids"], encoded.get("token_type_ids"))
 
     def decode(self, tokens: Iterable[int]) -> str:

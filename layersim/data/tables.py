@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
+from layersim.data.account import held_out, share, tell
 from layersim.data.base import at_least
-from layersim.data.sources import open_split, read_labels, whence
+from layersim.data.columns import Labels, read_labels
+from layersim.data.sources import Source, whence
 from layersim.data.splits import Integers, hold_out
 from layersim.errors import UserError
 
@@ -25,12 +27,12 @@ class Rows:
     index: Integers
     """(N,) the rows chosen, ascending."""
     labels: Integers | None
-    """(N,) their classes, or None where there are none."""
+    """(N,) their classes, or None where there are none; −1 marks a row without one, in the predict split alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Where the rows lie, and which of them are for what. The options are those of `Text`.
+    """Where the rows lie, and which of them are for what. The options are those of `Text` and `Images`.
 
     Raises:
         UserError: an option out of its range.
@@ -57,32 +59,39 @@ class Table:
                 at_least(1, option, limit)
 
     def open(self) -> tuple[dict[str, Rows], list[str] | None]:
-        """The rows of each split, and the names of the classes where they are known."""
-        data = open_split(self.path, self.train_split, name=self.name, option="train_split")
-        labels, names = read_labels(data, self.label_column, names=None)
-        kept = np.arange(len(labels))
+        """The rows of each split, and the names of the classes where they are known; says what was opened."""
+        source = Source(self.path, name=self.name)
+        data = source.split(self.train_split, option="train_split")
+        labels = read_labels(data, self.label_column, role="train")
+        assert labels.values is not None
+        kept = np.arange(len(labels.values))
         rows: dict[str, Rows] = {}
+        shares: list[str] = []
         if self.val_split is None:
-            count = math.ceil(self.val_fraction * len(labels))
-            kept, held = hold_out(labels, count, seed=self.seed, remedy="--data.val_fraction or --data.val_split")
-            rows["val"] = self._choose(data, self.train_split, held, labels, self.max_eval_samples)
-        rows["train"] = self._choose(data, self.train_split, kept, labels, self.max_train_samples)
+            count = math.ceil(self.val_fraction * len(kept))
+            remedy = "--data.val_fraction or --data.val_split"
+            kept, held = hold_out(labels.values, count, seed=self.seed, remedy=remedy)
+            rows["val"], said = self._choose("val", data, self.train_split, held, labels)
+            shares.append(said)
+        rows["train"], said = self._choose("train", data, self.train_split, kept, labels)
+        shares.insert(0, said)
         for role in ("val", "test", "predict"):
             split: str | None = getattr(self, f"{role}_split")
             if split is not None:
-                rows[role] = self._open_evaluation(role, split, names)
-        return rows, names
+                data = source.split(split, option=f"{role}_split")
+                own = read_labels(data, self.label_column, role=role, names=labels.names)
+                rows[role], said = self._choose(role, data, split, np.arange(len(data)), own)
+                shares.append(said)
+        tell(source.told(), shares)
+        return rows, labels.names
 
-    def _open_evaluation(self, role: str, split: str, names: list[str] | None) -> Rows:
-        data = open_split(self.path, split, name=self.name, option=f"{role}_split")
-        labels = None
-        if role != "predict" or self.label_column in data.column_names:
-            labels, _ = read_labels(data, self.label_column, names=names)
-            if role == "predict" and (labels == -1).all():  # GLUE's test data, whose labels are kept secret
-                labels = None
-        return self._choose(data, split, np.arange(len(data)), labels, self.max_eval_samples)
-
-    def _choose(self, data: Dataset, split: str, index: Integers, labels: Integers | None, most: int | None) -> Rows:
-        if most is not None and most < len(index):
+    def _choose(self, role: str, data: Dataset, split: str, index: Integers, labels: Labels) -> tuple[Rows, str]:
+        """The rows of a split, capped, and what is said of them."""
+        found = len(index)
+        most = self.max_train_samples if role == "train" else self.max_eval_samples
+        if most is not None and most < found:
             index = np.sort(np.random.default_rng(self.seed).choice(index, most, replace=False))
-        return Rows(data, *whence(data, split), index, None if labels is None else labels[index])
+        from_training = role == "val" and self.val_split is None
+        note = held_out(split, self.val_fraction) if from_training else split if split != role else ""
+        rows = Rows(data, *whence(data, split), index, None if labels.values is None else labels.values[index])
+        return rows, share(role, len(index), found, "samples", note, labels.note)

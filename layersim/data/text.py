@@ -2,8 +2,8 @@
 
 from typing import Any, Literal
 
+from layersim.data.columns import read_texts
 from layersim.data.sentences import SentenceData, SentenceSplit
-from layersim.data.sources import read_texts
 from layersim.data.tables import Rows, Table
 
 
@@ -18,7 +18,7 @@ class Text(SentenceData):
         pair_column: the column of second texts, where a sample is a pair (MNLI: text_column premise, pair_column
             hypothesis).
         label_column: the column of labels: class labels, integers, or strings (numbered in sorted order). The predict
-            split may lack it, or hold nothing but −1.
+            split may lack it, or hold −1 in some rows or in all.
         train_split: the split to train on.
         val_split: the split to validate on; None holds out a stratified share of the training split.
         test_split: the split to test on; None: there is no test data.

@@ -157,15 +157,18 @@ def test_every_source_gives_the_same_blocks(tmp_path: Path) -> None:
         whole(str(tmp_path / "x.parquet"))
 
 
-def test_empty_documents_are_skipped_and_counted(
+def test_empty_documents_are_left_out_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("lightning.pytorch.utilities.rank_zero"), "propagate", True)
     with caplog.at_level(logging.INFO):
         whole(text_file(tmp_path), tokenizer=words(tmp_path / "gpt", eos_token="</s>"))
-    assert [record.message for record in caplog.records if "skipped" in record.message] == [
-        f"Documents without text, skipped: 2 of 6 in {role}." for role in ("train", "val")
-    ]
+    (line,) = [record.message for record in caplog.records if record.message.startswith("Data: ")]
+    assert line == (
+        f"Data: the file {tmp_path}/train.txt; "
+        "1 blocks in train (14 tokens of 4 documents, 2 without text left out); "
+        "1 blocks in val (14 tokens of 4 documents, 2 without text left out, train)."
+    )
 
 
 def test_the_end_is_held_out(tmp_path: Path) -> None:

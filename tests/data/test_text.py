@@ -15,7 +15,7 @@ import torch
 
 from layersim.data import ByteTokenizer, Text
 from layersim.data.sentences import SentenceSplit
-from layersim.data.sources import open_split
+from layersim.data.sources import Source
 from layersim.data.splits import shared_samples
 from layersim.errors import UserError
 from tests.data.texts import (
@@ -100,7 +100,7 @@ def test_long_texts_are_cut_and_counted(
     path = parquet(tmp_path, rows(["good " * 6, "good " * 7, "a film", "bad " * 40], [0, 1, 0, 1]))
     with caplog.at_level(logging.INFO):
         data = whole(path, bert, max_length=8)
-    assert [r.message for r in caplog.records if "cut" in r.message] == [
+    assert [r.message for r in caplog.records if r.message.startswith("Texts cut")] == [
         "Texts cut to 8 tokens: 2 of 4 in train, 2 of 4 in val (--data.max_length)."
     ]
     batch = all_of(data, "train")
@@ -250,5 +250,5 @@ def test_a_folder_of_images_with_a_table_is_no_table(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         PIL.Image.new("L", (2, 2)).save(tmp_path / name / "a.png")
     (tmp_path / "ages.csv").write_text("file,age\na.png,7\n")
-    data = open_split(str(tmp_path), "train", name=None, option="train_split")
+    data = Source(str(tmp_path)).split("train", option="train_split")
     assert (data.column_names, data["label"][:]) == (["image", "label"], [0, 1])

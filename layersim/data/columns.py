@@ -1,0 +1,126 @@
+"""How the texts and labels of an opened data set are read."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Value
+
+from layersim.data.splits import Integers
+from layersim.errors import UserError, as_user_error
+
+NO_LABEL = -1
+"""Marks samples whose label is not known, or kept secret, as in GLUE's and ImageNet's test data."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of one split."""
+
+    values: Integers | None
+    """(N,) integers; None where no sample has a label. −1 marks a sample without one, in the predict split alone."""
+    names: list[str] | None = None
+    """The classes in the order of their numbers, where they have names."""
+    note: str = ""
+    """What the user should know of them."""
+
+
+def need_column(data: Dataset, column: str, *, option: str) -> None:
+    """Raises a UserError that lists the columns there are, unless the data has this one."""
+    if column not in data.column_names:
+        raise UserError(
+            f"there is no column {column}, the data has {', '.join(data.column_names)}: change --data.{option}"
+        )
+
+
+def read_texts(data: Dataset, column: str, *, option: str) -> pa.ChunkedArray:
+    """A column of texts (N,), read from disk as it is needed; rows without a text are null.
+
+    Raises:
+        UserError: no such column, or one that holds something else.
+    """
+    need_column(data, column, option=option)
+    texts = _values(data, column, option)
+    if not _are_strings(texts):
+        raise UserError(f"texts must be strings, but column {column} holds {texts.type}: change --data.{option}")
+    feature = data.features[column]
+    if not isinstance(feature, Value):  # texts and numbers mixed, which `datasets` keeps as JSON
+        raise UserError(f"texts must be strings, but column {column} mixes types ({feature}): change --data.{option}")
+    return texts
+
+
+def read_labels(data: Dataset, column: str, *, role: str, names: list[str] | None = None) -> Labels:
+    """The labels as integers, and the names of the classes where they are known; no other column is touched.
+
+    Integers stay as they are, and truth values and whole floats become integers; strings are numbered in sorted order,
+    or in the order of `names`, the classes of the training data, where role is not "train". The predict split may be
+    without: without the column, or with −1 or null in some rows or in all, or with no string that training knows.
+
+    Raises:
+        UserError: no such column; neither integers nor strings; a value missing; a class that training does not know.
+    """
+    if role == "predict" and column not in data.column_names:
+        return Labels(None, note="without labels")
+    need_column(data, column, option="label_column")
+    column_of = data.features[column]
+    values = _values(data, column, "label_column")
+    if values.null_count and role != "predict":
+        raise UserError(f"column {column} has {values.null_count} rows without a label: remove them from the data")
+    own: list[str] | None = list(column_of.names) if isinstance(column_of, ClassLabel) else None
+    note = ""
+    if _are_strings(values):
+        numbers, own = _number(values.to_pylist(), names, role)
+    else:
+        numbers, note = _integers(values, column)
+    hidden = int((numbers == NO_LABEL).sum()) if role == "predict" else 0
+    if hidden == len(numbers):
+        return Labels(None, note="without labels")
+    if role != "train" and own != names:
+        raise UserError(f"the classes are {names} in training, but {own} in another split: name them alike")
+    return Labels(numbers, own, ", ".join(filter(None, [note, f"{hidden} without a label" if hidden else ""])))
+
+
+def _values(data: Dataset, column: str, option: str) -> pa.ChunkedArray:
+    values = data.select_columns([column]).with_format("arrow")[:][column]
+    with as_user_error(f"column {column} cannot be read", f"Change --data.{option}"):
+        values.validate(full=True)  # a parquet file's strings may be no UTF-8
+    return values
+
+
+def _are_strings(values: pa.ChunkedArray) -> bool:
+    return bool(pa.types.is_string(values.type) or pa.types.is_large_string(values.type))
+
+
+def _integers(values: pa.ChunkedArray, column: str) -> tuple[Integers, str]:
+    """Numbers as integers (N,), null as −1; and a note where they were of another type."""
+    if pa.types.is_null(values.type):
+        return np.full(len(values), NO_LABEL, np.int64), ""
+    is_bool, is_float = pa.types.is_boolean(values.type), pa.types.is_floating(values.type)
+    if not (is_bool or is_float or pa.types.is_integer(values.type)):
+        raise UserError(
+            f"labels must be integers or strings, but column {column} holds {values.type}: change --data.label_column"
+        )
+    numbers = values.cast(pa.int8()) if is_bool else values
+    found = numbers.fill_null(NO_LABEL).to_numpy()
+    odd = found[found % 1 != 0]  # NaN and infinity, too
+    if len(odd):
+        raise UserError(
+            f"labels must be integers or strings, but column {column} holds {values.type} such as {odd[0]}: "
+            f"change --data.label_column"
+        )
+    note = "labels true and false taken as 1 and 0" if is_bool else "labels of whole floats taken as integers"
+    return np.asarray(found, dtype=np.int64), note if is_bool or is_float else ""
+
+
+def _number(labels: list[Any], names: list[str] | None, role: str) -> tuple[Integers, list[str]]:
+    there = set(labels) - {None}
+    known = sorted(there) if role == "train" else names or []
+    unknown = sorted(there - set(known))
+    if unknown and not (role == "predict" and len(unknown) == len(there)):
+        raise UserError(
+            f"the classes are {', '.join(known) or 'integers'} in training, but another split has "
+            f"{', '.join(unknown)}: change --data.{role}_split"
+        )
+    number = {name: position for position, name in enumerate(known)}
+    return np.asarray([number.get(label, NO_LABEL) for label in labels], dtype=np.int64), known
