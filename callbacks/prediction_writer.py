@@ -19,8 +19,8 @@ PREDICTIONS_FILE = "predictions.parquet"
 class PredictionWriter(Callback):
     """Writes `predictions.parquet` when predictions are made: one row a sample, in the order of the data.
 
-    Columns: `index` (position in the data set), `target` (null without labels), `prediction` and `confidence` (lists of
-    L, first layer first).
+    Columns: `index` (position in the data set), `target` (null where there is no label), `prediction` and `confidence`
+    (lists of L, first layer first).
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._batches.append(_columns(outputs, batch["index"]))
+        self._batches.append(_columns(outputs, batch["index"], batch.get("label")))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         gathered = [self._batches]
@@ -62,17 +62,17 @@ _SCHEMA = pa.schema(
 )
 
 
-def _columns(output: LayerOutput, index: Tensor) -> dict[str, list[Any]]:
+def _columns(output: LayerOutput, index: Tensor, labels: Tensor | None) -> dict[str, list[Any]]:
     samples = output.features.values.shape[1]
     if samples != len(index):
         raise UserError(
             f"predict writes a row for each sample, but the model reads {samples} tokens in {len(index)} samples. "
             "It serves classifiers; use validate to measure a language model."
         )
-    targets = output.features.targets
+    targets = [-1] * samples if labels is None else labels.tolist()
     return {
         "index": index.tolist(),
-        "target": [None] * samples if targets is None else targets.tolist(),
+        "target": [None if target < 0 else target for target in targets],
         "prediction": output.readout.predictions.T.tolist(),
         "confidence": output.readout.confidences.T.to(torch.float32).tolist(),
     }

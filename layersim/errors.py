@@ -10,6 +10,10 @@ class UserError(ValueError):
     The command prints it in one paragraph, without a traceback, and exits with status 2.
     """
 
+    def __init__(self, said: str = "") -> None:
+        # what a loader's worker raises, torch raises anew with the text of its traceback, which ends with what was said
+        super().__init__(said.rpartition("UserError: ")[2].rstrip())
+
 
 def reason(error: BaseException) -> str:
     """What an exception says, in one line; its type too where a single word means nothing (`KeyError: 'blocks'`)."""

@@ -108,7 +108,10 @@ class LayerwiseModule(LightningModule):
         return output
 
     test_step = validation_step  # type: ignore[assignment]
-    predict_step = validation_step
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> LayerOutput:
+        """Without the labels: nothing is learnt or measured, and some or all may be hidden (−1)."""
+        return self.validation_step({key: value for key, value in batch.items() if key != "label"}, batch_idx)
 
     def _penalized(self, weighted: Tensor, features: Tensor) -> Tensor:
         penalty = self.objective.penalty(features, self.num_layers)

@@ -55,6 +55,16 @@ def test_loss_is_the_aligned_loss_of_the_library_models_own_logits() -> None:
     assert output.readout.predictions.shape == (3, 6)
 
 
+def test_prediction_needs_no_labels() -> None:
+    """Hidden ones (−1) are left alone, and what is said of a sample is the same without."""
+    module, data = tiny.module(), batch()
+    expected = module.validation_step(data, 0).readout
+    output = module.predict_step({**data, "label": torch.tensor([3, -1, -1, 0, 9, -1])}, 0)
+    assert torch.equal(output.readout.predictions, expected.predictions)
+    assert torch.equal(output.readout.confidences, expected.confidences)
+    assert output.loss is None
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The layers that each training step reads, filled as it goes."""

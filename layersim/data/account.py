@@ -17,7 +17,8 @@ def share(role: str, kept: int, found: int, unit: str, *notes: str) -> str:
     """What a split has: «720 of 900 samples in train (max_train_samples=720)»; notes that are empty are left out."""
     capped = f"max_{'train' if role == 'train' else 'eval'}_samples={kept}" if kept < found else ""
     said = ", ".join(note for note in (*notes, capped) if note)
-    return f"{kept}{f' of {found}' if capped else ''} {unit} in {role}{f' ({said})' if said else ''}"
+    count = f"{kept} of {found}" if capped else kept
+    return f"{count} {unit}{'s' * (found != 1)} in {role}{f' ({said})' if said else ''}"
 
 
 def held_out(train_split: str, fraction: float) -> str:

@@ -83,8 +83,8 @@ def read_labels(data: Dataset, column: str, *, role: str, names: list[str] | Non
 
 def _values(data: Dataset, column: str, option: str) -> pa.ChunkedArray:
     values = data.select_columns([column]).with_format("arrow")[:][column]
-    with as_user_error(f"column {column} cannot be read", f"Change --data.{option}"):
-        values.validate(full=True)  # a parquet file's strings may be no UTF-8
+    with as_user_error(f"column {column} cannot be read", f"Change the data's encoding, or --data.{option}"):
+        values.validate(full=True)  # the strings of parquet and JSON files may be no UTF-8
     return values
 
 
@@ -101,9 +101,9 @@ def _integers(values: pa.ChunkedArray, column: str) -> tuple[Integers, str]:
         raise UserError(
             f"labels must be integers or strings, but column {column} holds {values.type}: change --data.label_column"
         )
-    numbers = values.cast(pa.int8()) if is_bool else values
-    found = numbers.fill_null(NO_LABEL).to_numpy()
-    odd = found[found % 1 != 0]  # NaN and infinity, too
+    with as_user_error(f"column {column} holds no labels", "Change --data.label_column"):
+        found = values.cast(pa.float64() if is_float else pa.int64()).fill_null(NO_LABEL).to_numpy()
+    odd = found[~(np.abs(found) < 2**53) | (found != np.trunc(found))] if is_float else []
     if len(odd):
         raise UserError(
             f"labels must be integers or strings, but column {column} holds {values.type} such as {odd[0]}: "

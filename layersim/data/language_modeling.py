@@ -120,7 +120,7 @@ class LanguageModeling(BlockData):
             role,
             len(split),
             len(split.bounds),
-            "blocks",
+            "block",
             f"{len(documents.values)} tokens of {len(documents)} documents",
             f"{empty} without text left out" if empty else "",
             own if own != role else "",

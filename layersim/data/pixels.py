@@ -74,7 +74,7 @@ class Preprocessing:
 
     def __call__(self, image: PIL.Image.Image) -> Tensor:
         pixels = to_image(image, self.channels)
-        remedy = "Change --data.train_transforms or --data.eval_transforms"
+        remedy = "Change --data.train_transforms, --data.eval_transforms or --data.std"
         with as_user_error(f"the transforms fail on an image of shape {tuple(pixels.shape)}", remedy):
             tensor: Tensor = self.steps(pixels)
         return tensor

@@ -4,6 +4,8 @@ import csv
 import glob
 import logging
 import os
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,30 +60,21 @@ class Source:
         self.name = name
         self.location = Path(path).expanduser().absolute()  # as which nothing is taken for the name of a format
         self.is_local = bool(path) and self.location.exists()
-        self.used: set[str] = set()
         self.files: dict[str, list[str]] = {}
-        self.by_folder = False
+        self.used: set[str] = set()
         self.stored: DatasetDict | None = None
+        self._builders: dict[frozenset[str] | None, DatasetBuilder] = {}
         if not self.is_local:
             _refuse_local(path)
         if any((self.location / name).is_file() for name in ("state.json", "dataset_dict.json")):
-            with as_user_error(f"{path} cannot be read as a data set", "Change --data.path", why=root_reason):
+            with self._reading():
                 stored = load_from_disk(str(self.location))
             self.stored = stored if isinstance(stored, DatasetDict) else DatasetDict(train=stored)
-            return
-        # what it logs as an error it raises, too
-        logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
-        self.builder = self._file_builder(sample_by) if self.location.is_file() else self._builder(sample_by)
-        every = [file for files in self.files.values() for file in files]
-        with as_user_error(
-            f"{path} cannot be read as a data set",
-            "Change --data.path",
-            why=lambda error: first_fault(every) or root_reason(error),
-        ):
-            self.builder.download_and_prepare()
+        else:
+            self._find(sample_by)
 
     def split(self, split: str, *, option: str) -> Dataset:
-        """The rows of one split.
+        """The rows of one split. Of a folder only the files of the splits that are asked for are read.
 
         Args:
             split: its name, or that of a folder in the one that was opened; wherever `datasets` itself reads the
@@ -89,24 +82,32 @@ class Source:
             option: the option that named the split, for errors.
 
         Raises:
-            UserError: no such split, or one without rows.
+            UserError: no such split, one that cannot be read, or one without rows.
         """
-        self.used |= {part.partition("[")[0].strip() for part in split.split("+")}
-        if self.stored is not None:
-            if split not in self.stored:
-                raise UserError(
-                    f"{self.path} has no split {split}, only {', '.join(self.stored)}: change --data.{option}"
-                )
-            return self.stored[split]
-        sizes = {name: info.num_examples for name, info in (self.builder.info.splits or {}).items()}
-        if self.is_local and split not in sizes and (self.location / split).is_dir():
+        asked = {part.partition("[")[0].strip() for part in split.split("+")}
+        there = [*(self.files if self.stored is None else self.stored)]
+        if self.is_local and split not in there and (self.location / split).is_dir():
             own = Source(str(self.location / split))
-            self.files[split] = [file for files in own.files.values() for file in files]
+            self.files[split] = own._paths(own.files)
+            self.used.add(split)
             return own.split("all", option=option)
-        if sizes.get(split) == 0:
+        if self.stored is not None:
+            asked = {split}  # which knows no slices
+        elif "all" in asked:
+            asked = set(there)
+        if self.is_local and not asked <= set(there):
+            raise UserError(f"{self.path} has no split {split}, only {', '.join(there)}: change --data.{option}")
+        self.used |= asked
+        if self.stored is not None:
+            return self.stored[split]
+        builder = self._prepared(frozenset(asked))
+        if (info := (builder.info.splits or {}).get(split)) and info.num_examples == 0:
             raise UserError(f"{self.path} has no rows in its split {split}: change --data.path or --data.{option}")
         with as_user_error(f"{self.path} has no split {split}", f"Change --data.{option} or --data.name"):
-            data = self.builder.as_dataset(split=split)
+            data = builder.as_dataset(split=split)
+        if builder.name == "json":  # which has not looked at the bytes of strings
+            with self._reading(self._paths(asked)):
+                data.with_format("arrow")[:].validate(full=True)
         if self.by_folder:
             named = data.features["label"].int2str(data["label"][:])
             data = data.remove_columns("label").add_column("label", named)
@@ -121,54 +122,81 @@ class Source:
             return f"{self.path}{f' ({self.name})' if self.name else ''} on the hub"
         if self.location.is_file():
             return f"the file {self.location}"
-        return folder(self.location, self.files, set(self.files) if "all" in self.used else self.used)
+        return folder(self.location, self.files, self.used)
 
-    def _file_builder(self, sample_by: SampleBy) -> DatasetBuilder:
-        suffix = self.location.suffix.lower()
-        if suffix not in _BUILDERS:
-            raise UserError(
-                f"expected a folder or a file of {', '.join(_BUILDERS)}, got {self.path}: change --data.path"
-            )
-        self.files = {"train": [str(self.location)]}
-        options = self._reading(_BUILDERS[suffix], sample_by)
-        with as_user_error(f"{self.path} cannot be read as a data set", "Change --data.path", why=root_reason):
-            files = glob.escape(str(self.location))
-            return load_dataset_builder(_BUILDERS[suffix], self.name, data_files={"train": files}, **options)
-
-    def _builder(self, sample_by: SampleBy) -> DatasetBuilder:
-        if self.is_local:
-            path, what, remedy = str(self.location), f"{self.path} cannot be read as a data set", "Change --data.path"
+    def _find(self, sample_by: SampleBy) -> None:
+        """Sets which files belong to which split, and how they are read."""
+        self.together = True
+        if self.location.is_file():
+            suffix = self.location.suffix.lower()
+            if suffix not in _BUILDERS:
+                raise UserError(
+                    f"expected a folder or a file of {', '.join(_BUILDERS)}, got {self.path}: change --data.path"
+                )
+            self.opened = kind = _BUILDERS[suffix]
+            self.files = {"train": [str(self.location)]}
+            self.together = False
         else:
-            path, what = self.path, f"{self.path} is no file or folder here, and the hub did not give it"
-            remedy = "Without a network, set --data.path to a local folder or file"
-        with as_user_error(what, remedy + (" (or change --data.name)" if self.name else ""), why=root_reason):
-            builder = load_dataset_builder(path, self.name)
-        self.files = {str(split): list(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
-        options = self._reading(builder.name, sample_by)
-        if not options:
-            return builder
-        with as_user_error(what, remedy, why=root_reason):
-            return load_dataset_builder(path, self.name, **options)
+            self.opened = str(self.location) if self.is_local else self.path
+            builder = self._builder()
+            kind = builder.name
+            self.files = {str(split): files for split, files in (builder.config.data_files or {}).items()}
+            # read by itself, a split need not have the columns of the others; folders of images name classes together,
+            # and a description in the folder is of all splits
+            self.together = not self.is_local or kind.endswith("folder") or builder.info.features is not None
+        self.by_folder = kind == "imagefolder" and _other_folders_than_training(self.files)
+        self.options = self._options(kind, sample_by)
+        if self.together and not self.options:
+            self._builders[None] = builder
 
-    def _reading(self, builder: str, sample_by: SampleBy) -> dict[str, Any]:
+    def _prepared(self, names: frozenset[str]) -> DatasetBuilder:
+        """The builder of these splits, with its rows on disk."""
+        key = None if self.together else names
+        if key not in self._builders:
+            if self.location.is_file():
+                self.options["data_files"] = {"train": glob.escape(str(self.location))}
+            elif not self.together:
+                self.options["data_files"] = {split: files for split, files in self.files.items() if split in names}
+            self._builders[key] = self._builder(**self.options)
+        builder = self._builders[key]
+        with self._reading(self._paths(names)):
+            builder.download_and_prepare()
+        return builder
+
+    def _paths(self, splits: Iterable[str]) -> list[str]:
+        return [file for split in splits for file in self.files.get(split, [])]
+
+    def _builder(self, **options: Any) -> DatasetBuilder:
+        with self._reading():
+            return load_dataset_builder(self.opened, self.name, **options)
+
+    def _reading(self, files: Sequence[str] = ()) -> AbstractContextManager[None]:
+        """The guard of whatever `datasets` does with the source: tells what is wrong with which of these files."""
+        for talker in ("datasets.packaged_modules", "huggingface_hub.repocard"):
+            logging.getLogger(talker).setLevel(logging.CRITICAL)  # what they log as errors they raise, too
+        what, remedy = f"{self.path} cannot be read as a data set", "Change --data.path"
+        if not self.is_local:
+            what = f"{self.path} is no file or folder here, and the hub did not give it"
+            remedy = "Without a network, set --data.path to a local folder or file"
+        remedy += "" if self.name is None else ", or change --data.name"
+        return as_user_error(what, remedy, why=lambda error: first_fault(files) or root_reason(error))
+
+    def _options(self, kind: str, sample_by: SampleBy) -> dict[str, Any]:
         """The options of `datasets`' builder by which these files are read as they should be."""
-        if builder == "text":
-            return {} if sample_by == "line" else {"sample_by": sample_by}
-        if sample_by != "line":
+        if kind != "text" and sample_by != "line":
             raise UserError(
                 f"sample_by={sample_by} is for txt files, which {self.path} is none of: leave --data.sample_by out"
             )
-        if builder == "imagefolder":
-            self.by_folder = _other_folders_than_training(self.files)
+        if kind == "text":
+            return {} if sample_by == "line" else {"sample_by": sample_by}
+        if kind != "csv" or not self.is_local:
             return {"drop_labels": False} if self.by_folder else {}
-        if builder != "csv" or not self.is_local:
-            return {}
-        suffixes = {Path(file).suffix.lower() for files in self.files.values() for file in files}
+        suffixes = {Path(file).suffix.lower() for file in self._paths(self.files)}
         if len(suffixes) > 1:
             raise UserError(
                 f"{self.path} holds both csv and tsv files, which are not read alike: set --data.path to one of them"
             )
-        return _READING.get("".join(suffixes), {})
+        return dict(_READING.get("".join(suffixes), {}))
 
 
 def whence(data: Dataset, split: str) -> tuple[str, int]:

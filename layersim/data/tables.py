@@ -94,4 +94,4 @@ class Table:
         from_training = role == "val" and self.val_split is None
         note = held_out(split, self.val_fraction) if from_training else split if split != role else ""
         rows = Rows(data, *whence(data, split), index, None if labels.values is None else labels.values[index])
-        return rows, share(role, len(index), found, "samples", note, labels.note)
+        return rows, share(role, len(index), found, "sample", note, labels.note)

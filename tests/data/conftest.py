@@ -1,5 +1,6 @@
 """What tests of data share: a cache of their own, and a tokenizer."""
 
+import logging
 from pathlib import Path
 
 import datasets
@@ -14,6 +15,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     # else it tells the hub of every file that is opened, and waits where there is no network
     monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
+
+
+@pytest.fixture
+def infos(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Whatever is told the user as information, in `messages`."""
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch.utilities.rank_zero"), "propagate", True)
+    caplog.set_level(logging.INFO, "lightning.pytorch.utilities.rank_zero")
+    return caplog
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Documents packed into blocks: none lost, none learnt twice, and nothing learnt at padding."""
 
-import logging
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -157,18 +156,14 @@ def test_every_source_gives_the_same_blocks(tmp_path: Path) -> None:
         whole(str(tmp_path / "x.parquet"))
 
 
-def test_empty_documents_are_left_out_and_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(logging.getLogger("lightning.pytorch.utilities.rank_zero"), "propagate", True)
-    with caplog.at_level(logging.INFO):
-        whole(text_file(tmp_path), tokenizer=words(tmp_path / "gpt", eos_token="</s>"))
-    (line,) = [record.message for record in caplog.records if record.message.startswith("Data: ")]
-    assert line == (
+def test_empty_documents_are_left_out_and_counted(tmp_path: Path, infos: pytest.LogCaptureFixture) -> None:
+    tokenizer = words(tmp_path / "gpt", eos_token="</s>")
+    whole(text_file(tmp_path), tokenizer=tokenizer, block_size=4, max_train_samples=2)
+    assert infos.messages == [
         f"Data: the file {tmp_path}/train.txt; "
-        "1 blocks in train (14 tokens of 4 documents, 2 without text left out); "
-        "1 blocks in val (14 tokens of 4 documents, 2 without text left out, train)."
-    )
+        "2 of 4 blocks in train (14 tokens of 4 documents, 2 without text left out, max_train_samples=2); "
+        "4 blocks in val (14 tokens of 4 documents, 2 without text left out, train)."
+    ]
 
 
 def test_the_end_is_held_out(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""What is opened is what was named, and one line says what it was."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as BUILDERS
+
+from layersim.data import Images, LanguageModeling, Text
+from layersim.data.sources import Source
+from layersim.errors import UserError
+from tests.data.pictures import image_folder, picture
+
+LINES = ["named", "by", "its", "path"]
+
+
+def write(path: Path, content: str | bytes = "stray\n") -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def opened(path: str, **options: Any) -> list[str]:
+    return list(Source(path, **options).split("train", option="train_split")["text"])
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with files of its own, which nobody named."""
+    for name in ("a.txt", "train.txt", "b.csv", "c.json"):
+        write(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["text", "csv", "json", "parquet", "imagefolder", "webdataset"])
+def test_a_folder_wins_over_the_format_of_its_name(name: str, here: Path) -> None:
+    write(here / name / "lines.txt", "\n".join(LINES))
+    for path in (name, f"./{name}", f"{name}/", f"~/{name}", str(here / name), f"nothing/../{name}"):
+        (here / "nothing").mkdir(exist_ok=True)
+        assert opened(path) == LINES
+    assert datasets.load_dataset("text", split="train").num_rows != len(LINES), "the control: `datasets` reads all here"
+
+
+def test_a_folder_below_wins_too(here: Path) -> None:
+    write(here / "below/text/lines.txt", "\n".join(LINES))
+    assert opened("below/text") == LINES
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_the_name_of_a_format_reads_nothing(name: str, here: Path) -> None:
+    with pytest.raises(UserError, match=f"^{name} is the name of a format, and no file or folder of that name is here"):
+        Source(name)
+
+
+def test_no_path_is_not_the_working_directory(here: Path) -> None:
+    with pytest.raises(UserError, match="there is no file or folder"):
+        Source("")
+
+
+@pytest.mark.parametrize("name", ["odd [1].txt", "LOUD.TXT"])
+def test_files_of_odd_names(name: str, here: Path) -> None:
+    assert opened(write(here / name, "\n".join(LINES))) == LINES
+
+
+def test_the_line_says_what_is_read_of_a_folder(here: Path, infos: pytest.LogCaptureFixture) -> None:
+    rows = "".join(f"good,{number % 2}\n" for number in range(20))
+    for name in ("train-1", "train-2", "test"):
+        write(here / f"data/{name}.csv", f"text,label\n{rows}")
+    for name in ("a.png", "b.png", "notes", ".cache/c.csv", ".hidden", "__pycache__/d.csv"):
+        write(here / "data" / name)
+    Text("data", tokenizer="bytes", max_train_samples=30, predict_split="test[:5]").setup()
+    Text("data", tokenizer="bytes", val_split="train[30:]", train_split="train[:30]").setup()
+    assert infos.messages == [
+        f"Data: 3 csv files in {here}/data (not read: 2 png files, 1 nameless file, 3 hidden); "
+        "30 of 36 samples in train (max_train_samples=30); 4 samples in val (held out of train by val_fraction=0.1); "
+        "5 samples in predict (test[:5]).",
+        f"Data: 2 csv files in {here}/data (not read: 2 png files, 1 nameless file, 3 hidden, split test); "
+        "30 samples in train (train[:30]); 10 samples in val (train[30:]).",
+    ]
+
+
+def test_images_texts_and_language_models_say_it_alike(here: Path, infos: pytest.LogCaptureFixture) -> None:
+    image_folder(here / "pictures")
+    write(here / "pictures/ages.csv")
+    Images("pictures", max_eval_samples=1).setup()
+    write(here / "words.csv", "text,label\n" + "a,0\nb,1\n" * 10)
+    Text("words.csv", tokenizer="bytes").setup()
+    LanguageModeling("words.csv", tokenizer="bytes", block_size=4).setup()
+    datasets.Dataset.from_dict({"text": ["a"] * 4}).save_to_disk(here / "saved")
+    LanguageModeling("saved", tokenizer="bytes").setup()
+    assert infos.messages == [
+        f"Data: 20 png files in {here}/pictures (not read: 1 csv file, split test); 18 samples in train; "
+        "1 of 2 samples in val (held out of train by val_fraction=0.1, max_eval_samples=1).",
+        f"Data: the file {here}/words.csv; 18 samples in train; 2 samples in val (held out of train by "
+        "val_fraction=0.1).",
+        f"Data: the file {here}/words.csv; 9 blocks in train (36 tokens of 18 documents); "
+        "1 block in val (4 tokens of 2 documents, held out of train by val_fraction=0.1).",
+        f"Data: a data set saved to {here}/saved; 1 block in train (6 tokens of 3 documents); "
+        "1 block in val (2 tokens of 1 documents, held out of train by val_fraction=0.1).",
+    ]
+
+
+def test_how_many_files_are_of_other_kinds_does_not_change_how_csv_is_read(here: Path) -> None:
+    """ "NA" is a word, whatever else is in the folder."""
+    for number in range(3):
+        write(here / f"data/{number}.npy")
+    write(here / "data/train.csv", "text\nNA\nnull\n")
+    assert opened("data") == ["NA", "null"]
+
+
+def test_csv_beside_tsv_is_refused(here: Path) -> None:
+    write(here / "data/a.csv", "text\na\n")
+    write(here / "data/b.tsv", "text\na\n")
+    with pytest.raises(UserError, match="holds both csv and tsv files, which are not read alike"):
+        Source("data")
+
+
+def test_a_split_is_read_without_the_others(here: Path) -> None:
+    """Of which one lacks a column, and one is broken."""
+    write(here / "data/train.csv", "text,label\n" + "a,0\nb,1\n" * 10)
+    write(here / "data/test.csv", "text\nc\n")
+    write(here / "data/validation.csv", b"\xff")
+    data = Text("data", tokenizer="bytes", predict_split="test")
+    data.setup()
+    assert {role: len(split) for role, split in data.splits.items()} == {"train": 18, "val": 2, "predict": 1}
+    assert data.splits["predict"].labels is None
+    with pytest.raises(UserError, match=r"validation\.csv, line 1: invalid byte 0xff, expected UTF-8"):
+        Text("data", tokenizer="bytes", val_split="validation").setup()
+
+
+def test_a_folder_is_a_split_by_its_own_name(here: Path) -> None:
+    image_folder(here / "pictures")
+    for number in range(3):
+        (here / "pictures/new").mkdir(exist_ok=True)
+        picture(number).save(here / f"pictures/new/{number}.png")
+    data = Images("pictures", predict_split="new")
+    data.setup()
+    predict = data.splits["predict"]
+    assert (len(predict), predict.labels, predict.source) == (3, None, "new")
