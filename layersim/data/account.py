@@ -36,9 +36,8 @@ def folder(location: Path, files: Mapping[str, Sequence[str]], used: set[str]) -
     """
     read = [file for split, paths in files.items() if split in used for file in paths]
     known = {file for paths in files.values() for file in paths}
-    others = [file for file in _below(location.resolve()) if file not in known]
-    hidden = [file for file in others if _is_hidden(os.path.relpath(file, location.resolve()))]
-    left_out = [_kinds(set(others) - set(hidden)), f"{len(hidden)} hidden" if hidden else ""]
+    others, hidden = _below(location.resolve())
+    left_out = [_kinds(file for file in others if file not in known), f"{hidden} hidden" if hidden else ""]
     left_out += [f"split {split}" for split in files if split not in used]
     return f"{_kinds(read)} in {location}{not_read(left_out)}"
 
@@ -49,13 +48,16 @@ def not_read(parts: Iterable[str]) -> str:
     return f" (not read: {said})" if said else ""
 
 
-def _below(location: Path) -> list[str]:
-    return [os.path.join(place, name) for place, _, names in os.walk(location) for name in names]
-
-
-def _is_hidden(path: str) -> bool:
-    *folders, name = path.split(os.sep)
-    return name.startswith(".") or any(folder.startswith((".", "__")) for folder in folders)
+def _below(location: Path) -> tuple[list[str], int]:
+    """The files below a folder, and how many names in it `datasets` takes for hidden; hidden folders count once."""
+    found, hidden = [], 0
+    for place, folders, names in os.walk(location):
+        visible = [name for name in folders if not name.startswith((".", "__"))]
+        files = [name for name in names if not name.startswith(".")]
+        hidden += len(folders) - len(visible) + len(names) - len(files)
+        folders[:] = visible
+        found += [os.path.join(place, name) for name in files]
+    return found, hidden
 
 
 def _kinds(files: Iterable[str]) -> str:

@@ -87,10 +87,7 @@ class Source:
         asked = {part.partition("[")[0].strip() for part in split.split("+")}
         there = [*(self.files if self.stored is None else self.stored)]
         if self.is_local and split not in there and (self.location / split).is_dir():
-            own = Source(str(self.location / split))
-            self.files[split] = own._paths(own.files)
-            self.used.add(split)
-            return own.split("all", option=option)
+            return self._folder(split, option)
         if self.stored is not None:
             asked = {split}  # which knows no slices
         elif "all" in asked:
@@ -123,6 +120,22 @@ class Source:
         if self.location.is_file():
             return f"the file {self.location}"
         return folder(self.location, self.files, self.used)
+
+    def _folder(self, split: str, option: str) -> Dataset:
+        """The rows of a folder in this one that `datasets` takes for no split, or for one of another name ("val")."""
+        own = Source(str(self.location / split))
+        paths = own._paths(own.files)
+        for name, files in self.files.items():
+            if set(paths) == set(files):
+                return self.split(name, option=option)
+            if not set(paths).isdisjoint(files):
+                raise UserError(
+                    f"the folder {split} in {self.path} is a part of the split {name}, and no split: change --data."
+                    f"{option}, or put the rest into a folder {name}"
+                )
+        self.files[split] = paths
+        self.used.add(split)
+        return own.split("all", option=option)
 
     def _find(self, sample_by: SampleBy) -> None:
         """Sets which files belong to which split, and how they are read."""

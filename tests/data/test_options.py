@@ -84,3 +84,10 @@ def test_a_modules_own_options_are_checked() -> None:
     message = r"temperature is null, but must be float: change --data\.temperature, or leave it out for 1\.5"
     with pytest.raises(UserError, match=message):
         Own(temperature=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("module", [Digits, Docstrings, StdlibCode])
+@pytest.mark.parametrize("option", ["val_fraction", "test_fraction"])
+def test_a_share_that_is_no_number(module: Any, option: str) -> None:
+    with pytest.raises(UserError, match=r"expected 0 < val_fraction, .* got .*nan"):
+        module(**{option: float("nan")})

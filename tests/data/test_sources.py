@@ -140,3 +140,13 @@ def test_a_folder_is_a_split_by_its_own_name(here: Path) -> None:
     data.setup()
     predict = data.splits["predict"]
     assert (len(predict), predict.labels, predict.source) == (3, None, "new")
+
+
+def test_a_folder_that_belongs_to_a_split_already(here: Path, infos: pytest.LogCaptureFixture) -> None:
+    for name in ("train", "val"):
+        write(here / f"data/{name}/a.csv", "text,label\n" + "a,0\nb,1\n" * 2)
+        write(here / f"flat/{name[::-1]}/a.csv", "text,label\n" + "a,0\nb,1\n" * 2)
+    Text("data", tokenizer="bytes", val_split="val").setup()  # which `datasets` calls validation
+    assert infos.messages == [f"Data: 2 csv files in {here}/data; 4 samples in train; 4 samples in val."]
+    with pytest.raises(UserError, match=r"the folder lav in flat is a part of the split train, and no split: change"):
+        Text("flat", tokenizer="bytes", val_split="lav").setup()
