@@ -74,6 +74,8 @@ class LayerwiseModule(LightningModule):
     def setup(self, stage: str) -> None:
         refuse_mps(self.trainer.strategy.root_device)
         strategy = self.trainer.strategy  # whatever it was named by; what the user told it to do stays
+        if stage == "fit":
+            self.objective.seed = strategy.broadcast(torch.initial_seed())
         if stage == "fit" and isinstance(strategy, DDPStrategy) and self.has_unused_parameters:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 

@@ -2,6 +2,7 @@
 
 from math import fsum
 
+import numpy as np
 import torch
 
 from layersim.errors import UserError
@@ -19,8 +20,8 @@ class Aligned(Objective):
             sum to one. A layer of weight zero is not computed in training.
         sampled_layers: read the last layer and this many of those below, drawn anew each step by their weights, in
             place of all: an unbiased estimate of the loss, and of its gradient, at a fraction of the classifier's cost.
-            The draw depends on the step alone, so all processes and micro-batches of a step read the same layers.
-            Evaluation reads all.
+            The draw depends on the step and the run's seed alone, so all processes and micro-batches of a step read the
+            same layers. Evaluation reads all.
     """
 
     def __init__(self, weights: LayerWeights = "linear", sampled_layers: int | None = None) -> None:
@@ -34,7 +35,7 @@ class Aligned(Objective):
         weights = layer_weights(self._weights, num_layers)
         if self.sampled_layers is None or step is None:
             return weights
-        return _sampled(weights, self.sampled_layers, step)
+        return _sampled(weights, self.sampled_layers, self.seed, step)
 
     def choices(self, num_layers: int) -> list[list[int]]:
         every = weighted_layers(layer_weights(self._weights, num_layers))
@@ -44,13 +45,13 @@ class Aligned(Objective):
         return [[layer, *every[len(below) :]] for layer in below] or [every]  # every draw may be of the same layer
 
 
-def _sampled(weights: list[float], draws: int, step: int) -> list[float]:
+def _sampled(weights: list[float], draws: int, seed: int, step: int) -> list[float]:
     """The last layer's weight, and the others' in equal parts on `draws` layers drawn, with replacement, by weight."""
     *below, last = weights
     if not (rest := fsum(below)):
         return weights
-    drawn = torch.multinomial(
-        torch.tensor(below, dtype=torch.float64), draws, True, generator=torch.Generator().manual_seed(step)
-    )
+    # a sequence mixes both: of their sum, step 1 of seed 0 would be step 0 of seed 1
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]))
+    drawn = torch.multinomial(torch.tensor(below, dtype=torch.float64), draws, True, generator=generator)
     counts = torch.bincount(drawn, minlength=len(below))
     return [*(rest * count / draws for count in counts.tolist()), last]

@@ -20,6 +20,8 @@ class Objective(ABC):
     """Steps after which the choice of layers repeats."""
     counts: Literal["steps", "micro-batches"] = "steps"
     """What a step is in training: the optimizer's, or a batch of one process, of which gradients may accumulate."""
+    seed: int = 0
+    """The run's, of whatever a step draws; the module tells it before training, the same on all processes."""
     distillation: Distillation | None = None
     """What of each layer's loss below the last comes from the last layer's distribution and not from the labels."""
 

@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 from layersim.similarity.directions import Centering, DirectionMetric, mean_comparison
-from layersim.similarity.properties import Properties
+from layersim.similarity.features import Layers
 
 MEASURE = "angular distance"
 
 
-def angular_distance(features: Tensor, other: Tensor | None = None, *, centering: Centering = "none") -> Tensor:
+def _angles(apart: Tensor, together: Tensor) -> Tensor:
+    return torch.atan2(apart, together) * (2 / math.pi)
+
+
+def angular_distance(features: Layers, other: Layers | None = None, *, centering: Centering = "none") -> Tensor:
     """Mean over the samples of arccos(cosine) / π between a sample's features at two layers.
 
     Gromov et al. 2024 (arXiv 2403.17887), who take it at the last token and leave out the layers that it finds
@@ -19,14 +23,14 @@ def angular_distance(features: Tensor, other: Tensor | None = None, *, centering
     arccos loses half of them: between neighbouring layers.
 
     Args:
-        features: (L, N, D) of any floating dtype.
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
         other: (M, N, D) of the same samples, from another model or checkpoint; where None, `features` themselves.
         centering: what is subtracted first, as in `cosine`; "none" as published. Invariant to what `cosine` is.
 
     Returns:
         (L, L) or (L, M) float64 in [0, 1], a distance: 0 for the same direction, ½ for a right angle, 1 for the
-        opposite. From float32 differences: 6 N L M D FLOPs, and 16 L N D bytes beside the features. A layer with a
-        vector of length zero, or not finite, has NaN in its row and column, and one UserWarning names it.
+        opposite. At `cosine`'s cost, from float32 differences and sums. A layer with a vector of length zero, or
+        not finite, has NaN in its row and column, and one UserWarning names it.
 
     Raises:
         UserError: an unknown centering, not (L, N, D), widths or numbers of samples that differ, or too few samples (2
@@ -43,6 +47,9 @@ class AngularDistance(DirectionMetric):
 
     function = staticmethod(angular_distance)
     measure = MEASURE
+    compare = staticmethod(_angles)
+    span = (0, 1)
+    identical = 0.0
 
     def __init__(self, *, centering: Centering = "none", max_samples: int | None = None) -> None:
         """See `angular_distance`.
@@ -51,32 +58,3 @@ class AngularDistance(DirectionMetric):
             UserError: an unknown centering, `max_samples` below 2, or `max_samples` where nothing is kept.
         """
         super().__init__(centering=centering, max_samples=max_samples)
-
-    @staticmethod
-    def compare(first: Tensor, second: Tensor) -> Tensor:
-        """Angles / π of (n, L, D) and (n, M, D) vectors of length one, (n, L, M)."""
-        return _angles(first, second)
-
-    @property
-    def properties(self) -> Properties:
-        """What the measure promises with these options."""
-        return Properties(
-            orthogonal="none" if self.centering == "components" else "shared",
-            scaling="own",
-            linear="none",
-            translation="own" if self.centering == "samples" else "none",
-            permutation=True,
-            range=(0, 1),
-            flops=lambda layers, samples, width: 6 * samples * layers**2 * width,
-            bytes=lambda layers, samples, width: 16 * layers * samples * width,
-            identical=0.0,
-            equal_widths=True,
-        )
-
-
-def _angles(first: Tensor, second: Tensor) -> Tensor:
-    exact = "donot_use_mm_for_euclid_dist"  # the other way subtracts squares, and loses what is small
-    apart = torch.cdist(first, second, compute_mode=exact)
-    together = torch.cdist(first, -second, compute_mode=exact)
-    # in float64, as float32's arctangent rounds the last few of a batch in its own way
-    return torch.atan2(apart.double(), together.double()) * (2 / math.pi)

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
+from layersim.similarity.features import Layers
 from layersim.similarity.layer_pairs import compare_layers, relation_products
 from layersim.similarity.neighbours import cosine_kernel, nearest, require_neighbours
 from layersim.similarity.properties import Properties
 from layersim.similarity.samples import WholeMetric
 
 
-def cknna(features: Tensor, other: Tensor | None = None, *, k: int = 10) -> Tensor:
+def cknna(features: Layers, other: Layers | None = None, *, k: int = 10) -> Tensor:
     """CKA of which only pairs count that are nearest neighbours at both layers (Huh et al. 2024, arXiv 2405.07987).
 
     Align(K, L) / √(Align(K, K) Align(L, L)) with Align(K, L) = Σ_i Σ_j α_ij (K_ij − mean_l K_il)(L_ij − mean_l L_il),
@@ -17,7 +18,7 @@ def cknna(features: Tensor, other: Tensor | None = None, *, k: int = 10) -> Tens
     features of length one. Their program does something else under the name: HSIC-1 of the kernels that α has masked.
 
     Args:
-        features: (L, N, D) of any floating dtype.
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
         other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
         k: neighbours, without the sample itself. With N − 1 every pair of two samples counts.
 

@@ -1,7 +1,6 @@
 """What cosine and angular distance share: each sample's directions at two layers, compared, and the mean over samples.
 Letters: L and M layers, N samples, D width."""
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
@@ -9,21 +8,22 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.precision import full_precision, widened
+from layersim.precision import widened
 from layersim.similarity.centering import centred
-from layersim.similarity.features import require_equal_widths, require_pair, require_samples, warn_undefined
+from layersim.similarity.features import Layers, as_pair, require_equal_widths, require_samples, warn_undefined
 from layersim.similarity.intervals import Interval, jackknife_of_sums
+from layersim.similarity.properties import Properties
 from layersim.similarity.samples import WholeMetric
 
 Centering = Literal["none", "samples", "components"]
 Comparison = Callable[[Tensor, Tensor], Tensor]
-"""(n, L, D) and (n, M, D) vectors of length one → (n, L, M)."""
+"""(n, L, M) float64 lengths of the differences u − v and the sums u + v of directions → (n, L, M)."""
 
-CHUNK = 1024  # samples whose (L, M) values are held at once
+CHUNK = 128  # samples that are compared at once: their directions fit the cache
 
 
 def mean_comparison(
-    features: Tensor, other: Tensor | None, centering: Centering, compare: Comparison, measure: str
+    features: Layers, other: Layers | None, centering: Centering, compare: Comparison, measure: str
 ) -> Tensor:
     """Mean of `compare` over the samples, (L, M) float64, of (L, N, D) features with `other` (M, N, D) or themselves.
 
@@ -32,7 +32,7 @@ def mean_comparison(
     "samples", else 1).
     """
     require_centering(centering)
-    require_pair(features, other)
+    features, other = as_pair(features, other)
     require_equal_widths(features, other, measure)
     require_directions(features.shape[1], centering, measure)
     total = torch.stack([_compared(*chunk, compare).sum(0) for chunk in _directions(features, other, centering)]).sum(0)
@@ -48,6 +48,11 @@ class DirectionMetric(WholeMetric):
 
     measure: str
     """What errors call it."""
+    compare: Comparison
+    span: tuple[float, float]
+    """Smallest and largest possible value."""
+    identical: float
+    """The value of a layer against itself."""
 
     def __init__(self, *, centering: Centering, max_samples: int | None = None) -> None:
         """See `cosine`.
@@ -63,17 +68,29 @@ class DirectionMetric(WholeMetric):
         super().__init__(max_samples=max_samples, least=2, centering=centering)
         self.centering: Centering = centering
 
-    @staticmethod
-    @abstractmethod
-    def compare(first: Tensor, second: Tensor) -> Tensor:
-        """A `Comparison`."""
-
     @property
     def options(self) -> dict[str, Any]:
         """What a run records beside the values."""
         return super().options if self.centering == "samples" else dict(self.arguments)
 
-    def update(self, features: Tensor, index: Tensor | None = None, *, other: Tensor | None = None) -> None:
+    @property
+    def properties(self) -> Properties:
+        """What the measure promises with these options."""
+        centred = self.centering == "samples"
+        return Properties(
+            orthogonal="none" if self.centering == "components" else "shared",
+            scaling="own",
+            linear="none",
+            translation="own" if centred else "none",
+            permutation=True,
+            range=self.span,
+            flops=lambda layers, samples, width: 3 * samples * layers * (layers + 1) * width,
+            bytes=lambda layers, samples, width: 4 * layers * width * (3 * min(samples, CHUNK) + samples * centred),
+            identical=self.identical,
+            equal_widths=True,
+        )
+
+    def update(self, features: Layers, index: Tensor | None = None, *, other: Layers | None = None) -> None:
         """Takes (L, n, D) features, their samples' (n,) integer positions in the data set, on the host, and, to compare
         two models, the (M, n, D) features that the `other` has for the same samples.
 
@@ -81,7 +98,7 @@ class DirectionMetric(WholeMetric):
         and the intervals depend on the split.
         """
         batch = self.admit(features, index, other)
-        require_equal_widths(features, other, self.measure)
+        require_equal_widths(batch.features, batch.other, self.measure)
         if self.centering == "samples":
             self.keep(batch)
             return
@@ -118,7 +135,7 @@ def require_directions(came: int, centering: Centering, measure: str) -> None:
 
 @torch.no_grad()
 def _directions(features: Tensor, other: Tensor | None, centering: Centering) -> Iterator[tuple[Tensor, Tensor]]:
-    """(n, L, D) and (n, M, D) vectors of length one, CHUNK samples at a time; without `other`, the same ones twice."""
+    """(L, n, D) and (M, n, D) vectors of length one, CHUNK samples at a time; without `other`, the same ones twice."""
     sets = [_centred_layers(layers, centering) for layers in (features, other) if layers is not None]
     for chunk in zip(*(torch.split(layers, CHUNK, dim=1) for layers in sets), strict=True):
         directions = [_of_length_one(vectors, centering) for vectors in chunk]
@@ -131,20 +148,32 @@ def _centred_layers(features: Tensor, centering: Centering) -> Tensor:
 
 
 def _of_length_one(vectors: Tensor, centering: Centering) -> Tensor:
-    """(L, n, D) → (n, L, D); NaN where a vector has no direction."""
+    """(L, n, D) → (L, n, D); NaN where a vector has no direction."""
     if centering == "components":
         vectors = centred(vectors, dim=2)
     # the largest component first: squares of very large or small numbers leave float32's range
     units = vectors / vectors.abs().amax(dim=2, keepdim=True)
-    directions: Tensor = units / torch.linalg.vector_norm(units, dim=2, keepdim=True)
-    return directions.transpose(0, 1)
+    return units.div_(torch.linalg.vector_norm(units, dim=2, keepdim=True))
 
 
 @torch.no_grad()
 def _compared(first: Tensor, second: Tensor, compare: Comparison) -> Tensor:
-    """(n, L, M) float64. A sample's own values do not depend on its batch."""
-    with full_precision(first.device):
-        return compare(first, second).double()
+    """(n, L, M) float64. A sample's own values do not depend on its batch.
+
+    Angles come from differences and sums, not from inner products, whose rounding leads beyond 1 and loses what is
+    small; of one set of layers each pair is looked at once.
+    """
+    apart = first.new_empty(first.shape[1], len(first), len(second), dtype=torch.float64)
+    together = torch.empty_like(apart)
+    room = torch.empty_like(second, dtype=torch.result_type(first, second))
+    for row, vectors in enumerate(first):
+        start = row if second is first else 0
+        for chords, sign in ((apart, -1), (together, 1)):
+            ends = torch.add(second[start:], vectors, alpha=sign, out=room[start:])
+            chords[:, row, start:] = lengths = torch.linalg.vector_norm(ends, dim=2).mT
+            if second is first:
+                chords[:, start:, row] = lengths
+    return compare(apart, together)
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:

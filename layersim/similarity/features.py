@@ -2,31 +2,78 @@
 N samples, D and D' width."""
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
+
+Layers = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
+"""(L, N, D): a tensor, a NumPy array, or a list of L layers (N, D), each one or the other."""
 
 
-def require_features(features: Tensor, name: str = "features") -> None:
-    """Raises UserError where `features` are not (L, N, D) floating-point numbers."""
+def as_features(given: Layers, name: str = "features") -> Tensor:
+    """(L, N, D) floating-point numbers, as one tensor.
+
+    Raises:
+        UserError: they are nothing of the kind.
+    """
+    if isinstance(given, list | tuple) and given:
+        features = _stacked([_as_tensor(layer, f"{name}: layer {n}") for n, layer in enumerate(given, 1)], name)
+    else:
+        features = _as_tensor(given, name)
     if features.ndim != 3:
         raise UserError(f"{name}: expected (L, N, D), layers first, got shape {tuple(features.shape)}")
-    if not features.is_floating_point():
-        raise UserError(f"{name}: expected a floating-point tensor, got {features.dtype}")
+    return features
 
 
-def require_pair(features: Tensor, other: Tensor | None) -> None:
-    """Raises UserError where `features` are not (L, N, D), or `other`, if given, not (M, N, D') with the same N."""
-    require_features(features)
+def as_pair(features: Layers, other: Layers | None) -> tuple[Tensor, Tensor | None]:
+    """(L, N, D) features, and where there is an `other`, its (M, N, D') features of the same samples.
+
+    Raises:
+        UserError: they are nothing of the kind, differ in N, or lie on different devices.
+    """
+    ours = as_features(features)
     if other is None:
-        return
-    require_features(other, "other")
-    if other.shape[1] != features.shape[1]:
+        return ours, None
+    theirs = as_features(other, "other")
+    if theirs.shape[1] != ours.shape[1]:
         raise UserError(
-            f"other: expected the same {features.shape[1]} samples as features, in the same order, got {other.shape[1]}"
+            f"other: expected the same {ours.shape[1]} samples as features, in the same order, got {theirs.shape[1]}"
         )
+    if theirs.device != ours.device:
+        raise UserError(f"other: expected {ours.device}, where features are, got {theirs.device}: move either by .to()")
+    return ours, theirs
+
+
+def _as_tensor(given: object, name: str) -> Tensor:
+    if isinstance(given, np.ndarray):
+        with as_user_error(f"{name}: torch cannot read this array", "Convert it by .astype(np.float32)"):
+            given = torch.from_numpy(np.require(given, requirements=("C", "W")))
+    if not isinstance(given, Tensor):
+        raise UserError(
+            f"{name}: expected a tensor or a NumPy array (L, N, D), or a list of layers (N, D), got "
+            f"{type(given).__name__}"
+        )
+    if not given.is_floating_point():
+        raise UserError(f"{name}: expected a floating-point tensor, got {given.dtype}: convert it by .float()")
+    if given.is_nested or given.layout != torch.strided or given.dtype.itemsize == 1:
+        raise UserError(f"{name}: expected a plain tensor of 16 bits or more, got {given.dtype}, {given.layout}")
+    return given
+
+
+def _stacked(layers: list[Tensor], name: str) -> Tensor:
+    for what, found in (("shape", [tuple(layer.shape) for layer in layers]), ("device", [x.device for x in layers])):
+        if len(set(found)) > 1:
+            raise UserError(
+                f"{name}: expected layers of one {what}, got {', '.join(map(str, dict.fromkeys(found)))}: compare "
+                "layers that differ two at a time, features=[one], other=[the other]"
+            )
+    return torch.stack(layers)
 
 
 def require_equal_widths(features: Tensor, other: Tensor | None, measure: str) -> None:

@@ -32,17 +32,14 @@ def hsic(layers: Sequence[Tensor], *, unbiased: bool) -> Tensor:
         # layer by layer, as one layer fits the processor's cache; in one precision, the finest that came
         finest = torch.float64 if samples <= FEW or any(x.dtype == torch.float64 for x in layers) else torch.float32
         rows = [centred(layer.to(finest).contiguous(), dim=0) for layer in layers]
-        squares = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]).square()  # the Grams' diagonals
-        # HSIC is of fourth degree: each layer is brought near one by a power of two, which rounds nothing
-        exponents = torch.frexp(squares.mean(1)).exponent
-        shrink = torch.ldexp(torch.ones_like(squares[:, 0]), -exponents)
-        squares = (squares * shrink[:, None]).double()
+        norms, exponents = near_one(rows)
+        squares = norms.square().double()  # the Grams' diagonals
         diagonal = squares @ squares.mT
         widths = [row.shape[1] for row in rows]
         if gram_products(samples, widths) <= covariance_products(samples, widths):
-            apart = by_grams(rows, shrink)
+            apart = by_grams(rows)
         else:
-            apart = by_covariances(rows, shrink) - diagonal
+            apart = by_covariances(rows) - diagonal
         if unbiased:
             # rows of a centred Gram matrix sum to zero, so all that U-centring needs of them is their diagonal
             totals = squares.sum(1)
@@ -50,8 +47,25 @@ def hsic(layers: Sequence[Tensor], *, unbiased: bool) -> Tensor:
             value = apart / (samples * (samples - 3))
         else:
             value = (apart + diagonal) / (samples - 1) ** 2
-    scales = torch.ldexp(torch.ones_like(exponents, dtype=torch.float64), exponents)
+    scales = torch.exp2(2 * exponents.double())
     return value * scales[:, None] * scales
+
+
+def near_one(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Brings L layers (N, D) near one, in place, by powers of two, which round nothing, since HSIC is of fourth degree:
+    of features of 1e±10 float32 could not hold the products. Gives the lengths of all rows then, (L, N), and the
+    exponents taken off, (L,).
+    """
+    norms = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows])
+    if norms.device.type == "cpu":  # which waits for nothing: most layers are near enough as they are
+        largest = norms.amax(1)
+        if ((largest > 2**-20) & (largest < 2**20)).all():
+            return norms, torch.zeros(len(rows))
+    # of 2¹²⁶ the inverse is a normal number of float32 as well; what is left of layers beyond it does no harm
+    exponents = torch.frexp(torch.stack([row.abs().amax() for row in rows])).exponent.clamp(-126, 126)
+    for row, shrink in zip(rows, torch.exp2(-exponents.to(norms.dtype)), strict=True):
+        row *= shrink
+    return torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]), exponents
 
 
 def gram_products(samples: int, widths: Sequence[int]) -> int:
@@ -64,19 +78,18 @@ def covariance_products(samples: int, widths: Sequence[int]) -> int:
     return samples * (sum(widths) ** 2 + sum(width**2 for width in widths)) // 2
 
 
-def by_grams(rows: list[Tensor], shrink: Tensor) -> Tensor:
-    """Σ_{i≠j} G^l_ij G^m_ij with G_ij = shrink · <row_i, row_j>, (L, L) float64.
+def by_grams(rows: Sequence[Tensor]) -> Tensor:
+    """Σ_{i≠j} G^l_ij G^m_ij with G_ij = <row_i, row_j> of L tensors (N, D), (L, L) float64.
 
-    `rows` L tensors (N, D), `shrink` (L,). Each row's product is added in float64.
+    Each row's product is added in float64.
     """
     layers, samples = len(rows), len(rows[0])
-    total = torch.zeros(layers, layers, dtype=torch.float64, device=shrink.device)
+    total = torch.zeros(layers, layers, dtype=torch.float64, device=rows[0].device)
     for top in range(0, samples, ROWS):
         bottom = min(top + ROWS, samples)
         for left in range(top, samples, COLUMNS):
             right = min(left + COLUMNS, samples)
             block = torch.stack([inner_products(row[top:bottom], row[left:right]) for row in rows])
-            block *= shrink[:, None, None]
             if left == top:
                 block[:, :, : bottom - top].triu_(diagonal=1)  # each pair once, none with itself
             pairs = block.transpose(0, 1)  # (R, L, C): a product a row, as float32 loses digits over long sums
@@ -84,18 +97,18 @@ def by_grams(rows: list[Tensor], shrink: Tensor) -> Tensor:
     return 2 * total
 
 
-def by_covariances(rows: list[Tensor], shrink: Tensor) -> Tensor:
-    """Σ_ij G^l_ij G^m_ij = ‖X_lᵀ X_m‖² of the (N, D) rows X, (L, L) float64; `shrink` as of `by_grams`."""
+def by_covariances(rows: Sequence[Tensor]) -> Tensor:
+    """Σ_ij G^l_ij G^m_ij = ‖X_lᵀ X_m‖² of the (N, D) rows X, (L, L) float64."""
     # widths first and in one piece, as the product wants them
     stretches = [[stretch.mT.contiguous() for stretch in torch.split(row, STRETCH)] for row in rows]
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=shrink.device)
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
     for first, left in enumerate(stretches):
         for second, right in enumerate(stretches[: first + 1]):
             covariance = total.new_zeros(len(left[0]), len(right[0]))
             for one, other in zip(left, right, strict=True):
                 covariance += inner_products(one, other)
             total[first, second] = total[second, first] = covariance.square().sum()
-    return total * shrink.double().outer(shrink.double())
+    return total
 
 
 def inner_products(rows: Tensor, columns: Tensor) -> Tensor:

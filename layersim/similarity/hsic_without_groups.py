@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layersim.precision import full_precision
 from layersim.similarity.centering import centred
-from layersim.similarity.hsic import inner_products
+from layersim.similarity.hsic import inner_products, near_one
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def hsic_without_groups(layers: Sequence[Tensor], sizes: list[int], *, unbiased:
     count, samples = len(sizes), len(layers[0])
     finest = torch.promote_types(torch.float32, max((x.dtype for x in layers), key=lambda dtype: dtype.itemsize))
     with full_precision(layers[0].device):
-        rows = [_near_one(centred(layer.to(finest).contiguous(), dim=0)) for layer in layers]
+        near_one(rows := [centred(layer.to(finest).contiguous(), dim=0) for layer in layers])
         between = _pairs_of_groups(rows, sizes)
         numbers = torch.arange(count).repeat_interleave(torch.tensor(sizes))
         of_group = torch.nn.functional.one_hot(numbers, count).to(between)  # (N, J)
@@ -43,12 +43,6 @@ def hsic_without_groups(layers: Sequence[Tensor], sizes: list[int], *, unbiased:
     if unbiased:
         return pairs - 2 / (left - 2) * products + outer / ((left - 1) * (left - 2))
     return pairs - 2 / left * products + outer / left**2
-
-
-def _near_one(row: Tensor) -> Tensor:
-    """Times a power of two, which rounds nothing: HSIC is of fourth degree."""
-    shrunk: Tensor = torch.ldexp(row, -torch.frexp(row.abs().amax()).exponent)
-    return shrunk
 
 
 def _row_sums(row: Tensor, of_group: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from scipy.special import stdtrit  # type: ignore[import-untyped]
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.similarity.features import warn_undefined
+from layersim.similarity.features import Layers, as_pair, warn_undefined
 from layersim.similarity.positions import dealt
 
 GROUPS = 20  # twice as many would make an interval three hundredths narrower, and cost twice as much
@@ -35,8 +35,8 @@ class Interval:
 
 def jackknife(
     measure: Callable[..., Tensor],
-    features: Tensor,
-    other: Tensor | None = None,
+    features: Layers,
+    other: Layers | None = None,
     *,
     groups: int = GROUPS,
     confidence: float = 0.95,
@@ -57,7 +57,7 @@ def jackknife(
 
     Args:
         measure: (L, N, D), or that and (M, N, D'), → (L, M), as all measures here; bind their options with `partial`.
-        features: (L, N, D) of any floating dtype.
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
         other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
         groups: G, 2 or more; the cost is that of the measure G + 1 times.
         confidence: above 0, below 1.
@@ -70,6 +70,7 @@ def jackknife(
     require_confidence(confidence)
     if groups < 2:
         raise UserError(f"groups: expected at least 2, got {groups}")
+    features, other = as_pair(features, other)
     sets = [features] if other is None else [features, other]
     value = measure(*sets)
     group = dealt(torch.arange(features.shape[1]) if index is None else index, groups)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from layersim.precision import full_precision
-from layersim.similarity.features import require_pair, require_samples, warn_undefined
+from layersim.similarity.features import Layers, as_pair, require_samples, warn_undefined
 
 Found = TypeVar("Found")
 
@@ -17,8 +17,8 @@ CHUNK = 2**15  # entries of a relation that are multiplied at once: those of all
 
 @torch.no_grad()
 def compare_layers(
-    features: Tensor,
-    other: Tensor | None,
+    features: Layers,
+    other: Layers | None,
     look: Callable[[Tensor], Found | None],
     compare: Callable[[list[Found], list[Found]], Tensor],
     *,
@@ -37,7 +37,7 @@ def compare_layers(
     Layers without a finding, or with values that are not finite, have NaN in their row and column, and one UserWarning
     names them. Raises UserError for shapes that do not fit or too few samples.
     """
-    require_pair(features, other)
+    features, other = as_pair(features, other)
     require_samples(features.shape[1], least, measure)
     with full_precision(features.device):
         rows = [_looked_at(layer, look) for layer in features]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.similarity.features import require_pair, require_samples, warn_undefined
+from layersim.similarity.features import Layers, as_pair, require_samples, warn_undefined
 from layersim.similarity.hsic import COLUMNS, ROWS, covariance_products, gram_products, hsic
 from layersim.similarity.hsic_without_groups import hsic_without_groups
 from layersim.similarity.intervals import (
@@ -30,12 +30,12 @@ LEAST = {"minibatch": 4, "debiased": 4, "biased": 2}  # samples: HSIC-1 divides 
 
 
 def linear_cka(
-    features: Tensor, other: Tensor | None = None, *, estimator: Estimator = "minibatch", batch_size: int = 64
+    features: Layers, other: Layers | None = None, *, estimator: Estimator = "minibatch", batch_size: int = 64
 ) -> Tensor:
     """HSIC(K, L) / √(HSIC(K, K) HSIC(L, L)) with linear kernels (Kornblith et al. 2019).
 
     Args:
-        features: (L, N, D) of any floating dtype.
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
         other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
         estimator: "debiased", the unbiased HSIC-1 of all samples (Song et al. 2012); "minibatch", HSIC-1 summed over
             groups of `batch_size` consecutive samples, then the ratio (Nguyen et al. 2021), the cheap one; "biased", as
@@ -55,8 +55,10 @@ def linear_cka(
             else 4) or `batch_size` < 4.
     """
     _check(estimator, batch_size)
-    require_pair(features, other)
+    features, other = as_pair(features, other)
     require_samples(features.shape[1], LEAST[estimator], f'linear CKA with estimator="{estimator}"')
+    if torch.float64 in (features.dtype, getattr(other, "dtype", None)):  # whose range HSIC's fourth degree can leave
+        features, other = _near_one(features), None if other is None else _near_one(other)
     sizes = batch_size if estimator == "minibatch" else features.shape[1]
     total = torch.stack(list(_hsic_of_groups(features, other, sizes, estimator))).sum(0)
     return warn_undefined(_ratio(total), features, other)
@@ -138,7 +140,7 @@ class LinearCKA(WholeMetric):
             bytes=held,
         )
 
-    def update(self, features: Tensor, index: Tensor | None = None, *, other: Tensor | None = None) -> None:
+    def update(self, features: Layers, index: Tensor | None = None, *, other: Layers | None = None) -> None:
         """Takes (L, n, D) features, their samples' (n,) integer positions in the data set, on the host, and, to compare
         two models, the (M, n, D') features that the `other` has for the same samples.
 
@@ -228,6 +230,12 @@ class LinearCKA(WholeMetric):
         values, numbers = self._measured(batch)
         self.add(values, numbers)
         self.used.append(numbers)
+
+
+def _near_one(layers: Tensor) -> Tensor:
+    """(L, N, D) float64, each layer brought near one by a power of two."""
+    largest: Tensor = layers.double().abs().amax((1, 2), keepdim=True)
+    return torch.ldexp(layers.double(), -torch.frexp(largest).exponent)
 
 
 def _check(estimator: str, batch_size: int) -> None:

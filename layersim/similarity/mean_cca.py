@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from layersim.similarity.features import Layers
 from layersim.similarity.layer_pairs import compare_layers, nuclear_norms
 from layersim.similarity.properties import Properties
 from layersim.similarity.samples import WholeMetric
@@ -12,14 +13,14 @@ MEASURE = "mean CCA"
 LEAST = 3  # samples: what two differ by is one direction, which every layer has
 
 
-def mean_cca(features: Tensor, other: Tensor | None = None) -> Tensor:
+def mean_cca(features: Layers, other: Layers | None = None) -> Tensor:
     """Mean of the canonical correlations: ‖UᵀV‖_* / min(r, s) with orthonormal bases U and V of what the layers span.
 
     Raghu et al. 2017 (arXiv 1706.05806); ρ̄_CCA of Kornblith et al. 2019, table 1. Of two layers with ranks r and s at
     least r + s − (N − 1) correlations are 1 whatever the data: take N well above D + D', or `svcca`.
 
     Args:
-        features: (L, N, D) of any floating dtype.
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
         other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
 
     Returns:

@@ -2,20 +2,21 @@
 
 from torch import Tensor
 
+from layersim.similarity.features import Layers, as_features
 from layersim.similarity.layer_pairs import compare_layers, relation_products
 from layersim.similarity.neighbours import cosine_kernel, nearest, require_neighbours
 from layersim.similarity.properties import Properties
 from layersim.similarity.samples import WholeMetric
 
 
-def mutual_knn(features: Tensor, other: Tensor | None = None, *, k: int = 10) -> Tensor:
+def mutual_knn(features: Layers, other: Layers | None = None, *, k: int = 10) -> Tensor:
     """Mean over the samples of the share of its k nearest neighbours at one layer that are so at the other as well.
 
     Huh et al. 2024 (arXiv 2405.07987): (1 / k) |S(φ_i) ∩ S(ψ_i)|, neighbours by the largest inner product of
     features of length one, that is by cosine, as in their program.
 
     Args:
-        features: (L, N, D) of any floating dtype.
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
         other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
         k: neighbours, without the sample itself.
 
@@ -31,6 +32,7 @@ def mutual_knn(features: Tensor, other: Tensor | None = None, *, k: int = 10) ->
             everybody is everybody's neighbour.
     """
     require_neighbours(k)
+    features = as_features(features)
 
     def look(layer: Tensor) -> Tensor | None:
         kernel = cosine_kernel(layer)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from layersim.similarity.centering import centred
+from layersim.similarity.features import Layers
 from layersim.similarity.layer_pairs import compare_layers, nuclear_norms
 from layersim.similarity.properties import Properties
 from layersim.similarity.samples import WholeMetric
@@ -12,14 +13,14 @@ MEASURE = "orthogonal Procrustes"
 LEAST = 2
 
 
-def procrustes(features: Tensor, other: Tensor | None = None) -> Tensor:
+def procrustes(features: Layers, other: Layers | None = None) -> Tensor:
     """‖XᵀY‖_* / (‖X‖_F ‖Y‖_F) of centred features: how well the best rotation of one layer fits the other.
 
     A similarity. The squared distance of Ding et al. 2021, min over rotations R of ‖X − Y R‖_F² with X and
     Y of length one, is 2 − 2 times this; scipy's disparity, whose fit also scales, is 1 less its square.
 
     Args:
-        features: (L, N, D) of any floating dtype.
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
         other: (M, N, D') of the same samples, from another model or checkpoint, the narrower filled up with zeros;
             where None, `features` themselves.
 

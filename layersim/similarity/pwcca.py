@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
+from layersim.similarity.features import Layers
 from layersim.similarity.layer_pairs import compare_layers
 from layersim.similarity.mean_cca import LEAST
 from layersim.similarity.properties import Properties
@@ -13,14 +14,14 @@ from layersim.similarity.subspace import Subspace, require_room, subspace
 MEASURE = "PWCCA"
 
 
-def pwcca(features: Tensor, other: Tensor | None = None) -> Tensor:
+def pwcca(features: Layers, other: Layers | None = None) -> Tensor:
     """Mean of the canonical correlations, each weighed by how much of the row's layer its direction accounts for.
 
     Morcos et al. 2018 (arXiv 1806.05759): Σ α_i ρ_i / Σ α_i with α_i = Σ_j |<h_i, x_j>|, h_i the canonical
     variates and x_j the centred components of the row's layer. Not symmetric: the layer that counts as the row weighs.
 
     Args:
-        features: (L, N, D) of any floating dtype.
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
         other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
 
     Returns:

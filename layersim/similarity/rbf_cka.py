@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
+from layersim.similarity.features import Layers
 from layersim.similarity.layer_pairs import compare_layers, relation_products
 from layersim.similarity.properties import Properties
 from layersim.similarity.samples import WholeMetric
@@ -16,8 +17,8 @@ LEAST = {"biased": 2, "debiased": 4}  # samples: HSIC-1 divides by N − 3
 
 
 def rbf_cka(
-    features: Tensor,
-    other: Tensor | None = None,
+    features: Layers,
+    other: Layers | None = None,
     *,
     bandwidth: float = 1.0,
     estimator: RBFEstimator = "biased",
@@ -27,7 +28,7 @@ def rbf_cka(
     σ is `bandwidth` times the median of the layer's N (N − 1) / 2 distances, so that the kernel has no scale.
 
     Args:
-        features: (L, N, D) of any floating dtype.
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
         other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
         bandwidth: σ in units of the median distance. Kornblith et al. report 0.2, 0.4 and 0.8.
         estimator: "biased", tr(K H L H), as published; "debiased", the unbiased HSIC-1 (Song et al. 2012, eq. 5).

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from layersim.similarity.centering import centred
+from layersim.similarity.features import Layers
 from layersim.similarity.layer_pairs import compare_layers
 from layersim.similarity.mean_cca import LEAST
 from layersim.similarity.properties import Properties
@@ -13,7 +14,7 @@ from layersim.similarity.subspace import require_room, subspace
 MEASURE = "linear regression"
 
 
-def regression_r2(features: Tensor, other: Tensor | None = None) -> Tensor:
+def regression_r2(features: Layers, other: Layers | None = None) -> Tensor:
     """Share of the column's layer's variance that a linear map of the row's layer explains: R² of the fit on all N.
 
     R²_LR of Kornblith et al. 2019, table 1: ‖UᵀY‖_F² / ‖Y‖_F² with centred features and U an orthonormal basis of what
@@ -21,7 +22,7 @@ def regression_r2(features: Tensor, other: Tensor | None = None) -> Tensor:
     Not held out: of unrelated layers it is r / (N − 1), with r the rank of X.
 
     Args:
-        features: (L, N, D) of any floating dtype.
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
         other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
 
     Returns:

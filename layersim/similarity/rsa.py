@@ -7,6 +7,7 @@ from torch import Tensor
 
 from layersim.errors import UserError
 from layersim.similarity.centering import centred
+from layersim.similarity.features import Layers
 from layersim.similarity.layer_pairs import compare_layers, relation_products
 from layersim.similarity.properties import Properties
 from layersim.similarity.samples import WholeMetric
@@ -17,11 +18,11 @@ MEASURE = "representational similarity analysis"
 LEAST = 3  # samples: two have one distance, which has no rank among others
 
 
-def rsa(features: Tensor, other: Tensor | None = None, *, distance: Distance = "euclidean") -> Tensor:
+def rsa(features: Layers, other: Layers | None = None, *, distance: Distance = "euclidean") -> Tensor:
     """Spearman's correlation of two layers' N (N − 1) / 2 distances between samples (Kriegeskorte et al. 2008).
 
     Args:
-        features: (L, N, D) of any floating dtype.
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
         other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
         distance: "euclidean"; or "correlation", 1 − Pearson's correlation of two samples' components, as published.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from layersim.similarity.features import require_pair
+from layersim.similarity.features import Layers, as_pair
 from layersim.similarity.intervals import Interval, jackknife, sums_by_group
 from layersim.similarity.keeping import SampleKeeper, joined
 from layersim.similarity.properties import Properties
@@ -73,14 +73,14 @@ class SampleMetric(SampleKeeper):
     def interval_of_state(self, confidence: float) -> Interval:
         """The interval of the samples in the state as it is, whether joined across processes or not."""
 
-    def admit(self, features: Tensor, index: Tensor | None, other: Tensor | None) -> Batch:
+    def admit(self, features: Layers, index: Tensor | None, other: Layers | None) -> Batch:
         """The batch as it came, checked and counted, with its (n,) positions on the host.
 
         Without positions samples are numbered as they come, each process from a start of its own.
         """
-        require_pair(features, other)
-        numbers = self.numbered(features.shape[1], index)
-        return Batch(features.detach(), None if other is None else other.detach(), numbers)
+        ours, theirs = as_pair(features, other)
+        numbers = self.numbered(ours.shape[1], index)
+        return Batch(ours.detach(), None if theirs is None else theirs.detach(), numbers)
 
     def add(self, values: Tensor, units: Tensor) -> None:
         """Adds (n, …, …) float64 values of n units, with their (n,) numbers on the host, to their groups' sums."""
@@ -132,7 +132,7 @@ class WholeMetric(SampleMetric):
         """What a run records beside the values."""
         return {**self.arguments, "max_samples": self.max_samples}
 
-    def update(self, features: Tensor, index: Tensor | None = None, *, other: Tensor | None = None) -> None:
+    def update(self, features: Layers, index: Tensor | None = None, *, other: Layers | None = None) -> None:
         """Takes (L, n, D) features, their samples' (n,) integer positions in the data set, on the host, and, to compare
         two models, the (M, n, D') features that the `other` has for the same samples.
 

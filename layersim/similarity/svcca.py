@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from layersim.errors import UserError
+from layersim.similarity.features import Layers
 from layersim.similarity.layer_pairs import compare_layers
 from layersim.similarity.mean_cca import LEAST, mean_correlations
 from layersim.similarity.properties import Properties
@@ -12,14 +13,14 @@ from layersim.similarity.subspace import require_room, subspace
 MEASURE = "SVCCA"
 
 
-def svcca(features: Tensor, other: Tensor | None = None, *, variance: float = 0.99) -> Tensor:
+def svcca(features: Layers, other: Layers | None = None, *, variance: float = 0.99) -> Tensor:
     """Mean canonical correlation of the fewest directions that explain a share `variance` of each layer's variance.
 
     Raghu et al. 2017 (arXiv 1706.05806), who keep 0.99. The mean is over as many correlations as the layer with fewer
     directions has.
 
     Args:
-        features: (L, N, D) of any floating dtype.
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
         other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
         variance: above 0, up to 1.
 

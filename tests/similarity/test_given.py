@@ -1,0 +1,158 @@
+"""What measures take: arrays and lists of layers as well as tensors, of any scale, and nothing else."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from layersim.errors import UserError
+from layersim.similarity import cosine, jackknife, linear_cka
+
+from .every_measure import METRICS, function_of
+from .references import related_layers
+
+each_measure = pytest.mark.parametrize("name", METRICS)
+
+
+def by_function(name: str, features: Any, other: Any = None) -> Tensor:
+    return function_of(METRICS[name]())(features, other)
+
+
+def by_metric(name: str, features: Any, other: Any = None) -> Tensor:
+    metric = METRICS[name]()
+    metric.update(features, other=other)
+    return metric.compute()
+
+
+WAYS: dict[str, Callable[..., Tensor]] = {
+    "function": by_function,
+    "metric": by_metric,
+    "interval": lambda name, *given: jackknife(function_of(METRICS[name]()), *given).standard_error,
+}
+FORMS: dict[str, Callable[[Tensor], Any]] = {
+    "array": Tensor.numpy,
+    "list": list,
+    "tuple of arrays": lambda layers: tuple(layer.numpy() for layer in layers),
+    "array that cannot be written": lambda layers: np.broadcast_to(layers.numpy(), layers.shape),
+    "array that runs backwards": lambda layers: np.flip(np.flip(layers.numpy(), 1).copy(), 1),
+    "with a gradient": lambda layers: layers.clone().requires_grad_(),
+}
+
+
+@each_measure
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("way", ["function", "metric"])
+def test_arrays_and_lists_are_tensors(name: str, form: str, way: str) -> None:
+    features, other = related_layers(60, 6, layers=3), related_layers(60, 6, layers=2, seed=4)
+    for given in ((features,), (features, other)):
+        ours = WAYS[way](name, *map(FORMS[form], given))
+        assert torch.equal(ours, WAYS[way](name, *given))
+        assert not ours.requires_grad
+
+
+def test_intervals_take_arrays_and_lists_too() -> None:
+    features = related_layers(60, 6, layers=3)
+    for form in FORMS.values():
+        assert torch.equal(jackknife(cosine, form(features)).high, jackknife(cosine, features).high)
+
+
+TWO = torch.ones(2, 9, 3)
+
+
+@each_measure
+@pytest.mark.parametrize("way", ["function", "metric"])
+@pytest.mark.parametrize(
+    ("features", "other", "message"),
+    [
+        ([TWO[0], TWO[0, :, :2]], None, r"features: expected layers of one shape, got \(9, 3\), \(9, 2\): compare"),
+        ([TWO[0].to("meta"), TWO[0]], None, "features: expected layers of one device, got meta, cpu"),
+        (TWO, TWO.to("meta"), "other: expected cpu, where features are, got meta: move either"),
+        (TWO.int().numpy(), None, r"features: expected a floating-point tensor, got torch.int32: convert it by .float"),
+        ([TWO[0], TWO[0].long()], None, "features: layer 2: expected a floating-point tensor, got torch.int64"),
+        (TWO, TWO.bool(), "other: expected a floating-point tensor, got torch.bool"),
+        (TWO.to(torch.complex64), None, "features: expected a floating-point tensor, got torch.complex64"),
+        (TWO.to(torch.float8_e5m2), None, "a plain tensor of 16 bits or more, got torch.float8_e5m2"),
+        (TWO.to_sparse(), None, "a plain tensor .* torch.sparse_coo"),
+        (TWO.numpy().astype(">f4"), None, "features: torch cannot read this array: .*byte order"),
+        (np.array([["a"]]), None, "features: torch cannot read this array: .* Convert it by"),
+        ({"layer": TWO}, None, "features: expected a tensor or a NumPy array .*, or a list of layers .*, got dict"),
+        ([], None, "or a list of layers .*, got list"),
+        (list(TWO[0]), None, r"features: expected \(L, N, D\), layers first, got shape \(9, 3\)"),
+    ],
+)
+def test_whatever_else_comes_is_refused(name: str, way: str, features: Any, other: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        WAYS[way](name, features, other)
+
+
+SCALES = {"1e-40": 1e-40, "1e-30": 1e-30, "1e-12": 1e-12, "1e12": 1e12, "1e30": 1e30, "1e35": 1e35}
+
+
+@each_measure
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("scale", SCALES)
+def test_no_scale_is_too_large_or_too_small_for_float32(name: str, way: str, scale: str) -> None:
+    """Against float64 at the ordinary scale; 1e-40 has few digits left, and so has what it is compared with."""
+    features = related_layers(80, 6, layers=3) * SCALES[scale]
+    near_one = features.double() / SCALES[scale]
+    torch.testing.assert_close(WAYS[way](name, features), WAYS[way](name, near_one), rtol=0, atol=2e-6)
+
+
+@each_measure
+@pytest.mark.parametrize("way", WAYS)
+def test_layers_of_opposite_scales(name: str, way: str) -> None:
+    scales = torch.tensor([1e-30, 1.0, 1e30])[:, None, None]
+    features = related_layers(80, 6, layers=3) * scales
+    near_one = features.double() / scales.double()
+    torch.testing.assert_close(WAYS[way](name, features), WAYS[way](name, near_one), rtol=0, atol=2e-6)
+
+
+@each_measure
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_at_the_ends_of_its_range(name: str, dtype: torch.dtype) -> None:
+    features = related_layers(80, 6, layers=3)
+    features = features / features.abs().amax()
+    for scale in (1e-4, 6e4) if dtype == torch.float16 else (1e-30, 1e30):
+        given = (features * scale).to(dtype)
+        for way in (by_function, by_metric):
+            torch.testing.assert_close(way(name, given), by_function(name, given.double()), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("estimator", ["minibatch", "debiased", "biased"])
+@pytest.mark.parametrize("scale", [1e-100, 1e100])
+def test_cka_of_float64_beyond_the_range_of_float32(estimator: Any, scale: float) -> None:
+    features = related_layers(80, 6, layers=3).double()
+    torch.testing.assert_close(
+        linear_cka(features * scale, estimator=estimator), linear_cka(features, estimator=estimator), rtol=0, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("estimator", ["minibatch", "debiased", "biased"])
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_cka_by_covariances_at_any_scale(estimator: Any, scale: float) -> None:
+    """Of more samples than L · D, where HSIC comes from covariances; and of small deviations from a large constant."""
+    features = related_layers(400, 4, layers=3)
+    expected = linear_cka(features.double(), estimator=estimator, batch_size=400)
+    ours = linear_cka(features * scale, estimator=estimator, batch_size=400)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+    with_constant = torch.cat([features * scale, torch.full((3, 400, 1), 1e30)], dim=2)
+    ours = linear_cka(with_constant, estimator=estimator, batch_size=400)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("centering", ["none", "samples", "components"])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_cosine_is_beyond_one(centering: Any, seed: int) -> None:
+    """Equal, scaled and opposite layers: float32's inner products of directions give 1 + 1e-7."""
+    x = torch.randn(3, 200, 97, generator=torch.Generator().manual_seed(seed))
+    features = torch.cat([x, x[:1], 3 * x[:1], -x[:1], -7 * x[1:2]])
+    for ours in (cosine(features, centering=centering), cosine(features, features.flip(0), centering=centering)):
+        assert -1 <= ours.min() < -0.999_999
+        assert 0.999_999 < ours.max() <= 1
+    ours = cosine(features, centering=centering)
+    assert ours.diagonal().tolist() == [1] * 7
+    assert ours[0, 3] == 1
+    assert ours[0, 5] == -1
