@@ -19,7 +19,7 @@ from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.filmstrip import Strips, film_strips
 from layersim.similarity import LinearCKA
-from layersim.similarity.samples import SampleMetric
+from layersim.similarity.samples import SampleMetric, require_measures
 
 _LEAST = 4  # samples that debiased linear CKA needs
 
@@ -57,6 +57,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
             raise UserError(f"Expected epochs from 0 and every from 1, but got {epochs} and {every}.")
         self.epochs = epochs
         self.every = every
+        require_measures(measures or {})
         self.measures = measures or {"cka": LinearCKA(estimator="debiased")}
         KeptSamples(max_samples=max_samples, least=_LEAST)  # refuses too few before any model is built
         self.max_samples = max_samples

@@ -16,7 +16,8 @@ from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.report.figures import similarity_heatmap, similarity_to_last_curve
 from layersim.similarity import CosineSimilarity, LinearCKA
 from layersim.similarity.intervals import Interval, require_confidence
-from layersim.similarity.samples import SampleMetric
+from layersim.similarity.samples import SampleMetric, require_measures
+from layersim.tapping.layout import check_layout
 from layersim.tapping.output_pooling import Pool, check_pool
 
 AS_READ = "as read"
@@ -47,6 +48,7 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
             jackknife (`layersim.similarity.jackknife`): free for minibatch CKA, some values' cost for measures that
             keep their samples. Tokens of one text are not independent, and their intervals too narrow.
         pool: with `layers`, how a module's output becomes (N, D), as `FeatureTap` takes it.
+        layout: with `layers`, which axis of their outputs is what, as `FeatureTap` takes it: "TND", "NHWD", …
     """
 
     def __init__(
@@ -55,15 +57,19 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         *,
         layers: str | list[str] | None = None,
         pool: Pool = "cls",
+        layout: str | None = None,
         confidence: float | None = None,
     ) -> None:
         super().__init__()
         check_pool(pool)
+        check_layout(layout)
+        require_measures(measures or {})
         if confidence is not None:
             require_confidence(confidence)
         self.measures = measures
         self.layers = layers
         self.pool: Pool = pool
+        self.layout = layout
         self.confidence = confidence
         self._tapped: TappedModule | None = None
         self._order = AS_READ
@@ -76,7 +82,7 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         if self.layers is None:
             super().start(trainer, pl_module)
         else:
-            self._tapped = TappedModule(pl_module, self.layers, self.pool)
+            self._tapped = TappedModule(pl_module, self.layers, self.pool, self.layout)
             self.begin(self._fresh_metrics(grouped=False), pl_module)
 
     def before(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -8,8 +8,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from layersim.errors import UserError
 from layersim.outputs import LayerFeatures
 from layersim.tapping.feature_tap import FeatureTap
+from layersim.tapping.layout import batch_sizes
 from layersim.tapping.output_pooling import Pool
 
 
@@ -20,22 +22,37 @@ class TappedModule:
         module: any.
         layers: its submodules, as `FeatureTap` takes them.
         pool: as `FeatureTap` takes it.
+        layout: as `FeatureTap` takes it.
 
     Raises:
         UserError: as `FeatureTap`.
     """
 
-    def __init__(self, module: LightningModule, layers: str | Sequence[str], pool: Pool) -> None:
+    def __init__(
+        self, module: LightningModule, layers: str | Sequence[str], pool: Pool, layout: str | None = None
+    ) -> None:
         self.module = module
         self.pool = pool
-        self.tap = FeatureTap(module, layers, pool)
+        self.layout = layout
+        self.tap = FeatureTap(module, layers, pool, layout=layout)
         self._samples = 0
 
     def read(self, batch: Any) -> LayerFeatures:
-        """What the layers put out since the tap was opened. Closes it, as later callbacks may run the model too."""
+        """What the layers put out since the tap was opened. Closes it, as later callbacks may run the model too.
+
+        Raises:
+            UserError: as `FeatureTap.take`; no layout was told, and the step ran on another number of samples than the
+                batch has, such as each video's frames.
+        """
         self.tap.close()
         features = self.tap.take()
         samples = features.shape[1]
+        sizes = batch_sizes(batch)
+        if self.layout is None and sizes.first and samples not in sizes.first | sizes.second:
+            raise UserError(
+                f"The step puts {samples} samples through {self.tap.names[0]} for {sizes} samples. If each is a sample, "
+                'set layout, such as "NTD"; or pool frames or crops of one sample by a function given as pool.'
+            )
         self._samples += samples
         position = _position(batch, samples)
         if position is None and self.module.trainer.world_size > 1:
@@ -48,7 +65,8 @@ class TappedModule:
     def options(self) -> dict[str, Any]:
         """Which features were measured: the layers' names, first layer first, and the pool's."""
         pool = self.pool if isinstance(self.pool, str) else getattr(self.pool, "__name__", type(self.pool).__name__)
-        return {"layers": self.tap.names, "pool": pool}
+        told = {} if self.layout is None else {"layout": self.layout}
+        return {"layers": self.tap.names, "pool": pool, **told}
 
     def shape(self) -> dict[str, int]:
         """L, and N of all processes; to be called on each."""

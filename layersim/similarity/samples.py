@@ -2,13 +2,14 @@
 width."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from layersim.errors import UserError
 from layersim.similarity.features import Layers, as_pair
 from layersim.similarity.intervals import Interval, jackknife, sums_by_group
 from layersim.similarity.keeping import SampleKeeper, joined
@@ -105,6 +106,17 @@ class SampleMetric(SampleKeeper):
         kept = self.kept_rows()
         other = None if kept.others is None else kept.others.transpose(0, 1)
         return Batch(kept.features.transpose(0, 1), other, kept.index)
+
+
+def require_measures(measures: Mapping[str, object]) -> None:
+    """Raises UserError where one of them is no similarity of layers, as torchmetrics' own are not."""
+    for name, measure in measures.items():
+        if not isinstance(measure, SampleMetric):
+            given = measure.__name__ if isinstance(measure, type) else type(measure).__name__
+            raise UserError(
+                f"measures: {name} is {given}, expected a metric of layersim.similarity, such as LinearCKA(), or of a "
+                "class of yours that inherits from layersim.similarity.samples.SampleMetric."
+            )
 
 
 class WholeMetric(SampleMetric):

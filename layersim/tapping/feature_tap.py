@@ -11,8 +11,12 @@ from torch import Tensor, nn
 
 from layersim.errors import UserError
 from layersim.tapping.eagerness import run_eagerly
+from layersim.tapping.layout import BatchSizes, Place, batch_sizes, check_layout, tokens_first
 from layersim.tapping.output_pooling import Pool, check_pool, pooled_output
 from layersim.tapping.submodules import chosen_names, named_submodules
+
+_NO_FORWARD = nn.Module.forward
+"""What modules that only hold others have: they are never called."""
 
 
 class FeatureTap:
@@ -33,21 +37,31 @@ class FeatureTap:
         model: bare, compiled or wrapped in DDP; call it as you are used to.
         layers: names as in the bare `model.named_modules()`, one or several, where `*` stands for one component:
             `blocks.*` is every block and nothing inside them.
-        pool: (N, T, D) → (N, D), samples first: "cls", token 0; "last", token T − 1, padding or not; "mean", over the
-            tokens, or over all positions of a channels-first map (N, D, H, W). (N, D) stays as it is. For anything
-            else, as channels-last maps or padded tokens, a function from the module's output (its first tensor, where
-            it puts out a tuple, a mapping or a dataclass) to (N, D).
+        pool: to (N, D): "cls", token 0; "last", token T − 1, padding or not; "mean", over the tokens, or over all
+            positions of a map. (N, D) stays as it is. For anything else, as padded tokens, a function from the module's
+            output (its first tensor, where it puts out a tuple, a mapping or a dataclass) to (N, D).
+        layout: which axis of the outputs is what: a letter for each, N of the samples and D of the width among them,
+            such as "NTD", "TND", "NHWD" or "NDHW". Where None it is found from the batch that went in and from what is
+            certain of the module (torch's `batch_first`, its weights' widths, timm's formats): (N, T, D), (T, N, D),
+            maps with channels first or last, nested and packed sequences. What is not certain is refused.
 
     Raises:
-        UserError: a pattern that matches nothing, an unknown pool, a `DataParallel`; within the model's forward pass,
-            an output that the pool does not fit.
+        UserError: a pattern that matches nothing, an unknown pool, a layout without N or D, a `DataParallel`; within
+            the model's forward pass, an output that the pool does not fit, or whose samples are not known to be those
+            that went in.
     """
 
-    def __init__(self, model: nn.Module, layers: str | Sequence[str], pool: Pool = "cls") -> None:
+    def __init__(
+        self, model: nn.Module, layers: str | Sequence[str], pool: Pool = "cls", *, layout: str | None = None
+    ) -> None:
         check_pool(pool)
+        check_layout(layout)
         modules = named_submodules(model)
-        self._root = modules.pop("")
-        self._modules = {name: modules[name] for name in chosen_names(list(modules), layers)}
+        names = chosen_names([name for name in modules if name], layers)
+        self._modules = {name: modules[name] for name in names}
+        self._places = {name: Place(name, modules, layout) for name in names}
+        above = {".".join(name.split(".")[:end]) for name in names for end in range(name.count(".") + 1)}
+        self._above = {name: modules[name] for name in above if type(modules[name]).forward is not _NO_FORWARD}
         self._pool = pool
         self._passes = _Passes()
         self._finalizer: weakref.finalize[[list[Callable[[], None]]], FeatureTap] | None = None
@@ -58,9 +72,13 @@ class FeatureTap:
         """Starts recording, with nothing recorded yet."""
         self.close()
         self._passes = passes = _Passes()  # hooks know this and not the tap, so that a tap let go of is collected
-        ends = [run_eagerly(), self._root.register_forward_pre_hook(passes.begin).remove]
+        ends = [run_eagerly()]
+        for name, module in self._above.items():
+            begin = partial(passes.begin, name.count(".") + 1 if name else 0, tokens_first(module))
+            ends.append(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
         for name, module in self._modules.items():
-            ends.append(module.register_forward_hook(partial(passes.add, name, self._pool)).remove)
+            add = partial(passes.add, self._pool, self._places[name])
+            ends.append(module.register_forward_hook(add, with_kwargs=True).remove)
         self._finalizer = weakref.finalize(self, _end_all, ends)
         return self
 
@@ -129,19 +147,27 @@ class _Passes:
 
     def __init__(self) -> None:
         self.passes: list[list[tuple[str, Tensor]]] = []
+        self._depth: int | None = None  # of the outermost module that was called
+        self._sizes = BatchSizes()  # of what went into it
 
-    def begin(self, module: nn.Module, inputs: Any) -> None:
-        self.passes.append([])
+    def begin(self, depth: int, tokens_first: bool, module: nn.Module, inputs: Any, named: Any) -> None:
+        if self._depth is None or depth <= self._depth:
+            self._depth, self._sizes = depth, batch_sizes((inputs, named), either=tokens_first)
+        if depth == 0:
+            self.passes.append([])
 
-    def add(self, name: str, pool: Pool, module: nn.Module, inputs: Any, output: Any) -> None:
+    def add(self, pool: Pool, place: Place, module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
         if torch._C._current_graph_task_id() != -1:  # within a backward pass
             return
         if not self.passes:  # the user calls parts of the model, as a Lightning step may
             self.passes.append([])
-        self.passes[-1].append((name, pooled_output(output, pool, name)))
+        # a sequence that goes into a part of the model may have the tokens first there, whatever went into the whole
+        sizes = batch_sizes((inputs, named), either=True) if self._depth is None else self._sizes
+        self.passes[-1].append((place.name, pooled_output(output, pool, place, sizes)))
 
     def release(self) -> list[list[tuple[str, Tensor]]]:
         released, self.passes = self.passes, []
+        self._depth = None
         return [calls for calls in released if calls]
 
 

@@ -1,16 +1,17 @@
 """From whatever a module puts out to one vector a sample. Letters: N samples, T tokens, D width."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from layersim.errors import UserError
+from layersim.tapping.layout import BatchSizes, Place, sequence_shape, tensors
 
 Reduction = Literal["cls", "mean", "last"]
-Pool = Reduction | Callable[[Tensor], Tensor]
+Pool = Reduction | Callable[[Any], Tensor]
 
 
 def check_pool(pool: Pool) -> None:
@@ -20,56 +21,83 @@ def check_pool(pool: Pool) -> None:
 
 
 @torch.no_grad()
-def pooled_output(output: Any, pool: Pool, layer: str) -> Tensor:
+def pooled_output(output: Any, pool: Pool, place: Place, sizes: BatchSizes) -> Tensor:
     """(N, D) features, a copy without gradients, of a module's output.
 
     Args:
-        output: a tensor with the samples first, or a tuple, list, mapping or dataclass, whose first tensor is taken.
-        pool: "cls": token 0 of (N, T, D); "last": token T − 1; "mean": over the tokens, or over all positions of a
-            channels-first map (N, D, H, W). All tokens count, padding too. (N, D) stays as it is. A function is given
-            the first tensor, whatever its shape, and returns (N, D).
-        layer: the module's name, for errors.
+        output: a tensor, or a tuple, list, mapping or dataclass, whose first tensor is taken; nested or packed too.
+        pool: "cls": the first token; "last": the last one; "mean": over the tokens, or over all positions of a map. All
+            tokens count, padding too, but for nested and packed ones, which have none. (N, D) stays as it is. A
+            function is given the first tensor, whatever its shape, and returns (N, D).
+        place: tells which axis is which.
+        sizes: how many samples went into the model.
 
     Raises:
-        UserError: no tensor, no floating-point numbers, or a shape that the pool does not fit.
+        UserError: no tensor, no floating-point numbers, a shape that the pool does not fit, or samples that cannot be
+            found in it.
     """
-    tensor = _first_tensor(output)
+    layer = place.name
+    tensor = next(tensors(output), None)
     if tensor is None:
         raise UserError(f"{layer} puts out no tensor but {type(output).__name__}: choose other layers.")
-    if not tensor.is_floating_point():
-        raise UserError(f"{layer} puts out {tensor.dtype}, no floating-point numbers: choose other layers.")
-    features = _pooled(tensor.detach(), pool, layer)
-    if features.ndim != 2 or len(features) != len(tensor):
-        raise UserError(
-            f"{layer}: expected the pool to give ({len(tensor)}, D) from {tuple(tensor.shape)}, got "
-            f"{tuple(features.shape)}: change the function that is given as pool."
-        )
+    numbers = tensor.data
+    if not numbers.is_floating_point():
+        raise UserError(f"{layer} puts out {numbers.dtype}, no floating-point numbers: choose other layers.")
+    shape = sequence_shape(tensor)
+    if not callable(pool):
+        features = _pooled(tensor, pool, place, sizes)
+    else:
+        features = pool(tensor.detach() if isinstance(tensor, Tensor) else tensor)
+        expected = sizes.first or {shape[0]}
+        if features.ndim != 2 or len(features) not in expected:
+            raise UserError(
+                f"{layer}: expected the pool to give ({' or '.join(map(str, sorted(expected)))}, D) from {shape}, got "
+                f"{tuple(features.shape)}: change the function that is given as pool."
+            )
     return features.clone(memory_format=torch.contiguous_format)  # the model may go on in place; a view keeps it all
 
 
-def _first_tensor(output: Any) -> Tensor | None:
-    if isinstance(output, Tensor):
-        return output
-    parts: Any = ()
-    if isinstance(output, Mapping):
-        parts = output.values()
-    elif isinstance(output, tuple | list):
-        parts = output
-    elif is_dataclass(output):
-        parts = (getattr(output, field.name) for field in fields(output))
-    return next((tensor for part in parts if (tensor := _first_tensor(part)) is not None), None)
+def _pooled(tensor: Tensor | PackedSequence, pool: Reduction, place: Place, sizes: BatchSizes) -> Tensor:
+    if isinstance(tensor, PackedSequence) or tensor.is_nested:
+        if sizes.first and sequence_shape(tensor)[0] not in sizes.first | sizes.second:
+            raise UserError(
+                f"{place.name} puts out {sequence_shape(tensor)[0]} samples for {sizes}: choose other layers."
+            )
+        return _of_ragged(tensor, pool, place.name)
+    shape = tuple(tensor.shape)
+    if len(shape) < 2 or (len(shape) > 3 and pool != "mean"):
+        raise UserError(
+            f'{place.name} puts out {shape}, which pool="{pool}" does not fit: set pool to "mean" for maps (N, D, H, W) or '
+            "(N, H, W, D), or to a function that returns (N, D)."
+        )
+    layout = place(shape, sizes)
+    samples, width = layout.index("N"), layout.index("D")
+    tokens = [axis for axis in range(len(shape)) if axis not in (samples, width)]
+    if pool == "mean" and tokens:
+        tensor = tensor.mean(tokens)
+    for axis in reversed(tokens) if pool != "mean" else ():
+        tensor = tensor.select(axis, 0 if pool == "cls" else -1)
+    return tensor if samples < width else tensor.mT
 
 
-def _pooled(tensor: Tensor, pool: Pool, layer: str) -> Tensor:
-    if callable(pool):
-        return pool(tensor)
-    if tensor.ndim == 2:
-        return tensor
-    if tensor.ndim == 3:
-        return tensor.mean(1) if pool == "mean" else tensor[:, 0 if pool == "cls" else -1]
-    if tensor.ndim > 3 and pool == "mean":
-        return tensor.flatten(2).mean(2)
-    raise UserError(
-        f'{layer} puts out {tuple(tensor.shape)}, which pool="{pool}" does not fit: set pool to "mean" for maps (N, D, '
-        "H, W), or to a function that returns (N, D)."
-    )
+def _of_ragged(tensor: Tensor | PackedSequence, pool: Reduction, layer: str) -> Tensor:
+    """Samples whose lengths differ, one (T, D) each; lengths on the host, or not asked for."""
+    if isinstance(tensor, PackedSequence):  # its samples stand longest first
+        padded, lengths = pad_packed_sequence(PackedSequence(tensor.data, tensor.batch_sizes), batch_first=True)
+        samples = [sample[:length] for sample, length in zip(padded, lengths.tolist(), strict=True)]
+        features = torch.stack([_of_sample(sample, pool) for sample in samples])
+        return features if tensor.unsorted_indices is None else features[tensor.unsorted_indices]
+    if tensor.ndim != 3:
+        raise UserError(
+            f"{layer} puts out a nested tensor of {tensor.ndim} axes, not (N, T, D): set pool to a function."
+        )
+    if tensor.layout == torch.strided:
+        return torch.stack([_of_sample(sample, pool) for sample in tensor.unbind()])
+    values, offsets = tensor.values(), tensor.offsets()  # type: ignore[attr-defined] # unbind() would wait for a GPU
+    if pool == "mean":
+        return torch.segment_reduce(values, "mean", offsets=offsets)
+    return values[offsets[:-1] if pool == "cls" else offsets[1:] - 1]
+
+
+def _of_sample(tokens: Tensor, pool: Reduction) -> Tensor:
+    return tokens.mean(0) if pool == "mean" else tokens[0 if pool == "cls" else -1]

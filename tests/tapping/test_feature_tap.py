@@ -302,9 +302,16 @@ def test_layers_of_other_samples_unknown_pools_and_data_parallel_are_refused() -
             return x[::2]
 
     model = nn.Sequential(nn.Identity(), Halving())
-    with FeatureTap(model, "*") as tap:
+    with (
+        FeatureTap(model, "*") as tap,
+        pytest.raises(UserError, match=r"1 puts out \(2, 2\) for a batch of 4 samples, whose samples the first axis"),
+    ):
         model(torch.ones(4, 2))
-        with pytest.raises(UserError, match="layers of one number of samples, but 0 has 4, 1 has 2"):
+    with FeatureTap(Chain(), "blocks.[01]") as tap:  # parts, each of which was given samples of its own
+        blocks = tap._modules
+        blocks["blocks.0"](torch.ones(4, 4))
+        blocks["blocks.1"](torch.ones(2, 4))
+        with pytest.raises(UserError, match=r"layers of one number of samples, but blocks.0 has 4, blocks.1 has 2"):
             tap.take()
     with pytest.raises(UserError, match='pool: expected one of cls, mean, last, or a function, got "max"'):
         FeatureTap(model, "*", "max")  # type: ignore[arg-type]
