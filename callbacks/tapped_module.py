@@ -11,7 +11,7 @@ from torch import Tensor
 from layersim.errors import UserError
 from layersim.outputs import LayerFeatures
 from layersim.tapping.feature_tap import FeatureTap
-from layersim.tapping.layout import batch_sizes
+from layersim.tapping.layout import batch_sizes, tokens_first
 from layersim.tapping.output_pooling import Pool
 
 
@@ -47,11 +47,11 @@ class TappedModule:
         self.tap.close()
         features = self.tap.take()
         samples = features.shape[1]
-        sizes = batch_sizes(batch)
-        if self.layout is None and sizes.first and samples not in sizes.first | sizes.second:
+        sizes = batch_sizes(batch, either=tokens_first(self.module))
+        if self.layout is None and sizes.first and samples not in sizes.first:
             raise UserError(
-                f"The step puts {samples} samples through {self.tap.names[0]} for {sizes} samples. If each is a sample, "
-                'set layout, such as "NTD"; or pool frames or crops of one sample by a function given as pool.'
+                f"The step puts {samples} samples through {self.tap.names[0]} for {sizes} samples. If each is a "
+                'sample, set layout, such as "NTD"; or pool frames or crops of one sample by a function given as pool.'
             )
         self._samples += samples
         position = _position(batch, samples)

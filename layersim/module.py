@@ -1,5 +1,6 @@
 """The LightningModule: one step for training, validation, test and prediction."""
 
+import os
 from collections.abc import Callable
 from math import ceil, inf
 from pathlib import Path
@@ -75,7 +76,8 @@ class LayerwiseModule(LightningModule):
         refuse_mps(self.trainer.strategy.root_device)
         strategy = self.trainer.strategy  # whatever it was named by; what the user told it to do stays
         if stage == "fit":
-            self.objective.seed = strategy.broadcast(torch.initial_seed())
+            # what `seed_everything` was told, since building a model may set torch's own
+            self.objective.seed = strategy.broadcast(int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())))
         if stage == "fit" and isinstance(strategy, DDPStrategy) and self.has_unused_parameters:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 

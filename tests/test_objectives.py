@@ -93,6 +93,20 @@ def test_a_sampled_step_reads_few_layers_and_is_the_same_everywhere() -> None:
     assert Aligned("last", sampled_layers=3).weights(4, 0) == [0, 0, 0, 1]
 
 
+def test_each_seed_samples_layers_of_its_own() -> None:
+    """Also in another order: step 1 of seed 0 is not step 0 of seed 1."""
+
+    def drawn(seed: int) -> list[list[float]]:
+        objective = Aligned("uniform", sampled_layers=8)
+        objective.seed = seed
+        return [objective.weights(24, step) for step in range(40)]
+
+    draws = [drawn(seed) for seed in (0, 1, 2, 2**64 - 1)]
+    assert draws == [drawn(seed) for seed in (0, 1, 2, 2**64 - 1)]
+    every = [tuple(weights) for seed in draws for weights in seed]
+    assert len(set(every)) > 0.95 * len(every)
+
+
 def test_alternating_counts_optimizer_steps() -> None:
     def aligned_steps(objective: Alternating) -> list[int]:
         return [step for step in range(8) if len(objective.layers(4, step)) == 4]

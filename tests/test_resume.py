@@ -121,6 +121,33 @@ def fit(
     return rates.seen
 
 
+class Drawing(Aligned):
+    """Notes the layers that each step reads."""
+
+    def __init__(self) -> None:
+        super().__init__(sampled_layers=1)
+        self.read: list[list[float]] = []
+
+    def weights(self, num_layers: int, step: int | None) -> list[float]:
+        weights = super().weights(num_layers, step)
+        self.read += [weights] if step is not None else []
+        return weights
+
+
+def test_the_seed_draws_the_layers_of_a_training_resumed_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(seed: int, **options: Any) -> list[list[float]]:
+        monkeypatch.setenv("PL_GLOBAL_SEED", str(seed))  # as `seed_everything` leaves it
+        fit(tmp_path, objective=(objective := Drawing()), decay=None, batch_size=50, **options)
+        return objective.read
+
+    unbroken = read(1, max_epochs=2)
+    assert len({tuple(weights) for weights in unbroken}) == 2, "the control: it draws one of two layers"
+    assert read(1, max_epochs=1) + read(1, max_epochs=2, resumed=True) == unbroken
+    assert read(2, max_epochs=2) != unbroken
+
+
 def test_a_longer_training_goes_on_with_the_longer_trainings_rates(tmp_path: Path) -> None:
     """From the first step: what the checkpoint's optimizer has is the rate 0 at which the shorter one ended."""
     short = fit(tmp_path, max_epochs=2)

@@ -67,8 +67,8 @@ def _pooled(tensor: Tensor | PackedSequence, pool: Reduction, place: Place, size
     shape = tuple(tensor.shape)
     if len(shape) < 2 or (len(shape) > 3 and pool != "mean"):
         raise UserError(
-            f'{place.name} puts out {shape}, which pool="{pool}" does not fit: set pool to "mean" for maps (N, D, H, W) or '
-            "(N, H, W, D), or to a function that returns (N, D)."
+            f'{place.name} puts out {shape}, which pool="{pool}" does not fit: set pool to "mean" for maps, (N, D, H, '
+            "W) or (N, H, W, D), or to a function that returns (N, D)."
         )
     layout = place(shape, sizes)
     samples, width = layout.index("N"), layout.index("D")

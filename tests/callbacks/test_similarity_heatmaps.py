@@ -9,9 +9,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torchmetrics import MeanMetric
 
-from callbacks import LayerAccuracyMonitor, RunRecorder, SimilarityHeatmaps
+from callbacks import EpochSimilarity, LayerAccuracyMonitor, RunRecorder, SimilarityHeatmaps
 from callbacks.tapped_module import TappedModule
 from layersim import LayerwiseModule, UserError
 from layersim.data.samplers import EvaluationSampler
@@ -257,6 +258,43 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     two = [SimilarityHeatmaps(layers="blocks.*"), SimilarityHeatmaps(layers="blocks.[01]"), RunRecorder()]
     with pytest.raises(UserError, match="Two SimilarityHeatmaps measure cka, cosine, but a run's record holds one"):
         trainer(tmp_path, two).validate(Plain(), loader, verbose=False)
+
+
+class OfSequences(LightningModule):
+    """Sequences (N, T, 8), which its blocks take with the tokens first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(2)))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.blocks(batch[0].transpose(0, 1))
+
+
+def test_sequences_with_the_tokens_first_are_told_or_refused(tmp_path: Path) -> None:
+    module, x = OfSequences(), torch.randn(12, 10, 8, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(TensorDataset(x), 6)
+    measures = {"cosine": CosineSimilarity()}
+    with pytest.raises(UserError, match=r"The step puts 10 samples through blocks.0 for a batch of 6 samples.*layout"):
+        trainer(tmp_path, [SimilarityHeatmaps(measures, layers="blocks.*")]).validate(module, loader, verbose=False)
+    callbacks = [SimilarityHeatmaps(measures, layers="blocks.*", layout="TND"), RunRecorder()]
+    trainer(tmp_path, callbacks).validate(module, loader, verbose=False)
+    (record,) = records(tmp_path)
+    assert (record["samples"], record["options"]["cosine"]["layout"]) == (12, "TND")
+    with torch.no_grad():
+        first = module.blocks[0](x[:, 0])
+        expected = cosine(torch.stack([first, module.blocks[1](first)]))
+    torch.testing.assert_close(found(record, "cosine"), expected, rtol=0, atol=1e-6)
+    with pytest.raises(UserError, match="layout: expected a letter for each axis"):
+        SimilarityHeatmaps(layers="blocks.*", layout="batch first")
+
+
+@pytest.mark.parametrize("measure", [MeanMetric(), LinearCKA, cosine])
+@pytest.mark.parametrize("callback", [SimilarityHeatmaps, EpochSimilarity])
+def test_what_is_no_measure_is_refused_at_once(callback: Any, measure: Any) -> None:
+    with pytest.raises(UserError, match=r"measures: mine is \w+, expected a metric of layersim.similarity, such as"):
+        callback(measures={"cka": LinearCKA(), "mine": measure})
 
 
 def test_intervals_are_recorded_and_drawn(tmp_path: Path) -> None:
