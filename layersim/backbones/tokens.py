@@ -25,7 +25,14 @@ def pooled(tokens: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
         mask: (N, T), 1 where a token is no padding; None for images.
         rule: `first` token; `last` token that is no padding, whichever side is padded; `mean` over the tokens that are
             no padding; `class and mean`: the first token and the mean of the others, side by side (DINOv2).
+
+    Raises:
+        UserError: the first axis holds something else than the mask's N samples, as where a model has the tokens first.
     """
+    if mask is not None and len(tokens) != len(mask):
+        raise UserError(
+            f"A block puts out {tuple(tokens.shape)} for {len(mask)} samples: this model cannot be read here."
+        )
     match rule:
         case "first":
             return tokens[:, 0]
