@@ -92,19 +92,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
             return cli.main(args)
         raise UserError(f"There is no verb {verb!r}. `layersim --help` lists them.")
-    except Exception as error:
-        said = _user_error(error)
-        if said is None or os.environ.get("LAYERSIM_DEBUG"):
+    except UserError as error:
+        if os.environ.get("LAYERSIM_DEBUG"):
             raise
-        print(f"layersim: error: {said}", file=sys.stderr)
+        print(f"layersim: error: {error}", file=sys.stderr)
         return 2
-
-
-def _user_error(error: BaseException | None) -> UserError | None:
-    """The user error at the root of an exception: the parser wraps what a class says when it is made."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 if __name__ == "__main__":

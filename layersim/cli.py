@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,29 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+    instantiate_module,
+)
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from layersim import run_directory
 from layersim.agent import from_agent, under_agent
 from layersim.checkpoints import check_fits, read_checkpoint
 from layersim.console import in_few_lines, quiet
 from layersim.data import SplitDataModule
+from layersim.default_callbacks import with_defaults
+from layersim.errors import UserError
 from layersim.export import check_destination
 from layersim.module import LayerwiseModule
 from layersim.parameters import parameters_of
+from layersim.parsing import Parser
+from layersim.refusals import refusing, running
 from layersim.report.configuration import flat
 from layersim.report.environment import write_environment
 from layersim.tracking import Settles, Wandb, finish
@@ -34,15 +44,10 @@ _HANDED_ON = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_da
 """What a verb gets from its recipe, and not as an option of its own."""
 VERBS = dict.fromkeys(("fit", "validate", "test", "predict", "exits", "export"), _HANDED_ON)
 
+_LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
+
 _RUN_DIRECTORY = "LAYERSIM_RUN_DIRECTORY"
 """Tells the processes that DDP starts where their run lives."""
-
-
-class Parser(LightningArgumentParser):
-    """LightningCLI's parser, without the pages of usage that would hide what an error says."""
-
-    def print_usage(self, file: Any = None) -> None:
-        """Nothing: the error's own line follows, and `--help` explains."""
 
 
 class RunConfig(SaveConfigCallback):
@@ -83,6 +88,8 @@ class LayerwiseCLI(LightningCLI):
 
     model: LayerwiseModule
     datamodule: SplitDataModule
+    _data: SplitDataModule | None = None
+    """The data, where they had to be seen before the model is made."""
 
     def __init__(self, args: ArgsType = None) -> None:
         given = list(sys.argv[1:] if args is None else args)
@@ -109,10 +116,24 @@ class LayerwiseCLI(LightningCLI):
         parser.add_argument(
             "--experiment", type=str, default="default", help="Runs are kept in <default_root_dir>/<experiment>/."
         )
+        parser.add_argument(
+            "--without",
+            type=str | list[str] | None,
+            default=None,
+            help="Default callbacks to leave out, by the names of their classes: SimilarityHeatmaps,ExitCurveMonitor.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
         self.config = parser.parse_args(with_checkpoint(args))
+        verb = self.config.subcommand
+        trainer, default = self.config[verb].trainer, self._parser(verb).get_defaults().trainer.callbacks
+        given = _as_list(trainer.callbacks)
+        trainer.callbacks, replaced = with_defaults(given, default, self.config[verb].without)
+        if verb == "export" or trainer.barebones:  # which record nothing
+            trainer.callbacks = [call for call in given if call not in default]
+        elif replaced:
+            rank_zero_info(f"The recipe's own {', '.join(replaced)} stands for the default one.")
 
     def _parse_ckpt_path(self) -> None:
         """Lightning lets a checkpoint's hyper-parameters beat what the user typed; `with_checkpoint` sees to them."""
@@ -125,20 +146,45 @@ class LayerwiseCLI(LightningCLI):
             parser.set_defaults({"return_predictions": False})  # else every feature of every layer stays in memory
         return parser
 
+    def _set_seed(self) -> None:
+        with refusing("The seed cannot be set", "Change --seed_everything."):
+            super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         run_directory.check_writable(*self._place())
+        check_limits(self._get(self.config, "trainer"), str(self.subcommand), self._get(self.config, "split"))
+        if self._get(self.config, "ckpt_path"):  # a classifier that the published weights lack comes from there
+            warnings.filterwarnings("ignore", ".* has no trained ", UserWarning)
+
+    def instantiate_classes(self) -> None:
+        with refusing("These options do not go together", "`layersim VERB --help` lists them."):
+            self._take_classes_from_data()
+            self.config_init = self.parser.instantiate_classes(self.config)
+        self.datamodule = self._data or self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         checkpoint = self._preflight()
         instantiator = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
         self.model.save_hyperparameters(instantiator | self.config_dump["model"], logger=False)
-        directory = self._directory()
         config = self._get(self.config_init, "trainer")
+        if self.subcommand == "export" or config.barebones:
+            self.save_config_callback = None
+            if config.barebones:
+                rank_zero_info("trainer.barebones: nothing is measured, recorded or saved; there is no run directory.")
+                warnings.filterwarnings("ignore", "You are trying to `self.log")
+                config.log_every_n_steps = 0
+            return self._make_trainer(logger=False, enable_checkpointing=False)
         if self.subcommand != "fit":
             # Nothing is saved here, and what the training's ModelCheckpoint knew is not missed.
             warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks")
-            config.callbacks = [call for call in _as_list(config.callbacks) if not isinstance(call, ModelCheckpoint)]
-            kwargs["enable_checkpointing"] = False  # else Lightning brings one of its own
+            config.enable_checkpointing = False  # else Lightning brings one of its own
+        elif config.enable_checkpointing is False:
+            rank_zero_info("No checkpoints are kept, as trainer.enable_checkpointing is false.")
+        if config.enable_checkpointing is False:
+            config.callbacks = [call for call in config.callbacks if not isinstance(call, Checkpoint)]
+        directory = self._directory()
         csv = CSVLogger(directory, name="", version="")
         _ = csv.experiment  # opened while the directory is still empty, else Lightning warns that it is not
         others = [logger for logger in _as_list(config.logger) if not isinstance(logger, bool)]
@@ -147,10 +193,32 @@ class LayerwiseCLI(LightningCLI):
         for logger in others:
             if isinstance(logger, Settles):
                 logger.settle(directory, run_id or directory.name, name)
-        given = _as_list(config.callbacks)  # before Lightning adds its own to the same list
-        trainer = super().instantiate_trainer(logger=[csv, *others], default_root_dir=str(directory), **kwargs)
+        return self._make_trainer(logger=[csv, *others], default_root_dir=str(directory), **kwargs)
+
+    def _make_trainer(self, **options: Any) -> Trainer:
+        given = _as_list(self._get(self.config_init, "trainer").callbacks)  # before Lightning adds its own to the list
+        with refusing("Lightning refuses the trainer's options", "Change them under --trainer."):
+            trainer = super().instantiate_trainer(**options)
         trainer.callbacks = in_few_lines(trainer.callbacks, given)  # type: ignore[attr-defined]
         return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with running():
+            super()._run_subcommand(subcommand)
+
+    def _take_classes_from_data(self) -> None:
+        """Where a head is new and nobody says of how many classes, it gets the data's."""
+        config = self.config[self.subcommand]
+        options = config.model.backbone.get("init_args") or {}
+        if config.get("ckpt_path") or not _is_new_head(options):
+            return
+        given = {"_class_path": config.data.class_path, **config.data.init_args.as_dict()}
+        self._data = instantiate_module(SplitDataModule, given)
+        self._data.setup()
+        if (classes := _classes(self._data)) is None:
+            return
+        options["num_classes"] = classes
+        rank_zero_info(f"The head is new and tells the data's {classes} classes apart (num_classes is not given).")
 
     def _preflight(self) -> dict[str, Any]:
         """All that can be known to go wrong, found before a run directory exists. Returns the checkpoint, if any."""
@@ -162,6 +230,14 @@ class LayerwiseCLI(LightningCLI):
             check_destination(self._get(self.config_init, "to"), self._get(self.config_init, "overwrite"))
             return checkpoint
         self.datamodule.check(self.model.backbone)
+        known, there = self.model.backbone.num_classes, _classes(self.datamodule)
+        if there is not None and there != known and not self.model.backbone.reads_tokens:
+            rank_zero_info(
+                f"The head tells {known} classes apart, but the data has {there}: predictions may be of others. "
+                f"--model.backbone.init_args.num_classes={there} makes a head of the data's."
+            )
+        if self.subcommand == "fit":
+            self.model.check_optimizer()
         if self.subcommand == "exits":
             check_exits(self.model, self.datamodule, self._get(self.config_init, "split"))
         if self.subcommand == "test":
@@ -187,12 +263,29 @@ def main(args: Sequence[str]) -> int:
     """Runs `layersim fit …` and its like; the exit status is 0, or an exception says what is wrong."""
     quiet()
     status = 1
-    try:
-        LayerwiseCLI(from_agent(args) if under_agent() else list(args))
-        status = 0
-    finally:
-        finish(status)
+    with run_directory.discarding_unused():
+        try:
+            LayerwiseCLI(from_agent(args) if under_agent() else list(args))
+            status = 0
+        finally:
+            finish(status)
     return status
+
+
+def check_limits(trainer: Namespace, verb: str, split: str) -> None:
+    """Whether numbers of the trainer's that Lightning takes as they are can be, and leave something to measure.
+
+    Raises:
+        UserError: one that is too small.
+    """
+    for option, least in _LEAST.items():
+        if (value := trainer[option]) is not None and not value >= least:
+            raise UserError(f"Expected at least {least}, but got {value}. Change --trainer.{option}.")
+    limit = f"limit_{ {'validate': 'val', 'fit': 'val', 'exits': split}.get(verb, verb) }_batches"
+    if trainer.get(limit) == 0:
+        if verb != "fit":
+            raise UserError(f"Nothing would be measured, since trainer.{limit} is 0. Change --trainer.{limit}.")
+        rank_zero_info(f"No layer is measured in this training, since trainer.{limit} is 0.")
 
 
 def with_checkpoint(given: list[str]) -> list[str]:
@@ -215,6 +308,8 @@ def _typed_checkpoint(args: list[str]) -> str | None:
         name, equals, value = word.partition("=")
         if name == "--ckpt_path":
             path = value if equals else following
+            if not path or (not equals and following.startswith("-")):
+                raise UserError(f"Expected a path behind --ckpt_path, but got {following or 'none'}.")
             return None if path == "null" else path
     return None
 
@@ -222,6 +317,20 @@ def _typed_checkpoint(args: list[str]) -> str | None:
 def _name_of(device: torch.device) -> str:
     """The device's kind and, of a GPU, its maker's name."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def _is_new_head(options: Mapping[str, Any]) -> bool:
+    """Whether a backbone's options make a new classifier, of a number of classes that nobody gives."""
+    more = {**(options.get("config_args") or {}), **(options.get("model_args") or {})}
+    given = [options.get(key) for key in ("pretrained", "checkpoint_path", "num_classes")]
+    given += [more.get(key) for key in ("num_classes", "num_labels", "id2label")]
+    return "num_classes" in options and options.get("task") != "language-modeling" and not any(given)
+
+
+def _classes(data: SplitDataModule) -> int | None:
+    """The data's number of classes, None where there are no labels to tell."""
+    labelled = any(split.labels is not None and len(split) for split in data.splits.values())
+    return data.num_classes if labelled else None
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -8,20 +8,22 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from layersim.backbones.base import Backbone
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
 from layersim.heads import Head, SharedHead
 from layersim.objectives import Aligned, Objective, Scheduled
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
 from layersim.resume import STEPS_PER_EPOCH, check_length, prefer_given_options, probe
-from layersim.schedules import WarmupDecay
+from layersim.schedules import Interval, WarmupDecay, check_lasts, interval_of, told, try_out
 
 
 class LayerwiseModule(LightningModule):
@@ -35,7 +37,11 @@ class LayerwiseModule(LightningModule):
         objective: what is minimised; the aligned loss with linear weights where None.
         head: how features are read: `SharedHead` (the model's own head for all layers) or `SeparateHeads`.
         optimizer: made from the parameters.
-        lr_scheduler: made from the optimizer; stepped every epoch, `layersim.schedules.WarmupDecay` every step.
+        lr_scheduler: made from the optimizer. torch's `ReduceLROnPlateau` follows `val/loss`; `ReduceLROnPlateau` of
+            `layersim.schedules` takes another `monitor`.
+        lr_scheduler_interval: whether the schedule moves every optimizer `step` or every `epoch`. Where None: by steps
+            if it counts them (`WarmupDecay`, `OneCycleLR` and others of `total_steps`, `CyclicLR`), else by epochs; a
+            line tells.
         compile: compile the backbone with `torch.compile`.
 
     Raises:
@@ -49,6 +55,7 @@ class LayerwiseModule(LightningModule):
         head: Callable[[Backbone], Head] = SharedHead,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Interval | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -58,6 +65,7 @@ class LayerwiseModule(LightningModule):
         self.objective.weights(backbone.num_layers, None)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.lr_scheduler_interval = lr_scheduler_interval
         if compile:
             self.backbone.compile()
 
@@ -151,16 +159,39 @@ class LayerwiseModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if isinstance(self.objective, Scheduled):
             self.objective.spread_over(self._total_steps())
-        optimizer = self.optimizer(self.parameters())
-        if self.lr_scheduler is None:
+        optimizer, schedule = self._make_optimizer()
+        if schedule is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        if isinstance(scheduler, WarmupDecay):
-            scheduler.spread_over(self._total_steps())
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+        interval = self.lr_scheduler_interval or interval_of(schedule)
+        entry: LRSchedulerConfigType = {"scheduler": schedule, "interval": interval}
+        if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            entry["monitor"] = getattr(schedule, "monitor", "val/loss")
+            entry["frequency"] = self.trainer.check_val_every_n_epoch or 1
+            rank_zero_info(f"ReduceLROnPlateau follows {entry['monitor']}, of which the {schedule.mode} counts.")
+        elif isinstance(schedule, WarmupDecay):
+            if interval == "epoch":
+                raise UserError("WarmupDecay counts optimizer steps. Leave --model.lr_scheduler_interval out.")
+            schedule.spread_over(self._total_steps())
+        else:
+            steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
+            lengths = {"step": steps if steps >= 0 else inf, "epoch": inf if epochs in (None, -1) else epochs}
+            check_lasts(schedule, lengths[interval])
+            rank_zero_info(told(schedule, interval, lengths["step"], lengths["epoch"]))
+        return {"optimizer": optimizer, "lr_scheduler": entry}
+
+    def _make_optimizer(self) -> tuple[Optimizer, Any]:
+        with as_user_error("torch cannot make the optimizer", "Change --model.optimizer."):
+            optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer, None
+        with as_user_error("torch cannot make the learning-rate schedule", "Change --model.lr_scheduler."):
+            return optimizer, self.lr_scheduler(optimizer)
+
+    def check_optimizer(self) -> None:
+        """Whether torch takes the options of optimizer and schedule; a UserError says why not."""
+        _, schedule = self._make_optimizer()
+        if schedule is not None:
+            try_out(schedule)
 
     def _total_steps(self) -> int:
         """Optimizer steps of the whole training, of which a schedule is a share."""

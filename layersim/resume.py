@@ -27,7 +27,8 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
     stored = checkpoint.get("hyper_parameters")
     if stored and hparams:
         _refuse_change("optimizer", stored["optimizer"]["class_path"], hparams["optimizer"]["class_path"])
-        _refuse_change("lr_scheduler", stored["lr_scheduler"], hparams["lr_scheduler"])
+        for what in ("lr_scheduler", "lr_scheduler_interval"):
+            _refuse_change(what, stored.get(what), hparams.get(what))
     options = {key: value for key, value in given.param_groups[0].items() if key != "params"}
     for state in checkpoint.get("optimizer_states", []):
         for group in state["param_groups"]:

@@ -1,14 +1,20 @@
 """A run's own directory: `<root>/<experiment>/<run id>/`, made once and never shared."""
 
+import contextlib
 import os
 import re
 import secrets
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from layersim.errors import UserError
 
 DEFAULT_ROOT = Path("runs")
+
+_made: dict[Path, list[Path]] = {}
+"""The directories of this process's runs, and the folders above them that had to be made for them, inmost first."""
 
 
 def reserve(root: Path, experiment: str) -> Path:
@@ -19,6 +25,7 @@ def reserve(root: Path, experiment: str) -> Path:
     """
     while True:
         directory = root / experiment / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        above = [folder.resolve() for folder in directory.parents if not folder.exists()]
         try:
             directory.mkdir(parents=True)
         except FileExistsError:
@@ -26,7 +33,27 @@ def reserve(root: Path, experiment: str) -> Path:
             continue
         except OSError as error:
             raise _cannot_write(root, experiment, str(error)) from error
+        _made[directory.resolve()] = above
         return directory.resolve()
+
+
+@contextlib.contextmanager
+def discarding_unused() -> Iterator[None]:
+    """A run in here that a UserError ends leaves no directory, nor folders made for it, unless something was measured
+    or trained: what else is there, a configuration and loggers' files, tells nothing."""
+    _made.clear()
+    try:
+        yield
+    except UserError:
+        for directory, above in _made.items():
+            results = (path for pattern in ("*.jsonl", "*.ckpt", "*.parquet") for path in directory.rglob(pattern))
+            metrics = directory / "metrics.csv"
+            if not any(results) and not (metrics.is_file() and metrics.stat().st_size):
+                shutil.rmtree(directory, ignore_errors=True)
+                with contextlib.suppress(OSError):  # another run stands there by now
+                    for folder in above:
+                        folder.rmdir()
+        raise
 
 
 def check_writable(root: Path, experiment: str) -> None:

@@ -1,12 +1,74 @@
-"""Learning-rate schedules that know how many steps the training takes."""
+"""Learning-rate schedules: what they count, and one that knows how many steps the training takes."""
 
-from math import cos, pi
+import warnings
+from math import cos, inf, pi
 from typing import Any, Literal
 
+import torch
+from lightning.pytorch import cli
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler
 
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
+
+Interval = Literal["step", "epoch"]
+
+_LENGTHS = ("T_max", "T_0", "total_iters", "step_size", "total_steps")
+"""Options of torch's schedules that are a number of steps or of epochs."""
+
+
+class ReduceLROnPlateau(cli.ReduceLROnPlateau):
+    """Lightning's, which follows `val/loss` where no other `monitor` is named."""
+
+    def __init__(self, optimizer: Optimizer, monitor: str = "val/loss", *args: Any, **kwargs: Any) -> None:
+        super().__init__(optimizer, monitor, *args, **kwargs)
+
+
+def interval_of(schedule: LRScheduler) -> Interval:
+    """What a schedule counts where nobody says: optimizer steps where it knows how many there are (OneCycleLR) or turns
+    within an epoch (CyclicLR), or goes through one that does; else epochs, as is usual with torch's."""
+    parts = getattr(schedule, "_schedulers", [])  # of SequentialLR and ChainedScheduler
+    counts_steps = isinstance(schedule, CyclicLR) or hasattr(schedule, "total_steps")
+    return "step" if counts_steps or any(interval_of(part) == "step" for part in parts) else "epoch"
+
+
+def told(schedule: LRScheduler, interval: Interval, steps: float, epochs: float) -> str:
+    """One line on how often a schedule moves, by a training's optimizer steps and epochs (infinite where not known)."""
+    name = type(schedule).__name__
+    options = [f"{key} {vars(schedule)[key]}" for key in _LENGTHS if key in vars(schedule)]
+    whole = f"{name} ({', '.join(options)})" if options else name
+    count, other = (steps, "epoch") if interval == "step" else (epochs, "step")
+    length = f", of which this training has {int(count)}" if count < inf else ""
+    moves = "optimizer step" if interval == "step" else "epoch"
+    return f"{whole} moves every {moves}{length}; --model.lr_scheduler_interval={other} changes that."
+
+
+def check_lasts(schedule: LRScheduler, count: float) -> None:
+    """Whether a schedule that ends, such as OneCycleLR, lasts for a training that moves it so many times.
+
+    Raises:
+        UserError: it does not; torch would stop the training there.
+    """
+    total = getattr(schedule, "total_steps", inf)
+    if not isinstance(schedule, WarmupDecay) and total < count:
+        raise UserError(
+            f"{type(schedule).__name__} ends after {total} steps, but this training moves it "
+            f"{'without end' if count == inf else f'{int(count)} times'}. Change the schedule's total_steps, or "
+            "--trainer.max_epochs or --trainer.max_steps."
+        )
+
+
+def try_out(schedule: Any) -> None:
+    """Moves a schedule twice, since torch finds out some options, such as a `T_max` of 0, only then.
+
+    Raises:
+        UserError: it cannot be moved.
+    """
+    plateau = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    with warnings.catch_warnings(), as_user_error("torch cannot move the schedule", "Change --model.lr_scheduler."):
+        warnings.simplefilter("ignore")  # the optimizer takes no step
+        for _ in range(min(2, getattr(schedule, "total_steps", 2))):
+            schedule.step(*([1.0] if plateau else []))
 
 
 class WarmupDecay(LambdaLR):

@@ -14,6 +14,7 @@ from torch import Tensor
 from layersim.checkpoints import check_fits, read_checkpoint
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
+from layersim.refusals import refusing
 
 FORMS = (
     "a checkpoint (….ckpt), a run's directory, a recipe (….yaml), timm:NAME, or transformers:NAME, where NAME is on "
@@ -82,7 +83,8 @@ def open_module(source: Source, *, tokens: bool = False, seed: int = 0, device: 
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* has no trained .*", UserWarning)  # classifiers: none is read here
-        module: LayerwiseModule = instantiate_module(LayerwiseModule, section)
+        with refusing(f"The model of {source.given} cannot be built"):
+            module: LayerwiseModule = instantiate_module(LayerwiseModule, section)
     if source.state is not None:
         check_fits(source.state, module, source.given)
         module.load_state_dict(source.state)

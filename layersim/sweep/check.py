@@ -1,7 +1,6 @@
 """Whether every flag of a sweep exists and takes its values, asked of the command's parser before the first trial."""
 
 import contextlib
-import io
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
@@ -51,13 +50,10 @@ class Options:
 
     @contextlib.contextmanager
     def _refused(self, words: list[str]) -> Iterator[None]:
-        said = io.StringIO()
         try:
-            with contextlib.redirect_stderr(said):
-                yield
-        except SystemExit as error:
-            why = said.getvalue().partition("error: ")[2].strip()
-            raise UserError(f"{self._file.path}: `layersim {' '.join(words)}` is refused.\n{why}") from error
+            yield
+        except UserError as error:
+            raise UserError(f"{self._file.path}: `layersim {' '.join(words)}` is refused.\n{error}") from error
 
 
 def check(file: SweepFile) -> dict[str, Any]:

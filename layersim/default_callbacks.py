@@ -1,0 +1,50 @@
+"""The callbacks that measure and record unless they are removed by name, beside those of a recipe."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from layersim.errors import UserError
+
+_CHECKPOINT = "ModelCheckpoint"
+_KEYS = ("monitor", "mode", "every_n_train_steps", "every_n_epochs", "train_time_interval")
+"""What Lightning tells two ModelCheckpoints apart by."""
+
+
+def with_defaults(
+    given: Sequence[Any], defaults: Sequence[Any], without: str | Sequence[str] | None
+) -> tuple[list[Any], list[str]]:
+    """The callbacks of a run: the user's and the default ones, without those that the user removes or configures.
+
+    Args:
+        given: class paths and their options (`class_path`, `init_args`), default ones among them or not.
+        defaults: the same, those of `defaults.yaml`.
+        without: names of default ones' classes to leave out, in a list or separated by commas.
+
+    Returns:
+        The defaults that stay and then the user's, and the class names of the defaults that gave way to the user's: of
+        the same class, or, of ModelCheckpoint, one that waits for the same metric as often.
+
+    Raises:
+        UserError: `without` names a class that is none of the default ones'.
+    """
+    removed = without.split(",") if isinstance(without, str) else list(without or [])
+    names = sorted({_name(default) for default in defaults})
+    for name in removed:
+        if name not in names:
+            near = get_close_matches(name, names, n=1, cutoff=0.5) or names
+            raise UserError(f"--without names {name}, which is no default callback. Did you mean {' or '.join(near)}?")
+    own = [call for call in given if call not in defaults]
+    kinds = [_kind(call) for call in own]
+    stay = [call for call in defaults if _name(call) not in removed]
+    replaced = [_name(call) for call in stay if _kind(call) in kinds]
+    return [*(call for call in stay if _kind(call) not in kinds), *own], replaced
+
+
+def _name(callback: Any) -> str:
+    return str(callback.class_path).rpartition(".")[2]
+
+
+def _kind(callback: Any) -> tuple[Any, ...]:
+    options = callback.get("init_args") or {}
+    return (_name(callback), *(str(options.get(key)) for key in _KEYS if _name(callback) == _CHECKPOINT))

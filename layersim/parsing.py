@@ -1,0 +1,93 @@
+"""The command's parser: whatever it refuses is one line that names the option."""
+
+import pydoc
+import re
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from jsonargparse import _typehints, set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser
+
+from layersim.errors import UserError
+
+set_parsing_settings(unset_sentinel=True)  # else null would pass for a number, as "not given"
+
+_AMBIGUOUS = {"ReduceLROnPlateau": "layersim.schedules.ReduceLROnPlateau"}
+"""Short names that torch's class and Lightning's share, and whose class they mean here."""
+_resolve = _typehints.resolve_class_path_by_name
+_typehints.resolve_class_path_by_name = lambda kind, name: _AMBIGUOUS.get(name) or _resolve(kind, name)
+
+_NOISE = re.compile(
+    r"Does not validate against|Subtypes: |Errors:$|Given value|Expected a path but|Not a valid subclass of|"
+    r"Subclass types expect|a class path \(str\)|a dict with|Type typing.Callable|Expected a <class 'NoneType'>$|$"
+)
+_PLAINLY = (
+    (r'^Parser key "([^"]+)"', r"--\1"),
+    (r'Parser key "([^"]+)"', r"\1"),
+    (r"Problem with given class_path '([^']+)'", r"\1"),
+    (r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1"),
+    (r"Expected a dot import path string: (\S+)", r"there is no class \1"),
+    (r"typing\.Literal", "one of "),
+    (r"(?<=[\w\]]) Expected an? ", " or "),
+    (r"Expected an? ", "expected "),
+    (r"\.? Got value: Namespace.*", ""),
+    (r"\.? Got value: ", ", but got "),
+    (r"but got None\b", "but got null"),
+)
+_NO_CLASS = re.compile(
+    r"Expected a dot import path string: (\S+)|"
+    r"given class_path '(\S+)':\s+(?:No module named|module '\S+' has no attribute)"
+)
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, whose errors are UserErrors."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # one of jsonargparse's own, within another
+            super().error(message, ex)
+        raise UserError(told(message, self._hint(message))) from ex
+
+    def _hint(self, message: str) -> str:
+        """Names near the class that is not found, among those that the option takes, and how to reach one's own."""
+        known = re.search(r'Parser key "([^"]+)"', message)
+        missing = re.search(
+            r"dot import path string: (\S+)|No module named '([^']+)'|given class_path '([^']+)'", message
+        )
+        if known is None or missing is None:
+            return ""
+        return class_hint(next(filter(None, missing.groups())), self._types_of(known[1]))
+
+    def _types_of(self, key: str) -> str:
+        actions = (action for action in self._actions if action.dest == key)
+        return str(getattr(next(actions, None), "_typehint", ""))
+
+
+def told(message: str, hint: str = "") -> str:
+    """jsonargparse's message of many lines in one: the option, what is expected, and what came."""
+    lines = list(dict.fromkeys(line.strip().removeprefix("- ") for line in message.splitlines()))
+    said = " ".join([line for line in lines if not _NOISE.match(line)] or lines)
+    for pattern, words in _PLAINLY:
+        said = re.sub(pattern, words, said)
+    given = re.search(r"^\s*Given value: (?!Namespace)(.*)", message, re.MULTILINE)
+    if given and given[1] not in said and "but got" not in said:
+        said = f"{said.rstrip('.')}, but got {given[1]}"
+    return f"{said.rstrip('.')}. {hint}".strip()
+
+
+def class_hint(name: str, types: str) -> str:
+    """What to do about a class that is not found: near names among the subclasses of the types that an option takes,
+    and how one's own class is named."""
+    found = [pydoc.locate(path) for path in re.findall(r"[A-Za-z_][\w.]*\.\w+", types)]
+    names: dict[str, str] = {}
+    waiting: list[Any] = [kind for kind in found if isinstance(kind, type)]
+    while waiting:
+        kind = waiting.pop()
+        names[kind.__name__] = f"{kind.__module__}.{kind.__name__}"
+        waiting += kind.__subclasses__()
+    near = get_close_matches(name.rpartition(".")[2], names, n=3, cutoff=0.6)
+    meant = f"Did you mean {', '.join(near)}? " if near else ""
+    return (
+        f"{meant}A class of your own is named by its whole path, such as my_file.{name.rpartition('.')[2]} for one in "
+        "my_file.py, in a folder that Python looks in: run with PYTHONPATH=FOLDER."
+    )

@@ -1,0 +1,70 @@
+"""Doors to libraries that call this project's code back: what they refuse becomes one line, a bug stays a traceback."""
+
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from traceback import walk_tb
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import OutOfMemoryError
+
+from layersim.errors import UserError, reason
+
+_LIBRARIES = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib"))
+_OURS = ("layersim", "callbacks")
+
+
+@contextmanager
+def refusing(what: str, remedy: str = "") -> Iterator[None]:
+    """As `as_user_error`, but an exception that came through code of this project or the user's, called back from in
+    here, goes on as it is. A UserError that a library has wrapped comes out."""
+    try:
+        yield
+    except Exception as error:
+        first: BaseException = error
+        while not isinstance(first, UserError) and (before := first.__cause__ or first.__context__):
+            first = before
+        if isinstance(first, UserError):
+            raise first from (None if first is error else error)
+        if is_bug(first):
+            raise
+        raise UserError(f"{what}: {reason(first).rstrip('.')}. {remedy}".strip()) from error
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Around the trainer's loops, where exceptions are bugs, but for those by which Lightning says that options do not
+    go together, torch that memory is full, and the system that a file cannot be written."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(f"Lightning refuses this: {reason(error)} Change the option under --trainer.") from error
+    except OutOfMemoryError as error:
+        raise UserError(
+            f"The device's memory is full: {reason(error)} Lower --data.batch_size (and raise "
+            "--trainer.accumulate_grad_batches to match), or set the backbone's grad_checkpointing: true."
+        ) from error
+    except OSError as error:
+        raise UserError(f"The system refuses a file: {reason(error)}.") from error
+    except Exception as error:
+        if _frames(error)[-1].startswith("lightning.pytorch.callbacks"):  # such as a metric that is not there
+            raise UserError(f"One of --trainer.callbacks stops the run: {reason(error)}") from error
+        raise
+
+
+def is_bug(error: BaseException) -> bool:
+    """Whether code of this project or the user's stands between the guard, or whatever caught the exception first, and
+    where it was raised."""
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    ours = [
+        module.partition(".")[0] in _OURS or not file.startswith((*_LIBRARIES, "<"))
+        for module, file in zip(_frames(error), files, strict=True)
+    ]
+    if True not in ours or False not in ours:
+        return all(ours)
+    return any(ours[ours.index(False) :])
+
+
+def _frames(error: BaseException) -> list[str]:
+    """The modules that an exception came through, the one that raised it last."""
+    return [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
