@@ -12,7 +12,7 @@ from layersim.outputs import LayerOutput
 class LayerF1Monitor(LayerMonitor[Metric]):
     """Logs F1 of every layer, and of the last one (`val/f1`): GLUE's measure for MRPC and QQP.
 
-    A recipe adds it to the callbacks there are with `callbacks+:`.
+    A recipe lists it under `trainer.callbacks`, beside which the default ones stay.
 
     Args:
         positive: the class that is to be found, 0 or 1.

@@ -5,26 +5,36 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
 from layersim.report.drawing.canvas import save_figure
 
 
+def validates_within_epochs(trainer: Trainer) -> bool:
+    """Whether a training validates several times an epoch, or by the clock, so that the epoch says not enough."""
+    between = getattr(trainer, "val_check_interval", None) != 1.0 or trainer.check_val_every_n_epoch is None
+    return trainer.state.fn == TrainerFn.FITTING and between
+
+
 def on_epoch_axis(trainer: Trainer, names: list[str]) -> None:
-    """Tells W&B to draw each of these against the epoch.
+    """Tells W&B to draw each of these against the epoch, or the step where that says not enough.
 
     Each by its exact name: WandbLogger has defined the glob `*`, and of two globs that match W&B takes one at random.
     """
+    axis = "trainer/global_step" if validates_within_epochs(trainer) else "epoch"
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             for name in names:
-                logger.experiment.define_metric(name, step_metric="epoch")
+                logger.experiment.define_metric(name, step_metric=axis)
 
 
 def log_figure(trainer: Trainer, name: str, figure: Figure) -> Path:
-    """Saves a figure as `figures/<name>-epoch-<n>.png` in the run's directory, and logs it. For rank zero alone."""
-    file = f"{name.replace('/', '-')}-epoch-{trainer.current_epoch:04d}.png"
+    """Saves a figure as `figures/<name>-epoch-<n>.png` in the run's directory, with the step behind it where a training
+    validates within epochs, and logs it. For rank zero alone."""
+    step = f"-step-{trainer.global_step:06d}" if validates_within_epochs(trainer) else ""
+    file = f"{name.replace('/', '-')}-epoch-{trainer.current_epoch:04d}{step}.png"
     path = Path(trainer.default_root_dir) / "figures" / file
     save_figure(figure, path)
     for logger in trainer.loggers:

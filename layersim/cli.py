@@ -203,7 +203,7 @@ class LayerwiseCLI(LightningCLI):
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with running():
+        with running(lambda: self.trainer.global_step > 0):
             super()._run_subcommand(subcommand)
 
     def _take_classes_from_data(self) -> None:
@@ -213,7 +213,7 @@ class LayerwiseCLI(LightningCLI):
         if config.get("ckpt_path") or not _is_new_head(options):
             return
         given = {"_class_path": config.data.class_path, **config.data.init_args.as_dict()}
-        self._data = instantiate_module(SplitDataModule, given)
+        self._data = instantiate_module(SplitDataModule, given)  # type: ignore[type-abstract]
         self._data.setup()
         if (classes := _classes(self._data)) is None:
             return
@@ -281,6 +281,10 @@ def check_limits(trainer: Namespace, verb: str, split: str) -> None:
     for option, least in _LEAST.items():
         if (value := trainer[option]) is not None and not value >= least:
             raise UserError(f"Expected at least {least}, but got {value}. Change --trainer.{option}.")
+    if trainer.val_check_interval == 0:
+        raise UserError(
+            "Expected a share of an epoch or a number of batches, but got 0. Change --trainer.val_check_interval."
+        )
     limit = f"limit_{ {'validate': 'val', 'fit': 'val', 'exits': split}.get(verb, verb) }_batches"
     if trainer.get(limit) == 0:
         if verb != "fit":

@@ -15,13 +15,15 @@ set_parsing_settings(unset_sentinel=True)  # else null would pass for a number, 
 _AMBIGUOUS = {"ReduceLROnPlateau": "layersim.schedules.ReduceLROnPlateau"}
 """Short names that torch's class and Lightning's share, and whose class they mean here."""
 _resolve = _typehints.resolve_class_path_by_name
-_typehints.resolve_class_path_by_name = lambda kind, name: _AMBIGUOUS.get(name) or _resolve(kind, name)
+_typehints.resolve_class_path_by_name = lambda cls, name: _AMBIGUOUS.get(name) or _resolve(cls, name)
 
 _NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:$|Given value|Expected a path but|Not a valid subclass of|"
-    r"Subclass types expect|a class path \(str\)|a dict with|Type typing.Callable|Expected a <class 'NoneType'>$|$"
+    r"Subclass types expect|a class path \(str\)|a dict with|Expected a <class 'NoneType'>$|$"
 )
 _PLAINLY = (
+    (r"\.? Got value: Namespace.*", ""),
+    (r"Type typing\.Callable.* expects a function or a callable class: ", ""),
     (r'^Parser key "([^"]+)"', r"--\1"),
     (r'Parser key "([^"]+)"', r"\1"),
     (r"Problem with given class_path '([^']+)'", r"\1"),
@@ -30,9 +32,7 @@ _PLAINLY = (
     (r"typing\.Literal", "one of "),
     (r"(?<=[\w\]]) Expected an? ", " or "),
     (r"Expected an? ", "expected "),
-    (r"\.? Got value: Namespace.*", ""),
     (r"\.? Got value: ", ", but got "),
-    (r"but got None\b", "but got null"),
 )
 _NO_CLASS = re.compile(
     r"Expected a dot import path string: (\S+)|"
@@ -50,13 +50,10 @@ class Parser(LightningArgumentParser):
 
     def _hint(self, message: str) -> str:
         """Names near the class that is not found, among those that the option takes, and how to reach one's own."""
-        known = re.search(r'Parser key "([^"]+)"', message)
-        missing = re.search(
-            r"dot import path string: (\S+)|No module named '([^']+)'|given class_path '([^']+)'", message
-        )
+        known, missing = re.search(r'Parser key "([^"]+)"', message), _NO_CLASS.search(message)
         if known is None or missing is None:
             return ""
-        return class_hint(next(filter(None, missing.groups())), self._types_of(known[1]))
+        return class_hint(missing[1] or missing[2], self._types_of(known[1]))
 
     def _types_of(self, key: str) -> str:
         actions = (action for action in self._actions if action.dest == key)
@@ -69,10 +66,10 @@ def told(message: str, hint: str = "") -> str:
     said = " ".join([line for line in lines if not _NOISE.match(line)] or lines)
     for pattern, words in _PLAINLY:
         said = re.sub(pattern, words, said)
-    given = re.search(r"^\s*Given value: (?!Namespace)(.*)", message, re.MULTILINE)
+    given = re.search(r"^\s*Given value: (?!Namespace|NestedArg)(.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)
     if given and given[1] not in said and "but got" not in said:
         said = f"{said.rstrip('.')}, but got {given[1]}"
-    return f"{said.rstrip('.')}. {hint}".strip()
+    return f"{said.replace('but got None', 'but got null').rstrip('.')}. {hint}".strip()
 
 
 def class_hint(name: str, types: str) -> str:

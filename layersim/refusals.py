@@ -1,7 +1,7 @@
 """Doors to libraries that call this project's code back: what they refuse becomes one line, a bug stays a traceback."""
 
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
 
@@ -32,13 +32,15 @@ def refusing(what: str, remedy: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def running() -> Iterator[None]:
+def running(begun: Callable[[], bool]) -> Iterator[None]:
     """Around the trainer's loops, where exceptions are bugs, but for those by which Lightning says that options do not
-    go together, torch that memory is full, and the system that a file cannot be written."""
+    go together, torch that memory is full, and the system that a file cannot be written.
+
+    Args:
+        begun: whether training has taken a step; what Lightning itself raises before is of its options, too.
+    """
     try:
         yield
-    except MisconfigurationException as error:
-        raise UserError(f"Lightning refuses this: {reason(error)} Change the option under --trainer.") from error
     except OutOfMemoryError as error:
         raise UserError(
             f"The device's memory is full: {reason(error)} Lower --data.batch_size (and raise "
@@ -47,8 +49,11 @@ def running() -> Iterator[None]:
     except OSError as error:
         raise UserError(f"The system refuses a file: {reason(error)}.") from error
     except Exception as error:
-        if _frames(error)[-1].startswith("lightning.pytorch.callbacks"):  # such as a metric that is not there
-            raise UserError(f"One of --trainer.callbacks stops the run: {reason(error)}") from error
+        raised_by = _modules(error)[-1]
+        by_a_callback = raised_by.startswith("lightning.pytorch.callbacks")  # such as a metric that is not there
+        before = raised_by.startswith("lightning.") and not begun() and not is_bug(error)
+        if isinstance(error, MisconfigurationException) or by_a_callback or before:
+            raise UserError(f"Lightning refuses this: {reason(error)} Change the option under --trainer.") from error
         raise
 
 
@@ -58,13 +63,13 @@ def is_bug(error: BaseException) -> bool:
     files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
     ours = [
         module.partition(".")[0] in _OURS or not file.startswith((*_LIBRARIES, "<"))
-        for module, file in zip(_frames(error), files, strict=True)
+        for module, file in zip(_modules(error), files, strict=True)
     ]
     if True not in ours or False not in ours:
         return all(ours)
     return any(ours[ours.index(False) :])
 
 
-def _frames(error: BaseException) -> list[str]:
+def _modules(error: BaseException) -> list[str]:
     """The modules that an exception came through, the one that raised it last."""
     return [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]

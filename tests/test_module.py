@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ConstantLR, SequentialLR
 from torch.utils.data import DataLoader, IterableDataset
 
+from callbacks import LayerAccuracyMonitor
 from layersim.backbones import TimmBackbone
 from layersim.errors import UserError
 from layersim.heads import SeparateHeads, SharedHead
@@ -272,3 +274,82 @@ def test_warmup_decay_shapes() -> None:
     assert [constant.factor(step) for step in range(5)] == [0.5, 1, 1, 1, 1]
     with pytest.raises(UserError, match="warmup share"):
         WarmupDecay(optimizer, warmup=2)
+
+
+ONE_CYCLE = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=6)
+
+
+class Rates(Callback):
+    """The learning rate of each training step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def rates_of(path: Path, scheduler: Any, **options: Any) -> list[float]:
+    """Of two epochs of three steps."""
+    module = tiny.module(optimizer=partial(torch.optim.SGD, lr=1.0, momentum=0.9), lr_scheduler=scheduler, **options)
+    rates = Rates()
+    trainer(path, max_epochs=2, limit_train_batches=3, limit_val_batches=0, callbacks=[rates]).fit(
+        module, tiny.digits()
+    )
+    return rates.seen
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "interval"),
+    [
+        (ONE_CYCLE, "step"),
+        (partial(torch.optim.lr_scheduler.CyclicLR, base_lr=0.1, max_lr=0.2, step_size_up=2), "step"),
+        (lambda made: SequentialLR(made, [ConstantLR(made), ONE_CYCLE(made)], [2]), "step"),
+        (partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=2), "epoch"),
+        (partial(torch.optim.lr_scheduler.LinearLR, total_iters=4), "epoch"),
+        (partial(torch.optim.lr_scheduler.StepLR, step_size=1), "epoch"),
+    ],
+    ids=["OneCycleLR", "CyclicLR", "SequentialLR", "CosineAnnealingLR", "LinearLR", "StepLR"],
+)
+def test_a_schedule_moves_by_what_it_counts(
+    scheduler: Any, interval: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As torch's own moves when it is called after each step, or after each third; a line says which."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+    expected, schedule = [], scheduler(optimizer)
+    for step in range(6):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if interval == "step" or step % 3 == 2:
+            schedule.step()
+    assert rates_of(tmp_path, scheduler) == pytest.approx(expected)
+    assert f"moves every {'optimizer step' if interval == 'step' else 'epoch'}, of which" in caplog.text
+
+
+def test_the_interval_that_is_given_holds(tmp_path: Path) -> None:
+    halves = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+    assert rates_of(tmp_path, halves, lr_scheduler_interval="step") == [1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125]
+    assert len(set(rates_of(tmp_path, ONE_CYCLE, lr_scheduler_interval="epoch"))) == 2
+
+
+def test_a_schedule_that_ends_before_the_training_is_refused(tmp_path: Path) -> None:
+    short = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=5)
+    with pytest.raises(UserError, match="ends after 5 steps, but this training moves it 6 times"):
+        rates_of(tmp_path, short)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_torchs_plateau_follows_the_validation_loss(
+    epochs: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a patience of none and nothing that is better, the rate falls at each validation."""
+    never = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, threshold=1.0, factor=0.5)
+    module = tiny.module(optimizer=partial(torch.optim.SGD, lr=1e-3), lr_scheduler=never)
+    rates = Rates()
+    trainer(
+        tmp_path, max_epochs=5, limit_train_batches=1, limit_val_batches=1, check_val_every_n_epoch=epochs,
+        callbacks=[rates, LayerAccuracyMonitor()],
+    ).fit(module, tiny.digits())  # fmt: skip
+    falls = {1: [1e-3, 1e-3, 5e-4, 2.5e-4, 1.25e-4], 2: [1e-3, 1e-3, 1e-3, 1e-3, 5e-4]}
+    assert rates.seen == pytest.approx(falls[epochs])
+    assert "follows val/loss" in caplog.text

@@ -1,0 +1,223 @@
+"""No input of a user ends in a traceback: what libraries refuse is one line, leaves nothing, and our bugs stay bugs."""
+
+import random
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+
+from layersim import data
+from layersim.__main__ import main
+from layersim.cli import LayerwiseCLI
+from layersim.errors import UserError
+from layersim.refusals import is_bug, refusing, running
+from layersim.report.configuration import flat
+from tests import tiny
+
+Command = Callable[..., Path]
+
+ADAMW = "--model.optimizer=AdamW"
+STOP = "--trainer.callbacks+={class_path: EarlyStopping, init_args: {monitor: val/loss, %s}}"
+KEEP = "--trainer.callbacks+={class_path: ModelCheckpoint, init_args: {monitor: val/loss, %s}}"
+ONE_CYCLE = ["--model.lr_scheduler=OneCycleLR", "--model.lr_scheduler.max_lr=0.1"]
+
+REFUSED = [
+    # the parser's door
+    (["--trainer.gradient_clip_val=abc"], r"--trainer\.gradient_clip_val: expected int or float, but got abc"),
+    (["--trainer.precision=abc"], r"--trainer\.precision: .*'16-true'.* but got abc"),
+    (["--trainer.max_epochs=nan"], r"--trainer\.max_epochs: expected int"),
+    (["--trainer.benchmark=abc"], r"expected bool, but got abc"),
+    (["--trainer.plugins=abc"], "there is no class abc"),
+    (["--trainer.foo=1"], r"--trainer\.foo=1"),
+    (["--trainer={a: 1}"], r"trainer\.a"),
+    (["--trainer.max_steps", "--trainer.max_epochs=1"], r"--trainer\.max_steps: expected one argument"),
+    (["--ckpt_path", "--trainer.max_steps=3"], r"path behind --ckpt_path, but got --trainer\.max_steps"),
+    (["--ckpt_path"], "path behind --ckpt_path, but got none"),
+    (["--config=nowhere.yaml"], r"does not exist.*nowhere\.yaml"),
+    (["--config={trainer: ["], "--config: while parsing"),
+    (["--data.batch_size=null"], r"batch_size: expected int, but got null"),
+    (["--data.seed=null"], "seed: expected int, but got null"),
+    (["--data.batch_size=abc"], "batch_size: expected int, but got abc"),
+    (["--data.val_fraction=nan"], "val_fraction: expected float"),
+    ([ADAMW, "--model.optimizer.lr=null"], "lr: expected float, but got null"),
+    (["--seed_everything=null"], "--seed_everything: expected bool or int, but got null"),
+    (["--model.objective=Alligned"], r"no class Alligned\. Did you mean Aligned\?.*my_file\.py.*PYTHONPATH"),
+    (["--model.objective=mine.Own"], r"No module named 'mine'\. .*my_file\.Own.*PYTHONPATH"),
+    (["--model.head=SepparateHeads"], r"no class SepparateHeads\. Did you mean SeparateHeads"),
+    (["--data=Digit"], r"Did you mean Digits"),
+    (["--model.lr_scheduler=StepLR"], "required: step_size"),
+    (["--model.lr_scheduler_interval=abc"], r"expected one of \['step', 'epoch'\]"),
+    (["--without=SimilarityMaps"], r"--without names SimilarityMaps.*SimilarityHeatmaps"),
+    # where classes are made
+    (["--seed_everything=-1"], "The seed cannot be set"),
+    ([STOP % "mode: up"], "`mode` can be min, max, got up"),
+    ([KEEP % "save_top_k: -7"], "save_top_k=-7"),
+    # the trainer's door
+    (["--trainer.devices=0"], r"`Trainer\(devices='0'\)` value is not a valid input"),
+    (["--trainer.accelerator=inf"], "accelerator='inf'"),
+    (["--trainer.strategy=abc"], "strategy='abc'"),
+    (["--trainer.strategy=fsdp"], "requires a GPU"),
+    (["--trainer.strategy=deepspeed"], "DeepSpeed"),
+    (["--trainer.val_check_interval=2.5"], r"2\.5 for val_check_interval"),
+    (["--trainer.limit_train_batches=2.5"], r"2\.5 for limit_train_batches"),
+    (["--trainer.limit_val_batches=1.5"], r"1\.5 for limit_val_batches"),
+    (["--trainer.overfit_batches=2.5"], r"2\.5 for overfit_batches"),
+    (["--trainer.max_time=soon"], "'soon'"),
+    (["--trainer.max_steps=-5"], "-5"),
+    (["--trainer.profiler=abc"], "profiler"),
+    (["--trainer.num_nodes=0"], "num_nodes"),
+    (["--trainer.gradient_clip_algorithm=abc"], "gradient_clip_algorithm"),
+    (["--trainer.accumulate_grad_batches=0"], r"at least 1, but got 0\. Change --trainer\.accumulate_grad_batches"),
+    (["--trainer.check_val_every_n_epoch=0"], "--trainer.check_val_every_n_epoch"),
+    (["--trainer.gradient_clip_val=-1"], "--trainer.gradient_clip_val"),
+    # optimizer and schedule
+    ([ADAMW, "--model.optimizer.lr=-1"], r"Invalid learning rate: -1\.0\. Change --model\.optimizer"),
+    ([ADAMW, "--model.optimizer.betas=[2, 2]"], "Invalid beta parameter"),
+    (["--model.lr_scheduler=CosineAnnealingLR", "--model.lr_scheduler.T_max=0"], "Change --model.lr_scheduler"),
+    (["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=0"], "Change --model.lr_scheduler"),
+    (ONE_CYCLE, "total_steps"),
+    # set-up, before the first batch
+    ([*ONE_CYCLE, "--model.lr_scheduler.total_steps=9"], r"ends after 9 steps, but this training moves it 23 times"),
+    (["--trainer.val_check_interval=1000"], r"val_check_interval` \(1000\)"),
+    (["--trainer.val_check_interval=0"], "--trainer.val_check_interval"),
+    (["--trainer.limit_train_batches=0.001"], "limit_train_batches"),
+    (["--model.lr_scheduler=WarmupDecay", "--model.lr_scheduler_interval=epoch"], "counts optimizer steps"),
+]
+
+
+def one_line(error: str) -> str:
+    """The last line on the terminal, which is all that an error says."""
+    assert "Traceback" not in error
+    *_, last = error.splitlines()
+    assert error.count("layersim: error: ") == 1
+    assert last.startswith("layersim: error: ")
+    return last
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("flags", "message"), REFUSED, ids=[" ".join(flags) for flags, _ in REFUSED])
+def test_what_a_library_refuses_is_one_line_and_leaves_nothing(
+    flags: list[str], message: str, layersim: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    layersim("fit", *tiny.FLAGS, *flags, status=2)
+    said = one_line(capsys.readouterr().err)
+    assert re.search(message, said), said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["validate", "predict", "exits"])
+def test_nothing_to_measure_is_no_success(verb: str, layersim: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    limit = "predict" if verb == "predict" else "val"
+    flags = [flag for flag in tiny.FLAGS if "max_epochs" not in flag]
+    layersim(verb, *flags, f"--trainer.limit_{limit}_batches=0", status=2)
+    assert f"Nothing would be measured, since trainer.limit_{limit}_batches is 0" in one_line(capsys.readouterr().err)
+
+
+class _Options(LayerwiseCLI):
+    """The command line as far as it is read."""
+
+    def _set_seed(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+VALUES = ["abc", "null", "-1", "0", "2.5", "nan", "inf", "[]", "{}", "[1, 2]", "1e30", "true", ""]
+SPREAD = ("devices", "num_nodes", "strategy")
+"""Options that start processes, or wait for them."""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_absurd_values_of_any_option_work_or_are_one_line(
+    layersim: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = [*tiny.FLAGS, ADAMW, "--model.lr_scheduler=WarmupDecay"]
+    parsed = _Options(["fit", *flags])
+    options = flat(yaml.safe_load(parsed._parser("fit").dump(parsed.config["fit"], skip_none=False)))
+    names = [name for name in options if name.rpartition(".")[2] not in SPREAD and "callbacks" not in name]
+    draw = random.Random(16)
+    for name, value in draw.sample([(name, value) for name in names for value in VALUES], 40):
+        status = main(["fit", *flags, "--trainer.fast_dev_run=true", f"--{name}={value}"])
+        error = capsys.readouterr().err
+        assert status in (0, 2)
+        if status == 2:
+            one_line(error)
+            assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_without_checkpoints(layersim: Command, caplog: pytest.LogCaptureFixture) -> None:
+    directory = layersim("fit", *tiny.FLAGS, "--trainer.enable_checkpointing=false")
+    assert (directory / "layers.jsonl").is_file()
+    assert not list(directory.rglob("*.ckpt"))
+    assert "No checkpoints are kept" in caplog.text
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_barebones_trains_and_leaves_nothing(
+    verb: str, layersim: Command, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    flags = [flag for flag in tiny.FLAGS if "max_epochs" not in flag or verb == "fit"]
+    layersim(verb, *flags, "--trainer.barebones=true", "--trainer.limit_train_batches=2")
+    assert "trainer.barebones: nothing is measured" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+class Broken(data.Digits):
+    """Data with a bug."""
+
+    def load(self) -> dict[str, data.splits.Split]:
+        raise KeyError("a bug")
+
+
+class Clumsy(Callback):
+    """Somebody's callback with a bug."""
+
+    def setup(self, trainer: Trainer, pl_module: object, stage: str) -> None:
+        torch.zeros(2) @ torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("flag", "error"),
+    [
+        ("--data=tests.test_refusals.Broken", KeyError),
+        ("--trainer.callbacks+=tests.test_refusals.Clumsy", RuntimeError),
+    ],
+)
+def test_a_bug_is_no_error_of_the_users(flag: str, error: type[Exception], layersim: Command) -> None:
+    with pytest.raises(error):
+        layersim("fit", *tiny.FLAGS, flag)
+
+
+def test_a_library_is_told_from_what_it_calls_back() -> None:
+    def called_back() -> Iterator[int]:
+        yield int("a bug")
+
+    with pytest.raises(ValueError, match="a bug") as caught, refusing("It cannot be done"):
+        sorted(called_back())
+    assert is_bug(caught.value)
+    with pytest.raises(UserError, match=r"It cannot be done: .*no-such-program.* Change it\."):  # noqa: SIM117
+        with refusing("It cannot be done", "Change it."):
+            subprocess.run(["no-such-program"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "Lower --data.batch_size"),
+        (OSError(28, "No space left on device"), "No space left"),
+    ],
+)
+def test_what_the_machine_lacks_is_told(raised: Exception, told: str) -> None:
+    with pytest.raises(UserError, match=told), running(lambda: True):
+        raise raised
+
+
+def test_a_bug_within_the_loops_goes_on() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), running(lambda: False):
+        raise RuntimeError("shapes")
