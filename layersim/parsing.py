@@ -22,8 +22,7 @@ _NOISE = re.compile(
     r"Subclass types expect|a class path \(str\)|a dict with|Expected a <class 'NoneType'>$|$"
 )
 _PLAINLY = (
-    (r"\.? Got value: Namespace.*", ""),
-    (r"Type typing\.Callable.* expects a function or a callable class: ", ""),
+    (r"Type \S*Callable.* expects a function or a callable class: ", ""),
     (r'^Parser key "([^"]+)"', r"--\1"),
     (r'Parser key "([^"]+)"', r"\1"),
     (r"Problem with given class_path '([^']+)'", r"\1"),
@@ -32,7 +31,6 @@ _PLAINLY = (
     (r"typing\.Literal", "one of "),
     (r"(?<=[\w\]]) Expected an? ", " or "),
     (r"Expected an? ", "expected "),
-    (r"\.? Got value: ", ", but got "),
 )
 _NO_CLASS = re.compile(
     r"Expected a dot import path string: (\S+)|"
@@ -62,14 +60,14 @@ class Parser(LightningArgumentParser):
 
 def told(message: str, hint: str = "") -> str:
     """jsonargparse's message of many lines in one: the option, what is expected, and what came."""
-    lines = list(dict.fromkeys(line.strip().removeprefix("- ") for line in message.splitlines()))
+    values = re.findall(r"(?:Got|Given) value: (?!Namespace|NestedArg)(.*?)(?=\. Got value|$)", message, re.MULTILINE)
+    lines = list(dict.fromkeys(re.sub(r"\.? Got value:.*", "", line).strip(" -") for line in message.splitlines()))
     said = " ".join([line for line in lines if not _NOISE.match(line)] or lines)
     for pattern, words in _PLAINLY:
         said = re.sub(pattern, words, said)
-    given = re.search(r"^\s*Given value: (?!Namespace|NestedArg)(.*?)(?:\. Got value: .*)?$", message, re.MULTILINE)
-    if given and given[1] not in said and "but got" not in said:
-        said = f"{said.rstrip('.')}, but got {given[1]}"
-    return f"{said.replace('but got None', 'but got null').rstrip('.')}. {hint}".strip()
+    if values and values[0] not in said.split():
+        said = f"{said.rstrip('.')}, but got {'null' if values[0] == 'None' else values[0] or 'nothing'}"
+    return f"{said.rstrip('.')}. {hint}".strip()
 
 
 def class_hint(name: str, types: str) -> str:
