@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from layersim.export import check_destination
 from layersim.module import LayerwiseModule
 from layersim.parameters import parameters_of
 from layersim.parsing import Parser
+from layersim.preflight import check_limits, classes_of, is_new_head
 from layersim.refusals import refusing, running
 from layersim.report.configuration import flat
 from layersim.report.environment import write_environment
@@ -43,8 +44,6 @@ from layersim.trainer import LayerwiseTrainer, check_exits
 _HANDED_ON = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
 """What a verb gets from its recipe, and not as an option of its own."""
 VERBS = dict.fromkeys(("fit", "validate", "test", "predict", "exits", "export"), _HANDED_ON)
-
-_LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
 
 _RUN_DIRECTORY = "LAYERSIM_RUN_DIRECTORY"
 """Tells the processes that DDP starts where their run lives."""
@@ -210,12 +209,12 @@ class LayerwiseCLI(LightningCLI):
         """Where a head is new and nobody says of how many classes, it gets the data's."""
         config = self.config[self.subcommand]
         options = config.model.backbone.get("init_args") or {}
-        if config.get("ckpt_path") or not _is_new_head(options):
+        if config.get("ckpt_path") or not is_new_head(options):
             return
         given = {"_class_path": config.data.class_path, **config.data.init_args.as_dict()}
         self._data = instantiate_module(SplitDataModule, given)  # type: ignore[type-abstract]
         self._data.setup()
-        if (classes := _classes(self._data)) is None:
+        if (classes := classes_of(self._data)) is None:
             return
         options["num_classes"] = classes
         rank_zero_info(f"The head is new and tells the data's {classes} classes apart (num_classes is not given).")
@@ -230,7 +229,7 @@ class LayerwiseCLI(LightningCLI):
             check_destination(self._get(self.config_init, "to"), self._get(self.config_init, "overwrite"))
             return checkpoint
         self.datamodule.check(self.model.backbone)
-        known, there = self.model.backbone.num_classes, _classes(self.datamodule)
+        known, there = self.model.backbone.num_classes, classes_of(self.datamodule)
         if there is not None and there != known and not self.model.backbone.reads_tokens:
             rank_zero_info(
                 f"The head tells {known} classes apart, but the data has {there}: predictions may be of others. "
@@ -272,26 +271,6 @@ def main(args: Sequence[str]) -> int:
     return status
 
 
-def check_limits(trainer: Namespace, verb: str, split: str) -> None:
-    """Whether numbers of the trainer's that Lightning takes as they are can be, and leave something to measure.
-
-    Raises:
-        UserError: one that is too small.
-    """
-    for option, least in _LEAST.items():
-        if (value := trainer[option]) is not None and not value >= least:
-            raise UserError(f"Expected at least {least}, but got {value}. Change --trainer.{option}.")
-    if trainer.val_check_interval == 0:
-        raise UserError(
-            "Expected a share of an epoch or a number of batches, but got 0. Change --trainer.val_check_interval."
-        )
-    limit = f"limit_{ {'validate': 'val', 'fit': 'val', 'exits': split}.get(verb, verb) }_batches"
-    if trainer.get(limit) == 0:
-        if verb != "fit":
-            raise UserError(f"Nothing would be measured, since trainer.{limit} is 0. Change --trainer.{limit}.")
-        rank_zero_info(f"No layer is measured in this training, since trainer.{limit} is 0.")
-
-
 def with_checkpoint(given: list[str]) -> list[str]:
     """The words with a typed checkpoint's model, and its data where neither recipe nor data are typed, as a recipe that
     stands before all others."""
@@ -321,20 +300,6 @@ def _typed_checkpoint(args: list[str]) -> str | None:
 def _name_of(device: torch.device) -> str:
     """The device's kind and, of a GPU, its maker's name."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
-
-
-def _is_new_head(options: Mapping[str, Any]) -> bool:
-    """Whether a backbone's options make a new classifier, of a number of classes that nobody gives."""
-    more = {**(options.get("config_args") or {}), **(options.get("model_args") or {})}
-    given = [options.get(key) for key in ("pretrained", "checkpoint_path", "num_classes")]
-    given += [more.get(key) for key in ("num_classes", "num_labels", "id2label")]
-    return "num_classes" in options and options.get("task") != "language-modeling" and not any(given)
-
-
-def _classes(data: SplitDataModule) -> int | None:
-    """The data's number of classes, None where there are no labels to tell."""
-    labelled = any(split.labels is not None and len(split) for split in data.splits.values())
-    return data.num_classes if labelled else None
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -5,12 +5,10 @@ import re
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from jsonargparse import _typehints, set_parsing_settings
+from jsonargparse import Namespace, _typehints, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
 from layersim.errors import UserError
-
-set_parsing_settings(unset_sentinel=True)  # else null would pass for a number, as "not given"
 
 _AMBIGUOUS = {"ReduceLROnPlateau": "layersim.schedules.ReduceLROnPlateau"}
 """Short names that torch's class and Lightning's share, and whose class they mean here."""
@@ -45,6 +43,22 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:  # one of jsonargparse's own, within another
             super().error(message, ex)
         raise UserError(told(message, self._hint(message))) from ex
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        config = super().parse_args(*args, **kwargs)
+        if not kwargs.get("_skip_validation"):
+            self._check_nulls(config)
+        return config
+
+    def _check_nulls(self, config: Namespace) -> None:
+        """jsonargparse takes null, which is its sign of what is not given, for any value, a number too; not here."""
+        set_parsing_settings(unset_sentinel=True)
+        try:
+            self.validate(config)
+        except (TypeError, KeyError) as error:
+            self.error(str(error), error)
+        finally:
+            set_parsing_settings(unset_sentinel=False)
 
     def _hint(self, message: str) -> str:
         """Names near the class that is not found, among those that the option takes, and how to reach one's own."""

@@ -1,5 +1,6 @@
 """Doors to libraries that call this project's code back: what they refuse becomes one line, a bug stays a traceback."""
 
+import errno
 import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +11,9 @@ from torch import OutOfMemoryError
 
 from layersim.errors import UserError, reason
 
-_LIBRARIES = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib"))
 _OURS = ("layersim", "callbacks")
+_LACKING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}
+"""What the system says when a disk is full, may not be written, or breaks, and when too many files are open."""
 
 
 @contextmanager
@@ -46,9 +48,9 @@ def running(begun: Callable[[], bool]) -> Iterator[None]:
             f"The device's memory is full: {reason(error)} Lower --data.batch_size (and raise "
             "--trainer.accumulate_grad_batches to match), or set the backbone's grad_checkpointing: true."
         ) from error
-    except OSError as error:
-        raise UserError(f"The system refuses a file: {reason(error)}.") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _LACKING:
+            raise UserError(f"The system refuses a file: {reason(error)}.") from error
         raised_by = _modules(error)[-1]
         by_a_callback = raised_by.startswith("lightning.pytorch.callbacks")  # such as a metric that is not there
         before = raised_by.startswith("lightning.") and not begun() and not is_bug(error)
@@ -61,9 +63,13 @@ def is_bug(error: BaseException) -> bool:
     """Whether code of this project or the user's stands between the guard, or whatever caught the exception first, and
     where it was raised."""
     files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    installed = [
+        "site-packages" in file or "dist-packages" in file or file.startswith((sysconfig.get_path("stdlib"), "<"))
+        for file in files
+    ]
     ours = [
-        module.partition(".")[0] in _OURS or not file.startswith((*_LIBRARIES, "<"))
-        for module, file in zip(_modules(error), files, strict=True)
+        module.partition(".")[0] in _OURS or not library
+        for module, library in zip(_modules(error), installed, strict=True)
     ]
     if True not in ours or False not in ours:
         return all(ours)
