@@ -79,7 +79,7 @@ def told(message: str, hint: str = "") -> str:
     said = " ".join([line for line in lines if not _NOISE.match(line)] or lines)
     for pattern, words in _PLAINLY:
         said = re.sub(pattern, words, said)
-    if values and values[0] not in said.split():
+    if values and values[0] not in re.split(r"[\s:']+", said):
         said = f"{said.rstrip('.')}, but got {'null' if values[0] == 'None' else values[0] or 'nothing'}"
     return f"{said.rstrip('.')}. {hint}".strip()
 

@@ -140,7 +140,8 @@ def test_absurd_values_of_any_option_work_or_are_one_line(
     flags = [*tiny.FLAGS, ADAMW, "--model.lr_scheduler=WarmupDecay"]
     parsed = _Options(["fit", *flags])
     options = flat(yaml.safe_load(parsed._parser("fit").dump(parsed.config["fit"], skip_none=False)))
-    names = [name for name in options if name.rpartition(".")[2] not in SPREAD and "callbacks" not in name]
+    left_out = (*SPREAD, "callbacks", "model_args")  # the last is timm's, behind a door of its own
+    names = [name for name in options if not set(name.split(".")) & set(left_out)]
     draw = random.Random(16)
     for name, value in draw.sample([(name, value) for name in names for value in VALUES], 40):
         status = main(["fit", *flags, "--trainer.fast_dev_run=true", f"--{name}={value}"])
