@@ -152,8 +152,8 @@ class LayerwiseCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         run_directory.check_writable(*self._place())
         check_limits(self._get(self.config, "trainer"), str(self.subcommand), self._get(self.config, "split"))
-        if self._get(self.config, "ckpt_path"):  # a classifier that the published weights lack comes from there
-            warnings.filterwarnings("ignore", ".* has no trained ", UserWarning)
+        if self._get(self.config, "ckpt_path"):  # what the published weights lack comes from there
+            warnings.filterwarnings("ignore", ".*( has no trained | is adapted to this model)", UserWarning)
 
     def instantiate_classes(self) -> None:
         with refusing("These options do not go together", "`layersim VERB --help` lists them."):
