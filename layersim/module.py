@@ -212,11 +212,11 @@ class LayerwiseModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer is None or not self.trainer.training:
             return
-        optimizer = probe(self.optimizer)
-        prefer_given_options(checkpoint, optimizer, dict(self.hparams))
-        scheduled = isinstance(self.objective, Scheduled) or (
-            self.lr_scheduler is not None and isinstance(self.lr_scheduler(optimizer), WarmupDecay)
-        )
+        started = probe(self.optimizer)
+        schedule = self.lr_scheduler(started) if self.lr_scheduler is not None else None
+        rate = started.param_groups[0].get("initial_lr")
+        prefer_given_options(checkpoint, probe(self.optimizer), dict(self.hparams), rate)
+        scheduled = isinstance(self.objective, Scheduled) or isinstance(schedule, WarmupDecay)
         if scheduled and self._total_steps() != self.trainer.max_steps:  # else the length is the user's own number
             check_length(checkpoint, self._steps_per_epoch())
 

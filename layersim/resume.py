@@ -11,7 +11,9 @@ STEPS_PER_EPOCH = "steps_per_epoch"
 """A checkpoint's entry: how many optimizer steps an epoch took."""
 
 
-def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: dict[str, Any]) -> None:
+def prefer_given_options(
+    checkpoint: dict[str, Any], given: Optimizer, hparams: dict[str, Any], started: float | None = None
+) -> None:
     """Rewrites a checkpoint's optimizer and scheduler states, in place, to the options of the optimizer that was given.
 
     Momenta and counts stay. A changed learning rate moves the whole schedule by its ratio to the old one.
@@ -20,6 +22,7 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
         checkpoint: as Lightning saves it.
         given: an optimizer with the options that training shall go on with.
         hparams: the module's hyper-parameters now; compared to the checkpoint's where both were made by the command.
+        started: the rate that the schedule that is given starts from, where it is not the optimizer's (OneCycleLR).
 
     Raises:
         UserError: another optimizer or another schedule than the checkpoint's: its state means nothing to them.
@@ -30,6 +33,9 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
         for what in ("lr_scheduler", "lr_scheduler_interval"):
             _refuse_change(what, stored.get(what), hparams.get(what))
     options = {key: value for key, value in given.param_groups[0].items() if key != "params"}
+    moved = {"lr", "initial_lr"}
+    if any(schedule.get("cycle_momentum") for schedule in checkpoint.get("lr_schedulers", [])):
+        moved |= {"momentum", "betas"}
     for state in checkpoint.get("optimizer_states", []):
         for group in state["param_groups"]:
             if missing := options.keys() - group.keys():
@@ -38,16 +44,18 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
                     f"{type(given).__name__}. Resume with the optimizer it was trained with."
                 )
             peak = _peak(stored, group, options["lr"] if checkpoint.get("lr_schedulers") else group["lr"])
-            if options["lr"] != peak:
+            by_command = stored is not None and "lr" in stored["optimizer"].get("init_args", {})
+            rate = options["lr"] if by_command or started is None else started
+            if rate != peak:
                 if peak == 0:
                     raise UserError("The checkpoint was trained with a learning rate of 0, which no factor raises.")
-                ratio = options["lr"] / peak
+                ratio = rate / peak
                 group["lr"] *= ratio
                 if "initial_lr" in group:
-                    group["initial_lr"] = options["lr"]
+                    group["initial_lr"] = rate
                 for schedule in checkpoint.get("lr_schedulers", []):
                     _scale(schedule, ratio)
-            group.update({key: value for key, value in options.items() if key not in ("lr", "initial_lr")})
+            group.update({key: value for key, value in options.items() if key not in moved})
 
 
 def check_length(checkpoint: dict[str, Any], steps: int) -> None:

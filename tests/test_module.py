@@ -326,6 +326,7 @@ def test_a_schedule_moves_by_what_it_counts(
     assert f"moves every {'optimizer step' if interval == 'step' else 'epoch'}, of which" in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")  # Lightning doubts it, too
 def test_the_interval_that_is_given_holds(tmp_path: Path) -> None:
     halves = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
     assert rates_of(tmp_path, halves, lr_scheduler_interval="step") == [1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125]
@@ -350,6 +351,6 @@ def test_torchs_plateau_follows_the_validation_loss(
         tmp_path, max_epochs=5, limit_train_batches=1, limit_val_batches=1, check_val_every_n_epoch=epochs,
         callbacks=[rates, LayerAccuracyMonitor()],
     ).fit(module, tiny.digits())  # fmt: skip
-    falls = {1: [1e-3, 1e-3, 5e-4, 2.5e-4, 1.25e-4], 2: [1e-3, 1e-3, 1e-3, 1e-3, 5e-4]}
+    falls = {1: [1e-3, 5e-4, 2.5e-4, 1.25e-4, 6.25e-5], 2: [1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4]}
     assert rates.seen == pytest.approx(falls[epochs])
     assert "follows val/loss" in caplog.text

@@ -187,3 +187,37 @@ def test_a_checkpoint_that_does_not_tell_its_steps_is_taken_as_it_is(tmp_path: P
     assert checkpoint.pop("steps_per_epoch") == 3
     torch.save(checkpoint, tmp_path / "last.ckpt")
     assert fit(tmp_path, resumed=True, max_epochs=2, batch_size=250)[0] == pytest.approx(1e-3 * (1 - 3 / 12))
+
+
+def test_a_cycle_is_resumed_where_it_was(tmp_path: Path) -> None:
+    """Stepped by optimizer step, momentum too: what one training of two epochs comes to, two of one come to."""
+
+    def rates(path: Path, epochs: int, resumed: bool = False) -> list[float]:
+        torch.manual_seed(0)
+        cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=6)
+        module = tiny.module(optimizer=partial(torch.optim.SGD, lr=1e-3, momentum=0.9), lr_scheduler=cycle)
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+        trainer = Trainer(
+            default_root_dir=path, callbacks=[seen := Rates()], max_epochs=epochs, enable_checkpointing=False,
+            limit_val_batches=0, **quiet,
+        )  # fmt: skip
+        trainer.fit(module, tiny.digits(batch_size=500), ckpt_path=path / "last.ckpt" if resumed else None)
+        trainer.save_checkpoint(path / "last.ckpt")
+        return seen.seen
+
+    straight = rates(tmp_path / "straight", 2)
+    assert straight[-1] < max(straight)
+    assert rates(tmp_path / "cut", 1) + rates(tmp_path / "cut", 2, resumed=True) == pytest.approx(straight)
+    whole, cut = (torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("straight", "cut"))
+    assert group(cut)["momentum"] == group(whole)["momentum"]
+    for name, weights in whole["state_dict"].items():
+        torch.testing.assert_close(cut["state_dict"][name], weights, rtol=0, atol=1e-7)
+
+
+def test_another_interval_is_another_schedule() -> None:
+    known = {**hparams(0.1), "lr_scheduler_interval": "step"}
+    checkpoint, _ = trained(0.1)
+    with pytest.raises(UserError, match="trained with lr_scheduler_interval step, but epoch is given"):
+        prefer_given_options(
+            {**checkpoint, "hyper_parameters": known}, given(0.1), {**known, "lr_scheduler_interval": "epoch"}
+        )
