@@ -27,7 +27,7 @@ def prefer_given_options(
     Raises:
         UserError: another optimizer or another schedule than the checkpoint's: its state means nothing to them.
     """
-    stored = checkpoint.get("hyper_parameters")
+    stored = checkpoint.get("hyper_parameters") or {}
     if stored and hparams:
         _refuse_change("optimizer", stored["optimizer"]["class_path"], hparams["optimizer"]["class_path"])
         for what in ("lr_scheduler", "lr_scheduler_interval"):
@@ -44,7 +44,7 @@ def prefer_given_options(
                     f"{type(given).__name__}. Resume with the optimizer it was trained with."
                 )
             peak = _peak(stored, group, options["lr"] if checkpoint.get("lr_schedulers") else group["lr"])
-            by_command = stored is not None and "lr" in stored["optimizer"].get("init_args", {})
+            by_command = "lr" in stored.get("optimizer", {}).get("init_args", {})
             rate = options["lr"] if by_command or started is None else started
             if rate != peak:
                 if peak == 0:
