@@ -26,6 +26,7 @@ verbs:
   report     write one run as a page that opens in any browser
   runs       list runs: objective, accuracy, effective depth, age
   dashboard  make a W&B workspace and a report of what layersim logs
+  families   list the families of timm and transformers that are read, and why others are not
 
 Each verb explains its options: `layersim fit --help`.
 A recipe is a YAML file with options: `layersim fit --config experiments/vision/digits/aligned.yaml`.
@@ -87,6 +88,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from layersim import dashboard
 
             return dashboard.main(rest)
+        if verb == "families":
+            from layersim.backbones import survey
+
+            return survey.main(rest)
         if verb in ("fit", "validate", "test", "predict", "exits", "export"):
             from layersim import cli
 

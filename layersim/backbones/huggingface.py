@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
-from layersim.backbones.classifiers import Chain
-from layersim.backbones.families import OPTIONS, Task, at, layout_of
+from layersim.backbones.classifiers import OneToken
+from layersim.backbones.families import Task, Unexplained, at, layout_of, part_of
 from layersim.backbones.lora import Lora, adapt
 from layersim.backbones.passage import Passage, watched
-from layersim.backbones.pretrained import configuration, image_config, trained, untrained
-from layersim.backbones.probe import check_causal, check_logits, check_widths, tiny_batch
-from layersim.backbones.tokens import pooled, predicting_tokens
-from layersim.errors import UserError
+from layersim.backbones.pretrained import configuration, image_config, shortened, trained, untrained
+from layersim.backbones.probe import check_causal, check_logits, parameters_of, tiny_batch
+from layersim.backbones.recording import last_output
+from layersim.backbones.tail import close
+from layersim.backbones.tokens import max_positions, pooled, predicting_tokens, take_padding_from_eos
+from layersim.errors import UserError, as_user_error
 from layersim.outputs import LayerFeatures
 from layersim.packaged import model_name
 
@@ -26,11 +28,11 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 class TransformersBackbone(Backbone):
     """A transformers model: text or image classifier, or causal language model.
 
-    Known are BERT, RoBERTa, DistilBERT, ALBERT, DeBERTa-v2, ModernBERT, ViT, DINOv2, GPT-2, GPT-NeoX, OPT, Llama,
-    Qwen2, Mistral, Gemma and Gemma 2; any other family with blocks of one width works by naming paths. Features are the
-    blocks' outputs before the final norm, caught by hooks while the model's own forward runs, so that dropout is as
-    active in training as in the model itself. On construction a tiny input is passed through, to make sure that the
-    shared head at the last layer gives the model's own logits.
+    Where it keeps its blocks, and what stands between them and its logits, is found by watching its own forward on a
+    tiny input, so that most families of blocks of one width are read (`layersim families` lists them); for others the
+    paths can be named. Features are the blocks' outputs before the final norm, caught by hooks while the model's own
+    forward runs, so that dropout is as active in training as in the model itself. On construction the tiny input also
+    makes sure that the shared head at the last layer gives the model's own logits.
 
     Args:
         name_or_path: a name on the hub, a local folder, or `package:PACKAGE/FOLDER` for one inside an installed
@@ -47,11 +49,11 @@ class TransformersBackbone(Backbone):
             `model_type`, the family.
         grad_checkpointing: recompute blocks in the backward pass, to save memory.
         lora: train low-rank adapters in the blocks in place of their weights, and the head; needs the extra `lora`.
-        blocks: where a family that is not known keeps its blocks, a path in the base model such as `encoder.layer`.
-        final_norm: its norm between the last block and the classifier, a path in the base model.
+        blocks: where the model keeps its blocks, a path in the base model such as `encoder.layer`; found where None.
+        final_norm: its norm between the last block and the classifier, a path in the base model; found where None.
         classifier: its classifier, a path in the whole model, or several to go through in turn; an activation that the
             model calls as a function is named as in `torch.nn`.
-        pooling: the token that its text classifier looks at.
+        pooling: the token that its text classifier looks at; found where None.
 
     Raises:
         UserError: a model that cannot be fetched, opened, or read; an option that does not fit it.
@@ -98,53 +100,64 @@ class TransformersBackbone(Backbone):
         self.tokenizer_name = name_or_path  # where data modules find the model's own tokenizer
         self.task = task
         self.reads_tokens = task == "language-modeling"
-        steps = (classifier,) if isinstance(classifier, str) else classifier and tuple(classifier)
-        self.layout = layout_of(
-            self.model, task, blocks=blocks, final_norm=final_norm, classifier=steps, pooling=pooling
-        )
-        self._resolve(config)
-        self._warn_of_fresh(fresh)
-        if self._images:
-            self.data_config = image_config(name_or_path, config, hub, "image_size" in (config_args or {}))
-            self.input_size = self.data_config["input_size"]
-        self.num_classes = config.vocab_size if task == "language-modeling" else config.num_labels
-        if lora:
-            adapt(self.model, self.blocks, [self.final_norm, self.classifier], lora)
-        self._check_logits()
-        if grad_checkpointing:
-            self._checkpoint_blocks()
-
-    def _resolve(self, config: Any) -> None:
-        """Finds the layout's parts in the model."""
-        base, layout = self.model.base_model, self.layout
-        language = self.task == "language-modeling"
-        cap = getattr(config, "final_logit_softcapping", None) if language else None
-        self._chain = Chain(self.model, layout.language_head if language else layout.classifier, cap)
-        if not isinstance(blocks := self.blocks, nn.ModuleList):
-            raise UserError(
-                f"Expected a list of blocks at {layout.blocks!r}, but found {type(blocks).__name__}. {OPTIONS}"
-            )
-        if layout.final_norm:
-            at(base, layout.final_norm, "final_norm")
-        for name, parameter in base.named_parameters():
-            if name in layout.unused:
-                parameter.requires_grad_(False)
         if getattr(config, "layerdrop", 0):
             raise UserError(
                 "The model drops whole blocks in training (layerdrop), and a dropped block has no features. "
                 "Set the backbone's config_args: {layerdrop: 0.0}."
             )
         self._images = self.model.main_input_name == "pixel_values"
-        accepted = signature(base.forward).parameters
+        if self._images:
+            self.data_config = image_config(name_or_path, config, hub, "image_size" in (config_args or {}))
+            self.input_size = self.data_config["input_size"]
+        accepted = _keywords(self.model.base_model)
+        if "kwargs" in accepted:  # handed on to where the whole model hands them (BART's decoder)
+            accepted |= _keywords(self.model)
         self._inputs = [key for key in _INPUTS if key in accepted]
         self._constants = {"use_cache": False} if "use_cache" in accepted else {}
-        mean = not language and layout.pooling in ("mean", "class and mean")
-        self.norm_before_pooling = mean and self._norm is not None
-        self.max_positions = self._max_positions(config)
-        self.vocabulary_size: int | None = None if self._images else config.get_text_config().vocab_size
-        reads_last = layout.pooling == "last" and not language and not self._images
+        self.max_positions = max_positions(self.model)
+        text = None if self._images else config.get_text_config()
+        self.vocabulary_size: int | None = getattr(text, "vocab_size", None)
+        steps = (classifier,) if isinstance(classifier, str) else classifier and tuple(classifier)
+        expected = self._lay_out(blocks=blocks, final_norm=final_norm, classifier=steps, pooling=pooling)
+        self.num_classes = expected.shape[-1]
+        self._warn_of_fresh(fresh)
+        if lora:
+            adapt(self.model, self.blocks, [self.final_norm, self.classifier], lora)
+        self._check_logits(expected)
+        if grad_checkpointing:
+            with as_user_error("transformers cannot recompute blocks", "Leave the backbone's grad_checkpointing out."):
+                self.model.activation_checkpointing_enable({"use_reentrant": False})
+
+    def _lay_out(self, **named: Any) -> Tensor:
+        """Finds the layout's parts in the model, and a tiny batch to compare models by; gives its own logits of it."""
+        self.eval()
+        for left in (False, True):
+            self.tiny_batch = tiny_batch(self.model, self.task, self.input_size, left=left)
+            mask = self.tiny_batch.get("attention_mask")
+            try:
+                self.layout, last, logits = layout_of(self.model, self._run_tiny, mask=mask, task=self.task, **named)
+                break
+            except Unexplained:
+                if left or self._images or self.task == "language-modeling":
+                    raise
+        self.num_layers = self.layout.num_layers
+        self.norm_before_pooling = self.layout.norm_first and self.layout.final_norm is not None
+        inputs = self._model_inputs(self.tiny_batch)
+        alone = last_output(self.blocks, lambda: self.model.base_model(**inputs))
+        self._whole = alone is None or not close(self._placed(alone), last)
+        used = parameters_of(logits) | set(self.blocks.parameters())
+        for parameter in set(self.model.base_model.parameters()) - used:
+            parameter.requires_grad_(False)  # pretraining alone uses them, and DDP waits for every gradient
+        config = self.model.config
+        reads_last = self.layout.pooling == "last" and self.task == "classification"
         if reads_last and getattr(config, "pad_token_id", None) is None:
-            self._take_padding_from_eos(config)
+            take_padding_from_eos(self.name, config)
+        return logits.detach()
+
+    def _run_tiny(self) -> Tensor:
+        with as_user_error(f"{self.name} fails on a tiny input", "Change name_or_path or config_args.", why=shortened):
+            logits: Tensor = self.model(**self._for_whole(self._model_inputs(self.tiny_batch))).logits
+        return logits
 
     @property
     def _norm(self) -> Any:
@@ -158,7 +171,13 @@ class TransformersBackbone(Backbone):
 
     @property
     def classifier(self) -> nn.Module:
-        return self._chain.module()
+        """The layout's steps in turn; of one alone the module itself, so that a loss can use its one weight."""
+        parts = [
+            OneToken(part) if step in self.layout.picks else part
+            for step in self.layout.classifier
+            if (part := part_of(self.model, step)) is not None
+        ]
+        return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
 
     def forward(self, batch: Mapping[str, Any], layers: Sequence[int] | None = None) -> LayerFeatures:
         """Features of `batch["image"]` (N, channels, height, width), or of `input_ids` and `attention_mask` (N, T).
@@ -181,9 +200,9 @@ class TransformersBackbone(Backbone):
     def passage(self, batch: Mapping[str, Any]) -> Passage:
         inputs = self._model_inputs(batch)
         return Passage(
-            run=lambda: self.model.base_model(**inputs),
+            run=lambda: self._run(inputs),
             blocks=self.blocks,
-            pool=self._pool,
+            pool=lambda block, mask: self._pool(self._placed(block), mask),
             samples=inputs[self.model.main_input_name],
             mask=inputs.get("attention_mask"),
             refiner=self._refiner,
@@ -200,12 +219,15 @@ class TransformersBackbone(Backbone):
         return at(self.model.base_model, path, "blocks") if path else None
 
     def _pool(self, block: Tensor, mask: Tensor | None) -> Tensor:
-        return pooled(self._norm(block) if self.norm_before_pooling else block, mask, self.layout.pooling)
+        tokens = self._norm(block) if self.norm_before_pooling else block
+        return pooled(tokens, mask, self.layout.pooling, self.layout.prefix)
 
-    def _read(
-        self, inputs: dict[str, Any], read: Callable[[Tensor], Tensor], layers: Collection[int] | None
-    ) -> list[Tensor]:
-        """What `read` makes of the block outputs at `layers` (all where None), while the model's own forward runs.
+    def _placed(self, block: Tensor) -> Tensor:
+        """A block's output with its samples first, (N, T, D)."""
+        return block.transpose(0, 1) if self.layout.sequence_first else block
+
+    def _read(self, inputs: dict[str, Any], read: Callable[[Tensor], Tensor], layers: Collection[int]) -> list[Tensor]:
+        """What `read` makes of the block outputs at `layers`, while the model's own forward runs.
 
         A block that the model calls L times (ALBERT) counts as L layers. Gradient checkpointing recomputes blocks when
         these hooks are gone, so nothing is read twice.
@@ -215,16 +237,30 @@ class TransformersBackbone(Backbone):
         def keep(tokens: Tensor, refines: bool) -> None:
             if refines:
                 features.pop()
-            features.append(read(tokens) if layers is None or len(features) in layers else None)
+            features.append(read(self._placed(tokens)) if len(features) in layers else None)
 
         with watched(self.blocks, self._refiner, keep):
-            self.model.base_model(**inputs)
-        if layers is not None and len(features) != self.num_layers:
+            self._run(inputs)
+        if len(features) != self.num_layers:
             raise UserError(
                 f"{self.name} ran {len(features)} of its {self.num_layers} blocks: it drops blocks in training, and a "
                 "dropped block has no features. Turn that off in the backbone's config_args."
             )
         return [tokens for tokens in features if tokens is not None]
+
+    def _run(self, inputs: dict[str, Any]) -> None:
+        """The base model's forward, or the whole model's where that gives its base model more (T5, Longformer)."""
+        if self._whole:
+            with as_user_error(f"{self.name} cannot take the batch", "Change the data.", why=shortened):
+                self.model(**self._for_whole(inputs))
+        else:
+            self.model.base_model(**inputs)
+
+    def _for_whole(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # without what a whole model sets on its own (T5Gemma)
+        return {
+            key: value for key, value in inputs.items() if key not in self._constants or key in _keywords(self.model)
+        }
 
     def _model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         if self._images:
@@ -246,50 +282,14 @@ class TransformersBackbone(Backbone):
         return {key: batch[key] for key in self._inputs if key in batch} | self._constants
 
     @torch.no_grad()
-    def _check_logits(self) -> None:
-        """A tiny input through the model's own forward and through ours: the contract, held before anything is trained.
-
-        The model's own forward also tells which parts of the classifier pick a token, and a first reading how many
-        layers there are.
-        """
-        self.eval()
-        batch = tiny_batch(self.model, self.task, self.input_size)
-        inputs = self._model_inputs(batch)
-        try:
-            with self._chain.watched():
-                expected = self.model(**inputs).logits
-            blocks = self._read(inputs, lambda block: block[:1, :1], None)
-            self.num_layers = len(blocks)
-            check_widths(self.name, blocks)
-            found = self.classifier(self.final_norm(self(batch).values[-1]))
-        except (RuntimeError, IndexError, TypeError, AttributeError) as error:
-            raise UserError(f"layersim cannot read {self.name}: {error}. {OPTIONS}") from error
+    def _check_logits(self, expected: Tensor) -> None:
+        """The contract, held before anything is trained: our head gives the model's own logits of a tiny batch."""
         if self.task == "language-modeling":
             check_causal(self.name, expected)
-            expected = expected[batch["attention_mask"] > 0]
+            expected = expected[self.tiny_batch["attention_mask"] > 0]
+        found = self.classifier(self.final_norm(self(self.tiny_batch).values[-1]))
         check_logits(self.name, found, expected)
         self.train()  # weights from a checkpoint come in evaluation mode, and Lightning keeps the mode it finds
-
-    def _max_positions(self, config: Any) -> int | None:
-        """Tokens that the model has positions for, None where it sets no bound."""
-        longest: int | None = getattr(config, "max_position_embeddings", None)
-        positions = getattr(getattr(self.model.base_model, "embeddings", None), "position_embeddings", None)
-        padding: int | None = getattr(positions, "padding_idx", None)
-        if longest is None or padding is None:
-            return longest
-        return longest - padding - 1  # RoBERTa and its kin count positions from there
-
-    def _take_padding_from_eos(self, config: Any) -> None:
-        eos = getattr(config, "eos_token_id", None)
-        eos = eos[0] if isinstance(eos, list) else eos
-        if eos is None:
-            return
-        config.pad_token_id = eos
-        warnings.warn(
-            f"{self.name} names no padding token; its end-of-text token {eos} is taken. layersim reads the last token "
-            "that attention_mask keeps, so a text that ends in it keeps its end; transformers' own forward skips it.",
-            stacklevel=2,
-        )
 
     def _warn_of_fresh(self, fresh: set[str]) -> None:
         """One line on a classifier that the checkpoint did not have; an error on anything else that it lacks."""
@@ -307,8 +307,6 @@ class TransformersBackbone(Backbone):
                 stacklevel=2,
             )
 
-    def _checkpoint_blocks(self) -> None:
-        try:
-            self.model.activation_checkpointing_enable({"use_reentrant": False})
-        except ValueError as error:
-            raise UserError(f"{error} Leave the backbone's grad_checkpointing out.") from error
+
+def _keywords(module: nn.Module) -> set[str]:
+    return set(signature(module.forward).parameters)

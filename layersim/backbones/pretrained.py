@@ -3,17 +3,20 @@
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import getsource
 from pathlib import Path
+from textwrap import shorten
+from types import SimpleNamespace
 from typing import Any
 
 import transformers
+from PIL.Image import Resampling
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers import (
     CONFIG_MAPPING,
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
@@ -24,7 +27,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 
 from layersim.backbones.families import Task
 from layersim.backbones.refitting import refitted
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error, reason
 
 _OFFLINE = (
     "Without a network, name_or_path may be a local folder that `save_pretrained` or `hf download` wrote; "
@@ -33,6 +36,15 @@ _OFFLINE = (
 
 _UNSIZED = ("id2label", "label2id", "dtype", "transformers_version")
 """Ends of those names in a configuration that have no say in a weight's size, but the classifier's."""
+
+
+_NAME = "Change the backbone's name_or_path, or the model_type in config_args."
+_CLASSIFIERS: list[Any] = [AutoModelForImageClassification, AutoModelForSequenceClassification]
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+"""Files by which a folder has an image processor."""
+_USUAL_SIZE = 224
+_MOST_CLASSES = 2**24
+"""transformers names each class in a dictionary before anything else."""
 
 
 def configuration(
@@ -49,31 +61,36 @@ def configuration(
     """
     overrides = dict(overrides)
     if name is None:
-        known = _family(overrides.pop("model_type", None))()
+        kind = _family(overrides.pop("model_type", None))
+        with as_user_error(f"transformers cannot make a {kind.model_type} of its own accord", _NAME):
+            known = kind()
         base: dict[str, Any] = {}
     else:
         known = _published(name, hub)
         base = known.to_dict()
+    names = [*known.to_dict(), *known.attribute_map]
     for key in overrides:
-        if not hasattr(known, key) and not _reads(known, key):
-            near = get_close_matches(key, [*known.to_dict(), *known.attribute_map], n=3)
+        if key not in names and not hasattr(type(known), key) and not _reads(known, key):
+            near = get_close_matches(key, names, n=3)
             hint = f" Did you mean {', '.join(near)}?" if near else ""
             raise UserError(
                 f"A configuration of the family {known.model_type!r} has no {key!r}.{hint} "
                 "Change the backbone's config_args."
             )
+    for key, asked in (("num_classes", num_classes), ("config_args: {num_labels}", overrides.get("num_labels"))):
+        if isinstance(asked, int) and not 2 <= asked <= _MOST_CLASSES and task == "classification":
+            raise UserError(f"Expected 2 … {_MOST_CLASSES} classes, but got {asked}. Change the backbone's {key}.")
     own = {known.attribute_map.get(key, key): value for key, value in overrides.items()}
-    try:
+    with as_user_error(f"transformers refuses config_args {overrides}", why=shortened):
         config = type(known).from_dict({**base, **own})
-    except Exception as error:  # each family validates in its own way
-        raise UserError(f"transformers refuses config_args {overrides}: {_line(error)}") from error
     _set_classes(config, num_classes, task)
     return config
 
 
 def untrained(config: Any, task: Task, options: dict[str, Any]) -> Any:
     """A model with random weights. Raises UserError where the family has none for the task or refuses an option."""
-    with _told(config.name_or_path or config.model_type, task):
+    config.architectures = config.architectures or []  # which DeiT's auto class wants to iterate
+    with _told(config.name_or_path or config.model_type):
         return _auto(config, task).from_config(config, **options)
 
 
@@ -89,7 +106,7 @@ def trained(name: str, config: Any, task: Task, options: dict[str, Any]) -> tupl
     """
 
     def opened(config: Any) -> tuple[Any, Any]:
-        with _told(name, task), _quiet():
+        with _told(name), _quiet():
             opened: tuple[Any, Any] = _auto(config, task).from_pretrained(
                 name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
@@ -125,34 +142,79 @@ def image_config(name: str | None, config: Any, hub: dict[str, Any], size_typed:
     """How images are prepared, in timm's words: input_size, mean, std, interpolation, crop_pct, crop_mode.
 
     The checkpoint's image processor says it, its size too unless the user typed one: DINOv2 is trained at 518 pixels
-    and used at 224. Without a processor the size is the configuration's and the rest the family's usual.
-
-    Raises:
-        UserError: neither names an image size.
+    and used at 224. Without a processor the size is the configuration's and the rest the family's usual, or where the
+    family has none, what most models take.
     """
-    size, channels = getattr(config, "image_size", None), config.num_channels
-    try:
-        processor = AutoImageProcessor.from_pretrained(name, **hub) if name else None
-    except (OSError, ValueError):  # a folder with weights alone
-        processor = None
-    if processor is None:
-        processor = IMAGE_PROCESSOR_MAPPING[type(config)]["torchvision"]()
-        crop = 1.0
-    else:
-        cropped = processor.crop_size if processor.do_center_crop else processor.size
-        crop = (cropped["height"] or 1) / (processor.size["shortest_edge"] or cropped["height"] or 1)
-        if cropped["height"] and not size_typed:
-            size = (cropped["height"], cropped["width"])
+    vision = getattr(config, "vision_config", config)
+    channels, size = getattr(vision, "num_channels", 3), getattr(vision, "image_size", None)
+    own = _processor(name, hub)
+    processor = _usual_processor(name, config) if own is None else own
+    resized, cropped = processor.size, processor.crop_size if processor.do_center_crop else None
+    side = _edge(cropped, "height") or _edge(resized, "height")
+    if own is not None and side and not size_typed:
+        size = (side, _edge(cropped, "width") or _edge(resized, "width"))
+    size = size or _edge(resized, "height") or _edge(resized, "shortest_edge")
     if size is None:
-        raise UserError(f"{name} names no image size. Set the image_size in the backbone's config_args.")
+        warnings.warn(f"{name} names no image size; {_USUAL_SIZE} pixels are taken.", stacklevel=4)
+        size = _USUAL_SIZE
+    scale = 255 * processor.rescale_factor if processor.do_rescale else 255  # what it multiplies 0 … 1 by
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+    resample = getattr(processor.resample, "value", processor.resample)
     return {
         "input_size": (channels, *(size if isinstance(size, list | tuple) else (size, size))),
-        "mean": tuple(processor.image_mean)[:channels],
-        "std": tuple(processor.image_std)[:channels],
-        "interpolation": {0: "nearest", 2: "bilinear", 3: "bicubic"}[int(processor.resample)],
-        "crop_pct": crop,
+        "mean": _each(mean, channels, scale),
+        "std": _each(std, channels, scale),
+        "interpolation": Resampling(resample).name.lower() if isinstance(resample, int) else resample or "bilinear",
+        "crop_pct": side / (_edge(resized, "shortest_edge") or _edge(resized, "height") or side)
+        if cropped and side
+        else 1.0,
         "crop_mode": "center",
     }
+
+
+def _processor(name: str | None, hub: dict[str, Any]) -> Any:
+    """The checkpoint's own image processor; None where it has none."""
+    if name is None:
+        return None
+    if (folder := Path(name)).is_dir():
+        if not any((folder / file).is_file() for file in PROCESSORS):
+            return None
+        with as_user_error(f"The image processor of {name} cannot be opened", f"Mend or remove its {PROCESSORS[0]}."):
+            return AutoImageProcessor.from_pretrained(name, **hub)
+    try:
+        return AutoImageProcessor.from_pretrained(name, **hub)
+    except OSError:  # a repository of weights alone
+        return None
+
+
+def _usual_processor(name: str | None, config: Any) -> Any:
+    if type(config) in IMAGE_PROCESSOR_MAPPING:
+        kinds = IMAGE_PROCESSOR_MAPPING[type(config)]
+        with as_user_error(f"transformers has no usual image processor for {config.model_type}", _NAME):
+            return (kinds.get("torchvision") or kinds["pil"])()
+    warnings.warn(
+        f"{name or config.model_type} comes without {PROCESSORS[0]}, and transformers has no image processor of that "
+        "family: ImageNet's mean and std are taken. Set the data's mean and std where others are meant.",
+        stacklevel=5,
+    )
+    return SimpleNamespace(
+        **{"size": None, "do_center_crop": False, "do_rescale": True, "rescale_factor": 1 / 255, "resample": 3},
+        **{"do_normalize": True, "image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD},
+    )
+
+
+def _edge(size: Any, side: str) -> int | None:
+    """A side of an image processor's size: a number, a dictionary, or an object with attributes; None where unsaid."""
+    if size is None or isinstance(size, int):
+        return size
+    return size.get(side) if isinstance(size, dict) else getattr(size, side, None)
+
+
+def _each(values: Any, channels: int, scale: float) -> tuple[float, ...]:
+    """A number for each channel, on the scale 0 … 1; what is given for other channels is given as their mean."""
+    listed = list(values) if isinstance(values, list | tuple) else [values] * channels
+    listed = listed if len(listed) == channels else [sum(listed) / len(listed)] * channels
+    return tuple(value / scale for value in listed)
 
 
 def _reads(config: Any, key: str) -> bool:
@@ -164,14 +226,14 @@ def _reads(config: Any, key: str) -> bool:
     return re.search(rf"""config(\.|, ["']){re.escape(key)}\b""", getsource(module)) is not None
 
 
-def _family(model_type: str | None) -> Any:
-    if model_type in CONFIG_MAPPING:
+def _family(model_type: object) -> Any:
+    if isinstance(model_type, str) and model_type in CONFIG_MAPPING:
         return CONFIG_MAPPING[model_type]
     if model_type is None:
         raise UserError(
             "Expected the backbone's name_or_path, or a family to build from, such as config_args: {model_type: bert}."
         )
-    near = get_close_matches(model_type, list(CONFIG_MAPPING), n=3)
+    near = get_close_matches(str(model_type), list(CONFIG_MAPPING), n=3)
     hint = f" Did you mean {', '.join(near)}?" if near else ""
     raise UserError(f"transformers knows no model_type {model_type!r}.{hint} Change the backbone's config_args.")
 
@@ -184,21 +246,22 @@ def _published(name: str, hub: dict[str, Any]) -> Any:
         )
     if not folder.is_dir() and name.startswith(("/", ".")):
         raise UserError(f"There is no folder {name}. Change the backbone's name_or_path.")
-    try:
+    what = f"transformers cannot open {name}" if folder.is_dir() else f"{name} could not be fetched from the hub"
+    with as_user_error(what, "" if folder.is_dir() else _OFFLINE, why=shortened):
         return AutoConfig.from_pretrained(name, **hub)
-    except OSError as error:
-        raise UserError(f"{name} could not be fetched from the hub: {_line(error)} {_OFFLINE}") from error
-    except (ValueError, KeyError) as error:
-        raise UserError(_unusable(name, error)) from error
 
 
 def _auto(config: Any, task: Task) -> Any:
-    if task == "language-modeling":
-        return AutoModelForCausalLM
-    remote = getattr(config, "auto_map", {})
-    if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING or "AutoModelForImageClassification" in remote:
-        return AutoModelForImageClassification
-    return AutoModelForSequenceClassification
+    """The class of models for the task: an image classifier where the family has one, else one of texts."""
+    remote = getattr(config, "auto_map", None) or {}
+    kinds = [AutoModelForCausalLM] if task == "language-modeling" else _CLASSIFIERS
+    for kind in kinds:
+        if type(config) in kind._model_mapping or kind.__name__ in remote:
+            return kind
+    raise UserError(
+        f"transformers has no model of the family {config.model_type!r} for {task}. Change the backbone's task or "
+        "name_or_path."
+    )
 
 
 def _set_classes(config: Any, num_classes: int | None, task: Task) -> None:
@@ -212,39 +275,27 @@ def _set_classes(config: Any, num_classes: int | None, task: Task) -> None:
         return
     wanted = config.num_labels if num_classes is None else num_classes
     if wanted < 2:
-        raise UserError(f"Expected at least 2 classes, but got {wanted}. Set the backbone's num_classes.")
+        raise UserError(f"Expected at least 2 classes, but {config.model_type} has {wanted}. Set num_classes.")
     if wanted != config.num_labels:
         config.num_labels = wanted
 
 
-@contextmanager
-def _told(name: str, task: Task) -> Iterator[None]:
-    """Says in our words what transformers refuses."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"The weights of {name} could not be loaded: {_line(error)} "
-            f"Set pretrained: false for random weights. {_OFFLINE}"
-        ) from error
-    except Exception as error:  # damaged weights raise whatever the damage suggests
-        if "Unrecognized configuration class" in str(error):
-            raise UserError(
-                f"transformers has no model of the kind of {name} for {task}. "
-                "Change the backbone's task or name_or_path."
-            ) from error
-        raise UserError(_unusable(name, error)) from error
+def _told(name: str) -> AbstractContextManager[None]:
+    """The guard at transformers' door: damaged weights, say, raise whatever the damage suggests."""
+
+    def why(error: BaseException) -> str:
+        absent = f" Set pretrained: false for random weights. {_OFFLINE}" if isinstance(error, OSError) else ""
+        return shortened(error) + absent
+
+    return as_user_error(f"transformers cannot open {name}", why=why)
 
 
-def _unusable(name: str, error: Exception) -> str:
-    why = _line(error)
-    if "trust_remote_code" in why:
+def shortened(error: BaseException) -> str:
+    """The reason in one line, whatever of a model it prints; and which of our options would change it."""
+    why = shorten(whole := reason(error), 400, placeholder=" …")
+    if "trust_remote_code" in whole:
         why += " Set the backbone's trust_remote_code: true if you trust its authors."
-    return f"transformers cannot open {name}: {why}"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return why
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A tiny input for a transformers model, and what must hold of it before the model is trained or measured."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,30 +9,48 @@ from layersim.backbones.families import OPTIONS, Task
 from layersim.errors import UserError
 
 
-def tiny_batch(model: Any, task: Task, input_size: tuple[int, int, int] | None) -> dict[str, Tensor]:
-    """A ramp of an image; or two texts with the same first token and other ones behind it, the second padded."""
+def tiny_batch(
+    model: Any, task: Task, input_size: tuple[int, int, int] | None, *, left: bool = False
+) -> dict[str, Tensor]:
+    """A ramp of an image; or two texts with the same first token and other ones behind it, the second padded.
+
+    Args:
+        left: pad in front, for classifiers that look at the last token even where it is padding (XLNet).
+    """
     config = model.config
     if input_size:
         ramp = torch.linspace(-1, 1, steps=torch.Size(input_size).numel(), device=model.device)
         return {"image": ramp.view(1, *input_size).to(model.dtype)}
     padding: int | None = getattr(config, "pad_token_id", None)
-    tokens = [token for token in range(min(config.vocab_size, 16)) if token != padding]
-    a, b, c, d = tokens[-4:]
+    eos = getattr(config, "eos_token_id", None)
+    size = getattr(config.get_text_config(), "vocab_size", 16)  # CANINE hashes characters
+    tokens = [token for token in range(min(size, 16)) if token not in (padding, eos)][-4:]
+    if len(tokens) < 4:
+        raise UserError(f"The vocabulary has {size} tokens: too few to try the model on. Change vocab_size.")
+    a, b, c, d = tokens
+    if config.is_encoder_decoder and isinstance(eos, int):
+        d = eos  # where classifiers of encoder-decoders look (BART, T5)
     texts = torch.tensor([[a, b, c, d], [a, c, d, 0 if padding is None else padding]], device=model.device)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]], device=model.device)
     if padding is None and task == "classification":  # transformers' classifiers then refuse two texts
         texts, mask = texts[:1], mask[:1]
+    if left:
+        texts[1:], mask[1:] = texts[1:].roll(1), mask[1:].roll(1)
     return {"input_ids": texts, "attention_mask": mask}
 
 
-def check_widths(name: str, blocks: Sequence[Tensor]) -> None:
-    """Raises UserError where block outputs, (…, D), differ in width."""
-    widths = sorted({block.shape[-1] for block in blocks})
-    if len(widths) > 1:
-        raise UserError(
-            f"The layers of {name} have the widths {', '.join(map(str, widths))}: one head cannot read them all, and "
-            "layersim adds no projection between a layer and the head. Choose a model of one width."
-        )
+def parameters_of(output: Tensor) -> set[Tensor]:
+    """The parameters that a tensor was computed from, found in its graph without a backward."""
+    found, seen, nodes = set(), set(), [output.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        nodes += [before for before, _ in node.next_functions]
+    return found
 
 
 def check_causal(name: str, logits: Tensor) -> None:

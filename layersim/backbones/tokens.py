@@ -3,6 +3,7 @@
 Letters: N samples, T tokens, D width.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,14 +18,15 @@ POSITIONS = 2**20
 """A token's position is its sample's position times this number, plus its place among the sample's tokens."""
 
 
-def pooled(tokens: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
+def pooled(tokens: Tensor, mask: Tensor | None, rule: Rule, prefix: int = 0) -> Tensor:
     """What a classifier looks at, (N, T, D) → (N, D), or (N, 2 D) for `class and mean`.
 
     Args:
         tokens: a block's output.
         mask: (N, T), 1 where a token is no padding; None for images.
         rule: `first` token; `last` token that is no padding, whichever side is padded; `mean` over the tokens that are
-            no padding; `class and mean`: the first token and the mean of the others, side by side (DINOv2).
+            no padding; `class and mean`: the first token and the mean of those behind it, side by side (DINOv2).
+        prefix: how many tokens before an image's patches a mean leaves out: a class token, registers.
 
     Raises:
         UserError: the first axis holds something else than the mask's N samples, as where a model has the tokens first.
@@ -37,9 +39,10 @@ def pooled(tokens: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
         case "first":
             return tokens[:, 0]
         case "class and mean":
-            return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=-1)
+            return torch.cat([tokens[:, 0], tokens[:, prefix or 1 :].mean(dim=1)], dim=-1)
     real = tokens.new_ones(tokens.shape[:2]) if mask is None else mask
     if rule == "mean":
+        tokens, real = tokens[:, prefix:], real[:, prefix:]
         real = real.to(tokens.dtype)
         return (tokens * real.unsqueeze(-1)).sum(dim=1) / real.sum(dim=1, keepdim=True)
     places = torch.arange(tokens.shape[1], device=tokens.device)
@@ -93,3 +96,27 @@ def predicting_tokens(batch: Mapping[str, Any]) -> PredictingTokens:
         places = (mask.cumsum(dim=1) - 1)[rows, columns].cpu()
         position = position.cpu().long()[rows.cpu()] * POSITIONS + places
     return PredictingTokens(rows, columns, targets, position)
+
+
+def max_positions(model: Any) -> int | None:
+    """Tokens that a transformers model has positions for, None where it sets no bound (XLNet says -1)."""
+    longest: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    padding: int | None = getattr(positions, "padding_idx", None)
+    if longest is None or longest <= 0:
+        return None
+    return longest if padding is None else longest - padding - 1  # RoBERTa and its kin count from there
+
+
+def take_padding_from_eos(name: str, config: Any) -> None:
+    """Names the end-of-text token, where there is one, as the padding of a configuration that has none, and says so."""
+    eos = getattr(config, "eos_token_id", None)
+    eos = eos[0] if isinstance(eos, list) else eos
+    if eos is None:
+        return
+    config.pad_token_id = eos
+    warnings.warn(
+        f"{name} names no padding token; its end-of-text token {eos} is taken. layersim reads the last token that "
+        "attention_mask keeps, so a text that ends in it keeps its end; transformers' own forward skips it.",
+        stacklevel=4,
+    )

@@ -60,12 +60,20 @@ def destination(to: Path, record: dict[str, object], *, overwrite: bool = False)
     try:
         yield partial
         (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
+        _open_to_readers(partial)
         _sync(partial)
         check_destination(to, overwrite)  # while this one was written, another may have been
         _put_in_place(partial, to, old)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Gives all in the folder the mode that the user's umask gave it: some libraries write for their owner alone."""
+    mode = folder.stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 def _put_in_place(partial: Path, to: Path, old: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from layersim.backbones.base import Backbone
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error, root_reason
 from layersim.export.destination import check_destination, destination
 from layersim.export.layers import kept_layers
 from layersim.export.libraries import library_of
@@ -23,6 +24,7 @@ from layersim.export.record import Format, record_of
 from layersim.export.truncation import agree, truncate
 from layersim.heads import Head
 
+_STOCK = "Export a stock checkpoint instead (--format stock)."
 _USAGE: dict[str, str] = {
     "torch.export": 'import torch\n\nmodel = torch.export.load("model.pt2").module()\nlogits = model(%s)\n',
     "onnx": (
@@ -118,16 +120,10 @@ def _traced(model: nn.Module, backbone: Backbone) -> ExportedProgram:
     inputs = _example(backbone, times=2)
     batch, tokens = Dim("batch"), Dim("tokens", max=getattr(backbone, "max_positions", None))
     open_axes = {0: batch} if backbone.input_size else {0: batch, 1: tokens}
-    try:
-        with torch.no_grad():
-            return torch.export.export(
-                _logits(model, backbone), (), inputs, dynamic_shapes=dict.fromkeys(inputs, open_axes)
-            )
-    except Exception as error:  # a tracer meets whatever a model does
-        raise UserError(
-            f"torch.export cannot follow {type(model).__name__}: {' '.join(str(error).split())[:400]} "
-            "Export a stock checkpoint instead."
-        ) from error
+    with as_user_error(f"torch.export cannot follow {type(model).__name__}", _STOCK, why=_why), torch.no_grad():
+        return torch.export.export(
+            _logits(model, backbone), (), inputs, dynamic_shapes=dict.fromkeys(inputs, open_axes)
+        )
 
 
 def _logits(model: nn.Module, backbone: Backbone) -> nn.Module:
@@ -145,19 +141,26 @@ def _example(backbone: Backbone, times: int) -> dict[str, Tensor]:
 
 
 def _tells_pairs_apart(backbone: Any) -> bool:
-    return getattr(backbone.model.config, "type_vocab_size", 0) > 1
+    return (getattr(backbone.model.config, "type_vocab_size", 0) or 0) > 1
+
+
+def _why(error: BaseException) -> str:
+    return shorten(root_reason(error), 400, placeholder=" …")
 
 
 def _torch_archive(program: ExportedProgram, folder: Path, inputs: dict[str, Tensor]) -> Tensor:
-    torch.export.save(program, folder / "model.pt2")
-    logits: Tensor = torch.export.load(folder / "model.pt2").module()(**inputs)
+    with as_user_error("torch cannot write the program and open it again", _STOCK, why=_why):
+        torch.export.save(program, folder / "model.pt2")
+        logits: Tensor = torch.export.load(folder / "model.pt2").module()(**inputs)
     return logits
 
 
 def _onnx_file(program: ExportedProgram, folder: Path, inputs: dict[str, Tensor]) -> Tensor:
-    written = torch.onnx.export(program, dynamo=True, verbose=False)
-    assert written is not None
-    written.save(folder / "model.onnx")
-    session = import_module("onnxruntime").InferenceSession(folder / "model.onnx")
-    (logits,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    with as_user_error("The model cannot be written as ONNX", _STOCK, why=_why):
+        written = torch.onnx.export(program, dynamo=True, verbose=False)
+        assert written is not None
+        written.save(folder / "model.onnx")
+    with as_user_error("onnxruntime cannot run the model", _STOCK, why=_why):
+        session = import_module("onnxruntime").InferenceSession(folder / "model.onnx")
+        (logits,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     return torch.from_numpy(logits)

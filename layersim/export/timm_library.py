@@ -12,7 +12,7 @@ from timm.models import get_model_args, save_for_hf
 from torch import Tensor, nn
 
 from layersim.backbones import TimmBackbone
-from layersim.errors import UserError
+from layersim.errors import as_user_error
 from layersim.export.library import Library
 
 _PER_BLOCK = ("num_kv_heads",)
@@ -55,10 +55,8 @@ class TimmLibrary(Library):
             if isinstance(listed := arguments.get(key), list | tuple):
                 arguments[key] = [listed[layer] for layer in kept]
         name = configuration["architecture"]
-        try:
+        with as_user_error(f"timm cannot build {name} with {len(kept)} blocks", "Change --layers."):
             model: nn.Module = timm.create_model(name, pretrained_cfg=configuration, **arguments)
-        except (TypeError, AssertionError, ValueError, RuntimeError) as error:
-            raise UserError(f"timm cannot build {name} with {len(kept)} blocks: {error}") from error
         return model.to(next(self.model.parameters()))
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -76,13 +74,12 @@ class TimmLibrary(Library):
     def save(self, model: nn.Module, folder: Path, class_names: Sequence[str] | None) -> None:
         labels = {"label_names": list(class_names)} if class_names else {}
         configuration = {key: self.backbone.data_config[key] for key in ("input_size", "mean", "std", "interpolation")}
-        try:
+        with as_user_error("timm cannot write the model and the arguments that rebuild it"):
             save_for_hf(model, str(folder), labels, safe_serialization=True, data_config=configuration)
-        except ValueError as error:
-            raise UserError(f"timm cannot write the arguments that rebuild the model: {error}") from error
 
     def load(self, folder: Path) -> nn.Module:
         config = json.loads((folder / "config.json").read_text())
-        model: nn.Module = timm.create_model(config["architecture"], **config["model_args"])
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        with as_user_error("timm cannot open the export again", "Nothing was exported."):
+            model: nn.Module = timm.create_model(config["architecture"], **config["model_args"])
+            model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.to(next(self.model.parameters()))

@@ -11,16 +11,18 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from layersim.backbones import TransformersBackbone
 from layersim.backbones.families import at
-from layersim.backbones.probe import tiny_batch
+from layersim.backbones.pretrained import PROCESSORS, shortened
 from layersim.backbones.tokens import predicting_tokens
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
 from layersim.export.library import Library
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 _DERIVED = ("stage_names", "out_features", "out_indices")
 """Entries of a configuration that follow from the number of layers, and that only a feature extractor reads."""
 
-_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_NOT_BY_LAYER = ("architectures", "pos_att_type")
+"""Lists that may by chance be as long as there are layers."""
+_WHOLE = "Export all layers, or choose another model."
 _TOKENIZERS = ("*token*.json", "vocab*", "merges.txt", "*.model", "*.tiktoken")
 """Files of a folder by which it has an image processor, or a tokenizer of any kind."""
 
@@ -50,7 +52,8 @@ class TransformersLibrary(Library):
         config = self._configuration(kept)
         if not tied:
             config.tie_word_embeddings = False
-        model: Any = type(own)._from_config(config, dtype=own.dtype)
+        with as_user_error(f"transformers cannot build {self.backbone.name} with {len(kept)} layers", _WHOLE):
+            model: Any = type(own)._from_config(config, dtype=own.dtype)
         if own.can_generate():
             model.generation_config = copy.deepcopy(own.generation_config)
         model = model.to(own.device)
@@ -80,55 +83,86 @@ class TransformersLibrary(Library):
         return predicting_tokens(batch)(logits) if self.backbone.task == "language-modeling" else logits
 
     def probe(self) -> dict[str, Tensor]:
-        return tiny_batch(self.backbone.model, self.backbone.task, self.backbone.input_size)
+        own = self.backbone.model
+        return {
+            key: value.to(own.device, own.dtype if value.is_floating_point() else None)
+            for key, value in self.backbone.tiny_batch.items()
+        }
 
     def save(self, model: Any, folder: Path, class_names: Sequence[str] | None) -> None:
         if class_names and self.backbone.task == "classification":
             model.config.id2label = dict(enumerate(class_names))
             model.config.label2id = {name: number for number, name in enumerate(class_names)}
-        model.save_pretrained(folder)
+        with as_user_error("transformers cannot write the model"):
+            model.save_pretrained(folder)
         if (name := self.backbone.tokenizer_name) and not self._is_alone(Path(name)):
             companion = AutoImageProcessor if self.backbone.input_size else AutoTokenizer
             what = "image processor" if self.backbone.input_size else "tokenizer"
-            try:
-                loaded = companion.from_pretrained(name, **self.backbone.hub_options)
-            except (OSError, ValueError, ImportError) as error:
-                raise UserError(
-                    f"The {what} of {name}, which belongs in the export, cannot be opened: "
-                    f"{' '.join(str(error).split())[:300]} To export without it, load the model from a local folder "
-                    "that has none."
-                ) from error
-            loaded.save_pretrained(folder)
+            with as_user_error(
+                f"The {what} of {name}, which belongs in the export, cannot be opened",
+                "To export without it, load the model from a local folder that has none.",
+                why=shortened,
+            ):
+                companion.from_pretrained(name, **self.backbone.hub_options).save_pretrained(folder)
 
     def _is_alone(self, source: Path) -> bool:
         """Whether the model came from a local folder without a tokenizer or image processor."""
-        companions = _PROCESSORS if self.backbone.input_size else _TOKENIZERS
+        companions = PROCESSORS if self.backbone.input_size else _TOKENIZERS
         return source.is_dir() and not any(file for pattern in companions for file in source.glob(pattern))
 
     def load(self, folder: Path) -> nn.Module:
         own = self.backbone.model
-        model: nn.Module = type(own).from_pretrained(folder, dtype=own.dtype).to(own.device)
+        with as_user_error("transformers cannot open the export again", "Nothing was exported."):
+            model: nn.Module = type(own).from_pretrained(folder, dtype=own.dtype).to(own.device)
         return model
 
     def _configuration(self, kept: Sequence[int]) -> Any:
-        """The model's configuration for the kept layers: their number, and their entries in lists by layer."""
+        """The model's configuration for the kept layers, in the part of it that counts them."""
         config = self.backbone.model.config
-        whole = getattr(config, "num_hidden_layers", None)
+        entries = {key: value for key, value in config.to_dict().items() if key not in _DERIVED}
+        inner = config.vision_config if self.backbone.input_size and "vision_config" in entries else config
+        inner = inner if self.backbone.input_size else config.get_text_config()
+        part = next((key for key, value in vars(config).items() if value is inner), None)
+        counter = inner.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+        if "decoder" in self.backbone.layout.blocks and inner.to_dict().get("decoder_layers"):
+            counter = "decoder_layers"
+        whole = getattr(inner, counter, None)
         if whole != self.backbone.num_layers:
             raise UserError(
                 f"{self.backbone.name} ran {self.backbone.num_layers} blocks, but its configuration says "
-                f"num_hidden_layers {whole}: layersim cannot write a configuration for fewer."
+                f"{counter} {whole}: layersim cannot write a configuration for fewer. {_WHOLE}"
             )
-        entries = {key: value for key, value in config.to_dict().items() if key not in _DERIVED}
-        for key, listed in entries.items():
-            if key.endswith("layer_types") and isinstance(listed, list):
-                entries[key] = [listed[layer] for layer in kept]
-        if "max_window_layers" in entries:  # Qwen2: layers from this number on see a window alone
-            entries["max_window_layers"] = sum(layer < entries["max_window_layers"] for layer in kept)
-        if "num_hidden_groups" in entries:
-            entries["num_hidden_groups"] = len(self.sources(kept))
-        entries[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = len(kept)
-        return type(config).from_dict(entries)
+        own = cut_entries(entries[part] if part else entries, kept, self.backbone.num_layers)
+        if "num_hidden_groups" in own:
+            own["num_hidden_groups"] = len(self.sources(kept))
+        own[counter] = len(kept)
+        with as_user_error(f"transformers has no {self.backbone.name} with {len(kept)} layers", _WHOLE, why=shortened):
+            return type(config).from_dict({**entries, part: own} if part else own)
+
+
+def cut_entries(entries: Mapping[str, Any], kept: Sequence[int], layers: int) -> dict[str, Any]:
+    """A configuration's entries for the kept of L `layers`: in lists by layer theirs, layers' numbers counted anew.
+
+    What a family computes from a layer's number otherwise is not seen here, but in the logits of the model.
+    """
+    places = {layer: place for place, layer in enumerate(kept)}
+    cut = dict(entries)
+    for key, value in entries.items():
+        if key in ("max_window_layers", "first_k_dense_replace") and value:  # the first so many layers differ
+            cut[key] = sum(layer < value for layer in kept)
+        elif isinstance(value, dict) and value and all(str(number).isdigit() for number in value) and "layer" in key:
+            width = len(next(iter(value)))
+            cut[key] = {f"{places[int(n)]:0{width}}": own for n, own in value.items() if int(n) in places}
+        elif not isinstance(value, list | tuple) or key in _NOT_BY_LAYER:
+            continue
+        elif value and all(type(number) is int for number in value) and list(value) == sorted(set(value)):
+            if "layer" in key or "idx" in key:
+                cut[key] = [places[layer] for layer in value if layer in places]
+        elif len(value) == layers:
+            cut[key] = [value[layer] for layer in kept]
+    if "attention_types" in cut:  # GPT-Neo's short form of its attention_layers
+        cut["attention_types"] = [[cut["attention_layers"], 1]]
+    return cut
 
 
 def _group(layer: int, layers: int, groups: int) -> int:

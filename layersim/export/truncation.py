@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
+from layersim.backbones.recording import first_tensor
 from layersim.errors import UserError
 from layersim.evaluating import evaluating
 from layersim.export.layers import kept_layers
@@ -78,7 +79,7 @@ def skipping(blocks: nn.ModuleList, layers: Collection[int], num_layers: int) ->
         layer, calls = calls % num_layers, calls + 1
         if layer not in layers:
             return None
-        given = args[0] if args else keywords["hidden_states"]
+        given = first_tensor([*args, *keywords.values()])
         return given if isinstance(output, Tensor) else (given, *output[1:])
 
     with ExitStack() as hooks:

@@ -120,3 +120,23 @@ def test_a_killed_process_leaves_no_export(tmp_path: Path) -> None:
     assert (tmp_path / left / "weights").read_text() == "half", "it was killed while writing"
     write(tmp_path / "export", "whole")
     assert (tmp_path / "export" / "weights").read_text() == "whole"
+
+
+@pytest.mark.parametrize(("umask", "folder_mode", "file_mode"), [(0o022, 0o755, 0o644), (0o027, 0o750, 0o640)])
+def test_what_is_exported_has_the_users_usual_mode(
+    tmp_path: Path, umask: int, folder_mode: int, file_mode: int
+) -> None:
+    """Whatever mode a library writes its files with."""
+    before = os.umask(umask)
+    try:
+        with destination(tmp_path / "export", {}) as folder:
+            (folder / "inner").mkdir(mode=0o700)
+            (folder / "inner" / "weights").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    modes = {
+        path.name: path.stat().st_mode & 0o777 for path in [tmp_path / "export", *(tmp_path / "export").rglob("*")]
+    }
+    assert modes == {
+        "export": folder_mode, "inner": folder_mode, "weights": file_mode, "layersim.json": file_mode
+    }  # fmt: skip
