@@ -87,10 +87,20 @@ def _refusal(build: Callable[[], object]) -> str | None:
 
 def _timm_families() -> dict[str, dict[Use, Callable[[], object]]]:
     """timm's modules, each by what is likely its smallest architecture."""
-    smallest = {
-        module: min(timm.list_models(module=module), key=_likely_size, default=None) for module in timm.list_modules()
+    names = {module: timm.list_models(module=module) for module in timm.list_modules()}
+    return {
+        module: {"images": partial(_tiny_timm, min(known, key=_likely_size))}
+        for module, known in names.items()
+        if known
     }
-    return {module: {"images": partial(TimmBackbone, name, num_classes=3)} for module, name in smallest.items() if name}
+
+
+def _tiny_timm(name: str) -> TimmBackbone:
+    """Cut to two blocks where the architecture takes that, else in its own size."""
+    try:
+        return TimmBackbone(name, num_classes=3, model_args={"depth": 2})
+    except UserError:
+        return TimmBackbone(name, num_classes=3)
 
 
 def _likely_size(name: str) -> tuple[int, int]:

@@ -139,7 +139,7 @@ class _Search:
     def _pooled(self, source: Tensor, target: Tensor) -> Iterator[tuple[list[Link], Tensor]]:
         if source.ndim == target.ndim:
             yield [], source
-        elif source.ndim == 3 and target.ndim == 2:
+        elif source.ndim == 3 and target.ndim == 2 and len(source) == len(target):
             for pooling in self.poolings:
                 if source.shape[1] > pooling.prefix:
                     yield [pooling], pooled(source, self.mask, pooling.rule, pooling.prefix)
