@@ -95,6 +95,14 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
     def make_metrics(self, module: LayerwiseModule) -> dict[str, KeptSamples]:
         return {"features": KeptSamples(max_samples=self.max_samples, least=_LEAST)}
 
+    def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
+        twin = deepcopy(self)  # an epoch that is measured may be kept
+        twin.every, twin._epoch = 1, 0
+        super(EpochSimilarity, twin).rehearse(module, samples)
+        twin._epoch = 1
+        names = super(EpochSimilarity, twin).rehearse(module, samples)
+        return {f"{name.removesuffix('0')}*" for name in names}
+
     def update(self, metrics: dict[str, KeptSamples], output: LayerOutput) -> None:
         if output.features.position is None:
             raise UserError(

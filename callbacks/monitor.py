@@ -11,6 +11,7 @@ from torchmetrics import Metric
 
 from callbacks.evaluation import EvaluationCallback, Stage, layerwise
 from callbacks.loggers import log_figure, on_epoch_axis
+from layersim.logged import made_up
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.precision import refuse_mps
@@ -57,13 +58,29 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
     def measure(self, metrics: dict[str, AnyMetric]) -> Measured:
         """What the epoch told; called on every process, so that metrics may reduce across them."""
 
+    def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
+        """The names of the scalars of an epoch of so many samples, found by measuring made-up ones.
+
+        Raises:
+            TooFewSamples: a measure that was asked for needs more.
+        """
+        return self.rehearsed(self.fresh(module), made_up(module.num_layers, 8, samples))
+
+    def rehearsed(self, metrics: dict[str, AnyMetric], output: LayerOutput) -> set[str]:
+        """The names of what is logged of an epoch with this one step."""
+        self.update(metrics, output)
+        return set(self.measure(metrics).scalars)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         refuse_mps(trainer.strategy.root_device)
 
-    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = layerwise(pl_module)
+    def fresh(self, module: LayerwiseModule) -> dict[str, AnyMetric]:
+        """The metrics of an epoch of this model."""
         self.unit = "tokens" if module.backbone.reads_tokens else "samples"
-        self.begin(self.make_metrics(module), pl_module)
+        return self.make_metrics(module)
+
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.begin(self.fresh(layerwise(pl_module)), pl_module)
 
     def begin(self, made: dict[str, AnyMetric], pl_module: LightningModule) -> None:
         """An epoch with these metrics."""

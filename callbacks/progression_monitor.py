@@ -10,6 +10,7 @@ from torchmetrics import Metric
 from callbacks.monitor import LayerMonitor, Measured
 from layersim.errors import UserError
 from layersim.heads import Head, SeparateHeads, SharedHead
+from layersim.logged import classifier_width, made_up
 from layersim.metrics import KeptSamples, TargetProbability, class_means, progression, rise_record, self_duality
 from layersim.metrics.progression import LEAST
 from layersim.module import LayerwiseModule
@@ -50,6 +51,10 @@ class ProgressionMonitor(LayerMonitor[Metric]):
             "features": KeptSamples(max_samples=self.max_samples, least=LEAST),
             "probability": TargetProbability(module.num_layers),
         }
+
+    def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
+        width = classifier_width(module)  # NC3 reads features by the norm and the classifier
+        return self.rehearsed(self.fresh(module), made_up(module.num_layers, width, samples))
 
     def update(self, metrics: dict[str, Metric], output: LayerOutput) -> None:
         metrics["features"].update(output.features)

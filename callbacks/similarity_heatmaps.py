@@ -6,17 +6,21 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
 from callbacks.evaluation import Stage
 from callbacks.monitor import LayerMonitor, Measured, per_layer
 from callbacks.tapped_module import TappedModule
+from layersim.logged import classifier_width, made_up
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.report.figures import similarity_heatmap, similarity_to_last_curve
 from layersim.similarity import CosineSimilarity, LinearCKA
+from layersim.similarity.features import TooFewSamples
 from layersim.similarity.intervals import Interval, require_confidence
 from layersim.similarity.samples import SampleMetric, require_measures
+from layersim.tapping.feature_tap import FeatureTap
 from layersim.tapping.layout import check_layout
 from layersim.tapping.output_pooling import Pool, check_pool
 
@@ -41,7 +45,8 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         measures: metrics of `layersim.similarity`, each by the name it gets in logs and records. Where None: `cosine`,
             centred over the samples (4096 of them at most), and `cka`: of images in an order that layersim's data
             drew, minibatch linear CKA over all; of tokens, whose neighbours are alike, of texts, and of data in an
-            order that nobody knows, debiased linear CKA over 4096 of them at most.
+            order that nobody knows, debiased linear CKA over 4096 of them at most. One of these two that needs more
+            samples than there are is left out, which a line tells; one that was asked for is refused.
         layers: submodules of the LightningModule, as `FeatureTap` takes them (`model.blocks.*`). Where None: the layers
             of a LayerwiseModule.
         confidence: also measure, record and draw the interval of every value at this confidence, such as 0.95, by the
@@ -73,6 +78,7 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         self.confidence = confidence
         self._tapped: TappedModule | None = None
         self._order = AS_READ
+        self._left_out: set[str] = set()
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, SampleMetric]:
         return self._fresh_metrics(grouped=module.backbone.input_size is not None and self._order != AS_READ)
@@ -98,14 +104,34 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
     def update(self, metrics: dict[str, SampleMetric], output: LayerOutput) -> None:
         _update(metrics, output.features)
 
-    def measure(self, metrics: dict[str, SampleMetric]) -> Measured:
-        intervals: dict[str, dict[str, Any]] = {}
-        if self.confidence is None:
-            matrices = {name: metric.compute().tolist() for name, metric in metrics.items()}
+    def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
+        """As any monitor's, of two layers of the model's width: some measures need more samples where D is larger."""
+        if self.layers is None:
+            width, layers = classifier_width(module), [f"layer_{n:02d}" for n in range(1, module.num_layers + 1)]
+            metrics = self.fresh(module)
         else:
-            found = {name: metric.interval(self.confidence) for name, metric in metrics.items()}
-            matrices = {name: interval.value.tolist() for name, interval in found.items()}
-            intervals = {name: interval_record(interval) for name, interval in found.items()}
+            FeatureTap(module, self.layers, self.pool)  # refuses names that the module has not
+            width, layers = 8, ["layer_*"]  # how often a layer runs shows in a forward pass alone
+            metrics = self._fresh_metrics(grouped=False)
+        names = [name for name in self.rehearsed(metrics, made_up(2, width, samples)) if "layer_01" in name]
+        return {name.replace("layer_01", layer) for name in names for layer in layers}
+
+    def measure(self, metrics: dict[str, SampleMetric]) -> Measured:
+        matrices: dict[str, list[list[float]]] = {}
+        intervals: dict[str, dict[str, Any]] = {}
+        for name, metric in metrics.items():
+            try:
+                if self.confidence is None:
+                    matrices[name] = metric.compute().tolist()
+                else:
+                    interval = metric.interval(self.confidence)
+                    matrices[name], intervals[name] = interval.value.tolist(), interval_record(interval)
+            except TooFewSamples as error:
+                if self.measures is not None or self.confidence is not None:
+                    raise
+                if name not in self._left_out:
+                    rank_zero_info(f"SimilarityHeatmaps leaves {name} out: {error}.")
+                self._left_out.add(name)
         read = {"order": self._order} | ({} if self._tapped is None else self._tapped.options())
         figures: dict[str, Callable[[], Figure]] = {
             name: partial(similarity_heatmap, matrix, title=name, measure=name) for name, matrix in matrices.items()
@@ -120,7 +146,7 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
             },
             record={
                 "similarity": matrices,
-                "options": {name: metric.options | read for name, metric in metrics.items()},
+                "options": {name: metric.options | read for name, metric in metrics.items() if name in matrices},
                 "similarity_interval": intervals,
             },
             figures=figures,

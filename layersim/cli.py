@@ -31,6 +31,7 @@ from layersim.data import SplitDataModule
 from layersim.default_callbacks import with_defaults
 from layersim.errors import UserError
 from layersim.export import check_destination
+from layersim.logged import STAGES, check_monitors, evaluated, logged_names
 from layersim.module import LayerwiseModule
 from layersim.parameters import parameters_of
 from layersim.parsing import Parser
@@ -241,7 +242,23 @@ class LayerwiseCLI(LightningCLI):
             check_exits(self.model, self.datamodule, self._get(self.config_init, "split"))
         if self.subcommand == "test":
             self.datamodule.test_dataloader()
+        self._check_measures()
         return checkpoint
+
+    def _check_measures(self) -> None:
+        """Whether the samples are enough for what shall be measured, and whether what is waited for is logged."""
+        verb = str(self.subcommand)
+        if verb not in (*STAGES, "exits"):
+            return
+        stage: str = STAGES.get(verb) or self._get(self.config_init, "split")
+        given = self._get(self.config_init, "trainer")
+        limit = 1 if given.fast_dev_run is True else given.fast_dev_run or given[f"limit_{stage}_batches"]
+        samples = evaluated(len(self.datamodule.splits[stage]), self.datamodule.eval_batch_size, limit)
+        known = None if self.model.backbone.reads_tokens and samples else samples
+        callbacks = _as_list(given.callbacks)
+        names = logged_names(callbacks, self.model, known, verb=verb, stage=stage)
+        if verb == "fit" and samples:
+            check_monitors(callbacks, names)
 
     def _place(self) -> tuple[Path, str]:
         root = self._get(self.config, "trainer").default_root_dir

@@ -16,6 +16,10 @@ Layers = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
 """(L, N, D): a tensor, a NumPy array, or a list of L layers (N, D), each one or the other."""
 
 
+class TooFewSamples(UserError):
+    """A measure is not defined for so few samples."""
+
+
 def as_features(given: Layers, name: str = "features") -> Tensor:
     """(L, N, D) floating-point numbers, as one tensor.
 
@@ -86,9 +90,9 @@ def require_equal_widths(features: Tensor, other: Tensor | None, measure: str) -
 
 
 def require_samples(came: int, needed: int, measure: str) -> None:
-    """Raises UserError where fewer samples came than the measure is defined for."""
+    """Raises TooFewSamples where fewer samples came than the measure is defined for."""
     if came < needed:
-        raise UserError(f"{measure} needs at least {needed} samples, got {came}: use more data or another option")
+        raise TooFewSamples(f"{measure} needs at least {needed} samples, got {came}: use more data or another option")
 
 
 def warn_undefined(similarity: Tensor, features: Tensor | None = None, other: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from scipy.special import stdtrit  # type: ignore[import-untyped]
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.similarity.features import Layers, as_pair, warn_undefined
+from layersim.similarity.features import Layers, TooFewSamples, as_pair, warn_undefined
 from layersim.similarity.positions import dealt
 
 GROUPS = 20  # twice as many would make an interval three hundredths narrower, and cost twice as much
@@ -124,7 +124,7 @@ def interval_of_replicates(
     `unit` is what errors call many units. Raises UserError for fewer than 2 groups.
     """
     if len(sizes) < 2:
-        raise UserError(
+        raise TooFewSamples(
             f"interval: expected {unit} in at least 2 groups, got {int(sizes.sum())} {unit} in {len(sizes)}: use more "
             "data, or ask for no interval"
         )
@@ -145,11 +145,11 @@ def interval_of_replicates(
 
 @contextmanager
 def leaving_out(size: int, samples: int) -> Iterator[None]:
-    """Within, a UserError says that the samples are too few because some are left out."""
+    """Within, a TooFewSamples says that the samples are too few because some are left out."""
     try:
         yield
     except UserError as error:
-        raise UserError(
+        raise TooFewSamples(
             f"interval: {size} of the {samples} samples are left out at a time, and then {error}"
         ) from error
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.similarity.features import Layers, as_pair, require_samples, warn_undefined
+from layersim.similarity.features import Layers, TooFewSamples, as_pair, require_samples, warn_undefined
 from layersim.similarity.hsic import COLUMNS, ROWS, covariance_products, gram_products, hsic
 from layersim.similarity.hsic_without_groups import hsic_without_groups
 from layersim.similarity.intervals import (
@@ -189,7 +189,7 @@ class LinearCKA(WholeMetric):
             values, numbers = self._measured(kept)
             parts += [sums_by_group(values, numbers)] if len(numbers) else []
         if not parts:
-            raise UserError(
+            raise TooFewSamples(
                 f"{measure} needs a group of {self.batch_size} consecutive positions with at least 4 samples, got "
                 "none: give each sample its position in the data set as index, or raise batch_size"
             )

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
-from layersim.similarity.features import Layers
+from layersim.similarity.features import Layers, TooFewSamples
 from layersim.similarity.layer_pairs import compare_layers
 from layersim.similarity.mean_cca import LEAST
 from layersim.similarity.properties import Properties
@@ -99,7 +98,7 @@ def _weighted(correlations: Tensor, loadings: Tensor) -> Tensor:
 def _require_room_for_both(first: Subspace, second: Subspace) -> None:
     together, samples = first.rank + second.rank, len(first.basis)
     if together > samples - 1:
-        raise UserError(
+        raise TooFewSamples(
             f"{MEASURE} needs at least {together + 1} samples for two layers of ranks {first.rank} and {second.rank}, "
             f"got {samples}: with fewer, correlations are 1 whatever the data; measure on more samples (and raise "
             "max_samples if that is what limits them), or choose SVCCA, which keeps fewer directions"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
 from layersim.similarity.centering import centred
+from layersim.similarity.features import TooFewSamples
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ def require_room(found: Subspace | None, measure: str) -> Subspace | None:
     """Hands the subspace on.
 
     Raises:
-        UserError: it is all that N centred samples can span, so that it explains anything, whatever the data.
+        TooFewSamples: it is all that N centred samples can span, so that it explains anything, whatever the data.
     """
     if found is not None and found.rank >= len(found.basis) - 1:
-        raise UserError(
+        raise TooFewSamples(
             f"{measure} needs at least {found.rank + 2} samples, and more where D is larger: got {len(found.basis)}, "
             f"which a layer of rank {found.rank} fits exactly, so that all values would be 1: measure on more samples "
             "(and raise max_samples if that is what limits them), or choose SVCCA, whose variance says how many "

@@ -1,0 +1,137 @@
+"""What a run will log, and whether its samples are enough, found before it begins: by measuring made-up samples.
+
+Letters: L layers, N samples, D width.
+"""
+
+import warnings
+from collections.abc import Iterable
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from math import ceil
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from layersim.errors import UserError
+from layersim.module import LayerwiseModule
+from layersim.outputs import LayerFeatures, LayerOutput, Readout
+from layersim.similarity.features import TooFewSamples
+
+_MADE_UP = 256
+"""So many samples are measured at first: each measure of ours has enough of them."""
+_AT_MOST = 2**14
+"""So many samples are made up where it is not known how many there are, or there are more."""
+_SILENT = ("callbacks", "layersim", "lightning", "pytorch_lightning")
+"""Packages whose callbacks log nothing that is not known here."""
+STAGES = {"fit": "val", "validate": "val", "test": "test"}
+"""Where a verb measures, which is what stands before the names."""
+
+
+@runtime_checkable
+class Rehearses(Protocol):
+    """A callback that can tell what it would log."""
+
+    def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
+        """Names of what an epoch of so many samples logs, without the stage; `*` stands for what is not known yet.
+
+        Raises:
+            TooFewSamples: the samples are too few for what was asked for.
+        """
+
+
+def logged_names(
+    callbacks: Iterable[object], module: LayerwiseModule, samples: int | None = None, *, verb: str = "fit", stage: str
+) -> set[str] | None:
+    """The names that a run of these callbacks logs; `*` in them stands for any letters.
+
+    Args:
+        callbacks: the trainer's.
+        module: the model, as it is trained or measured.
+        samples: N that an evaluation reads, 0 or more; None: not known, and taken to be enough.
+        verb: what is run.
+        stage: `val` or `test`, which stands before the names.
+
+    Returns:
+        The names, or None where one of the callbacks is somebody else's, which may log whatever it likes.
+
+    Raises:
+        UserError: the samples are too few for a measure that was asked for.
+    """
+    names, known = set[str](), True
+    if verb == "fit":
+        names |= {"epoch", "step", "train/loss", "train/loss_step", "lr-*"}
+    for callback in callbacks:
+        if not isinstance(callback, Rehearses):
+            known &= type(callback).__module__.partition(".")[0] in _SILENT
+        elif samples != 0:
+            names |= {f"{stage}/{name}" for name in _rehearsed(callback, module, samples, stage)}
+    return names if known else None
+
+
+def _rehearsed(callback: Rehearses, module: LayerwiseModule, samples: int | None, stage: str) -> set[str]:
+    """More and more samples, up to those there are: what needs few of them is known soon."""
+    most = _AT_MOST if samples is None else min(samples, _AT_MOST)
+    tried = min(most, _MADE_UP)
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of made-up values
+                return callback.rehearse(module, tried)
+        except TooFewSamples as error:
+            if tried < most:
+                tried = min(most, 2 * tried)
+                continue
+            raise UserError(
+                f"{type(callback).__name__} would measure {'the' if samples is None else samples} {stage} samples, but {error}. Give "
+                f"more data (--data, --trainer.limit_{stage}_batches), or take the measure out of --trainer.callbacks."
+            ) from error
+
+
+def require_logged(wanted: str, names: set[str] | None, who: str, option: str) -> None:
+    """Refuses a name that nobody logs.
+
+    Args:
+        wanted: the name.
+        names: as `logged_names` gives them; None allows all.
+        who: waits for it, such as "ModelCheckpoint".
+        option: to change.
+
+    Raises:
+        UserError: it is not among the names; near ones are named.
+    """
+    if names is None or any(fnmatchcase(wanted, name) for name in names):
+        return
+    near = get_close_matches(wanted, names, n=3, cutoff=0.6) or sorted(name for name in names if name.count("/") == 1)
+    raise UserError(
+        f"{who} waits for {wanted!r}, which this run does not log. Change {option}, such as to {', '.join(near)}."
+    )
+
+
+def check_monitors(callbacks: Iterable[object], names: set[str] | None) -> None:
+    """Refuses a callback, such as EarlyStopping or ModelCheckpoint, whose `monitor` is not among the names."""
+    for callback in callbacks:
+        if isinstance(wanted := getattr(callback, "monitor", None), str):
+            who = type(callback).__name__
+            require_logged(wanted, names, who, f"`monitor` of {who} in --trainer.callbacks")
+
+
+def evaluated(samples: int, batch_size: int, limit: float | None) -> int:
+    """How many of a split's samples an evaluation reads, under a trainer's limit: batches, a share of them, or none."""
+    batches = ceil(samples / batch_size)
+    read = batches if limit is None else int(batches * limit) if isinstance(limit, float) else min(limit, batches)
+    return min(samples, read * batch_size)
+
+
+def classifier_width(module: LayerwiseModule) -> int:
+    """D of what a linear classifier reads; 8 where it is another one."""
+    return int(getattr(module.backbone.classifier, "in_features", 8))
+
+
+def made_up(layers: int, width: int, samples: int) -> LayerOutput:
+    """What a step might return of N samples of two classes: (L, N, D) random features, and a reading of them."""
+    draw = torch.Generator().manual_seed(0)
+    targets, numbers = torch.arange(samples) % 2, torch.arange(samples)
+    features = LayerFeatures(torch.randn(layers, samples, width, generator=draw), targets, numbers)
+    confidences = torch.rand(layers, samples, generator=draw)
+    readout = Readout(torch.ones(layers), targets.expand(layers, -1), confidences, torch.logit(confidences, eps=1e-6))
+    return LayerOutput(features, readout, torch.ones(()))
