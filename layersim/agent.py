@@ -3,7 +3,7 @@
 import ast
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import groupby
 
 CONFIG = "config"
@@ -29,6 +29,24 @@ def from_agent(args: Sequence[str]) -> list[str]:
         else:
             words += group
     return words
+
+
+def whole_flag(name: str, options: Container[str]) -> str:
+    """The whole flag of an option that may be named in short, as on the command line.
+
+    `model.optimizer.lr` is `model.optimizer.init_args.lr`, and `model.objective` is `model.objective.class_path`.
+
+    Args:
+        name: as it was given.
+        options: the whole flags that there are.
+    """
+    first, *parts = name.split(".")
+    whole = first
+    for part in parts:
+        if f"{whole}.class_path" in options and part not in ("class_path", "init_args", "dict_kwargs"):
+            whole += ".init_args"
+        whole += f".{part}"
+    return f"{whole}.class_path" if f"{whole}.class_path" in options else whole
 
 
 def _is_flag(word: str) -> bool:

@@ -31,10 +31,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_fits(state: dict[str, Tensor], module: nn.Module, path: str | Path) -> None:
-    """Whether a checkpoint's weights are those of this model.
+    """Whether a checkpoint's weights are those of this model, and numbers.
 
     Raises:
-        UserError: weights that are missing, left over or of another shape, the first few named.
+        UserError: weights that are missing, left over or of another shape, the first few named; NaN or infinite ones.
     """
     own = module.state_dict()
     shapes = [
@@ -45,7 +45,7 @@ def check_fits(state: dict[str, Tensor], module: nn.Module, path: str | Path) ->
     missing = [f"{name} is missing" for name in own if name not in state]
     extra = [f"{name} has no place in the model" for name in state if name not in own]
     if not (problems := shapes + missing + extra):
-        return
+        return _check_finite({name: state[name] for name, _ in module.named_parameters() if name in state}, path)
     shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
     hint = (
         "number of classes (--model.backbone.init_args.num_classes)"
@@ -53,6 +53,15 @@ def check_fits(state: dict[str, Tensor], module: nn.Module, path: str | Path) ->
         else "backbone and head (--model.backbone, --model.head)"
     )
     raise UserError(f"The checkpoint {path} is of another model: {shown}. Use the {hint} it was trained with.")
+
+
+def _check_finite(parameters: dict[str, Tensor], path: str | Path) -> None:
+    for name, values in parameters.items():
+        if broken := int((~values.isfinite()).sum()):
+            raise UserError(
+                f"The checkpoint {path} is of a training that went wrong: {name} has {broken} of {values.numel()} "
+                "values that are NaN or infinite. Take an earlier checkpoint (--ckpt_path)."
+            )
 
 
 def _shape(tensor: Tensor) -> str:

@@ -5,6 +5,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from layersim.refusals import refusing, running
 from layersim.report.configuration import flat
 from layersim.report.environment import write_environment
 from layersim.tracking import Settles, Wandb, finish
-from layersim.trainer import LayerwiseTrainer, check_exits
+from layersim.trainer import Asked, LayerwiseTrainer
 
 _HANDED_ON = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
 """What a verb gets from its recipe, and not as an option of its own."""
@@ -128,7 +129,7 @@ class LayerwiseCLI(LightningCLI):
         self.config = parser.parse_args(with_checkpoint(args))
         verb = self.config.subcommand
         trainer, default = self.config[verb].trainer, self._parser(verb).get_defaults().trainer.callbacks
-        given = _as_list(trainer.callbacks)
+        given = as_list(trainer.callbacks)
         trainer.callbacks, replaced = with_defaults(given, default, self.config[verb].without)
         if verb == "export" or trainer.barebones:  # which record nothing
             trainer.callbacks = [call for call in given if call not in default]
@@ -151,6 +152,8 @@ class LayerwiseCLI(LightningCLI):
             super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
+        if self.subcommand == "exits":
+            self._asked().check()
         run_directory.check_writable(*self._place())
         check_limits(self._get(self.config, "trainer"), str(self.subcommand), self._get(self.config, "split"))
         if self._get(self.config, "ckpt_path"):  # what the published weights lack comes from there
@@ -163,6 +166,9 @@ class LayerwiseCLI(LightningCLI):
         self.datamodule = self._data or self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
+
+    def _asked(self) -> Asked:
+        return Asked(**{field.name: self._get(self.config, field.name) for field in fields(Asked)})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         checkpoint = self._preflight()
@@ -187,7 +193,7 @@ class LayerwiseCLI(LightningCLI):
         directory = self._directory()
         csv = CSVLogger(directory, name="", version="")
         _ = csv.experiment  # opened while the directory is still empty, else Lightning warns that it is not
-        others = [logger for logger in _as_list(config.logger) if not isinstance(logger, bool)]
+        others = [logger for logger in as_list(config.logger) if not isinstance(logger, bool)]
         name = f"{self._place()[1]}/{directory.name}"
         run_id = checkpoint.get("layersim", {}).get("wandb_run_id") if self.subcommand == "fit" else None
         for logger in others:
@@ -196,7 +202,7 @@ class LayerwiseCLI(LightningCLI):
         return self._make_trainer(logger=[csv, *others], default_root_dir=str(directory), **kwargs)
 
     def _make_trainer(self, **options: Any) -> Trainer:
-        given = _as_list(self._get(self.config_init, "trainer").callbacks)  # before Lightning adds its own to the list
+        given = as_list(self._get(self.config_init, "trainer").callbacks)  # before Lightning adds its own to the list
         with refusing("Lightning refuses the trainer's options", "Change them under --trainer."):
             trainer = super().instantiate_trainer(**options)
         trainer.callbacks = in_few_lines(trainer.callbacks, given)  # type: ignore[attr-defined]
@@ -239,7 +245,7 @@ class LayerwiseCLI(LightningCLI):
         if self.subcommand == "fit":
             self.model.check_optimizer()
         if self.subcommand == "exits":
-            check_exits(self.model, self.datamodule, self._get(self.config_init, "split"))
+            self._asked().check_on(self.model, self.datamodule)
         if self.subcommand == "test":
             self.datamodule.test_dataloader()
         self._check_measures()
@@ -255,10 +261,11 @@ class LayerwiseCLI(LightningCLI):
         limit = 1 if given.fast_dev_run is True else given.fast_dev_run or given[f"limit_{stage}_batches"]
         samples = evaluated(len(self.datamodule.splits[stage]), self.datamodule.eval_batch_size, limit)
         known = None if self.model.backbone.reads_tokens and samples else samples
-        callbacks = _as_list(given.callbacks)
+        callbacks = as_list(given.callbacks)
         names = logged_names(callbacks, self.model, known, verb=verb, stage=stage)
         if verb == "fit" and samples:
-            check_monitors(callbacks, names)
+            kept = given.enable_checkpointing is not False
+            check_monitors([call for call in callbacks if kept or not isinstance(call, Checkpoint)], names)
 
     def _place(self) -> tuple[Path, str]:
         root = self._get(self.config, "trainer").default_root_dir
@@ -319,7 +326,8 @@ def _name_of(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """What an option holds that takes one or several."""
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -81,9 +81,10 @@ def _rehearsed(callback: Rehearses, module: LayerwiseModule, samples: int | None
             if tried < most:
                 tried = min(most, 2 * tried)
                 continue
+            there = "the" if samples is None else samples
             raise UserError(
-                f"{type(callback).__name__} would measure {'the' if samples is None else samples} {stage} samples, but {error}. Give "
-                f"more data (--data, --trainer.limit_{stage}_batches), or take the measure out of --trainer.callbacks."
+                f"{type(callback).__name__} would measure {there} {stage} samples, but {error}. Give more data "
+                f"(--data, --trainer.limit_{stage}_batches), or take the measure out of --trainer.callbacks."
             ) from error
 
 

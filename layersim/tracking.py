@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from wandb.sdk import wandb_setup
 from wandb.sdk.lib import wbauth
 
-from layersim.agent import under_agent
+from layersim.agent import under_agent, whole_flag
 
 
 @runtime_checkable
@@ -72,6 +73,12 @@ class Wandb(loggers.WandbLogger):
         self._save_dir = self._wandb_init["dir"] = str(directory)
         self._id = self._wandb_init["id"] = self._wandb_init["id"] or run_id
         self._name = self._wandb_init["name"] = self._wandb_init["name"] or name
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any]) -> None:  # type: ignore[override]
+        """As Lightning's; but a setting that a sweep names in short is there already, and stays there once."""
+        swept = {whole_flag(name, params) for name in self.experiment.config.keys() if name not in params}  # noqa: SIM118
+        super().log_hyperparams({name: value for name, value in params.items() if name not in swept})
 
     @property
     @rank_zero_experiment

@@ -1,19 +1,20 @@
 """The verbs that act on a trained model: Lightning's Trainer, with `exits` and `export`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from torch import Tensor
 
 from layersim import export
 from layersim.checkpoints import check_fits, read_checkpoint
-from layersim.collecting import Accuracies, Collector, Features, Tables
+from layersim.collecting import Accuracies, Collector, Tables
 from layersim.data import SplitDataModule
 from layersim.data.splits import shared_samples
 from layersim.errors import UserError
@@ -25,10 +26,11 @@ from layersim.exits import (
     Risk,
     best_within,
     calibrate,
-    fit_temperatures,
+    check_promise,
     split_for_temperatures,
 )
 from layersim.exits.policies import Policy
+from layersim.exits.ranges import require_share
 from layersim.metrics.effective_depth import check_epsilon, effective_depth
 from layersim.module import LayerwiseModule
 from layersim.report.exits import ExitReport, write_exit_report
@@ -88,18 +90,19 @@ class LayerwiseTrainer(Trainer):
             UserError: a language model; a split that shares samples with the training data; options out of their
                 range; too few samples for the promise.
         """
+        asked = Asked(risk, risk_of, confidence, method, budget, temperature_share, split)
+        asked.check()
         datamodule.setup()
-        check_exits(model, datamodule, split)
+        asked.check_on(model, datamodule)
         chosen = POLICIES[policy]()
-        temperatures, wanted = None, None
+        fitted = None
         if temperature_share:
-            fitted, wanted = split_for_temperatures(len(datamodule.splits[split]), temperature_share, seed)
-            features = Features(fitted)
-            self._collect(features, model, datamodule, split, ckpt_path, alone=True)
-            temperatures, ckpt_path = fit_temperatures(model.head, features.collected()), None
-        tables = Tables(chosen, temperatures, wanted)
+            fitted, _ = split_for_temperatures(len(datamodule.splits[split]), temperature_share, seed)
+        rank_zero_info(f"Measuring every layer on the {len(datamodule.splits[split])} samples of the {split} split.")
+        tables = Tables(chosen, fitted)
         self._collect(tables, model, datamodule, split, ckpt_path)
-        table = tables.collected()
+        table, temperatures = tables.collected(), tables.temperatures
+        rank_zero_info(f"Choosing a threshold of the policy {policy} on {len(table.targets)} samples.")
         thresholds = chosen.thresholds(model.head.num_classes, model.num_layers)
         found: ExitSummary
         if budget is None:
@@ -227,13 +230,10 @@ class LayerwiseTrainer(Trainer):
         datamodule: SplitDataModule,
         split: str,
         ckpt_path: str | None,
-        *,
-        alone: bool = False,
     ) -> None:
-        """One evaluation epoch for the collector; `alone`: without the callbacks that measure and record."""
+        """One evaluation epoch for the collector, beside the callbacks that measure and record."""
         callbacks: list[Callback] = self.callbacks  # type: ignore[has-type]
-        others = [call for call in callbacks if isinstance(call, ProgressBar)] if alone else callbacks
-        self.callbacks = [*others, collector]
+        self.callbacks = [*callbacks, collector]
         try:
             evaluate = self.validate if split == "val" else self.test
             evaluate(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
@@ -256,6 +256,7 @@ class LayerwiseTrainer(Trainer):
         batches: list[Mapping[str, Any]] = [
             datamodule.transfer_batch_to_device(batch, device, 0) for batch in islice(loader, count)
         ]
+        rank_zero_info(f"Timing the model with and without exits on {len(batches)} batches.")
         with self.precision_plugin.forward_context():
             return with_speeds(report, model, policy, temperatures, batches)
 
@@ -282,20 +283,45 @@ def _class_names(checkpoint: dict[str, Any]) -> list[str] | None:
     return next((state["class_names"] for state in states if "class_names" in state), None)
 
 
-def check_exits(model: LayerwiseModule, datamodule: SplitDataModule, split: str) -> None:
-    """What can be said against exits on loaded data before anything is measured.
+@dataclass(frozen=True)
+class Asked:
+    """What `exits` is asked for, as it documents it."""
 
-    Raises:
-        UserError: a language model; a split that does not exist, or that shares samples
-            with the training data.
-    """
-    if model.backbone.reads_tokens:
-        raise UserError("Exits are for classifiers, but this model predicts tokens. Use a classification backbone.")
-    if split not in datamodule.splits:
-        raise UserError(f"The data has no split {split!r}. Set --data.{datamodule.test_option}, or --split val.")
-    if common := shared_samples(datamodule.splits["train"], datamodule.splits[split]):
-        raise UserError(
-            f"{common} of the {len(datamodule.splits[split])} samples of the {split} split were trained on: what is "
-            "chosen on them promises nothing of new ones. Choose another --split, or hold samples out of the training "
-            "data."
-        )
+    risk: float
+    risk_of: Risk
+    confidence: float
+    method: Method
+    budget: float | None
+    temperature_share: float
+    split: str
+
+    def check(self) -> None:
+        """Refuses, with a UserError, what is out of its range; no data are read for that."""
+        require_share("--risk", self.risk)
+        require_share("--confidence", self.confidence)
+        require_share("--temperature_share", self.temperature_share, zero=True)
+        if self.budget is not None:
+            require_share("--budget", self.budget, one=True)
+
+    def check_on(self, model: LayerwiseModule, datamodule: SplitDataModule) -> None:
+        """What can be said against exits on loaded data before anything is measured.
+
+        Raises:
+            UserError: a language model; a split that does not exist, that shares samples with the training data, or has
+                too few for the promise.
+        """
+        split = self.split
+        if model.backbone.reads_tokens:
+            raise UserError("Exits are for classifiers, but this model predicts tokens. Use a classification backbone.")
+        if split not in datamodule.splits:
+            raise UserError(f"The data has no split {split!r}. Set --data.{datamodule.test_option}, or --split val.")
+        samples = len(datamodule.splits[split])
+        if common := shared_samples(datamodule.splits["train"], datamodule.splits[split]):
+            raise UserError(
+                f"{common} of the {samples} samples of the {split} split were trained on: what is chosen on them "
+                "promises nothing of new ones. Choose another --split, or hold samples out of the training data."
+            )
+        if self.temperature_share:
+            samples = len(split_for_temperatures(samples, self.temperature_share)[1])
+        if self.budget is None:
+            check_promise(samples, target=self.risk, risk=self.risk_of, confidence=self.confidence, method=self.method)

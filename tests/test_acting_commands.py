@@ -12,7 +12,7 @@ import torch
 from layersim.__main__ import main
 from layersim.metrics import effective_depth
 from tests import tiny
-from tests.processes import run_command
+from tests.processes import PATIENCE, run_command
 
 NO_STEPS = [flag for flag in tiny.FLAGS if "max_epochs" not in flag]
 
@@ -127,7 +127,7 @@ def test_an_export_is_the_readout_of_its_depth(
     image = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.save(image, tmp_path / "image.pt")
     command = [sys.executable, "-c", LOAD, str(tmp_path / "cut"), str(tmp_path / "image.pt"), str(tmp_path / "out.pt")]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=PATIENCE)
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), readout(checkpoint, image, layers), rtol=0, atol=1e-5)
 
 

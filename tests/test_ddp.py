@@ -20,7 +20,7 @@ from layersim.heads import SeparateHeads
 from layersim.module import LayerwiseModule
 from layersim.objectives import CosineRegularized
 from tests import tiny
-from tests.processes import last_record, run_command
+from tests.processes import PATIENCE, last_record, run_command
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -88,7 +88,7 @@ def test_separate_heads_train_on_two_processes(tmp_path: Path) -> None:
     separate = ["--model.head=SeparateHeads", "--model.objective=Alternating", "--trainer.limit_train_batches=4"]
     one_batch = "--data.eval_batch_size=400"  # of which each process has its share
     words = ["fit", *tiny.FLAGS, *separate, one_batch, "--trainer.devices=2", f"--trainer.default_root_dir={tmp_path}"]
-    done = subprocess.run([sys.executable, "-m", "layersim", *words], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-m", "layersim", *words], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-4000:]
     (directory,) = (path for path in tmp_path.glob("*/*") if path.is_dir())
     assert last_record(directory)["step"] == 4
@@ -132,7 +132,7 @@ class Told(LayerwiseModule):
             return super().training_step(batch, batch_idx)
         except UserError as error:
             (self.notes / f"{self.global_rank}.txt").write_text(str(error))
-            end = monotonic() + 20
+            end = monotonic() + PATIENCE
             while len(list(self.notes.glob("*.txt"))) < 2 and monotonic() < end:
                 sleep(0.01)
             raise

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests import tiny
+from tests.processes import PATIENCE
 from tests.test_tracking import flat
 from tests.wandb_server import Run, Store, WandbServer
 
@@ -28,7 +29,7 @@ def wandb(server: WandbServer, home: Path, *args: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -52,17 +53,26 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
         "trainer.devices": [0, 1, 2],
         "data.init_args.batch_size": [64.0],
         "data.init_args.eval_batch_size": [None],
-        "model.objective.init_args.weights": ["uniform"],
+        "model.objective.weights": ["uniform"],
         RATE: [0.003],
     }
     given = [flag for flag in tiny.FLAGS if flag != "--trainer.logger=false"]
+    patience = ["--trainer.logger.init_timeout=600", "--trainer.logger.finish_timeout=600"]
     file = {
         "program": str(PROGRAM),
         "project": "tiny",
         "method": "grid",
         "metric": {"name": "val/accuracy", "goal": "maximize"},
         "parameters": {key: {"values": values} for key, values in parameters.items()},
-        "command": ["${program}", "fit", *given, "--trainer.strategy=ddp", "--model.optimizer=AdamW", "${args}"],
+        "command": [
+            "${program}",
+            "fit",
+            *given,
+            "--trainer.strategy=ddp",
+            *patience,
+            "--model.optimizer=AdamW",
+            "${args}",
+        ],
     }
     (home / "sweep.yaml").write_text(yaml.safe_dump(file, sort_keys=False))
     with WandbServer() as server:
@@ -91,10 +101,11 @@ def test_what_a_trial_sends_is_what_its_run_recorded(swept: Swept, processes: in
     directory = swept.directory(run)
     recorded = flat(yaml.safe_load((directory / "config.yaml").read_text()))
     assert recorded["trainer.devices"] == str(processes), "the option takes words too, and W&B keeps the sweep's number"
-    assert run.settings == recorded | {"trainer.devices": processes}, "keys are flags, once each"
+    del recorded["model.objective.init_args.weights"]  # the sweep says it in short
+    told = recorded | {"trainer.devices": processes, "model.objective.weights": "uniform"}
+    assert run.settings == told, "keys are flags, once each"
     assert run.settings["data.init_args.batch_size"] == 64
     assert run.settings["data.init_args.eval_batch_size"] is None
-    assert run.settings["model.objective.init_args.weights"] == "uniform"
     assert run.settings[RATE] == 0.003
     (record,) = [json.loads(line) for line in (directory / "layers.jsonl").read_text().splitlines()]
     assert record["samples"] == 360

@@ -1,7 +1,7 @@
 """Early exit: policies to leave by, and thresholds that keep a promise."""
 
 from layersim.exits.budget import best_within
-from layersim.exits.calibration import Calibration, Method, calibrate
+from layersim.exits.calibration import Calibration, Method, calibrate, check_promise
 from layersim.exits.curve import ExitCurve, exit_curve
 from layersim.exits.policies import (
     POLICIES,
@@ -42,6 +42,7 @@ __all__ = [
     "View",
     "best_within",
     "calibrate",
+    "check_promise",
     "exit_curve",
     "exit_layer",
     "exit_table",

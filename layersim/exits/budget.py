@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from layersim.errors import UserError
 from layersim.exits.policies import Policy
+from layersim.exits.ranges import require_share
 from layersim.exits.summary import ExitSummary, at_exits, mean_exit_layer, summarize
 from layersim.exits.sweep import check_thresholds, sweep
 from layersim.exits.table import ExitTable
@@ -23,8 +24,7 @@ def best_within(table: ExitTable, policy: Policy, thresholds: Sequence[float], b
         UserError: the budget is out of range, or no threshold keeps to it.
     """
     check_thresholds(thresholds)
-    if not 0 < budget <= 1:
-        raise UserError(f"Expected a budget above 0 and at most 1, a share of the layers, but got {budget:g}.")
+    require_share("a budget", budget, one=True)
     num_layers = table.scores.shape[0]
     right = (table.predictions == table.targets).double()
     tried = [

@@ -9,6 +9,7 @@ import torch
 from layersim.errors import UserError
 from layersim.exits.policies import Policy, exit_layer
 from layersim.exits.promises import Bet, Counted, Expected, Promise
+from layersim.exits.ranges import require_share
 from layersim.exits.risks import RISKS, Risk, drops
 from layersim.exits.summary import ExitSummary, at_exits, summarize
 from layersim.exits.sweep import check_thresholds, sweep
@@ -101,14 +102,12 @@ def calibrate(
             model itself.
     """
     check_thresholds(thresholds)
-    for name, value in (("risk target", target), ("confidence", confidence)):
-        if not 0 < value < 1:
-            raise UserError(f"Expected a {name} between 0 and 1, but got {value:g}.")
+    check_promise(len(table.targets), target=target, risk=risk, confidence=confidence, method=method)
     promise = _promise(method, risk, target, 1 - confidence)
     shuffled = table.select(torch.randperm(len(table.targets), generator=torch.Generator().manual_seed(seed)))
     costs = drops(shuffled, risk)
     worst = kept = costs[-1]
-    if not len(kept) or not promise.keeps(kept):
+    if not promise.keeps(kept):
         raise _too_few(promise, len(kept), method, risk, confidence)
     threshold = None
     for candidate, exits in sweep(shuffled.scores, thresholds):
@@ -127,6 +126,19 @@ def calibrate(
         observed_risk=at_exits(costs, exit_layer(shuffled.scores, threshold)).mean().item(),
         bound=promise.bound(kept),
     )
+
+
+def check_promise(samples: int, *, target: float, risk: Risk, confidence: float, method: Method) -> None:
+    """What can be said against a promise before any of the samples is measured.
+
+    Raises:
+        UserError: target, confidence or method out of range, or too few samples to promise this of the full model.
+    """
+    require_share("a risk target", target)
+    require_share("a confidence", confidence)
+    promise = _promise(method, risk, target, 1 - confidence)
+    if samples < max(1, promise.samples_needed()):
+        raise _too_few(promise, samples, method, risk, confidence)
 
 
 def _too_few(promise: Promise, samples: int, method: Method, risk: Risk, confidence: float) -> UserError:

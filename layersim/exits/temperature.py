@@ -66,10 +66,11 @@ def fit_temperatures(head: Head, features: LayerFeatures) -> Tensor:
     if targets is None or not len(targets):
         raise UserError("Expected samples with targets to fit temperatures on, but got none. Change the data.")
     chunk = max(1, MAX_LOGITS // head.num_classes)
-    dtype = next(head.parameters()).dtype  # of features collected under autocast it may be another
+    like = next(head.parameters())  # features that were collected lie on the host, and under autocast in another dtype
+    targets = targets.to(like.device)
 
     def fit(layer: int) -> float:
-        values = features.values[layer].to(dtype)
+        values = features.values[layer].to(like)
         parts = list(zip(torch.split(values, chunk), torch.split(targets, chunk), strict=True))
         if len(parts) == 1:
             return fit_temperature(head.logits(values[None], [layer])[0], targets)

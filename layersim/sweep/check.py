@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
-from layersim.agent import CONFIG
-from layersim.cli import LayerwiseCLI, with_checkpoint
-from layersim.errors import UserError
+from layersim.agent import CONFIG, whole_flag
+from layersim.cli import LayerwiseCLI, as_list, with_checkpoint
+from layersim.errors import UserError, as_user_error, root_reason
+from layersim.logged import STAGES, logged_names, require_logged
 from layersim.report.configuration import flat
 from layersim.sweep.file import SweepFile
 
@@ -48,6 +49,22 @@ class Options:
             config = self._parser.parse_args(with_checkpoint(words))
             return flat(yaml.safe_load(self._parser.dump(config, skip_none=False, skip_validation=True))[words[0]])
 
+    def check_metric(self, values: dict[str, Any]) -> None:
+        """Whether a trial with these values logs the sweep's metric, as far as its callbacks tell; the model is built.
+
+        Raises:
+            UserError: it does not, or cannot be built.
+        """
+        words = self._file.command(values)
+        verb = words[0]
+        with self._refused(words):
+            config = self._parser.parse_args(with_checkpoint(words))
+        with as_user_error(f"{self._file.path}: the first trial's model and callbacks cannot be made", why=root_reason):
+            trial = self._parser.instantiate_classes(config)[verb]
+        callbacks = as_list(trial.trainer.callbacks)
+        names = logged_names(callbacks, trial.model, verb=verb, stage=STAGES[verb])
+        require_logged(self._file.metric, names, f"The sweep {self._file.path}", "metric.name")
+
     @contextlib.contextmanager
     def _refused(self, words: list[str]) -> Iterator[None]:
         try:
@@ -59,31 +76,39 @@ class Options:
 def check(file: SweepFile) -> dict[str, Any]:
     """Tries every value of every parameter, ranges at both ends, the other parameters at their first.
 
-    A parameter must be an option's whole flag (`model.optimizer.init_args.lr`, not `model.optimizer.lr`), so that W&B's
-    configuration holds each setting once; or `config`, whose values are recipes to lay over the command's own.
+    A parameter is an option's flag, whole or in short as on the command line (`model.optimizer.lr` for
+    `model.optimizer.init_args.lr`), or `config`, whose values are recipes to lay over the command's own. Then the first
+    trial's model and callbacks are made, to see whether they log the sweep's metric.
 
     Returns:
         Each option by its whole flag, as the recipe sets it.
 
     Raises:
-        UserError: a flag does not exist (near matches are named), or does not take a value.
+        UserError: a flag does not exist (near matches are named), comes twice, or does not take a value; nobody logs
+            the metric.
     """
     options = Options(file)
     choices = {name: _choices(entry) for name, entry in file.parameters.items()}
-    unknown = [name for name in choices if not _may_exist(name, options.recipe)]
+    unknown = [name for name in choices if not _may_exist(whole_flag(name, options.recipe), options.recipe)]
     if unknown:
         raise UserError("\n".join(_no_such_flag(file, name, options.recipe) for name in unknown))
+    named: dict[str, str] = {}
+    for name in choices:
+        if (other := named.setdefault(whole_flag(name, options.recipe), name)) != name:
+            raise UserError(f"{file.path}: {other} and {name} are one option. Sweep it under one name.")
     first = {name: values[0] for name, values in choices.items()}
     for name, values in choices.items():
         for value in values:
             try:
-                exists = name in (CONFIG, *options.parse(first | {name: value}))
+                parsed = options.parse(first | {name: value})
+                exists = name == CONFIG or whole_flag(name, parsed) in parsed
             except UserError as error:
-                if name in (CONFIG, *options.recipe):
+                if name == CONFIG or whole_flag(name, options.recipe) in options.recipe:
                     raise
                 raise UserError(f"{_no_such_flag(file, name, options.recipe)}\n{error}") from error
             if not exists:
                 raise UserError(_no_such_flag(file, name, options.recipe))
+    options.check_metric(first)
     return options.recipe
 
 
@@ -104,4 +129,4 @@ def _may_exist(name: str, recipe: dict[str, Any]) -> bool:
 def _no_such_flag(file: SweepFile, name: str, recipe: dict[str, Any]) -> str:
     near = get_close_matches(name, recipe, n=2, cutoff=0.6)
     hint = f" Did you mean {' or '.join(near)}?" if near else " `layersim fit --help` lists the options."
-    return f"{file.path}: there is no option --{name}, or this is not its whole flag.{hint}"
+    return f"{file.path}: there is no option --{name}.{hint}"

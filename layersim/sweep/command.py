@@ -1,6 +1,7 @@
 """`layersim sweep`: check a sweep file, and run its trials here, without a server."""
 
 import argparse
+import importlib.util
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from layersim import run_directory
 from layersim.errors import UserError
 from layersim.sweep.check import check
 from layersim.sweep.driver import Driver
+from layersim.sweep.engine import Engine
 from layersim.sweep.file import read
 from layersim.sweep.table import trials_table
 
@@ -31,9 +33,13 @@ def main(args: Sequence[str]) -> int:
     )
     given = parser.parse_args(args)
     file = read(given.file)
+    if given.check and importlib.util.find_spec("sweeps") is None:
+        print("The rules of W&B's engine are not checked: it is not installed (pip install 'layersim[sweep]').")
+    else:
+        Engine(file.config).rehearse()
     recipe = check(file)
     if given.check:
-        print(f"{given.file}: every flag exists and takes its values.")
+        print(f"{given.file}: every flag exists and takes its values; its trials log {file.metric}.")
         return 0
     if given.count is None and file.config["method"] != "grid" and "run_cap" not in file.config:
         raise UserError(f"A {file.config['method']} sweep has no end. Say --count N, or `run_cap: N` in {given.file}.")

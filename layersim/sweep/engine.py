@@ -4,15 +4,21 @@ import importlib
 import random
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
 from layersim.sweep.ledger import Trial
 
 _STATES = {"running": "running", "finished": "finished", "stopped": "finished", "failed": "failed"}
 """The engine's words. A stopped trial counts with the metric that it reached."""
+_OURS = ("program", "command", "entity", "project", "run_cap")
+
+
+def _refused() -> AbstractContextManager[None]:
+    return as_user_error("W&B's engine refuses the sweep", "Change its method, parameters or early_terminate.")
 
 
 class Engine:
@@ -23,7 +29,6 @@ class Engine:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self._config = config
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it was written for an older pydantic
             try:
@@ -32,16 +37,30 @@ class Engine:
                 raise UserError(
                     "A sweep without a server needs W&B's engine: pip install 'layersim[sweep]'."
                 ) from error
-        # `program` and `command` have been checked, and are not the engine's business
-        known = {key: value for key, value in config.items() if key not in ("program", "command", "entity", "project")}
-        if violations := self._sweeps.schema_violations_from_proposed_config(known):
-            raise UserError(f"The sweep's configuration is refused: {'; '.join(violations)}")
+        # `program`, `command` and `run_cap` have been checked, and are not the engine's business
+        self._config = {key: value for key, value in config.items() if key not in _OURS}
+        with _refused():
+            violations = self._sweeps.schema_violations_from_proposed_config(self._config)
+        if violations:
+            raise UserError(f"W&B's engine refuses the sweep: {'; '.join(dict.fromkeys(violations))}.")
+
+    def rehearse(self) -> None:
+        """Draws, and asks whether to stop, as if three trials had ended.
+
+        Raises:
+            UserError: the engine cannot.
+        """
+        trials: list[Trial] = []
+        while len(trials) < 3 and (values := self.suggest(trials)):
+            trials.append(Trial(len(trials) + 1, values, "finished", [0.1 * len(trials)] * 9))
+        self.suggest(trials)
+        self.stops(Trial(len(trials) + 1, trials[0].values, "running", [0.0] * 9), trials)
 
     def suggest(self, trials: Sequence[Trial]) -> dict[str, Any] | None:
         """The next trial's values; None where a grid is through."""
         random.seed(len(trials))
         np.random.seed(len(trials))  # noqa: NPY002 - the engine draws from this
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _refused():
             warnings.simplefilter("ignore")  # of its Gaussian process, on few trials
             run = self._sweeps.next_run(self._config, [self._run(trial) for trial in trials])
         if run is None:
@@ -53,7 +72,9 @@ class Engine:
         if "early_terminate" not in self._config:
             return False
         runs = [self._run(one) for one in (*others, trial)]
-        return any(run.name == str(trial.trial) for run in self._sweeps.stop_runs(self._config, runs))
+        with _refused():
+            stopped = self._sweeps.stop_runs(self._config, runs)
+        return any(run.name == str(trial.trial) for run in stopped)
 
     def _run(self, trial: Trial) -> Any:
         name = self._config["metric"]["name"]

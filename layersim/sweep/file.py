@@ -8,10 +8,22 @@ from typing import Any
 import yaml
 
 from layersim.agent import from_agent
-from layersim.errors import UserError
+from layersim.errors import UserError, reason
+from layersim.sweep.rules import broken_rule
 
 METHODS = ("grid", "random", "bayes")
+GOALS = ("maximize", "minimize")
 VERBS = ("fit", "validate", "test")
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """Refuses a key that comes twice: YAML would forget the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]} comes twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True)
@@ -55,21 +67,28 @@ def read(path: Path) -> SweepFile:
             "'_' and '-' may stand in it."
         )
     try:
-        config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
+        config = yaml.load(path.read_text(), _OnceLoader)
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise UserError(f"{path} is not YAML: {reason(error)}") from error
     if not isinstance(config, dict) or not isinstance(config.get("parameters"), dict) or not config["parameters"]:
         raise UserError(f"{path}: expected a mapping with `method`, `metric`, `parameters` and `command`.")
     if config.get("method") not in METHODS:
         raise UserError(f"{path}: expected method {', '.join(METHODS)}, but got {config.get('method')!r}.")
     if not isinstance(config.get("metric"), dict) or "name" not in config["metric"]:
         raise UserError(f"{path}: expected `metric: {{name: val/accuracy, goal: maximize}}` or its like.")
+    if config["metric"].get("goal", "minimize") not in GOALS:
+        raise UserError(f"{path}: expected goal {' or '.join(GOALS)}, but got {config['metric']['goal']!r}.")
+    cap = config.get("run_cap", 1)
+    if not isinstance(cap, int) or isinstance(cap, bool) or cap < 1:
+        raise UserError(f"{path}: expected run_cap 1 or more, the trials of the sweep, but got {cap!r}.")
     for name, entry in config["parameters"].items():
         if not isinstance(entry, dict) or "parameters" in entry:
             raise UserError(
                 f"{path}: expected `values`, `value` or a range under {name!r}. A section within a section makes one "
                 "flag that no option has: name each option by its whole flag."
             )
+        if wrong := broken_rule(entry):
+            raise UserError(f"{path}: {name}: {wrong}.")
     return SweepFile(path, config, *_split(path, config.get("command")))
 
 

@@ -1,5 +1,6 @@
 """Sweep files: each flag and value is tried before the first trial."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import torch
 import yaml
 
 from layersim.__main__ import main
-from layersim.agent import from_agent
+from layersim.agent import from_agent, whole_flag
 from layersim.errors import UserError
 from layersim.sweep.check import Options, check
+from layersim.sweep.engine import Engine
 from layersim.sweep.file import read
+from layersim.sweep.rules import DISTRIBUTIONS, broken_rule
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = ROOT / "experiments/vision/digits/aligned.yaml"
@@ -127,10 +130,11 @@ def test_none_true_and_whole_floats_are_taken(tmp_path: Path) -> None:
     [
         ("model.optmizer.init_args.lr", [0.1], "Did you mean model.optimizer.init_args.lr"),
         ("model.optimizer.init_args.lrr", [0.1], "Did you mean model.optimizer.init_args.lr"),
-        ("model.optimizer.lr", [0.1], "whole flag. Did you mean model.optimizer.init_args.lr"),
+        ("model.optimizer.lrr", [0.1], "Did you mean model.optimizer.init_args.lr"),
+        ("model.optimizer.lr", [0.1, "much"], "model.optimizer.lr=much` is refused"),
         ("trainer.max_epoch", [3], "Did you mean trainer.max_epochs"),
         ("ckpt", [None], "Did you mean ckpt_path"),
-        ("model.objective", ["LastLayer"], "Did you mean model.objective.class_path"),
+        ("model.objective", ["LastLayer", "LatsLayer"], "LatsLayer"),
         ("zzz", [1], "layersim fit --help"),
         ("data.init_args.batch_size", [16, 16.5], "batch_size=16.5` is refused"),
         ("model.objective.class_path", ["layersim.objectives.LastLayer", "layersim.Nothing"], "layersim.Nothing"),
@@ -154,6 +158,11 @@ def test_a_wrong_flag_or_value_is_told_before_any_trial(
         ({"metric": {"goal": "maximize"}}, "expected `metric:"),
         ({"parameters": {}}, "expected a mapping"),
         ({"parameters": {"model": {"parameters": {"lr": {"value": 1}}}}}, "whole flag"),
+        (
+            {"metric": {"name": "val/accuracy", "goal": "maximise"}},
+            "expected goal maximize or minimize, but got 'maxim",
+        ),
+        ({"run_cap": 0}, "expected run_cap 1 or more, the trials of the sweep, but got 0"),
         ({"command": ["${program}", "${args}"]}, "verb one of fit, validate, test"),
         ({"command": ["${program}", "fit", "${args}", "--config", "x.yaml"]}, "Put it before"),
     ],
@@ -162,3 +171,143 @@ def test_a_file_that_is_no_sweep_of_ours_is_refused(changes: dict[str, Any], mes
     path = write(tmp_path, {"model.optimizer.init_args.lr": {"values": [0.1]}}, **changes)
     with pytest.raises(ValueError, match=re.escape(message)):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"distribution": "log_uniform", "min": 1e-5, "max": 0.1}, "write log_uniform_values"),
+        ({"distribution": "q_log_uniform", "min": 1, "max": 9, "q": 1}, "write q_log_uniform_values"),
+        ({"distribution": "unifrom", "min": 1, "max": 2}, "did you mean uniform"),
+        ({"distribution": "log_uniform_values", "min": "1e-5", "max": 0.1}, "min is the text '1e-5', not a number"),
+        ({"distribution": "q_uniform", "min": 1, "q": 2}, "takes max, min, q (optional), but got min, q"),
+        ({"min": 1}, "uniform takes max, min, but got min"),
+        ({"min": True, "max": 3}, "min is a number, but got True"),
+        ({"min": 1.0, "max": math.inf}, "max is a number, but got inf"),
+        ({}, "uniform takes max, min, but got nothing"),
+        ({"values": []}, "a list of one or more, but got []"),
+        ({"values": 3}, "a list of one or more, but got 3"),
+        ({"values": [1], "vaules": [2]}, "categorical takes values, but got values, vaules"),
+        ({"values": [1], "value": 2}, "categorical takes values, but got value, values"),
+        ({"values": [1, 2], "probabilities": [0.5, 0.5], "distribution": "categorical"}, "categorical takes values"),
+    ],
+)
+def test_a_parameter_that_breaks_the_engines_rules_is_told_by_name(
+    entry: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=re.escape(f"a.b: {message}") + "|a\\.b: .*" + re.escape(message)) as found:
+        read(write(tmp_path, {"a.b": entry}))
+    assert "\n" not in str(found.value)
+
+
+def test_every_distribution_that_is_let_through_is_the_engines(tmp_path: Path) -> None:
+    pytest.importorskip("sweeps", reason="the extra `sweep` is not installed")
+    numbers = {"min": 1, "max": 9, "a": 1, "b": 2, "value": 1, "values": [1, 2], "probabilities": [0.5, 0.5]}
+    for name, (needed, allowed) in DISTRIBUTIONS.items():
+        for optional in (set(), allowed):
+            entry = {key: numbers.get(key, 1.0) for key in needed | optional} | {"distribution": name}
+            assert broken_rule(entry) is None
+            Engine({"method": "random", "metric": {"name": "m"}, "parameters": {"x": entry}}).rehearse()
+
+
+LR = "model.optimizer.init_args.lr"
+
+
+@pytest.mark.parametrize(
+    ("swept", "changes"),
+    [
+        ({LR: {"min": 0.1, "max": 0.01}}, {"method": "random"}),
+        ({LR: {"values": [0.1, 0.2], "probabilities": [0.5, 0.6]}}, {"method": "random"}),
+        ({LR: {"min": 0.1, "max": 1.0}}, {}),
+        ({LR: {"distribution": "normal", "mu": 0.1, "sigma": -1}}, {"method": "random"}),
+        ({LR: {"distribution": "q_uniform", "min": 0.1, "max": 1, "q": 0}}, {"method": "random"}),
+        ({LR: {"value": 0.1}}, {"method": "bayes"}),
+        ({LR: {"values": [0.1, 0.2], "probabilities": [0.5, 0.5]}}, {"method": "bayes"}),
+        ({LR: {"values": [0.1]}}, {"early_terminate": {"type": "hyperbnd", "min_iter": 1}}),
+        ({LR: {"values": [0.1]}}, {"early_terminate": {"type": "hyperband"}}),
+        ({LR: {"values": [0.1]}}, {"early_terminate": {"type": "hyperband", "max_iter": 9, "s": 1.5}}),
+        ({LR: {"values": [0.1]}}, {"early_terminate": {"type": "hyperband", "max_iter": 9, "s": 0}}),
+        ({LR: {"values": [0.1]}}, {"early_terminate": "hyperband"}),
+        ({LR: {"values": [0.1]}}, {"parametrs": {}}),
+        ({LR: {"values": [0.1]}}, {"metric": {"name": "val/accuracy", "gaol": "maximize"}}),
+    ],
+)
+def test_what_the_engine_refuses_is_refused_before_any_trial(
+    swept: dict[str, Any], changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sweeps", reason="the extra `sweep` is not installed")
+    file = write(tmp_path, swept, **changes)
+    said = []
+    for flags in (["--check"], ["--count", "1"]):
+        assert main(["sweep", str(file), *flags]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert "W&B's engine refuses the sweep: " in said[0]
+    assert said[0].count("\n") == 1
+    assert list(tmp_path.iterdir()) == [file], "nothing is made"
+
+
+def test_a_run_cap_is_ours_and_not_the_engines(tmp_path: Path) -> None:
+    pytest.importorskip("sweeps", reason="the extra `sweep` is not installed")
+    assert main(["sweep", str(write(tmp_path, {LR: {"values": [0.1]}}, run_cap=1)), "--check"]) == 0
+
+
+def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, {LR: {"values": [0.1]}})
+    file.write_text(file.read_text() + "method: random\n")
+    with pytest.raises(UserError, match="method comes twice"):
+        read(file)
+
+
+SHORT = {
+    "model.optimizer.lr": ([0.1, 0.2], LR),
+    "model.objective": (["LastLayer", "Alternating"], "model.objective.class_path"),
+    "model.backbone.name": (["vit_tiny_patch16_224"], "model.backbone.init_args.name"),
+    "data.batch_size": ([16, 32], "data.init_args.batch_size"),
+    "data": (["Digits"], "data.class_path"),
+    "trainer.max_epochs": ([1], "trainer.max_epochs"),
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_flag_may_be_as_short_as_on_the_command_line(name: str, tmp_path: Path) -> None:
+    values, whole = SHORT[name]
+    file = read(write(tmp_path, {name: {"values": values}}))
+    recipe = check(file)
+    assert whole_flag(name, recipe) == whole
+    assert whole_flag(whole, recipe) == whole
+    set_to = Options(file).parse({name: values[-1]})[whole]
+    assert set_to == values[-1] or set_to.endswith(f".{values[-1]}")
+
+
+def test_an_option_is_swept_under_one_name(tmp_path: Path) -> None:
+    swept = {"model.optimizer.lr": {"values": [0.1]}, LR: {"values": [0.2]}}
+    with pytest.raises(UserError, match=rf"{LR} and model.optimizer.lr are one option"):
+        check(read(write(tmp_path, swept)))
+
+
+@pytest.mark.parametrize(
+    ("metric", "verb", "refused"),
+    [
+        (
+            "val/acuracy",
+            "fit",
+            "'val/acuracy', which this run does not log. Change metric.name, such as to val/accuracy",
+        ),
+        ("val_loss", "fit", "'val_loss'"),
+        ("val/accuracy/layer_99", "fit", "layer_99"),
+        ("val/accuracy", "test", "such as to test/accuracy"),
+        ("train/loss", "validate", "train/loss"),
+        ("test/loss", "test", ""),
+        ("train/loss", "fit", ""),
+    ],
+)
+def test_a_metric_that_no_trial_logs_is_refused(
+    metric: str, verb: str, refused: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["${program}", verb, "--config", str(RECIPE), "${args}"]
+    swept = {"data.init_args.eval_batch_size": {"values": [8]}}
+    file = write(tmp_path, swept, command=command, metric={"name": metric, "goal": "minimize"})
+    assert main(["sweep", str(file), "--check"]) == (2 if refused else 0)
+    assert refused in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == [file], "nothing is made"

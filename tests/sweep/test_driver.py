@@ -1,5 +1,6 @@
 """Sweeps without a server: W&B's engine draws, the same command line runs, a ledger remembers."""
 
+import contextlib
 import io
 import json
 import math
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -24,6 +26,7 @@ from layersim.sweep.file import read
 from layersim.sweep.ledger import Ledger, Trial
 from layersim.sweep.table import trials_table
 from tests import tiny
+from tests.processes import PATIENCE
 
 pytest.importorskip("sweeps", reason="the extra `sweep` is not installed")
 
@@ -40,7 +43,7 @@ for epoch in range(4):
     rows.append(f"{epoch},{x}\\n{epoch},")  # a row without the metric, as a training step leaves
     (run / "metrics.csv").write_text("\\n".join(rows))
     if epoch == 2 and x < 0.5:
-        time.sleep(60)  # far longer than the driver needs to see that it is behind
+        time.sleep(3600)  # far longer than the driver needs to see that it is behind
 """
 
 
@@ -133,30 +136,50 @@ def test_only_who_holds_a_ledger_cuts_it_and_knows_what_others_did(tmp_path: Pat
         assert path.read_text() == whole
 
 
-def test_a_signal_to_the_driver_ends_its_trial_too(tmp_path: Path) -> None:
-    started: list[tuple[signal.Signals, Path, subprocess.Popen[bytes]]] = []
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        told = tmp_path / f"pid-{number}"
-        trial = f"import os, pathlib, time; pathlib.Path({str(told)!r}).write_text(str(os.getpid())); time.sleep(60)"
-        program = f"""
-import sys
+@contextlib.contextmanager
+def driven(folder: Path, number: signal.Signals, disposition: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A driver that was started with the signal's disposition, `SIG_DFL` or `SIG_IGN`, whatever it is here (nohup has
+    it ignored), and its trial's process id; neither outlives the block."""
+    told = folder / f"pid-{number}-{disposition}"
+    trial = f"import os, pathlib, time; pathlib.Path({str(told)!r}).write_text(str(os.getpid())); time.sleep(3600)"
+    program = f"""
+import signal, sys
+signal.signal({int(number)}, signal.{disposition})
 from pathlib import Path
 from layersim.sweep.file import read
 from layersim.sweep.driver import Driver
-file = read(Path({str(sweep(tmp_path))!r}))
-Driver(file, Path({str(tmp_path / str(number))!r}), program=(sys.executable, "-c", {trial!r})).run(1)
+file = read(Path({str(sweep(folder))!r}))
+Driver(file, Path({str(folder / f"{number}-{disposition}")!r}), program=(sys.executable, "-c", {trial!r})).run(1)
 """
-        started.append((number, told, subprocess.Popen([sys.executable, "-c", program])))
-    for number, told, process in started:
-        while not (told.exists() and told.read_text()):
-            assert process.poll() is None
-            time.sleep(0.05)
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        try:
+            while not (told.exists() and told.read_text()):
+                assert process.poll() is None
+                time.sleep(0.05)
+            yield process, int(told.read_text())
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_driver_ends_its_trial_too(number: signal.Signals, tmp_path: Path) -> None:
+    with driven(tmp_path, number, "SIG_DFL") as (process, trial):
         process.send_signal(number)
-        assert process.wait(30) == 128 + number
+        assert process.wait(PATIENCE) == 128 + number
         with pytest.raises(ProcessLookupError):
-            os.kill(int(told.read_text()), 0)
-        ledger = Ledger(tmp_path / str(number) / "sweeps/tiny/ledger.jsonl", read(tmp_path / "tiny.yaml").config)
+            os.kill(trial, 0)
+        place = tmp_path / f"{number}-SIG_DFL/sweeps/tiny/ledger.jsonl"
+        ledger = Ledger(place, read(tmp_path / "tiny.yaml").config)
         assert [one.state for one in ledger.trials] == ["running"], "and will be started again"
+
+
+def test_a_driver_that_was_told_to_ignore_a_hangup_goes_on(tmp_path: Path) -> None:
+    with driven(tmp_path, signal.SIGHUP, "SIG_IGN") as (process, trial):
+        process.send_signal(signal.SIGHUP)
+        process.terminate()  # is what ends it, and its trial
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+        with pytest.raises(ProcessLookupError):
+            os.kill(trial, 0)
 
 
 def test_an_interrupted_trial_is_started_again_with_its_values(tmp_path: Path) -> None:
@@ -218,7 +241,7 @@ def test_the_engine_draws_again_what_it_drew(tmp_path: Path) -> None:
     assert first == drawn()
     assert all(0.001 <= values["rate"] <= 0.1 and values["n"] in range(1, 10) for values in first)
     assert len({values["rate"] for values in first}) == 8
-    with pytest.raises(ValueError, match="refused"):
+    with pytest.raises(ValueError, match="W&B's engine refuses"):
         Engine(config | {"parameters": {"n": {"distribution": "unifrom", "min": 1}}})
 
 
