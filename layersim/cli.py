@@ -32,6 +32,7 @@ from layersim.data import SplitDataModule
 from layersim.default_callbacks import with_defaults
 from layersim.errors import UserError
 from layersim.export import check_destination
+from layersim.finders import found, without_finders
 from layersim.logged import STAGES, check_monitors, evaluated, logged_names
 from layersim.module import LayerwiseModule
 from layersim.parameters import parameters_of
@@ -74,6 +75,19 @@ class RunConfig(SaveConfigCallback):
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
                 logger.log_hyperparams(flat(self.config_dict))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not (values := found(trainer, self.config)):
+            return
+        for flag, value in values.items():
+            self.config[flag] = value
+        self.config.trainer.callbacks = without_finders(self.config.trainer.callbacks)
+        self.config_dict = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        pl_module.save_hyperparameters(dict(pl_module.hparams) | self.config_dict["model"], logger=False)
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+            told = ", ".join(f"--{flag}={value:g}" for flag, value in values.items())
+            rank_zero_info(f"Found, and written to {self.config_filename}: {told}.")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         run_ids = [logger.version for logger in trainer.loggers if isinstance(logger, Wandb)]

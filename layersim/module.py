@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error
+from layersim.finders import is_searching, start_from
 from layersim.heads import Head, SharedHead
 from layersim.objectives import Aligned, Objective, Scheduled
 from layersim.outputs import LayerFeatures, LayerOutput
@@ -66,6 +67,7 @@ class LayerwiseModule(LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
+        self._found_rate: float | None = None
         if compile:
             self.backbone.compile()
 
@@ -73,6 +75,17 @@ class LayerwiseModule(LightningModule):
     def num_layers(self) -> int:
         """L, the number of layers."""
         return self.backbone.num_layers
+
+    @property
+    def learning_rate(self) -> float:
+        """The optimizer's, before any schedule; Lightning's LearningRateFinder sets it."""
+        if self._found_rate is None:
+            return float(probe(self.optimizer).param_groups[0]["lr"])
+        return self._found_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self._found_rate = rate
 
     @property
     def has_unused_parameters(self) -> bool:
@@ -146,7 +159,7 @@ class LayerwiseModule(LightningModule):
         return loss * (samples * world / count).to(loss.dtype) if world > 1 else loss
 
     def _stop_if_not_finite(self, loss: Tensor) -> None:
-        if torch.isfinite(loss):
+        if torch.isfinite(loss) or is_searching(self.trainer):
             return
         checkpoint = self.trainer.checkpoint_callback
         last = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
@@ -209,6 +222,15 @@ class LayerwiseModule(LightningModule):
         if isinstance(model := self.trainer.strategy.model, DistributedDataParallel):
             model.broadcast_buffers = False
 
+    def on_train_start(self) -> None:
+        for config in self.trainer.lr_scheduler_configs:
+            if self._found_rate is not None:
+                start_from(config.scheduler, self._found_rate)
+            if isinstance(config.scheduler, WarmupDecay):  # a batch size that was found since changes the length
+                config.scheduler.spread_over(self._total_steps())
+        if isinstance(self.objective, Scheduled):
+            self.objective.spread_over(self._total_steps())
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer is None or not self.trainer.training:
             return
@@ -217,7 +239,8 @@ class LayerwiseModule(LightningModule):
         rate = started.param_groups[0].get("initial_lr")
         prefer_given_options(checkpoint, probe(self.optimizer), dict(self.hparams), rate)
         scheduled = isinstance(self.objective, Scheduled) or isinstance(schedule, WarmupDecay)
-        if scheduled and self._total_steps() != self.trainer.max_steps:  # else the length is the user's own number
+        begun = bool(checkpoint["global_step"])  # else, as where a finder puts weights back, there is no place to lose
+        if begun and scheduled and self._total_steps() != self.trainer.max_steps:  # else the length is the user's own
             check_length(checkpoint, self._steps_per_epoch())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

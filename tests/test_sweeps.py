@@ -57,7 +57,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
         RATE: [0.003],
     }
     given = [flag for flag in tiny.FLAGS if flag != "--trainer.logger=false"]
-    patience = ["--trainer.logger.init_timeout=600", "--trainer.logger.finish_timeout=600"]
+    given += ["--trainer.logger.init_timeout=600", "--trainer.logger.finish_timeout=600"]
     file = {
         "program": str(PROGRAM),
         "project": "tiny",
@@ -69,7 +69,6 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
             "fit",
             *given,
             "--trainer.strategy=ddp",
-            *patience,
             "--model.optimizer=AdamW",
             "${args}",
         ],
