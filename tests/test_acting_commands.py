@@ -65,6 +65,16 @@ def test_temperatures_are_fitted_on_other_samples(layersim: Callable[..., Path],
     assert found["speed"] == []
 
 
+def test_exits_tell_what_they_are_at(
+    layersim: Callable[..., Path], checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exits(layersim, checkpoint, "--risk=0.05", "--temperature_share=0.3")
+    phases = ["Measuring every layer on the 719", "Fitting a temperature", "Choosing a threshold", "Timing the model"]
+    told = [record.message for record in caplog.records]
+    places = [next(at for at, line in enumerate(told) if line.startswith(phase)) for phase in phases]
+    assert places == sorted(places)
+
+
 def test_a_budget_instead_of_a_promise(layersim: Callable[..., Path], checkpoint: Path) -> None:
     found = exits(layersim, checkpoint, "--budget=0.5", "--measure_speed=false")
     assert found["promise"] is None
@@ -77,13 +87,28 @@ def test_a_budget_instead_of_a_promise(layersim: Callable[..., Path], checkpoint
         ("--risk=0.0001", "samples to promise a risk"),
         ("--split=test", "Set --data.test_fraction"),
         ("--temperature_share=1.5", "share between 0 and 1"),
+        ("--temperature_share=1", "Expected --temperature_share between 0 and 1, or 0, but got 1"),
+        ("--risk=1.5", "Expected --risk between 0 and 1, but got 1.5"),
+        ("--confidence=1", "Expected --confidence between 0 and 1, but got 1"),
+        ("--budget=0", "Expected --budget above 0 and at most 1, but got 0"),
+        ("--budget=2", "Expected --budget above 0 and at most 1, but got 2"),
+        ("--temperature_share=0.95", "samples to promise a risk"),
     ],
 )
 def test_what_cannot_be_promised_is_refused(
-    layersim: Callable[..., Path], checkpoint: Path, capsys: pytest.CaptureFixture[str], flag: str, message: str
+    layersim: Callable[..., Path],
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flag: str,
+    message: str,
 ) -> None:
+    """Before anything is measured, in one line."""
     exits(layersim, checkpoint, flag, status=2)
-    assert message in " ".join(capsys.readouterr().err.split())
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("layersim: error:") == 1
+    assert not list(tmp_path.iterdir()), "no run directory"
 
 
 def test_two_processes_find_what_one_finds(checkpoint: Path, tmp_path: Path) -> None:
@@ -124,6 +149,7 @@ def test_an_export_is_the_readout_of_its_depth(
     layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, flags: list[str], layers: int
 ) -> None:
     layersim("export", f"--ckpt_path={checkpoint}", "--to=cut", *flags, "--trainer.enable_progress_bar=false")
+    assert [path.name for path in tmp_path.iterdir()] == ["cut"], "no run directory, and nothing else"
     image = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.save(image, tmp_path / "image.pt")
     command = [sys.executable, "-c", LOAD, str(tmp_path / "cut"), str(tmp_path / "image.pt"), str(tmp_path / "out.pt")]
@@ -180,6 +206,7 @@ def test_removing_a_block_says_what_it_costs(
 ) -> None:
     layersim("export", f"--ckpt_path={checkpoint}", "--to=cut", "--remove=1", "--trainer.enable_progress_bar=false")
     assert json.loads((tmp_path / "cut" / "layersim.json").read_text())["layers"] in ([1, 2], [1, 3])
+    assert [path.name for path in tmp_path.iterdir()] == ["cut"], "no run directory, and nothing else"
     assert "on 719 samples: loss" in " ".join(capsys.readouterr().out.split())
 
 

@@ -1,11 +1,15 @@
 """What is collected for exits is read as the run's own steps read."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
 from callbacks import LayerAccuracyMonitor
+from layersim.collecting import Tables
+from layersim.exits import Confidence, exit_table, fit_temperatures, split_for_temperatures
+from layersim.outputs import LayerFeatures
 from layersim.trainer import LayerwiseTrainer
 from tests import tiny
 
@@ -26,8 +30,38 @@ def test_exits_are_calibrated_in_the_runs_precision(precision: str, share: float
     )
     seen: list[torch.dtype] = []
     module.head.classifier.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    forwards: list[int] = []
+    module.backbone.register_forward_hook(lambda *call: forwards.append(len(call[1][0]["label"])))
     report = trainer.exits(module, data, budget=0.5, temperature_share=share, measure_speed=False)
+    assert sum(forwards) == 360, "the data are read once, whatever is fitted on them first"
     assert report.temperatures is None or len(report.temperatures) == 3
     assert set(seen[-3:]) == {torch.float32 if precision == "32-true" else torch.bfloat16}
     if not share:  # else calibrated on a part of the samples
         assert report.full_accuracy == monitor.record["accuracy"][-1]
+
+
+def test_temperatures_and_table_are_those_of_their_own_samples() -> None:
+    """As two readings of the data would have them: one for the temperatures, then one for the table."""
+    module, data = tiny.module().eval(), tiny.digits(eval_batch_size=100)
+    data.setup()
+    fitted, others = split_for_temperatures(360, 0.3, seed=3)
+    with torch.no_grad():
+        batches = [module(batch).features for batch in data.val_dataloader()]
+    values, targets = torch.cat([one.values for one in batches], dim=1), torch.cat([one.targets for one in batches])
+    place = torch.cat([one.position for one in batches]).argsort()
+    values, targets = values[:, place], targets[place]
+    tables = Tables(Confidence(), fitted)
+    trainer = LayerwiseTrainer(
+        callbacks=[tables], logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The best temperature lies at or beyond")
+        trainer.validate(module, data, verbose=False)
+        expected = fit_temperatures(module.head, LayerFeatures(values[:, fitted], targets[fitted]))
+    assert tables.temperatures is not None
+    assert torch.equal(tables.temperatures, expected)
+    table = exit_table(module.head, LayerFeatures(values[:, others], targets[others]), Confidence(), expected)
+    found = tables.collected()
+    assert torch.equal(found.predictions, table.predictions)
+    assert torch.equal(found.targets, table.targets)
+    torch.testing.assert_close(found.scores, table.scores, rtol=1e-6, atol=0)

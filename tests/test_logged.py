@@ -24,6 +24,7 @@ from layersim import LayerwiseModule
 from layersim.errors import UserError
 from layersim.heads import SeparateHeads
 from layersim.logged import check_monitors, evaluated, logged_names, require_logged
+from layersim.report.records import read_records
 from layersim.similarity import PWCCA, CosineSimilarity, LinearCKA
 from tests import tiny
 
@@ -142,3 +143,45 @@ def test_too_few_samples_for_a_default_leave_it_out_and_say_so_once(caplog: pyte
 )
 def test_a_limit_counts_batches(limit: float | None, read: int) -> None:
     assert evaluated(100, 32, limit) == read
+
+
+FEW = [*tiny.FLAGS, "--data.eval_batch_size=3", "--trainer.limit_val_batches=1", "--trainer.limit_train_batches=2"]
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches", "ignore:similarity")
+def test_a_tiny_data_set_is_trained_on_and_measured_as_far_as_it_goes(
+    layersim: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = layersim("fit", *FEW)
+    (line,) = [record.message for record in caplog.records if "leaves cka out" in record.message]
+    assert "needs at least 4 samples, got 3" in line
+    (record,) = read_records(directory / "layers.jsonl")
+    assert list(record.similarity) == list(record.options) == ["cosine"]
+    assert record.samples == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--trainer.callbacks+=SimilarityHeatmaps", "--trainer.callbacks.measures={debiased: {class_path: "
+             "layersim.similarity.LinearCKA, init_args: {estimator: debiased}}}"],
+            "SimilarityHeatmaps would measure 3 val samples",
+        ),
+        (["--trainer.callbacks+=ProgressionMonitor"], "ProgressionMonitor would measure 3 val samples"),
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/acuracy"],
+            "EarlyStopping waits for 'val/acuracy', which this run does not log",
+        ),
+        (
+            ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=val_loss"],
+            "ModelCheckpoint waits for 'val_loss', which this run does not log",
+        ),
+    ],
+)  # fmt: skip
+def test_the_command_refuses_before_a_run_is_made(
+    flags: list[str], message: str, layersim: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layersim("fit", *FEW, *flags, status=2)
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
