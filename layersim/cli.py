@@ -31,6 +31,7 @@ from layersim.console import in_few_lines, quiet
 from layersim.data import SplitDataModule
 from layersim.default_callbacks import with_defaults
 from layersim.errors import UserError
+from layersim.exit_request import ExitRequest
 from layersim.export import check_destination
 from layersim.finders import found, without_finders
 from layersim.logged import STAGES, check_monitors, evaluated, logged_names
@@ -42,7 +43,7 @@ from layersim.refusals import refusing, running
 from layersim.report.configuration import flat
 from layersim.report.environment import write_environment
 from layersim.tracking import Settles, Wandb, finish
-from layersim.trainer import Asked, LayerwiseTrainer
+from layersim.trainer import LayerwiseTrainer
 
 _HANDED_ON = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
 """What a verb gets from its recipe, and not as an option of its own."""
@@ -143,7 +144,7 @@ class LayerwiseCLI(LightningCLI):
         self.config = parser.parse_args(with_checkpoint(args))
         verb = self.config.subcommand
         trainer, default = self.config[verb].trainer, self._parser(verb).get_defaults().trainer.callbacks
-        given = as_list(trainer.callbacks)
+        given = _as_list(trainer.callbacks)
         trainer.callbacks, replaced = with_defaults(given, default, self.config[verb].without)
         if verb == "export" or trainer.barebones:  # which record nothing
             trainer.callbacks = [call for call in given if call not in default]
@@ -181,8 +182,8 @@ class LayerwiseCLI(LightningCLI):
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
 
-    def _asked(self) -> Asked:
-        return Asked(**{field.name: self._get(self.config, field.name) for field in fields(Asked)})
+    def _asked(self) -> ExitRequest:
+        return ExitRequest(**{field.name: self._get(self.config, field.name) for field in fields(ExitRequest)})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         checkpoint = self._preflight()
@@ -207,7 +208,7 @@ class LayerwiseCLI(LightningCLI):
         directory = self._directory()
         csv = CSVLogger(directory, name="", version="")
         _ = csv.experiment  # opened while the directory is still empty, else Lightning warns that it is not
-        others = [logger for logger in as_list(config.logger) if not isinstance(logger, bool)]
+        others = [logger for logger in _as_list(config.logger) if not isinstance(logger, bool)]
         name = f"{self._place()[1]}/{directory.name}"
         run_id = checkpoint.get("layersim", {}).get("wandb_run_id") if self.subcommand == "fit" else None
         for logger in others:
@@ -216,7 +217,7 @@ class LayerwiseCLI(LightningCLI):
         return self._make_trainer(logger=[csv, *others], default_root_dir=str(directory), **kwargs)
 
     def _make_trainer(self, **options: Any) -> Trainer:
-        given = as_list(self._get(self.config_init, "trainer").callbacks)  # before Lightning adds its own to the list
+        given = _as_list(self._get(self.config_init, "trainer").callbacks)  # before Lightning adds its own to the list
         with refusing("Lightning refuses the trainer's options", "Change them under --trainer."):
             trainer = super().instantiate_trainer(**options)
         trainer.callbacks = in_few_lines(trainer.callbacks, given)  # type: ignore[attr-defined]
@@ -275,7 +276,7 @@ class LayerwiseCLI(LightningCLI):
         limit = 1 if given.fast_dev_run is True else given.fast_dev_run or given[f"limit_{stage}_batches"]
         samples = evaluated(len(self.datamodule.splits[stage]), self.datamodule.eval_batch_size, limit)
         known = None if self.model.backbone.reads_tokens and samples else samples
-        callbacks = as_list(given.callbacks)
+        callbacks = _as_list(given.callbacks)
         names = logged_names(callbacks, self.model, known, verb=verb, stage=stage)
         if verb == "fit" and samples:
             kept = given.enable_checkpointing is not False
@@ -340,8 +341,7 @@ def _name_of(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
-def as_list(value: Any) -> list[Any]:
-    """What an option holds that takes one or several."""
+def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,7 +1,6 @@
 """The verbs that act on a trained model: Lightning's Trainer, with `exits` and `export`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +15,9 @@ from layersim import export
 from layersim.checkpoints import check_fits, read_checkpoint
 from layersim.collecting import Accuracies, Collector, Tables
 from layersim.data import SplitDataModule
-from layersim.data.splits import shared_samples
 from layersim.errors import UserError
 from layersim.exit_report import report_of, show, with_speeds
+from layersim.exit_request import ExitRequest
 from layersim.exits import (
     POLICIES,
     ExitSummary,
@@ -26,11 +25,9 @@ from layersim.exits import (
     Risk,
     best_within,
     calibrate,
-    check_promise,
     split_for_temperatures,
 )
 from layersim.exits.policies import Policy
-from layersim.exits.ranges import require_share
 from layersim.metrics.effective_depth import check_epsilon, effective_depth
 from layersim.module import LayerwiseModule
 from layersim.report.exits import ExitReport, write_exit_report
@@ -90,7 +87,7 @@ class LayerwiseTrainer(Trainer):
             UserError: a language model; a split that shares samples with the training data; options out of their
                 range; too few samples for the promise.
         """
-        asked = Asked(risk, risk_of, confidence, method, budget, temperature_share, split)
+        asked = ExitRequest(risk, risk_of, confidence, method, budget, temperature_share, split)
         asked.check()
         datamodule.setup()
         asked.check_on(model, datamodule)
@@ -281,47 +278,3 @@ def _class_names(checkpoint: dict[str, Any]) -> list[str] | None:
     """The names that the data module of the training, whichever it was, has left in its checkpoint."""
     states = (entry for entry in checkpoint.values() if isinstance(entry, dict))
     return next((state["class_names"] for state in states if "class_names" in state), None)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What `exits` is asked for, as it documents it."""
-
-    risk: float
-    risk_of: Risk
-    confidence: float
-    method: Method
-    budget: float | None
-    temperature_share: float
-    split: str
-
-    def check(self) -> None:
-        """Refuses, with a UserError, what is out of its range; no data are read for that."""
-        require_share("--risk", self.risk)
-        require_share("--confidence", self.confidence)
-        require_share("--temperature_share", self.temperature_share, zero=True)
-        if self.budget is not None:
-            require_share("--budget", self.budget, one=True)
-
-    def check_on(self, model: LayerwiseModule, datamodule: SplitDataModule) -> None:
-        """What can be said against exits on loaded data before anything is measured.
-
-        Raises:
-            UserError: a language model; a split that does not exist, that shares samples with the training data, or has
-                too few for the promise.
-        """
-        split = self.split
-        if model.backbone.reads_tokens:
-            raise UserError("Exits are for classifiers, but this model predicts tokens. Use a classification backbone.")
-        if split not in datamodule.splits:
-            raise UserError(f"The data has no split {split!r}. Set --data.{datamodule.test_option}, or --split val.")
-        samples = len(datamodule.splits[split])
-        if common := shared_samples(datamodule.splits["train"], datamodule.splits[split]):
-            raise UserError(
-                f"{common} of the {samples} samples of the {split} split were trained on: what is chosen on them "
-                "promises nothing of new ones. Choose another --split, or hold samples out of the training data."
-            )
-        if self.temperature_share:
-            samples = len(split_for_temperatures(samples, self.temperature_share)[1])
-        if self.budget is None:
-            check_promise(samples, target=self.risk, risk=self.risk_of, confidence=self.confidence, method=self.method)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from layersim.agent import CONFIG, whole_flag
-from layersim.cli import LayerwiseCLI, as_list, with_checkpoint
+from layersim.cli import LayerwiseCLI, with_checkpoint
 from layersim.errors import UserError, as_user_error, root_reason
 from layersim.logged import STAGES, logged_names, require_logged
 from layersim.report.configuration import flat
@@ -61,8 +61,10 @@ class Options:
             config = self._parser.parse_args(with_checkpoint(words))
         with as_user_error(f"{self._file.path}: the first trial's model and callbacks cannot be made", why=root_reason):
             trial = self._parser.instantiate_classes(config)[verb]
-        callbacks = as_list(trial.trainer.callbacks)
-        names = logged_names(callbacks, trial.model, verb=verb, stage=STAGES[verb])
+        callbacks = trial.trainer.callbacks or []
+        names = logged_names(
+            callbacks if isinstance(callbacks, list) else [callbacks], trial.model, verb=verb, stage=STAGES[verb]
+        )
         require_logged(self._file.metric, names, f"The sweep {self._file.path}", "metric.name")
 
     @contextlib.contextmanager
