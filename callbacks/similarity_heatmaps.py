@@ -110,7 +110,7 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
             width, layers = classifier_width(module), [f"layer_{n:02d}" for n in range(1, module.num_layers + 1)]
             metrics = self.fresh(module)
         else:
-            FeatureTap(module, self.layers, self.pool)  # refuses names that the module has not
+            FeatureTap(module, self.layers, self.pool, layout=self.layout)  # refuses names that the module has not
             width, layers = 8, ["layer_*"]  # how often a layer runs shows in a forward pass alone
             metrics = self._fresh_metrics(grouped=False)
         names = [name for name in self.rehearsed(metrics, made_up(2, width, samples)) if "layer_01" in name]
