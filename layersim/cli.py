@@ -1,7 +1,6 @@
 """The verbs that train and measure: LightningCLI with run directories, early checks and the user's word first."""
 
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -9,16 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from jsonargparse import Namespace
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
     LightningCLI,
-    SaveConfigCallback,
     instantiate_module,
 )
 from lightning.pytorch.loggers import CSVLogger
@@ -33,16 +29,13 @@ from layersim.default_callbacks import with_defaults
 from layersim.errors import UserError
 from layersim.exit_request import ExitRequest
 from layersim.export import check_destination
-from layersim.finders import found, without_finders
 from layersim.logged import STAGES, check_monitors, evaluated, logged_names
 from layersim.module import LayerwiseModule
-from layersim.parameters import parameters_of
 from layersim.parsing import Parser
 from layersim.preflight import check_limits, classes_of, is_new_head
 from layersim.refusals import refusing, running
-from layersim.report.configuration import flat
-from layersim.report.environment import write_environment
-from layersim.tracking import Settles, Wandb, finish
+from layersim.run_config import RunConfig
+from layersim.tracking import Settles, finish
 from layersim.trainer import LayerwiseTrainer
 
 _HANDED_ON = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
@@ -51,48 +44,6 @@ VERBS = dict.fromkeys(("fit", "validate", "test", "predict", "exits", "export"),
 
 _RUN_DIRECTORY = "LAYERSIM_RUN_DIRECTORY"
 """Tells the processes that DDP starts where their run lives."""
-
-
-class RunConfig(SaveConfigCallback):
-    """Saves the run's configuration as `config.yaml` in its directory, in its loggers and in its checkpoints."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
-        super().__init__(parser, config, save_to_log_dir=False)
-        self.config_dict: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False))
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        path = Path(trainer.default_root_dir) / self.config_filename
-        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
-        write_environment(
-            path.parent,
-            {
-                "device": _name_of(trainer.strategy.root_device),
-                "processes": str(trainer.world_size),
-                "precision": str(trainer.precision),
-                **({"parameters": parameters_of(pl_module)} if isinstance(pl_module, LayerwiseModule) else {}),
-                "command": shlex.join(["layersim", *sys.argv[1:]]),
-            },
-        )
-        for logger in trainer.loggers:
-            if not isinstance(logger, CSVLogger):
-                logger.log_hyperparams(flat(self.config_dict))
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not (values := found(trainer, self.config)):
-            return
-        for flag, value in values.items():
-            self.config[flag] = value
-        self.config.trainer.callbacks = without_finders(self.config.trainer.callbacks)
-        self.config_dict = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        pl_module.save_hyperparameters(dict(pl_module.hparams) | self.config_dict["model"], logger=False)
-        if trainer.is_global_zero:
-            self.save_config(trainer, pl_module, "fit")
-            told = ", ".join(f"--{flag}={value:g}" for flag, value in values.items())
-            rank_zero_info(f"Found, and written to {self.config_filename}: {told}.")
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        run_ids = [logger.version for logger in trainer.loggers if isinstance(logger, Wandb)]
-        checkpoint["layersim"] = {"config": self.config_dict, "wandb_run_id": run_ids[0] if run_ids else None}
 
 
 class LayerwiseCLI(LightningCLI):
@@ -334,11 +285,6 @@ def _typed_checkpoint(args: list[str]) -> str | None:
                 raise UserError(f"Expected a path behind --ckpt_path, but got {following or 'none'}.")
             return None if path == "null" else path
     return None
-
-
-def _name_of(device: torch.device) -> str:
-    """The device's kind and, of a GPU, its maker's name."""
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -9,7 +9,7 @@ import yaml
 
 from layersim.agent import CONFIG, whole_flag
 from layersim.cli import LayerwiseCLI, with_checkpoint
-from layersim.errors import UserError, as_user_error, root_reason
+from layersim.errors import UserError
 from layersim.logged import STAGES, logged_names, require_logged
 from layersim.report.configuration import flat
 from layersim.sweep.file import SweepFile
@@ -23,6 +23,20 @@ class _Parsed(LayerwiseCLI):
     def instantiate_classes(self) -> None: ...
 
     def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+class _Made(LayerwiseCLI):
+    """Model, data and callbacks of a command line, and nothing run."""
+
+    def _set_seed(self) -> None: ...
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+    @property
+    def callbacks(self) -> list[Any]:
+        return list(self._get(self.config_init, "trainer").callbacks)
 
 
 class Options:
@@ -56,15 +70,9 @@ class Options:
             UserError: it does not, or cannot be built.
         """
         words = self._file.command(values)
-        verb = words[0]
         with self._refused(words):
-            config = self._parser.parse_args(with_checkpoint(words))
-        with as_user_error(f"{self._file.path}: the first trial's model and callbacks cannot be made", why=root_reason):
-            trial = self._parser.instantiate_classes(config)[verb]
-        callbacks = trial.trainer.callbacks or []
-        names = logged_names(
-            callbacks if isinstance(callbacks, list) else [callbacks], trial.model, verb=verb, stage=STAGES[verb]
-        )
+            trial = _Made(words)
+        names = logged_names(trial.callbacks, trial.model, verb=words[0], stage=STAGES[words[0]])
         require_logged(self._file.metric, names, f"The sweep {self._file.path}", "metric.name")
 
     @contextlib.contextmanager

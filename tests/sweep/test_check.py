@@ -311,3 +311,12 @@ def test_a_metric_that_no_trial_logs_is_refused(
     assert main(["sweep", str(file), "--check"]) == (2 if refused else 0)
     assert refused in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == [file], "nothing is made"
+
+
+def test_a_recipe_with_callbacks_of_its_own_still_logs_what_the_default_ones_do(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.RichModelSummary}]}\n")
+    command = ["${program}", "fit", "--config", str(RECIPE), "--config", str(own), "${args}"]
+    check(read(write(tmp_path, {LR: {"values": [0.1]}}, command=command)))
+    with pytest.raises(UserError, match="'val/accuracy', which this run does not log"):
+        check(read(write(tmp_path, {"without": {"values": ["LayerAccuracyMonitor"]}}, command=command)))

@@ -1,0 +1,68 @@
+"""A run's configuration as it is kept: in its directory, in its loggers and in its checkpoints."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+from layersim.finders import found, without_finders
+from layersim.module import LayerwiseModule
+from layersim.parameters import parameters_of
+from layersim.report.configuration import flat
+from layersim.report.environment import write_environment
+from layersim.tracking import Wandb
+
+
+class RunConfig(SaveConfigCallback):
+    """Saves the run's configuration as `config.yaml` in its directory, in its loggers and in its checkpoints."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.config_dict: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False))
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        path = Path(trainer.default_root_dir) / self.config_filename
+        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+        write_environment(
+            path.parent,
+            {
+                "device": _name_of(trainer.strategy.root_device),
+                "processes": str(trainer.world_size),
+                "precision": str(trainer.precision),
+                **({"parameters": parameters_of(pl_module)} if isinstance(pl_module, LayerwiseModule) else {}),
+                "command": shlex.join(["layersim", *sys.argv[1:]]),
+            },
+        )
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):
+                logger.log_hyperparams(flat(self.config_dict))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not (values := found(trainer, self.config)):
+            return
+        for flag, value in values.items():
+            self.config[flag] = value
+        self.config.trainer.callbacks = without_finders(self.config.trainer.callbacks)
+        self.config_dict = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        pl_module.save_hyperparameters(dict(pl_module.hparams) | self.config_dict["model"], logger=False)
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+            told = ", ".join(f"--{flag}={value:g}" for flag, value in values.items())
+            rank_zero_info(f"Found, and written to {self.config_filename}: {told}.")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        run_ids = [logger.version for logger in trainer.loggers if isinstance(logger, Wandb)]
+        checkpoint["layersim"] = {"config": self.config_dict, "wandb_run_id": run_ids[0] if run_ids else None}
+
+
+def _name_of(device: torch.device) -> str:
+    """The device's kind and, of a GPU, its maker's name."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
