@@ -45,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: what stands behind the command's name; `sys.argv` where None.
 
     Returns:
-        The exit status: 0, or 2 where what the user gave cannot be used.
+        The exit status: 0; 2 where what the user gave cannot be used; 130 where the user interrupts.
     """
     args = list(sys.argv[1:] if args is None else args)
     verb, rest = (args[0], args[1:]) if args else ("--help", [])
@@ -102,6 +102,9 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         print(f"layersim: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("layersim: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

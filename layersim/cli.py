@@ -176,7 +176,12 @@ class LayerwiseCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         with running(lambda: self.trainer.global_step > 0):
-            super()._run_subcommand(subcommand)
+            try:
+                super()._run_subcommand(subcommand)
+            except SystemExit as error:  # what Lightning makes of Ctrl-C
+                if self.trainer.interrupted:
+                    raise KeyboardInterrupt from error
+                raise
 
     def _take_classes_from_data(self) -> None:
         """Where a head is new and nobody says of how many classes, it gets the data's."""
