@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 
 from layersim.errors import UserError
@@ -37,6 +38,20 @@ options:
   --version      show the version
 """
 
+_TRAINING = ("fit", "validate", "test", "predict", "exits", "export")
+_HOMES = {
+    "compare": "layersim.report.compare",
+    "similarity": "layersim.across.command",
+    "claims": "layersim.report.claims",
+    "transfer": "layersim.transfer.command",
+    "sweep": "layersim.sweep.command",
+    "report": "layersim.report.page",
+    "runs": "layersim.report.runs",
+    "dashboard": "layersim.dashboard",
+    "families": "layersim.backbones.survey",
+}
+"""Where each of the other verbs lives, imported once it is asked for."""
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command.
@@ -56,46 +71,10 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"layersim {version('layersim')}")
         return 0
     try:
-        if verb == "compare":
-            from layersim.report import compare
-
-            return compare.main(rest)
-        if verb == "similarity":
-            from layersim.across import command
-
-            return command.main(rest)
-        if verb == "claims":
-            from layersim.report import claims
-
-            return claims.main(rest)
-        if verb == "transfer":
-            from layersim.transfer import command as transfer_command
-
-            return transfer_command.main(rest)
-        if verb == "sweep":
-            from layersim.sweep import command as sweep_command
-
-            return sweep_command.main(rest)
-        if verb == "report":
-            from layersim.report import page
-
-            return page.main(rest)
-        if verb == "runs":
-            from layersim.report import runs
-
-            return runs.main(rest)
-        if verb == "dashboard":
-            from layersim import dashboard
-
-            return dashboard.main(rest)
-        if verb == "families":
-            from layersim.backbones import survey
-
-            return survey.main(rest)
-        if verb in ("fit", "validate", "test", "predict", "exits", "export"):
-            from layersim import cli
-
-            return cli.main(args)
+        if verb in _TRAINING:
+            return int(import_module("layersim.cli").main(args))
+        if verb in _HOMES:
+            return int(import_module(_HOMES[verb]).main(rest))
         raise UserError(f"There is no verb {verb!r}. `layersim --help` lists them.")
     except UserError as error:
         if os.environ.get("LAYERSIM_DEBUG"):
