@@ -45,7 +45,8 @@ def find_runs(roots: Sequence[Path]) -> list[Listed]:
         if not root.is_dir():
             raise UserError(f"expected a directory of runs, got {root}, which is none.")
         homes |= {path.parent for name in (RECORDS_FILE, CONFIG_FILE) for path in root.rglob(name)}
-    return sorted(map(_listed, homes), key=lambda run: (-run.changed, run.directory))
+    own = [home for home in homes if "wandb" not in home.parts]  # where W&B keeps a config.yaml of a run's own
+    return sorted(map(_listed, own), key=lambda run: (-run.changed, run.directory))
 
 
 def runs_table(runs: Sequence[Listed], root: Path, now: float) -> Table:
