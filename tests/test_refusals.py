@@ -28,7 +28,7 @@ ONE_CYCLE = ["--model.lr_scheduler=OneCycleLR", "--model.lr_scheduler.max_lr=0.1
 
 REFUSED = [
     # the parser's door
-    (["--trainer.gradient_clip_val=abc"], r"--trainer\.gradient_clip_val: expected int or float, but got abc"),
+    (["--trainer.gradient_clip_val=abc"], r"--trainer\.gradient_clip_val: expected (int|float) or \w+, but got abc"),
     (["--trainer.precision=abc"], r"--trainer\.precision: .*'16-true'.* but got abc"),
     (["--trainer.max_epochs=nan"], r"--trainer\.max_epochs: expected int"),
     (["--trainer.benchmark=abc"], r"expected bool, but got abc"),
