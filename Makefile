@@ -8,7 +8,7 @@ COMPARED := last_layer aligned separate_heads
 QUIET := --trainer.logger=false --trainer.enable_model_summary=false
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 install: .venv/installed ## make .venv with the pinned environment (uv where it is there, else pip)
 
@@ -37,6 +37,9 @@ demo: install ## train a small ViT on the digits with three objectives, compare 
 test: install ## the whole test suite, one process a core (at most four)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+test-long: install ## what takes too long for `make test`: every family of timm and transformers, made tiny and read
+	LAYERSIM_LONG=1 $(BIN)/python -m pytest tests/backbones/test_survey.py tests/backbones/test_timm_families.py
+
 lint: install ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,4 +67,4 @@ lock: ## pin the newest versions that pyproject.toml allows (needs uv)
 clean: ## remove the environment and caches, never a run
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
 
-.PHONY: help install demo test lint types bench evidence lock clean
+.PHONY: help install demo test test-long lint types bench evidence lock clean

@@ -214,7 +214,12 @@ def test_the_data_settle_a_names_task(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--a=timm:vit_tiny_patch16_244", "--data=Digits"], r"timm knows no model .* Did you mean vit_tiny_patch16"),
         (["--a=untold.yaml", "--b=untold.yaml"], r"Neither model tells its data. Set --data"),
         (["--measure=cosin"], r"There is no measure 'cosin'. Did you mean cosine\?"),
-        (["--options.estimator=bised"], r"options.estimator.* `layersim similarity --help`"),
+        (["--options.estimator=bised"], r"--options.estimator: expected one of .*, but got bised"),
+        (["--data=Digits", "--data.val_fraction=2"], r"layersim: error: expected 0 < val_fraction"),
+        (
+            ["--data=Digits", "--data.batch_size=null"],
+            r"layersim: error: --data: .*batch_size: expected int, but got null",
+        ),
         (["--split=test"], r"The data do not fit .*: there is no test split: set --data.test_fraction"),
         (["--data=StdlibCode"], r"for a language model, but it is a classifier"),
         (["--max_samples=3"], r"max_samples: expected at least 4, got 3"),

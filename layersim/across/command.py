@@ -8,13 +8,14 @@ from jsonargparse import ArgumentParser, Namespace
 from layersim import run_directory
 from layersim.across.features import ModelFeatures, read_features
 from layersim.across.measures import measure_class
-from layersim.across.options import add_reading_options, parse, print_outcome, typed
+from layersim.across.options import add_reading_options, made, parse, print_outcome, typed
 from layersim.across.sources import FORMS, Source, open_module, read_source
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.data.splits import evaluation_generator
 from layersim.errors import UserError
 from layersim.export import check_destination
+from layersim.parsing import Parser
 from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
 from layersim.report.drawing.canvas import save_figure
 
@@ -69,10 +70,9 @@ def _parse(args: list[str]) -> tuple[ArgumentParser, list[Source], Namespace]:
 
 
 def _parser(measure: str) -> ArgumentParser:
-    parser = ArgumentParser(
+    parser = Parser(
         prog="layersim similarity",
         description="Compare two models layer by layer: a heat map of all pairs, and each layer's best match.",
-        exit_on_error=False,
         allow_abbrev=False,
     )
     parser.add_argument("--a", type=str, required=True, metavar="MODEL", help=f"{FORMS}.")
@@ -84,7 +84,9 @@ def _parser(measure: str) -> ArgumentParser:
     add_reading_options(
         parser, samples="Samples (or tokens) to compare at most.", seed="Of weights that nobody has trained."
     )
-    parser.add_argument("--to", type=str, default=None, metavar="DIR", help="A new directory for what comes out.")
+    parser.add_argument(
+        "--to", type=str | None, default=None, metavar="DIR", help="A new directory for what comes out."
+    )
     parser.add_class_arguments(measure_class(measure), "options", skip={"max_samples"}, instantiate=False)
     if measure == "cka":
         parser.set_defaults({"options.estimator": "debiased"})
@@ -98,7 +100,7 @@ def _names(sources: list[Source]) -> list[str]:
 
 
 def _read(source: Source, name: str, parser: ArgumentParser, options: Namespace) -> ModelFeatures:
-    data: SplitDataModule = parser.instantiate_classes(options).data
+    data: SplitDataModule = made(parser, options).data
     module = open_module(source, tokens=isinstance(data, BlockData), seed=options.seed, device=options.device)
     return read_features(module.backbone, data, split=options.split, max_samples=options.max_samples, name=name)
 

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from layersim.errors import UserError
+from layersim.refusals import refusing
 
 
 def typed(args: list[str], *names: str) -> dict[str, str | None]:
     """The values that were typed for these options, before the parser that they decide upon exists."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in names:
-        peek.add_argument(f"--{name}")
+        peek.add_argument(f"--{name}", nargs="?")  # the parser itself says that a value is missing
     return vars(peek.parse_known_args(args)[0])
 
 
@@ -25,10 +25,14 @@ def parse(parser: ArgumentParser, args: list[str], stored: Sequence[Mapping[str,
     """The options; where no `--data` are typed, the first of the stored ones."""
     if stored and typed(args, "data")["data"] is None:
         args = ["--data", json.dumps(stored[0]), *args]
-    try:
-        return parser.parse_args(args)
-    except ArgumentError as error:
-        raise UserError(f"{error} `{parser.prog} --help` lists the options.") from error
+    return parser.parse_args(args)
+
+
+def made(parser: ArgumentParser, options: Namespace) -> Namespace:
+    """The options with their classes made; what these refuse is a UserError."""
+    with refusing("These options do not go together", f"`{parser.prog} --help` lists them."):
+        classes: Namespace = parser.instantiate_classes(options)
+    return classes
 
 
 def add_reading_options(parser: ArgumentParser, *, samples: str, seed: str) -> None:

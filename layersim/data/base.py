@@ -1,6 +1,6 @@
 """What all data modules share: named splits, loaders that are exact on any number of processes, and a preflight."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -9,7 +9,6 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, default_collate
 
 from layersim.data.bucketing import bucketed_order
-from layersim.data.options import CheckedOptions
 from layersim.data.samplers import EvaluationSampler, TrainSampler, evaluation_batch_size
 from layersim.data.splits import Sample, Split, evaluation_generator
 from layersim.errors import UserError
@@ -29,7 +28,7 @@ class Reader(Protocol):
         """(channels, height, width) of the images that it reads; None if any will do, or if it reads no images."""
 
 
-class SplitDataModule(LightningDataModule, metaclass=CheckedOptions):
+class SplitDataModule(LightningDataModule, ABC):
     """Data in splits "train", "val" and, where there are any, "test" and "predict" (else prediction reads "val").
 
     A subclass says in `load` what the splits are. Every sample is a dict with "index", its position in its source, and

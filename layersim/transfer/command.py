@@ -8,11 +8,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 from layersim.across import Source, open_module, read_features, read_source
 from layersim.across.features import fitted_split
-from layersim.across.options import add_reading_options, parse, print_outcome, typed
+from layersim.across.options import add_reading_options, made, parse, print_outcome, typed
 from layersim.data import SplitDataModule
 from layersim.data.splits import Integers
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
+from layersim.parsing import Parser
 from layersim.report.drawing.canvas import save_figure
 from layersim.report.transfer import TransferReport, transfer_figure, transfer_table, write_transfer_report
 from layersim.transfer.probe import linear_probe
@@ -36,7 +37,7 @@ def main(args: list[str]) -> int:
     module = open_module(source, device=options.device)
     if module.backbone.reads_tokens:
         raise UserError("Transfer is for classifiers, but this model predicts tokens. Change --ckpt_path.")
-    given = parser.instantiate_classes(options)
+    given = made(parser, options)
     strengths = {kind: values for kind, values in options.strengths.as_dict().items() if values}
     shifting = module.backbone.input_size is not None and bool(strengths)
     if not shifting and given.to_data is None:
@@ -81,11 +82,10 @@ def _parse(args: list[str]) -> tuple[ArgumentParser, Source, Namespace]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+    parser = Parser(
         prog="layersim transfer",
         description="Measure a trained model's layers on shifted images (its own head), and on another task (a linear "
         "probe on frozen features); writes transfer.json and transfer.png into the run's directory, over older ones.",
-        exit_on_error=False,
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -106,7 +106,7 @@ def _parser() -> ArgumentParser:
         parser.add_argument(
             f"--strengths.{kind}", type=list[float], default=list(strengths), help=f"{_UNITS[kind]}; [] for none."
         )
-    parser.add_argument("--to", type=str, default=None, metavar="DIR", help="A directory in place of the run's.")
+    parser.add_argument("--to", type=str | None, default=None, metavar="DIR", help="A directory in place of the run's.")
     return parser
 
 
