@@ -20,7 +20,7 @@ from layersim.report.drawing.canvas import INK, place, sheet, shorten, write_lab
 from layersim.report.drawing.heatmap import draw_color_bar, draw_matrix, scale_of
 from layersim.report.json_report import write_report
 from layersim.report.numbers import expect_numbers
-from layersim.report.terminal import unbroken
+from layersim.report.terminal import Beside
 
 ACROSS_FILE = "similarity.json"
 
@@ -87,8 +87,8 @@ def across_table(report: AcrossReport) -> Table:
     """A row a layer: its best match in the other model, either way, and how alike the two are."""
     options = ", ".join(f"{name} {value}" for name, value in sorted(report.options.items()))
     table = Table(
-        title=unbroken("\n".join(f"{side}: {report.models[side]['name']}" for side in "ab")),
-        caption=unbroken(f"{report.measure} of {report.samples} samples: {options}"),
+        title=Beside("\n".join(f"{side}: {report.models[side]['name']}" for side in "ab")),
+        caption=Beside(f"{report.measure} of {report.samples} samples: {options}"),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

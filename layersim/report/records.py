@@ -56,9 +56,10 @@ class EffectiveDepth:
         """For people, of so many layers."""
         if self.best is None:
             return f"{self.layer} at ε {self.within}"
-        behind = f"{self.behind:.3f}" if self.low is None else f"{self.behind:.3f}, {self.low:.3f} … {self.high:.3f}"
-        gap = "" if self.best == self.layer else f", by {behind}"
-        return f"{self.layer} of {layers}, within {self.within} of the best (layer {self.best}{gap})"
+        within = "within its interval" if self.epsilon == "interval" else f"at ε {self.within}"
+        interval = "" if self.low is None else f", {self.low:.3f} … {self.high:.3f}"
+        gap = "the best" if self.best == self.layer else f"layer {self.best} is {self.behind:.3f} better{interval}"
+        return f"{self.layer} of {layers} {within} ({gap})"
 
     @property
     def absolute(self) -> str:

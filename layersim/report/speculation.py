@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from layersim.report.terminal import unbroken
+from layersim.report.terminal import Beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +90,11 @@ class Speculation:
 def speculation_table(speculation: Speculation) -> Table:
     """A row a layer, and below the layer to draft from; the range of the speed is that of the repeats."""
     table = Table(
-        title=unbroken(
+        title=Beside(
             f"{speculation.prompts} prompts, up to {speculation.max_new_tokens} new tokens each; "
             f"plain greedy decoding {speculation.plain_seconds:.2f} s"
         ),
-        caption=unbroken("\n".join(speculation.sentences())),
+        caption=Beside("\n".join(speculation.sentences())),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from layersim.report.numbers import three
 from layersim.report.records import LayerRecord
-from layersim.report.terminal import SideBySide, gathered, unbroken
+from layersim.report.terminal import Beside, SideBySide, gathered
 
 SATURATED = "saturated here"
 
@@ -49,8 +49,8 @@ def layer_table(record: LayerRecord) -> Table:
     if record.effective_depth is not None:
         told["effective depth"] = record.effective_depth.told(record.layers)
     table = Table(
-        title=unbroken(f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} {record.unit}"),
-        caption=unbroken("\n".join(f"{name}: {value}" for name, value in told.items())),
+        title=Beside(f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} {record.unit}"),
+        caption=Beside("\n".join(f"{name}: {value}" for name, value in told.items())),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

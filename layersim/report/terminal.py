@@ -1,17 +1,20 @@
 """What a terminal shows whole, however narrow it is: lines about a table, and runs side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 
-def unbroken(text: str) -> Text:
-    """Text above or below a table, which rich would break at the width of the table, however narrow."""
-    return Text(text, no_wrap=True, overflow="ignore")
+class Beside(Text):
+    """Text above or below a table, broken at the width of the terminal; rich would break it at the table's."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
+        yield from super().__rich_console__(console, options.update(width=console.width))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from layersim.report.drawing.canvas import (
 )
 from layersim.report.json_report import read_report, write_report
 from layersim.report.numbers import expect_numbers, expect_shapes
-from layersim.report.terminal import unbroken
+from layersim.report.terminal import Beside
 
 TRANSFER_FILE = "transfer.json"
 
@@ -135,8 +135,8 @@ def transfer_table(report: TransferReport) -> Table:
         fitted = f"{report.probe['classes']} classes, {report.probe['train_samples']} samples"
         told.append(f"probe fitted to {fitted}, tested on {report.probe['samples']}")
     table = Table(
-        title=unbroken(report.model),
-        caption=unbroken("; ".join(filter(None, told))),
+        title=Beside(report.model),
+        caption=Beside("; ".join(filter(None, told))),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

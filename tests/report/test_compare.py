@@ -73,13 +73,22 @@ def test_a_language_models_table_tells_perplexities_of_tokens() -> None:
     assert ["1", "1.07e+13", "0.020", "30.000", "0.375", "0.625", "75.0%"] in lines
     assert ["2", "8.000", "0.310", "2.079", "1.000", "1.000", "25.0%"] in lines
     assert lines[-2:] == [
-        ["effective", "depth:", "2", "of", "2,", "within", "0.01", "of", "the", "best", "(layer", "2)"],
+        ["effective", "depth:", "2", "of", "2", "at", "ε", "0.01", "(the", "best)"],
         ["absolute", "depth:", "none", "at", "ε", "0.05"],
     ]
     compared = words(comparison_table({"gpt": tokens, "vit": replace(record(), effective_depth=depth)}), width=80)
     assert compared[1] == ["layer", "perplexity", "cosine", "accuracy", "cosine"]
     assert compared[3:5] == [["1", "1.07e+13", "0.375", "0.125", "0.375"], ["2", "8.000", "1.000", "0.875", "1.000"]]
     assert ["effective", "depth", "2", "at", "ε", "0.01"] in compared
+
+
+def test_a_line_below_a_table_is_whole_at_any_width_of_the_terminal() -> None:
+    depth = EffectiveDepth(0.01, 4, best=6, behind=0.006, low=-0.011, high=0.023)
+    told = f"effective depth: {depth.told(2)}".split()
+    for width in (40, 80, 120):
+        lines = words(layer_table(record(effective_depth=depth)), width=width)
+        assert [word for line in lines for word in line][-len(told) :] == told
+    assert len(told) == len(words(layer_table(record(effective_depth=depth)), width=120)[-1]), "one line where it fits"
 
 
 def test_layer_table_has_no_column_for_what_was_not_recorded() -> None:

@@ -155,7 +155,7 @@ def test_a_language_model_is_told_in_perplexity_and_tokens(tmp_path: Path) -> No
     facts = dict(zip(read.texts["dt"], read.texts["dd"], strict=True))
     assert (facts["Tokens"], facts["Last layer's perplexity"]) == ("12,345", "8.000")
     assert facts["Best layer's perplexity"] == "8.000 at layer 2"
-    assert facts["Effective depth"] == "1 of 2, within 0.01 of the best (layer 2, by 0.004, -0.001 … 0.009)"
+    assert facts["Effective depth"] == "1 of 2 at ε 0.01 (layer 2 is 0.004 better, -0.001 … 0.009)"
     assert facts["Absolute depth"] == "none at ε 0.05"
     assert read.texts["caption"] == ["Epoch 0, step 10, 12,345 tokens"]
     assert read.texts["th"][:4] == ["layer", "perplexity", "accuracy", "loss"]

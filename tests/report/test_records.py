@@ -71,11 +71,11 @@ def test_an_effective_depth_is_told_with_what_it_is_behind() -> None:
     depth = EffectiveDepth(0.01, 4, best=5, behind=0.004, low=-0.0031, high=0.011)
     written = record(effective_depth=depth)
     assert LayerRecord.from_line(written.to_line()) == written
-    assert depth.told(6) == "4 of 6, within 0.01 of the best (layer 5, by 0.004, -0.003 … 0.011)"
-    assert replace(depth, low=None, high=None).told(6) == "4 of 6, within 0.01 of the best (layer 5, by 0.004)"
-    assert replace(depth, layer=5).told(6) == "5 of 6, within 0.01 of the best (layer 5)"
+    assert depth.told(6) == "4 of 6 at ε 0.01 (layer 5 is 0.004 better, -0.003 … 0.011)"
+    assert replace(depth, low=None, high=None).told(6) == "4 of 6 at ε 0.01 (layer 5 is 0.004 better)"
+    assert replace(depth, layer=5).told(6) == "5 of 6 at ε 0.01 (the best)"
     by_interval = replace(depth, epsilon="interval")
-    assert by_interval.told(6) == "4 of 6, within its interval of the best (layer 5, by 0.004, -0.003 … 0.011)"
+    assert by_interval.told(6) == "4 of 6 within its interval (layer 5 is 0.004 better, -0.003 … 0.011)"
     assert LayerRecord.from_line(record(effective_depth=by_interval).to_line()).effective_depth == by_interval
     assert depth.absolute == ""
 

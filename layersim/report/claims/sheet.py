@@ -8,7 +8,7 @@ from rich.text import Text
 
 from layersim.report.claims.claim import Finding
 from layersim.report.claims.studies import Arm, Study
-from layersim.report.terminal import unbroken
+from layersim.report.terminal import Beside
 
 HOW = (
     "Each claim is judged by itself, at 95 %; no correction is made for how many there are. Intervals over seeds are "
@@ -23,7 +23,7 @@ def findings_table(study: Study, findings: Sequence[Finding]) -> Table:
     names = [arm.name for arm in study.arms.values()]
     letters = {name: f"{chr(ord('A') + number % 26)}{number // 26 or ''}" for number, name in enumerate(names)}
     title = "\n".join([study_line(study), "", *(f"{letter}  {name}" for name, letter in letters.items())])
-    table = Table(title=unbroken(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=Beside(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.collapse_padding = True
     for name in ("claim", "of"):
         table.add_column(name, no_wrap=True)
