@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import ProgressColumn, Task, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
+from transformers.utils.logging import disable_progress_bar
 
 _NOT_SAID = (
     "💡 Tip:",  # Lightning's advertisements: of litlogger at every Trainer, of litmodels at every first checkpoint
@@ -25,6 +26,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)  # Lightning's, on torch 2.15
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(f"{name}.utilities.rank_zero").addFilter(_worth_saying)
+    disable_progress_bar()  # of weights that are read or written in a moment; what is fetched has a bar of the hub's
 
 
 def in_few_lines(callbacks: Sequence[Callback], given: Sequence[Callback]) -> list[Callback]:

@@ -190,7 +190,7 @@ class LayerwiseTrainer(Trainer):
             if found is None:
                 raise UserError("--tolerance asks for accuracies, but no validation sample was read. Give --layers.")
             kept = found
-            within = f", the fewest within {tolerance:g} of the best layer's accuracy"
+            within = f", the fewest within {tolerance:g} of the best layer's accuracy,"
         elif remove is not None:
             datamodule.check(model.backbone)
             kept = self._removal(model, datamodule, remove, criterion, removal_batches)

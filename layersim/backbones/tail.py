@@ -173,7 +173,8 @@ def close(found: Any, expected: Tensor, tolerance: float | None = None) -> bool:
 
 def distance(found: Tensor, expected: Tensor) -> float:
     """The largest share of a token's length (…, D) by which it is off; 0 between zeros."""
-    off, length = (found.double() - expected.double()).norm(dim=-1), expected.double().norm(dim=-1)
+    found, expected = found.detach().double(), expected.detach().double()
+    off, length = (found - expected).norm(dim=-1), expected.norm(dim=-1)
     return float(torch.where(off == 0, off, off / length).max())
 
 
