@@ -29,7 +29,7 @@ from layersim.default_callbacks import with_defaults
 from layersim.errors import UserError
 from layersim.exit_request import ExitRequest
 from layersim.export import check_destination
-from layersim.logged import STAGES, check_monitors, evaluated, logged_names
+from layersim.logged import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.module import LayerwiseModule
 from layersim.parsing import Parser
 from layersim.preflight import check_limits, classes_of, is_new_head
@@ -213,8 +213,6 @@ class LayerwiseCLI(LightningCLI):
                 f"The head tells {known} classes apart, but the data has {there}: predictions may be of others. "
                 f"--model.backbone.init_args.num_classes={there} makes a head of the data's."
             )
-        if self.subcommand == "fit":
-            self.model.check_optimizer()
         if self.subcommand == "exits":
             self._asked().check_on(self.model, self.datamodule)
         if self.subcommand == "test":
@@ -234,7 +232,10 @@ class LayerwiseCLI(LightningCLI):
         known = None if self.model.backbone.reads_tokens and samples else samples
         callbacks = _as_list(given.callbacks)
         names = logged_names(callbacks, self.model, known, verb=verb, stage=stage)
+        waited = self.model.check_optimizer() if verb == "fit" else None
         if verb == "fit" and samples:
+            if waited is not None:
+                require_logged(waited, names, "ReduceLROnPlateau", "--model.lr_scheduler.monitor")
             kept = given.enable_checkpointing is not False
             check_monitors([call for call in callbacks if kept or not isinstance(call, Checkpoint)], names)
 

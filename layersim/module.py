@@ -24,7 +24,7 @@ from layersim.objectives import Aligned, Objective, Scheduled
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
 from layersim.resume import STEPS_PER_EPOCH, check_length, prefer_given_options, probe
-from layersim.schedules import Interval, WarmupDecay, check_lasts, interval_of, told, try_out
+from layersim.schedules import Interval, WarmupDecay, check_lasts, interval_of, monitor_of, told, try_out
 
 
 class LayerwiseModule(LightningModule):
@@ -178,7 +178,7 @@ class LayerwiseModule(LightningModule):
         interval = self.lr_scheduler_interval or interval_of(schedule)
         entry: LRSchedulerConfigType = {"scheduler": schedule, "interval": interval}
         if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            entry["monitor"] = getattr(schedule, "monitor", "val/loss")
+            entry["monitor"] = monitor_of(schedule)
             entry["frequency"] = self.trainer.check_val_every_n_epoch or 1
             rank_zero_info(f"ReduceLROnPlateau follows {entry['monitor']}, of which the {schedule.mode} counts.")
         elif isinstance(schedule, WarmupDecay):
@@ -200,11 +200,16 @@ class LayerwiseModule(LightningModule):
         with as_user_error("torch cannot make the learning-rate schedule", "Change --model.lr_scheduler."):
             return optimizer, self.lr_scheduler(optimizer)
 
-    def check_optimizer(self) -> None:
-        """Whether torch takes the options of optimizer and schedule; a UserError says why not."""
+    def check_optimizer(self) -> str | None:
+        """Whether torch takes the options of optimizer and schedule; the metric that the schedule waits for, if any.
+
+        Raises:
+            UserError: it does not take them.
+        """
         _, schedule = self._make_optimizer()
         if schedule is not None:
             try_out(schedule)
+        return monitor_of(schedule)
 
     def _total_steps(self) -> int:
         """Optimizer steps of the whole training, of which a schedule is a share."""

@@ -24,6 +24,13 @@ class ReduceLROnPlateau(cli.ReduceLROnPlateau):
         super().__init__(optimizer, monitor, *args, **kwargs)
 
 
+def monitor_of(schedule: object) -> str | None:
+    """The metric that a schedule waits for; None if it waits for none."""
+    if not isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        return None
+    return getattr(schedule, "monitor", "val/loss")
+
+
 def interval_of(schedule: LRScheduler) -> Interval:
     """What a schedule counts where nobody says: optimizer steps where it knows how many there are (OneCycleLR) or turns
     within an epoch (CyclicLR), or goes through one that does; else epochs, as is usual with torch's."""

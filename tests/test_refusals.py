@@ -24,6 +24,7 @@ Command = Callable[..., Path]
 ADAMW = "--model.optimizer=AdamW"
 STOP = "--trainer.callbacks+={class_path: EarlyStopping, init_args: {monitor: val/loss, %s}}"
 KEEP = "--trainer.callbacks+={class_path: ModelCheckpoint, init_args: {monitor: val/loss, %s}}"
+PLATEAU = "--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau"
 ONE_CYCLE = ["--model.lr_scheduler=OneCycleLR", "--model.lr_scheduler.max_lr=0.1"]
 
 REFUSED = [
@@ -81,6 +82,17 @@ REFUSED = [
     (["--model.lr_scheduler=CosineAnnealingLR", "--model.lr_scheduler.T_max=0"], "Change --model.lr_scheduler"),
     (["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=0"], "Change --model.lr_scheduler"),
     (ONE_CYCLE, "total_steps"),
+    (
+        ["--model.lr_scheduler=ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/los"],
+        r"ReduceLROnPlateau waits for 'val/los', .*--model\.lr_scheduler\.monitor, such as to val/loss",
+    ),
+    (
+        [
+            "--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
+            "--without=LayerAccuracyMonitor,ModelCheckpoint",
+        ],
+        r"ReduceLROnPlateau .*val/loss.*--model\.lr_scheduler\.monitor",
+    ),
     # set-up, before the first batch
     ([*ONE_CYCLE, "--model.lr_scheduler.total_steps=9"], r"ends after 9 steps, but this training moves it 23 times"),
     (["--trainer.val_check_interval=1000"], r"val_check_interval` \(1000\)"),
