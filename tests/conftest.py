@@ -19,13 +19,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No test finds a W&B key, or leaves a run's directory for the next to find."""
+    """No test finds a W&B key, or leaves a run's directory or seed for the next to find."""
     for name in list(os.environ):
         if name.startswith("WANDB_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     yield
-    os.environ.pop("LAYERSIM_RUN_DIRECTORY", None)
+    for name in ("LAYERSIM_RUN_DIRECTORY", "PL_GLOBAL_SEED"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture

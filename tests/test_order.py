@@ -4,6 +4,7 @@ Each control takes the same features in the file's order, where groups of neighb
 document, or of one phase: minibatch CKA is then far off, and its interval does not say so.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks import PredictionWriter, RunRecorder, SimilarityHeatmaps
-from layersim.backbones import Backbone
-from layersim.data import Split, SplitDataModule
+from layersim.backbones import Backbone, TransformersBackbone
+from layersim.data import LanguageModeling, Split, SplitDataModule
 from layersim.data.splits import Sample
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerFeatures
@@ -29,6 +30,7 @@ L, N, D, C = 3, 1600, 12, 25
 CONFIDENCE = 0.999
 ORDERS: dict[str, Any] = {
     "by class": np.arange(N) // (N // C),
+    "by length": np.arange(N) // (N // C),
     "with a period": np.arange(N) // 64 % 5,
 }
 
@@ -49,21 +51,25 @@ def features_of(labels: np.ndarray[Any, Any], seed: int = 0) -> Tensor:
 class Rows(Split):
     """Features of every layer, kept in the order of the file."""
 
-    def __init__(self, features: Tensor, labels: np.ndarray[Any, Any], seed: int) -> None:
+    def __init__(self, features: Tensor, labels: np.ndarray[Any, Any], seed: int, by_length: bool) -> None:
         super().__init__("rows", np.arange(len(labels)), labels.astype(np.int64), seed=seed)
         self.features = features
+        if by_length:
+            self.lengths = self.labels
 
     def inputs(self, place: int) -> Sample:
         return {"image": self.features[:, place]}
 
 
 class Stored(SplitDataModule):
-    def __init__(self, labels: np.ndarray[Any, Any], **options: Any) -> None:
+    def __init__(self, labels: np.ndarray[Any, Any], by_length: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.stored = labels
+        self.by_length = by_length
 
     def load(self) -> dict[str, Split]:
-        return {role: Rows(features_of(self.stored), self.stored, self.seed) for role in ("train", "val")}
+        features = features_of(self.stored)
+        return {role: Rows(features, self.stored, self.seed, self.by_length) for role in ("train", "val")}
 
 
 class Stated(Backbone):
@@ -113,10 +119,43 @@ def assert_true(record: LayerRecord, features: Tensor) -> None:
         assert (torch.tensor(record.similarity[name]) - value).abs().max() < 0.03, name
 
 
-@pytest.mark.parametrize("labels", ORDERS.values(), ids=ORDERS)
-def test_default_measures_are_true_however_the_data_are_sorted(labels: np.ndarray[Any, Any], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> LanguageModeling:
+    """Forty documents, each in an alphabet of its own of three letters."""
+    folder = tmp_path_factory.mktemp("documents")
+    letters = np.random.default_rng(0).integers(0, 3, (40, 200))
+    rows = [{"text": "".join(chr(33 + 2 * n + int(letter)) for letter in row)} for n, row in enumerate(letters)]
+    for role in ("train", "validation"):
+        (folder / f"{role}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = LanguageModeling(folder, tokenizer="bytes", val_split="validation", block_size=50)
+    data.setup()
+    return data
+
+
+@pytest.fixture(scope="module")
+def language_model() -> LayerwiseModule:
+    torch.manual_seed(0)
+    config = {"model_type": "gpt2", "n_embd": 16, "n_layer": 3, "n_head": 2, "vocab_size": 258, "n_positions": 64}
+    backbone = TransformersBackbone(pretrained=False, task="language-modeling", config_args=config)
+    with torch.no_grad():
+        for weight in backbone.parameters():
+            weight.mul_(10)
+    return LayerwiseModule(backbone).eval()
+
+
+@torch.no_grad()
+def features_of_all(module: LayerwiseModule, blocks: Split, collate: Any) -> Tensor:
+    """(L, tokens, D) of the blocks in the order of the file."""
+    return module(collate([blocks[place] for place in range(len(blocks))])).features.values
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_default_measures_are_true_however_the_data_are_sorted(order: str, tmp_path: Path) -> None:
+    """By length: batches are of one length then, as they are read, and groups are not."""
+    labels = ORDERS[order]
+    data = Stored(labels, by_length=order == "by length")
     measured = SimilarityHeatmaps(confidence=CONFIDENCE)
-    trainer(tmp_path, measured, RunRecorder()).validate(LayerwiseModule(Stated()), Stored(labels), verbose=False)
+    trainer(tmp_path, measured, RunRecorder()).validate(LayerwiseModule(Stated()), data, verbose=False)
     (record,) = read_records(tmp_path / "layers.jsonl")
     assert record.options["cka"] == {"estimator": "minibatch", "batch_size": 64, "order": "drawn by seed"}
     assert record.options["cosine"]["order"] == "drawn by seed"
@@ -135,13 +174,35 @@ def test_a_module_of_ones_own_on_a_sorted_loader_is_measured_truly_too(tmp_path:
 
 @pytest.mark.parametrize("labels", ORDERS.values(), ids=ORDERS)
 def test_in_the_files_order_minibatch_cka_is_wrong_and_does_not_know_it(labels: np.ndarray[Any, Any]) -> None:
-    features = features_of(labels)
+    assert_outside(features_of(labels))
+
+
+def assert_outside(features: Tensor) -> None:
+    """Minibatch CKA of neighbours is off by more than its interval."""
     metric = LinearCKA()
-    metric.update(features, torch.arange(N))
+    metric.update(features, torch.arange(features.shape[1]))
     found, exact = metric.interval(CONFIDENCE), linear_cka(features, estimator="debiased")
     outside = (exact < found.low) | (found.high < exact)
     assert outside[0, -1]
     assert (found.value - exact).abs().max() > 0.03
+
+
+def test_default_measures_of_tokens_are_true_though_neighbours_are_of_one_document(
+    documents: LanguageModeling, language_model: LayerwiseModule, tmp_path: Path
+) -> None:
+    measured = SimilarityHeatmaps(confidence=CONFIDENCE)
+    trainer(tmp_path, measured, RunRecorder()).validate(language_model, documents, verbose=False)
+    (record,) = read_records(tmp_path / "layers.jsonl")
+    features = features_of_all(language_model, documents.splits["val"], documents.collate)
+    assert record.options["cka"] == {"estimator": "debiased", "max_samples": 4096, "order": "drawn by seed"}
+    assert features.shape[1] > 4096
+    assert_true(record, features)
+
+
+def test_groups_of_neighbouring_tokens_are_wrong_and_do_not_know_it(
+    documents: LanguageModeling, language_model: LayerwiseModule
+) -> None:
+    assert_outside(features_of_all(language_model, documents.splits["val"], documents.collate))
 
 
 def test_any_part_of_evaluation_is_a_random_sample(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What all data modules share: named splits, loaders that are exact on any number of processes, and a preflight."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
@@ -34,10 +35,10 @@ class SplitDataModule(LightningDataModule, ABC):
     A subclass says in `load` what the splits are. Every sample is a dict with "index", its position in its source, and
     "label"; a batch is a dict of (N,) int64 tensors of those and of what the backbone reads.
 
-    Training is shuffled by seed and epoch alone; R processes read in each step what one process with R times the batch
-    would read, and leave out fewer than R samples at an epoch's end. Evaluation reads every sample exactly once, always
-    in one order that the seed draws (samplers.py), so that any part of it is a random sample, however the source is
-    sorted.
+    Training is shuffled by seed, epoch and the run's own seed (`seed_everything`) alone; R processes read in each step
+    what one process with R times the batch would read, and leave out fewer than R samples at an epoch's end. Evaluation
+    reads every sample exactly once, always in one order that the seed draws (samplers.py), so that any part of it is a
+    random sample, however the source is sorted.
 
     Args:
         batch_size: samples in a training batch of one process: R processes together take R times as many in a step.
@@ -46,7 +47,8 @@ class SplitDataModule(LightningDataModule, ABC):
         num_workers: loader processes of each loader; 0 reads in the main process.
         pin_memory: whether batches are put into pinned memory; None: if and only if CUDA is there.
         drop_last: leave an epoch's last, partial training step out.
-        seed: of the orders, of the random part of samples, and of the splits that are drawn.
+        seed: of the orders, of the random part of samples, and of the splits that are drawn. The run's own seed adds to
+            the training order and its random part, and to nothing else: all seeds are measured on the same samples.
 
     Raises:
         UserError: an option out of its range.
@@ -165,7 +167,9 @@ class SplitDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         split = self.splits["train"]
-        sampler = TrainSampler(split, self.batch_size, seed=self.seed, drop_last=self.drop_last, lengths=split.lengths)
+        split.run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # as `seed_everything` leaves it
+        seeds = {"seed": self.seed, "run_seed": split.run_seed}
+        sampler = TrainSampler(split, self.batch_size, **seeds, drop_last=self.drop_last, lengths=split.lengths)
         return self._loader(split, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Sample]:

@@ -104,12 +104,12 @@ class EvaluationSampler(DistributedSampler[int]):
 
 
 class TrainSampler(DistributedSampler[int]):
-    """Shuffled by (seed, epoch); R ranks read in every step together what one process with batch b·R reads in it.
+    """Shuffled by seeds and epoch; R ranks read in every step together what one process with batch b·R reads in it.
 
     With perm the epoch's permutation, global batch k is perm[kbR..(k+1)bR), and rank r takes perm[kbR+rb..kbR+(r+1)b).
     The last, partial global batch is split into nearly equal shares, so that every rank takes the same number of
-    steps; where fewer than R samples remain, they are left out of this epoch. The order depends on nothing but seed and
-    epoch, so that a resumed run reads what an unbroken one would have read.
+    steps; where fewer than R samples remain, they are left out of this epoch. The order depends on nothing but the two
+    seeds and the epoch, so that a resumed run reads what an unbroken one would have read.
 
     Args:
         dataset: the data set, or anything that has its length. If it has a set_epoch of its own, because what a
@@ -117,7 +117,8 @@ class TrainSampler(DistributedSampler[int]):
         batch_size: samples in a batch of one process, b; the loader's own.
         num_replicas: number of processes, R; torch.distributed's where it runs, else 1.
         rank: which of them this is, from 0; torch.distributed's where it runs, else 0.
-        seed: not negative.
+        seed: of the data, not negative.
+        run_seed: of the run, not negative: runs that differ in it alone read in other orders.
         drop_last: leave the last, partial global batch out.
         lengths: (N,) of each sample, for a permutation whose global batches are alike in length (bucketing.py); None:
             any permutation.
@@ -134,6 +135,7 @@ class TrainSampler(DistributedSampler[int]):
         num_replicas: int | None = None,
         rank: int | None = None,
         seed: int = 0,
+        run_seed: int = 0,
         drop_last: bool = False,
         lengths: Integers | None = None,
     ) -> None:
@@ -150,11 +152,12 @@ class TrainSampler(DistributedSampler[int]):
         self.num_samples = sum(map(len, self.shares))
         self.total_size = len(dataset)
         self.global_batch_size = batch_size * self.num_replicas
+        self.run_seed = run_seed
         self.lengths = lengths
 
     def __iter__(self) -> Iterator[int]:
         # torch's own sampler adds seed and epoch, which makes epoch 1 of seed 0 the same as epoch 0 of seed 1
-        generator = np.random.default_rng([self.seed, self.epoch])
+        generator = np.random.default_rng([self.seed, self.epoch, self.run_seed])
         if self.lengths is None:
             order = generator.permutation(self.total_size)
         else:

@@ -25,9 +25,9 @@ class Split(Dataset[Sample], ABC):
     an order that the seed draws. So groups of consecutive positions are random groups, which depend neither on how the
     source is sorted (by class, by length, by document) nor on batches or processes.
 
-    What is random in a sample (augmentation) depends on the seed, the epoch and the sample's index alone: it is the
+    What is random in a sample (augmentation) depends on the seeds, the epoch and the sample's index alone: it is the
     same on any number of processes and loader workers, in any order, and after a resume. For that, every sample is read
-    with torch's random generator set to those three, and the generator's own state is put back afterwards.
+    with torch's random generator set to those, and the generator's own state is put back afterwards.
 
     Args:
         source: where the samples come from: two splits of one source are disjoint if and only if index + offset are.
@@ -39,6 +39,8 @@ class Split(Dataset[Sample], ABC):
 
     lengths: Integers | None = None
     """(N,) by which similar samples are put into one batch; None: batches are mixed at random."""
+    run_seed = 0
+    """Of the run that trains on it; evaluation is the same in every run."""
 
     def __init__(self, source: str, index: Integers, labels: Integers | None, *, seed: int, offset: int = 0) -> None:
         assert labels is None or labels.shape == index.shape
@@ -67,7 +69,7 @@ class Split(Dataset[Sample], ABC):
 
     def __getitem__(self, place: int) -> Sample:
         index = int(self.index[place])
-        with seeded(self.seed, int(self._epoch), index):
+        with seeded(self.seed, int(self._epoch), index, self.run_seed):
             sample = self.inputs(place)
         if self.labels is not None:
             sample["label"] = int(self.labels[place])

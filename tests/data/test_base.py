@@ -58,6 +58,22 @@ def test_random_samples_depend_on_seed_epoch_and_index_alone() -> None:
     assert read(resumed.train_dataloader(), 1) == alone[1]
 
 
+def test_a_runs_seed_draws_training_and_leaves_evaluation_as_it_is() -> None:
+    """So runs of several seeds differ in all that training draws, and are measured on the same samples."""
+
+    def seen(seed: int) -> tuple[dict[int, float], dict[int, float]]:
+        lightning.seed_everything(seed, verbose=False)
+        data = NoiseData(batch_size=5)
+        data.setup()
+        return read(data.train_dataloader(), 0), read(data.val_dataloader(), 0)
+
+    (train, val), (other_train, other_val) = seen(1), seen(2)
+    assert seen(1) == (train, val)
+    assert (list(val), val) == (list(other_val), other_val)
+    assert list(train) != list(other_train), "the order"
+    assert not train.items() & other_train.items(), "augmentation"
+
+
 def test_reading_leaves_the_models_random_numbers_alone() -> None:
     data = NoiseData()
     data.setup()

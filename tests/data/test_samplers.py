@@ -1,7 +1,7 @@
 """The samplers against the batches of one process, with torch's own sampler as the control."""
 
 from collections import Counter
-from itertools import chain
+from itertools import chain, product
 
 import pytest
 import torch
@@ -86,15 +86,15 @@ def test_one_process_reads_all_shuffled_with_a_ragged_last_batch() -> None:
     assert len(TrainSampler(range(10), 4, drop_last=True)) == 8
 
 
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
-    def order(seed: int, epoch: int) -> list[int]:
-        sampler = TrainSampler(range(50), 8, seed=seed)
+def test_the_order_depends_on_seeds_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int, run_seed: int) -> list[int]:
+        sampler = TrainSampler(range(50), 8, seed=seed, run_seed=run_seed)
         sampler.set_epoch(epoch)
         torch.rand(1)
         return list(sampler)
 
-    assert order(1, 2) == order(1, 2)
-    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+    assert order(1, 2, 3) == order(1, 2, 3)
+    assert len({tuple(order(*seeds)) for seeds in product(range(3), repeat=3)}) == 27
 
 
 def test_the_data_set_is_told_the_epoch() -> None:
