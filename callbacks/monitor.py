@@ -11,10 +11,10 @@ from torchmetrics import Metric
 
 from callbacks.evaluation import EvaluationCallback, Stage, layerwise
 from callbacks.loggers import log_figure, on_epoch_axis
-from layersim.logged import made_up
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.precision import refuse_mps
+from layersim.runs.rehearsal import made_up
 
 AnyMetric = TypeVar("AnyMetric", bound=Metric)
 

@@ -10,12 +10,12 @@ from torchmetrics import Metric
 from callbacks.monitor import LayerMonitor, Measured
 from layersim.errors import UserError
 from layersim.heads import Head, SeparateHeads, SharedHead
-from layersim.logged import classifier_width, made_up
 from layersim.metrics import KeptSamples, TargetProbability, class_means, progression, rise_record, self_duality
 from layersim.metrics.progression import LEAST
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.progression import class_paths_figure, progression_figure
+from layersim.runs.rehearsal import classifier_width, made_up
 from layersim.similarity.directions import Centering, require_centering
 
 

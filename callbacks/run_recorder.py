@@ -18,7 +18,7 @@ from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.records import RECORDS_FILE, EffectiveDepth, LayerRecord, Stage, append_record
 from layersim.report.table import layer_table
-from layersim.run_directory import reserve
+from layersim.runs.directory import reserve
 
 
 class RunRecorder(EvaluationCallback):

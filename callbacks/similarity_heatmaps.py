@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from callbacks.evaluation import Stage
 from callbacks.monitor import LayerMonitor, Measured, per_layer
 from callbacks.tapped_module import TappedModule
-from layersim.logged import classifier_width, made_up
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.report.figures import similarity_heatmap, similarity_to_last_curve
+from layersim.runs.rehearsal import classifier_width, made_up
 from layersim.similarity import CosineSimilarity, LinearCKA
 from layersim.similarity.features import TooFewSamples
 from layersim.similarity.intervals import Interval, require_confidence

@@ -47,7 +47,7 @@ _HOMES = {
     "sweep": "layersim.sweep.command",
     "report": "layersim.report.page",
     "runs": "layersim.report.runs",
-    "dashboard": "layersim.dashboard",
+    "dashboard": "layersim.commands.dashboard",
     "families": "layersim.backbones.survey",
 }
 """Where each of the other verbs lives, imported once it is asked for."""
@@ -72,7 +72,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     try:
         if verb in _TRAINING:
-            return int(import_module("layersim.cli").main(args))
+            return int(import_module("layersim.commands.training").main(args))
         if verb in _HOMES:
             return int(import_module(_HOMES[verb]).main(rest))
         raise UserError(f"There is no verb {verb!r}. `layersim --help` lists them.")

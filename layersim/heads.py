@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from layersim.backbones.base import Backbone
-from layersim.distillation import Distillation, distilled_loss
 from layersim.errors import UserError
+from layersim.objectives.distillation import Distillation, distilled_loss
+from layersim.objectives.vocabulary_loss import layered_cross_entropy
 from layersim.outputs import Readout
 from layersim.precision import widened
-from layersim.vocabulary_loss import layered_cross_entropy
 
 MAX_LOGITS = 2**24
 """Logits alive at a time in evaluation, 64 MiB in float32: more (samples × classes) are read in chunks of samples."""
@@ -73,7 +73,7 @@ class Head(nn.Module, ABC):
         weights: Sequence[float],
         distillation: Distillation,
     ) -> Tensor:
-        """What training minimises where the last of `layers` teaches the others, see `layersim.distillation`.
+        """What training minimises where the last of `layers` teaches the others (objectives/distillation.py).
 
         Raises:
             UserError: more logits than are kept at once.

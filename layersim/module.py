@@ -18,13 +18,13 @@ from torch.optim import Optimizer
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error
-from layersim.finders import is_searching, start_from
 from layersim.heads import Head, SharedHead
 from layersim.objectives import Aligned, Objective, Scheduled
+from layersim.optimization.schedules import Interval, WarmupDecay, check_lasts, interval_of, monitor_of, told, try_out
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
-from layersim.resume import STEPS_PER_EPOCH, check_length, prefer_given_options, probe
-from layersim.schedules import Interval, WarmupDecay, check_lasts, interval_of, monitor_of, told, try_out
+from layersim.runs.finders import is_searching, start_from
+from layersim.runs.resume import STEPS_PER_EPOCH, check_length, prefer_given_options, probe
 
 
 class LayerwiseModule(LightningModule):
@@ -39,7 +39,7 @@ class LayerwiseModule(LightningModule):
         head: how features are read: `SharedHead` (the model's own head for all layers) or `SeparateHeads`.
         optimizer: made from the parameters.
         lr_scheduler: made from the optimizer. torch's `ReduceLROnPlateau` follows `val/loss`; `ReduceLROnPlateau` of
-            `layersim.schedules` takes another `monitor`.
+            `layersim.optimization.schedules` takes another `monitor`.
         lr_scheduler_interval: whether the schedule moves every optimizer `step` or every `epoch`. Where None: by steps
             if it counts them (`WarmupDecay`, `OneCycleLR` and others of `total_steps`, `CyclicLR`), else by epochs; a
             line tells.

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from layersim import heads
 from layersim.backbones.base import Backbone
-from layersim.distillation import Distillation, divergences
 from layersim.errors import UserError
 from layersim.heads import Head, SeparateHeads, SharedHead
+from layersim.objectives.distillation import Distillation, divergences
 from layersim.outputs import LayerFeatures
 
 

@@ -15,18 +15,18 @@ FORBIDDEN = {
     "layersim/metrics": {"lightning", "timm", "layersim.backbones", "layersim.data", "layersim.module"},
     "layersim/exits": {"lightning", "timm", "layersim.data", "layersim.module", "layersim.report"},
     "layersim/tapping": {"lightning", "timm", "layersim.backbones", "layersim.module"},
-    "layersim/transfer": {"layersim.cli", "layersim.trainer"},
-    "layersim/across": {"layersim.cli", "layersim.trainer"},
-    "layersim/sweep": {"torch", "layersim.trainer"},
+    "layersim/transfer": {"layersim.commands.training", "layersim.commands.trainer"},
+    "layersim/across": {"layersim.commands.training", "layersim.commands.trainer"},
+    "layersim/sweep": {"torch", "layersim.commands.trainer"},
     "layersim/export": {"lightning", "layersim.data", "layersim.module", "layersim.report"},
-    "layersim/text": {"layersim.data", "layersim.cli"},
+    "layersim/text": {"layersim.data", "layersim.commands.training"},
     "layersim/objectives": {"lightning", "timm", "layersim.backbones", "layersim.heads", "layersim.module"},
     "layersim/heads.py": {"lightning", "layersim.data", "layersim.module", "layersim.objectives"},
     "layersim/backbones": {"lightning", "layersim.heads", "layersim.data", "layersim.module"},
     "layersim/data": {"layersim.backbones", "layersim.heads", "layersim.module"},
     "layersim/report": {"torch", "lightning", "timm", "layersim.module", "layersim.backbones", "layersim.metrics"},
     "layersim": {"callbacks"},
-    "callbacks": {"timm", "layersim.cli"},
+    "callbacks": {"timm", "layersim.commands.training"},
 }
 
 

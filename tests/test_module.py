@@ -18,7 +18,7 @@ from layersim.backbones import TimmBackbone
 from layersim.errors import UserError
 from layersim.heads import SeparateHeads, SharedHead
 from layersim.objectives import Aligned, Alternating, CosineRegularized, LastLayer, Mixed, Progressive
-from layersim.schedules import WarmupDecay
+from layersim.optimization.schedules import WarmupDecay
 from tests import tiny
 
 

@@ -27,13 +27,13 @@ from torch import Tensor
 
 from layersim.backbones import TimmBackbone, TransformersBackbone
 from layersim.backbones.base import Backbone
-from layersim.checkpoints import read_checkpoint
 from layersim.data import SplitDataModule
 from layersim.exits.policies import Confidence, Policy, View
 from layersim.exits.runner import EarlyExit
 from layersim.heads import Head, SharedHead
 from layersim.metrics.saturation import saturation_layer
 from layersim.module import LayerwiseModule
+from layersim.runs.checkpoints import read_checkpoint
 
 Batch = dict[str, Tensor]
 

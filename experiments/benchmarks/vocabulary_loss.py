@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy, linear
 from transformers import GPT2Config, GPT2Model
 
 from layersim.objectives import layer_weights
-from layersim.vocabulary_loss import layered_cross_entropy
+from layersim.objectives.vocabulary_loss import layered_cross_entropy
 
 MEBIBYTE = 2**20
 

@@ -5,19 +5,19 @@ from pathlib import Path
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from layersim import run_directory
 from layersim.across.features import ModelFeatures, read_features
 from layersim.across.measures import measure_class
 from layersim.across.options import add_reading_options, made, parse, print_outcome, typed
 from layersim.across.sources import FORMS, Source, open_module, read_source
+from layersim.commands.parser import Parser
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.data.splits import evaluation_generator
 from layersim.errors import UserError
 from layersim.export import check_destination
-from layersim.parsing import Parser
 from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
 from layersim.report.drawing.canvas import save_figure
+from layersim.runs import directory as run_directory
 
 _EXPERIMENT = "similarity"
 FIGURE_FILE = "similarity.png"

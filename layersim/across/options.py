@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from layersim.refusals import refusing
+from layersim.commands.refusals import refusing
 
 
 def typed(args: list[str], *names: str) -> dict[str, str | None]:

@@ -11,10 +11,10 @@ import yaml
 from lightning.pytorch.cli import instantiate_module
 from torch import Tensor
 
-from layersim.checkpoints import check_fits, read_checkpoint
+from layersim.commands.refusals import refusing
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
-from layersim.refusals import refusing
+from layersim.runs.checkpoints import check_fits, read_checkpoint
 
 FORMS = (
     "a checkpoint (….ckpt), a run's directory, a recipe (….yaml), timm:NAME, or transformers:NAME, where NAME is on "

@@ -19,8 +19,8 @@ from layersim.backbones.recording import last_output
 from layersim.backbones.tail import close
 from layersim.backbones.tokens import max_positions, pooled, predicting_tokens, take_padding_from_eos
 from layersim.errors import UserError, as_user_error
+from layersim.installed_packages import model_name
 from layersim.outputs import LayerFeatures
-from layersim.packaged import model_name
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 

@@ -14,7 +14,7 @@ from layersim.data.hashing import deal
 from layersim.data.sentences import SentenceData, SentenceSplit
 from layersim.data.splits import check_fractions
 from layersim.errors import UserError
-from layersim.packaged import package_folder
+from layersim.installed_packages import package_folder
 
 PACKAGES = ("matplotlib", "numpy", "pandas", "scipy", "sklearn", "sympy", "torch", "transformers")
 """Each comes with layersim: what it needs, and what that needs."""

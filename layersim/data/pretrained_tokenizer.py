@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from layersim.data.byte_tokenizer import ByteTokenizer
 from layersim.data.tokenizer import Encoding, Tokenizer
 from layersim.errors import UserError, as_user_error
-from layersim.packaged import model_name
+from layersim.installed_packages import model_name
 
 
 class PretrainedTokenizer:

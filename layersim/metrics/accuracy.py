@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from layersim.layer_metric import LayerMetric
 from layersim.outputs import LayerOutput
+from layersim.similarity.layer_metric import LayerMetric
 
 
 def layer_correct(predictions: Tensor, targets: Tensor) -> Tensor:

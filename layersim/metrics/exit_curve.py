@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.layer_metric import LayerMetric
 from layersim.outputs import LayerOutput
+from layersim.similarity.layer_metric import LayerMetric
 
 
 def _thresholds() -> list[float]:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from layersim.layer_metric import LayerMetric
 from layersim.outputs import LayerOutput
 from layersim.similarity.centering import centred
 from layersim.similarity.directions import Centering, require_centering
+from layersim.similarity.layer_metric import LayerMetric
 
 
 class Rise(NamedTuple):  # torchmetrics hands on no frozen dataclass

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from layersim.distillation import Distillation
+from layersim.objectives.distillation import Distillation
 
 
 class Objective(ABC):

@@ -1,8 +1,8 @@
 """Distillation from the last layer."""
 
-from layersim.distillation import Distillation
 from layersim.errors import UserError
 from layersim.objectives.base import Objective
+from layersim.objectives.distillation import Distillation
 from layersim.objectives.weights import LayerWeights, check_values, layer_weights
 
 

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.layer_metric import LayerMetric
 from layersim.similarity.gathering import gather_uneven
+from layersim.similarity.layer_metric import LayerMetric
 from layersim.similarity.positions import require_distinct, splitmix64
 
 PROCESS_STRIDE = 2**40  # samples a process may number by itself before it meets the next process's numbers

@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from layersim.agent import CONFIG, whole_flag
-from layersim.cli import LayerwiseCLI, with_checkpoint
+from layersim.commands.sweep_arguments import CONFIG, whole_flag
+from layersim.commands.training import LayerwiseCLI, with_checkpoint
 from layersim.errors import UserError
-from layersim.logged import STAGES, logged_names, require_logged
 from layersim.report.configuration import flat
+from layersim.runs.rehearsal import STAGES, logged_names, require_logged
 from layersim.sweep.file import SweepFile
 
 

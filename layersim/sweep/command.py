@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from layersim import run_directory
 from layersim.errors import UserError
+from layersim.runs import directory as run_directory
 from layersim.sweep.check import check
 from layersim.sweep.driver import Driver
 from layersim.sweep.engine import Engine

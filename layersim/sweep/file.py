@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from layersim.agent import from_agent
+from layersim.commands.sweep_arguments import from_agent
 from layersim.errors import UserError, reason
 from layersim.sweep.rules import broken_rule
 

@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from layersim.errors import UserError
-from layersim.evaluating import evaluating
+from layersim.evaluation_mode import evaluating
 from layersim.module import LayerwiseModule
 from layersim.text.generation import language_model
 

@@ -9,11 +9,11 @@ from jsonargparse import ArgumentParser, Namespace
 from layersim.across import Source, open_module, read_features, read_source
 from layersim.across.features import fitted_split
 from layersim.across.options import add_reading_options, made, parse, print_outcome, typed
+from layersim.commands.parser import Parser
 from layersim.data import SplitDataModule
 from layersim.data.splits import Integers
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
-from layersim.parsing import Parser
 from layersim.report.drawing.canvas import save_figure
 from layersim.report.transfer import TransferReport, transfer_figure, transfer_table, write_transfer_report
 from layersim.transfer.probe import linear_probe

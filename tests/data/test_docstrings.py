@@ -12,7 +12,7 @@ from layersim.data.docstring_source import documented, prose, read_prose
 from layersim.data.docstrings import PACKAGES, balanced, distinct, naming, words
 from layersim.data.sentences import SentenceSplit
 from layersim.errors import UserError
-from layersim.packaged import package_folder
+from layersim.installed_packages import package_folder
 
 NESTED = '''
 """The module."""

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from layersim.__main__ import main
-from layersim.agent import from_agent, whole_flag
+from layersim.commands.sweep_arguments import from_agent, whole_flag
 from layersim.errors import UserError
 from layersim.sweep.check import Options, check
 from layersim.sweep.engine import Engine

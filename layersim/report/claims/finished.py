@@ -28,7 +28,7 @@ class FinishedRun:
 
     @property
     def parameters(self) -> Mapping[str, float] | None:
-        """How many it has, as `layersim.parameters` counts them; None where nothing counted."""
+        """How many it has, as `layersim.runs.parameters` counts them; None where nothing counted."""
         return self.exits.parameters if self.exits else self.environment.get("parameters")
 
     @property

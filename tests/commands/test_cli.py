@@ -201,7 +201,7 @@ def test_resuming_with_another_optimizer_or_schedule_is_refused(
     ]
     layersim(*resume, "--model.optimizer=SGD", "--model.optimizer.lr=0.1", status=2)
     assert "trained with optimizer torch.optim.AdamW, but torch.optim.SGD is given" in capsys.readouterr().err
-    layersim(*resume, "--model.lr_scheduler=layersim.schedules.WarmupDecay", status=2)
+    layersim(*resume, "--model.lr_scheduler=layersim.optimization.schedules.WarmupDecay", status=2)
     assert "lr_scheduler" in capsys.readouterr().err
 
 

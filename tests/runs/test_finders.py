@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 
 from layersim.errors import UserError
-from layersim.finders import start_from
-from layersim.schedules import WarmupDecay
+from layersim.runs.finders import start_from
+from layersim.optimization.schedules import WarmupDecay
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings(
@@ -34,7 +34,7 @@ class Sees(Callback):
         SEEN["rates"].append(optimizer.param_groups[0]["lr"])
 
 
-@pytest.mark.parametrize("schedule", [None, "layersim.schedules.WarmupDecay"])
+@pytest.mark.parametrize("schedule", [None, "layersim.optimization.schedules.WarmupDecay"])
 @pytest.mark.parametrize("finder", ["BatchSizeFinder", "LearningRateFinder"])
 def test_what_is_found_is_used_and_recorded(
     finder: str, schedule: str | None, layersim: Callable[..., Path], caplog: pytest.LogCaptureFixture

@@ -14,12 +14,12 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from layersim.finders import found, without_finders
+from layersim.runs.finders import found, without_finders
 from layersim.module import LayerwiseModule
-from layersim.parameters import parameters_of
+from layersim.runs.parameters import parameters_of
 from layersim.report.configuration import flat
 from layersim.report.environment import write_environment
-from layersim.tracking import Wandb
+from layersim.runs.tracking import Wandb
 
 
 class RunConfig(SaveConfigCallback):

@@ -12,8 +12,8 @@ from torchmetrics import Metric
 
 import layersim.metrics
 import layersim.similarity
-from layersim.layer_metric import LayerMetric
 from layersim.similarity import CosineSimilarity, LinearCKA
+from layersim.similarity.layer_metric import LayerMetric
 
 
 def counter(base: Any) -> Any:

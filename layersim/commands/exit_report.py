@@ -12,9 +12,9 @@ from layersim.exits import Calibration, EarlyExit, ExitSummary, ExitTable, exit_
 from layersim.exits.policies import Policy
 from layersim.metrics import mean_saturation_layer, saturation_layer
 from layersim.module import LayerwiseModule
-from layersim.parameters import parameters_of
 from layersim.report.exits import ExitReport
 from layersim.report.tradeoff import tradeoff_table
+from layersim.runs.parameters import parameters_of
 
 _TIMED = 5
 """Thresholds that are timed beside the chosen one, evenly spread over the mean exit layer."""

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from callbacks import LayerAccuracyMonitor
-from layersim.collecting import Tables
+from layersim.commands.trainer import LayerwiseTrainer
+from layersim.evaluation import Tables
 from layersim.exits import Confidence, exit_table, fit_temperatures, split_for_temperatures
 from layersim.outputs import LayerFeatures
-from layersim.trainer import LayerwiseTrainer
 from tests import tiny
 
 

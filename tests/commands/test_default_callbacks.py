@@ -8,7 +8,7 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 
-from layersim.default_callbacks import with_defaults
+from layersim.commands.default_callbacks import with_defaults
 from layersim.errors import UserError
 from tests import tiny
 

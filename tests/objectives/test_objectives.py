@@ -7,7 +7,6 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from layersim.distillation import Distillation
 from layersim.errors import UserError
 from layersim.heads import Head, SeparateHeads, SharedHead
 from layersim.objectives import (
@@ -22,6 +21,7 @@ from layersim.objectives import (
     Scheduled,
     layer_weights,
 )
+from layersim.objectives.distillation import Distillation
 from tests import tiny
 
 

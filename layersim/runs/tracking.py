@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from wandb.sdk import wandb_setup
 from wandb.sdk.lib import wbauth
 
-from layersim.agent import under_agent, whole_flag
+from layersim.commands.sweep_arguments import under_agent, whole_flag
 
 
 @runtime_checkable

@@ -20,23 +20,23 @@ from lightning.pytorch.cli import (
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from layersim import run_directory
-from layersim.agent import from_agent, under_agent
-from layersim.checkpoints import check_fits, read_checkpoint
-from layersim.console import in_few_lines, quiet
+from layersim.commands.console import in_few_lines, quiet
+from layersim.commands.default_callbacks import with_defaults
+from layersim.commands.exit_request import ExitRequest
+from layersim.commands.parser import Parser
+from layersim.commands.preflight import check_limits, classes_of, is_new_head
+from layersim.commands.refusals import refusing, running
+from layersim.commands.sweep_arguments import from_agent, under_agent
+from layersim.commands.trainer import LayerwiseTrainer
 from layersim.data import SplitDataModule
-from layersim.default_callbacks import with_defaults
 from layersim.errors import UserError
-from layersim.exit_request import ExitRequest
 from layersim.export import check_destination
-from layersim.logged import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.module import LayerwiseModule
-from layersim.parsing import Parser
-from layersim.preflight import check_limits, classes_of, is_new_head
-from layersim.refusals import refusing, running
-from layersim.run_config import RunConfig
-from layersim.tracking import Settles, finish
-from layersim.trainer import LayerwiseTrainer
+from layersim.runs import directory as run_directory
+from layersim.runs.checkpoints import check_fits, read_checkpoint
+from layersim.runs.configuration import RunConfig
+from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
+from layersim.runs.tracking import Settles, finish
 
 _HANDED_ON = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
 """What a verb gets from its recipe, and not as an option of its own."""

@@ -12,7 +12,7 @@ import torch
 import wandb
 import yaml
 
-from layersim.tracking import Wandb
+from layersim.runs.tracking import Wandb
 from tests import tiny
 
 Command = Callable[..., Path]

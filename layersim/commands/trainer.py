@@ -12,12 +12,11 @@ from rich.console import Console
 from torch import Tensor
 
 from layersim import export
-from layersim.checkpoints import check_fits, read_checkpoint
-from layersim.collecting import Accuracies, Collector, Tables
+from layersim.commands.exit_report import report_of, show, with_speeds
+from layersim.commands.exit_request import ExitRequest
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
-from layersim.exit_report import report_of, show, with_speeds
-from layersim.exit_request import ExitRequest
+from layersim.evaluation import Accuracies, Collector, Tables
 from layersim.exits import (
     POLICIES,
     ExitSummary,
@@ -33,6 +32,7 @@ from layersim.module import LayerwiseModule
 from layersim.report.exits import ExitReport, write_exit_report
 from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.speculation import speculation_table
+from layersim.runs.checkpoints import check_fits, read_checkpoint
 from layersim.text.drafting import check_drafting, generating_model
 from layersim.text.speculation import speculation_by_layer
 

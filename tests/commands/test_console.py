@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from callbacks import LayerAccuracyMonitor
-from layersim.console import ModelLine, ProgressLine, in_few_lines, quiet
+from layersim.commands.console import ModelLine, ProgressLine, in_few_lines, quiet
 from tests import tiny
 
 

@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy, linear
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from layersim import vocabulary_loss
 from layersim.errors import UserError
-from layersim.vocabulary_loss import layered_cross_entropy
+from layersim.objectives import vocabulary_loss
+from layersim.objectives.vocabulary_loss import layered_cross_entropy
 
 LAYERS, SAMPLES, WIDTH, CLASSES = 3, 21, 8, 50
 WEIGHTS = [0.2, 0.3, 0.5]

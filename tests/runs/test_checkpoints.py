@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from layersim.checkpoints import check_fits
+from layersim.runs.checkpoints import check_fits
 from layersim.errors import UserError
 from tests import tiny
 

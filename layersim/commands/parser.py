@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from layersim.errors import UserError
 
-_AMBIGUOUS = {"ReduceLROnPlateau": "layersim.schedules.ReduceLROnPlateau"}
+_AMBIGUOUS = {"ReduceLROnPlateau": "layersim.optimization.schedules.ReduceLROnPlateau"}
 """Short names that torch's class and Lightning's share, and whose class they mean here."""
 _resolve = _typehints.resolve_class_path_by_name
 _typehints.resolve_class_path_by_name = lambda cls, name: _AMBIGUOUS.get(name) or _resolve(cls, name)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from layersim.errors import UserError
-from layersim.packaged import model_name
+from layersim.installed_packages import model_name
 
 
 def test_a_folder_inside_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

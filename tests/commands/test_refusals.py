@@ -13,9 +13,9 @@ from lightning.pytorch import Callback, Trainer
 
 from layersim import data
 from layersim.__main__ import main
-from layersim.cli import LayerwiseCLI
+from layersim.commands.refusals import is_bug, refusing, running
+from layersim.commands.training import LayerwiseCLI
 from layersim.errors import UserError
-from layersim.refusals import is_bug, refusing, running
 from layersim.report.configuration import flat
 from tests import tiny
 

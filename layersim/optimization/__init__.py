@@ -1,0 +1,1 @@
+"""What an optimizer is told: learning-rate schedules."""
