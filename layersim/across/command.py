@@ -46,6 +46,8 @@ def main(args: list[str]) -> int:
         },
         measure=options.measure,
         options={**metric.options, "max_samples": options.max_samples, "order": "drawn by seed"},
+        label=metric.label,
+        range=metric.value_range,
         identical=metric.identical,
         data=options.data.as_dict(),
         split=options.split,

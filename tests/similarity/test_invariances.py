@@ -121,7 +121,8 @@ def test_what_a_class_declares_for_people_is_one_name_each_and_the_widest_range(
     assert len({kind.label for kind in kinds}) == len(kinds) == 12
     for made in (METRICS[name]() for name in METRICS):
         low, high = type(made).value_range
-        assert low <= made.value_range[0] and made.value_range[1] <= high
+        assert low <= made.value_range[0]
+        assert made.value_range[1] <= high
         assert made.better is None
 
 
