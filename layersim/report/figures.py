@@ -223,14 +223,9 @@ def comparison_figure(records: Mapping[str, LayerRecord], *, span: Range = "fixe
     draw_legend(figure, lines, left, figure.get_figheight() - 0.08, width)
 
     matrices = {name: record.quantities[matrix] for name, record in records.items() if matrix in record.quantities}
-    if matrices:
-        values = [quantity.values for quantity in matrices.values()]
-        first = next(iter(matrices.values()))
-        scale = scale_of(first.name_of(matrix), first, values, span)
-        bar = place(
-            figure, left + min(len(records), columns) * (side + gap) - gap + 0.18, below - pitch + 0.5, 0.14, side
-        )
-        draw_color_bar(bar, values, scale)
+    values = [quantity.values for quantity in matrices.values()]
+    first = next(iter(matrices.values()), Quantity(values=[]))
+    scale = scale_of(first.name_of(matrix), first, values, span)
     for position, name in enumerate(records):
         row, column = divmod(position, columns)
         axes = place(figure, left + column * (side + gap), below - (row + 1) * pitch + 0.5, side, side)
@@ -240,6 +235,9 @@ def comparison_figure(records: Mapping[str, LayerRecord], *, span: Range = "fixe
             draw_matrix(axes, matrices[name].values, scale)
         else:
             say_not_recorded(axes)
+    if matrices:
+        beside = left + min(len(records), columns) * (side + gap) - gap + 0.18
+        draw_color_bar(place(figure, beside, below - pitch + 0.5, 0.14, side), values, scale)
     return figure
 
 

@@ -112,12 +112,10 @@ class Quantity:
             if tick not in self.axes and (len(self.axes) != 1 or len(entries) != len(values)):
                 expected = f"ticks of {', '.join(self.axes) or 'no axis'}"
                 raise UserError(f"{name}: expected {expected}, got {len(entries)} of {tick}.")
-        if self.interval is not None:
-            shapes = {end: np.shape(self.interval.get(end)) for end in ("low", "high")}
-            if any(shape != values.shape for shape in shapes.values()):
-                raise UserError(
-                    f"{name}: expected low and high of its interval in the shape of its values, got {shapes}."
-                )
+        for end in ("low", "high") if self.interval is not None else ():
+            ends = np.asarray((self.interval or {}).get(end))
+            if ends.shape != values.shape:
+                raise UserError(f"{name}: expected {end} of its interval in the shape of its values, got {ends.shape}.")
 
     def to_json(self) -> dict[str, Any]:
         """Its fields as JSON has them: without what is as it is unless told; NaN and infinity as null."""

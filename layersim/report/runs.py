@@ -131,7 +131,7 @@ def _measured(record: LayerRecord | None) -> dict[str, str]:
     shown = {"epoch": str(record.epoch)}
     if record.worth is not None:
         shown[record.worth] = three(record.values(record.worth)[-1])
-    depths = [each for each in record.quantities.values() if not each.axes and each.unit == LAYER]
+    depths = [each for each in record.quantities.values() if each.unit == LAYER and isinstance(each.values, int)]
     if depths:
         shown["depth"] = told(depths[0].values, LAYER, record.layers, record.samples)
     return shown

@@ -81,7 +81,7 @@ def _below(record: LayerRecord, measure: str) -> dict[str, str]:
     last = {
         f"{name}, last layer": told(quantity.values[-1], quantity.unit, record.layers, record.samples)
         for name, quantity in curves(record.quantities).items()
-        if name not in shown and not name.endswith(" to last")
+        if quantity.better and name not in shown and not name.endswith(" to last")
     }
     numbers = single_numbers(record.quantities, record.layers, record.samples)
     return {"epoch": str(record.epoch), **last, **numbers}

@@ -17,6 +17,7 @@ from layersim.errors import UserError
 from layersim.report.drawing.canvas import INK, LABEL_SIZE, TICK_SIZE, layer_ticks, width_in_points
 from layersim.report.quantity import Quantity
 
+_ZERO = -0.005  # values from here on are shown as 0.00
 _SMALLEST_TEXT = 5.0  # points; below, digits run together at 120 dots an inch
 
 
@@ -36,7 +37,7 @@ class Scale:
 def scale_of(name: str, quantity: Quantity, values: Sequence[ArrayLike], span: Range = "fixed") -> Scale:
     """The colours of a quantity.
 
-    From light to dark where all values are 0 or more, else to both sides of 0. What is alike is bright, so that where
+    From dark to light where all values are 0 or more, else to both sides of 0. What is alike is bright, so that where
     lower is better the colours are turned.
 
     Args:
@@ -46,11 +47,11 @@ def scale_of(name: str, quantity: Quantity, values: Sequence[ArrayLike], span: R
         span: `fixed`, for pictures of different epochs and runs that can be laid side by side; or `data`, from the
             least value to the greatest, where 0.90 and 0.99 shall be told apart.
     """
-    every = np.concatenate([np.asarray(each, dtype=np.float64).ravel() for each in values])
+    every = np.concatenate([np.empty(0), *(np.asarray(each, dtype=np.float64).ravel() for each in values)])
     every = every[np.isfinite(every)]
     least, most = (float(every.min()), float(every.max())) if every.size else (0.0, 1.0)
     low, high = (None, None) if span == "data" else quantity.range
-    if least >= 0:
+    if least >= _ZERO:
         low = least if low is None else max(low, 0.0)
         high = most if high is None else high
     else:
@@ -58,8 +59,8 @@ def scale_of(name: str, quantity: Quantity, values: Sequence[ArrayLike], span: R
         low = -low
     if low == high:
         low, high = low - 0.5, high + 0.5
-    turned = "_r" if (quantity.better == "lower") != (least < 0) else ""
-    return Scale(name, low, high, ("viridis" if least >= 0 else "RdBu") + turned)
+    turned = "_r" if (quantity.better == "lower") != (least < _ZERO) else ""
+    return Scale(name, low, high, ("viridis" if least >= _ZERO else "RdBu") + turned)
 
 
 def draw_matrix(
