@@ -141,7 +141,7 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
     def figures(self, quantities: Mapping[str, Quantity]) -> dict[str, Callable[[], Figure]]:
         drawn = figures_of(quantities, self.unit, span=self.colors)
         if self.confidence is not None:
-            title = f"similarity to the last layer, intervals at {self.confidence:.4g}"
+            title = f"similarity to the last layer with intervals at {self.confidence:.4g},"
             to_last = {quantity.name_of(name): quantity.to_last() for name, quantity in quantities.items()}
             drawn["to_last"] = partial(curves_figure, to_last, title)
         return drawn

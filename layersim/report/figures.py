@@ -58,7 +58,7 @@ def figures_of(
             found[name] = lambda q=quantity, told=label: counts_figure(q, told, unit)  # type: ignore[misc]
         elif quantity.is_curve:
             key = name if quantity.better is None else f"layer_{name}"
-            found[key] = lambda q=quantity, told=label: curves_figure({told: q}, _title(told))  # type: ignore[misc]
+            found[key] = lambda q=quantity, told=label: curves_figure({told: q}, told)  # type: ignore[misc]
         elif len(quantity.axes) == 2 and quantity.axes[1] == LAYER:
             found[name] = lambda q=quantity, told=label: heat_map(q, told, span=span)  # type: ignore[misc]
         elif len(quantity.axes) == 1:
@@ -94,14 +94,14 @@ def curves_figure(quantities: Mapping[str, Quantity], title: str) -> Figure:
 
     Args:
         quantities: curves of one kind, by the name that the legend gives them; L may differ.
-        title: stands above.
+        title: of what it is, stands above.
     """
     width = _WIDTH
     legend = legend_height(quantities, width) if len(quantities) > 1 else 0
     figure = sheet(width + 0.8, _HEIGHT + 1 + legend)
     axes = place(figure, _LEFT, _BELOW + legend, width, _HEIGHT)
-    write_title(axes, title)
-    write_labels(axes, "layer", axis_label(quantities, title.lower()))
+    write_title(axes, f"{_title(title)} by layer")
+    write_labels(axes, "layer", axis_label(quantities, title))
     lines = draw_curves(axes, quantities)
     draw_bands(axes, quantities, lines)
     if legend:

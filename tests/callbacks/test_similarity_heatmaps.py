@@ -182,7 +182,9 @@ def test_a_layer_that_is_not_finite_is_nan_and_named(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"similarity is NaN for layer 3 \(counted from 1\)"):
         trainer(tmp_path, callbacks).validate(module, DataLoader(Points(), 50), verbose=False)
     for quantity in records(tmp_path)[0].matrices.values():
-        assert [[math.isnan(value) for value in row] for row in quantity.values] == [[False, False, True]] * 2 + [[True] * 3]
+        assert [[math.isnan(value) for value in row] for row in quantity.values] == [[False, False, True]] * 2 + [
+            [True] * 3
+        ]
 
 
 class Dealt(LightningDataModule):

@@ -106,6 +106,7 @@ def draw_color_bar(axes: Axes, matrices: Sequence[ArrayLike], scale: Scale) -> N
         axes,
         ScalarMappable(Normalize(scale.low, scale.high), colormaps[scale.colors]),
         ticks=np.linspace(scale.low, scale.high, 5).tolist(),
+        format="%.2f",
         extend="both" if below and above else "min" if below else "max" if above else "neither",
     )
     bar.outline.set_visible(False)
