@@ -100,8 +100,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         return {"features": KeptSamples(max_samples=self.max_samples, least=_LEAST)}
 
     def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
-        twin = deepcopy(self)  # an epoch that is measured may be kept
-        twin.every, twin._epoch = 1, 0
+        twin = EpochSimilarity(every=1, measures=self.measures, max_samples=self.max_samples)  # what it keeps, it alone
         super(EpochSimilarity, twin).rehearse(module, samples)
         twin._epoch = 1
         names = super(EpochSimilarity, twin).rehearse(module, samples)

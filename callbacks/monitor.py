@@ -66,9 +66,11 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         return self.rehearsed(self.fresh(module), made_up(module.num_layers, 8, samples))
 
     def rehearsed(self, metrics: dict[str, AnyMetric], output: LayerOutput) -> set[str]:
-        """The names of what is logged of an epoch with this one step."""
+        """The names of what is logged of an epoch with this one step, which each process makes up for itself."""
+        for metric in metrics.values():
+            metric.distributed_available_fn = lambda: False
         self.update(metrics, output)
-        return {name for name, _ in logged(self.measure(metrics))}
+        return {name for name, _ in logged(_checked(self.measure(metrics), len(output.features.values)))}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         refuse_mps(trainer.strategy.root_device)
@@ -92,9 +94,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         quantities = self.measure(self._metrics)
         self._metrics = {}  # features that a metric kept are let go
-        for name, quantity in quantities.items():
-            quantity.check(name, self.num_layers)
-        self.quantities = quantities
+        self.quantities = _checked(quantities, self.num_layers)
         prefix = "val" if stage == "validate" else stage
         numbers = dict(logged(quantities))
         if trainer.is_global_zero:
@@ -105,3 +105,9 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         for name, value in numbers.items():
             # All processes have the same number, so that reducing changes nothing; Lightning warns where none is asked.
             pl_module.log(f"{prefix}/{name}", value, prog_bar=name == self.on_bar, sync_dist=True)
+
+
+def _checked(quantities: dict[str, Quantity], layers: int) -> dict[str, Quantity]:
+    for name, quantity in quantities.items():
+        quantity.check(name, layers)
+    return quantities

@@ -17,7 +17,7 @@ from layersim.report.quantity import Quantity
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, append_record
 from layersim.report.table import layer_table
 from layersim.runs.directory import reserve
-from layersim.runs.rehearsal import logged_names
+from layersim.runs.rehearsal import STAGES, logged_names
 
 
 @runtime_checkable
@@ -48,8 +48,9 @@ class RunRecorder(EvaluationCallback):
         self.records = [LayerRecord.from_line(line) for line in state_dict["lines"]]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if isinstance(pl_module, LayerwiseModule):
-            logged_names(trainer.callbacks, pl_module, stage=stage)  # type: ignore[attr-defined]  # refuses a name twice
+        if isinstance(pl_module, LayerwiseModule) and stage in STAGES:
+            # Refuses one name of two callbacks before anything is trained.
+            logged_names(trainer.callbacks, pl_module, stage=STAGES[stage])  # type: ignore[attr-defined]
         root = Path(trainer.default_root_dir).absolute()
         if root != self._home and trainer.strategy.broadcast(_path(trainer).exists()):
             own = trainer.strategy.broadcast(str(reserve(root.parent, root.name)) if trainer.is_global_zero else "")

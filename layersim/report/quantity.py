@@ -160,7 +160,8 @@ def logged(quantities: Mapping[str, Quantity]) -> Iterator[tuple[str, float]]:
         elif quantity.is_matrix:
             yield from _by_layer(f"{name}_to_last", [row[-1] for row in quantity.values])
         elif len(quantity.axes) == 2 and quantity.axes[1] == LAYER:
-            for tick, values in zip(quantity.ticks[quantity.axes[0]], quantity.values, strict=True):
+            ticks = quantity.ticks.get(quantity.axes[0], range(1, len(quantity.values) + 1))
+            for tick, values in zip(ticks, quantity.values, strict=True):
                 yield f"{name}_{tick}", math.fsum(values) / len(values)
 
 

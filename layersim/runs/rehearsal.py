@@ -57,20 +57,22 @@ def logged_names(
     Raises:
         UserError: the samples are too few for a measure that was asked for; two callbacks measure one name.
     """
-    names, known = set[str](), True
+    names, measured, known = set[str](), set[str](), True
     if verb == "fit":
         names |= {"epoch", "step", "train/loss", "train/loss_step", "lr-*"}
     for callback in callbacks:
         if not isinstance(callback, Rehearses):
             known &= type(callback).__module__.partition(".")[0] in _SILENT
         elif samples != 0:
-            logs = {f"{stage}/{name}" for name in _rehearsed(callback, module, samples, stage)}
-            if twice := sorted(name for name in names & logs):
+            logs = _rehearsed(callback, module, samples, stage)
+            own = {name.rpartition("/layer_")[0] or name for name in logs}  # of all layers, which may not be known yet
+            if twice := sorted(measured & own):
                 raise UserError(
                     f"Two callbacks measure {', '.join(twice)}, but a run's record holds one of each name: give "
                     "measures names of their own, or leave one callback out of --trainer.callbacks."
                 )
-            names |= logs
+            measured |= own
+            names |= {f"{stage}/{name}" for name in logs}
     return names if known else None
 
 

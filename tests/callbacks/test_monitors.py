@@ -106,7 +106,8 @@ def test_loggers_get_numbers_and_images(tmp_path: Path) -> None:
         assert scalar.value == pytest.approx(last["accuracy"][layer - 1])
         (scalar,) = events.Scalars(f"val/cosine_to_last/layer_{layer:02d}")
         assert scalar.value == pytest.approx(last["cosine"][layer - 1][-1])
-    assert set(events.Tags()["images"]) == {"val/cosine", "val/cka", "val/layer_accuracy", "val/saturation"}
+    pictures = {"val/cosine", "val/cka", "val/layer_accuracy", "val/layer_loss", "val/saturation"}
+    assert set(events.Tags()["images"]) == pictures
     (image,) = events.Images("val/cosine")
     assert image.encoded_image_string.startswith(b"\x89PNG")
     header = (tmp_path / "csv" / "metrics.csv").read_text().splitlines()[0].split(",")

@@ -1,9 +1,9 @@
 """The monitor on a real trainer against the definitions on the outputs of the same batches."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,9 +15,12 @@ from layersim.heads import SeparateHeads, SharedHead
 from layersim.metrics import progression
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerFeatures, LayerOutput, Readout
+from layersim.report.quantity import Quantity
 from layersim.report.records import LayerRecord, read_records
 from tests import tiny
 from tests.callbacks.test_monitors import trainer
+
+COLLAPSE = {"nc1", "within_over_between", "norm_spread", "cosine_spread", "simplex_gap"}
 
 
 def record(path: Path) -> LayerRecord:
@@ -39,15 +42,18 @@ def test_the_record_after_training_is_what_the_definitions_give(tmp_path: Path) 
     module, data = tiny.module(optimizer=partial(torch.optim.AdamW, lr=0.01)), tiny.digits(eval_batch_size=55)
     run = trainer(tmp_path, [ProgressionMonitor(), RunRecorder()], max_epochs=2)
     run.fit(module, data)
-    measured = record(tmp_path).progression
+    told = record(tmp_path).quantities
+    measured = {name: quantity.values for name, quantity in told.items()}
     features, classes, log_odds = outputs(module)
-    assert measured["samples"] == 360
+    assert told["path_over_chord"].options == {"samples": 360, "centering": "samples"}
+    assert told["cosine_rises_by_step"].ticks == {"step": [1.5, 2.5]}
+    assert told["angle"].ticks == {"inner layer": [2]}
 
     x = features.double() - features.double().mean(1, keepdim=True)
     cosines = torch.nn.functional.cosine_similarity(x, x[-1:], dim=2)
     for name, values in {"cosine": cosines, "target_probability": log_odds.double().sigmoid()}.items():
         rises = values.diff(dim=0) > 0
-        assert measured[name] == pytest.approx(values.mean(1).tolist(), abs=1e-6)
+        assert measured["cosine_path" if name == "cosine" else name] == pytest.approx(values.mean(1).tolist(), abs=1e-6)
         assert measured[f"{name}_rises"] == pytest.approx(rises.all(0).double().mean().item(), abs=1.5 / 360)
         assert measured[f"{name}_rises_by_step"] == pytest.approx(rises.double().mean(1).tolist(), abs=1.5 / 360)
     steps = features.double().diff(dim=0)
@@ -59,42 +65,34 @@ def test_the_record_after_training_is_what_the_definitions_give(tmp_path: Path) 
     assert measured["skip_over_residual"] == pytest.approx(ratios.tolist(), rel=1e-4)
 
     expected = progression(features, classes)
-    for name, value in expected["neural_collapse"].items():
-        assert measured["neural_collapse"][name] == pytest.approx(value, rel=1e-3), name
+    for name in COLLAPSE:
+        assert measured[name] == pytest.approx(expected["neural_collapse"][name], rel=1e-3), name
+    assert told["class_paths"].ticks == {"class": list(range(10))}
+    for number, way in enumerate(expected["class_paths"]["points"]):
+        for at, point in enumerate(way):
+            assert measured["class_paths"][number][at] == pytest.approx(point, abs=1e-3)
     with torch.no_grad():
         read = module.head.final_norm(features)  # type: ignore[operator]
     means = torch.stack([read[:, classes == number].mean(1) for number in range(10)], dim=1).double()
     means = means - means.mean(1, keepdim=True)
     weight = module.head.classifier.weight.detach().double()  # type: ignore[union-attr, operator]
     apart = [(weight / weight.norm() - mean / mean.norm()).norm().item() for mean in means]
-    assert measured["neural_collapse"]["self_duality"] == pytest.approx(apart, rel=1e-4)
+    assert measured["self_duality"] == pytest.approx(apart, rel=1e-4)
 
-    logged = {name: value.item() for name, value in run.callback_metrics.items() if "train" not in name}
-    assert {name.removeprefix("val/"): value for name, value in logged.items()} == {
+    logged = {name.removeprefix("val/"): value.item() for name, value in run.callback_metrics.items()}
+    assert {name: value for name, value in logged.items() if "train" not in name and "/layer_" not in name} == {
         "cosine_rises": pytest.approx(measured["cosine_rises"]),
         "target_probability_rises": pytest.approx(measured["target_probability_rises"]),
         "path_over_chord": pytest.approx(measured["path_over_chord"]),
-        "cosine_cka_pearson": pytest.approx(measured["cosine_cka"]["pearson"]),
-        "cosine_cka_spearman": pytest.approx(measured["cosine_cka"]["spearman"]),
-        "nc1": pytest.approx(measured["neural_collapse"]["nc1"][-1]),
+        "cosine_cka_pearson": pytest.approx(expected["cosine_cka"]["pearson"], rel=1e-3),
+        "cosine_cka_spearman": pytest.approx(expected["cosine_cka"]["spearman"], rel=1e-3),
+        **{name: pytest.approx(measured[name][-1]) for name in (*COLLAPSE, "self_duality")},
     }
+    for name in ("cosine_path", "target_probability", "distance_to_segment", "nc1"):
+        by_layer = [logged[f"{name}/layer_{layer:02d}"] for layer in (1, 2, 3)]
+        assert by_layer == pytest.approx(measured[name]), name
     for name in ("progression", "class_paths"):
         assert (tmp_path / "figures" / f"val-{name}-epoch-0001.png").is_file()
-
-
-def same(found: Any, expected: Any) -> None:
-    assert type(found) is type(expected)
-    if isinstance(expected, dict):
-        assert list(found) == list(expected)
-        for key in expected:
-            same(found[key], expected[key])
-    elif isinstance(expected, str):
-        assert found == expected
-    elif isinstance(expected, list) and isinstance(expected[0], list):
-        for pair in zip(found, expected, strict=True):
-            same(*pair)
-    else:
-        assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("max_samples", [100, 4096])
@@ -106,8 +104,14 @@ def test_two_processes_equal_one(tmp_path: Path, max_samples: int) -> None:
         run.validate(tiny.module(), tiny.digits(eval_batch_size=50), verbose=False)
     one, two = record(tmp_path / "one"), record(tmp_path / "two")
     assert two.samples == 360
-    assert two.progression["samples"] == min(max_samples, 360)
-    same(two.progression, one.progression)
+    assert two.quantities["path_over_chord"].options["samples"] == min(max_samples, 360)
+    assert list(two.quantities) == list(one.quantities)
+    for name, expected in one.quantities.items():
+        found = two.quantities[name]
+        pair = (torch.tensor(quantity.values, dtype=torch.float64) for quantity in (found, expected))
+        torch.testing.assert_close(*pair, rtol=1e-6, atol=1e-6)
+        options = {key: pytest.approx(value) for key, value in expected.options.items()}
+        assert replace(found, values=[]) == replace(expected, values=[], options=options)
 
 
 def test_separate_heads_are_held_against_their_own_layer(tmp_path: Path) -> None:
@@ -115,9 +119,7 @@ def test_separate_heads_are_held_against_their_own_layer(tmp_path: Path) -> None
     for name, module in {"shared": shared, "separate": separate}.items():
         run = trainer(tmp_path / name, [ProgressionMonitor(), RunRecorder()])
         run.validate(module, tiny.digits(), verbose=False)
-    first, second = (
-        record(tmp_path / name).progression["neural_collapse"]["self_duality"] for name in ("shared", "separate")
-    )
+    first, second = (record(tmp_path / name).values("self_duality") for name in ("shared", "separate"))
     assert second[-1] == pytest.approx(first[-1])
     assert abs(second[0] - first[0]) > 1e-3
 
@@ -130,14 +132,16 @@ def test_a_head_that_reads_raw_layers_is_held_against_raw_means(tmp_path: Path) 
     means = means - means.mean(0)
     weight = module.head.classifier.weight.detach().double()  # type: ignore[union-attr, operator]
     apart = (weight / weight.norm() - means / means.norm()).norm().item()
-    assert record(tmp_path).progression["neural_collapse"]["self_duality"][0] == pytest.approx(apart, rel=1e-4)
+    assert record(tmp_path).values("self_duality")[0] == pytest.approx(apart, rel=1e-4)
 
 
 def test_a_classifier_of_several_maps_has_no_nc3(tmp_path: Path) -> None:
     module = tiny.module()
     module.head.classifier = nn.Sequential(nn.Tanh(), module.head.classifier)  # type: ignore[arg-type]
     trainer(tmp_path, [ProgressionMonitor(), RunRecorder()]).validate(module, tiny.digits(), verbose=False)
-    assert "self_duality" not in record(tmp_path).progression["neural_collapse"]
+    found = record(tmp_path).quantities.keys()
+    assert found >= COLLAPSE
+    assert "self_duality" not in found
 
 
 def test_without_classes_their_part_is_absent(tmp_path: Path) -> None:
@@ -146,9 +150,9 @@ def test_without_classes_their_part_is_absent(tmp_path: Path) -> None:
     module.backbone.reads_tokens = True
     run = trainer(tmp_path, [ProgressionMonitor(), RunRecorder()])
     run.validate(module, tiny.digits(), verbose=False)
-    measured = record(tmp_path).progression
-    assert not {"neural_collapse", "class_paths"} & set(measured)
-    assert len(measured["target_probability"]) == 3
+    measured = record(tmp_path).quantities
+    assert not (COLLAPSE | {"self_duality", "class_paths"}) & measured.keys()
+    assert len(measured["target_probability"].values) == 3
     assert "val/nc1" not in run.callback_metrics
     assert not (tmp_path / "figures" / "val-class_paths-epoch-0000.png").exists()
 
@@ -159,10 +163,10 @@ def test_broken_features_are_measured_too(tmp_path: Path) -> None:
     run = trainer(tmp_path, [ProgressionMonitor(), RunRecorder()])
     with pytest.warns(UserWarning, match="features are not finite at layer 2, 3"):
         run.validate(module, tiny.digits(), verbose=False)
-    measured = record(tmp_path).progression
-    assert all(map(math.isnan, measured["cosine"]))
-    assert [math.isnan(value) for value in measured["target_probability"]] == [False, True, True]
-    assert [math.isnan(value) for value in measured["neural_collapse"]["self_duality"]] == [False, True, True]
+    measured = record(tmp_path)
+    assert all(map(math.isnan, measured.values("cosine_path")))
+    for name in ("target_probability", "self_duality"):
+        assert [math.isnan(value) for value in measured.values(name)] == [False, True, True]
 
 
 def test_what_cannot_be_measured_is_refused_at_once() -> None:
@@ -172,8 +176,8 @@ def test_what_cannot_be_measured_is_refused_at_once() -> None:
         ProgressionMonitor(centering="batch")  # type: ignore[arg-type]
 
 
-def measured_alone(features: Tensor, classes: Tensor | None) -> Any:
-    """What the monitor tells of one batch, without a trainer."""
+def measured_alone(features: Tensor, classes: Tensor | None) -> tuple[ProgressionMonitor, dict[str, Quantity]]:
+    """A monitor and what it tells of one batch, without a trainer."""
     layers, samples, _ = features.shape
     empty = torch.empty(0)
     log_odds = empty if classes is None else torch.randn(layers, samples)
@@ -181,23 +185,29 @@ def measured_alone(features: Tensor, classes: Tensor | None) -> Any:
     monitor = ProgressionMonitor()
     metrics = monitor.make_metrics(tiny.module())
     monitor.update(metrics, LayerOutput(LayerFeatures(features, classes, torch.arange(samples)), readout))
-    return monitor.measure(metrics)
+    return monitor, monitor.measure(metrics)
 
 
 def test_without_targets_features_are_measured_all_the_same() -> None:
     features = torch.randn(3, 30, 16, generator=torch.Generator().manual_seed(0))
-    without = measured_alone(features, None)
-    assert without.record["progression"] == progression(features, None)
-    assert list(without.scalars) == ["cosine_rises", "path_over_chord", "cosine_cka_pearson", "cosine_cka_spearman"]
-    assert list(without.figures) == ["progression"]
+    monitor, without = measured_alone(features, None)
+    expected = progression(features, None)
+    expected["cosine_path"] = expected.pop("cosine")
+    expected |= {f"cosine_cka_{name}": value for name, value in expected.pop("cosine_cka").items()}
+    options = {name: expected.pop(name) for name in ("samples", "centering")}
+    assert {name: quantity.values for name, quantity in without.items()} == expected
+    assert all(quantity.options == options for quantity in without.values())
+    scalars = [name for name, quantity in without.items() if not quantity.axes]
+    assert scalars == ["cosine_rises", "path_over_chord", "cosine_cka_pearson", "cosine_cka_spearman"]
+    assert list(monitor.figures(without)) == ["progression"]
 
 
 def test_one_class_has_a_path_and_no_collapse() -> None:
     features = torch.randn(3, 30, 16, generator=torch.Generator().manual_seed(0))
-    one = measured_alone(features, torch.full((30,), 7)).record["progression"]
-    assert "neural_collapse" not in one
-    assert one["class_paths"]["classes"] == [7]
-    assert len(one["target_probability"]) == 3
+    _, one = measured_alone(features, torch.full((30,), 7))
+    assert not COLLAPSE & one.keys()
+    assert one["class_paths"].ticks == {"class": [7]}
+    assert len(one["target_probability"].values) == 3
 
 
 def test_a_model_of_one_layer_is_refused() -> None:
