@@ -162,4 +162,4 @@ def test_a_task_from_training_to_verdicts(evidence: Any, tmp_path: Path, monkeyp
     done = sorted(tmp_path.glob("*/*/*/*"))
     assert train.main() == 0
     assert sorted(tmp_path.glob("*/*/*/*")) == done  # nothing is done again
-    assert len(done) == 2  # the training, and its exits
+    assert len(done) == 1

@@ -6,7 +6,6 @@ from pathlib import Path
 from tasks import TASKS, Task
 
 from layersim.report.configuration import CONFIG_FILE, read_configuration
-from layersim.report.exits import EXITS_FILE
 from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
 
 
@@ -29,15 +28,6 @@ def trained(root: Path, task: Task, objective: str, seed: int) -> Trained | None
         records = read_records(path)
         if config["seed_everything"] == seed and records[-1].epoch + 1 == config["trainer"]["max_epochs"]:
             return Trained(task, objective, seed, path.parent, records[-1])
-    return None
-
-
-def measured_exits(root: Path, model: Trained) -> Path | None:
-    """The run of `layersim exits` on this model."""
-    for path in sorted((root / "exits" / model.task.name / model.objective).glob(f"*/{CONFIG_FILE}")):
-        checkpoint = Path(read_configuration(path.parent)["ckpt_path"])
-        if checkpoint.parent.parent == model.directory and (path.parent / EXITS_FILE).exists():
-            return path.parent
     return None
 
 

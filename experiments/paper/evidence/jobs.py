@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from found import Trained, measured_exits, trained
+from found import Trained, trained
 from tasks import TASKS, Task
 
 from layersim.__main__ import main as layersim
@@ -65,20 +65,9 @@ def finish(job: Job, fit: list[str], root: Path) -> float:
 
 
 def measure(job: Job, model: Trained, root: Path) -> None:
-    """Exits, shifts and probes, as far as the task has them and they are not there."""
+    """Shifts and probes, as far as the task has them and they are not there."""
     task = job.task
     checkpoint = f"--ckpt_path={model.directory / 'checkpoints' / 'last.ckpt'}"
-    if not task.tokens and measured_exits(root, model) is None:
-        call(
-            "exits",
-            checkpoint,
-            "--risk=0.05",
-            "--measure_speed=false",  # seconds beside other work would mean little
-            f"--seed={job.seed}",
-            f"--trainer.default_root_dir={root}",
-            f"--experiment=exits/{task.name}/{job.objective}",
-            *QUIET,
-        )
     if (task.images or task.probe) and not (model.directory / TRANSFER_FILE).exists():
         call("transfer", checkpoint, *([f"--to_data={task.probe}"] if task.probe else []))
 

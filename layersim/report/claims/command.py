@@ -1,71 +1,62 @@
-"""`layersim claims RUN_DIR …`: which of the paper's claims hold on finished runs?"""
+"""`layersim claims --standard RUN … --aligned RUN …`: which of the paper's claims hold on finished runs?"""
 
 import argparse
+import glob
 from pathlib import Path
 
 from rich.console import Console
 
 from layersim.errors import UserError
-from layersim.report.claims.claim import Finding, judge
-from layersim.report.claims.finished import read_run
-from layersim.report.claims.paper import ABSOLUTE_DEPTH, CLAIMS, LIMITS
-from layersim.report.claims.sheet import HOW, findings_table, markdown, remarks
-from layersim.report.claims.studies import Study, group_studies
-from layersim.report.records import RECORDS_FILE
-
-
-def judge_runs(
-    directories: list[Path], limits: dict[str, float]
-) -> tuple[list[tuple[Study, list[Finding]]], list[str]]:
-    """Every claim on every study of these runs, and how the runs were put together.
-
-    Raises:
-        UserError: a directory that is no run's, or whose files are broken; no run that was trained.
-    """
-    runs = {directory: read_run(directory) for directory in directories}
-    studies, notes = group_studies([run for run in runs.values() if run is not None])
-    unread = [f"{directory} is passed over: it holds no validation." for directory, run in runs.items() if run is None]
-    notes = [*unread, *notes]
-    if not studies:
-        raise UserError(f"expected runs to judge, got no finished run: {' '.join(notes)}")
-    claims = (*CLAIMS, ABSOLUTE_DEPTH) if "absolute-epsilon" in limits else CLAIMS
-    judged = [(study, [finding for claim in claims for finding in judge(claim, study, limits)]) for study in studies]
-    return judged, notes
+from layersim.report.claims.arms import ARMS, read_arms
+from layersim.report.claims.paper import LIMITS
+from layersim.report.claims.tables import HOW, markdown, remarks, verdicts_table
+from layersim.report.claims.verdicts import judge
 
 
 def main(args: list[str]) -> int:
     """Runs the command with what stands behind `layersim claims`; 0 when all went well, whatever the verdicts."""
     parser = argparse.ArgumentParser(
         prog="layersim claims",
-        description="Judge each claim of the paper on finished runs: a number, its interval, and a verdict (holds, "
-        "does not hold, cannot tell). Runs alike but for the seed give the interval; runs on other data or models are "
-        "judged apart. Give three seeds or more of standard, aligned and separate-heads training.",
+        description="Judge each claim of the paper on finished runs of one model on one data set: a number, its "
+        "interval, and a verdict (holds, does not hold, cannot tell). Runs alike but for the seed give the interval. "
+        "Give three seeds or more of standard, aligned and separate-heads training.",
     )
-    parser.add_argument("run", nargs="+", type=Path, metavar="RUN_DIR", help=f"a run's directory, with {RECORDS_FILE}")
+    for arm, meaning in ARMS.items():
+        told = f"directories of runs, or patterns of some: {meaning}"
+        parser.add_argument(f"--{arm}", nargs="+", default=[], metavar="RUN", help=told)
     parser.add_argument("--output", type=Path, metavar="MD", help="markdown too, with the paper's numbers beside")
     for name, (default, meaning) in LIMITS.items():
         parser.add_argument(f"--{name}", type=float, default=default, help=f"{meaning}; default: %(default)s")
     told = "also judge the paper's depth, the first layer whose accuracy is at least 1 less this, such as 0.05"
     parser.add_argument("--absolute-epsilon", type=float, help=told)
-    options = parser.parse_args(args)
-    if options.output is not None and options.output.suffix != ".md":
-        raise UserError(f"--output: expected the name of a markdown file, which ends in .md, got {options.output}.")
-    limits = {name: getattr(options, name.replace("-", "_")) for name in LIMITS}
-    if options.absolute_epsilon is not None:
-        limits["absolute-epsilon"] = options.absolute_epsilon
+    options = {name.replace("_", "-"): value for name, value in vars(parser.parse_args(args)).items()}
+    output = options["output"]
+    if output is not None and output.suffix != ".md":
+        raise UserError(f"--output: expected the name of a markdown file, which ends in .md, got {output}.")
+    limits = {name: options[name] for name in (*LIMITS, "absolute-epsilon") if options[name] is not None}
     for name in limits.keys() & {"epsilon", "absolute-epsilon"}:
         if not 0 <= limits[name] <= 1:
             raise UserError(f"--{name}: expected a share in 0 … 1, got {limits[name]:g}.")
-    judged, notes = judge_runs(list(dict.fromkeys(path.resolve() for path in options.run)), limits)
+    arms = read_arms({arm: _directories(arm, options[arm]) for arm in ARMS if options[arm]})
+    verdicts = judge(arms, limits)
     console = Console()
-    for study, findings in judged:
-        console.print(findings_table(study, findings))
-        for line in remarks(findings):
-            console.print(line, markup=False, highlight=False)
-        console.print()
-    for line in (HOW, *notes):
-        console.print(line, markup=False, highlight=False, soft_wrap=line != HOW)
-    if options.output is not None:
-        options.output.write_text(markdown(judged, notes))
-        console.print(f"Markdown: {options.output}", markup=False, highlight=False, soft_wrap=True)
+    console.print(verdicts_table(arms, verdicts))
+    for line in (*remarks(verdicts), "", HOW):
+        console.print(line, markup=False, highlight=False)
+    for line in arms.notes:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if output is not None:
+        output.write_text(markdown([(arms, verdicts)]))
+        console.print(f"Markdown: {output}", markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def _directories(arm: str, patterns: list[str]) -> list[Path]:
+    """What the shell left as patterns is looked for here; of those only folders count."""
+    found: list[Path] = []
+    for pattern in patterns:
+        of_pattern = [Path(path) for path in sorted(glob.glob(pattern)) if Path(path).is_dir()]
+        if not of_pattern:
+            raise UserError(f"--{arm}: expected a run's directory, or a pattern of some, got {pattern}: there is none.")
+        found += of_pattern
+    return found

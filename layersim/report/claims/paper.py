@@ -4,8 +4,46 @@ Published numbers are computed as ours are, from values that the paper prints, o
 about 0.01).
 """
 
-from layersim.report.claims import readings
-from layersim.report.claims.claim import Claim
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from layersim.report.claims import measured
+from layersim.report.claims.intervals import Measured
+from layersim.report.claims.measured import FinishedRun, Limits
+
+ONE_HEAD = ("aligned", "alternating")
+"""Arms in which one head is trained at all layers."""
+GAIN = (ONE_HEAD, ("standard",))
+LOSS = (("standard",), ONE_HEAD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A sentence of the paper that a number can bear out or refute.
+
+    Where a run has several numbers, the greatest counts. The claim holds where the whole interval lies on its side of
+    the limit, does not hold where the whole interval lies on the other, and is open where the limit is within.
+    """
+
+    name: str
+    says: str
+    """In words of our own."""
+    source: str
+    """Where in arXiv 2406.14479."""
+    number: str
+    """What is measured."""
+    published: str = ""
+    """The paper's number, where it prints or draws one."""
+    read: Callable[[FinishedRun, Limits], Measured]
+    """Raises NotMeasured."""
+    check: Callable[[Sequence[FinishedRun], Limits], None] | None = None
+    """Raises NotMeasured where the numbers of all runs that a verdict is about say nothing together."""
+    arms: tuple[tuple[str, ...], ...] = (("standard", *ONE_HEAD, "separate"),)
+    """Each of the first has the number, or how much more of it than each of the second."""
+    claimed: tuple[Literal["≤", ">"], float | str]
+    """The limit is a number, or the name of one of the limits."""
+
 
 LIMITS: dict[str, tuple[float, str]] = {
     "drop": (0.01, "a drop from one layer to a later one that still counts as none"),
@@ -26,10 +64,8 @@ CLAIMS = (
         source="theorem 2.1, figure 2",
         number="largest drop of the cosine when a layer comes one closer",
         published="−0.02, DeiT-S on CIFAR-10, standard, to the last layer",
-        read=readings.similarity_drops,
-        first=("standard", "shared", "separate"),
-        side="at most",
-        limit="drop",
+        read=measured.similarity_drops,
+        claimed=("≤", "drop"),
     ),
     Claim(
         name="cosine-follows-cka",
@@ -37,10 +73,8 @@ CLAIMS = (
         source="figure 2",
         number="Pearson's correlation of cosine and CKA over the pairs of layers",
         published="0.98, DeiT-S on CIFAR-10, to the last layer",
-        read=readings.cosine_cka_correlation,
-        first=("standard", "shared", "separate"),
-        side="above",
-        limit="correlation",
+        read=measured.cosine_cka_correlation,
+        claimed=(">", "correlation"),
     ),
     Claim(
         name="accuracy-rises",
@@ -48,21 +82,16 @@ CLAIMS = (
         source="figures 1 and 4",
         number="largest drop of accuracy from a layer to the next",
         published="−0.001, DeiT-S fine-tuned on CIFAR-10, aligned",
-        read=readings.accuracy_drops,
-        first=("standard", "shared", "separate"),
-        side="at most",
-        limit="drop",
+        read=measured.accuracy_drops,
+        claimed=("≤", "drop"),
     ),
     Claim(
         name="probability-rises",
         says="The probability of the true class rises with the layer",
         source="theorem 2.2",
         number="largest drop of its mean from a layer to the next",
-        published="",
-        read=readings.probability_drops,
-        first=("standard", "shared", "separate"),
-        side="at most",
-        limit="drop",
+        read=measured.probability_drops,
+        claimed=("≤", "drop"),
     ),
     Claim(
         name="shallow-layers",
@@ -70,11 +99,9 @@ CLAIMS = (
         source="figures 1b and 4b",
         number="gain in mean accuracy over the first half of the layers",
         published="0.47, DeiT-S fine-tuned on CIFAR-10",
-        read=readings.shallow_accuracy,
-        first=("shared",),
-        second="standard",
-        side="above",
-        limit="shallow-gain",
+        read=measured.shallow_accuracy,
+        arms=GAIN,
+        claimed=(">", "shallow-gain"),
     ),
     Claim(
         name="last-layer",
@@ -82,11 +109,9 @@ CLAIMS = (
         source="figures 4b and 8",
         number="loss of accuracy at the last layer",
         published="0.006 on ImageNet-1K, 0.019 on SST-2, −0.005 on CIFAR-10",
-        read=readings.last_accuracy,
-        first=("standard",),
-        second="shared",
-        side="at most",
-        limit="last-layer-loss",
+        read=measured.last_accuracy,
+        arms=LOSS,
+        claimed=("≤", "last-layer-loss"),
     ),
     Claim(
         name="more-saturation",
@@ -94,11 +119,9 @@ CLAIMS = (
         source="figure 6a",
         number="gain in the share of samples that saturate early",
         published="0.12, from 0.87 to 0.99, CIFAR-10",
-        read=readings.saturated_early,
-        first=("shared",),
-        second="standard",
-        side="above",
-        limit=0.0,
+        read=measured.saturated_early,
+        arms=GAIN,
+        claimed=(">", 0.0),
     ),
     Claim(
         name="earlier-saturation",
@@ -106,11 +129,9 @@ CLAIMS = (
         source="figure 6a",
         number="layers by which the mean saturation layer is earlier",
         published="5.55 of 12, from 9.79 to 4.24, CIFAR-10",
-        read=readings.saturation_layer,
-        first=("standard",),
-        second="shared",
-        side="above",
-        limit=0.0,
+        read=measured.saturation_layer,
+        arms=LOSS,
+        claimed=(">", 0.0),
     ),
     Claim(
         name="effective-depth",
@@ -119,11 +140,9 @@ CLAIMS = (
         number="layers by which the accuracy of the run's own best layer, less ε, is reached earlier (between layers "
         "on a line; rounded up, a run's effective depth)",
         published="4.2 of 12, DeiT-S on CIFAR-10, training accuracy",
-        read=readings.effective_depth,
-        first=("standard",),
-        second="shared",
-        side="above",
-        limit=0.0,
+        read=measured.effective_depth,
+        arms=LOSS,
+        claimed=(">", 0.0),
     ),
     Claim(
         name="one-head-on-par",
@@ -131,12 +150,10 @@ CLAIMS = (
         source="table of exits, figure 7",
         number="loss against separate heads with mean exit layer at 1/2 and 3/4 of the layers, the larger",
         published="0.004 on ImageNet-1K (1.36 against 1.42 times fewer layers)",
-        read=readings.accuracy_with_exits,
-        check=readings.check_exits,
-        first=("separate",),
-        second="shared",
-        side="at most",
-        limit="par-loss",
+        read=measured.accuracy_with_exits,
+        check=measured.check_exits,
+        arms=(("separate",), ONE_HEAD),
+        claimed=("≤", "par-loss"),
     ),
     Claim(
         name="parameters-saved",
@@ -144,36 +161,29 @@ CLAIMS = (
         source="section on parameters: (L − 1) K d / (P + (L − 1) K d)",
         number="share of the parameters of the model with a head for each layer",
         published="0.784 GPT-2, 0.161 DeiT-S, 0.089 DeiT-B",
-        read=readings.parameters_saved,
-        first=("shared",),
-        side="above",
-        limit="parameters-saved",
+        read=measured.parameters_saved,
+        arms=(ONE_HEAD,),
+        claimed=(">", "parameters-saved"),
     ),
     Claim(
         name="transfer-shift",
         says="Under shifted data (rotation, noise, blur) no layer is worse than with standard training",
         source="transfer of layer features",
         number="largest loss over the layers, of accuracy averaged over shifts and strengths",
-        published="",
-        read=readings.shifted_accuracy,
-        check=readings.check_shifts,
-        first=("standard",),
-        second="shared",
-        side="at most",
-        limit="transfer-loss",
+        read=measured.shifted_accuracy,
+        check=measured.check_shifts,
+        arms=LOSS,
+        claimed=("≤", "transfer-loss"),
     ),
     Claim(
         name="transfer-task",
         says="On another task, by a linear probe, no layer's frozen features are worse than with standard training",
         source="transfer of layer features",
         number="largest loss over the layers, of the probe's accuracy",
-        published="",
-        read=readings.probe_accuracy,
-        check=readings.check_probes,
-        first=("standard",),
-        second="shared",
-        side="at most",
-        limit="transfer-loss",
+        read=measured.probe_accuracy,
+        check=measured.check_probes,
+        arms=LOSS,
+        claimed=("≤", "transfer-loss"),
     ),
 )
 
@@ -183,11 +193,9 @@ ABSOLUTE_DEPTH = Claim(
     source="figure 5a",
     number="layers by which the accuracy 1 − ε is reached earlier (between layers on a line)",
     published="5.6 of 12, DeiT-S on CIFAR-10, training accuracy 0.97",
-    read=readings.absolute_depth,
-    check=readings.check_absolute_depth,
-    first=("standard",),
-    second="shared",
-    side="above",
-    limit=0.0,
+    read=measured.absolute_depth,
+    check=measured.check_absolute_depth,
+    arms=LOSS,
+    claimed=(">", 0.0),
 )
 """Judged where the accuracy is asked for, `--absolute-epsilon`: it is the task's own."""

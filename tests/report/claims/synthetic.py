@@ -9,17 +9,15 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike
 
-from layersim.report.claims import LIMITS, judge_runs
-from layersim.report.claims.claim import Finding
+from layersim.report.claims import Verdict, judge, read_arms
 from layersim.report.exits import write_exit_report
 from layersim.report.records import LayerRecord, append_record
 from layersim.report.transfer import TransferReport, write_transfer_report
 from tests.report.test_exits import report as exit_report
 
-DEFAULTS = {name: default for name, (default, _) in LIMITS.items()}
 WAYS: dict[str, dict[str, Any]] = {
     "standard": {"objective": {"class_path": "layersim.objectives.LastLayer"}},
-    "shared": {"objective": {"class_path": "layersim.Aligned", "init_args": {"weights": "linear"}}},
+    "aligned": {"objective": {"class_path": "layersim.Aligned", "init_args": {"weights": "linear"}}},
     "separate": {
         "objective": {"class_path": "layersim.Aligned", "init_args": {"weights": "uniform"}},
         "head": {"class_path": "layersim.SeparateHeads", "init_args": {}},
@@ -71,15 +69,15 @@ def make(
     return directory
 
 
-def findings(root: Path, ways: dict[str, Way], name: str, seeds: int = 3, **options: Any) -> list[Finding]:
+def verdicts(root: Path, ways: dict[str, Way], name: str, seeds: int = 3, **options: Any) -> list[Verdict]:
     """What the claim comes to for runs of these ways, three seeds each."""
-    runs = [
-        make(root / f"{way}-{seed}", way, seed, of(seed), **options)
-        for way, of in ways.items()
-        for seed in range(seeds)
-    ]
-    ((_, found),), _ = judge_runs(runs, DEFAULTS)
-    return [finding for finding in found if finding.claim.name == name]
+    arms = read_arms(
+        {
+            way: [make(root / f"{way}-{seed}", way, seed, of(seed), **options) for seed in range(seeds)]
+            for way, of in ways.items()
+        }
+    )
+    return [verdict for verdict in judge(arms) if verdict.claim.name == name]
 
 
 def wiggle(values: ArrayLike, size: float = 0.001) -> Callable[[int], list[float]]:

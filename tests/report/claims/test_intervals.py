@@ -5,11 +5,11 @@ import pytest
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from layersim.report.claims.estimates import ALIKE, Reading, difference, estimate, shares
+from layersim.report.claims.intervals import ALIKE, Measured, difference, estimate, shares
 
 
-def of_seeds(values: ArrayLike) -> dict[int, Reading]:
-    return {seed: Reading(np.atleast_1d(np.float64(value))) for seed, value in enumerate(np.asarray(values))}
+def of_seeds(values: ArrayLike) -> dict[int, Measured]:
+    return {seed: Measured(np.atleast_1d(np.float64(value))) for seed, value in enumerate(np.asarray(values))}
 
 
 def test_intervals_over_seeds_against_scipy() -> None:
@@ -25,12 +25,14 @@ def test_intervals_over_seeds_against_scipy() -> None:
 
 
 def test_no_run_is_left_out_unless_it_is_told() -> None:
-    def some(seeds: list[int]) -> dict[str, Reading]:
-        return {str(seed): Reading(np.array([0.5 + 0.01 * seed**2])) for seed in seeds}
+    def some(seeds: list[int]) -> dict[str, Measured]:
+        return {str(seed): Measured(np.array([0.5 + 0.01 * seed**2])) for seed in seeds}
 
     few = difference(some([0, 1, 2, 3, 4]), some([0, 1, 7, 8, 9]))
     assert few.basis == "5 and 5 seeds", "pairs would leave out six of ten runs"
-    most = difference(some([0, 1, 2]), {seed: Reading(2 * reading.values) for seed, reading in some([1, 2, 3]).items()})
+    most = difference(
+        some([0, 1, 2]), {seed: Measured(2 * measured.values) for seed, measured in some([1, 2, 3]).items()}
+    )
     assert (most.basis, most.why) == ("2 seeds, paired", "2 runs without a partner of their seed are left out")
     one = difference(some([0, 1, 2, 3, 4]), some([4]))
     assert "4 runs without a partner" in one.why
@@ -43,11 +45,12 @@ def test_seeds_that_agree_are_no_certainty_unpaired_either() -> None:
     assert found.basis == "3 and 3 seeds"
     alone = difference({"0": shares([0.95], 1000)}, {"9": shares([0.9], 1000)})
     only = difference(
-        {seed: reading[:1] for seed, reading in first.items()}, {seed: reading[:1] for seed, reading in second.items()}
+        {seed: measured[:1] for seed, measured in first.items()},
+        {seed: measured[:1] for seed, measured in second.items()},
     )
     assert only.low == pytest.approx(alone.low), "0.95 three times over has a variance of 1e-32 in floating point"
     assert only.high == pytest.approx(alone.high)
-    bare = difference(of_seeds([0.95] * 3), {seed + 5: reading for seed, reading in of_seeds([0.9] * 3).items()})
+    bare = difference(of_seeds([0.95] * 3), {seed + 5: measured for seed, measured in of_seeds([0.9] * 3).items()})
     assert (bare.low, bare.why) == (None, ALIKE)
 
 
@@ -69,10 +72,10 @@ def test_the_greatest_of_many_is_no_evidence_by_itself() -> None:
     wrong, naive, trials = 0, 0, 2000
     for _ in range(trials):
         drops = rng.normal(size=(5, 11))
-        found = estimate([Reading(row) for row in drops])
+        found = estimate([Measured(row) for row in drops])
         assert found.low is not None
         wrong += found.low > 0
-        alone = estimate([Reading(row[[drops.mean(axis=0).argmax()]]) for row in drops])
+        alone = estimate([Measured(row[[drops.mean(axis=0).argmax()]]) for row in drops])
         assert alone.low is not None
         naive += alone.low > 0
     assert wrong / trials < 0.05 < naive / trials
@@ -84,5 +87,5 @@ def test_seeds_that_agree_exactly_are_no_certainty() -> None:
     found = estimate(same)
     assert same[0].low is not None
     assert found.low == pytest.approx(same[0].low[0])
-    bare = estimate([Reading(np.array([0.9]))] * 3)
+    bare = estimate([Measured(np.array([0.9]))] * 3)
     assert (bare.low, bare.high, bare.why) == (None, None, "all seeds gave the same number, whose spread is unknown")

@@ -1,95 +1,126 @@
-"""What a finished run tells for each claim. Letters: L layers, N samples."""
+"""What a finished run tells for each claim: all that claims read of records. Letters: L layers, N samples."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri  # type: ignore[import-untyped]
 
-from layersim.report.claims.claim import Limits, NotMeasured
-from layersim.report.claims.estimates import CONFIDENCE, Numbers, Reading, shares
-from layersim.report.claims.finished import FinishedRun
+from layersim.report.claims.intervals import CONFIDENCE, Measured, Numbers, normal_quantile, shares
+from layersim.report.exits import ExitReport
+from layersim.report.records import LayerRecord
 from layersim.report.transfer import TransferReport
+
+Limits = Mapping[str, float]
+"""The numbers that a user may set, by name."""
 
 BUDGETS = (0.5, 0.75)
 """Mean exit layers at which early exit is compared, as shares of L."""
 
 
-def similarity_drops(run: FinishedRun, limits: Limits) -> Reading:
+class NotMeasured(Exception):
+    """A run does not tell what a claim asks; the message says what is missing and what would measure it."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run, with all that is told of its model."""
+
+    directory: Path
+    config: dict[str, Any]
+    record: LayerRecord
+    """Its last validation."""
+    origin: Path
+    """The run that trained the model: itself, or that of the checkpoint that it evaluated."""
+    exits: ExitReport | None = None
+    transfer: TransferReport | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int | None:
+        """N that are independent of each other: none of a language model's tokens."""
+        return None if self.record.unit == "tokens" else self.record.samples
+
+
+def how_measured(run: FinishedRun) -> dict[str, Any]:
+    """What must be alike where numbers are put together."""
+    return {"layers": run.record.layers, "samples": run.record.samples, "measured": run.record.options}
+
+
+def similarity_drops(run: FinishedRun, limits: Limits) -> Measured:
     """By how much cos(l, m) passes cos(l + 1, m), for all l + 1 < m."""
     pairs = [(low, last) for last in range(run.record.layers) for low in range(last - 1)]
     if not pairs:
         raise NotMeasured("it takes three layers or more")
     rows, columns = np.array(pairs).T
+    cosine = _recorded(run.record.similarity.get("cosine"), "cosine", "SimilarityHeatmaps")
     interval = run.record.similarity_interval.get("cosine", {})
     ends = (interval["low"], interval["high"]) if interval.get("confidence") == CONFIDENCE and run.samples else ()
     further, nearer = (
-        Reading(*(np.asarray(matrix, dtype=np.float64)[chosen, columns] for matrix in (_cosine(run), *ends)))
-        for chosen in (rows, rows + 1)
+        Measured(*(np.float64(matrix)[chosen, columns] for matrix in (cosine, *ends))) for chosen in (rows, rows + 1)
     )
     return _known(further - nearer, "the cosine is NaN at some layer")
 
 
-def cosine_cka_correlation(run: FinishedRun, limits: Limits) -> Reading:
+def cosine_cka_correlation(run: FinishedRun, limits: Limits) -> Measured:
     """Pearson's, of cosine and CKA over the pairs of layers."""
-    cka = run.record.similarity.get("cka")
-    if cka is None:
-        raise NotMeasured("no CKA was recorded: SimilarityHeatmaps measures it")
+    told = (("CKA", run.record.similarity.get("cka")), ("cosine", run.record.similarity.get("cosine")))
+    matrices = [np.float64(_recorded(matrix, name, "SimilarityHeatmaps")) for name, matrix in told]
     upper = np.triu_indices(run.record.layers, 1)
     if len(upper[0]) < 3:
         raise NotMeasured("it takes three layers or more")
-    values = np.array([np.asarray(matrix, dtype=np.float64)[upper] for matrix in (_cosine(run), cka)])
+    values = np.array([matrix[upper] for matrix in matrices])
     if not (np.isfinite(values).all() and np.ptp(values, axis=1).all()):
         raise NotMeasured("cosine or CKA is NaN at some layer, or the same for all pairs")
-    return Reading(np.corrcoef(values)[0, 1:])
+    return Measured(np.corrcoef(values)[0, 1:])
 
 
-def accuracy_drops(run: FinishedRun, limits: Limits) -> Reading:
+def accuracy_drops(run: FinishedRun, limits: Limits) -> Measured:
     """From each layer to the next, L − 1."""
     return _drops(_accuracy(run))
 
 
-def probability_drops(run: FinishedRun, limits: Limits) -> Reading:
+def probability_drops(run: FinishedRun, limits: Limits) -> Measured:
     """Of the true class's mean probability, from each layer to the next, L − 1."""
-    probability = run.record.progression.get("target_probability")
-    if probability is None:
-        raise NotMeasured("no probability of the true class was recorded: add callbacks.ProgressionMonitor")
+    probability = _recorded(
+        run.record.progression.get("target_probability"), "probability of the true class", "ProgressionMonitor"
+    )
     return _drops(_known(shares(probability, run.samples), "the true class's probability is NaN at some layer"))
 
 
-def shallow_accuracy(run: FinishedRun, limits: Limits) -> Reading:
+def shallow_accuracy(run: FinishedRun, limits: Limits) -> Measured:
     """Mean over the first half of the layers."""
     accuracies = _accuracy(run).values
     return shares([accuracies[: max(1, len(accuracies) // 2)].mean()], run.samples)
 
 
-def last_accuracy(run: FinishedRun, limits: Limits) -> Reading:
+def last_accuracy(run: FinishedRun, limits: Limits) -> Measured:
     """At layer L."""
     return _accuracy(run)[-1:]
 
 
-def saturated_early(run: FinishedRun, limits: Limits) -> Reading:
+def saturated_early(run: FinishedRun, limits: Limits) -> Measured:
     """Share of the samples."""
     counts = _saturation(run)
     return shares([1 - counts[-1] / counts.sum()], run.samples)
 
 
-def saturation_layer(run: FinishedRun, limits: Limits) -> Reading:
+def saturation_layer(run: FinishedRun, limits: Limits) -> Measured:
     """Mean over the samples, with a normal interval."""
     counts = _saturation(run)
     layers, total = np.arange(1, len(counts) + 1), counts.sum()
     mean = np.array([layers @ counts / total])
     if run.samples is None or total < 2:
-        return Reading(mean)
+        return Measured(mean)
     variance = counts @ (layers - mean) ** 2 / (total - 1)
-    half = float(ndtri((1 + CONFIDENCE) / 2)) * math.sqrt(variance / total)
-    return Reading(mean, mean - half, mean + half)
+    half = normal_quantile() * math.sqrt(variance / total)
+    return Measured(mean, mean - half, mean + half)
 
 
-def effective_depth(run: FinishedRun, limits: Limits) -> Reading:
+def effective_depth(run: FinishedRun, limits: Limits) -> Measured:
     """The depth at which a line drawn through the layers' accuracies first reaches the best one's less ε.
 
     Rounded up it is the layer that tables and exports tell, at the same ε. The level is taken as it is: layers measured
@@ -99,15 +130,9 @@ def effective_depth(run: FinishedRun, limits: Limits) -> Reading:
     return _reached_at(accuracy, float(accuracy.values.max()) - limits["epsilon"])
 
 
-def absolute_depth(run: FinishedRun, limits: Limits) -> Reading:
+def absolute_depth(run: FinishedRun, limits: Limits) -> Measured:
     """The depth at which a line drawn through the layers' accuracies first reaches 1 − ε, else L."""
     return _reached_at(_accuracy(run), 1 - limits["absolute-epsilon"])
-
-
-def _reached_at(accuracy: Reading, level: float) -> Reading:
-    deepest, shallowest = (None if end is None else [_depth(end, level)] for end in (accuracy.low, accuracy.high))
-    low, high = (None if end is None else np.array(end) for end in (shallowest, deepest))
-    return Reading(np.array([_depth(accuracy.values, level)]), low, high)
 
 
 def check_absolute_depth(runs: Sequence[FinishedRun], limits: Limits) -> None:
@@ -117,7 +142,7 @@ def check_absolute_depth(runs: Sequence[FinishedRun], limits: Limits) -> None:
         raise NotMeasured(f"no layer of any run reaches an accuracy of {level:g}: raise --absolute-epsilon")
 
 
-def accuracy_with_exits(run: FinishedRun, limits: Limits) -> Reading:
+def accuracy_with_exits(run: FinishedRun, limits: Limits) -> Measured:
     """Where samples leave on average at the layers `BUDGETS`, linear between the curve's points."""
     curve, samples, _ = _exits(run)
     depths = np.asarray(curve["mean_exit_layer"], dtype=np.float64)
@@ -127,21 +152,16 @@ def accuracy_with_exits(run: FinishedRun, limits: Limits) -> Reading:
     return shares(np.interp(asked, depths, np.asarray(curve["accuracy"], dtype=np.float64)), samples)
 
 
-def check_exits(runs: Sequence[FinishedRun], limits: Limits) -> None:
-    """Refuses runs whose samples left by different rules."""
-    if len({_exits(run)[2] for run in runs}) > 1:
-        raise NotMeasured("exits were measured by different policies: run `layersim exits` alike on all of them")
-
-
-def parameters_saved(run: FinishedRun, limits: Limits) -> Reading:
+def parameters_saved(run: FinishedRun, limits: Limits) -> Measured:
     """Share of the numbers that a model with a head for each layer learns; counted, so that it is exact."""
-    if run.parameters is None:
+    parameters = run.exits.parameters if run.exits else run.environment.get("parameters")
+    if parameters is None:
         raise NotMeasured("nothing counted the parameters: run `layersim exits`")
-    share = np.array([run.parameters["share_saved"]])
-    return Reading(share, share, share)
+    share = np.array([parameters["share_saved"]])
+    return Measured(share, share, share)
 
 
-def shifted_accuracy(run: FinishedRun, limits: Limits) -> Reading:
+def shifted_accuracy(run: FinishedRun, limits: Limits) -> Measured:
     """Of the model's own head at each layer, mean over all shifts and their strengths."""
     report = _transfer(run)
     if not report.shifts:
@@ -150,7 +170,7 @@ def shifted_accuracy(run: FinishedRun, limits: Limits) -> Reading:
     return shares(np.mean(accuracies, axis=0), report.samples)
 
 
-def probe_accuracy(run: FinishedRun, limits: Limits) -> Reading:
+def probe_accuracy(run: FinishedRun, limits: Limits) -> Measured:
     """Of a linear probe on each layer's frozen features, on another task."""
     report = _transfer(run)
     if report.probe is None:
@@ -158,24 +178,34 @@ def probe_accuracy(run: FinishedRun, limits: Limits) -> Reading:
     return shares(report.probe["accuracy"], report.probe["samples"])
 
 
-def check_shifts(runs: Sequence[FinishedRun], limits: Limits) -> None:
-    """Refuses runs whose transfer was not measured on the same data under the same shifts."""
-    if len({_transfer(run).shift_settings for run in runs}) > 1:
-        raise NotMeasured("transfer was measured on other data, or with other shifts: run `layersim transfer` alike")
+def alike(tell: Callable[[FinishedRun], object], remedy: str) -> Callable[[Sequence[FinishedRun], Limits], None]:
+    """A check that refuses runs of which different things are told, with the remedy."""
+
+    def check(runs: Sequence[FinishedRun], limits: Limits) -> None:
+        if len({tell(run) for run in runs}) > 1:
+            raise NotMeasured(remedy)
+
+    return check
 
 
-def check_probes(runs: Sequence[FinishedRun], limits: Limits) -> None:
-    """Refuses runs whose probes were not fitted to the same data."""
-    if len({_transfer(run).probe_settings for run in runs}) > 1:
-        raise NotMeasured("probes were fitted to other data: run `layersim transfer --to_data …` alike")
+check_exits = alike(
+    lambda run: _exits(run)[2],
+    "exits were measured by different policies: run `layersim exits` alike on all of them",
+)
+check_shifts = alike(
+    lambda run: _transfer(run).shift_settings,
+    "transfer was measured on other data, or with other shifts: run `layersim transfer` alike",
+)
+check_probes = alike(
+    lambda run: _transfer(run).probe_settings,
+    "probes were fitted to other data: run `layersim transfer --to_data …` alike",
+)
 
 
 def _exits(run: FinishedRun) -> tuple[Mapping[str, Any], int | None, tuple[str, bool]]:
     """A curve of exits, its number of samples, and by what rule they leave: policy, and whether temperatures count."""
-    if run.record.exit_curve:
-        return run.record.exit_curve, run.samples, ("confidence", False)
-    if run.exits is None:
-        raise NotMeasured("no exit curve: add callbacks.ExitCurveMonitor, or run `layersim exits`")
+    if run.record.exit_curve or run.exits is None:
+        return _recorded(run.record.exit_curve, "exit curve", "ExitCurveMonitor"), run.samples, ("confidence", False)
     samples = None if run.samples is None else run.exits.samples
     return run.exits.curve, samples, (run.exits.policy, run.exits.temperatures is not None)
 
@@ -189,35 +219,38 @@ def _transfer(run: FinishedRun) -> TransferReport:
     return run.transfer
 
 
-def _accuracy(run: FinishedRun) -> Reading:
-    if run.record.accuracy is None:
-        raise NotMeasured("no layer accuracy was recorded: add callbacks.LayerAccuracyMonitor")
-    return _known(shares(run.record.accuracy, run.samples), "the accuracy is NaN at some layer")
+def _recorded(told: Any, what: str, monitor: str) -> Any:
+    """What is told, unless nothing is."""
+    if not told:
+        raise NotMeasured(f"no {what} was recorded: add callbacks.{monitor}")
+    return told
+
+
+def _accuracy(run: FinishedRun) -> Measured:
+    accuracy = _recorded(run.record.accuracy, "layer accuracy", "LayerAccuracyMonitor")
+    return _known(shares(accuracy, run.samples), "the accuracy is NaN at some layer")
 
 
 def _saturation(run: FinishedRun) -> Numbers:
-    if run.record.saturation is None:
-        raise NotMeasured("no saturation was recorded: add callbacks.SaturationMonitor")
-    return np.asarray(run.record.saturation, dtype=np.float64)
+    return np.asarray(_recorded(run.record.saturation, "saturation", "SaturationMonitor"), dtype=np.float64)
 
 
-def _cosine(run: FinishedRun) -> Sequence[Sequence[float]]:
-    matrix = run.record.similarity.get("cosine")
-    if matrix is None:
-        raise NotMeasured("no cosine was recorded: SimilarityHeatmaps measures it")
-    return matrix
-
-
-def _drops(accuracy: Reading) -> Reading:
+def _drops(accuracy: Measured) -> Measured:
     if len(accuracy.values) < 2:
         raise NotMeasured("it takes two layers or more")
     return accuracy[:-1] - accuracy[1:]
 
 
-def _known(reading: Reading, why: str) -> Reading:
-    if not np.isfinite(reading.values).all():
+def _known(measured: Measured, why: str) -> Measured:
+    if not np.isfinite(measured.values).all():
         raise NotMeasured(why)
-    return reading
+    return measured
+
+
+def _reached_at(accuracy: Measured, level: float) -> Measured:
+    deepest, shallowest = (None if end is None else [_depth(end, level)] for end in (accuracy.low, accuracy.high))
+    low, high = (None if end is None else np.array(end) for end in (shallowest, deepest))
+    return Measured(np.array([_depth(accuracy.values, level)]), low, high)
 
 
 def _depth(accuracy: Numbers, level: float) -> float:

@@ -3,13 +3,12 @@
 Letters: R runs, K numbers of a run, of which the greatest is judged (the drops between its layers), N samples.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped]
+from scipy import stats  # type: ignore[import-untyped]
 
 Numbers = NDArray[np.float64]
 
@@ -18,27 +17,27 @@ ALIKE = "all seeds gave the same number, whose spread is unknown"
 
 
 @dataclass(frozen=True)
-class Reading:
+class Measured:
     """K numbers of one run and, where its samples give one, the 95 % interval of each."""
 
     values: Numbers
     low: Numbers | None = None
     high: Numbers | None = None
 
-    def __sub__(self, other: "Reading") -> "Reading":
+    def __sub__(self, other: "Measured") -> "Measured":
         """The difference, with the interval of the two together: each end is as far off as the root of the two summed
         squares (Zou and Donner 2008; of two shares Newcombe's 1998). It takes the two as independent; two models
         measured on the same samples mostly agree, and the interval is then too wide."""
         values = self.values - other.values
         if self.low is None or self.high is None or other.low is None or other.high is None:
-            return Reading(values)
+            return Measured(values)
         below = np.hypot(self.values - self.low, other.high - other.values)
         above = np.hypot(self.high - self.values, other.values - other.low)
-        return Reading(values, values - below, values + above)
+        return Measured(values, values - below, values + above)
 
-    def __getitem__(self, chosen: slice) -> "Reading":
+    def __getitem__(self, chosen: slice) -> "Measured":
         ends = [None if end is None else end[chosen] for end in (self.low, self.high)]
-        return Reading(self.values[chosen], *ends)
+        return Measured(self.values[chosen], *ends)
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,15 @@ class Estimate:
     """Why there is no interval, or what is to be known of it."""
 
 
-def shares(values: ArrayLike, samples: int | None) -> Reading:
+def normal_quantile(alternatives: int = 1) -> float:
+    """The two-sided quantile at 95 %, Bonferroni's for one among so many."""
+    return float(stats.norm.ppf(1 - (1 - CONFIDENCE) / (2 * alternatives)))
+
+
+def shares(values: ArrayLike, samples: int | None) -> Measured:
     """Shares of N samples, or means of numbers in 0 … 1, with Wilson's interval (1927), too wide for the latter.
+
+    scipy has it of whole counts alone, which such means are not.
 
     Args:
         values: (K,) in 0 … 1.
@@ -63,14 +69,14 @@ def shares(values: ArrayLike, samples: int | None) -> Reading:
     """
     share = np.asarray(values, dtype=np.float64)
     if samples is None:
-        return Reading(share)
-    z = float(ndtri((1 + CONFIDENCE) / 2))
+        return Measured(share)
+    z = normal_quantile()
     centre = (share + z**2 / (2 * samples)) / (1 + z**2 / samples)
     half = z * np.sqrt(share * (1 - share) / samples + (z / (2 * samples)) ** 2) / (1 + z**2 / samples)
-    return Reading(share, centre - half, centre + half)
+    return Measured(share, centre - half, centre + half)
 
 
-def estimate(readings: Sequence[Reading], *, paired: bool = False) -> Estimate:
+def estimate(runs: Sequence[Measured], *, paired: bool = False) -> Estimate:
     """The greatest of the K means over R runs.
 
     Its interval is [max (mean − t' s / √R), max (mean + t s / √R)] over K: with t, each number's own Student's quantile
@@ -78,29 +84,19 @@ def estimate(readings: Sequence[Reading], *, paired: bool = False) -> Estimate:
     been the greatest by chance, has Bonferroni's t', at 1 − 0.05 / K. A number on which all runs agree to the last
     digit, and all of a single run, have the interval of the samples, its lower end widened as a normal one's would be.
     """
-    values = np.stack([reading.values for reading in readings])
-    runs, count = values.shape
-    means = values.mean(axis=0)
-    if runs > 1:
-        error = values.std(axis=0, ddof=1) / math.sqrt(runs)
-        low = means - _student(runs - 1, count) * error
-        high = means + _student(runs - 1, 1) * error
-        alike = _alike(values)
-    else:
-        low, high, alike = means.copy(), means.copy(), np.full(count, True)
-    basis = f"{runs} seeds{', paired' if paired else ''}" if runs > 1 else "1 run" + (" each" if paired else "")
-    if alike.any():
-        ends = _over_samples(readings)
-        if ends is None:
-            why = ALIKE if runs > 1 else "no interval from one run"
-            return Estimate(float(means.max()), None, None, basis, why)
-        low[alike], high[alike] = ends[0][alike], ends[1][alike]
-    exact = bool((high == low).all())
-    why = "" if runs > 1 or exact else "over the samples of one run; another seed may differ"
-    return Estimate(float(means.max()), float(low.max()), float(high.max()), basis, why)
+    values = np.stack([run.values for run in runs])
+    if len(runs) > 1:
+        basis = f"{len(runs)} seeds{', paired' if paired else ''}"
+        return _greatest(values.mean(axis=0), stats.sem(values), len(runs) - 1, _alike(values), runs, basis)
+    every, basis = np.full(values.shape[1], True), f"1 run{' each' if paired else ''}"
+    found = _greatest(values[0], np.ones(values.shape[1]), 1, every, runs, basis)
+    if found.low is None:
+        return replace(found, why="no interval from one run")
+    exact = np.array_equal(np.asarray(runs[0].low), np.asarray(runs[0].high))
+    return found if exact else replace(found, why="over the samples of one run; another seed may differ")
 
 
-def difference(first: Mapping[str, Reading], second: Mapping[str, Reading]) -> Estimate:
+def difference(first: Mapping[str, Measured], second: Mapping[str, Measured]) -> Estimate:
     """The greatest of the K differences, first less second, of runs by their seed.
 
     Paired by the seeds that are in both, since runs of one seed share what it draws, unless that would leave out more
@@ -114,29 +110,45 @@ def difference(first: Mapping[str, Reading], second: Mapping[str, Reading]) -> E
     pairs = [(seed, seed) for seed in common] or [(min(first), min(second))]
     found = estimate([first[one] - second[other] for one, other in pairs], paired=True)
     alone = len(first) + len(second) - 2 * len(pairs)
-    runs = (
+    if not alone:
+        return found
+    left_out = (
         "1 run without a partner of its seed is" if alone == 1 else f"{alone} runs without a partner of their seed are"
     )
-    partners = f"{runs} left out" if alone else ""
-    return replace(found, why="; ".join(filter(None, [found.why, partners])))
+    return replace(found, why="; ".join(filter(None, [found.why, f"{left_out} left out"])))
 
 
-def _welch(first: Sequence[Reading], second: Sequence[Reading]) -> Estimate:
-    sides = [np.stack([reading.values for reading in side]) for side in (first, second)]
-    means = sides[0].mean(axis=0) - sides[1].mean(axis=0)
-    alike = _alike(sides[0]) & _alike(sides[1])
-    variances = [np.where(alike, 1.0, side.var(axis=0, ddof=1) / len(side)) for side in sides]
-    total = variances[0] + variances[1]
-    parts = (variance**2 / (len(side) - 1) for variance, side in zip(variances, sides, strict=True))
-    freedom = total**2 / sum(parts)
-    low = means - _student(freedom, len(means)) * np.sqrt(total)
-    high = means + _student(freedom, 1) * np.sqrt(total)
+def _welch(first: Sequence[Measured], second: Sequence[Measured]) -> Estimate:
+    one, other = (np.stack([run.values for run in side]) for side in (first, second))
+    alike = _alike(one) & _alike(other)
+    squares = [np.where(alike, 1.0, stats.sem(side) ** 2) for side in (one, other)]
+    freedom = sum(squares) ** 2 / sum(
+        square**2 / (len(side) - 1) for square, side in zip(squares, (one, other), strict=True)
+    )
+    pairs = [mine - theirs for mine in first for theirs in second]
     basis = f"{len(first)} and {len(second)} seeds"
+    return _greatest(one.mean(axis=0) - other.mean(axis=0), np.sqrt(sum(squares)), freedom, alike, pairs, basis)
+
+
+def _greatest(
+    means: Numbers,
+    error: Numbers,
+    freedom: ArrayLike,
+    alike: NDArray[np.bool_],
+    runs: Sequence[Measured],
+    basis: str,
+) -> Estimate:
+    """The greatest of K means, each with Student's interval from its standard error; where runs are alike, with the
+    hull of their own intervals."""
+    low = means - stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * len(means)), freedom) * error
+    high = means + stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * error
     if alike.any():
-        ends = _over_samples([one - other for one in first for other in second])
-        if ends is None:
+        lows, highs = [run.low for run in runs], [run.high for run in runs]
+        if any(end is None for end in (*lows, *highs)):
             return Estimate(float(means.max()), None, None, basis, ALIKE)
-        low[alike], high[alike] = ends[0][alike], ends[1][alike]
+        wider = normal_quantile(len(means)) / normal_quantile()
+        below = [run.values - wider * (run.values - end) for run, end in zip(runs, lows, strict=True)]
+        low, high = np.where(alike, np.min(below, axis=0), low), np.where(alike, np.max(highs, axis=0), high)
     return Estimate(float(means.max()), float(low.max()), float(high.max()), basis)
 
 
@@ -145,21 +157,3 @@ def _alike(values: Numbers) -> NDArray[np.bool_]:
     spread: Numbers = np.ptp(values, axis=0)
     alike: NDArray[np.bool_] = spread <= 4 * np.finfo(np.float64).eps * np.abs(values).max(axis=0)
     return alike
-
-
-def _over_samples(readings: Sequence[Reading]) -> tuple[Numbers, Numbers] | None:
-    """The hull of the runs' own intervals, the lower end Bonferroni's."""
-    ends = [(reading.low, reading.high) for reading in readings]
-    lows = [low for low, _ in ends if low is not None]
-    highs = [high for _, high in ends if high is not None]
-    if len(lows) < len(readings) or len(highs) < len(readings):
-        return None
-    count = len(readings[0].values)
-    wider = float(ndtri(1 - (1 - CONFIDENCE) / (2 * count)) / ndtri((1 + CONFIDENCE) / 2))
-    below = [reading.values - wider * (reading.values - low) for reading, low in zip(readings, lows, strict=True)]
-    return np.min(below, axis=0), np.max(highs, axis=0)
-
-
-def _student(freedom: ArrayLike, count: int) -> Numbers:
-    """The two-sided quantile, of one among so many."""
-    return np.asarray(stdtrit(freedom, 1 - (1 - CONFIDENCE) / (2 * count)), dtype=np.float64)
