@@ -21,23 +21,21 @@ class Measured:
     """K numbers of one run and, where its samples give one, the 95 % interval of each."""
 
     values: Numbers
-    low: Numbers | None = None
-    high: Numbers | None = None
+    ends: Numbers | None = None
+    """(2, K), lower and upper."""
 
     def __sub__(self, other: "Measured") -> "Measured":
         """The difference, with the interval of the two together: each end is as far off as the root of the two summed
         squares (Zou and Donner 2008; of two shares Newcombe's 1998). It takes the two as independent; two models
         measured on the same samples mostly agree, and the interval is then too wide."""
         values = self.values - other.values
-        if self.low is None or self.high is None or other.low is None or other.high is None:
+        if self.ends is None or other.ends is None:
             return Measured(values)
-        below = np.hypot(self.values - self.low, other.high - other.values)
-        above = np.hypot(self.high - self.values, other.values - other.low)
-        return Measured(values, values - below, values + above)
+        below, above = np.hypot(self.ends - self.values, other.ends[::-1] - other.values)
+        return Measured(values, np.stack([values - below, values + above]))
 
     def __getitem__(self, chosen: slice) -> "Measured":
-        ends = [None if end is None else end[chosen] for end in (self.low, self.high)]
-        return Measured(self.values[chosen], *ends)
+        return Measured(self.values[chosen], None if self.ends is None else self.ends[:, chosen])
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def shares(values: ArrayLike, samples: int | None) -> Measured:
     z = normal_quantile()
     centre = (share + z**2 / (2 * samples)) / (1 + z**2 / samples)
     half = z * np.sqrt(share * (1 - share) / samples + (z / (2 * samples)) ** 2) / (1 + z**2 / samples)
-    return Measured(share, centre - half, centre + half)
+    return Measured(share, np.stack([centre - half, centre + half]))
 
 
 def estimate(runs: Sequence[Measured], *, paired: bool = False) -> Estimate:
@@ -88,11 +86,11 @@ def estimate(runs: Sequence[Measured], *, paired: bool = False) -> Estimate:
     if len(runs) > 1:
         basis = f"{len(runs)} seeds{', paired' if paired else ''}"
         return _greatest(values.mean(axis=0), stats.sem(values), len(runs) - 1, _alike(values), runs, basis)
-    every, basis = np.full(values.shape[1], True), f"1 run{' each' if paired else ''}"
-    found = _greatest(values[0], np.ones(values.shape[1]), 1, every, runs, basis)
+    one, basis = np.ones(values.shape[1]), f"1 run{' each' if paired else ''}"
+    found = _greatest(values[0], one, 1, one > 0, runs, basis)
     if found.low is None:
         return replace(found, why="no interval from one run")
-    exact = np.array_equal(np.asarray(runs[0].low), np.asarray(runs[0].high))
+    exact = runs[0].ends is not None and bool((runs[0].ends[0] == runs[0].ends[1]).all())
     return found if exact else replace(found, why="over the samples of one run; another seed may differ")
 
 
@@ -121,13 +119,12 @@ def difference(first: Mapping[str, Measured], second: Mapping[str, Measured]) ->
 def _welch(first: Sequence[Measured], second: Sequence[Measured]) -> Estimate:
     one, other = (np.stack([run.values for run in side]) for side in (first, second))
     alike = _alike(one) & _alike(other)
-    squares = [np.where(alike, 1.0, stats.sem(side) ** 2) for side in (one, other)]
-    freedom = sum(squares) ** 2 / sum(
-        square**2 / (len(side) - 1) for square, side in zip(squares, (one, other), strict=True)
-    )
+    one_square, other_square = (np.where(alike, 1.0, stats.sem(side) ** 2) for side in (one, other))
+    total = one_square + other_square
+    freedom = total**2 / (one_square**2 / (len(one) - 1) + other_square**2 / (len(other) - 1))
     pairs = [mine - theirs for mine in first for theirs in second]
     basis = f"{len(first)} and {len(second)} seeds"
-    return _greatest(one.mean(axis=0) - other.mean(axis=0), np.sqrt(sum(squares)), freedom, alike, pairs, basis)
+    return _greatest(one.mean(axis=0) - other.mean(axis=0), np.sqrt(total), freedom, alike, pairs, basis)
 
 
 def _greatest(
@@ -143,12 +140,12 @@ def _greatest(
     low = means - stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * len(means)), freedom) * error
     high = means + stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * error
     if alike.any():
-        lows, highs = [run.low for run in runs], [run.high for run in runs]
-        if any(end is None for end in (*lows, *highs)):
+        ends = [run.ends for run in runs if run.ends is not None]
+        if len(ends) < len(runs):
             return Estimate(float(means.max()), None, None, basis, ALIKE)
         wider = normal_quantile(len(means)) / normal_quantile()
-        below = [run.values - wider * (run.values - end) for run, end in zip(runs, lows, strict=True)]
-        low, high = np.where(alike, np.min(below, axis=0), low), np.where(alike, np.max(highs, axis=0), high)
+        below = [run.values - wider * (run.values - low) for run, (low, _) in zip(runs, ends, strict=True)]
+        low, high = np.where(alike, np.min(below, axis=0), low), np.where(alike, np.max(ends, axis=0)[1], high)
     return Estimate(float(means.max()), float(low.max()), float(high.max()), basis)
 
 

@@ -56,11 +56,13 @@ def similarity_drops(run: FinishedRun, limits: Limits) -> Measured:
     if not pairs:
         raise NotMeasured("it takes three layers or more")
     rows, columns = np.array(pairs).T
-    cosine = _recorded(run.record.similarity.get("cosine"), "cosine", "SimilarityHeatmaps")
+    cosine = np.array(_recorded(run.record.similarity.get("cosine"), "cosine", "SimilarityHeatmaps"))
     interval = run.record.similarity_interval.get("cosine", {})
-    ends = (interval["low"], interval["high"]) if interval.get("confidence") == CONFIDENCE and run.samples else ()
+    known = run.samples is not None and interval.get("confidence") == CONFIDENCE
+    ends = np.array([interval["low"], interval["high"]]) if known else None
     further, nearer = (
-        Measured(*(np.float64(matrix)[chosen, columns] for matrix in (cosine, *ends))) for chosen in (rows, rows + 1)
+        Measured(cosine[chosen, columns], None if ends is None else ends[:, chosen, columns])
+        for chosen in (rows, rows + 1)
     )
     return _known(further - nearer, "the cosine is NaN at some layer")
 
@@ -68,7 +70,7 @@ def similarity_drops(run: FinishedRun, limits: Limits) -> Measured:
 def cosine_cka_correlation(run: FinishedRun, limits: Limits) -> Measured:
     """Pearson's, of cosine and CKA over the pairs of layers."""
     told = (("CKA", run.record.similarity.get("cka")), ("cosine", run.record.similarity.get("cosine")))
-    matrices = [np.float64(_recorded(matrix, name, "SimilarityHeatmaps")) for name, matrix in told]
+    matrices = [np.array(_recorded(matrix, name, "SimilarityHeatmaps")) for name, matrix in told]
     upper = np.triu_indices(run.record.layers, 1)
     if len(upper[0]) < 3:
         raise NotMeasured("it takes three layers or more")
@@ -117,7 +119,7 @@ def saturation_layer(run: FinishedRun, limits: Limits) -> Measured:
         return Measured(mean)
     variance = counts @ (layers - mean) ** 2 / (total - 1)
     half = normal_quantile() * math.sqrt(variance / total)
-    return Measured(mean, mean - half, mean + half)
+    return Measured(mean, np.stack([mean - half, mean + half]))
 
 
 def effective_depth(run: FinishedRun, limits: Limits) -> Measured:
@@ -158,7 +160,7 @@ def parameters_saved(run: FinishedRun, limits: Limits) -> Measured:
     if parameters is None:
         raise NotMeasured("nothing counted the parameters: run `layersim exits`")
     share = np.array([parameters["share_saved"]])
-    return Measured(share, share, share)
+    return Measured(share, np.stack([share, share]))
 
 
 def shifted_accuracy(run: FinishedRun, limits: Limits) -> Measured:
@@ -248,9 +250,8 @@ def _known(measured: Measured, why: str) -> Measured:
 
 
 def _reached_at(accuracy: Measured, level: float) -> Measured:
-    deepest, shallowest = (None if end is None else [_depth(end, level)] for end in (accuracy.low, accuracy.high))
-    low, high = (None if end is None else np.array(end) for end in (shallowest, deepest))
-    return Measured(np.array([_depth(accuracy.values, level)]), low, high)
+    ends = None if accuracy.ends is None else np.array([[_depth(end, level)] for end in accuracy.ends[::-1]])
+    return Measured(np.array([_depth(accuracy.values, level)]), ends)
 
 
 def _depth(accuracy: Numbers, level: float) -> float:

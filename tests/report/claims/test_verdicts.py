@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from layersim.metrics import effective_depth as layer_within
 from layersim.report.claims import CLAIMS, judge, read_arms
