@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,15 +117,7 @@ def read_exit_report(directory: Path) -> ExitReport | None:
     Raises:
         UserError: the file cannot be read, is no JSON object, a key is missing, or a value does not fit.
     """
-    path = directory / EXITS_FILE
-    if not path.is_file():
-        return None
-    try:
-        values = read_report(path, (field.name for field in fields(ExitReport)))
-        values |= {key: math.nan for key in _LOSSES if values[key] is None}
-        return ExitReport(**values)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged; run `layersim exits` again. {error}") from error
+    return read_report(directory / EXITS_FILE, ExitReport, "exits", or_nan=_LOSSES)
 
 
 def _expect_keys(name: str, value: object, keys: Iterable[str], numbers: Iterable[str]) -> None:

@@ -4,12 +4,13 @@ Layers count from 1; what belongs to a step stands between its two layers. Lette
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from layersim.report.drawing.canvas import (
     COLORS,
@@ -17,12 +18,13 @@ from layersim.report.drawing.canvas import (
     INK,
     MARKERS,
     TICK_SIZE,
-    layer_ticks,
     place,
     sheet,
     write_labels,
     write_title,
 )
+from layersim.report.drawing.curves import draw_lines, scale_layers, share_limits
+from layersim.report.drawing.legend import draw_key
 
 _LEFT, _WIDTH, _HEIGHT, _ACROSS, _UP = 0.65, 3.5, 2.4, 0.75, 1.25  # inches: a panel's size, and what lies between two
 _COLLAPSE = {
@@ -40,20 +42,27 @@ def progression_figure(progression: Mapping[str, Any]) -> Figure:
         progression: as in a `LayerRecord`; without targets it has no panel of the probability, without classes none of
             neural collapse.
     """
-    panels = [_draw_cosine, _draw_probability, _draw_angles, _draw_distances, _draw_ratios, _draw_collapse]
-    needed = {_draw_probability: "target_probability", _draw_collapse: "neural_collapse"}
-    shown = [draw for draw in panels if needed.get(draw, "cosine") in progression]
+    panels: dict[str, tuple[str, Callable[[Axes, Mapping[str, Any]], str]]] = {
+        "Cosine to the last layer": ("cosine", lambda axes, told: _draw_rise(axes, told, "cosine")),
+        "Probability of the true class": (
+            "target_probability",
+            lambda axes, told: _draw_rise(axes, told, "target_probability"),
+        ),
+        "Angle between steps": ("angle", _draw_angles),
+        "Distance to the segment ÷ chord": ("distance_to_segment", _draw_distances),
+        "Norm of skip ÷ residual": ("skip_over_residual", _draw_ratios),
+        "Neural collapse": ("neural_collapse", _draw_collapse),
+    }
+    shown = {title: draw for title, (key, draw) in panels.items() if key in progression}
     rows = -(-len(shown) // 3)
     figure = sheet(_LEFT + 3 * _WIDTH + 2 * _ACROSS + 0.2, rows * (_HEIGHT + _UP))
-    for number, draw in enumerate(shown):
+    for number, (title, draw) in enumerate(shown.items()):
         row, column = divmod(number, 3)
         bottom = (rows - 1 - row) * (_HEIGHT + _UP) + 0.8
         axes = place(figure, _LEFT + column * (_WIDTH + _ACROSS), bottom, _WIDTH, _HEIGHT)
-        layers = len(progression["cosine"])
-        axes.set_xlim(0.5, layers + 0.5)
-        axes.set_xticks(layer_ticks(layers))
-        axes.grid(axis="y", color=GRID, linewidth=0.8)
-        draw(axes, progression)
+        scale_layers(axes, len(progression["cosine"]))
+        write_title(axes, title)
+        write_labels(axes, f"layer{draw(axes, progression)}", "")
     return figure
 
 
@@ -84,79 +93,48 @@ def class_paths_figure(classes: Sequence[int], points: Sequence[Sequence[Sequenc
     return figure
 
 
-def _draw_cosine(axes: Axes, progression: Mapping[str, Any]) -> None:
-    _draw_rise(axes, progression, "cosine", "Cosine to the last layer")
+def _draw_rise(axes: Axes, progression: Mapping[str, Any], name: str) -> str:
+    """The mean by layer, and at each step the share of samples for which it rises; gives what to say below, as all these do."""
+    shares, every = progression[f"{name}_rises_by_step"], progression[f"{name}_rises"]
+    axes.bar([step + 1.5 for step in range(len(shares))], shares, width=0.6, color=COLORS[5], alpha=0.45)
+    _draw(axes, {"": progression[name]})
+    axes.set_ylim(share_limits([*progression[name], 1.0])[0], 1)
+    return f"\nline: mean; bars: share that rises ({'NaN' if math.isnan(every) else f'{every:.0%}'} always)"
 
 
-def _draw_probability(axes: Axes, progression: Mapping[str, Any]) -> None:
-    _draw_rise(axes, progression, "target_probability", "Probability of the true class")
-
-
-def _draw_rise(axes: Axes, progression: Mapping[str, Any], name: str, title: str) -> None:
-    """The mean by layer, and at each step the share of samples for which it rises."""
-    means, shares = progression[name], progression[f"{name}_rises_by_step"]
-    axes.bar(_steps(shares), shares, width=0.6, color=COLORS[5], alpha=0.45)
-    axes.plot(_layers(means), means, color=COLORS[0], marker="o", markersize=4, clip_on=False)
-    axes.set_ylim(0.2 * math.floor(min([0.0, *filter(math.isfinite, means)]) / 0.2), 1)
-    write_title(axes, title)
-    every = progression[f"{name}_rises"]
-    every = "NaN" if math.isnan(every) else f"{every:.0%}"
-    write_labels(axes, f"layer\nline: mean; bars: share that rises ({every} always)", "")
-
-
-def _draw_angles(axes: Axes, progression: Mapping[str, Any]) -> None:
-    angles = progression["angle"]
-    axes.plot(range(2, len(angles) + 2), angles, color=COLORS[0], marker="o", markersize=4, clip_on=False)
+def _draw_angles(axes: Axes, progression: Mapping[str, Any]) -> str:
+    _draw(axes, {"": progression["angle"]}, first=2)
     axes.set_ylim(0, 180)
     axes.set_yticks(range(0, 181, 45))
-    write_title(axes, "Angle between steps")
-    write_labels(axes, f"layer\npath ÷ chord {progression['path_over_chord']:.2f}", "degrees")
+    return f"\ndegrees; path ÷ chord {progression['path_over_chord']:.2f}"
 
 
-def _draw_distances(axes: Axes, progression: Mapping[str, Any]) -> None:
+def _draw_distances(axes: Axes, progression: Mapping[str, Any]) -> str:
     distances = progression["distance_to_segment"]
-    axes.plot(_layers(distances), distances, color=COLORS[0], marker="o", markersize=4, clip_on=False)
+    _draw(axes, {"": distances})
     axes.set_ylim(0, max([1.0, *(1.05 * distance for distance in distances if math.isfinite(distance))]))
-    write_title(axes, "Distance to the segment ÷ chord")
-    write_labels(axes, "layer", "")
+    return ""
 
 
-def _draw_ratios(axes: Axes, progression: Mapping[str, Any]) -> None:
-    ratios = progression["skip_over_residual"]
-    axes.plot(_steps(ratios), ratios, color=COLORS[0], marker="o", markersize=4, clip_on=False)
-    _log_scale(axes, ratios, least=-1)
+def _draw_ratios(axes: Axes, progression: Mapping[str, Any]) -> str:
+    _draw(axes, {"": progression["skip_over_residual"]}, first=1.5)
+    _log_scale(axes, progression["skip_over_residual"], least=-1)
     axes.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    write_title(axes, "Norm of skip ÷ residual")
-    write_labels(axes, "layer", "")
+    return ""
 
 
-def _draw_collapse(axes: Axes, progression: Mapping[str, Any]) -> None:
+def _draw_collapse(axes: Axes, progression: Mapping[str, Any]) -> str:
     collapse = progression["neural_collapse"]
     shown = {label: collapse[key] for key, label in _COLLAPSE.items() if key in collapse}
-    for (label, values), color, marker in zip(shown.items(), COLORS, MARKERS, strict=False):
-        axes.plot(_layers(values), values, color=color, marker=marker, markersize=4, label=label, clip_on=False)
+    draw_key(axes, _draw(axes, shown))
     _log_scale(axes, [value for values in shown.values() for value in values], least=-2)
-    write_title(axes, "Neural collapse")
-    write_labels(axes, f"layer ({len(collapse['classes'])} classes)", "")
-    below = (0.5, -0.18)
-    axes.legend(
-        ncols=4,
-        loc="upper center",
-        bbox_to_anchor=below,
-        frameon=False,
-        fontsize=TICK_SIZE,
-        labelcolor=INK,
-        handlelength=1.4,
-        columnspacing=1,
-    )
+    return f" ({len(collapse['classes'])} classes)"
 
 
-def _layers(values: Sequence[float]) -> range:
-    return range(1, len(values) + 1)
-
-
-def _steps(values: Sequence[float]) -> list[float]:
-    return [layer + 0.5 for layer in _layers(values)]
+def _draw(axes: Axes, curves: Mapping[str, Sequence[float]], first: float = 1) -> dict[str, Line2D]:
+    """Lines whose numbers stand at the layers `first`, `first` + 1 …"""
+    points = {name: ([first + step for step in range(len(values))], values) for name, values in curves.items()}
+    return draw_lines(axes, points, size=4)
 
 
 def _log_scale(axes: Axes, values: Sequence[float], *, least: int) -> None:
