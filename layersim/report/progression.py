@@ -4,35 +4,19 @@ Layers count from 1; what belongs to a step stands between its two layers. Lette
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from layersim.report.drawing.canvas import (
-    COLORS,
-    GRID,
-    INK,
-    MARKERS,
-    TICK_SIZE,
-    place,
-    sheet,
-    write_labels,
-    write_title,
-)
+from layersim.report.drawing.canvas import COLORS, GRID, INK, TICK_SIZE, place, sheet, write_labels, write_title
 from layersim.report.drawing.curves import draw_lines, scale_layers, share_limits
 from layersim.report.drawing.legend import draw_key
 
 _LEFT, _WIDTH, _HEIGHT, _ACROSS, _UP = 0.65, 3.5, 2.4, 0.75, 1.25  # inches: a panel's size, and what lies between two
-_COLLAPSE = {
-    "nc1": "NC1",
-    "norm_spread": "NC2, norms",
-    "simplex_gap": "NC2, angles",
-    "self_duality": "NC3",
-}
+_COLLAPSE = {"nc1": "NC1", "norm_spread": "NC2, norms", "simplex_gap": "NC2, angles", "self_duality": "NC3"}
 
 
 def progression_figure(progression: Mapping[str, Any]) -> Figure:
@@ -42,27 +26,24 @@ def progression_figure(progression: Mapping[str, Any]) -> Figure:
         progression: as in a `LayerRecord`; without targets it has no panel of the probability, without classes none of
             neural collapse.
     """
-    panels: dict[str, tuple[str, Callable[[Axes, Mapping[str, Any]], str]]] = {
-        "Cosine to the last layer": ("cosine", lambda axes, told: _draw_rise(axes, told, "cosine")),
-        "Probability of the true class": (
-            "target_probability",
-            lambda axes, told: _draw_rise(axes, told, "target_probability"),
-        ),
-        "Angle between steps": ("angle", _draw_angles),
-        "Distance to the segment ÷ chord": ("distance_to_segment", _draw_distances),
-        "Norm of skip ÷ residual": ("skip_over_residual", _draw_ratios),
-        "Neural collapse": ("neural_collapse", _draw_collapse),
-    }
-    shown = {title: draw for title, (key, draw) in panels.items() if key in progression}
+    panels = (
+        ("cosine", "Cosine to the last layer", _draw_rise),
+        ("target_probability", "Probability of the true class", _draw_rise),
+        ("angle", "Angle between steps", _draw_angles),
+        ("distance_to_segment", "Distance to the segment ÷ chord", _draw_distances),
+        ("skip_over_residual", "Norm of skip ÷ residual", _draw_ratios),
+        ("neural_collapse", "Neural collapse", _draw_collapse),
+    )
+    shown = [panel for panel in panels if panel[0] in progression]
     rows = -(-len(shown) // 3)
     figure = sheet(_LEFT + 3 * _WIDTH + 2 * _ACROSS + 0.2, rows * (_HEIGHT + _UP))
-    for number, (title, draw) in enumerate(shown.items()):
+    for number, (key, title, draw) in enumerate(shown):
         row, column = divmod(number, 3)
         bottom = (rows - 1 - row) * (_HEIGHT + _UP) + 0.8
         axes = place(figure, _LEFT + column * (_WIDTH + _ACROSS), bottom, _WIDTH, _HEIGHT)
         scale_layers(axes, len(progression["cosine"]))
         write_title(axes, title)
-        write_labels(axes, f"layer{draw(axes, progression)}", "")
+        write_labels(axes, f"layer{draw(axes, progression, key)}", "")
     return figure
 
 
@@ -83,48 +64,49 @@ def class_paths_figure(classes: Sequence[int], points: Sequence[Sequence[Sequenc
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.08)
     axes.grid(color=GRID, linewidth=0.8)
-    looks = zip(cycle(COLORS), cycle(MARKERS), strict=False)
-    for number, way, (color, marker) in zip(classes, points, looks, strict=False):
-        axes.plot(*zip(*way, strict=True), color=color, marker=marker, markersize=4, linewidth=1.3)
-        if all(map(math.isfinite, way[-1])):
-            last = (way[-1][0], way[-1][1])
-            label = {"boxstyle": "round,pad=0.25", "facecolor": color, "edgecolor": "white"}
-            axes.annotate(str(number), last, color="white", fontsize=TICK_SIZE, ha="center", va="center", bbox=label)
+    ways = {
+        str(number): ([x for x, _ in way], [y for _, y in way]) for number, way in zip(classes, points, strict=True)
+    }
+    for number, line in draw_lines(axes, ways, size=4).items():
+        last = ways[number][0][-1], ways[number][1][-1]
+        if all(map(math.isfinite, last)):
+            label = {"boxstyle": "round,pad=0.25", "facecolor": line.get_color(), "edgecolor": "white"}
+            axes.annotate(number, last, color="white", fontsize=TICK_SIZE, ha="center", va="center", bbox=label)
     return figure
 
 
-def _draw_rise(axes: Axes, progression: Mapping[str, Any], name: str) -> str:
-    """The mean by layer, and at each step the share of samples for which it rises; gives what to say below, as all these do."""
-    shares, every = progression[f"{name}_rises_by_step"], progression[f"{name}_rises"]
+def _draw_rise(axes: Axes, progression: Mapping[str, Any], key: str) -> str:
+    """The mean by layer, and at each step the share of samples for which it rises; gives what to say below."""
+    shares, every = progression[f"{key}_rises_by_step"], progression[f"{key}_rises"]
     axes.bar([step + 1.5 for step in range(len(shares))], shares, width=0.6, color=COLORS[5], alpha=0.45)
-    _draw(axes, {"": progression[name]})
-    axes.set_ylim(share_limits([*progression[name], 1.0])[0], 1)
+    _draw(axes, {"": progression[key]})
+    axes.set_ylim(share_limits([*progression[key], 1.0])[0], 1)
     return f"\nline: mean; bars: share that rises ({'NaN' if math.isnan(every) else f'{every:.0%}'} always)"
 
 
-def _draw_angles(axes: Axes, progression: Mapping[str, Any]) -> str:
-    _draw(axes, {"": progression["angle"]}, first=2)
+def _draw_angles(axes: Axes, progression: Mapping[str, Any], key: str) -> str:
+    _draw(axes, {"": progression[key]}, first=2)
     axes.set_ylim(0, 180)
     axes.set_yticks(range(0, 181, 45))
     return f"\ndegrees; path ÷ chord {progression['path_over_chord']:.2f}"
 
 
-def _draw_distances(axes: Axes, progression: Mapping[str, Any]) -> str:
-    distances = progression["distance_to_segment"]
+def _draw_distances(axes: Axes, progression: Mapping[str, Any], key: str) -> str:
+    distances = progression[key]
     _draw(axes, {"": distances})
     axes.set_ylim(0, max([1.0, *(1.05 * distance for distance in distances if math.isfinite(distance))]))
     return ""
 
 
-def _draw_ratios(axes: Axes, progression: Mapping[str, Any]) -> str:
-    _draw(axes, {"": progression["skip_over_residual"]}, first=1.5)
-    _log_scale(axes, progression["skip_over_residual"], least=-1)
+def _draw_ratios(axes: Axes, progression: Mapping[str, Any], key: str) -> str:
+    _draw(axes, {"": progression[key]}, first=1.5)
+    _log_scale(axes, progression[key], least=-1)
     axes.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     return ""
 
 
-def _draw_collapse(axes: Axes, progression: Mapping[str, Any]) -> str:
-    collapse = progression["neural_collapse"]
+def _draw_collapse(axes: Axes, progression: Mapping[str, Any], key: str) -> str:
+    collapse = progression[key]
     shown = {label: collapse[key] for key, label in _COLLAPSE.items() if key in collapse}
     draw_key(axes, _draw(axes, shown))
     _log_scale(axes, [value for values in shown.values() for value in values], least=-2)
