@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layersim.errors import UserError
-from layersim.report.configuration import CONFIG_FILE, below, class_of, read_configuration
+from layersim.report.configuration import CONFIG_FILE, read_configuration, trained_how
 from layersim.report.numbers import three
 from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
 from layersim.report.terminal import gathered
@@ -114,7 +114,7 @@ def _listed(directory: Path) -> Listed:
         warnings.simplefilter("always", UserWarning)
         try:
             found = read_records(records) if records.exists() else []
-            objective = _objective(directory)
+            objective = trained_how(read_configuration(directory)) or "?"
         except UserError as error:
             notices.append(str(error))
     notices += [str(warning.message) for warning in told]
@@ -134,10 +134,3 @@ def _measured(record: LayerRecord | None) -> dict[str, str]:
     if record.effective_depth is not None:
         told["depth"] = f"{record.effective_depth.layer} of {record.layers}"
     return told if record.perplexity is None else told | {"perplexity": three(record.perplexity[-1])}
-
-
-def _objective(directory: Path) -> str:
-    """The class of the objective that a run's configuration names, and that of a head which is not the shared one."""
-    model = below(read_configuration(directory), "model")
-    named = [class_of(model.get(part)) for part in ("objective", "head")]
-    return " + ".join(name for name in named if name and name != "SharedHead") or "?"

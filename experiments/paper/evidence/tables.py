@@ -11,8 +11,9 @@ from found import Trained
 from numpy.typing import NDArray
 
 from layersim.errors import UserError
-from layersim.report.claims import ABSOLUTE_DEPTH, CLAIMS, Verdict
+from layersim.report.claims import CLAIMS, Verdict
 from layersim.report.claims.intervals import Estimate, Measured, estimate
+from layersim.report.claims.paper import absolute_depth
 
 Numbers = NDArray[np.float64]
 Trainings = dict[str, list[Trained]]
@@ -130,7 +131,7 @@ def verdicts_table(judged: Mapping[str, Sequence[Verdict]]) -> str:
     """A row a claim, a column a task by its title: the number for the aligned loss, and the verdict as a sign."""
     rows = [
         [claim.name, *(_verdict(claim.name, found) for found in judged.values()), claim.published]
-        for claim in (*CLAIMS, ABSOLUTE_DEPTH)
+        for claim in (*CLAIMS, absolute_depth)
     ]
     return table(["claim", *judged, "paper"], rows)
 

@@ -1,13 +1,13 @@
 """The paper's claims, judged on finished runs: a number, its interval and a verdict each."""
 
 from layersim.report.claims.arms import ARMS, Arms, read_arms
+from layersim.report.claims.claim import LIMITS, Claim
 from layersim.report.claims.command import main
-from layersim.report.claims.paper import ABSOLUTE_DEPTH, CLAIMS, LIMITS, Claim
+from layersim.report.claims.paper import CLAIMS
 from layersim.report.claims.tables import markdown
 from layersim.report.claims.verdicts import Verdict, judge
 
 __all__ = [
-    "ABSOLUTE_DEPTH",
     "ARMS",
     "CLAIMS",
     "LIMITS",

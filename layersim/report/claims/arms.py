@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from layersim.errors import UserError
-from layersim.report.claims.measured import FinishedRun, how_measured
+from layersim.report.claims.finished import FinishedRun
 from layersim.report.configuration import (
     CONFIG_FILE,
     class_of,
@@ -14,6 +14,7 @@ from layersim.report.configuration import (
     init_args,
     read_configuration,
     seed_of,
+    trained_how,
     without_loading,
 )
 from layersim.report.environment import read_environment
@@ -59,12 +60,8 @@ class Arms:
     @property
     def told(self) -> list[str]:
         """Each arm's name, objective and head and seeds, for people."""
-        models = {arm: _first(runs).config["model"] for arm, runs in self.runs.items()}
-        parts = {
-            arm: f"{class_of(model.get('objective')) or 'Aligned'}, {class_of(model.get('head')) or 'SharedHead'}"
-            for arm, model in models.items()
-        }
-        return [f"{arm}: {parts[arm]}, seeds {', '.join(runs)}" for arm, runs in self.runs.items()]
+        of = {arm: trained_how(_first(runs).config) or "Aligned" for arm, runs in self.runs.items()}
+        return [f"{arm}: {of[arm]}, seeds {', '.join(runs)}" for arm, runs in self.runs.items()]
 
 
 def read_arms(directories: Mapping[str, Iterable[Path]]) -> Arms:
@@ -165,7 +162,7 @@ def _settings(run: FinishedRun) -> dict[str, str]:
     if isinstance(data.get("batch_size"), int):
         data["batch_size"] *= int(run.environment.get("processes", 1))  # R take the steps of one with R times the batch
     trainer = {key: value for key, value in (run.config.get("trainer") or {}).items() if key in _TRAINING}
-    together: dict[str, Any] = {"data": data, "model": run.config["model"], "trainer": trainer} | how_measured(run)
+    together: dict[str, Any] = {"data": data, "model": run.config["model"], "trainer": trainer} | run.how_measured
     return {key.replace(".init_args", ""): repr(value) for key, value in flat(together).items() if value is not None}
 
 

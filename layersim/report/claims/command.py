@@ -8,7 +8,7 @@ from rich.console import Console
 
 from layersim.errors import UserError
 from layersim.report.claims.arms import ARMS, read_arms
-from layersim.report.claims.paper import LIMITS
+from layersim.report.claims.claim import LIMITS
 from layersim.report.claims.tables import HOW, markdown, remarks, verdicts_table
 from layersim.report.claims.verdicts import judge
 

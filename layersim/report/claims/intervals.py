@@ -5,6 +5,7 @@ Letters: R runs, K numbers of a run, of which the greatest is judged (the drops 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,8 +35,8 @@ class Measured:
         below, above = np.hypot(self.ends - self.values, other.ends[::-1] - other.values)
         return Measured(values, np.stack([values - below, values + above]))
 
-    def __getitem__(self, chosen: slice) -> "Measured":
-        return Measured(self.values[chosen], None if self.ends is None else self.ends[:, chosen])
+    def __getitem__(self, chosen: Any) -> "Measured":
+        return Measured(self.values[chosen], None if self.ends is None else self.ends[:, *np.index_exp[chosen]])
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from itertools import product
 from typing import Literal
 
 from layersim.report.claims.arms import Arms
+from layersim.report.claims.claim import LIMITS, Claim, Limits
+from layersim.report.claims.finished import NotMeasured
 from layersim.report.claims.intervals import Estimate, Measured, difference, estimate
-from layersim.report.claims.measured import Limits, NotMeasured
-from layersim.report.claims.paper import ABSOLUTE_DEPTH, CLAIMS, LIMITS, Claim
+from layersim.report.claims.paper import CLAIMS, absolute_depth
 
 Answer = Literal["holds", "does not hold", "cannot tell"]
 
@@ -41,7 +42,7 @@ def judge(arms: Arms, limits: Limits | None = None) -> list[Verdict]:
         limits: what is not the default of `LIMITS`; with `absolute-epsilon` the paper's depth is judged too.
     """
     chosen = {name: default for name, (default, _) in LIMITS.items()} | dict(limits or {})
-    claims = (*CLAIMS, ABSOLUTE_DEPTH) if "absolute-epsilon" in chosen else CLAIMS
+    claims = (*CLAIMS, absolute_depth) if "absolute-epsilon" in chosen else CLAIMS
     return [verdict for claim in claims for verdict in _verdicts(claim, arms, chosen)]
 
 

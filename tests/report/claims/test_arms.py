@@ -253,7 +253,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert answers == {"0.001": "does not hold", "0.05": "holds"}
     printed = capsys.readouterr().out
     lines = [line.strip() for line in printed.splitlines()]
-    assert "standard: LastLayer, SharedHead, seeds 0, 1, 2" in lines
+    assert "standard: LastLayer, seeds 0, 1, 2" in lines
     last = lines.index("last-layer")
     assert lines[last + 1].startswith("standard less aligned  ")
     assert "…" not in printed.replace(" … ", ""), "no name is cut off"

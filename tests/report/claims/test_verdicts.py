@@ -9,7 +9,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from layersim.metrics import effective_depth as layer_within
 from layersim.report.claims import CLAIMS, judge, read_arms
-from layersim.report.claims.measured import effective_depth
+from layersim.report.claims.paper import effective_depth
 from tests.report.claims.synthetic import (
     EARLY,
     FALLS,
@@ -127,7 +127,7 @@ def test_effective_depth_rounds_up_to_the_layer_that_tables_tell(tmp_path: Path)
         arms = read_arms({"aligned": [make(tmp_path / str(number), "aligned", 0, {"accuracy": accuracy})]})
         (run,) = arms.runs["aligned"].values()
         for epsilon in (0.0, 0.01, 0.1):
-            (depth,) = effective_depth(run, {"epsilon": epsilon}).values
+            (depth,) = effective_depth.read(run, {"epsilon": epsilon}).values
             assert math.ceil(depth) == layer_within(accuracy, epsilon)
 
 
