@@ -72,10 +72,10 @@ def test_jobs_come_seed_by_seed_and_claims_first(evidence: Any) -> None:
 def test_only_runs_that_reached_their_last_epoch_count(evidence: Any, tmp_path: Path) -> None:
     found, tasks = evidence("found"), evidence("tasks")
     make(tmp_path, "aligned", 0, epoch=1)
-    assert found.trained(tmp_path, tasks.TASKS["digits"], "aligned", 0) is None
+    assert found.trained(tmp_path, tasks.TASKS["digits"], "aligned") == {}
     whole = make(tmp_path, "aligned", 0)
-    assert found.trained(tmp_path, tasks.TASKS["digits"], "aligned", 0).directory == whole
-    assert found.trained(tmp_path, tasks.TASKS["digits"], "aligned", 1) is None
+    trained = found.trained(tmp_path, tasks.TASKS["digits"], "aligned")
+    assert {seed: model.directory for seed, model in trained.items()} == {0: whole}
     assert [model.directory for model in found.all_trained(tmp_path)] == [whole]
 
 
