@@ -81,25 +81,11 @@ def read_arms(directories: Mapping[str, Iterable[Path]]) -> Arms:
     for arm, paths in directories.items():
         if arm not in ARMS:
             raise UserError(f"expected arms among {', '.join(ARMS)}, got {arm!r}.")
-        found = []
-        for path in dict.fromkeys(path.resolve() for path in paths):
+        found = list(dict.fromkeys(path.resolve() for path in paths))
+        for path in found:
             if home.setdefault(path, arm) != arm:
                 raise UserError(f"--{arm}: expected runs of this arm, got {path}, which is one of --{home[path]} too.")
-            run = _read(path)
-            if run is None or (why := _unfinished(run)):
-                notes.append(f"{path} is passed over: {'it holds no validation' if run is None else why}.")
-            else:
-                found.append(run)
-        runs: dict[str, FinishedRun] = {}
-        for run in sorted(found, key=lambda run: run.origin == run.directory):  # one that trained comes last
-            seed = seed_of(read_configuration(run.origin)) or f"unknown: {run.directory.name}"
-            if seed in runs:
-                notes.append(f"{runs[seed].directory} is passed over: {run.directory} has its seed.")
-            runs[seed] = run
-        for run in runs.values():
-            if differ := _differences(_first(runs), run):
-                raise _apart(f"--{arm}: expected runs alike but for their seed", _first(runs), run, differ)
-        if runs:
+        if runs := _by_seed(arm, found, notes):
             arms[arm] = runs
     if not arms:
         raise UserError(f"expected runs to judge, got no finished run: {' '.join(notes)}")
@@ -111,6 +97,26 @@ def read_arms(directories: Mapping[str, Iterable[Path]]) -> Arms:
         if differ:
             notes.append(f"{one} and {other} differ in {', '.join(differ)}.")
     return Arms(arms, notes)
+
+
+def _by_seed(arm: str, directories: Iterable[Path], notes: list[str]) -> dict[str, FinishedRun]:
+    found = []
+    for path in directories:
+        run = _read(path)
+        if run is None or (why := _unfinished(run)):
+            notes.append(f"{path} is passed over: {'it holds no validation' if run is None else why}.")
+        else:
+            found.append(run)
+    runs: dict[str, FinishedRun] = {}
+    for run in sorted(found, key=lambda run: run.origin == run.directory):  # those that trained come last
+        seed = seed_of(read_configuration(run.origin)) or f"unknown ({run.directory})"
+        if seed in runs:
+            notes.append(f"{runs[seed].directory} is passed over: {run.directory} has its seed.")
+        runs[seed] = run
+    for run in runs.values():
+        if differ := _differences(_first(runs), run):
+            raise _apart(f"--{arm}: expected runs alike but for their seed", _first(runs), run, differ)
+    return runs
 
 
 def _first(runs: Mapping[str, FinishedRun]) -> FinishedRun:

@@ -207,7 +207,7 @@ def test_runs_without_a_known_seed_are_not_paired(tmp_path: Path) -> None:
     runs: dict[str, list[Path]] = {"standard": [], "aligned": []}
     for number in range(6):
         way = "standard" if number < 3 else "aligned"
-        runs[way].append(make(tmp_path / str(number), way, number, {"accuracy": wiggle(LATE)(number)}))
+        runs[way].append(make(tmp_path / way / str(number % 3), way, number, {"accuracy": wiggle(LATE)(number)}))
         config = runs[way][-1] / "config.yaml"
         config.write_text(config.read_text().replace(f"seed_everything: {number}", "seed_everything: null"))
     found = verdict_on(read_arms(runs), "last-layer")
