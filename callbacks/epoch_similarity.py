@@ -2,22 +2,26 @@
 
 import math
 import warnings
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.evaluation import Stage
-from callbacks.monitor import LayerMonitor, Measured
+from callbacks.monitor import LayerMonitor
 from layersim.errors import UserError
 from layersim.metrics import KeptSamples
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
-from layersim.report.filmstrip import Strips, film_strips
+from layersim.report.figures import figures_of, heat_map
+from layersim.report.quantity import LAYER, Quantity
 from layersim.similarity import LinearCKA
 from layersim.similarity.samples import SampleMetric, require_measures
 
@@ -26,7 +30,7 @@ _LEAST = 4  # samples that debiased linear CKA needs
 
 class EpochSimilarity(LayerMonitor[KeptSamples]):
     """Keeps the features of a fixed sample of the validation data at chosen epochs, and at each later epoch of the
-    training measures how alike each layer is to itself at those; drawn as film strips.
+    training measures how alike each layer is to itself at those; draws this, and the drift from the first of them.
 
     Logs the mean over the layers for each kept epoch, `val/cka_to_epoch_0`; the record has every layer. Kept features
     stay on the host, 4 L N D bytes in float32 for each kept epoch (12 layers, 1024 samples of width 384: 19 MB), and in
@@ -61,7 +65,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         self.measures = measures or {"cka": LinearCKA(estimator="debiased")}
         KeptSamples(max_samples=max_samples, least=_LEAST)  # refuses too few before any model is built
         self.max_samples = max_samples
-        self.strips: dict[str, Strips] = {name: {} for name in self.measures}
+        self.strips: dict[str, dict[int, dict[int, list[float]]]] = {name: {} for name in self.measures}
         """Of each measure, by the kept epoch and then the later one: L similarities."""
         self._kept: dict[int, Tensor] = {}
         self._index = torch.empty(0, dtype=torch.int64)
@@ -90,7 +94,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         if trainer.state.fn == TrainerFn.FITTING:
             super().finish(trainer, pl_module, stage)
         else:
-            self._metrics, self.record = {}, {}
+            self._metrics, self.quantities = {}, {}
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, KeptSamples]:
         return {"features": KeptSamples(max_samples=self.max_samples, least=_LEAST)}
@@ -111,7 +115,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
             )
         metrics["features"].update(output.features)
 
-    def measure(self, metrics: dict[str, KeptSamples]) -> Measured:
+    def measure(self, metrics: dict[str, KeptSamples]) -> dict[str, Quantity]:
         now, _, index = metrics["features"].compute()
         if self._kept and not torch.equal(index, self._index):
             raise UserError(
@@ -125,27 +129,29 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
                 self.strips[name].setdefault(epoch, {})[self._epoch] = similarity_to_then(now, then, metric, epoch)
         if self._wanted():
             self._kept[self._epoch], self._index = now.cpu().contiguous(), index
-        if not earlier:
-            return Measured(scalars={}, record={})
-        latest = {name: {epoch: self.strips[name][epoch][self._epoch] for epoch in earlier} for name in self.measures}
-        return Measured(
-            scalars={
-                f"{name}_to_epoch_{epoch}": math.fsum(values) / len(values)
-                for name, of_epoch in latest.items()
-                for epoch, values in of_epoch.items()
-            },
-            record={
-                "similarity_to_epoch": {
-                    name: {str(epoch): values for epoch, values in of_epoch.items()}
-                    for name, of_epoch in latest.items()
-                },
-                "options": {f"{name}_to_epoch": self._options(metric) for name, metric in self.measures.items()},
-            },
-            figures={
-                f"{name}_to_epochs": partial(film_strips, deepcopy(strips), measure=name)
-                for name, strips in self.strips.items()
-            },
+        return {f"{name}_to_epoch": self._quantity(name, earlier) for name in self.measures if earlier}
+
+    def _quantity(self, name: str, earlier: list[int]) -> Quantity:
+        metric = self.measures[name]
+        return Quantity(
+            values=[self.strips[name][epoch][self._epoch] for epoch in earlier],
+            axes=("epoch", LAYER),
+            label=f"{metric.label} to epoch",
+            range=metric.value_range,
+            options=self._options(metric),
+            ticks={"epoch": earlier},
         )
+
+    def figures(self, quantities: Mapping[str, Quantity]) -> dict[str, Callable[[], Figure]]:
+        """Beside the similarity to each kept epoch, how the layers drifted from the first one kept until now."""
+        drawn = figures_of(quantities, self.unit)
+        for name, strips in self.strips.items():
+            if (now := quantities.get(f"{name}_to_epoch")) is not None:
+                first = min(strips)
+                since = replace(now, values=[*strips[first].values()], ticks={"epoch": [*strips[first]]})
+                title = f"{now.label} {first}"
+                drawn[f"{name}_since_epoch_{first}"] = partial(heat_map, since, title)
+        return drawn
 
     def _options(self, metric: SampleMetric) -> dict[str, Any]:
         own = {name: value for name, value in metric.options.items() if value is not None}

@@ -5,14 +5,14 @@ from typing import Any, Literal
 
 from torchmetrics import Metric
 
-from callbacks.monitor import LayerMonitor, Measured, per_layer
+from callbacks.monitor import LayerMonitor
 from layersim.errors import UserError
 from layersim.metrics import LayerLoss, RightAtBoth, measured_depth
-from layersim.metrics.effective_depth import EPSILON, check_epsilon
+from layersim.metrics.effective_depth import CONFIDENCE, EPSILON, check_epsilon
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
-from layersim.report.figures import layer_accuracy_curve, layer_perplexity_curve
 from layersim.report.numbers import perplexity
+from layersim.report.quantity import LAYER, RATIO, Quantity, curve
 
 
 class LayerAccuracyMonitor(LayerMonitor[Metric]):
@@ -50,31 +50,34 @@ class LayerAccuracyMonitor(LayerMonitor[Metric]):
         for metric in metrics.values():
             metric.update(output)
 
-    def measure(self, metrics: dict[str, Metric]) -> Measured:
+    def measure(self, metrics: dict[str, Metric]) -> dict[str, Quantity]:
         right, samples = metrics["right"].compute()
         losses, objective = metrics["loss"].compute()
         shares, nats = (right.diagonal().double() / samples).tolist(), losses.tolist()
-        tokens, depth = self.unit == "tokens", dict[str, Any]()
-        if samples:
-            depth = measured_depth(right, int(samples), self.epsilon, self.absolute_epsilon, independent=not tokens)
-        scalars = {
-            "accuracy": shares[-1],
-            "loss": float(objective),
-            "effective_depth": float(depth.get("layer", math.nan)),
-            "best_layer": float(depth.get("best", math.nan)),
-            **per_layer("accuracy", shares),
-            **per_layer("loss", nats),
-        }
-        if self.absolute_epsilon is not None:
-            scalars["absolute_depth"] = float(depth.get("absolute_layer", math.nan))
-        figures = {"layer_accuracy": lambda: layer_accuracy_curve({"accuracy": shares})}
-        if tokens:
-            surprise = perplexity(nats)
-            scalars |= {"perplexity": surprise[-1], **per_layer("perplexity", surprise)}
-            figures["layer_perplexity"] = lambda: layer_perplexity_curve({"perplexity": surprise})
-        return Measured(
-            scalars=scalars,
-            record={"accuracy": shares, "loss": nats, **({"effective_depth": depth} if depth else {})},
-            figures=figures,
-            on_bar="perplexity" if tokens else "accuracy",
+        tokens = self.unit == "tokens"
+        self.on_bar = "perplexity" if tokens else "accuracy"
+        measured = (
+            {"perplexity": curve(perplexity(nats), unit=RATIO, range=(1, None), better="lower")} if tokens else {}
         )
+        measured["accuracy"] = curve(shares, range=(0, 1), better="higher")
+        measured["loss"] = curve(nats, unit="nats", range=(0, None), better="lower", overall=float(objective))
+        if samples:
+            independent = not tokens
+            measured |= _depth(
+                measured_depth(right, int(samples), self.epsilon, self.absolute_epsilon, independent=independent)
+            )
+        return measured
+
+
+def _depth(found: dict[str, Any]) -> dict[str, Quantity]:
+    """The effective depth, the best layer, and how far the one is behind the other."""
+    interval = {"confidence": CONFIDENCE, "low": found["low"], "high": found["high"]} if "low" in found else None
+    told = {
+        "effective_depth": Quantity(values=found["layer"], unit=LAYER, options={"epsilon": found["epsilon"]}),
+        "best_layer": Quantity(values=found["best"], unit=LAYER),
+        "behind_best": Quantity(values=found["behind"], range=(0, 1), better="lower", interval=interval),
+    }
+    if "absolute_epsilon" in found:
+        layer, epsilon = found.get("absolute_layer", math.nan), found["absolute_epsilon"]
+        told["absolute_depth"] = Quantity(values=layer, unit=LAYER, options={"epsilon": epsilon})
+    return told

@@ -2,11 +2,12 @@
 
 from torchmetrics import Metric
 
-from callbacks.monitor import LayerMonitor, Measured, per_layer
+from callbacks.monitor import LayerMonitor
 from layersim.errors import UserError
 from layersim.metrics.f1 import LayerF1
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
+from layersim.report.quantity import Quantity, curve
 
 
 class LayerF1Monitor(LayerMonitor[Metric]):
@@ -38,6 +39,5 @@ class LayerF1Monitor(LayerMonitor[Metric]):
     def update(self, metrics: dict[str, Metric], output: LayerOutput) -> None:
         metrics["f1"].update(output)
 
-    def measure(self, metrics: dict[str, Metric]) -> Measured:
-        shares = metrics["f1"].compute().tolist()
-        return Measured(scalars={"f1": shares[-1], **per_layer("f1", shares)}, record={"f1": shares})
+    def measure(self, metrics: dict[str, Metric]) -> dict[str, Quantity]:
+        return {"f1": curve(metrics["f1"].compute().tolist(), label="F1", range=(0, 1), better="higher")}

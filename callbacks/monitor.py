@@ -1,8 +1,7 @@
-"""What all monitors share: measure over an evaluation epoch, log, and keep a record."""
+"""What all monitors share: measure over an evaluation epoch, log, draw, and publish what was measured."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
@@ -14,34 +13,30 @@ from callbacks.loggers import log_figure, on_epoch_axis
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.precision import refuse_mps
+from layersim.report.figures import figures_of
+from layersim.report.quantity import Quantity, logged
 from layersim.runs.rehearsal import made_up
 
 AnyMetric = TypeVar("AnyMetric", bound=Metric)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one epoch told."""
-
-    scalars: dict[str, float]
-    """Numbers to log, by name; the stage (`val/`, `test/`) is put before it."""
-    record: dict[str, Any]
-    """Keys and values for the epoch's line of `layers.jsonl`."""
-    figures: dict[str, Callable[[], Figure]] = field(default_factory=dict)
-    """How to draw each figure, by name; drawn by rank zero alone."""
-    on_bar: str | None = None
-    """Which of the scalars the progress bar shows: it has room for one."""
-
-
 class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
     """Measures something of every layer over each validation and test epoch, on all processes together.
 
-    It consumes the `LayerOutput` that the step returned, and starts anew each epoch.
+    It consumes the `LayerOutput` that the step returned, and starts anew each epoch. What it publishes is logged, drawn
+    and recorded by axes, unit and range, whatever its name is.
     """
 
+    on_bar: str | None = None
+    """Which of the logged names the progress bar shows: it has room for one."""
+
     def __init__(self) -> None:
-        self.record: dict[str, Any] = {}
-        """What the last epoch told, in the words of `layers.jsonl`."""
+        self.quantities: dict[str, Quantity] = {}
+        """What the last epoch told, by name."""
+        self.num_layers = 0
+        """L of what is measured."""
+        self.num_samples = 0
+        """N of all processes, where the monitor has counted them."""
         self.unit = "samples"
         """What a sample of the model is: `samples` or `tokens`."""
         self._metrics: dict[str, AnyMetric] = {}
@@ -55,11 +50,15 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         """Takes in one batch."""
 
     @abstractmethod
-    def measure(self, metrics: dict[str, AnyMetric]) -> Measured:
-        """What the epoch told; called on every process, so that metrics may reduce across them."""
+    def measure(self, metrics: dict[str, AnyMetric]) -> dict[str, Quantity]:
+        """What the epoch told, by name; called on every process, so that metrics may reduce across them."""
+
+    def figures(self, quantities: Mapping[str, Quantity]) -> dict[str, Callable[[], Figure]]:
+        """How to draw what the epoch told, by the figure's name; drawn by rank zero alone."""
+        return figures_of(quantities, self.unit)
 
     def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
-        """The names of the scalars of an epoch of so many samples, found by measuring made-up ones.
+        """The names of what is logged of an epoch of so many samples, found by measuring made-up ones.
 
         Raises:
             TooFewSamples: a measure that was asked for needs more.
@@ -69,7 +68,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
     def rehearsed(self, metrics: dict[str, AnyMetric], output: LayerOutput) -> set[str]:
         """The names of what is logged of an epoch with this one step."""
         self.update(metrics, output)
-        return set(self.measure(metrics).scalars)
+        return {name for name, _ in logged(self.measure(metrics))}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         refuse_mps(trainer.strategy.root_device)
@@ -77,6 +76,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
     def fresh(self, module: LayerwiseModule) -> dict[str, AnyMetric]:
         """The metrics of an epoch of this model."""
         self.unit = "tokens" if module.backbone.reads_tokens else "samples"
+        self.num_layers = module.num_layers
         return self.make_metrics(module)
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -90,19 +90,18 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         self.update(self._metrics, output)
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        measured = self.measure(self._metrics)
+        quantities = self.measure(self._metrics)
         self._metrics = {}  # features that a metric kept are let go
-        self.record = measured.record
+        for name, quantity in quantities.items():
+            quantity.check(name, self.num_layers)
+        self.quantities = quantities
         prefix = "val" if stage == "validate" else stage
+        numbers = dict(logged(quantities))
         if trainer.is_global_zero:
-            on_epoch_axis(trainer, [f"{prefix}/{name}" for name in (*measured.scalars, *measured.figures)])
-            for name, draw in measured.figures.items():
+            figures = self.figures(quantities)
+            on_epoch_axis(trainer, [f"{prefix}/{name}" for name in (*numbers, *figures)])
+            for name, draw in figures.items():
                 log_figure(trainer, f"{prefix}/{name}", draw())
-        for name, value in measured.scalars.items():
+        for name, value in numbers.items():
             # All processes have the same number, so that reducing changes nothing; Lightning warns where none is asked.
-            pl_module.log(f"{prefix}/{name}", value, prog_bar=name == measured.on_bar, sync_dist=True)
-
-
-def per_layer(name: str, values: list[float]) -> dict[str, float]:
-    """`name/layer_01` … for L values, first layer first."""
-    return {f"{name}/layer_{layer:02d}": value for layer, value in enumerate(values, start=1)}
+            pl_module.log(f"{prefix}/{name}", value, prog_bar=name == self.on_bar, sync_dist=True)

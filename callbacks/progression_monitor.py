@@ -1,22 +1,34 @@
 """How straight, and how steadily, features go to the last layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from callbacks.monitor import LayerMonitor, Measured
+from callbacks.monitor import LayerMonitor
 from layersim.errors import UserError
 from layersim.heads import Head, SeparateHeads, SharedHead
 from layersim.metrics import KeptSamples, TargetProbability, class_means, progression, rise_record, self_duality
 from layersim.metrics.progression import LEAST
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
-from layersim.report.progression import class_paths_figure, progression_figure
+from layersim.report.figures import figures_of, panels_figure
+from layersim.report.quantity import LAYER, RATIO, Quantity, curve
 from layersim.runs.rehearsal import classifier_width, made_up
 from layersim.similarity.directions import Centering, require_centering
+
+_COLLAPSE = {
+    "nc1": "NC1",
+    "within_over_between": "within ÷ between classes",
+    "norm_spread": "NC2, norms",
+    "cosine_spread": "NC2, spread of cosines",
+    "simplex_gap": "NC2, angles",
+    "self_duality": "NC3",
+}
 
 
 class ProgressionMonitor(LayerMonitor[Metric]):
@@ -60,7 +72,7 @@ class ProgressionMonitor(LayerMonitor[Metric]):
         metrics["features"].update(output.features)
         metrics["probability"].update(output)
 
-    def measure(self, metrics: dict[str, Metric]) -> Measured:
+    def measure(self, metrics: dict[str, Metric]) -> dict[str, Quantity]:
         features, targets, _ = metrics["features"].compute()
         probability = metrics["probability"].compute()
         classes = targets if self._has_classes else None
@@ -69,19 +81,74 @@ class ProgressionMonitor(LayerMonitor[Metric]):
             record |= rise_record("target_probability", probability)
         if (collapse := record.get("neural_collapse")) and isinstance(self._head, SharedHead | SeparateHeads):
             collapse |= _nc3(self._head, features, targets, collapse["classes"])
-        figures = {"progression": lambda: progression_figure(record)}
-        if paths := record.get("class_paths"):
-            figures["class_paths"] = lambda: class_paths_figure(**paths)
-        return Measured(_scalars(record), {"progression": record}, figures)
+        return _quantities(record)
+
+    def figures(self, quantities: Mapping[str, Quantity]) -> dict[str, Callable[[], Figure]]:
+        """One picture of all curves, and one of the classes' ways."""
+        lines = {name: quantity for name, quantity in quantities.items() if len(quantity.axes) == 1}
+        others = {name: quantity for name, quantity in quantities.items() if name not in lines}
+        return {"progression": partial(panels_figure, lines), **figures_of(others, self.unit)}
 
 
-def _scalars(record: dict[str, Any]) -> dict[str, float]:
-    names = ("cosine_rises", "target_probability_rises", "path_over_chord")
-    scalars: dict[str, float] = {name: record[name] for name in names if name in record}
-    scalars |= {f"cosine_cka_{name}": value for name, value in record["cosine_cka"].items()}
-    if collapse := record.get("neural_collapse"):
-        scalars["nc1"] = collapse["nc1"][-1]
-    return scalars
+def _quantities(record: dict[str, Any]) -> dict[str, Quantity]:
+    how = {"samples": record["samples"], "centering": record["centering"]}
+    angles, inner = record["angle"], [*range(2, len(record["angle"]) + 2)]
+    found = _rises(record, "cosine", "cosine_path", "cosine to the last layer", (-1, 1), how)
+    if "target_probability" in record:
+        found |= _rises(record, "target_probability", "target_probability", "probability of the true class", (0, 1), {})
+    found |= {
+        "path_over_chord": Quantity(
+            values=record["path_over_chord"], label="path ÷ chord", range=(1, None), options=how
+        ),
+        "angle": Quantity(
+            values=angles,
+            axes=("inner layer",),
+            label="angle between steps",
+            unit="degrees",
+            range=(0, 180),
+            options=how,
+            ticks={"inner layer": inner},
+        ),
+        "distance_to_segment": curve(
+            record["distance_to_segment"], label="distance to the segment ÷ chord", range=(0, None), options=how
+        ),
+        "skip_over_residual": _of_steps(
+            record["skip_over_residual"], label="norm of skip ÷ residual", unit=RATIO, options=how
+        ),
+    }
+    for name, value in record["cosine_cka"].items():
+        found[f"cosine_cka_{name}"] = Quantity(values=value, range=(-1, 1), options=how)
+    for name, label in _COLLAPSE.items():
+        if values := record.get("neural_collapse", {}).get(name):
+            found[name] = curve(values, label=label, unit=RATIO, better="lower", options=how)
+    if paths := record.get("class_paths"):
+        found["class_paths"] = Quantity(
+            values=paths["points"],
+            axes=("class", LAYER, "principal component"),
+            label="class means",
+            ticks={"class": paths["classes"]},
+            options={"variance explained": paths["explained"]},
+        )
+    return found
+
+
+def _rises(
+    record: dict[str, Any], key: str, name: str, label: str, ends: tuple[float, float], how: dict[str, Any]
+) -> dict[str, Quantity]:
+    """The mean at each layer, and for which share of the samples it rises: at each step, and at every one of them."""
+    share: dict[str, Any] = {"unit": "share", "range": (0, 1), "options": how}
+    by_step = _of_steps(record[f"{key}_rises_by_step"], label=f"share whose {label} rises", **share)
+    return {
+        name: curve(record[key], label=label, range=ends, options=how),
+        f"{key}_rises_by_step": by_step,
+        f"{key}_rises": Quantity(values=record[f"{key}_rises"], **share),
+    }
+
+
+def _of_steps(values: list[float], **told: Any) -> Quantity:
+    """L − 1 values, each of the step from a layer to the next."""
+    between = [layer + 1.5 for layer in range(len(values))]
+    return Quantity(values=values, axes=("step",), ticks={"step": between}, **told)
 
 
 def _nc3(

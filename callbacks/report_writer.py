@@ -6,8 +6,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.loggers import log_outcome
 from layersim.report.page import PAGE_FILE, write_page
+from layersim.report.quantity import curves
 from layersim.report.records import RECORDS_FILE, read_records
-from layersim.report.table import layer_columns
 
 
 class ReportWriter(Callback):
@@ -23,4 +23,4 @@ class ReportWriter(Callback):
         last = read_records(directory / RECORDS_FILE)[-1]
         page = directory / PAGE_FILE
         write_page([directory], page, stage=last.stage)
-        log_outcome(trainer, page, layer_columns(last))
+        log_outcome(trainer, page, {name: one.values for name, one in curves(last.quantities).items()})

@@ -1,9 +1,8 @@
 """The run's own record, whatever loggers are on."""
 
-import math
-from functools import reduce
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -11,22 +10,30 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from callbacks.evaluation import EvaluationCallback, layerwise
-from callbacks.monitor import LayerMonitor
-from callbacks.similarity_heatmaps import SimilarityHeatmaps, default_measures
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
-from layersim.report.records import RECORDS_FILE, EffectiveDepth, LayerRecord, Stage, append_record
+from layersim.report.quantity import Quantity
+from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, append_record
 from layersim.report.table import layer_table
 from layersim.runs.directory import reserve
+from layersim.runs.rehearsal import logged_names
+
+
+@runtime_checkable
+class Publishes(Protocol):
+    """A callback that measures: one of layersim's monitors, or anybody's."""
+
+    quantities: dict[str, Quantity]
+    """What the last epoch told, by name."""
 
 
 class RunRecorder(EvaluationCallback):
     """Writes a line of `layers.jsonl` after each validation and test epoch, and the table of the last one at the end.
 
-    The line holds what the trainer's monitors measured, each under names of its own. A checkpoint carries the lines so
-    far, so that a resumed run's file tells the whole training. Where another run's record lies in the trainer's
-    directory, as when a script runs again, this run is kept in a new directory below it.
+    The line holds what the trainer's callbacks publish: every `quantities` that one has, of `Quantity` by name. A
+    checkpoint carries the lines so far, so that a resumed run's file tells the whole training. Where another run's
+    record lies in the trainer's directory, as when a script runs again, this run is kept in a new directory below it.
     """
 
     def __init__(self) -> None:
@@ -41,13 +48,8 @@ class RunRecorder(EvaluationCallback):
         self.records = [LayerRecord.from_line(line) for line in state_dict["lines"]]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        heatmaps = [call for call in trainer.callbacks if isinstance(call, SimilarityHeatmaps)]  # type: ignore[attr-defined]
-        names = [name for one in heatmaps for name in one.measures or default_measures(grouped=True)]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise UserError(
-                f"Two SimilarityHeatmaps measure {', '.join(twice)}, but a run's record holds one of each name: give "
-                "measures names of their own."
-            )
+        if isinstance(pl_module, LayerwiseModule):
+            logged_names(trainer.callbacks, pl_module, stage=stage)  # type: ignore[attr-defined]  # refuses a name twice
         root = Path(trainer.default_root_dir).absolute()
         if root != self._home and trainer.strategy.broadcast(_path(trainer).exists()):
             own = trainer.strategy.broadcast(str(reserve(root.parent, root.name)) if trainer.is_global_zero else "")
@@ -70,16 +72,19 @@ class RunRecorder(EvaluationCallback):
 
     def end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         samples = trainer.strategy.reduce(torch.tensor(self._samples, device=pl_module.device), reduce_op="sum")
-        records = [monitor.record for monitor in trainer.callbacks if isinstance(monitor, LayerMonitor)]  # type: ignore[attr-defined]
-        if isinstance(pl_module, LayerwiseModule) or not any("layers" in record for record in records):
-            records.append({"layers": layerwise(pl_module).num_layers})
-        measured: dict[str, Any] = reduce(_joined, records, {})
-        measured["samples"] = int(samples) or measured.get("samples", 0)  # the model's own reading is what counts
-        if isinstance(pl_module, LayerwiseModule) and pl_module.backbone.reads_tokens:
-            measured["unit"] = "tokens"
-        if depth := measured.get("effective_depth"):
-            measured["effective_depth"] = EffectiveDepth(**depth)
-        record = LayerRecord(epoch=trainer.current_epoch, step=trainer.global_step, stage=stage, **measured)
+        publishing = [call for call in trainer.callbacks if isinstance(call, Publishes)]  # type: ignore[attr-defined]
+        counted = next((call for call in publishing if getattr(call, "num_samples", 0)), None)
+        ours = isinstance(pl_module, LayerwiseModule) or counted is None
+        layers = layerwise(pl_module).num_layers if ours else counted.num_layers  # type: ignore[union-attr]
+        record = LayerRecord(
+            epoch=trainer.current_epoch,
+            step=trainer.global_step,
+            stage=stage,
+            layers=layers,
+            samples=int(samples) or getattr(counted, "num_samples", 0),  # the model's own reading is what counts
+            unit="tokens" if isinstance(pl_module, LayerwiseModule) and pl_module.backbone.reads_tokens else "samples",
+            quantities=published(publishing),
+        )
         self.records.append(record)
         if trainer.is_global_zero:
             append_record(_path(trainer), record)
@@ -98,26 +103,18 @@ def _path(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / RECORDS_FILE
 
 
-def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """What two monitors recorded; of a dictionary that is in both, the entries of both.
+def published(callbacks: Iterable[Publishes]) -> dict[str, Quantity]:
+    """What all of them measured, by name.
 
     Raises:
-        UserError: they measured different values of the same name.
+        UserError: two published one name.
     """
-    joined = first | second
-    for key in first.keys() & second.keys():
-        if isinstance(first[key], dict):
-            joined[key] = _joined(first[key], second[key])
-        elif key != "samples" and not _same(first[key], second[key]):
+    found: dict[str, Quantity] = {}
+    for callback in callbacks:
+        if twice := sorted(found.keys() & callback.quantities.keys()):
             raise UserError(
-                f"Two callbacks measured {key}, {first[key]} and {second[key]}, but a run's record holds one: give "
-                "measures names of their own, and measure another number of layers in a run of its own."
+                f"Two callbacks measure {', '.join(twice)}, but a run's record holds one of each name: give measures "
+                "names of their own, or leave one callback out."
             )
-    return joined
-
-
-def _same(first: Any, second: Any) -> bool:
-    """Whether two measured values are equal; NaN is NaN's equal."""
-    if isinstance(first, list) and isinstance(second, list):
-        return len(first) == len(second) and all(map(_same, first, second))
-    return bool(first == second) or all(isinstance(one, float) and math.isnan(one) for one in (first, second))
+        found |= callback.quantities
+    return found

@@ -2,11 +2,11 @@
 
 from torchmetrics import Metric
 
-from callbacks.monitor import LayerMonitor, Measured
+from callbacks.monitor import LayerMonitor
 from layersim.metrics import Saturation, mean_saturation_layer, saturated_early
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
-from layersim.report.figures import saturation_histogram
+from layersim.report.quantity import LAYER, Quantity, curve
 
 
 class SaturationMonitor(LayerMonitor[Metric]):
@@ -18,11 +18,11 @@ class SaturationMonitor(LayerMonitor[Metric]):
     def update(self, metrics: dict[str, Metric], output: LayerOutput) -> None:
         metrics["saturation"].update(output)
 
-    def measure(self, metrics: dict[str, Metric]) -> Measured:
+    def measure(self, metrics: dict[str, Metric]) -> dict[str, Quantity]:
         counts = metrics["saturation"].compute()
-        summary = {"saturated_early": saturated_early(counts), "mean_saturation_layer": mean_saturation_layer(counts)}
-        return Measured(
-            scalars=summary,
-            record={"saturation": counts.tolist(), **summary},
-            figures={"saturation": lambda: saturation_histogram(counts.tolist(), unit=self.unit)},
-        )
+        mean = mean_saturation_layer(counts)
+        return {
+            "saturation": curve(counts.tolist(), label="saturated here", unit=self.unit, range=(0, None)),
+            "saturated_early": Quantity(values=saturated_early(counts), unit="share", range=(0, 1)),
+            "mean_saturation_layer": Quantity(values=mean, unit=LAYER, range=(1, self.num_layers)),
+        }

@@ -1,6 +1,6 @@
 """Similarity of every pair of layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -10,15 +10,17 @@ from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
 from callbacks.evaluation import Stage
-from callbacks.monitor import LayerMonitor, Measured, per_layer
+from callbacks.monitor import LayerMonitor
 from callbacks.tapped_module import TappedModule
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerFeatures, LayerOutput
-from layersim.report.figures import similarity_heatmap, similarity_to_last_curve
+from layersim.report.drawing.heatmap import Range
+from layersim.report.figures import curves_figure, figures_of
+from layersim.report.quantity import LAYER, Quantity
 from layersim.runs.rehearsal import classifier_width, made_up
 from layersim.similarity import CosineSimilarity, LinearCKA
 from layersim.similarity.features import TooFewSamples
-from layersim.similarity.intervals import Interval, require_confidence
+from layersim.similarity.intervals import require_confidence
 from layersim.similarity.samples import SampleMetric, require_measures
 from layersim.tapping.feature_tap import FeatureTap
 from layersim.tapping.layout import check_layout
@@ -54,6 +56,8 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
             keep their samples. Tokens of one text are not independent, and their intervals too narrow.
         pool: with `layers`, how a module's output becomes (N, D), as `FeatureTap` takes it.
         layout: with `layers`, which axis of their outputs is what, as `FeatureTap` takes it: "TND", "NHWD", …
+        colors: whose range the heat maps' colours have: the measure's, `fixed`, so that all pictures can be laid side
+            by side; or the `data`'s, which tells 0.90 and 0.99 apart.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         pool: Pool = "cls",
         layout: str | None = None,
         confidence: float | None = None,
+        colors: Range = "fixed",
     ) -> None:
         super().__init__()
         check_pool(pool)
@@ -76,6 +81,7 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         self.pool: Pool = pool
         self.layout = layout
         self.confidence = confidence
+        self.colors: Range = colors
         self._tapped: TappedModule | None = None
         self._order = AS_READ
         self._left_out: set[str] = set()
@@ -116,47 +122,33 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         names = [name for name in self.rehearsed(metrics, made_up(2, width, samples)) if "layer_01" in name]
         return {name.replace("layer_01", layer) for name in names for layer in layers}
 
-    def measure(self, metrics: dict[str, SampleMetric]) -> Measured:
-        matrices: dict[str, list[list[float]]] = {}
-        intervals: dict[str, dict[str, Any]] = {}
+    def measure(self, metrics: dict[str, SampleMetric]) -> dict[str, Quantity]:
+        read = {"order": self._order} | ({} if self._tapped is None else self._tapped.options())
+        if self._tapped is not None:
+            self.num_layers, self.num_samples = self._tapped.shape()
+        measured = {}
         for name, metric in metrics.items():
             try:
-                if self.confidence is None:
-                    matrices[name] = metric.compute().tolist()
-                else:
-                    interval = metric.interval(self.confidence)
-                    matrices[name], intervals[name] = interval.value.tolist(), interval_record(interval)
+                measured[name] = similarity_quantity(metric, read, self.confidence)
             except TooFewSamples as error:
                 if self.measures is not None or self.confidence is not None:
                     raise
                 if name not in self._left_out:
                     rank_zero_info(f"SimilarityHeatmaps leaves {name} out: {error}.")
                 self._left_out.add(name)
-        read = {"order": self._order} | ({} if self._tapped is None else self._tapped.options())
-        figures: dict[str, Callable[[], Figure]] = {
-            name: partial(similarity_heatmap, matrix, title=name, measure=name) for name, matrix in matrices.items()
-        }
-        if intervals:
-            figures["to_last"] = partial(similarity_to_last_curve, matrices, intervals)
-        return Measured(
-            scalars={
-                key: value
-                for name, matrix in matrices.items()
-                for key, value in per_layer(f"{name}_to_last", [row[-1] for row in matrix]).items()
-            },
-            record={
-                "similarity": matrices,
-                "options": {name: metric.options | read for name, metric in metrics.items() if name in matrices},
-                "similarity_interval": intervals,
-            },
-            figures=figures,
-        )
+        return measured
+
+    def figures(self, quantities: Mapping[str, Quantity]) -> dict[str, Callable[[], Figure]]:
+        drawn = figures_of(quantities, self.unit, span=self.colors)
+        if self.confidence is not None:
+            title = f"similarity to the last layer with intervals at {self.confidence:.4g},"
+            to_last = {quantity.name_of(name): quantity.to_last() for name, quantity in quantities.items()}
+            drawn["to_last"] = partial(curves_figure, to_last, title)
+        return drawn
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         super().finish(trainer, pl_module, stage)
-        if self._tapped is not None:
-            self.record |= self._tapped.shape()
-            self._tapped = None
+        self._tapped = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._tapped is not None:
@@ -180,6 +172,12 @@ def _update(metrics: dict[str, SampleMetric], features: LayerFeatures) -> None:
         metric.update(features.values, features.position)
 
 
-def interval_record(interval: Interval) -> dict[str, Any]:
-    """In the words of `layers.jsonl`."""
-    return {"confidence": interval.confidence, "low": interval.low.tolist(), "high": interval.high.tolist()}
+def similarity_quantity(metric: SampleMetric, read: Mapping[str, Any], confidence: float | None) -> Quantity:
+    """A metric's (L, L) values, and their intervals at this confidence where it is not None."""
+    told: dict[str, Any] = {"axes": (LAYER, LAYER), "label": metric.label, "range": tuple(metric.value_range)}
+    told |= {"better": "lower" if metric.identical == 0 else "higher", "options": metric.options | dict(read)}
+    if confidence is None:
+        return Quantity(values=metric.compute().tolist(), **told)
+    found = metric.interval(confidence)
+    ends = {"confidence": found.confidence, "low": found.low.tolist(), "high": found.high.tolist()}
+    return Quantity(values=found.value.tolist(), interval=ends, **told)

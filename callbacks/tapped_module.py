@@ -68,11 +68,10 @@ class TappedModule:
         told = {} if self.layout is None else {"layout": self.layout}
         return {"layers": self.tap.names, "pool": pool, **told}
 
-    def shape(self) -> dict[str, int]:
+    def shape(self) -> tuple[int, int]:
         """L, and N of all processes; to be called on each."""
         samples = torch.tensor(self._samples, device=self.module.device)
-        total = self.module.trainer.strategy.reduce(samples, reduce_op="sum")
-        return {"layers": len(self.tap.names), "samples": int(total)}
+        return len(self.tap.names), int(self.module.trainer.strategy.reduce(samples, reduce_op="sum"))
 
 
 def _position(batch: Any, samples: int) -> Tensor | None:

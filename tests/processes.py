@@ -1,12 +1,12 @@
 """The command in processes of its own, for tests of what one process and several find."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from layersim.__main__ import main
+from tests.measured import measured
 
 PATIENCE = 3600
 """Seconds that a process of its own may take: no test fails because the machine does much else."""
@@ -32,5 +32,4 @@ def run_command(verb: str, processes: int, root: Path, *flags: str) -> Path:
 
 def last_record(directory: Path) -> dict[str, Any]:
     """The last line of a run's `layers.jsonl`."""
-    line: dict[str, Any] = json.loads((directory / "layers.jsonl").read_text().splitlines()[-1])
-    return line
+    return measured(directory)[-1]

@@ -81,8 +81,8 @@ def test_what_is_measured_on_tokens_is_the_same(trained: tuple[Path, Path], root
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
     for measure in measures:
         torch.testing.assert_close(
-            torch.tensor(two["similarity"][measure], dtype=torch.float64),
-            torch.tensor(one["similarity"][measure], dtype=torch.float64),
+            torch.tensor(two[measure], dtype=torch.float64),
+            torch.tensor(one[measure], dtype=torch.float64),
             rtol=0,
             atol=1e-6,
         )

@@ -37,7 +37,7 @@ def test_exits_are_calibrated_in_the_runs_precision(precision: str, share: float
     assert report.temperatures is None or len(report.temperatures) == 3
     assert set(seen[-3:]) == {torch.float32 if precision == "32-true" else torch.bfloat16}
     if not share:  # else calibrated on a part of the samples
-        assert report.full_accuracy == monitor.record["accuracy"][-1]
+        assert report.full_accuracy == monitor.quantities["accuracy"].values[-1]
 
 
 def test_temperatures_and_table_are_those_of_their_own_samples() -> None:

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from layersim.report.records import LayerRecord, append_record
+from layersim.report.records import append_record
+from tests.report.recorded import recorded
 
 EVIDENCE = Path(__file__).parent.parent / "experiments" / "paper" / "evidence"
 EPOCHS = 3
@@ -34,7 +35,7 @@ def make(root: Path, objective: str, seed: int, *, epoch: int = EPOCHS - 1, task
     directory = root / "paper" / task / objective / f"run-{seed}-{epoch}"
     values: dict[str, Any] = {"epoch": epoch, "step": 30, "stage": "validate", "layers": 6, "samples": 100}
     directory.mkdir(parents=True)
-    append_record(directory / "layers.jsonl", LayerRecord(**(values | facts)))
+    append_record(directory / "layers.jsonl", recorded(**(values | facts)))
     head = "SeparateHeads" if objective == "separate_heads" else "SharedHead"
     model = {
         "backbone": {"class_path": "layersim.TimmBackbone", "init_args": {"name": "vit"}},

@@ -114,9 +114,11 @@ def trainer(path: Path, *callbacks: Any) -> Trainer:
 def assert_true(record: LayerRecord, features: Tensor) -> None:
     exact = {"cosine": cosine(features.double()), "cka": linear_cka(features.double(), estimator="debiased")}
     for name, value in exact.items():
-        low, high = (torch.tensor(record.similarity_interval[name][end]) for end in ("low", "high"))
+        interval = record.quantities[name].interval
+        assert interval is not None
+        low, high = (torch.tensor(interval[end]) for end in ("low", "high"))
         assert ((low - 1e-6 <= value) & (value <= high + 1e-6)).all(), name
-        assert (torch.tensor(record.similarity[name]) - value).abs().max() < 0.03, name
+        assert (torch.tensor(record.values(name)) - value).abs().max() < 0.03, name
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +159,8 @@ def test_default_measures_are_true_however_the_data_are_sorted(order: str, tmp_p
     measured = SimilarityHeatmaps(confidence=CONFIDENCE)
     trainer(tmp_path, measured, RunRecorder()).validate(LayerwiseModule(Stated()), data, verbose=False)
     (record,) = read_records(tmp_path / "layers.jsonl")
-    assert record.options["cka"] == {"estimator": "minibatch", "batch_size": 64, "order": "drawn by seed"}
-    assert record.options["cosine"]["order"] == "drawn by seed"
+    assert record.quantities["cka"].options == {"estimator": "minibatch", "batch_size": 64, "order": "drawn by seed"}
+    assert record.quantities["cosine"].options["order"] == "drawn by seed"
     assert_true(record, features_of(labels))
 
 
@@ -168,7 +170,10 @@ def test_a_module_of_ones_own_on_a_sorted_loader_is_measured_truly_too(tmp_path:
     measured = SimilarityHeatmaps(layers="layers.*", confidence=CONFIDENCE)
     trainer(tmp_path, measured, RunRecorder()).validate(Plain(), DataLoader(rows, 50), verbose=False)  # type: ignore[arg-type]
     (record,) = read_records(tmp_path / "layers.jsonl")
-    assert (record.options["cka"]["estimator"], record.options["cka"]["order"]) == ("debiased", "as read")
+    assert (record.quantities["cka"].options["estimator"], record.quantities["cka"].options["order"]) == (
+        "debiased",
+        "as read",
+    )
     assert_true(record, features_of(labels))
 
 
@@ -194,7 +199,7 @@ def test_default_measures_of_tokens_are_true_though_neighbours_are_of_one_docume
     trainer(tmp_path, measured, RunRecorder()).validate(language_model, documents, verbose=False)
     (record,) = read_records(tmp_path / "layers.jsonl")
     features = features_of_all(language_model, documents.splits["val"], documents.collate)
-    assert record.options["cka"] == {"estimator": "debiased", "max_samples": 4096, "order": "drawn by seed"}
+    assert record.quantities["cka"].options == {"estimator": "debiased", "max_samples": 4096, "order": "drawn by seed"}
     assert features.shape[1] > 4096
     assert_true(record, features)
 

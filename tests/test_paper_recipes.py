@@ -1,7 +1,6 @@
 """The recipes under experiments/paper: tasks and objectives are laid over each other, parsed, and run for two steps."""
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 from layersim.__main__ import main
+from layersim.report.records import LayerRecord, read_records
 
 PAPER = Path(__file__).parent.parent / "experiments" / "paper"
 OBJECTIVES = sorted((PAPER / "objectives").glob("*.yaml"))
@@ -103,8 +103,8 @@ def objective(name: str) -> Path:
     return PAPER / "objectives" / f"{name}.yaml"
 
 
-def last_record(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "layers.jsonl").read_text().splitlines()[-1])  # type: ignore[no-any-return]
+def last_record(directory: Path) -> LayerRecord:
+    return read_records(directory / "layers.jsonl")[-1]
 
 
 @pytest.mark.parametrize("recipe", TASKS, ids=key)
@@ -118,9 +118,11 @@ def test_every_task_trains_and_measures(recipe: Path, stand_ins: Path, layersim:
     overlay = [f"--config={objective('aligned')}"] if training else []
     directory = layersim("fit" if training else "validate", f"--config={recipe}", *overlay, *flags)
     record = last_record(directory)
-    assert record["step"] == (2 if training else 0)
-    assert len(record["accuracy"]) == record["layers"] == (6 if "config_args" in init_args(recipe, "backbone") else 3)
-    assert set(record["similarity"]) == {"cosine", "cka"}
+    assert record.step == (2 if training else 0)
+    assert (
+        len(record.values("accuracy")) == record.layers == (6 if "config_args" in init_args(recipe, "backbone") else 3)
+    )
+    assert set(record.matrices) == {"cosine", "cka"}
     assert directory.parent.name == recipe.stem, "runs lie under the recipe's name"
     with (directory / "metrics.csv").open() as file:
         measured = set(next(csv.reader(file)))
@@ -134,7 +136,7 @@ def test_every_objective_takes_the_place_of_the_default(
 ) -> None:
     task = PAPER / "glue" / "rte.yaml"
     directory = layersim("fit", f"--config={task}", f"--config={recipe}", *tiny(task, stand_ins), "--experiment=named")
-    assert last_record(directory)["step"] == 2
+    assert last_record(directory).step == 2
     assert directory.parent.name == "named"
     asked, ran = (yaml.safe_load(path.read_text())["model"] for path in (recipe, directory / "config.yaml"))
     assert ran["objective"]["class_path"] == asked["objective"]["class_path"]
@@ -149,7 +151,7 @@ def test_a_depth_is_laid_over_the_task(recipe: Path, stand_ins: Path, layersim: 
     small = [f"--model.backbone.init_args.model_args.{size}" for size in ("embed_dim=16", "num_heads=2")]
     recipes = [f"--config={path}" for path in (PAPER / "cifar10.yaml", recipe, objective("standard"))]
     record = last_record(layersim("fit", *recipes, *flags, *small))
-    assert record["layers"] == {"six": 6, "nine": 9}[recipe.stem]
+    assert record.layers == {"six": 6, "nine": 9}[recipe.stem]
 
 
 def test_gpt2_is_read_and_trained_as_in_the_authors_code(stand_ins: Path, layersim: Callable[..., Path]) -> None:
@@ -174,7 +176,7 @@ def test_adapters_come_back_from_a_checkpoint(stand_ins: Path, layersim: Callabl
     evaluation = [flag for flag in evaluation if "--model" not in flag]  # the checkpoint knows the model
     checkpoint = f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}"
     again = layersim("validate", checkpoint, *evaluation, "--trainer.precision=bf16-mixed")
-    assert last_record(again)["loss"] == pytest.approx(last_record(trained)["loss"], rel=1e-6)
+    assert last_record(again).values("loss") == pytest.approx(last_record(trained).values("loss"), rel=1e-6)
 
 
 def test_a_wrong_option_is_refused(stand_ins: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,13 @@
 """Every shipped recipe is what its header says: parsed, and run for two steps."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+
+from layersim.report.records import read_records
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 RECIPES = sorted(path for room in ("vision", "text") for path in (EXPERIMENTS / room).rglob("*.yaml"))
@@ -71,11 +72,10 @@ def test_a_recipe_trains_and_measures(
     directory = layersim(
         verb(recipe), f"--config={recipe}", *SHORT, *(TWO_STEPS if training else []), *STAND_INS.get(data, [])
     )
-    (line,) = (directory / "layers.jsonl").read_text().splitlines()
-    record = json.loads(line)
-    assert record["step"] == (2 if training else 0)
-    assert len(record["accuracy"]) == record["layers"]
-    assert set(record["similarity"]) == {"cosine", "cka"}
+    (record,) = read_records(directory / "layers.jsonl")
+    assert record.step == (2 if training else 0)
+    assert len(record.values("accuracy")) == record.layers
+    assert set(record.matrices) == {"cosine", "cka"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=key)

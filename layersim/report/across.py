@@ -5,7 +5,7 @@ Letters: L layers of model a, M layers of model b.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from layersim.report.drawing.canvas import INK, place, sheet, shorten, write_lab
 from layersim.report.drawing.heatmap import draw_color_bar, draw_matrix, scale_of
 from layersim.report.json_report import write_report
 from layersim.report.numbers import expect_numbers
+from layersim.report.quantity import Quantity
 from layersim.report.terminal import table_by_layer
 
 ACROSS_FILE = "similarity.json"
@@ -36,6 +37,10 @@ class AcrossReport:
     measure: str
     options: dict[str, Any]
     """How the measure was computed."""
+    label: str
+    """The measure's name for people."""
+    range: tuple[float | None, float | None]
+    """The least and the most that the measure can be."""
     identical: float
     """The measure of a layer against itself: 1 of a similarity, 0 of a distance."""
     data: dict[str, Any]
@@ -101,18 +106,19 @@ def across_figure(report: AcrossReport) -> Figure:
     width, height = max(cell * across, 1.6), max(cell * up, 1.6)
     figure = sheet(width + 1.75, height + 1.05)
     axes = place(figure, 0.6, 0.55, width, height)
-    scale = scale_of(report.measure)
+    shown = Quantity(values=report.similarity, range=report.range)
+    scale = scale_of(report.label, replace(shown, better="lower" if report.identical == 0 else None), [shown.values])
     write_title(axes, f"{scale.name[0].upper()}{scale.name[1:]}, {report.samples:,} samples")
     across_name, up_name = (
         shorten(f"layer of {report.models[side]['name']}", int(12 * length))
         for side, length in (("b", width), ("a", height))
     )
     write_labels(axes, across_name, up_name)
-    draw_matrix(axes, report.similarity, report.measure)
+    draw_matrix(axes, report.similarity, scale)
     for row, match in enumerate(report.matches_of_a, start=1):
         if match is not None:
             outline = Rectangle((match - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.2)
             outline.set_path_effects([withStroke(linewidth=3, foreground="white")])
             axes.add_patch(outline)
-    draw_color_bar(place(figure, width + 0.8, 0.55, 0.16, height), [report.similarity], report.measure)
+    draw_color_bar(place(figure, width + 0.8, 0.55, 0.16, height), [report.similarity], scale)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from layersim.errors import UserError
 from layersim.report.drawing.canvas import place, sheet, write_labels, write_title
-from layersim.report.drawing.curves import draw_lines, scale_layers, scale_perplexities
+from layersim.report.drawing.curves import draw_lines, scale_layers, scale_ratios
 from layersim.report.drawing.legend import draw_legend, legend_height
 
 
@@ -69,7 +69,7 @@ def quality_figure(qualities: Mapping[str, LayerQuality]) -> Figure:
 def _draw_curves(axes: Axes, qualities: Mapping[str, LayerQuality], key: str) -> dict[str, Line2D]:
     lines = draw_lines(axes, {name: (quality.layers, getattr(quality, key)) for name, quality in qualities.items()})
     if key == "perplexity":
-        scale_perplexities(axes)
+        scale_ratios(axes)
     else:
         axes.set_ylim(0, 1)
     scale_layers(axes, max(max(quality.layers) for quality in qualities.values()))

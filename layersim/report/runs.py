@@ -15,6 +15,7 @@ from rich.text import Text
 from layersim.errors import UserError
 from layersim.report.configuration import CONFIG_FILE, read_configuration, trained_how
 from layersim.report.numbers import three
+from layersim.report.quantity import LAYER, told
 from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
 from layersim.report.terminal import gathered
 
@@ -110,27 +111,27 @@ def _listed(directory: Path) -> Listed:
     found: list[LayerRecord] = []
     notices: list[str] = []
     objective = "?"
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", UserWarning)
         try:
             found = read_records(records) if records.exists() else []
             objective = trained_how(read_configuration(directory)) or "?"
         except UserError as error:
             notices.append(str(error))
-    notices += [str(warning.message) for warning in told]
+    notices += [str(warning.message) for warning in warned]
     validations = [record for record in found if record.stage == "validate"] or found
     last = validations[-1] if validations else None
     return Listed(directory, objective, last, changed, " ".join(notices) or None)
 
 
 def _measured(record: LayerRecord | None) -> dict[str, str]:
-    """By the column's name; empty what is not known, and no column for perplexity where no run has one."""
-    told = dict.fromkeys(("epoch", "accuracy", "depth"), "")
+    """By the column's name: the last layer's worth, and the first number that is a layer; empty what is not known."""
     if record is None:
-        return told
-    told["epoch"] = str(record.epoch)
-    if record.accuracy is not None:
-        told["accuracy"] = f"{record.accuracy[-1]:.3f}"
-    if record.effective_depth is not None:
-        told["depth"] = f"{record.effective_depth.layer} of {record.layers}"
-    return told if record.perplexity is None else told | {"perplexity": three(record.perplexity[-1])}
+        return {"epoch": ""}
+    shown = {"epoch": str(record.epoch)}
+    if record.worth is not None:
+        shown[record.worth] = three(record.values(record.worth)[-1])
+    depths = [each for each in record.quantities.values() if each.unit == LAYER and isinstance(each.values, int)]
+    if depths:
+        shown["depth"] = told(depths[0].values, LAYER, record.layers, record.samples)
+    return shown

@@ -1,7 +1,7 @@
 """Accuracy against what it costs, in layers and in time: figures, and a table of runs side by side."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import cycle
 from typing import Any
 
@@ -22,30 +22,12 @@ from layersim.report.drawing.canvas import (
     write_labels,
     write_title,
 )
-from layersim.report.drawing.curves import share_limits
 from layersim.report.drawing.legend import draw_legend, legend_height
 from layersim.report.exits import ExitReport
 from layersim.report.terminal import SideBySide, gathered
 
 _LEFT, _BELOW, _WIDTH, _HEIGHT, _GAP = 0.65, 0.55, 4.3, 3.2, 0.75  # inches: an axes' size, and what stands around it
 _NOTE = "Bands: 95 % bootstrap over samples, at each threshold. Large marks: the threshold that was chosen."
-
-
-def exit_curve_figure(mean_exit_layer: Sequence[float], accuracy: Sequence[float]) -> Figure:
-    """The accuracy of early exit for every mean exit layer.
-
-    Args:
-        mean_exit_layer: (K,) counted from 1, rising to the number of layers.
-        accuracy: (K,) in 0 … 1.
-    """
-    width = 5.6
-    figure = sheet(_LEFT + width + 0.15, _BELOW + _HEIGHT + 0.45)
-    axes = place(figure, _LEFT, _BELOW, width, _HEIGHT)
-    write_title(axes, "Accuracy with early exit")
-    _scale_layers(axes, round(mean_exit_layer[-1]))
-    axes.set_ylim(*share_limits(accuracy))
-    axes.plot(mean_exit_layer, accuracy, color=COLORS[0], marker="o", markersize=4, linewidth=1.6, clip_on=False)
-    return figure
 
 
 def tradeoff_figure(reports: Mapping[str, ExitReport]) -> Figure:

@@ -55,7 +55,7 @@ def logged_names(
         The names, or None where one of the callbacks is somebody else's, which may log whatever it likes.
 
     Raises:
-        UserError: the samples are too few for a measure that was asked for.
+        UserError: the samples are too few for a measure that was asked for; two callbacks measure one name.
     """
     names, known = set[str](), True
     if verb == "fit":
@@ -64,7 +64,13 @@ def logged_names(
         if not isinstance(callback, Rehearses):
             known &= type(callback).__module__.partition(".")[0] in _SILENT
         elif samples != 0:
-            names |= {f"{stage}/{name}" for name in _rehearsed(callback, module, samples, stage)}
+            logs = {f"{stage}/{name}" for name in _rehearsed(callback, module, samples, stage)}
+            if twice := sorted(name for name in names & logs):
+                raise UserError(
+                    f"Two callbacks measure {', '.join(twice)}, but a run's record holds one of each name: give "
+                    "measures names of their own, or leave one callback out of --trainer.callbacks."
+                )
+            names |= logs
     return names if known else None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from callbacks import EpochSimilarity, RunRecorder
 from callbacks.epoch_similarity import similarity_to_then
 from layersim.errors import UserError
+from layersim.report.quantity import Quantity
 from layersim.report.records import LayerRecord, read_records
 from layersim.similarity import CosineSimilarity, LinearCKA, cosine, linear_cka
 from layersim.similarity.positions import splitmix64
@@ -71,23 +72,27 @@ def test_records_hold_each_layer_against_itself_earlier(tmp_path: Path) -> None:
     watched, drift = EveryEpoch(), EpochSimilarity(epochs=[0, 2], measures=measures, max_samples=100)
     run = fit(tmp_path, watched, drift, epochs=4)
     chosen = splitmix64(torch.arange(360)).argsort()[:100].sort().values
-    found = [record.similarity_to_epoch for record in records(tmp_path)]
+    found = [record.quantities for record in records(tmp_path)]
     assert found[0] == {}
-    assert [list(epochs["cka"]) for epochs in found[1:]] == [["0"], ["0"], ["0", "2"]]
+    assert all(quantity.axes == ("epoch", "layer") for record in found for quantity in record.values())
+    assert [record["cka_to_epoch"].ticks["epoch"] for record in found[1:]] == [[0], [0], [0, 2]]
     expected = {"cka": partial(linear_cka, estimator="debiased"), "raw": partial(cosine, centering="none")}
     for epoch, record in enumerate(found):
         for name, measure in expected.items():
-            for earlier, values in record.get(name, {}).items():
-                now, then = (watched.features[place][:, chosen] for place in (epoch, int(earlier)))
+            kept = record.get(f"{name}_to_epoch", Quantity(values=[], ticks={"epoch": []}))
+            for earlier, values in zip(kept.ticks["epoch"], kept.values, strict=True):
+                now, then = (watched.features[place][:, chosen] for place in (epoch, earlier))
                 matrix = measure(now, then)
                 torch.testing.assert_close(torch.tensor(values).double(), matrix.diagonal(), rtol=0, atol=1e-6)
                 assert not torch.allclose(matrix.diagonal(), torch.ones(3).double(), atol=1e-3), "the model moved"
     options = {"cka_to_epoch": {"estimator": "debiased"}, "raw_to_epoch": {"centering": "none"}}
-    assert records(tmp_path)[3].options == {name: {"max_samples": 100, **own} for name, own in options.items()}
-    mean = sum(found[3]["cka"]["2"]) / 3
+    told = {name: quantity.options for name, quantity in found[3].items()}
+    assert told == {name: {"max_samples": 100, **own} for name, own in options.items()}
+    mean = sum(found[3]["cka_to_epoch"].values[1]) / 3
     assert run.callback_metrics["val/cka_to_epoch_2"].item() == pytest.approx(mean)
     pictures = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert pictures == {f"val-{name}_to_epochs-epoch-000{epoch}.png" for name in measures for epoch in (1, 2, 3)}
+    drawn = [f"{name}_{what}" for name in measures for what in ("to_epoch", "since_epoch_0")]
+    assert pictures == {f"val-{name}-epoch-000{epoch}.png" for name in drawn for epoch in (1, 2, 3)}
 
 
 @pytest.mark.parametrize(
@@ -121,10 +126,12 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     fit(one, EpochSimilarity(every=1, max_samples=100), epochs=3)
     fit(two, EpochSimilarity(every=1, max_samples=100), epochs=3, strategy="ddp_fork", devices=2)
     for mine, theirs in zip(records(one), records(two), strict=True):
-        assert mine.similarity_to_epoch.keys() == theirs.similarity_to_epoch.keys()
-        for epoch, values in mine.similarity_to_epoch.get("cka", {}).items():
-            assert theirs.similarity_to_epoch["cka"][epoch] == pytest.approx(values, abs=1e-9)
-    assert records(two)[-1].similarity_to_epoch["cka"].keys() == {"0", "1"}
+        assert mine.quantities.keys() == theirs.quantities.keys()
+        for name, quantity in mine.quantities.items():
+            assert theirs.quantities[name].ticks == quantity.ticks
+            close = [pytest.approx(values, abs=1e-9) for values in quantity.values]
+            assert theirs.values(name) == close
+    assert records(two)[-1].quantities["cka_to_epoch"].ticks == {"epoch": [0, 1]}
 
 
 def test_outside_of_a_training_nothing_is_measured(tmp_path: Path) -> None:
@@ -133,7 +140,7 @@ def test_outside_of_a_training_nothing_is_measured(tmp_path: Path) -> None:
     strips = copy.deepcopy(drift.strips)
     run.validate(run.lightning_module, run.datamodule, verbose=False)  # type: ignore[attr-defined]
     assert drift.strips == strips
-    assert drift.record == {}
+    assert drift.quantities == {}
 
 
 def test_a_dead_layer_is_nan_and_told_once() -> None:

@@ -25,23 +25,25 @@ def test_the_record_is_what_every_threshold_does_to_all_samples(tmp_path: Path) 
         torch.cat([getattr(readout, name) for readout, _ in batches], dim=1) for name in ("confidences", "predictions")
     )
     right = (predictions == torch.cat([labels for _, labels in batches])).double()
-    curve = record.exit_curve
-    assert (len(curve["threshold"]), curve["threshold"][-1]) == (64, None)
-    for threshold, mean, accuracy in zip(*(curve[key] for key in curve), strict=True):
+    curve = record.quantities["exit_curve"]
+    thresholds, means, accuracies = curve.ticks["threshold"], curve.ticks["mean_exit_layer"], curve.values
+    assert (curve.axes, len(thresholds), thresholds[-1]) == (("threshold",), 64, None)
+    for threshold, mean, accuracy in zip(thresholds, means, accuracies, strict=True):
         exits = exit_layer(confidences, threshold)
         assert mean == pytest.approx(exits.double().mean().item() + 1, abs=1e-12)
         assert accuracy == pytest.approx(right.gather(0, exits.unsqueeze(0)).mean().item(), abs=1e-12)
-    assert len(set(curve["mean_exit_layer"])) > 5, "samples leave at different thresholds"
-    assert len(set(curve["accuracy"])) > 5, "and it matters"
-    assert record.accuracy is not None
-    assert (curve["accuracy"][0], curve["accuracy"][-1]) == (record.accuracy[0], record.accuracy[-1])
+    assert len(set(means)) > 5, "samples leave at different thresholds"
+    assert len(set(accuracies)) > 5, "and it matters"
+    by_layer = record.values("accuracy")
+    assert (accuracies[0], accuracies[-1]) == (by_layer[0], by_layer[-1])
 
-    means, accuracies = (torch.tensor(curve[key], dtype=torch.float64) for key in ("mean_exit_layer", "accuracy"))
-    assert record.exit_curve_area == pytest.approx(torch.trapezoid(accuracies, means).item() / 2)
-    assert run.callback_metrics["val/exit_curve_area"].item() == pytest.approx(record.exit_curve_area)
-    above = int((means < 1.5).sum())
-    low, high = sorted(accuracies[above - 1 : above + 1].tolist())
-    assert low - 1e-6 <= run.callback_metrics["val/accuracy_at_half_layers"].item() <= high + 1e-6
+    x, y = (torch.tensor(values, dtype=torch.float64) for values in (means, accuracies))
+    assert record.values("exit_curve_area") == pytest.approx(torch.trapezoid(y, x).item() / 2)
+    above = int((x < 1.5).sum())
+    low, high = sorted(accuracies[above - 1 : above + 1])
+    assert low <= record.values("accuracy_at_half_layers") <= high
+    for name in ("exit_curve_area", "accuracy_at_half_layers"):
+        assert run.callback_metrics[f"val/{name}"].item() == pytest.approx(record.values(name))
     assert (tmp_path / "figures" / "val-exit_curve-epoch-0000.png").is_file()
 
 
@@ -51,9 +53,8 @@ def test_each_epoch_starts_anew(tmp_path: Path) -> None:
     records = read_records(tmp_path / "layers.jsonl")
     assert [record.epoch for record in records] == [0, 1]
     for record in records:
-        assert record.accuracy is not None
-        assert record.exit_curve["accuracy"][-1] == record.accuracy[-1]
-    assert records[0].exit_curve != records[1].exit_curve
+        assert record.values("exit_curve")[-1] == record.values("accuracy")[-1]
+    assert records[0].quantities["exit_curve"] != records[1].quantities["exit_curve"]
 
 
 def test_a_model_that_says_nothing_is_measured_too(tmp_path: Path) -> None:
@@ -63,6 +64,7 @@ def test_a_model_that_says_nothing_is_measured_too(tmp_path: Path) -> None:
     run = trainer(tmp_path, [ExitCurveMonitor(), RunRecorder()])
     run.validate(module, tiny.digits(), verbose=False)
     (record,) = read_records(tmp_path / "layers.jsonl")
-    assert record.exit_curve["mean_exit_layer"] == [3] * 64
-    assert record.exit_curve_area == record.exit_curve["accuracy"][-1]
+    assert record.quantities["exit_curve"].ticks["mean_exit_layer"] == [3] * 64
+    assert record.values("exit_curve_area") == record.values("exit_curve")[-1]
+    assert record.values("accuracy_at_half_layers") is None
     assert "val/accuracy_at_half_layers" not in run.callback_metrics

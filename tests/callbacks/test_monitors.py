@@ -1,6 +1,6 @@
 """Callbacks on a real trainer: what each logger gets, and agreement with the functions on all samples at once."""
 
-import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +14,10 @@ from torch import Tensor
 from callbacks import LayerAccuracyMonitor, RunRecorder, SaturationMonitor, SimilarityHeatmaps
 from layersim.errors import UserError
 from layersim.metrics import measured_depth, saturation_layer
+from layersim.report.records import read_records
 from layersim.similarity import CosineSimilarity, LinearCKA, cosine, linear_cka
 from tests import tiny
+from tests.measured import measured
 
 
 def trainer(path: Path, callbacks: list[Any], **options: Any) -> Trainer:
@@ -25,7 +27,7 @@ def trainer(path: Path, callbacks: list[Any], **options: Any) -> Trainer:
 
 
 def record(path: Path) -> dict[str, Any]:
-    return json.loads((path / "layers.jsonl").read_text().splitlines()[-1])  # type: ignore[no-any-return]
+    return measured(path)[-1]
 
 
 def test_measurements_equal_the_functions_on_all_samples(tmp_path: Path) -> None:
@@ -44,7 +46,8 @@ def test_measurements_equal_the_functions_on_all_samples(tmp_path: Path) -> None
         RunRecorder(),
     ]
     trainer(tmp_path, callbacks).validate(module, data, verbose=False)
-    measured = record(tmp_path)
+    found = record(tmp_path)
+    told = read_records(tmp_path / "layers.jsonl")[-1].quantities
     whole = tiny.digits(eval_batch_size=360)
     whole.setup()
     batch = next(iter(whole.val_dataloader()))
@@ -59,17 +62,21 @@ def test_measurements_equal_the_functions_on_all_samples(tmp_path: Path) -> None
         "minibatch": linear_cka(features, batch_size=32),
     }
     for name, matrix in expected.items():
-        found = torch.tensor(measured["similarity"][name], dtype=torch.float64)
-        torch.testing.assert_close(found, matrix, rtol=0, atol=1e-6)
-    expected_options = {"estimator": "minibatch", "batch_size": 32, "order": "drawn by seed"}
-    assert measured["options"]["minibatch"] == expected_options
-    assert measured["accuracy"] == (output.readout.predictions == batch["label"]).double().mean(1).tolist()
+        similarities = torch.tensor(found[name], dtype=torch.float64)
+        torch.testing.assert_close(similarities, matrix, rtol=0, atol=1e-6)
+    assert told["minibatch"].options == {"estimator": "minibatch", "batch_size": 32, "order": "drawn by seed"}
+    assert found["accuracy"] == (output.readout.predictions == batch["label"]).double().mean(1).tolist()
     right = output.readout.predictions == batch["label"]
-    told = measured_depth(right.long() @ right.long().T, 360, 0.9, 0.3)
-    assert measured["effective_depth"] == told
-    assert told["layer"] == 1, "0.9 is wide"
+    depth = measured_depth(right.long() @ right.long().T, 360, 0.9, 0.3)
+    assert (found["effective_depth"], told["effective_depth"].options) == (depth["layer"], {"epsilon": 0.9})
+    assert (found["best_layer"], found["behind_best"]) == (depth["best"], depth["behind"])
+    assert told["behind_best"].interval == {"confidence": 0.95, "low": depth["low"], "high": depth["high"]}
+    absolute = told["absolute_depth"]
+    assert absolute.options == {"epsilon": 0.3}
+    assert math.isnan(absolute.values), "an untrained model reaches 0.7 nowhere"
+    assert depth["layer"] == 1, "0.9 is wide"
     counts = torch.bincount(saturation_layer(output.readout.predictions), minlength=4)[1:]
-    assert measured["saturation"] == counts.tolist()
+    assert found["saturation"] == counts.tolist()
 
 
 def test_each_epoch_starts_anew(tmp_path: Path) -> None:
@@ -77,7 +84,7 @@ def test_each_epoch_starts_anew(tmp_path: Path) -> None:
     callbacks = [LayerAccuracyMonitor(), SaturationMonitor(), RunRecorder()]
     run = trainer(tmp_path, callbacks, max_epochs=3, limit_train_batches=1)
     run.fit(module, data)
-    lines = [json.loads(line) for line in (tmp_path / "layers.jsonl").read_text().splitlines()]
+    lines = measured(tmp_path)
     assert [line["epoch"] for line in lines] == [0, 1, 2], "the sanity check is no epoch"
     assert [sum(line["saturation"]) for line in lines] == [360] * 3
 
@@ -98,7 +105,7 @@ def test_loggers_get_numbers_and_images(tmp_path: Path) -> None:
         (scalar,) = events.Scalars(f"val/accuracy/layer_{layer:02d}")
         assert scalar.value == pytest.approx(last["accuracy"][layer - 1])
         (scalar,) = events.Scalars(f"val/cosine_to_last/layer_{layer:02d}")
-        assert scalar.value == pytest.approx(last["similarity"]["cosine"][layer - 1][-1])
+        assert scalar.value == pytest.approx(last["cosine"][layer - 1][-1])
     assert set(events.Tags()["images"]) == {"val/cosine", "val/cka", "val/layer_accuracy", "val/saturation"}
     (image,) = events.Images("val/cosine")
     assert image.encoded_image_string.startswith(b"\x89PNG")
@@ -109,8 +116,8 @@ def test_loggers_get_numbers_and_images(tmp_path: Path) -> None:
 def test_without_loggers_the_record_and_pictures_are_there(tmp_path: Path) -> None:
     callbacks = [SimilarityHeatmaps(), RunRecorder()]
     trainer(tmp_path, callbacks).validate(tiny.module(), tiny.digits(), verbose=False)
-    assert set(record(tmp_path)["similarity"]) == {"cosine", "cka"}
-    assert "accuracy" not in record(tmp_path), "what no callback measured is not there"
+    (line,) = read_records(tmp_path / "layers.jsonl")
+    assert set(line.quantities) == {"cosine", "cka"}, "what no callback measured is not there"
     assert (tmp_path / "figures" / "val-cosine-epoch-0000.png").is_file()
 
 
@@ -118,10 +125,10 @@ def test_the_depth_is_logged_as_it_is_recorded(tmp_path: Path) -> None:
     for name, options in {"relative": {}, "both": {"epsilon": "interval", "absolute_epsilon": 0.01}}.items():
         run = trainer(tmp_path / name, [LayerAccuracyMonitor(**options), RunRecorder()])  # type: ignore[arg-type]
         run.validate(tiny.module(), tiny.digits(), verbose=False)
-        depth = record(tmp_path / name)["effective_depth"]
-        assert run.callback_metrics["val/effective_depth"] == depth["layer"]
-        assert run.callback_metrics["val/best_layer"] == depth["best"]
-        assert depth["epsilon"] == options.get("epsilon", 0.01)
+        told = read_records(tmp_path / name / "layers.jsonl")[-1].quantities
+        for depth in ("effective_depth", "best_layer"):
+            assert run.callback_metrics[f"val/{depth}"] == told[depth].values
+        assert told["effective_depth"].options == {"epsilon": options.get("epsilon", 0.01)}
         assert ("val/absolute_depth" in run.callback_metrics) == (name == "both")
     assert run.callback_metrics["val/absolute_depth"].isnan(), "an untrained model reaches 0.99 nowhere"
 

@@ -1,7 +1,7 @@
 """SimilarityHeatmaps on modules that are not ours: values by hand in float64, two processes against one."""
 
 import contextlib
-import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from callbacks import EpochSimilarity, LayerAccuracyMonitor, RunRecorder, Simila
 from callbacks.tapped_module import TappedModule
 from layersim import LayerwiseModule, UserError
 from layersim.data.samplers import EvaluationSampler
+from layersim.report.records import LayerRecord, read_records
 from layersim.similarity import CosineSimilarity, LinearCKA, cosine, linear_cka
 from tests import tiny
 from tests.backbones import tiny_transformers
@@ -71,8 +72,8 @@ def trainer(path: Path, callbacks: list[Any], **options: Any) -> Trainer:
     return Trainer(default_root_dir=path, callbacks=callbacks, **options)
 
 
-def records(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (path / "layers.jsonl").read_text().splitlines()]
+def records(path: Path) -> list[LayerRecord]:
+    return read_records(path / "layers.jsonl")
 
 
 def by_hand(module: Plain, x: Tensor) -> Tensor:
@@ -85,8 +86,8 @@ def by_hand(module: Plain, x: Tensor) -> Tensor:
     return torch.stack(features)
 
 
-def found(record: dict[str, Any], name: str) -> Tensor:
-    return torch.tensor(record["similarity"][name], dtype=torch.float64)
+def found(record: LayerRecord, name: str) -> Tensor:
+    return torch.tensor(record.values(name), dtype=torch.float64)
 
 
 def hooks(module: nn.Module) -> int:
@@ -100,17 +101,17 @@ def test_a_plain_classifier_is_measured_while_it_trains(tmp_path: Path) -> None:
     run.fit(module, DataLoader(data, 50), DataLoader(data, 40))
     run.test(module, DataLoader(data, 64), verbose=False)
     validated, tested = records(tmp_path)
-    assert (validated["epoch"], validated["step"], validated["stage"], tested["stage"]) == (0, 3, "validate", "test")
+    assert (validated.epoch, validated.step, validated.stage, tested.stage) == (0, 3, "validate", "test")
     features = by_hand(module, data.x)
     for record in (validated, tested):
-        assert (record["layers"], record["samples"]) == (3, SAMPLES)
+        assert (record.layers, record.samples) == (3, SAMPLES)
         torch.testing.assert_close(found(record, "cosine"), cosine(features), rtol=0, atol=1e-6)
         torch.testing.assert_close(found(record, "cka"), linear_cka(features, estimator="debiased"), rtol=0, atol=1e-6)
         read = {"order": "as read", "layers": ["blocks.0", "blocks.1", "blocks.2"], "pool": "cls"}
-        assert record["options"]["cosine"] == {"centering": "samples", "max_samples": 4096} | read
+        assert record.quantities["cosine"].options == {"centering": "samples", "max_samples": 4096} | read
     untrained = cosine(by_hand(Plain(), data.x))
     assert (found(validated, "cosine") - untrained).abs().max() > 1e-3, "the control: training changed it"
-    assert run.callback_metrics["test/cosine_to_last/layer_01"] == pytest.approx(tested["similarity"]["cosine"][0][2])
+    assert run.callback_metrics["test/cosine_to_last/layer_01"] == pytest.approx(tested.values("cosine")[0][2])
     assert (tmp_path / "figures" / "val-cka-epoch-0000.png").is_file()
     assert hooks(module) == 0
 
@@ -126,10 +127,10 @@ def test_our_own_module_can_be_tapped_beside_its_own_measurements(tmp_path: Path
     ]
     trainer(tmp_path, callbacks).validate(tiny.module(), tiny.digits(eval_batch_size=55), verbose=False)
     (record,) = records(tmp_path)
-    assert (record["layers"], record["samples"], len(record["accuracy"])) == (3, 360, 3)
-    assert set(record["options"]) == set(record["similarity"]) == {"cosine", "cka", "tapped", "tapped cka"}
-    assert record["similarity"]["tapped"] == record["similarity"]["cosine"]
-    assert record["similarity"]["tapped cka"] == record["similarity"]["cka"]
+    assert (record.layers, record.samples, len(record.values("accuracy"))) == (3, 360, 3)
+    assert set(record.matrices) == {"cosine", "cka", "tapped", "tapped cka"}
+    assert record.values("tapped") == record.values("cosine")
+    assert record.values("tapped cka") == record.values("cka")
 
 
 def test_what_other_callbacks_run_is_not_measured(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_what_other_callbacks_run_is_not_measured(tmp_path: Path) -> None:
         module, DataLoader(data, 40), verbose=False
     )
     (record,) = records(tmp_path)
-    assert record["samples"] == SAMPLES
+    assert record.samples == SAMPLES
     torch.testing.assert_close(found(record, "cosine"), cosine(by_hand(module, data.x)), rtol=0, atol=1e-6)
 
 
@@ -155,7 +156,7 @@ def test_a_function_pools_and_is_recorded_by_name(tmp_path: Path) -> None:
     trainer(tmp_path, callbacks).validate(module, DataLoader(data, 50), verbose=False)
     (record,) = records(tmp_path)
     torch.testing.assert_close(found(record, "cosine"), cosine(by_hand(module, data.x)[..., :4]), rtol=0, atol=1e-6)
-    assert record["options"]["cosine"]["pool"] == "halved"
+    assert record.quantities["cosine"].options["pool"] == "halved"
 
 
 def test_hooks_are_gone_after_an_error_in_the_step(tmp_path: Path) -> None:
@@ -180,8 +181,10 @@ def test_a_layer_that_is_not_finite_is_nan_and_named(tmp_path: Path) -> None:
     callbacks = [SimilarityHeatmaps(layers="blocks.*"), RunRecorder()]
     with pytest.warns(UserWarning, match=r"similarity is NaN for layer 3 \(counted from 1\)"):
         trainer(tmp_path, callbacks).validate(module, DataLoader(Points(), 50), verbose=False)
-    for matrix in records(tmp_path)[0]["similarity"].values():
-        assert [[value is None for value in row] for row in matrix] == [[False, False, True]] * 2 + [[True] * 3]
+    for quantity in records(tmp_path)[0].matrices.values():
+        assert [[math.isnan(value) for value in row] for row in quantity.values] == [[False, False, True]] * 2 + [
+            [True] * 3
+        ]
 
 
 class Dealt(LightningDataModule):
@@ -195,7 +198,7 @@ class Dealt(LightningDataModule):
         return DataLoader(self.data, 40, sampler=EvaluationSampler(self.data, 40))
 
 
-def validate(path: Path, data: Any, processes: int) -> dict[str, Any]:
+def validate(path: Path, data: Any, processes: int) -> LayerRecord:
     measures = {"cosine": CosineSimilarity(), "cka": LinearCKA(batch_size=16)}
     callbacks = [SimilarityHeatmaps(measures, layers="blocks.*"), RunRecorder()]
     spread = {"devices": processes, "strategy": "ddp_fork"} if processes > 1 else {}
@@ -212,7 +215,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     taking_turns = validate(tmp_path / "turns", DataLoader(with_positions, 50), 2)
     dealt = validate(tmp_path / "dealt", Dealt(with_positions), 2)
     for two in (taking_turns, dealt):
-        assert two["samples"] == one["samples"] == SAMPLES
+        assert two.samples == one.samples == SAMPLES
         for name in ("cosine", "cka"):
             torch.testing.assert_close(found(two, name), found(one, name), rtol=0, atol=1e-9)
     numbered = validate(tmp_path / "numbered", DataLoader(Points(), 50), 2)
@@ -256,7 +259,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='no submodule matches "block"'):
         trainer(tmp_path, [SimilarityHeatmaps(layers="block")], max_epochs=1).fit(Plain(), None, loader)
     two = [SimilarityHeatmaps(layers="blocks.*"), SimilarityHeatmaps(layers="blocks.[01]"), RunRecorder()]
-    with pytest.raises(UserError, match="Two SimilarityHeatmaps measure cka, cosine, but a run's record holds one"):
+    with pytest.raises(UserError, match="Two callbacks measure cka, cosine, but a run's record holds one"):
         trainer(tmp_path, two).validate(Plain(), loader, verbose=False)
 
 
@@ -281,7 +284,7 @@ def test_sequences_with_the_tokens_first_are_told_or_refused(tmp_path: Path) -> 
     callbacks = [SimilarityHeatmaps(measures, layers="blocks.*", layout="TND"), RunRecorder()]
     trainer(tmp_path, callbacks).validate(module, loader, verbose=False)
     (record,) = records(tmp_path)
-    assert (record["samples"], record["options"]["cosine"]["layout"]) == (12, "TND")
+    assert (record.samples, record.quantities["cosine"].options["layout"]) == (12, "TND")
     with torch.no_grad():
         first = module.blocks[0](x[:, 0])
         expected = cosine(torch.stack([first, module.blocks[1](first)]))
@@ -307,13 +310,14 @@ def test_intervals_are_recorded_and_drawn(tmp_path: Path) -> None:
     for name, metric in measures.items():
         metric.update(by_hand(module, Points().x).float())
         interval = metric.interval(0.9)
-        kept = record["similarity_interval"][name]
+        kept = record.quantities[name].interval
+        assert kept is not None
         assert kept["confidence"] == 0.9
         for end in ("low", "high"):
             torch.testing.assert_close(
                 torch.tensor(kept[end], dtype=torch.float64), getattr(interval, end), rtol=0, atol=1e-6
             )
-        assert kept["low"][0][1] < record["similarity"][name][0][1] < kept["high"][0][1]
+        assert kept["low"][0][1] < record.values(name)[0][1] < kept["high"][0][1]
     assert (tmp_path / "figures/val-to_last-epoch-0000.png").is_file()
 
 

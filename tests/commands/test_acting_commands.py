@@ -11,6 +11,7 @@ import torch
 
 from layersim.__main__ import main
 from layersim.metrics import effective_depth
+from layersim.report.records import read_records
 from tests import tiny
 from tests.processes import PATIENCE, run_command
 
@@ -180,11 +181,11 @@ def test_a_tolerance_keeps_the_effective_depth_that_the_table_tells(
     """At the same ε they are one number, whichever layer is the best."""
     quiet = "--trainer.enable_progress_bar=false"
     run = layersim("validate", f"--ckpt_path={checkpoint}", quiet)
-    record = json.loads((run / "layers.jsonl").read_text())
-    assert record["effective_depth"]["epsilon"] == 0.01
+    (record,) = read_records(run / "layers.jsonl")
+    assert record.quantities["effective_depth"].options == {"epsilon": 0.01}
     for tolerance in (0.01, 0.2):
-        depth = effective_depth(record["accuracy"], tolerance)
-        assert tolerance != 0.01 or depth == record["effective_depth"]["layer"]
+        depth = effective_depth(record.values("accuracy"), tolerance)
+        assert tolerance != 0.01 or depth == record.values("effective_depth")
         capsys.readouterr()
         layersim("export", f"--ckpt_path={checkpoint}", f"--to=cut{tolerance}", f"--tolerance={tolerance}", quiet)
         said = " ".join(capsys.readouterr().out.split())

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel
 from layersim import LayerwiseModule
 from layersim.__main__ import main
 from tests import tiny
+from tests.measured import measured
 
 Command = Callable[..., Path]
 
@@ -37,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def records(directory: Path) -> list[dict]:  # type: ignore[type-arg]
-    return [json.loads(line) for line in (directory / "layers.jsonl").read_text().splitlines()]
+    return measured(directory)
 
 
 def test_a_runs_directory_holds_all_that_is_promised(trained: Path) -> None:
@@ -62,7 +63,7 @@ def test_records_hold_the_epochs(trained: Path) -> None:
     assert [first["step"], second["step"]] == [23, 46]
     assert second["samples"] == sum(second["saturation"]) == 360
     assert second["accuracy"][-1] > 0.3
-    matrix = torch.tensor(second["similarity"]["cosine"])
+    matrix = torch.tensor(second["cosine"])
     torch.testing.assert_close(matrix, matrix.T)
     torch.testing.assert_close(matrix.diagonal(), torch.ones(3))
 

@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 
 from layersim.commands.default_callbacks import with_defaults
 from layersim.errors import UserError
+from layersim.report.records import read_records
 from tests import tiny
 
 Command = Callable[..., Path]
@@ -100,7 +101,9 @@ def test_what_is_configured_stands_once_and_what_is_removed_not_at_all(
     names = callbacks(directory)
     assert names.count("SimilarityHeatmaps") == 1
     assert not {"ExitCurveMonitor", "ReportWriter"} & set(names)
-    assert "similarity_interval" in (directory / "layers.jsonl").read_text()
+    interval = read_records(directory / "layers.jsonl")[-1].quantities["cka"].interval
+    assert interval is not None
+    assert interval["confidence"] == 0.9
     assert "own SimilarityHeatmaps stands for the default one" in caplog.text
     again = layersim("fit", f"--config={directory}/config.yaml", "--trainer.default_root_dir=again")
     assert callbacks(again) == names, "a run's configuration is its own"

@@ -1,7 +1,5 @@
 import io
-import math
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,12 @@ from rich.table import Table
 
 from layersim.errors import UserError
 from layersim.report.compare import main
-from layersim.report.records import EffectiveDepth, LayerRecord, append_record
+from layersim.report.quantity import LAYER, Quantity, curve
+from layersim.report.records import LayerRecord, append_record
 from layersim.report.run import Run, load_run, name_runs
 from layersim.report.table import comparison_table, layer_table
 from layersim.report.terminal import SideBySide
+from tests.report.recorded import recorded
 
 
 def record(**changes: Any) -> LayerRecord:
@@ -26,14 +26,13 @@ def record(**changes: Any) -> LayerRecord:
         "layers": 2,
         "samples": 80,
         "accuracy": [0.125, 0.875],
-        "loss": [2.25, 0.5],
         "saturation": [60, 20],
         "saturated_early": 0.75,
         "mean_saturation_layer": 1.25,
         "similarity": {"cosine": [[1.0, 0.375], [0.375, 1.0]], "cka": [[1.0, 0.625], [0.625, 1.0]]},
         "options": {"cosine": {"centering": "samples"}},
     }
-    return LayerRecord(**(values | changes))
+    return recorded(**(values | changes))
 
 
 def make_run(directory: Path, *records: LayerRecord, experiment: str | None = None) -> Path:
@@ -52,57 +51,63 @@ def words(table: Table | SideBySide, width: int = 100) -> list[list[str]]:
 
 
 def test_layer_table() -> None:
-    lines = words(layer_table(record(effective_depth=EffectiveDepth(epsilon=0.15, layer=2))))
+    lines = words(layer_table(record(loss=[2.25, 0.5], effective_depth=2)))
     assert lines[0] == ["validate,", "epoch", "2,", "step", "30:", "80", "samples"]
-    assert ["layer", "accuracy", "loss", "to", "last", "to", "last", "here"] in lines
-    assert ["1", "0.125", "2.250", "0.375", "0.625", "75.0%"] in lines
-    assert ["2", "0.875", "0.500", "1.000", "1.000", "25.0%"] in lines
+    assert ["layer", "accuracy", "loss", "here", "to", "last", "to", "last"] in lines
+    assert ["1", "0.125", "2.250", "75.0%", "0.375", "0.625"] in lines
+    assert ["2", "0.875", "0.500", "25.0%", "1.000", "1.000"] in lines
     assert lines[-3:] == [
         ["saturated", "early:", "75.0%"],
-        ["mean", "saturation", "layer:", "1.25"],
-        ["effective", "depth:", "2", "at", "ε", "0.15"],
+        ["mean", "saturation", "layer:", "1.25", "of", "2"],
+        ["effective", "depth:", "2", "of", "2", "(epsilon", "0.01)"],
     ]
 
 
 def test_a_language_models_table_tells_perplexities_of_tokens() -> None:
-    tokens = record(unit="tokens", loss=[30.0, math.log(8.0)], accuracy=[0.02, 0.31])
-    depth = EffectiveDepth(0.01, 2, best=2, behind=0.0, absolute_epsilon=0.05)
-    lines = words(layer_table(replace(tokens, effective_depth=depth)), width=80)
+    tokens = record(unit="tokens", perplexity=[1.07e13, 8.0], accuracy=[0.02, 0.31])
+    lines = words(layer_table(tokens), width=80)
     assert lines[0] == ["validate,", "epoch", "2,", "step", "30:", "80", "tokens"]
-    assert ["layer", "perplexity", "accuracy", "loss", "to", "last", "to", "last", "here"] in lines
-    assert ["1", "1.07e+13", "0.020", "30.000", "0.375", "0.625", "75.0%"] in lines
-    assert ["2", "8.000", "0.310", "2.079", "1.000", "1.000", "25.0%"] in lines
-    assert lines[-2:] == [
-        ["effective", "depth:", "2", "of", "2", "at", "ε", "0.01", "(the", "best)"],
-        ["absolute", "depth:", "none", "at", "ε", "0.05"],
-    ]
-    compared = words(comparison_table({"gpt": tokens, "vit": replace(record(), effective_depth=depth)}), width=80)
+    assert ["layer", "perplexity", "accuracy", "here", "to", "last", "to", "last"] in lines
+    assert ["1", "1.07e+13", "0.020", "75.0%", "0.375", "0.625"] in lines
+    assert ["2", "8.000", "0.310", "25.0%", "1.000", "1.000"] in lines
+    compared = words(comparison_table({"gpt": tokens, "vit": record()}), width=80)
     assert compared[1] == ["layer", "perplexity", "cosine", "accuracy", "cosine"]
     assert compared[3:5] == [["1", "1.07e+13", "0.375", "0.125", "0.375"], ["2", "8.000", "1.000", "0.875", "1.000"]]
-    assert ["effective", "depth", "2", "at", "ε", "0.01"] in compared
 
 
 def test_a_line_below_a_table_is_whole_at_any_width_of_the_terminal() -> None:
-    depth = EffectiveDepth(0.01, 4, best=6, behind=0.006, low=-0.011, high=0.023)
-    told = f"effective depth: {depth.told(2)}".split()
+    how = {"samples": 400, "centering": "samples", "drawn": "by seed"}
+    ends = {"confidence": 0.95, "low": -0.011, "high": 0.023}
+    gap = Quantity(values=0.006, label="how far behind the best", options=how, interval=ends)
+    told = "how far behind the best: 0.006, -0.011 … 0.023 (samples 400, centering samples, drawn by seed)"
     for width in (40, 80, 120):
-        lines = words(layer_table(record(effective_depth=depth)), width=width)
-        assert [word for line in lines for word in line][-len(told) :] == told
-    assert len(told) == len(words(layer_table(record(effective_depth=depth)), width=120)[-1]), "one line where it fits"
+        lines = words(layer_table(record(gap=gap)), width=width)
+        assert [word for line in lines for word in line][-len(told.split()) :] == told.split()
+    assert words(layer_table(record(gap=gap)), width=120)[-1] == told.split(), "one line where it fits"
+
+
+def test_what_nobody_has_heard_of_stands_in_the_tables() -> None:
+    own = {"pull": curve([2.5, 3.0], better="lower"), "sheep": Quantity(values=7, unit=LAYER)}
+    lines = words(layer_table(record(**own)))
+    assert ["layer", "accuracy", "here", "to", "last", "to", "last", "pull"] in lines
+    assert ["sheep:", "7", "of", "2"] in lines
+    compared = words(comparison_table({"a": record(**own), "b": record()}), width=80)
+    assert ["pull,", "last", "layer", "3.000"] in compared
+    assert ["sheep", "7", "of", "2"] in compared
 
 
 def test_layer_table_has_no_column_for_what_was_not_recorded() -> None:
-    lines = words(layer_table(record(loss=None, saturation=None, similarity={}, saturated_early=None)))
+    lines = words(layer_table(record(saturation=None, similarity={}, saturated_early=None)))
     assert ["layer", "accuracy"] in lines
     assert ["1", "0.125"] in lines
-    assert lines[-1] == ["mean", "saturation", "layer:", "1.25"]
+    assert lines[-1] == ["mean", "saturation", "layer:", "1.25", "of", "2"]
 
 
 def test_comparison_table_of_the_demo_fits_80_columns() -> None:
     runs = {
         "standard": record(),
         "[red]aligned": record(accuracy=[0.5, 0.75], saturated_early=0.5),
-        "separate heads": record(layers=1, accuracy=[0.25], loss=[1.0], saturation=[80], similarity={}, epoch=7),
+        "separate heads": record(layers=1, accuracy=[0.25], saturation=[80], similarity={}, epoch=7),
     }
     lines = words(comparison_table(runs), width=80)
     assert lines[0] == ["standard", "[red]aligned", "separate", "heads"]
@@ -112,7 +117,7 @@ def test_comparison_table_of_the_demo_fits_80_columns() -> None:
         ["2", "0.875", "1.000", "0.750", "1.000"],
         ["epoch", "2", "2", "7"],
         ["saturated", "early", "75.0%", "50.0%", "75.0%"],
-        ["mean", "saturation", "layer", "1.25", "1.25", "1.25"],
+        ["mean", "saturation", "layer", "1.25", "of", "2", "1.25", "of", "2", "1.25", "of", "1"],
         ["cosine:", "centering", "samples"],
     ]
 

@@ -14,8 +14,9 @@ from layersim.errors import UserError
 from layersim.report.environment import environment
 from layersim.report.page import main, write_page
 from layersim.report.page.run_page import MOST_NUMBERS, thin
-from layersim.report.page.seeds import differences, group_runs, limits, mean_interval
-from layersim.report.records import EffectiveDepth, LayerRecord, append_record
+from layersim.report.page.seeds import differences, group_runs, mean_interval
+from layersim.report.records import LayerRecord, append_record
+from tests.report.recorded import recorded
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>"
 
@@ -33,10 +34,10 @@ def record(epoch: int = 0, layers: int = 2, **changes: Any) -> LayerRecord:
         "saturation": [80 - layers + 1, *[1] * (layers - 1)],
         "saturated_early": 0.75,
         "mean_saturation_layer": 1.25,
-        "effective_depth": EffectiveDepth(epsilon=0.05, layer=layers),
+        "effective_depth": layers,
         "similarity": {"cosine": matrix, "cka": matrix},
     }
-    return LayerRecord(**(values | changes))
+    return recorded(**(values | changes))
 
 
 def make_run(directory: Path, *records: LayerRecord, config: str = "") -> Path:
@@ -117,16 +118,10 @@ def test_differences_but_the_seed_are_told() -> None:
     ]
 
 
-def test_what_a_quantity_can_be() -> None:
-    assert (limits("accuracy"), limits("loss"), limits("perplexity")) == ((0, 1), (0, None), (1, None))
-    assert (limits("cosine to the last layer"), limits("cka to the last layer")) == ((-1, 1), (0, 1))
-
-
 def test_the_page_holds_every_number_of_the_run(tmp_path: Path) -> None:
-    depth = EffectiveDepth(epsilon=0.1, layer=2)
     curve: dict[str, list[Any]] = {"threshold": [0.5, None], "mean_exit_layer": [1.0, 2.0], "accuracy": [0.25, 0.75]}
     first = record(accuracy=[0.123456, math.nan], exit_curve=curve)
-    run = make_run(tmp_path / "x1", first, record(1, effective_depth=depth), record(stage="test"))
+    run = make_run(tmp_path / "x1", first, record(1), record(stage="test"))
     assert write_page([run], tmp_path / "out" / "page.html") == []
     (drawn,) = Reader(tmp_path / "out" / "page.html").data["runs"]
     assert [each["epoch"] for each in drawn["records"]] == [0, 1]
@@ -135,7 +130,7 @@ def test_the_page_holds_every_number_of_the_run(tmp_path: Path) -> None:
     assert drawn["records"][0]["exitCurve"]["threshold"] == [0.5, None]
     assert drawn["records"][1]["similarity"]["cka"] == [[1.0, 0.182], [0.182, 1.0]]
     assert drawn["records"][1]["saturation"] == [79, 1]
-    assert drawn["records"][1]["effectiveDepth"] == {"epsilon": 0.1, "layer": 2}
+    assert drawn["records"][1]["effectiveDepth"] == {"epsilon": 0.01, "layer": 2}
 
 
 def test_without_the_script_the_last_epoch_stands_in_a_table(tmp_path: Path) -> None:
@@ -143,20 +138,18 @@ def test_without_the_script_the_last_epoch_stands_in_a_table(tmp_path: Path) -> 
     write_page([run], tmp_path / "page.html")
     read = Reader(tmp_path / "page.html")
     assert read.texts["caption"] == ["Epoch 1, step 20, 80 samples"]
-    assert read.texts["td"] == ["0.250", "2.250", "0.182", "0.182", "79", "nan", "1.125", "1.000", "1.000", "1"]
+    assert read.texts["td"] == ["0.250", "2.250", "98.8%", "0.182", "0.182", "nan", "1.125", "1.2%", "1.000", "1.000"]
 
 
 def test_a_language_model_is_told_in_perplexity_and_tokens(tmp_path: Path) -> None:
-    depth = EffectiveDepth(0.01, 1, best=2, behind=0.004, low=-0.001, high=0.009, absolute_epsilon=0.05)
-    tokens = record(unit="tokens", loss=[math.log(8.5), math.log(8.0)], effective_depth=depth, samples=12345)
+    tokens = record(unit="tokens", perplexity=[8.5, 8.0], effective_depth=1, samples=12345)
     runs = [make_run(tmp_path / f"x{seed}", tokens, config=f"seed_everything: {seed}\n") for seed in range(2)]
     write_page(runs[:1], tmp_path / "page.html")
     read = Reader(tmp_path / "page.html")
     facts = dict(zip(read.texts["dt"], read.texts["dd"], strict=True))
     assert (facts["Tokens"], facts["Last layer's perplexity"]) == ("12,345", "8.000")
     assert facts["Best layer's perplexity"] == "8.000 at layer 2"
-    assert facts["Effective depth"] == "1 of 2 at ε 0.01 (layer 2 is 0.004 better, -0.001 … 0.009)"
-    assert facts["Absolute depth"] == "none at ε 0.05"
+    assert facts["Effective depth"] == "1 of 2 (epsilon 0.01)"
     assert read.texts["caption"] == ["Epoch 0, step 10, 12,345 tokens"]
     assert read.texts["th"][:4] == ["layer", "perplexity", "accuracy", "loss"]
     (drawn,) = read.data["runs"]
@@ -286,7 +279,7 @@ def test_an_epoch_repeated_after_a_resumption_is_shown_once_and_as_it_was_last(t
 
 def test_thinning_keeps_the_ends_and_even_distances() -> None:
     records = [record(epoch) for epoch in range(21)]
-    each = 3 * 2 + 2 * 4
+    each = 3 * 2 + 3 + 2 * 4
     assert thin(records, 21 * each) == records
     assert [kept.epoch for kept in thin(records, 5 * each)] == [0, 5, 10, 15, 20]
     assert [kept.epoch for kept in thin(records, 1)] == [0, 20]

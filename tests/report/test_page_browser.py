@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from layersim.report.progression_record import COLLAPSE
 
 from layersim.report.page import write_page
-from layersim.report.progression_record import COLLAPSE
 from layersim.report.records import LayerRecord
 from tests.report.test_page import HOSTILE, make_run, record
 

@@ -2,19 +2,18 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from layersim.errors import UserError
-from layersim.report.records import EffectiveDepth, LayerRecord, append_record, read_records
+from layersim.report.quantity import LAYER, Quantity
+from layersim.report.records import LayerRecord, append_record, read_records, shared_name
+from tests.report.recorded import quantities, recorded
 
-DESIGN_KEYS = [
-    "epoch", "step", "stage", "layers", "samples", "accuracy", "loss", "saturation", "saturated_early",
-    "mean_saturation_layer", "similarity", "options",
-]  # fmt: skip
+HEAD = {"version": 1, "epoch": 0, "step": 0, "stage": "test", "layers": 2, "samples": 1, "unit": "samples"}
+MATRIX = {"cka": [[1.0, 0.7], [0.7, 1.0]]}
 
 
 def record(**changes: Any) -> LayerRecord:
@@ -25,159 +24,130 @@ def record(**changes: Any) -> LayerRecord:
         "layers": 2,
         "samples": 360,
         "accuracy": [0.1, 0.9],
-        "loss": [2.3, 0.25],
         "saturation": [328, 32],
         "saturated_early": 0.91,
-        "mean_saturation_layer": 1.09,
-        "similarity": {"cosine": [[1.0, 0.5], [0.5, 1.0]], "cka": [[1.0, 0.7], [0.7, 1.0]]},
-        "options": {"cosine": {"centering": "samples"}, "cka": {"estimator": "minibatch", "batch": 64}},
+        "similarity": MATRIX,
+        "options": {"cka": {"estimator": "minibatch", "batch": 64}},
     }
-    return LayerRecord(**(values | changes))
+    return recorded(**(values | changes))
 
 
 def bare(**changes: Any) -> LayerRecord:
     values: dict[str, Any] = {"epoch": 0, "step": 0, "stage": "test", "layers": 2, "samples": 1}
-    return LayerRecord(**(values | changes))
+    return recorded(**(values | changes))
 
 
-def test_line_has_the_keys_of_the_design_in_their_order() -> None:
+def test_a_line_has_a_version_its_head_and_every_quantity_by_name() -> None:
     line = json.loads(record().to_line())
-    assert list(line) == DESIGN_KEYS
-    assert line["saturation"] == [328, 32]
-    assert line["similarity"] == {"cosine": [[1.0, 0.5], [0.5, 1.0]], "cka": [[1.0, 0.7], [0.7, 1.0]]}
-    assert line["options"]["cka"] == {"estimator": "minibatch", "batch": 64}
-
-
-def test_what_was_not_measured_is_absent() -> None:
-    assert json.loads(bare().to_line()) == {"epoch": 0, "step": 0, "stage": "test", "layers": 2, "samples": 1}
-
-
-def test_zero_was_measured() -> None:
-    line = json.loads(bare(saturated_early=0.0, saturation=[0, 0]).to_line())
-    assert (line["saturated_early"], line["saturation"]) == (0.0, [0, 0])
-
-
-def test_round_trip() -> None:
-    for written in (record(), bare(), record(effective_depth=EffectiveDepth(epsilon=0.05, layer=2))):
-        assert LayerRecord.from_line(written.to_line()) == written
-
-
-def test_effective_depth_is_an_object_in_the_line() -> None:
-    line = json.loads(record(effective_depth=EffectiveDepth(epsilon=0.05, layer=2)).to_line())
-    assert line["effective_depth"] == {"epsilon": 0.05, "layer": 2}
-
-
-def test_an_effective_depth_is_told_with_what_it_is_behind() -> None:
-    depth = EffectiveDepth(0.01, 4, best=5, behind=0.004, low=-0.0031, high=0.011)
-    written = record(effective_depth=depth)
-    assert LayerRecord.from_line(written.to_line()) == written
-    assert depth.told(6) == "4 of 6 at ε 0.01 (layer 5 is 0.004 better, -0.003 … 0.011)"
-    assert replace(depth, low=None, high=None).told(6) == "4 of 6 at ε 0.01 (layer 5 is 0.004 better)"
-    assert replace(depth, layer=5).told(6) == "5 of 6 at ε 0.01 (the best)"
-    by_interval = replace(depth, epsilon="interval")
-    assert by_interval.told(6) == "4 of 6 within its interval (layer 5 is 0.004 better, -0.003 … 0.011)"
-    assert LayerRecord.from_line(record(effective_depth=by_interval).to_line()).effective_depth == by_interval
-    assert depth.absolute == ""
-
-
-def test_an_absolute_depth_that_no_layer_reaches_is_none() -> None:
-    none = EffectiveDepth(0.01, 2, best=2, behind=0.0, absolute_epsilon=0.05)
-    written = record(effective_depth=none)
-    assert json.loads(written.to_line())["effective_depth"] == {
-        "epsilon": 0.01, "layer": 2, "best": 2, "behind": 0.0, "absolute_epsilon": 0.05,
+    assert list(line) == [*HEAD, "quantities"]
+    assert list(line["quantities"]) == ["accuracy", "saturation", "saturated_early", "cka"]
+    assert line["quantities"]["accuracy"] == {
+        "values": [0.1, 0.9], "axes": ["layer"], "range": [0, 1], "better": "higher",
     }  # fmt: skip
+    assert line["quantities"]["cka"]["values"] == [[1.0, 0.7], [0.7, 1.0]]
+    assert line["quantities"]["cka"]["options"] == {"estimator": "minibatch", "batch": 64}
+
+
+def test_what_was_not_measured_is_absent_and_zero_was_measured() -> None:
+    assert json.loads(bare().to_line()) == HEAD | {"quantities": {}}
+    line = json.loads(bare(saturated_early=0.0, saturation=[0, 0]).to_line())["quantities"]
+    assert (line["saturated_early"]["values"], line["saturation"]["values"]) == (0.0, [0, 0])
+
+
+def test_round_trip_of_all_kinds_and_of_what_nobody_has_heard_of() -> None:
+    ends = {"confidence": 0.9, "low": [[1.0, 0.6], [0.6, 1.0]], "high": [[1.0, 0.8], [0.8, 1.0]]}
+    ticks = {"head": ["a", None, "c"]}
+    strange = Quantity(
+        values=[[0.5, 1.0]] * 3, axes=("head", LAYER), label="pull", unit="bits", ticks=ticks, overall=2.0
+    )
+    curve = {"threshold": [0.0, 0.5, None], "mean_exit_layer": [1.0, 1.5, 2.0], "accuracy": [0.1, 0.7, 0.9]}
+    written = record(intervals={"cka": ends}, strange=strange, exit_curve=curve, to_epoch={"cka": {4: [1.0, 0.5]}})
     assert LayerRecord.from_line(written.to_line()) == written
-    assert none.absolute == "none at ε 0.05"
-    assert replace(none, absolute_layer=2).absolute == "2 at ε 0.05"
-
-
-def test_a_language_models_record_is_of_tokens_and_has_perplexities() -> None:
-    tokens = record(unit="tokens", loss=[math.log(8.5), 800.0])
-    assert json.loads(tokens.to_line())["unit"] == "tokens"
-    assert LayerRecord.from_line(tokens.to_line()) == tokens
-    assert tokens.perplexity == pytest.approx([8.5, math.inf])
-    assert (record().perplexity, record(unit="tokens", loss=None).perplexity) == (None, None)
+    for other in (record(), bare(), record(unit="tokens", samples=9, saturation=None, perplexity=[8.5, 7.0])):
+        assert LayerRecord.from_line(other.to_line()) == other
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_json_lacks_is_null_and_read_as_nan(value: float) -> None:
     written = record(loss=[value, 0.5], similarity={"cka": [[value, 0.5], [0.5, 1.0]]}, mean_saturation_layer=value)
-    line = json.loads(written.to_line())
-    assert line["loss"] == [None, 0.5]
-    assert line["similarity"] == {"cka": [[None, 0.5], [0.5, 1.0]]}
-    assert line["mean_saturation_layer"] is None
+    line = json.loads(written.to_line())["quantities"]
+    assert line["loss"]["values"] == [None, 0.5]
+    assert line["cka"]["values"] == [[None, 0.5], [0.5, 1.0]]
+    assert line["mean_saturation_layer"]["values"] is None
     read = LayerRecord.from_line(written.to_line())
-    assert read.loss is not None
-    assert math.isnan(read.loss[0])
-    assert read.loss[1] == 0.5
-    assert math.isnan(read.similarity["cka"][0][0])
-    assert read.mean_saturation_layer is not None
-    assert math.isnan(read.mean_saturation_layer)
+    assert math.isnan(read.values("loss")[0])
+    assert read.values("loss")[1] == 0.5
+    assert math.isnan(read.values("cka")[0][0])
+    assert math.isnan(read.values("mean_saturation_layer"))
     assert read.to_line() == written.to_line()
 
 
-CURVE: dict[str, Any] = {"threshold": [0.0, 0.5, None], "mean_exit_layer": [1.0, 1.5, 2.0], "accuracy": [0.1, 0.7, 0.9]}
+def test_an_option_and_a_tick_that_are_null_stay_null() -> None:
+    curve = {"threshold": [0.0, None], "mean_exit_layer": [1.0, 2.0], "accuracy": [0.1, 0.9]}
+    read = LayerRecord.from_line(record(options={"cka": {"batch": None}}, exit_curve=curve).to_line())
+    assert read.quantities["cka"].options == {"batch": None}
+    assert read.quantities["exit_curve"].ticks["threshold"] == [0.0, None]
 
 
-def test_an_exit_curve_keeps_its_threshold_of_null() -> None:
-    written = record(exit_curve=CURVE, exit_curve_area=0.6)
-    line = json.loads(written.to_line())
-    assert (line["exit_curve"], line["exit_curve_area"]) == (CURVE, 0.6)
-    assert LayerRecord.from_line(written.to_line()) == written
+def test_of_a_newer_version_the_rest_is_read_and_the_unknown_named() -> None:
+    line = json.loads(record().to_line()) | {"version": 7, "weather": 1}
+    line["quantities"]["cka"]["null"] = {"mean": 0.2}
+    with pytest.warns(UserWarning, match="a record of version 7, read by version 1: weather, cka.null is not known"):
+        assert LayerRecord.from_line(json.dumps(line)) == record()
 
 
-def test_an_option_that_is_null_stays_null() -> None:
-    written = record(options={"cka": {"batch": None}})
-    assert LayerRecord.from_line(written.to_line()).options == {"cka": {"batch": None}}
+def of(values: Any, *axes: str, **told: Any) -> Quantity:
+    return Quantity(values=values, axes=axes, **told)
 
 
-def test_unknown_keys_are_passed_over() -> None:
-    line = json.loads(record().to_line()) | {"of_a_later_version": 1}
-    assert LayerRecord.from_line(json.dumps(line)) == record()
+ENDS = {"low": [[0, 0], [0, 0]], "high": [[0, 0], [0, 0]]}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"accuracy": [0.1]}, r"^accuracy: expected 2 numbers, got 1 of type float64\.$"),
-        ({"f1": [0.1, 0.2, 0.3]}, "f1: expected 2 numbers, got 3"),
-        ({"loss": ["0.1", "0.2"]}, r"^loss: expected 2 numbers, got 2 of type <U3\.$"),
-        ({"saturation": [1, 2, 3]}, r"^saturation: expected 2 whole numbers, 0 or more, got 3 of type int64\.$"),
-        ({"saturation": [0.5, 0.5]}, "saturation: expected 2 whole numbers"),
-        ({"saturation": [-1, 2]}, "saturation: expected 2 whole numbers, 0 or more"),
-        ({"similarity": {"cka": [[1.0, 0.0]]}}, r"similarity\.cka: expected 2 × 2 numbers, got 1 × 2 of type float64"),
-        ({"similarity": {"cka": [[1.0], [0.0, 1.0]]}}, r"similarity\.cka: .*got rows of different lengths"),
-        ({"saturated_early": True}, "saturated_early: expected one number, got True"),
-        ({"exit_curve": CURVE | {"accuracy": [0.1]}}, r"exit_curve\.accuracy: expected 3 numbers, got 1"),
-        ({"exit_curve": {"threshold": [0.5]}}, "exit_curve: .*; mean_exit_layer, accuracy absent"),
-        ({"exit_curve": CURVE | {"threshold": 0.5}}, r"exit_curve\.threshold: expected a list .*, got 0\.5"),
-        (
-            {"exit_curve": CURVE | {"threshold": ["0", 1.0, None]}},
-            r"exit_curve\.threshold: expected one number, got '0'",
-        ),
-        (
-            {"similarity_interval": {"cka": {"low": [[0, 0], [0, 0]]}}},
-            r"similarity_interval\.cka\.high: expected 2 × 2",
-        ),
-        (
-            {"similarity_interval": {"cka": {"low": [[0, 0], [0, 0]], "high": [[0, 0], [0, 0]]}}},
-            r"similarity_interval\.cka\.confidence: expected one number, got None",
-        ),
-        ({"similarity_to_epoch": {"cka": {"4": [1.0]}}}, r"similarity_to_epoch\.cka\.4: expected 2 numbers, got 1"),
-        ({"stage": "fit"}, "stage: expected one of validate, test, got 'fit'"),
-        ({"unit": "words"}, "unit: expected samples or tokens, got 'words'"),
-        ({"layers": 0}, "layers: expected 1 or more, got 0"),
-        ({"samples": 0}, "samples: expected 1 or more, got 0"),
-        ({"epoch": 1.5}, "epoch: expected one whole number, 0 or more, got 1.5"),
+        ({"accuracy": [0.1]}, r"^accuracy: expected numbers over layer \(2\), got 1 of type float64\.$"),
+        ({"loss": ["0.1", "0.2"]}, r"^loss: expected numbers over layer \(2\), got 2 of type <U3\.$"),
+        ({"similarity": {"cka": [[1.0, 0.0]]}}, r"cka: expected numbers over layer \(2\) × layer \(2\), got 1 × 2 of"),
+        ({"similarity": {"cka": [[1.0], [0.0, 1.0]]}}, "cka: .*got rows of different lengths"),
+        ({"saturated_early": True}, "saturated_early: expected numbers over no axis, got one value of type bool"),
+        ({"own": of([1.0], "class", ticks={"class": [3, 4]})}, r"own: expected numbers over class \(2\), got 1 of"),
+        ({"own": of(1.0, ticks={"class": [3, 4]})}, "own: expected ticks of no axis, got 2 of class"),
+        ({"own": of([1.0], "class", ticks={"other": [3, 4]})}, "own: expected ticks of class, got 2 of other"),
+        ({"intervals": {"cka": {"low": ENDS["low"]}}}, r"cka: expected high of its interval in the shape .*got \(\)"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_its_key(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_quantity_that_does_not_fit_its_axes_is_refused_by_its_name(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=message):
         record(**changes)
     path = tmp_path / "layers.jsonl"
-    path.write_text(record().to_line() + "\n" + json.dumps(json.loads(record().to_line()) | changes) + "\n")
+    line = json.loads(record().to_line())
+    line["quantities"] |= {
+        name: one.to_json() for name, one in quantities(**({"similarity": MATRIX} | changes)).items()
+    }
+    path.write_text(record().to_line() + "\n" + json.dumps(line) + "\n")
     with pytest.raises(UserError, match=r"layers\.jsonl, line 2: " + message.removeprefix("^")):
         read_records(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage": "fit"}, "stage: expected one of validate, test, got 'fit'"),
+        ({"unit": "words"}, "unit: expected samples or tokens, got 'words'"),
+        ({"layers": 0}, "layers: expected one whole number, 1 or more, got 0"),
+        ({"samples": 0}, "samples: expected one whole number, 1 or more, got 0"),
+        ({"epoch": 1.5}, "epoch: expected one whole number, 0 or more, got 1.5"),
+        ({"step": True}, "step: expected one whole number, 0 or more, got True"),
+    ],
+)
+def test_a_head_that_is_none_is_refused_by_its_key(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        bare(**changes)
+    with pytest.raises(UserError, match=message):
+        LayerRecord.from_line(json.dumps(json.loads(bare().to_line()) | changes))
 
 
 @pytest.mark.parametrize(
@@ -186,17 +156,11 @@ def test_what_does_not_fit_is_refused_by_its_key(changes: dict[str, Any], messag
         ("", "no JSON"),
         ('{"epoch": 3', "no JSON"),
         ("[1, 2]", r"expected a JSON object, got \[1, 2\]"),
-        ("{}", "expected the keys epoch, step, stage, layers, samples; epoch, step, stage, layers, samples absent"),
+        ("{}", "expected the keys version, epoch, step, layers, samples, stage, unit, quantities; version, epoch"),
         (bare().to_line().replace('"step": 0', '"step": NaN'), "NaN is written as null"),
-        (bare().to_line()[:-1] + ', "similarity": []}', r"similarity: expected a JSON object, got \[\]"),
-        (
-            bare().to_line()[:-1] + ', "effective_depth": {"layer": 1}}',
-            "effective_depth: expected the keys epsilon and layer",
-        ),
-        (
-            bare().to_line()[:-1] + ', "effective_depth": {}}',
-            "effective_depth: expected the keys epsilon and layer, got {}",
-        ),
+        (json.dumps(HEAD | {"quantities": []}), r"quantities: expected a JSON object, got \[\]"),
+        (json.dumps(HEAD | {"quantities": {"own": {}}}), "own: expected a JSON object with values, got {}"),
+        (json.dumps(HEAD | {"quantities": {"own": 3}}), "own: expected a JSON object with values, got 3"),
     ],
 )
 def test_a_broken_line_before_the_last_is_refused_by_its_number(line: str, message: str, tmp_path: Path) -> None:
@@ -204,6 +168,16 @@ def test_a_broken_line_before_the_last_is_refused_by_its_number(line: str, messa
     path.write_text("\n".join([bare().to_line(), line, bare().to_line(), ""]))
     with pytest.raises(UserError, match=rf"layers\.jsonl, line 2: .*{message}"):
         read_records(path)
+
+
+def test_runs_are_told_apart_by_the_first_curve_that_is_better_high_or_low() -> None:
+    assert (record().worth, record().matrix) == ("accuracy", "cka")
+    assert (bare().worth, bare().matrix) == (None, None)
+    gpt = record(perplexity=[9.0, 3.0])
+    assert gpt.worth == "perplexity"
+    assert shared_name([gpt, record()], "worth") == "accuracy"
+    assert shared_name([record(accuracy=None), gpt], "worth") == "perplexity"
+    assert shared_name([bare()], "worth") == ""
 
 
 def test_append_then_read(tmp_path: Path) -> None:
@@ -238,12 +212,6 @@ def test_only_a_cut_line(tmp_path: Path) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected the records of a run in .*absent\.jsonl.*No such file"):
         read_records(tmp_path / "absent.jsonl")
-
-
-def test_fields_are_the_keys() -> None:
-    exits = ["effective_depth", "f1", "exit_curve", "exit_curve_area"]
-    similarity = ["similarity_interval", "similarity_to_epoch", "progression"]
-    assert [*asdict(record())] == [*DESIGN_KEYS[:5], "unit", *DESIGN_KEYS[5:-2], *exits, *DESIGN_KEYS[-2:], *similarity]
 
 
 def test_report_starts_without_torch() -> None:

@@ -1,5 +1,4 @@
 import io
-import math
 import os
 from pathlib import Path
 
@@ -7,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from layersim.errors import UserError
-from layersim.report.records import RECORDS_FILE, EffectiveDepth
+from layersim.report.records import RECORDS_FILE
 from layersim.report.runs import age, find_runs, main, runs_table
 from tests.report.test_compare import make_run, record
 
@@ -32,7 +31,7 @@ def lines(root: Path) -> list[str]:
 
 
 def test_each_run_has_its_line_the_newest_first(tmp_path: Path) -> None:
-    make(tmp_path / "digits/old", 3 * 86400, record(epoch=1), record(effective_depth=EffectiveDepth(0.15, 2)))
+    make(tmp_path / "digits/old", 3 * 86400, record(epoch=1), record(effective_depth=2))
     make(
         tmp_path / "digits/new",
         45,
@@ -50,11 +49,11 @@ def test_each_run_has_its_line_the_newest_first(tmp_path: Path) -> None:
 
 def test_language_models_have_a_perplexity_and_the_others_no_cell_there(tmp_path: Path) -> None:
     assert "perplexity" not in lines(make(tmp_path / "vit", 60, record()).parent)[0]
-    make(tmp_path / "gpt", 45, record(unit="tokens", loss=[2.5, math.log(8.125)]))
+    make(tmp_path / "gpt", 45, record(unit="tokens", perplexity=[9.0, 8.125]))
     assert lines(tmp_path) == [
-        "run objective epoch accuracy depth perplexity age",
+        "run objective epoch perplexity accuracy age",
         lines(tmp_path)[1],
-        "gpt Aligned 2 0.875 8.125 45 s",
+        "gpt Aligned 2 8.125 45 s",
         "vit Aligned 2 0.875 60 s",
     ]
 

@@ -2,7 +2,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
 from PIL import Image
@@ -11,7 +10,7 @@ from rich.console import Console
 from layersim.errors import UserError
 from layersim.report import compare
 from layersim.report.exits import ExitReport, write_exit_report
-from layersim.report.tradeoff import exit_curve_figure, tradeoff_figure, tradeoff_table
+from layersim.report.tradeoff import tradeoff_figure, tradeoff_table
 from tests.report.test_compare import make_run, record
 from tests.report.test_exits import report, speed
 
@@ -72,14 +71,6 @@ def test_panels_lie_apart_and_on_the_sheet(count: int, speeds: list[dict[str, An
         assert figure.bbox.contains(box.x0, box.y0)
         assert figure.bbox.contains(box.x1, box.y1)
         assert not any(box.overlaps(other) for other in boxes[:number])
-
-
-def test_the_curve_of_an_epoch_is_on_one_scale() -> None:
-    (axes,) = exit_curve_figure([1, 1.5, 4], [0.25, 0.5, 0.75]).axes
-    assert points(axes.lines[0]) == [(1, 0.25), (1.5, 0.5), (4, 0.75)]
-    assert axes.get_ylim() == (0, 1)
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "3", "4"]
-    np.testing.assert_allclose(axes.get_xlim(), (0.9, 4.1))
 
 
 def test_the_table_of_three_runs_fits_80_columns() -> None:

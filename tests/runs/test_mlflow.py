@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from layersim.__main__ import main
+from tests.measured import measured
 from tests import tiny
 
 mlflow = pytest.importorskip("mlflow")
@@ -19,7 +20,7 @@ def test_mlflow_holds_what_the_run_recorded(tmp_path: Path, monkeypatch: pytest.
     logger = ["--trainer.logger=lightning.pytorch.loggers.MLFlowLogger", f"--trainer.logger.tracking_uri={store}"]
     assert main(["fit", *flags, *logger]) == 0
     (directory,) = Path("runs/default").iterdir()
-    (record,) = [json.loads(line) for line in (directory / "layers.jsonl").read_text().splitlines()]
+    (record,) = measured(directory)
     client = mlflow.MlflowClient(tracking_uri=store)
     (run,) = client.search_runs([found.experiment_id for found in client.search_experiments()])
     for layer, accuracy in enumerate(record["accuracy"], start=1):

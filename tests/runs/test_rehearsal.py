@@ -156,7 +156,7 @@ def test_a_tiny_data_set_is_trained_on_and_measured_as_far_as_it_goes(
     (line,) = [record.message for record in caplog.records if "leaves cka out" in record.message]
     assert "needs at least 4 samples, got 3" in line
     (record,) = read_records(directory / "layers.jsonl")
-    assert list(record.similarity) == list(record.options) == ["cosine"]
+    assert list(record.matrices) == ["cosine"]
     assert record.samples == 3
 
 

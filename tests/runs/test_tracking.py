@@ -13,6 +13,7 @@ import wandb
 import yaml
 
 from layersim.runs.tracking import Wandb
+from tests.measured import measured
 from tests import tiny
 
 Command = Callable[..., Path]
@@ -82,14 +83,14 @@ def test_every_layer_number_has_its_own_metric_against_the_epoch(offline: Path) 
 
 
 def test_history_holds_what_the_records_hold(offline: Path) -> None:
-    lines = [json.loads(line) for line in (offline / "layers.jsonl").read_text().splitlines()]
+    lines = measured(offline)
     rows = [record["item"] for record in transactions(offline, "history")]
     for line in lines:
         (row,) = [row for row in rows if row.get("epoch") == line["epoch"] and "val/accuracy/layer_01" in row]
         for layer in (1, 2, 3):
             assert row[f"val/accuracy/layer_{layer:02d}"] == pytest.approx(line["accuracy"][layer - 1])
             assert row[f"val/loss/layer_{layer:02d}"] == pytest.approx(line["loss"][layer - 1])
-        assert row["val/effective_depth"] == line["effective_depth"]["layer"]
+        assert row["val/effective_depth"] == line["effective_depth"]
         images = [row for row in rows if row.get("epoch") == line["epoch"] and "val/cosine.path" in row]
         assert len(images) == 1
 

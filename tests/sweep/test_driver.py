@@ -26,6 +26,7 @@ from layersim.sweep.file import read
 from layersim.sweep.ledger import Ledger, Trial
 from layersim.sweep.table import trials_table
 from tests import tiny
+from tests.measured import measured
 from tests.processes import PATIENCE
 
 pytest.importorskip("sweeps", reason="the extra `sweep` is not installed")
@@ -267,7 +268,7 @@ def test_a_real_trial_is_a_run_like_any_other(
     ledger = Ledger(tmp_path / "theirs/sweeps/tiny/ledger.jsonl", read(path).config)
     (trial,) = ledger.trials
     assert config["model"]["optimizer"]["init_args"]["lr"] == trial.values["model.optimizer.init_args.lr"]
-    (record,) = [json.loads(line) for line in (directory / "layers.jsonl").read_text().splitlines()]
+    (record,) = measured(directory)
     assert trial.history == [pytest.approx(record["accuracy"][-1])]
     assert "Best so far, trial 1" in capsys.readouterr().out
 

@@ -45,7 +45,7 @@ def test_shifts_and_probe_into_the_runs_directory(
     task = ["--to_data=Digits", "--to_data.val_fraction=0.3", "--to_data.seed=1"]
     layersim("transfer", f"--ckpt_path={run}", "--strengths.rotation=[20, 40]", "--strengths.blur=[]", *task)
     report = read(run)
-    assert report.accuracy == read_records(run / "layers.jsonl")[-1].accuracy
+    assert report.accuracy == read_records(run / "layers.jsonl")[-1].values("accuracy")
     assert [step["strength"] for step in report.shifts["rotation"]] == [20, 40]
     assert list(report.shifts) == ["rotation", "noise"]
     assert len(report.shifts["noise"]) == 5

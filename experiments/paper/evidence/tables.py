@@ -29,7 +29,7 @@ def by_task(models: Iterable[Trained]) -> dict[str, Trainings]:
 
 def quality(model: Trained) -> Numbers:
     """(L,) accuracies, or perplexities of a byte where tokens are predicted."""
-    values = model.record.loss if model.task.tokens else model.record.accuracy
+    values = model.record.values("loss" if model.task.tokens else "accuracy")
     if values is None:
         raise UserError(f"{model.directory} did not record what its layers are worth")
     return np.exp(values) if model.task.tokens else np.asarray(values)
@@ -54,8 +54,13 @@ def layers_table(arms: Trainings, objectives: Iterable[str]) -> str:
         [str(layer + 1), *(over_seeds([quality(model)[layer] for model in models]) for models in shown.values())]
         for layer in range(layers)
     ]
-    for name, digits in {"saturated_early": 3, "mean_saturation_layer": 2, "exit_curve_area": 3}.items():
-        told = [[getattr(model.record, name) for model in models] for models in shown.values()]
+    for name, digits in {
+        "effective_depth": 1,
+        "saturated_early": 3,
+        "mean_saturation_layer": 2,
+        "exit_curve_area": 3,
+    }.items():
+        told = [[model.record.values(name) for model in models] for models in shown.values()]
         if all(value is not None for values in told for value in values):
             rows.append([name.replace("_", " "), *(over_seeds(values, digits) for values in told)])
     return table(["layer", *shown], rows)

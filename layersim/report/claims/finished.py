@@ -44,37 +44,46 @@ class FinishedRun:
     @property
     def how_measured(self) -> dict[str, Any]:
         """What must be alike where numbers are put together."""
-        return {"layers": self.layers, "samples": self.record.samples, "measured": self.record.options}
+        how = {name: quantity.options for name, quantity in self.record.quantities.items() if quantity.options}
+        return {"layers": self.layers, "samples": self.record.samples, "measured": how}
 
     def accuracy(self) -> Measured:
         """(L,) shares."""
-        told = _recorded(self.record.accuracy, "layer accuracy", "LayerAccuracyMonitor")
+        told = self._values("accuracy", "layer accuracy", "LayerAccuracyMonitor")
         return known(shares(told, self.samples), "the accuracy is NaN at some layer")
 
     def target_probability(self) -> Measured:
         """(L,) means over the samples, of the true class."""
-        told = self.record.progression.get("target_probability")
-        probability = shares(_recorded(told, "probability of the true class", "ProgressionMonitor"), self.samples)
-        return known(probability, "the true class's probability is NaN at some layer")
+        told = self._values("target_probability", "probability of the true class", "ProgressionMonitor")
+        return known(shares(told, self.samples), "the true class's probability is NaN at some layer")
 
     def saturation(self) -> Numbers:
         """(L,) counts of samples."""
-        return np.array(_recorded(self.record.saturation, "saturation", "SaturationMonitor"), dtype=np.float64)
+        return np.array(self._values("saturation", "saturation", "SaturationMonitor"), dtype=np.float64)
 
     def similarity(self, measure: str, name: str) -> Measured:
         """(L, L), with its interval where one at 95 % was recorded."""
-        values = np.array(_recorded(self.record.similarity.get(measure), name, "SimilarityHeatmaps"), dtype=np.float64)
-        interval = self.record.similarity_interval.get(measure, {})
+        values = np.array(self._values(measure, name, "SimilarityHeatmaps"), dtype=np.float64)
+        interval = self.record.quantities[measure].interval or {}
         if self.samples is None or interval.get("confidence") != CONFIDENCE:
             return Measured(values)
         return Measured(values, np.array([interval["low"], interval["high"]], dtype=np.float64))
 
     def exit_curve(self) -> tuple[Mapping[str, Any], int | None, str]:
         """The curve, its N, and by what rule samples leave."""
-        if self.record.exit_curve or self.exits is None:
-            return _recorded(self.record.exit_curve, "exit curve", "ExitCurveMonitor"), self.samples, "confidence"
+        if "exit_curve" in self.record.quantities or self.exits is None:
+            accuracy = self._values("exit_curve", "exit curve", "ExitCurveMonitor")
+            ticks = self.record.quantities["exit_curve"].ticks
+            return {**ticks, "accuracy": accuracy}, self.samples, "confidence"
         rule = f"{self.exits.policy}{' of tempered logits' if self.exits.temperatures is not None else ''}"
         return self.exits.curve, None if self.samples is None else self.exits.samples, rule
+
+    def _values(self, name: str, what: str, monitor: str) -> Any:
+        """The quantity's; refuses that nothing is told."""
+        values = self.record.values(name)
+        if values is None:
+            raise NotMeasured(f"no {what} was recorded: add callbacks.{monitor}")
+        return values
 
     def parameters(self) -> Mapping[str, float]:
         """As `layersim.runs.parameters` counts them."""
@@ -98,10 +107,3 @@ def known(measured: Measured, why: str) -> Measured:
     if not np.isfinite(measured.values).all():
         raise NotMeasured(why)
     return measured
-
-
-def _recorded(told: Any, what: str, monitor: str) -> Any:
-    """Refuses that nothing is told."""
-    if not told:
-        raise NotMeasured(f"no {what} was recorded: add callbacks.{monitor}")
-    return told

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from layersim.report.drawing.canvas import COLORS, GRID, INK, LABEL_SIZE, MARKERS, layer_ticks
+from layersim.report.quantity import RATIO, Quantity
 
 Points = tuple[Sequence[float], Sequence[float]]
 """Layers, counted from 1, and a value at each."""
@@ -26,21 +27,44 @@ def draw_lines(axes: Axes, curves: Mapping[str, Points], size: float = 5) -> dic
     return lines
 
 
-def draw_curves(axes: Axes, curves: Mapping[str, Sequence[float]], *, perplexities: bool = False) -> dict[str, Line2D]:
-    """One line a name, of values of every layer: shares and similarities, or perplexities; and the axes to fit, or "not
-    recorded" in them."""
-    layers = max(map(len, curves.values()), default=0)
-    points = {name: (range(1, len(values) + 1), values) for name, values in curves.items()}
+def draw_curves(axes: Axes, curves: Mapping[str, Quantity], places: Sequence[float] | None = None) -> dict[str, Line2D]:
+    """One line a name, of a value a layer or at each of these places; and the axes to fit, in logarithms where ratios
+    count; or "not recorded" in them."""
+    layers = max((len(curve.values) for curve in curves.values()), default=0)
+    points = {name: (places or range(1, len(curve.values) + 1), curve.values) for name, curve in curves.items()}
     lines = draw_lines(axes, points, size=5 if layers <= 16 else 3.5)
-    if layers:
-        if perplexities:
-            scale_perplexities(axes)
-            scale_layers(axes, layers)
-        else:
-            scale_axes(axes, layers, [value for values in curves.values() for value in values])
-    else:
+    if not layers:
         say_not_recorded(axes)
+        return lines
+    values = [value for curve in curves.values() for value in curve.values]
+    one = next(curve for curve in curves.values() if curve.values)
+    scale_layers(axes, layers if places is None else math.ceil(max(places)))
+    if one.unit == RATIO:
+        scale_ratios(axes)
+    elif one.range[1] == 1:
+        axes.set_ylim(*share_limits(values))
+    else:
+        low, high = one.range
+        finite = [value for value in values if math.isfinite(value)]
+        top = 1.05 * max(finite, default=1.0) or 1.0
+        axes.set_ylim(
+            min([0.0, *finite]) if low is None else low, (1.05 * top if top > 0 else 1.0) if high is None else high
+        )
     return lines
+
+
+def draw_bands(axes: Axes, curves: Mapping[str, Quantity], lines: Mapping[str, Line2D]) -> None:
+    """The intervals of the curves that have one, in the colours of their lines."""
+    for name, curve in curves.items():
+        if curve.interval is not None:
+            layers, ends = range(1, len(curve.values) + 1), (curve.interval["low"], curve.interval["high"])
+            axes.fill_between(layers, *ends, color=lines[name].get_color(), alpha=0.22, linewidth=0)
+
+
+def axis_label(curves: Mapping[str, Quantity], otherwise: str) -> str:
+    """What stands along the axis of values: their unit, or, where it says nothing, this."""
+    unit = next((curve.unit for curve in curves.values() if curve.unit), "")
+    return otherwise if unit in ("", RATIO, "share") else unit
 
 
 def scale_axes(axes: Axes, layers: int, values: Iterable[float] = (1.0,)) -> None:
@@ -61,8 +85,9 @@ def share_limits(values: Iterable[float]) -> tuple[float, float]:
     return low, min(1.0, next(factor * power for factor in (1, 2, 5, 10) if round(top - factor * power, 12) <= 0))
 
 
-def scale_perplexities(axes: Axes) -> None:
-    """Upwards in logarithms, fitted to what is drawn: layers that were not trained to be read are worse by decades."""
+def scale_ratios(axes: Axes) -> None:
+    """Upwards in logarithms, fitted to what is drawn: perplexities of layers that were not trained to be read are worse
+    by decades."""
     drawn = [float(value) for line in axes.lines for value in np.asarray(line.get_ydata()) if 0 < value < math.inf]
     decades = math.log10(max(drawn) / min(drawn)) if drawn else 0.0
     axes.set_yscale("log")

@@ -9,8 +9,10 @@ from layersim.report.configuration import seed_of
 from layersim.report.numbers import three
 from layersim.report.page.markup import count, table, worth
 from layersim.report.page.run_page import RunPage, finite
-from layersim.report.page.seeds import Group, differences, limits, mean_interval, shared_quantities
-from layersim.report.records import LayerRecord
+from layersim.report.page.seeds import Group, differences, mean_interval, shared_quantities
+from layersim.report.quantity import curves, single_numbers
+from layersim.report.records import LayerRecord, shared_name
+from layersim.report.table import options_note
 
 
 def drawn_groups(groups: Sequence[Group], records: Sequence[LayerRecord]) -> list[dict[str, Any]]:
@@ -22,7 +24,8 @@ def drawn_groups(groups: Sequence[Group], records: Sequence[LayerRecord]) -> lis
 def interval_table(groups: Sequence[Group], records: Sequence[LayerRecord]) -> str:
     """Accuracy by layer, of language models perplexity, as a table: mean ± half the width of the 95 % interval."""
     columns = {}
-    name = "perplexity" if all(record.perplexity for record in records) else "accuracy"
+    worth = shared_name(records, "worth")
+    name = next((record.quantities[worth].name_of(worth) for record in records if worth in record.quantities), "")
     for group in groups:
         values = shared_quantities([records[place] for place in group.members]).get(name)
         if values is not None:
@@ -41,6 +44,8 @@ def interval_table(groups: Sequence[Group], records: Sequence[LayerRecord]) -> s
 
 def runs_table(names: Sequence[str], pages: Sequence[RunPage], records: Sequence[LayerRecord]) -> str:
     """One line a run."""
+    numbers = [single_numbers(record.quantities, record.layers, record.samples) for record in records]
+    headings = list(dict.fromkeys(heading for told in numbers for heading in told))
     rows = [
         [
             name,
@@ -48,14 +53,12 @@ def runs_table(names: Sequence[str], pages: Sequence[RunPage], records: Sequence
             str(record.epoch),
             f"{record.samples:,}",
             *(worth(record).values() or ("", "")),
-            "" if record.effective_depth is None else str(record.effective_depth.layer),
-            "" if record.saturated_early is None else f"{record.saturated_early:.1%}",
-            "" if record.mean_saturation_layer is None else f"{record.mean_saturation_layer:.2f}",
+            *(numbers[place].get(heading, "") for heading in headings),
         ]
-        for name, page, record in zip(names, pages, records, strict=True)
+        for place, (name, page, record) in enumerate(zip(names, pages, records, strict=True))
     ]
-    headings = ["run", "seed", "epoch", "samples", "last layer", "best layer", "effective depth", "saturated early"]
-    return table("The runs, each at the epoch that is compared", [*headings, "mean saturation layer"], rows)
+    named = ["run", "seed", "epoch", "samples", "last layer", "best layer"]
+    return table("The runs, each at the epoch that is compared", [*named, *headings], rows)
 
 
 def comparison_notices(groups: Sequence[Group], pages: Sequence[RunPage], records: Sequence[LayerRecord]) -> list[str]:
@@ -66,22 +69,21 @@ def comparison_notices(groups: Sequence[Group], pages: Sequence[RunPage], record
         for name, why in reasons.items()
         if why
     ]
-    for measure in sorted({measure for record in records for measure in record.similarity}):
-        ways = {repr(record.options.get(measure)) for record in records if measure in record.similarity}
-        if len(ways) > 1:
-            told.append(f"{measure} was computed in different ways, its numbers do not compare.")
-    return told
+    every = dict(zip(map(str, range(len(records))), records, strict=True))
+    names = sorted({name for record in records for name in record.quantities})
+    notes = [options_note(every, name) for name in names]
+    return told + [f"{note.partition(':')[0]}." for note in notes if "\n" in note]
 
 
 def _drawn_group(group: Group, records: list[LayerRecord]) -> dict[str, Any]:
-    bands = {}
+    bands, shown = {}, curves(records[0].quantities)
     for name, values in shared_quantities(records).items():
         mean, half = mean_interval(values)
         bands[name] = {
             "mean": finite(mean.tolist(), 4),
             "low": finite((mean - half).tolist(), 4),
             "high": finite((mean + half).tolist(), 4),
-            "limits": limits(name),
+            "limits": list(shown[name].range),
         }
     return {"name": group.name, "runs": len(group.members), "layers": group.layers, "quantities": bands}
 

@@ -57,6 +57,7 @@ def write_page(
     pages = [read_run(directory.resolve()) for directory in directories]
     records = [pick_record(page.run, stage=stage, epoch=epoch) for page in pages]
     names = name_runs([page.run for page in pages])
+    every_shown: list[LayerRecord] = []
     shown, notices = [], [notice for page in pages for notice in page.notices]
     for name, page, record in zip(names, pages, records, strict=True):
         every = history(page.run, stage)
@@ -64,10 +65,9 @@ def write_page(
         if len(kept) < len(every):
             page.notices.append(thinning_notice(name, len(kept), len(every)))
             notices.append(page.notices[-1])
+        every_shown += kept
         shown.append(drawn(name, page, kept, record))
     comparison, groups, told = _comparison(names, pages, records)
-    earlier = [measure for run in shown for record in run["records"] for measure in record["toEpoch"]]
-    measures = list(dict.fromkeys([*(measure for run in shown for measure in run["measures"]), *earlier]))
     content = _fill(
         title=names[0] if len(names) == 1 else f"{count(len(names), 'run')} compared",
         notices=notes(told),
@@ -76,7 +76,7 @@ def write_page(
             section(number, name if len(names) > 1 else "The run", page, record)
             for number, (name, page, record) in enumerate(zip(names, pages, records, strict=True))
         ),
-        data={"runs": shown, "groups": groups, "scales": scales(measures), "layerColors": shades("viridis")},
+        data={"runs": shown, "groups": groups, "scales": scales(every_shown), "layerColors": shades("viridis")},
     )
     _write(path, content)
     return notices + told

@@ -52,14 +52,15 @@ def count(number: int, noun: str) -> str:
 
 
 def worth(record: LayerRecord) -> dict[str, str]:
-    """What the last layer and the best one are worth, by name: perplexity of a language model, else accuracy; of equals
-    the first is the best. Empty where neither was recorded."""
-    values, name = record.perplexity or record.accuracy, "perplexity" if record.perplexity else "accuracy"
-    if values is None:
+    """What the last layer and the best one are worth, by name, in what runs are told apart by; of equals the first is
+    the best. Empty where no such thing was recorded."""
+    if record.worth is None:
         return {}
+    quantity = record.quantities[record.worth]
+    values, name = quantity.values, quantity.name_of(record.worth)
     if np.isnan(values).all():
         best = "nan"
     else:
-        place = int(np.nanargmin(values) if record.perplexity else np.nanargmax(values))
+        place = int(np.nanargmin(values) if quantity.better == "lower" else np.nanargmax(values))
         best = f"{three(values[place])} at layer {place + 1}"
     return {f"Last layer's {name}": three(values[-1]), f"Best layer's {name}": best}

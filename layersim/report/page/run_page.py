@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from matplotlib.colors import to_hex
 from layersim.report.configuration import CONFIG_FILE, read_configuration
 from layersim.report.drawing.heatmap import scale_of
 from layersim.report.exits import ExitReport, read_exit_report
+from layersim.report.quantity import LAYER, Quantity
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage
 from layersim.report.run import Run, load_run
 
@@ -96,15 +98,29 @@ def drawn(name: str, page: RunPage, records: list[LayerRecord], selected: LayerR
         "name": name,
         "axis": axis,
         "first": first,
-        "measures": list(dict.fromkeys(measure for record in records for measure in record.similarity)),
+        "measures": list(
+            dict.fromkeys(name for record in records for name, q in record.quantities.items() if q.is_matrix)
+        ),
         "records": [_drawn_record(record) for record in records],
         "exits": None if page.exits is None else _drawn_exits(page.exits),
     }
 
 
-def scales(measures: list[str]) -> dict[str, dict[str, Any]]:
-    """How each measure is coloured, as the figures colour it: name, range, and shades from low to high."""
-    return {measure: _scale(measure) for measure in measures}
+def scales(records: Sequence[LayerRecord]) -> dict[str, dict[str, Any]]:
+    """How each matrix, and what is like one, is coloured, as the figures colour it: name, range, and shades from low to
+    high."""
+    found: dict[str, list[Quantity]] = {}
+    for record in records:
+        for name, quantity in record.quantities.items():
+            if len(quantity.axes) == 2:
+                found.setdefault(name, []).append(quantity)
+    every = {
+        name: scale_of(each[0].name_of(name), each[0], [one.values for one in each]) for name, each in found.items()
+    }
+    return {
+        name: {"name": scale.name, "low": scale.low, "high": scale.high, "colors": shades(scale.colors)}
+        for name, scale in every.items()
+    }
 
 
 def shades(colors: str) -> list[str]:
@@ -121,49 +137,38 @@ def finite(value: Any, digits: int) -> Any:
     return value
 
 
-def _scale(measure: str) -> dict[str, Any]:
-    scale = scale_of(measure)
-    return {"name": scale.name, "low": scale.low, "high": scale.high, "colors": shades(scale.colors)}
-
-
 def _numbers(record: LayerRecord) -> int:
-    curve = sum(map(len, record.exit_curve.values()))
-    drift = sum(map(len, record.similarity_to_epoch.values())) + 2 * len(record.similarity_interval)
-    path = sum(key in record.progression for key in (*_RISES, "neural_collapse"))
-    each = 3 + (record.perplexity is not None) + drift + path
-    return each * record.layers + curve + len(record.similarity) * record.layers**2
+    return sum(np.size(quantity.values) for quantity in record.quantities.values())
 
 
 def _drawn_record(record: LayerRecord) -> dict[str, Any]:
-    depth = record.effective_depth
+    depth, curve = record.quantities.get("effective_depth"), record.quantities.get("exit_curve")
+    matrices = record.matrices
+    earlier = {name: quantity for name, quantity in record.quantities.items() if quantity.axes == ("epoch", LAYER)}
+    to_last = {name: quantity.to_last().interval for name, quantity in matrices.items() if quantity.interval}
     return {
         "epoch": record.epoch,
         "step": record.step,
         "samples": record.samples,
         "unit": record.unit,
         "layers": record.layers,
-        "accuracy": finite(record.accuracy, 4),
-        "loss": finite(record.loss, 4),
-        "perplexity": finite(record.perplexity, 4),
-        "saturation": record.saturation,
-        "meanSaturationLayer": finite(record.mean_saturation_layer, 3),
-        "effectiveDepth": None if depth is None else {"epsilon": depth.epsilon, "layer": depth.layer},
-        "similarity": {measure: finite(matrix, 3) for measure, matrix in record.similarity.items()},
+        "accuracy": finite(record.values("accuracy"), 4),
+        "loss": finite(record.values("loss"), 4),
+        "perplexity": finite(record.values("perplexity"), 4),
+        "saturation": record.values("saturation"),
+        "meanSaturationLayer": finite(record.values("mean_saturation_layer"), 3),
+        "effectiveDepth": None if depth is None else {"epsilon": depth.options["epsilon"], "layer": depth.values},
+        "similarity": {name: finite(quantity.values, 3) for name, quantity in matrices.items()},
         "toLastInterval": {
-            measure: [
-                [finite(interval[end][layer][-1], 3) for end in ("low", "high")] for layer in range(record.layers)
-            ]
-            for measure, interval in record.similarity_interval.items()
+            name: [list(pair) for pair in zip(*(finite(ends[end], 3) for end in ("low", "high")), strict=True)]
+            for name, ends in to_last.items()
+            if ends is not None
         },
-        "toEpoch": {
-            measure: finite(list(epochs.values()), 3) for measure, epochs in record.similarity_to_epoch.items()
-        },
-        "earlierEpochs": {measure: list(epochs) for measure, epochs in record.similarity_to_epoch.items()},
-        "rises": {
-            name: finite(record.progression[key], 3) for key, name in _RISES.items() if key in record.progression
-        },
-        "nc1": finite(record.progression.get("neural_collapse", {}).get("nc1"), 4),
-        "exitCurve": _drawn_curve(record.exit_curve) if record.exit_curve else None,
+        "toEpoch": {name: finite(quantity.values, 3) for name, quantity in earlier.items()},
+        "earlierEpochs": {name: quantity.ticks["epoch"] for name, quantity in earlier.items()},
+        "rises": {name: finite(record.values(key), 3) for key, name in _RISES.items() if key in record.quantities},
+        "nc1": finite(record.values("nc1"), 4),
+        "exitCurve": curve and _drawn_curve(curve.ticks | {"accuracy": curve.values}),
     }
 
 

@@ -12,8 +12,9 @@ from layersim.report.exits import ExitReport
 from layersim.report.numbers import three
 from layersim.report.page.markup import facts, folded, notes, preformatted, table, worth
 from layersim.report.page.run_page import RunPage
-from layersim.report.page.seeds import quantities
+from layersim.report.quantity import single_numbers
 from layersim.report.records import LayerRecord
+from layersim.report.table import layer_cells
 
 
 def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> str:
@@ -49,23 +50,17 @@ def summary(page: RunPage, record: LayerRecord) -> dict[str, str]:
         "Run": page.run.directory.name,
     }
     told |= worth(record)
-    if record.effective_depth is not None:
-        told["Effective depth"] = record.effective_depth.told(record.layers)
-        told["Absolute depth"] = record.effective_depth.absolute
-    if record.saturated_early is not None:
-        told["Saturated early"] = f"{record.saturated_early:.1%}"
-    if record.mean_saturation_layer is not None:
-        told["Mean saturation layer"] = f"{record.mean_saturation_layer:.2f}"
-    for measure, options in record.options.items():
-        told[f"How {measure} was computed"] = ", ".join(f"{name} {value}" for name, value in options.items())
+    numbers = single_numbers(record.quantities, record.layers, record.samples)
+    told |= {name[:1].upper() + name[1:]: value for name, value in numbers.items()}
+    for name, quantity in record.quantities.items():
+        if quantity.axes and quantity.options:
+            told[f"How {name} was computed"] = ", ".join(f"{key} {value}" for key, value in quantity.options.items())
     return told
 
 
 def layer_numbers(record: LayerRecord) -> tuple[list[str], list[list[str]]]:
     """Headings and rows, one a layer, of all that was recorded by layer."""
-    columns = {name: [three(value) for value in values] for name, values in quantities(record).items()}
-    if record.saturation is not None:
-        columns["saturated here"] = [str(number) for number in record.saturation]
+    columns = layer_cells(record)
     rows = [[str(layer + 1), *(cells[layer] for cells in columns.values())] for layer in range(record.layers)]
     return ["layer", *columns], rows
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from layersim.report.configuration import flat, seed_of
-from layersim.report.drawing.heatmap import scale_of
+from layersim.report.quantity import curves
 from layersim.report.records import LayerRecord
 
 CONFIDENCE = 0.95
@@ -22,9 +22,6 @@ CONFIDENCE = 0.95
 _SEED_IN_NAME = re.compile(r"[-_./]?seed[-_=]?\d+", re.IGNORECASE)
 _SAYS_NOTHING = {"experiment", "seed_everything", "data.init_args.seed", "ckpt_path", "trainer.default_root_dir"}
 """Keys of a configuration in which runs of one group may differ: names, places, and what draws weights and split."""
-
-_TO_LAST = " to the last layer"
-_LIMITS: dict[str, tuple[float, float | None]] = {"accuracy": (0, 1), "loss": (0, None), "perplexity": (1, None)}
 
 
 def mean_interval(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -68,26 +65,12 @@ def group_runs(names: Sequence[str], records: Sequence[LayerRecord]) -> list[Gro
     ]
 
 
-def quantities(record: LayerRecord) -> dict[str, list[float]]:
-    """All that a record has one number a layer of, by name: perplexity of a language model, accuracy, loss, each
-    measure's similarity to the last."""
-    found = {"perplexity": record.perplexity, "accuracy": record.accuracy, "loss": record.loss}
-    found |= {f"{measure}{_TO_LAST}": [row[-1] for row in matrix] for measure, matrix in record.similarity.items()}
-    return {name: values for name, values in found.items() if values is not None}
-
-
-def limits(quantity: str) -> tuple[float, float | None]:
-    """The least and the most that a quantity can be, or is shown as; None without an end. Intervals may be wider."""
-    if quantity in _LIMITS:
-        return _LIMITS[quantity]
-    scale = scale_of(quantity.removesuffix(_TO_LAST))
-    return scale.low, scale.high
-
-
 def shared_quantities(records: Sequence[LayerRecord]) -> dict[str, NDArray[np.float64]]:
-    """The quantities that all records have, each as (R, L)."""
-    each = [quantities(record) for record in records]
-    return {name: np.asarray([one[name] for one in each]) for name in each[0] if all(name in one for one in each)}
+    """All of which every record has one number a layer, by name, each as (R, L)."""
+    each = [curves(record.quantities) for record in records]
+    return {
+        name: np.asarray([one[name].values for one in each]) for name in each[0] if all(name in one for one in each)
+    }
 
 
 def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike
 
 from layersim.report.claims import Verdict, judge, read_arms
 from layersim.report.exits import write_exit_report
-from layersim.report.records import LayerRecord, append_record
+from layersim.report.records import append_record
 from layersim.report.transfer import TransferReport, write_transfer_report
+from tests.report.recorded import recorded
 from tests.report.test_exits import report as exit_report
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -55,7 +56,7 @@ def make(
         "ckpt_path": told.pop("ckpt_path", None),
     }
     values: Facts = {"epoch": 2, "step": 30, "stage": "validate", "layers": 4, "samples": 1000}
-    append_record(directory / "layers.jsonl", LayerRecord(**(values | told)))
+    append_record(directory / "layers.jsonl", recorded(**(values | told)))
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     if saved is not None:
         parameters = {"model": 100, "head": 10, "separate_heads": 130, "share_saved": saved}
@@ -104,14 +105,7 @@ def two_measures(follows: float, size: float) -> Way:
 
 
 def probability(values: ArrayLike, size: float = 0.001) -> Way:
-    def facts(seed: int) -> Facts:
-        fixed = {"samples": 9, "centering": "samples", "cosine_rises": 1.0, "path_over_chord": 1.0}
-        fixed |= {"cosine_cka": {"pearson": 1.0, "spearman": 1.0}, "target_probability_rises": 1.0}
-        lists = {"cosine": 4, "cosine_rises_by_step": 3, "angle": 2, "distance_to_segment": 4, "skip_over_residual": 3}
-        by_layer = {key: [0.5] * count for key, count in (lists | {"target_probability_rises_by_step": 3}).items()}
-        return {"progression": fixed | by_layer | {"target_probability": wiggle(values, size)(seed)}}
-
-    return facts
+    return field("target_probability", values, size)
 
 
 def saturation(*counts: int, moved: int = 1) -> Way:

@@ -52,7 +52,7 @@ def test_recorded_intervals_of_similarity_count_for_one_run(tmp_path: Path) -> N
     similarity = (1 - 0.2 * APART).tolist()
     for width, verdict in ((0.01, "holds"), (0.4, "cannot tell")):
         ends = {end: (1 - 0.2 * APART + side * width).tolist() for end, side in (("low", -1), ("high", 1))}
-        facts = {"similarity": {"cosine": similarity}, "similarity_interval": {"cosine": {"confidence": 0.95, **ends}}}
+        facts = {"similarity": {"cosine": similarity}, "intervals": {"cosine": {"confidence": 0.95, **ends}}}
         (found,) = verdicts(tmp_path / str(width), {"standard": fixed(**facts)}, "similarity-rises", seeds=1)
         assert found.answer == verdict
         assert found.estimate is not None

@@ -1,0 +1,233 @@
+"""What a monitor measured: numbers with the axes they run over, and how they are to be read.
+
+Records, tables, figures, pages, loggers and comparisons are made from this alone; they know no quantity by its name.
+Letters: L layers, N samples.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from layersim.errors import UserError
+from layersim.report.numbers import three
+
+LAYER = "layer"
+"""The axis of L layers, counted from 1."""
+RATIO = "ratio"
+"""The unit of what is compared by division, as perplexities are."""
+_NUMBERS = ("values", "interval")
+"""Fields in which null stands for NaN."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """One thing that was measured.
+
+    A curve by layer has the axes `("layer",)`, a similarity of every pair of layers `("layer", "layer")`, one of each
+    layer to earlier epochs `("epoch", "layer")`, a number for all layers together none. Other axes may have any name.
+    """
+
+    values: Any
+    """A number, or numbers in lists nested as deep as there are axes. NaN: measured, and has no value."""
+    axes: tuple[str, ...] = ()
+    label: str = ""
+    """For people; where empty, the quantity's name."""
+    unit: str = ""
+    """`share` of the samples, shown in per cent; `samples` or `tokens` counted, shown as shares of all; `layer`, a
+    layer's number, of a mean with a fraction; `ratio`, drawn in logarithms; any other is shown as it is written."""
+    range: tuple[float | None, float | None] = (None, None)
+    """The least and the most that a value can be; None: without an end. All pictures of it have these ends."""
+    better: Literal["higher", "lower"] | None = None
+    """Which values are good ones, if any; of similarities, which are those of layers that are alike."""
+    overall: float | None = None
+    """The one number that stands for all layers, in logs; where None and something is better, the last layer's."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """How it was computed: numbers compare only where these agree."""
+    interval: dict[str, Any] | None = None
+    """`confidence`, and `low` and `high` in the shape of the values."""
+    ticks: dict[str, list[Any]] = field(default_factory=dict)
+    """What stands along an axis that does not count from 1, by the axis: epochs, thresholds (None: of no one), classes.
+    A list under another name, as long as a single axis, is what a curve is drawn along in the axis's place."""
+
+    def name_of(self, key: str) -> str:
+        """For people, of the quantity published under this key."""
+        return self.label or key.replace("_", " ")
+
+    @property
+    def is_curve(self) -> bool:
+        """Whether it has one value a layer, and nothing else."""
+        return self.axes == (LAYER,)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it has a value for every pair of layers."""
+        return self.axes == (LAYER, LAYER)
+
+    @property
+    def one_number(self) -> float | None:
+        """What stands for all layers together: itself, `overall`, or, where something is better, the last layer's."""
+        if not self.axes:
+            return float(self.values)
+        if self.overall is not None or self.better is None or not self.is_curve:
+            return self.overall
+        return float(self.values[-1])
+
+    def to_last(self) -> Self:
+        """Of a matrix the curve of every layer with the last."""
+        ends = self.interval and {
+            key: [row[-1] for row in end] if key in ("low", "high") else end for key, end in self.interval.items()
+        }
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        told |= {"values": [row[-1] for row in self.values], "axes": (LAYER,), "interval": ends}
+        return type(self)(**told)
+
+    def check(self, name: str, layers: int) -> None:
+        """Refuses what does not fit its axes.
+
+        Args:
+            name: of the quantity, for errors.
+            layers: L.
+
+        Raises:
+            UserError: values that are no numbers in the shape of the axes, an axis of layers without L entries, ticks
+                or an interval of another shape; what was expected and what came is told.
+        """
+        try:
+            values = np.asarray(self.values)
+            found = f"{' × '.join(map(str, values.shape)) or 'one value'} of type {values.dtype}"
+        except ValueError:
+            values, found = np.asarray(None), "rows of different lengths"
+        lengths = [layers if axis == LAYER else len(self.ticks.get(axis, ())) or None for axis in self.axes]
+        fits = len(values.shape) == len(lengths) and all(
+            wanted in (None, there) for wanted, there in zip(lengths, values.shape, strict=True)
+        )
+        if values.dtype.kind not in "iuf" or not fits:
+            pairs = zip(self.axes, lengths, strict=True)
+            axes = " × ".join(f"{axis} ({length})" if length else axis for axis, length in pairs)
+            raise UserError(f"{name}: expected numbers over {axes or 'no axis'}, got {found}.")
+        for tick, entries in self.ticks.items():
+            if tick not in self.axes and (len(self.axes) != 1 or len(entries) != len(values)):
+                expected = f"ticks of {', '.join(self.axes) or 'no axis'}"
+                raise UserError(f"{name}: expected {expected}, got {len(entries)} of {tick}.")
+        for end in ("low", "high") if self.interval is not None else ():
+            ends = np.asarray((self.interval or {}).get(end))
+            if ends.shape != values.shape:
+                raise UserError(f"{name}: expected {end} of its interval in the shape of its values, got {ends.shape}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields as JSON has them: without what is as it is unless told; NaN and infinity as null."""
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        plain = _DEFAULTS
+        return {key: without_nan(value) for key, value in told.items() if key not in plain or value != plain[key]}
+
+    @classmethod
+    def from_json(cls, name: str, read: Any) -> tuple[Self, list[str]]:
+        """What `to_json` wrote, with the names of fields that are not known here.
+
+        Raises:
+            UserError: no JSON object, or one without values.
+        """
+        if not isinstance(read, dict) or "values" not in read:
+            raise UserError(f"{name}: expected a JSON object with values, got {read!r}.")
+        known = {each.name for each in fields(cls)}
+        told = {key: with_nan(value) if key in _NUMBERS else value for key, value in read.items() if key in known}
+        told |= {key: tuple(told[key]) for key in ("axes", "range") if key in told}
+        return cls(**told), sorted(read.keys() - known)
+
+
+_DEFAULTS: dict[str, Any] = {
+    "axes": (), "label": "", "unit": "", "range": (None, None), "better": None, "overall": None, "options": {},
+    "interval": None, "ticks": {},
+}  # fmt: skip
+
+
+def curve(values: list[float], **told: Any) -> Quantity:
+    """A value a layer, first layer first, with any other fields."""
+    return Quantity(values=values, axes=(LAYER,), **told)
+
+
+def logged(quantities: Mapping[str, Quantity]) -> Iterator[tuple[str, float]]:
+    """Names and numbers for loggers: of a curve `name/layer_01` …, of a matrix `name_to_last/layer_01` …, of what runs
+    over another axis and then layers the mean at each tick, `name_0`; and what stands for all layers as `name`."""
+    for name, quantity in quantities.items():
+        if (number := quantity.one_number) is not None:
+            yield name, number
+        if quantity.is_curve:
+            yield from _by_layer(name, quantity.values)
+        elif quantity.is_matrix:
+            yield from _by_layer(f"{name}_to_last", [row[-1] for row in quantity.values])
+        elif len(quantity.axes) == 2 and quantity.axes[1] == LAYER:
+            for tick, values in zip(quantity.ticks[quantity.axes[0]], quantity.values, strict=True):
+                yield f"{name}_{tick}", math.fsum(values) / len(values)
+
+
+def curves(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
+    """All that has one value a layer, by a short name for people: curves, and every matrix's similarity to the last."""
+    found: dict[str, Quantity] = {}
+    for name, quantity in quantities.items():
+        if quantity.is_curve:
+            label = quantity.name_of(name)
+            found[name if label in found else label] = quantity
+        elif quantity.is_matrix:
+            found[f"{name} to last"] = quantity.to_last()
+    return found
+
+
+def told(value: float, unit: str, layers: int, samples: int) -> str:
+    """A value for people, in its unit.
+
+    Args:
+        value: one of a quantity's.
+        unit: the quantity's.
+        layers: L.
+        samples: N, of which counts are shares.
+    """
+    if unit == LAYER:
+        return (
+            f"{value:.0f} of {layers}"
+            if float(value).is_integer()
+            else "none"
+            if math.isnan(value)
+            else f"{value:.2f} of {layers}"
+        )
+    if unit in ("samples", "tokens"):
+        value, unit = value / samples, "share"
+    return f"{value:.1%}" if unit == "share" else three(value)
+
+
+def single_numbers(quantities: Mapping[str, Quantity], layers: int, samples: int) -> dict[str, str]:
+    """All that holds for all layers together, for people, by name, with its interval and how it was computed."""
+    found = {}
+    for name, quantity in quantities.items():
+        if not quantity.axes:
+            shown = told(quantity.values, quantity.unit, layers, samples)
+            if ends := quantity.interval:
+                shown += f", {three(ends['low'])} … {three(ends['high'])}"
+            options = ", ".join(f"{key} {option}" for key, option in quantity.options.items())
+            found[quantity.name_of(name)] = f"{shown} ({options})" if options else shown
+    return found
+
+
+def _by_layer(name: str, values: list[float]) -> Iterator[tuple[str, float]]:
+    yield from ((f"{name}/layer_{layer:02d}", float(value)) for layer, value in enumerate(values, start=1))
+
+
+def without_nan(value: Any) -> Any:
+    """The same with null for what JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_nan(value: Any) -> Any:
+    """The same with NaN for null."""
+    if isinstance(value, dict):
+        return {key: with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_nan(item) for item in value]
+    return math.nan if value is None else value
