@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error
 from layersim.heads import Head, SharedHead
-from layersim.objectives import Aligned, Objective, Scheduled
+from layersim.objectives import Aligned, Objective, Reading, Step
 from layersim.optimization.schedules import Interval, WarmupDecay, check_lasts, interval_of, monitor_of, told, try_out
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
@@ -63,11 +63,13 @@ class LayerwiseModule(LightningModule):
         self.backbone: Backbone = backbone
         self.head = head(backbone)
         self.objective = objective or Aligned()
-        self.objective.weights(backbone.num_layers, None)
+        self.objective.build(backbone.num_layers)
+        self._asked(None)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
         self._found_rate: float | None = None
+        self._seed = 0
         if compile:
             self.backbone.compile()
 
@@ -98,7 +100,7 @@ class LayerwiseModule(LightningModule):
         strategy = self.trainer.strategy  # whatever it was named by; what the user told it to do stays
         if stage == "fit":
             # what `seed_everything` was told, since building a model may set torch's own
-            self.objective.seed = strategy.broadcast(int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())))
+            self._seed = strategy.broadcast(int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())))
         if stage == "fit" and isinstance(strategy, DDPStrategy) and self.has_unused_parameters:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
@@ -108,25 +110,40 @@ class LayerwiseModule(LightningModule):
         readout = self.head(features.values, features.targets, range(self.num_layers))
         if features.targets is None:
             return LayerOutput(features, readout)
-        weights = readout.losses.new_tensor(self.objective.weights(self.num_layers, None))
-        needed = self.objective.layers(self.num_layers, None)
-        weighted = torch.dot(weights[needed], readout.losses[needed])  # a layer that does not count may be infinite
-        return LayerOutput(features, readout, self._penalized(weighted, features.values[needed]))
+        layers = self._asked(None)
+        values, losses = features.values, readout.losses
+        if len(layers) < self.num_layers:
+            values, losses = values[layers], losses[layers]
+        read = Reading(self.head, values, features.targets, layers, self.num_layers, losses=losses)
+        return LayerOutput(features, readout, self.objective(read))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        loop = self.trainer.fit_loop.epoch_loop
-        step = loop.total_batch_idx if self.objective.counts == "micro-batches" else self.global_step
-        weights = self.objective.weights(self.num_layers, step)
-        layers = self.objective.layers(self.num_layers, step)
+        length = self._total_steps() if self.objective.follows_length else None
+        step = Step(self.global_step, self.trainer.fit_loop.epoch_loop.total_batch_idx, length, self._seed)
+        layers = self._asked(step)
         features: LayerFeatures = self.backbone(batch, layers)
         if features.targets is None:
             raise UserError("Training needs a label for every sample, but the data gives none.")
-        read = (features.values, features.targets, layers, [weights[layer] for layer in layers])
-        if self.objective.distillation is None:
-            weighted = self.head.loss(*read)
-        else:
-            weighted = self.head.distilled_loss(*read, self.objective.distillation)
-        return self._of_all_samples(self._penalized(weighted, features.values), features.values.shape[1])
+        loss = self.objective(Reading(self.head, features.values, features.targets, layers, self.num_layers, step))
+        if not (isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad):
+            came = type(loss).__name__
+            if isinstance(loss, Tensor):
+                came = f"one of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a gradient"
+            raise UserError(
+                f"Expected a loss of shape () with a gradient from {type(self.objective).__name__}, but got {came}. "
+                "Change its `forward`."
+            )
+        return self._of_all_samples(loss, features.values.shape[1])
+
+    def _asked(self, step: Step | None) -> list[int]:
+        """The layers that the objective reads."""
+        layers = self.objective.layers(self.num_layers, step)
+        if not layers or layers != sorted({*layers} & {*range(self.num_layers)}):
+            raise UserError(
+                f"Expected some of the layers 0 … {self.num_layers - 1}, ascending, but "
+                f"{type(self.objective).__name__} asks for {layers}. Change its `layers`."
+            )
+        return layers
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> LayerOutput:  # type: ignore[override]
         output: LayerOutput = self(batch)  # Lightning hands whatever a step returns to the callbacks
@@ -137,10 +154,6 @@ class LayerwiseModule(LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> LayerOutput:
         """Without the labels: nothing is learnt or measured, and some or all may be hidden (−1)."""
         return self.validation_step({key: value for key, value in batch.items() if key != "label"}, batch_idx)
-
-    def _penalized(self, weighted: Tensor, features: Tensor) -> Tensor:
-        penalty = self.objective.penalty(features, self.num_layers)
-        return weighted if penalty is None else weighted + penalty
 
     def _of_all_samples(self, loss: Tensor, samples: int) -> Tensor:
         """Logs the loss over the samples of all processes, and weighs this process's by its share of them.
@@ -170,8 +183,8 @@ class LayerwiseModule(LightningModule):
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        if isinstance(self.objective, Scheduled):
-            self.objective.spread_over(self._total_steps())
+        if self.objective.follows_length:
+            self._total_steps()  # told before anything is trained where it is not known
         optimizer, schedule = self._make_optimizer()
         if schedule is None:
             return optimizer
@@ -233,8 +246,6 @@ class LayerwiseModule(LightningModule):
                 start_from(config.scheduler, self._found_rate)
             if isinstance(config.scheduler, WarmupDecay):  # a batch size that was found since changes the length
                 config.scheduler.spread_over(self._total_steps())
-        if isinstance(self.objective, Scheduled):
-            self.objective.spread_over(self._total_steps())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer is None or not self.trainer.training:
@@ -243,7 +254,7 @@ class LayerwiseModule(LightningModule):
         schedule = self.lr_scheduler(started) if self.lr_scheduler is not None else None
         rate = started.param_groups[0].get("initial_lr")
         prefer_given_options(checkpoint, probe(self.optimizer), dict(self.hparams), rate)
-        scheduled = isinstance(self.objective, Scheduled) or isinstance(schedule, WarmupDecay)
+        scheduled = self.objective.follows_length or isinstance(schedule, WarmupDecay)
         begun = bool(checkpoint["global_step"])  # else, as where a finder puts weights back, there is no place to lose
         if begun and scheduled and self._total_steps() != self.trainer.max_steps:  # else the length is the user's own
             check_length(checkpoint, self._steps_per_epoch())
