@@ -120,6 +120,8 @@ class _LayeredCrossEntropy(torch.autograd.Function):
                 "The chunked cross-entropy has no second derivative, but a graph of its gradient is asked for. "
                 "Set create_graph to False, or write the loss with torch.nn.functional.cross_entropy."
             )
+        if of_total is None and of_losses is None:
+            return (None,) * 6
         # Gradients are scaled in place and given away, so that none exists twice. Whether the scale is one is not
         # asked: that would wait for the device.
         hidden, weight, bias, targets, losses = ctx.saved_tensors
@@ -214,14 +216,15 @@ def _errors(log_p: Tensor, label: Tensor, smoothing: float) -> Tensor:
 
 def _add_product(total: Tensor, errors: Tensor, inputs: Tensor, factor: float | Tensor) -> None:
     """Adds factor × errorsᵀ inputs to the (V, D) total, without a second tensor of its size."""
-    number = not isinstance(factor, Tensor)
     if errors.dtype == total.dtype:
-        total.addmm_(errors.T, inputs if number else inputs * factor, alpha=factor if number else 1)
+        if isinstance(factor, Tensor):
+            inputs, factor = inputs * factor, 1.0
+        total.addmm_(errors.T, inputs, alpha=factor)
         return
     slabs = 4096  # classes at a time: products in half precision, their sum in float32
     for part, columns in zip(torch.split(total, slabs), torch.split(errors, slabs, dim=1), strict=True):
         product = columns.T @ inputs
-        if number:
-            part.add_(product, alpha=factor)
-        else:
+        if isinstance(factor, Tensor):
             part.addcmul_(product, factor)
+        else:
+            part.add_(product, alpha=factor)
