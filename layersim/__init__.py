@@ -63,8 +63,10 @@ _HOMES = {
     "errors": ("UserError",),
     "heads": ("SeparateHeads", "SharedHead"),
     "module": ("LayerwiseModule",),
-    "objectives": ("Aligned", "Alternating", "CosineRegularized", "Distilled", "LastLayer", "Mixed", "Objective")
-    + ("Progressive", "UncertaintyWeighted"),
+    "objectives": (
+        *("Aligned", "Alternating", "CosineRegularized", "Distilled", "LastLayer", "Mixed", "Objective", "Progressive"),
+        "UncertaintyWeighted",
+    ),
     "optimization.parameter_groups": ("ParameterGroups",),
     "outputs": ("LayerFeatures", "LayerOutput", "Readout"),
     "tapping": ("FeatureTap",),

@@ -121,7 +121,7 @@ class LayerwiseModule(LightningModule):
         values, losses = features.values, readout.losses
         if len(layers) < self.num_layers:
             values, losses = values[layers], losses[layers]
-        read = Reading(self.head, values, features.targets, layers, self.num_layers, losses=losses)
+        read = Reading(self.head, values, features.targets, layers, self.num_layers, known_losses=losses)
         return LayerOutput(features, readout, self.objective(read))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -55,7 +55,7 @@ class Objective(nn.Module, ABC):
     def choices(self, num_layers: int) -> list[list[int]]:
         """The choices of layers whose classifiers training steps use, or those that leave most unused, as DDP must know
         them. To be told where they are not those that the first step reads."""
-        return [self.layers(num_layers, Step())]
+        return [self.layers(num_layers, Step(length=1))]
 
     @abstractmethod
     def forward(self, read: Reading) -> Tensor:

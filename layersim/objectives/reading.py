@@ -4,7 +4,8 @@ D width, C classes."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -20,50 +21,25 @@ MAX_LOGITS = 2**27
 probabilities and gradients each: more are refused."""
 
 
-class Reads(Protocol):
-    """A head, as an objective meets it (see layersim.heads.Head)."""
-
-    num_classes: int
-
-    def logits(self, features: Tensor, layers: Sequence[int]) -> Tensor: ...
-    def losses_of(self, logits: Tensor, targets: Tensor) -> Tensor: ...
-    def losses(self, features: Tensor, targets: Tensor, layers: Sequence[int]) -> Tensor: ...
-    def loss(
-        self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float] | Tensor
-    ) -> Tensor: ...
-
-
+@dataclass
 class Reading:
-    """The layers that an objective asked for, of one batch.
+    """The layers that an objective asked for, of one batch."""
 
-    Args:
-        head: reads the features.
-        features: (K, N, D) of the K layers.
-        targets: (N,) integer classes.
-        layers: the K layers, 0 … L − 1, ascending.
-        num_layers: L.
-        step: where the training stands; None in evaluation.
-        losses: (K,) if they are known already, as in evaluation.
-    """
-
-    def __init__(
-        self,
-        head: Reads,
-        features: Tensor,
-        targets: Tensor,
-        layers: list[int],
-        num_layers: int,
-        step: Step | None = None,
-        losses: Tensor | None = None,
-    ) -> None:
-        self.features = features
-        self.targets = targets
-        self.layers = layers
-        self.num_layers = num_layers
-        self.step = step
-        self._head = head
-        self._losses = losses
-        self._logits: Tensor | None = None
+    head: Any
+    """What reads the features (`layersim.heads.Head`)."""
+    features: Tensor
+    """(K, N, D) of the K layers."""
+    targets: Tensor
+    """(N,) integer classes."""
+    layers: list[int]
+    """The K layers, 0 … L − 1, ascending."""
+    num_layers: int
+    """L."""
+    step: Step | None = None
+    """Where the training stands; None in evaluation."""
+    known_losses: Tensor | None = None
+    """(K,) if they are known already, as in evaluation."""
+    _logits: Tensor | None = None
 
     @property
     def losses(self) -> Tensor:
@@ -72,11 +48,13 @@ class Reading:
         At vocabulary scale their backward reads the classifier a second time: where the weights are known before the
         losses, `loss` is cheaper.
         """
-        if self._losses is None and self._logits is not None:
-            self._losses = self._head.losses_of(self._logits, self.targets)
-        if self._losses is None:
-            self._losses = self._head.losses(self.features, self.targets, self.layers)
-        return self._losses
+        if self.known_losses is None:
+            if self._logits is None:
+                self.known_losses = self.head.losses(self.features, self.targets, self.layers)
+            else:
+                self.known_losses = self.head.losses_of(self._logits, self.targets)
+        losses: Tensor = self.known_losses
+        return losses
 
     def logits(self) -> Tensor:
         """(K, N, C) logits in float32 or wider, kept for all layers at once.
@@ -84,7 +62,7 @@ class Reading:
         Raises:
             UserError: more of them than fit.
         """
-        layers, samples, classes = len(self.layers), len(self.targets), self._head.num_classes
+        layers, samples, classes = len(self.layers), len(self.targets), self.head.num_classes
         if (times := layers * samples * classes / MAX_LOGITS) > 1:
             raise UserError(
                 f"The objective keeps the logits of all layers at once, here {layers} layers × {samples} samples × "
@@ -92,7 +70,7 @@ class Reading:
                 "or choose an objective that needs no such table, such as Aligned."
             )
         if self._logits is None:
-            self._logits = widened(self._head.logits(self.features, self.layers))
+            self._logits = widened(self.head.logits(self.features, self.layers))
         return self._logits
 
     def loss(self, weights: Sequence[float] | Tensor) -> Tensor:
@@ -110,12 +88,13 @@ class Reading:
         counted = self.layers if isinstance(weights, Tensor) else weighted_layers(weights)
         if missing := [layer for layer in counted if layer not in self.layers]:
             raise UserError(f"The objective weighs layers {missing}, but reads {self.layers}. Change its `layers`.")
-        chosen = weights[counted] if isinstance(weights, Tensor) else [weights[layer] for layer in counted]
-        places = [self.layers.index(layer) for layer in counted]
-        whole = len(places) == len(self.layers)
-        if self._losses is not None or self._logits is not None:
-            return weighted_sum(self.losses if whole else self.losses[places], chosen)
-        return self._head.loss(self.features if whole else self.features[places], self.targets, counted, chosen)
+        if len(counted) < self.num_layers:
+            weights = weights[counted] if isinstance(weights, Tensor) else [weights[layer] for layer in counted]
+        places = slice(None) if counted == self.layers else [self.layers.index(layer) for layer in counted]
+        if self.known_losses is not None or self._logits is not None:
+            return weighted_sum(self.losses[places], weights)
+        total: Tensor = self.head.loss(self.features[places], self.targets, counted, weights)
+        return total
 
 
 def weighted_layers(weights: Sequence[float]) -> list[int]:

@@ -97,7 +97,7 @@ def test_a_layer_of_weight_zero_is_not_read(features: Tensor, targets: Tensor) -
     expected = head(features, targets, range(3)).losses[2]
     torch.testing.assert_close(read(head, spoilt, targets).loss([0.0, 0.0, 1.0]), expected)
     losses = torch.tensor([torch.inf, 1.0, 2.0])
-    assert read(head, features, targets, losses=losses).loss([0.0, 0.5, 0.5]) == 1.5, "nor in evaluation"
+    assert read(head, features, targets, known_losses=losses).loss([0.0, 0.5, 0.5]) == 1.5, "nor in evaluation"
 
 
 def test_more_logits_than_fit_are_refused(features: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_uncertainty_weighs_each_layer_by_its_loss(features: Tensor, targets: Te
     best.backward()
     assert objective.log_variances.grad.abs().max() < 1e-12
     assert best.item() == pytest.approx((0.5 + (2 * losses).log() / 2).sum().item())
-    evaluated = objective(read(head, features.double(), targets, losses=losses))
+    evaluated = objective(read(head, features.double(), targets, known_losses=losses))
     assert evaluated.item() == pytest.approx(best.item()), "evaluation reports the same"
 
 
@@ -179,7 +179,7 @@ def test_distilled_loss_against_its_formula(
     nothing = Distilled(WEIGHTS, 0.0, temperature)(read(head, features, targets))
     assert nothing.item() == pytest.approx(plain, abs=1e-6)
     losses = head(features, targets, range(3)).losses
-    evaluated = Distilled(WEIGHTS, alpha, temperature)(read(head, features, targets, losses=losses))
+    evaluated = Distilled(WEIGHTS, alpha, temperature)(read(head, features, targets, known_losses=losses))
     assert evaluated.item() == pytest.approx(plain, abs=1e-6), "evaluation reports the aligned loss"
 
 
