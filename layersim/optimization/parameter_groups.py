@@ -44,11 +44,13 @@ class ParameterGroups:
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
-            raise UserError(f"Expected layer_decay above 0, at most 1, but got {self.layer_decay}. Change the option.")
+            raise UserError(
+                f"Expected layer_decay above 0, at most 1, but got {self.layer_decay}. Change --model.parameter_groups."
+            )
         for option in ("head_lr", "adapter_lr"):
             rate = getattr(self, option)
             if rate is not None and not (isfinite(rate) and rate > 0):
-                raise UserError(f"Expected {option} above 0, but got {rate}. Change it, or leave it out.")
+                raise UserError(f"Expected {option} above 0, but got {rate}. Change --model.parameter_groups.")
 
     def of(self, module: LayerwiseModule) -> list[dict[str, Any]]:
         """The module's parameters in groups, as torch's optimizers take them; one where there is no difference.

@@ -24,7 +24,7 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
     one.
 
     Args:
-        checkpoint: as Lightning saves it, with `RATES`.
+        checkpoint: as Lightning saves it, with `RATES`; the same rates as now are taken for those that it does not tell.
         given: an optimizer with the options that training shall go on with, and with its schedule.
         hparams: the module's hyper-parameters now; compared to the checkpoint's where both were made by the command.
 
@@ -37,6 +37,7 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
         _refuse_change("optimizer", stored["optimizer"]["class_path"], hparams["optimizer"]["class_path"])
         for what in ("lr_scheduler", "lr_scheduler_interval"):
             _refuse_change(what, stored.get(what), hparams.get(what))
+    peaks = checkpoint.get(RATES) or starting_rates(given)
     moved = {"params", "lr", "initial_lr"}
     if any(schedule.get("cycle_momentum") for schedule in checkpoint.get("lr_schedulers", [])):
         moved |= {"momentum", "betas"}
@@ -50,7 +51,7 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
                     f"The checkpoint's optimizer has no {', '.join(sorted(missing))}: it is of another kind than "
                     f"{type(given).__name__}. Resume with the optimizer it was trained with."
                 )
-            if rate != (peak := checkpoint[RATES][number]):
+            if rate != (peak := peaks[number]):
                 if peak == 0:
                     raise UserError("The checkpoint was trained with a learning rate of 0, which no factor raises.")
                 group["lr"] *= rate / peak
