@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from layersim.errors import UserError
     from layersim.heads import SeparateHeads, SharedHead
     from layersim.module import LayerwiseModule
-    from layersim.objectives import Aligned, Alternating, CosineRegularized, Distilled, LastLayer, Mixed, Progressive
+    from layersim.objectives import (
+        Aligned,
+        Alternating,
+        CosineRegularized,
+        Distilled,
+        LastLayer,
+        Mixed,
+        Objective,
+        Progressive,
+        UncertaintyWeighted,
+    )
+    from layersim.optimization.parameter_groups import ParameterGroups
     from layersim.outputs import LayerFeatures, LayerOutput, Readout
     from layersim.tapping import FeatureTap
 
@@ -32,6 +43,8 @@ __all__ = [
     "LayerOutput",
     "LayerwiseModule",
     "Mixed",
+    "Objective",
+    "ParameterGroups",
     "Progressive",
     "Readout",
     "SeparateHeads",
@@ -40,6 +53,7 @@ __all__ = [
     "Text",
     "TimmBackbone",
     "TransformersBackbone",
+    "UncertaintyWeighted",
     "UserError",
 ]
 
@@ -49,7 +63,11 @@ _HOMES = {
     "errors": ("UserError",),
     "heads": ("SeparateHeads", "SharedHead"),
     "module": ("LayerwiseModule",),
-    "objectives": ("Aligned", "Alternating", "CosineRegularized", "Distilled", "LastLayer", "Mixed", "Progressive"),
+    "objectives": (
+        *("Aligned", "Alternating", "CosineRegularized", "Distilled", "LastLayer", "Mixed", "Objective", "Progressive"),
+        "UncertaintyWeighted",
+    ),
+    "optimization.parameter_groups": ("ParameterGroups",),
     "outputs": ("LayerFeatures", "LayerOutput", "Readout"),
     "tapping": ("FeatureTap",),
 }

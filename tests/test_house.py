@@ -21,7 +21,7 @@ FORBIDDEN = {
     "layersim/export": {"lightning", "layersim.data", "layersim.module", "layersim.report"},
     "layersim/text": {"layersim.data", "layersim.commands.training"},
     "layersim/objectives": {"lightning", "timm", "layersim.backbones", "layersim.heads", "layersim.module"},
-    "layersim/heads.py": {"lightning", "layersim.data", "layersim.module"},
+    "layersim/heads.py": {"lightning", "layersim.data", "layersim.module", "layersim.objectives.base"},
     "layersim/backbones": {"lightning", "layersim.heads", "layersim.data", "layersim.module"},
     "layersim/data": {"layersim.backbones", "layersim.heads", "layersim.module"},
     "layersim/report": {"torch", "lightning", "timm", "layersim.module", "layersim.backbones", "layersim.metrics"},

@@ -22,7 +22,7 @@ from layersim.backbones import TransformersBackbone
 from layersim.data import StdlibCode
 from layersim.data.byte_tokenizer import ByteTokenizer
 from layersim.heads import SharedHead
-from layersim.objectives import Aligned, LastLayer, Objective
+from layersim.objectives import Aligned, LastLayer, Objective, Reading, Step
 
 LENGTH = 128
 
@@ -75,10 +75,10 @@ class Contestant:
 
     def step(self, number: int, batch: dict[str, Tensor]) -> None:
         start = time.perf_counter()
-        weights = self.objective.weights(self.backbone.num_layers, number)
-        layers = self.objective.layers(self.backbone.num_layers, number)
+        step, num_layers = Step(number), self.backbone.num_layers
+        layers = self.objective.layers(num_layers, step)
         features = self.backbone(batch, layers)
-        loss = self.head.loss(features.values, features.targets, layers, [weights[layer] for layer in layers])
+        loss = self.objective(Reading(self.head, features.values, features.targets, layers, num_layers, step))
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), 1.0)

@@ -51,7 +51,7 @@ def trained(family: str, objective: type[Objective]) -> LayerwiseModule:
     backbone = TransformersBackbone(task="language-modeling", pretrained=False, config_args=arguments)
     model = LayerwiseModule(backbone, objective())
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    layers, weights = range(TRAINED_LAYERS), model.objective.weights(TRAINED_LAYERS, 0)
+    layers, weights = range(TRAINED_LAYERS), model.objective.weights(TRAINED_LAYERS, None)
     generator = torch.Generator().manual_seed(0)
     for _ in range(80):
         starts = torch.randint(0, len(CODE) - 48, (16,), generator=generator)
