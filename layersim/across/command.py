@@ -46,7 +46,7 @@ def main(args: list[str]) -> int:
         },
         measure=options.measure,
         options={**metric.options, "max_samples": options.max_samples, "order": "drawn by seed"},
-        identical=metric.properties.identical,
+        identical=metric.identical,
         data=options.data.as_dict(),
         split=options.split,
         samples=first.values.shape[1],

@@ -46,9 +46,10 @@ class AngularDistance(DirectionMetric):
     """
 
     function = staticmethod(angular_distance)
+    label = "angular distance"
+    value_range = (0, 1)
     measure = MEASURE
     compare = staticmethod(_angles)
-    span = (0, 1)
     identical = 0.0
 
     def __init__(self, *, centering: Centering = "none", max_samples: int | None = None) -> None:

@@ -48,6 +48,8 @@ class CKNNA(WholeMetric):
     """`cknna` over batches and processes, of `max_samples` samples at most: the value depends on their number."""
 
     function = staticmethod(cknna)
+    label = "CKNNA"
+    value_range = (-1, 1)
 
     def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
         """See `cknna`.
@@ -67,7 +69,6 @@ class CKNNA(WholeMetric):
             linear="none",
             translation="none",
             permutation=True,
-            range=(-1, 1),
             flops=lambda layers, samples, width: 2 * samples**2 * layers * (width + layers),
             bytes=lambda layers, samples, width: 8 * samples**2 * (layers + 3),
         )

@@ -46,10 +46,10 @@ class CosineSimilarity(DirectionMetric):
     """
 
     function = staticmethod(cosine)
+    label = "cosine similarity"
+    value_range = (-1, 1)
     measure = MEASURE
     compare = staticmethod(_cosines)
-    span = (-1, 1)
-    identical = 1.0
 
     def __init__(self, *, centering: Centering = "samples", max_samples: int | None = None) -> None:
         """See `cosine`.

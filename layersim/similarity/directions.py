@@ -49,10 +49,6 @@ class DirectionMetric(WholeMetric):
     measure: str
     """What errors call it."""
     compare: Comparison
-    span: tuple[float, float]
-    """Smallest and largest possible value."""
-    identical: float
-    """The value of a layer against itself."""
 
     def __init__(self, *, centering: Centering, max_samples: int | None = None) -> None:
         """See `cosine`.
@@ -83,10 +79,8 @@ class DirectionMetric(WholeMetric):
             linear="none",
             translation="own" if centred else "none",
             permutation=True,
-            range=self.span,
             flops=lambda layers, samples, width: 3 * samples * layers * (layers + 1) * width,
             bytes=lambda layers, samples, width: 4 * layers * width * (3 * min(samples, CHUNK) + samples * centred),
-            identical=self.identical,
             equal_widths=True,
         )
 

@@ -77,6 +77,8 @@ class LinearCKA(WholeMetric):
     """
 
     function = staticmethod(linear_cka)
+    label = "linear CKA"
+    value_range = (-1, 1)
 
     used: list[Tensor]
     """(n,) int64 tensors on the host: the numbers of the groups in the sums."""
@@ -102,6 +104,7 @@ class LinearCKA(WholeMetric):
         )
         self.add_state("used", [], dist_reduce_fx="cat")
         self.estimator: Estimator = estimator
+        self.value_range = (0 if estimator == "biased" else -1, 1)
         self.batch_size = batch_size
 
     @property
@@ -135,7 +138,6 @@ class LinearCKA(WholeMetric):
             linear="none",
             translation="own",
             permutation=self.estimator != "minibatch",
-            range=(0 if self.estimator == "biased" else -1, 1),
             flops=operations,
             bytes=held,
         )

@@ -47,6 +47,8 @@ class MeanCCA(WholeMetric):
     """`mean_cca` over batches and processes, of `max_samples` samples at most."""
 
     function = staticmethod(mean_cca)
+    label = "mean CCA"
+    value_range = (0, 1)
 
     def __init__(self, *, max_samples: int | None = 4096) -> None:
         """See `mean_cca`.
@@ -65,7 +67,6 @@ class MeanCCA(WholeMetric):
             linear="own",
             translation="own",
             permutation=True,
-            range=(0, 1),
             flops=lambda layers, samples, width: (
                 layers * (6 * samples + 20 * width) * width**2 + layers**2 * (samples + 4 / 3 * width) * width**2
             ),

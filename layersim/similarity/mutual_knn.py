@@ -48,6 +48,8 @@ class MutualKNN(WholeMetric):
     """`mutual_knn` over batches and processes, of `max_samples` samples at most: the value depends on their number."""
 
     function = staticmethod(mutual_knn)
+    label = "mutual nearest neighbours"
+    value_range = (0, 1)
 
     def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
         """See `mutual_knn`.
@@ -67,7 +69,6 @@ class MutualKNN(WholeMetric):
             linear="none",
             translation="none",
             permutation=True,
-            range=(0, 1),
             flops=lambda layers, samples, width: 2 * samples**2 * layers * (width + layers),
             bytes=lambda layers, samples, width: samples**2 * (layers + 17),
         )

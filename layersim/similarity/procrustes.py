@@ -40,6 +40,8 @@ class Procrustes(WholeMetric):
     """`procrustes` over batches and processes, of `max_samples` samples at most."""
 
     function = staticmethod(procrustes)
+    label = "Procrustes similarity"
+    value_range = (0, 1)
 
     def __init__(self, *, max_samples: int | None = 4096) -> None:
         """See `procrustes`.
@@ -58,7 +60,6 @@ class Procrustes(WholeMetric):
             linear="none",
             translation="own",
             permutation=True,
-            range=(0, 1),
             flops=lambda layers, samples, width: (
                 layers**2 * min(samples, width) ** 2 * (samples + 4 / 3 * min(samples, width))
             ),

@@ -1,4 +1,4 @@
-"""What a measure promises: what changes it and what does not, its range, its cost. Letters: L layers, N samples,
+"""What a measure promises: what changes it and what does not, its cost. Letters: L layers, N samples,
 D width."""
 
 from collections.abc import Callable
@@ -23,14 +23,10 @@ class Properties:
     """A vector added to all samples of a layer."""
     permutation: bool
     """The samples in another order, the same in all layers."""
-    range: tuple[float, float]
-    """Smallest and largest possible value."""
     flops: Callable[[int, int, int], float]
     """(L, N, D) → floating-point operations for L layers against themselves, leading terms."""
     bytes: Callable[[int, int, int], float]
     """(L, N, D) → bytes at the peak beyond float32 features, leading terms."""
-    identical: float = 1.0
-    """The value of a layer against itself."""
     symmetric: bool = True
     """Whether layer l against m is m against l."""
     equal_widths: bool = False

@@ -48,6 +48,8 @@ class PWCCA(WholeMetric):
     """`pwcca` over batches and processes, of `max_samples` samples at most."""
 
     function = staticmethod(pwcca)
+    label = "PWCCA"
+    value_range = (0, 1)
 
     def __init__(self, *, max_samples: int | None = 4096) -> None:
         """See `pwcca`.
@@ -66,7 +68,6 @@ class PWCCA(WholeMetric):
             linear="none",
             translation="own",
             permutation=True,
-            range=(0, 1),
             flops=lambda layers, samples, width: (
                 layers * (6 * samples + 20 * width) * width**2 + layers**2 * (samples + 11 * width) * width**2
             ),

@@ -58,6 +58,8 @@ class RBFCKA(WholeMetric):
     """`rbf_cka` over batches and processes, of `max_samples` samples at most: N² numbers are kept for each layer."""
 
     function = staticmethod(rbf_cka)
+    label = "RBF CKA"
+    value_range = (-1, 1)
 
     def __init__(
         self, *, bandwidth: float = 1.0, estimator: RBFEstimator = "biased", max_samples: int | None = 1024
@@ -70,6 +72,7 @@ class RBFCKA(WholeMetric):
         _check(estimator, bandwidth)
         super().__init__(max_samples=max_samples, least=LEAST[estimator], bandwidth=bandwidth, estimator=estimator)
         self.estimator: RBFEstimator = estimator
+        self.value_range = (0 if estimator == "biased" else -1, 1)
 
     @property
     def properties(self) -> Properties:
@@ -80,7 +83,6 @@ class RBFCKA(WholeMetric):
             linear="none",
             translation="own",
             permutation=True,
-            range=(0 if self.estimator == "biased" else -1, 1),
             flops=lambda layers, samples, width: samples**2 * layers * (1.5 * width + 2 * layers),
             bytes=lambda layers, samples, width: 8 * samples**2 * (layers + 3),
         )

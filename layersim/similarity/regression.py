@@ -42,6 +42,8 @@ class RegressionR2(WholeMetric):
     """`regression_r2` over batches and processes, of `max_samples` samples at most."""
 
     function = staticmethod(regression_r2)
+    label = "regression R²"
+    value_range = (0, 1)
 
     def __init__(self, *, max_samples: int | None = 4096) -> None:
         """See `regression_r2`.
@@ -60,7 +62,6 @@ class RegressionR2(WholeMetric):
             linear="none",
             translation="own",
             permutation=True,
-            range=(0, 1),
             flops=lambda layers, samples, width: (
                 layers * (6 * samples + 20 * width) * width**2 + 2 * layers**2 * samples * width**2
             ),

@@ -56,6 +56,8 @@ class RSA(WholeMetric):
     """`rsa` over batches and processes, of `max_samples` samples at most: N² / 2 numbers are kept for each layer."""
 
     function = staticmethod(rsa)
+    label = "RSA"
+    value_range = (-1, 1)
 
     def __init__(self, *, distance: Distance = "euclidean", max_samples: int | None = 1024) -> None:
         """See `rsa`.
@@ -77,7 +79,6 @@ class RSA(WholeMetric):
             linear="none",
             translation="own" if euclidean else "none",
             permutation=True,
-            range=(-1, 1),
             flops=lambda layers, samples, width: samples**2 * layers * (1.5 * width + layers),
             bytes=lambda layers, samples, width: 4 * samples**2 * (layers + 9),
         )

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -30,6 +30,15 @@ class Batch:
 
 class SampleMetric(SampleKeeper):
     """A similarity of samples that carry their position in the data set: of kept ones, or from sums over all."""
+
+    label: ClassVar[str]
+    """Its name for people, as in "linear CKA"."""
+    value_range: tuple[float | None, float | None]
+    """The smallest and the largest possible value, None where there is no bound; some options narrow the class's."""
+    identical: ClassVar[float] = 1.0
+    """The value of a layer against itself."""
+    better: ClassVar[Literal["higher", "lower"] | None] = None
+    """Which values are better: neither, of a similarity."""
 
     sums: list[Tensor]
     """At most one (1, G, …, …) float64 tensor: a sum for each jackknife group, so that an interval needs no samples."""

@@ -49,6 +49,8 @@ class SVCCA(WholeMetric):
     """`svcca` over batches and processes, of `max_samples` samples at most."""
 
     function = staticmethod(svcca)
+    label = "SVCCA"
+    value_range = (0, 1)
 
     def __init__(self, *, variance: float = 0.99, max_samples: int | None = 4096) -> None:
         """See `svcca`.
@@ -68,7 +70,6 @@ class SVCCA(WholeMetric):
             linear="none",
             translation="own",
             permutation=True,
-            range=(0, 1),
             flops=lambda layers, samples, width: (
                 layers * (6 * samples + 20 * width) * width**2 + layers**2 * (samples + 4 / 3 * width) * width**2
             ),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from scipy.linalg import hadamard  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -80,11 +81,11 @@ def test_order_of_the_samples(name: str) -> None:
 
 @each_metric
 def test_symmetry_and_identity(name: str) -> None:
-    properties = METRICS[name]().properties
-    ours = value(name, features())
-    torch.testing.assert_close(ours.diagonal(), torch.full((LAYERS,), properties.identical).double(), rtol=0, atol=1e-9)
+    metric, ours = METRICS[name](), value(name, features())
+    torch.testing.assert_close(ours.diagonal(), torch.full((LAYERS,), metric.identical).double(), rtol=0, atol=1e-9)
+    assert metric.identical in metric.value_range
     skew = (ours - ours.mT).abs().max()
-    assert skew < SAME if properties.symmetric else skew > CHANGED
+    assert skew < SAME if metric.properties.symmetric else skew > CHANGED
 
 
 @each_metric
@@ -96,10 +97,32 @@ def test_range(name: str, number: int) -> None:
     line = torch.randn(1, SAMPLES, 1, generator=generator, dtype=torch.float64) * torch.ones(1, 1, WIDTH)
     slope = line * torch.arange(1.0, WIDTH + 1) + 1
     ours = value(name, torch.cat([unrelated, -unrelated[:1], 1.5 * unrelated[1:2] + 1, slope]))
-    low, high = METRICS[name]().properties.range
+    low, high = METRICS[name]().value_range
     assert ours.min() >= low - 1e-12
     assert ours.max() <= high + 1e-12
     assert ours.min() < 0 or low == 0 or name in ("cknna", "rsa euclidean", "rbf cka debiased")
+
+
+@each_metric
+def test_the_other_end_of_the_range_is_reached_where_it_can_be(name: str) -> None:
+    """By opposite features where directions are compared, and by layers of which none has a direction of the other's,
+    but for kernels and ranks, which are never without anything in common."""
+    metric = METRICS[name]()
+    (end,) = {*metric.value_range} - {metric.identical}
+    if name.startswith(("cosine", "angular")):
+        assert value(name, torch.stack([features()[0], -features()[0]]))[0, 1].item() == pytest.approx(end, abs=1e-6)
+    elif end == 0 and name not in ("rbf cka biased", "mutual knn"):
+        columns = torch.tensor(hadamard(SAMPLES)[:, 1 : 2 * WIDTH + 1]).double()
+        assert value(name, columns.mT.view(2, WIDTH, SAMPLES).mT)[0, 1].item() == pytest.approx(0, abs=1e-9)
+
+
+def test_what_a_class_declares_for_people_is_one_name_each_and_the_widest_range() -> None:
+    kinds = {type(METRICS[name]()) for name in METRICS}
+    assert len({kind.label for kind in kinds}) == len(kinds) == 12
+    for made in (METRICS[name]() for name in METRICS):
+        low, high = type(made).value_range
+        assert low <= made.value_range[0] and made.value_range[1] <= high
+        assert made.better is None
 
 
 @each_metric
