@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from layersim.outputs import LayerOutput
-from layersim.similarity.centering import centred
 from layersim.similarity.directions import Centering, require_centering
+from layersim.similarity.features import centred
 from layersim.similarity.layer_metric import LayerMetric
 
 
