@@ -13,8 +13,7 @@ from timm.models import get_model_input_config
 from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
-from layersim.backbones.passage import Passage
-from layersim.backbones.pooling import CHOOSE, TimmPooling, check_layout, trunk
+from layersim.backbones.timm_pooling import CHOOSE, TimmPooling, check_layout, trunk
 from layersim.backbones.timm_weights import load_weights
 from layersim.errors import UserError, as_user_error
 from layersim.outputs import LayerFeatures
@@ -120,23 +119,20 @@ class TimmBackbone(Backbone):
         values = torch.stack([self.pooling(self.model, layer) for layer in tokens])
         return LayerFeatures(values, batch.get("label"), batch.get("position"))
 
-    def passage(self, batch: Mapping[str, Any]) -> Passage:
+    def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {"x": self._images(batch)}
+
+    def run(self, batch: Mapping[str, Any]) -> object:
         if not self._hands_on_tokens:
             raise UserError(
                 f"The blocks of {type(self.model).__name__} hand on more than their tokens, so samples cannot leave "
                 "between two of them. Choose another backbone for early exit."
             )
-        images = self._images(batch)
-        return Passage(
-            run=lambda: self.model.forward_features(images),
-            blocks=self.blocks,
-            pool=lambda tokens, _: self._pool(tokens),
-            samples=images,
-        )
+        return self.model.forward_features(self._images(batch))
 
-    def _pool(self, block: Tensor) -> Tensor:
+    def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         prefix = getattr(self.model, "num_prefix_tokens", 0)
-        return self.pooling(self.model, (block[:, prefix:], block[:, :prefix]) if prefix else block)
+        return self.pooling(self.model, (tokens[:, prefix:], tokens[:, :prefix]) if prefix else tokens)
 
     def _images(self, batch: Mapping[str, Any]) -> Tensor:
         images: Tensor = batch["image"]

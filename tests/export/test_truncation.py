@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.export.libraries import library_of
-from layersim.export.truncation import agree, readout_without, truncate
+from layersim.export.truncation import agree, library_of, readout_without, truncate
 from layersim.heads import Head, SharedHead
 from tests.backbones import test_vision, tiny_transformers
 from tests.backbones.tiny_transformers import CAUSAL, CLASSIFIERS, DECODER, GPT2

@@ -1,4 +1,4 @@
-"""The calls of a model's modules while its own forward runs."""
+"""The calls of a model's modules, watched by hooks while its own forward runs."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -55,6 +55,23 @@ def recorded(modules: Mapping[str, nn.Module], keep: Callable[[Tensor], Tensor])
                 module.register_forward_hook(lambda module, _, output, path=path: end(path, module, output)).remove
             )
         yield calls
+
+
+@contextmanager
+def watched(
+    blocks: Iterable[nn.Module], refiner: nn.Module | None, take: Callable[[Tensor, bool], None]
+) -> Iterator[None]:
+    """While the model runs in here, hands what each block puts out to `take`, and whether it refines the one before."""
+
+    def hook(refines: bool) -> Callable[..., None]:
+        return lambda _, __, output: take(output if isinstance(output, Tensor) else output[0], refines)
+
+    with ExitStack() as hooks:
+        for block in blocks:
+            hooks.callback(block.register_forward_hook(hook(False)).remove)
+        if refiner is not None:
+            hooks.callback(refiner.register_forward_hook(hook(True)).remove)
+        yield
 
 
 @torch.no_grad()
