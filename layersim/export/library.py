@@ -35,7 +35,12 @@ class Library:
     @property
     def model(self) -> nn.Module:
         """The backbone's model, whole."""
-        model: nn.Module = self.backbone.model
+        model = getattr(self.backbone, "model", None)
+        if not isinstance(model, nn.Module):
+            raise UserError(
+                f"Expected a backbone with a model to export, but got {type(self.backbone).__name__}: set its model and "
+                "say how its blocks are called (see layersim.Backbone)."
+            )
         return model
 
     @property

@@ -179,7 +179,7 @@ def test_what_is_no_librarys_model_is_refused() -> None:
         truncate(backbone, OwnHead(backbone), 2)
     plain = nn.Module()
     plain.num_layers = 3
-    with pytest.raises(UserError, match="TimmBackbone or a TransformersBackbone to export, but got Module"):
+    with pytest.raises(UserError, match="a backbone with a model to export, but got Module"):
         truncate(plain, SharedHead(backbone), 2)  # type: ignore[arg-type]
 
 
