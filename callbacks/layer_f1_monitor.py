@@ -4,7 +4,7 @@ from torchmetrics import Metric
 
 from callbacks.monitor import LayerMonitor, Measured, per_layer
 from layersim.errors import UserError
-from layersim.metrics.f1 import LayerF1
+from layersim.metrics import LayerF1
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 

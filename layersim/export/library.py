@@ -38,8 +38,8 @@ class Library:
         model = getattr(self.backbone, "model", None)
         if not isinstance(model, nn.Module):
             raise UserError(
-                f"Expected a backbone with a model to export, but got {type(self.backbone).__name__}: set its model and "
-                "say how its blocks are called (see layersim.Backbone)."
+                f"Expected a backbone with a model to export, but got {type(self.backbone).__name__}: set its model, "
+                "and say how its blocks are called (see layersim.Backbone)."
             )
         return model
 

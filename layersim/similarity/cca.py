@@ -108,11 +108,7 @@ class SVCCA(Measure):
     properties = Properties(orthogonal="own", translation="own")
 
     def __init__(self, *, variance: float = 0.99, max_samples: int | None = 4096) -> None:
-        """See `svcca`.
-
-        Raises:
-            UserError: a share out of bounds, or `max_samples` below 3.
-        """
+        """See `svcca`. Raises UserError for a share out of bounds, or `max_samples` below 3."""
         _check_variance(variance)
         super().__init__(max_samples=max_samples)
         self.arguments = {"variance": variance}

@@ -83,11 +83,8 @@ class CosineSimilarity(Measure):
     function = staticmethod(cosine)
 
     def __init__(self, *, centering: Centering = "samples", max_samples: int | None = None) -> None:
-        """See `cosine`.
-
-        Raises:
-            UserError: an unknown centering, `max_samples` below 2, or `max_samples` where nothing is kept.
-        """
+        """See `cosine`. Raises UserError for an unknown centering, `max_samples` below 2, or `max_samples` where
+        nothing is kept."""
         require_centering(centering)
         if max_samples is not None and centering != "samples":
             raise UserError(

@@ -85,12 +85,8 @@ class LinearCKA(Measure):
     def __init__(
         self, *, estimator: Estimator = "minibatch", batch_size: int = 64, max_samples: int | None = None
     ) -> None:
-        """See `linear_cka`.
-
-        Raises:
-            UserError: an unknown estimator, `batch_size` < 4, `max_samples` below what the estimator needs, or
-                `max_samples` with "minibatch".
-        """
+        """See `linear_cka`. Raises UserError for an unknown estimator, `batch_size` < 4, `max_samples` below what the
+        estimator needs, or `max_samples` with "minibatch"."""
         _check(estimator, batch_size)
         if max_samples is not None and estimator == "minibatch":
             raise UserError(

@@ -89,11 +89,7 @@ class MutualKNN(Measure):
     properties = Properties(orthogonal="own")
 
     def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
-        """See `mutual_knn`.
-
-        Raises:
-            UserError: k below 1, or `max_samples` below k + 2.
-        """
+        """See `mutual_knn`. Raises UserError for k below 1, or `max_samples` below k + 2."""
         _require_neighbours(k)
         super().__init__(max_samples=max_samples)
         self.require_cap(k + 2)
@@ -109,11 +105,7 @@ class CKNNA(Measure):
     properties = Properties(orthogonal="own")
 
     def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
-        """See `cknna`.
-
-        Raises:
-            UserError: k below 1, or `max_samples` below k + 1.
-        """
+        """See `cknna`. Raises UserError for k below 1, or `max_samples` below k + 1."""
         _require_neighbours(k)
         super().__init__(max_samples=max_samples)
         self.require_cap(k + 1)

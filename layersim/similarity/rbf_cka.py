@@ -65,11 +65,8 @@ class RBFCKA(Measure):
     def __init__(
         self, *, bandwidth: float = 1.0, estimator: RBFEstimator = "biased", max_samples: int | None = 1024
     ) -> None:
-        """See `rbf_cka`.
-
-        Raises:
-            UserError: an unknown estimator, a bandwidth that is not positive, or `max_samples` below what it needs.
-        """
+        """See `rbf_cka`. Raises UserError for an unknown estimator, a bandwidth that is not positive, or `max_samples`
+        below what it needs."""
         _check(estimator, bandwidth)
         super().__init__(max_samples=max_samples)
         self.require_cap(LEAST[estimator])

@@ -59,11 +59,7 @@ class RSA(Measure):
     least = LEAST
 
     def __init__(self, *, distance: Distance = "euclidean", max_samples: int | None = 1024) -> None:
-        """See `rsa`.
-
-        Raises:
-            UserError: an unknown distance, or `max_samples` below 3.
-        """
+        """See `rsa`. Raises UserError for an unknown distance, or `max_samples` below 3."""
         _check(distance)
         super().__init__(max_samples=max_samples)
         self.arguments = {"distance": distance}
