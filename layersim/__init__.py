@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from layersim.module import LayerwiseModule
     from layersim.objectives import Aligned, Alternating, CosineRegularized, Distilled, LastLayer, Mixed, Progressive
     from layersim.outputs import LayerFeatures, LayerOutput, Readout
+    from layersim.similarity import Measure
     from layersim.tapping import FeatureTap
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "LayerFeatures",
     "LayerOutput",
     "LayerwiseModule",
+    "Measure",
     "Mixed",
     "Progressive",
     "Readout",
@@ -51,6 +53,7 @@ _HOMES = {
     "module": ("LayerwiseModule",),
     "objectives": ("Aligned", "Alternating", "CosineRegularized", "Distilled", "LastLayer", "Mixed", "Progressive"),
     "outputs": ("LayerFeatures", "LayerOutput", "Readout"),
+    "similarity": ("Measure",),
     "tapping": ("FeatureTap",),
 }
 

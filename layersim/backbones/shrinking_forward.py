@@ -6,14 +6,14 @@ have a row for each sample. Letters: L layers, N samples of the batch, n of them
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from layersim.backbones.base import Backbone
-from layersim.backbones.calls import first_tensor, watched
+from layersim.backbones.calls import first_tensor, hooked, watched
 from layersim.errors import UserError, as_user_error
 
 Visit = Callable[[int, Tensor, Tensor], Tensor]
@@ -112,11 +112,10 @@ class _Run:
         self.samples = len(samples)
 
     def go(self) -> None:
-        model = self.backbone
-        with suppress(_Finished), watched(model.blocks, model.refiner, self._after), ExitStack() as hooks:
-            for block in model.blocks:
-                hooks.callback(block.register_forward_pre_hook(self._before, with_kwargs=True).remove)
-            model.run(self.batch)
+        blocks = self.backbone.blocks
+        watching = watched(blocks, self.backbone.refiner, self._after)
+        with suppress(_Finished), watching, hooked(blocks, before=self._before):
+            self.backbone.run(self.batch)
         if len(self.rows):
             assert self.layer == self.last, "every layer was visited"
             self._ask()
@@ -211,9 +210,7 @@ def _shapes(backbone: Backbone, batch: Mapping[str, Any]) -> dict[Place, torch.S
 
         _mapped((args, kwargs), shape)
 
-    with ExitStack() as hooks:
-        for block in backbone.blocks:
-            hooks.callback(block.register_forward_pre_hook(note, with_kwargs=True).remove)
+    with hooked(backbone.blocks, before=note):
         backbone.run(batch)
     return shapes
 

@@ -1,7 +1,7 @@
 """A model of its own library alone, cut to some of its layers. Letters: L layers, N samples, C classes."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from layersim.backbones import TimmBackbone, TransformersBackbone
 from layersim.backbones.base import Backbone
-from layersim.backbones.calls import first_tensor
+from layersim.backbones.calls import first_tensor, hooked
 from layersim.backbones.lora import merged_weights
 from layersim.errors import UserError
 from layersim.evaluation_mode import evaluating
@@ -110,9 +110,7 @@ def skipping(blocks: nn.ModuleList, layers: Collection[int], num_layers: int) ->
         given = first_tensor([*args, *keywords.values()])
         return given if isinstance(output, Tensor) else (given, *output[1:])
 
-    with ExitStack() as hooks:
-        for block in blocks:
-            hooks.callback(block.register_forward_hook(hand_on, with_kwargs=True).remove)
+    with hooked(blocks, after=hand_on):
         yield
 
 
