@@ -65,22 +65,11 @@ class Pooling:
 Link = Call | Pooling | nn.Module
 
 
-@dataclass(frozen=True)
-class LogitPath:
-    """The final norm, which tokens are pooled, and the classifier's steps."""
-
-    norm: nn.Module | None
-    norm_first: bool
-    pooling: Rule
-    prefix: int
-    steps: tuple[Step, ...]
-    picks: frozenset[str]
-
-
 def path_to_logits(
     after: list[Call], logits: Tensor, mask: Tensor | None, model: Any, per_token: bool
-) -> LogitPath | None:
-    """The way from the last block, whose call is the first of `after`, to the logits; None where there is none.
+) -> dict[str, Any] | None:
+    """The way from the last block, whose call is the first of `after`, to the logits, in the words of `Layout`; None
+    where there is none.
 
     Args:
         after: the calls of modules outside of the blocks, in the order of their ends.
@@ -111,7 +100,15 @@ def path_to_logits(
         rest = behind
     steps = tuple(link.path if isinstance(link, Call) else link for link in rest if not isinstance(link, Pooling))
     picks = frozenset(link.path for link in links if isinstance(link, Call) and link.gave.ndim < link.given.ndim)
-    return LogitPath(norm.module if norm else None, norm_first, pooling.rule, pooling.prefix, steps, picks)
+    names = {module: name for name, module in model.base_model.named_modules()}
+    return {
+        "final_norm": norm and names[norm.module],
+        "norm_first": norm_first,
+        "pooling": pooling.rule,
+        "prefix": pooling.prefix,
+        "classifier": steps,
+        "picks": picks,
+    }
 
 
 class _Search:
