@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from layersim.optimization.parameter_groups import ParameterGroups
     from layersim.outputs import LayerFeatures, LayerOutput, Readout
+    from layersim.similarity import Measure
     from layersim.tapping import FeatureTap
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "LayerFeatures",
     "LayerOutput",
     "LayerwiseModule",
+    "Measure",
     "Mixed",
     "Objective",
     "ParameterGroups",
@@ -69,6 +71,7 @@ _HOMES = {
     ),
     "optimization.parameter_groups": ("ParameterGroups",),
     "outputs": ("LayerFeatures", "LayerOutput", "Readout"),
+    "similarity": ("Measure",),
     "tapping": ("FeatureTap",),
 }
 

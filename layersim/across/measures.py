@@ -13,13 +13,13 @@ from layersim.similarity import (
     CosineSimilarity,
     LinearCKA,
     MeanCCA,
+    Measure,
     MutualKNN,
     Procrustes,
     RegressionR2,
 )
-from layersim.similarity.samples import SampleMetric
 
-MEASURES: dict[str, type[SampleMetric]] = {
+MEASURES: dict[str, type[Measure]] = {
     "cosine": CosineSimilarity,
     "angular": AngularDistance,
     "cka": LinearCKA,
@@ -35,7 +35,7 @@ MEASURES: dict[str, type[SampleMetric]] = {
 }
 
 
-def measure_class(name: str) -> type[SampleMetric]:
+def measure_class(name: str) -> type[Measure]:
     """The metric of that name.
 
     Raises:

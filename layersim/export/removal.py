@@ -11,8 +11,7 @@ from torch import Tensor
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
 from layersim.evaluation_mode import evaluating, on_device_of
-from layersim.similarity.angular import AngularDistance
-from layersim.similarity.cosine import CosineSimilarity
+from layersim.similarity import AngularDistance, CosineSimilarity
 
 Criterion = Literal["angular", "influence"]
 

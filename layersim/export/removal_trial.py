@@ -14,9 +14,8 @@ from torch.nn.functional import cross_entropy
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
 from layersim.evaluation_mode import evaluating, on_device_of
-from layersim.export.libraries import library_of
 from layersim.export.removal import Removal
-from layersim.export.truncation import truncate
+from layersim.export.truncation import library_of, truncate
 from layersim.heads import Head
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
+from layersim.metrics.readout import ReadoutMetric, counts, targets_of
 from layersim.outputs import LayerOutput
-from layersim.similarity.layer_metric import LayerMetric
 
 
 def _thresholds() -> list[float]:
@@ -50,29 +50,25 @@ def exit_counts(confidences: Tensor, predictions: Tensor, targets: Tensor, thres
     return torch.stack(exits, dim=1), torch.stack(correct, dim=1)
 
 
-class ExitCounts(LayerMetric):
+class ExitCounts(ReadoutMetric):
     """Counts samples and right answers by threshold and exit layer, for the thresholds `THRESHOLDS`.
 
     `compute` gives `(mean exit layer (K,), accuracy (K,))` in float64, layers counted from 1, the mean exit layer
-    rising from 1 to L. Integer states, so that any split over batches and processes gives the same numbers.
+    rising from 1 to L.
     """
 
-    full_state_update = False
     thresholds: Tensor
     exits: Tensor
     correct: Tensor
 
     def __init__(self, num_layers: int) -> None:
-        super().__init__()
+        zeros = counts(len(THRESHOLDS), num_layers)
+        super().__init__(exits=zeros, correct=zeros.clone())
         self.register_buffer("thresholds", torch.tensor(THRESHOLDS), persistent=False)
-        for name in ("exits", "correct"):
-            counts = torch.zeros(len(THRESHOLDS), num_layers, dtype=torch.int64)
-            self.add_state(name, counts, dist_reduce_fx="sum")
 
     def update(self, output: LayerOutput) -> None:
-        assert output.features.targets is not None
-        readout = output.readout
-        exits, correct = exit_counts(readout.confidences, readout.predictions, output.features.targets, self.thresholds)
+        told = output.readout
+        exits, correct = exit_counts(told.confidences, told.predictions, targets_of(output), self.thresholds)
         self.exits += exits
         self.correct += correct
 

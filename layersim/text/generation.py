@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, TopPLogitsWarper
 
 from layersim.backbones import TransformersBackbone
-from layersim.backbones.passage import watched
+from layersim.backbones.calls import watched
 from layersim.errors import UserError
 from layersim.evaluation_mode import evaluating
 from layersim.module import LayerwiseModule

@@ -1,8 +1,8 @@
-"""Neural collapse at every layer (Papyan, Han and Donoho 2020, "Prevalence of neural collapse during the terminal phase
-of deep learning training", arXiv 2008.08186).
+"""The means of classes at every layer: their way through the layers, and neural collapse.
 
-Every class counts the same, whatever its number of samples: the global mean is the mean of the class means, which with
-classes of equal size is the paper's. Letters: L layers, N samples, D width, C classes that have samples, K all classes.
+Papyan, Han and Donoho 2020, "Prevalence of neural collapse during the terminal phase of deep learning training", arXiv
+2008.08186. Every class counts the same, whatever its number of samples: the global mean is the mean of the class means,
+which with classes of equal size is the paper's. Letters: L layers, N samples, D width, C classes that have samples.
 """
 
 from collections.abc import Sequence
@@ -73,6 +73,43 @@ def self_duality(means: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
         centred, weight = mean - mean.mean(dim=0), weight.double()
         distances.append(torch.linalg.matrix_norm(_of_length_one(weight) - _of_length_one(centred)))
     return torch.stack(distances)
+
+
+@dataclass(frozen=True)
+class ClassPaths:
+    """Where the mean of each class is, at every layer."""
+
+    classes: list[int]
+    """C of them, ascending."""
+    points: Tensor
+    """(C, L, 2) float64 coordinates along the first two principal components, in the features' unit."""
+    explained: float
+    """Share of the means' variance that the plane shows, 0 … 1."""
+
+
+def class_paths(features: Tensor, targets: Tensor, *, max_classes: int = 10) -> ClassPaths:
+    """The means of the most frequent classes at each layer, in the plane of the first two principal components of all
+    these C · L means.
+
+    A component's direction is free but for its sign: the greatest coordinate along it, by its size, is positive.
+
+    Args:
+        features: (L, N, D), D ≥ 2, of any floating dtype.
+        targets: (N,) classes; of equally frequent ones, smaller numbers come first.
+        max_classes: C at most.
+    """
+    seen, counts = torch.unique(targets, return_counts=True)
+    classes = seen[counts.argsort(descending=True, stable=True)[:max_classes]].sort().values
+    means = torch.stack([class_means(layer, targets, classes) for layer in features], dim=1)
+    flat = means.flatten(0, 1)
+    flat = flat - flat.mean(dim=0)
+    if not flat.isfinite().all():
+        return ClassPaths(classes.tolist(), means[..., :2] * torch.nan, torch.nan)
+    _, spread, axes = torch.linalg.svd(flat, full_matrices=False)
+    points = flat @ axes[:2].mT
+    points = points * points.gather(0, points.abs().argmax(dim=0, keepdim=True)).sign()
+    shown = (spread[:2].square().sum() / spread.square().sum()).item()
+    return ClassPaths(classes.tolist(), points.view(*means.shape[:2], 2), shown)
 
 
 def _of_layer(layer: Tensor, targets: Tensor, classes: Tensor) -> Tensor:

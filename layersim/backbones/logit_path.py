@@ -14,13 +14,46 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from layersim.backbones.classifiers import OneToken, Scaled, Softcapped
-from layersim.backbones.recording import Call
+from layersim.backbones.calls import Call
 from layersim.backbones.tokens import Rule, pooled
 
 Step = str | nn.Module
 _ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid)
 """What models call as functions before their last linear map."""
+
+
+class OneToken(nn.Module):
+    """A part of the model that takes all tokens and looks at the first, given that one: (…, D) → (…, C)."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, features: Tensor) -> Tensor:
+        result: Tensor = self.part(features.reshape(-1, 1, features.shape[-1]))
+        return result.reshape(*features.shape[:-1], -1)
+
+
+class Softcapped(nn.Module):
+    """Logits kept between −cap and cap: cap · tanh(logits / cap) (Gemma 2, arXiv 2408.00118), (…, C) → (…, C)."""
+
+    def __init__(self, cap: float) -> None:
+        super().__init__()
+        self.cap = cap
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return torch.tanh(logits / self.cap) * self.cap
+
+
+class Scaled(nn.Module):
+    """Logits, or what becomes them, times a number (Granite, Cohere), (…, C) → (…, C)."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits * self.scale
 
 
 @dataclass(frozen=True)
@@ -32,20 +65,11 @@ class Pooling:
 Link = Call | Pooling | nn.Module
 
 
-@dataclass(frozen=True)
-class Tail:
-    """The final norm, which tokens are pooled, and the classifier's steps."""
-
-    norm: nn.Module | None
-    norm_first: bool
-    pooling: Rule
-    prefix: int
-    steps: tuple[Step, ...]
-    picks: frozenset[str]
-
-
-def explained(after: list[Call], logits: Tensor, mask: Tensor | None, model: Any, per_token: bool) -> Tail | None:
-    """The way from the last block, whose call is the first of `after`, to the logits; None where there is none.
+def path_to_logits(
+    after: list[Call], logits: Tensor, mask: Tensor | None, model: Any, per_token: bool
+) -> dict[str, Any] | None:
+    """The way from the last block, whose call is the first of `after`, to the logits, in the words of `Layout`; None
+    where there is none.
 
     Args:
         after: the calls of modules outside of the blocks, in the order of their ends.
@@ -76,7 +100,15 @@ def explained(after: list[Call], logits: Tensor, mask: Tensor | None, model: Any
         rest = behind
     steps = tuple(link.path if isinstance(link, Call) else link for link in rest if not isinstance(link, Pooling))
     picks = frozenset(link.path for link in links if isinstance(link, Call) and link.gave.ndim < link.given.ndim)
-    return Tail(norm.module if norm else None, norm_first, pooling.rule, pooling.prefix, steps, picks)
+    names = {module: name for name, module in model.base_model.named_modules()}
+    return {
+        "final_norm": norm and names[norm.module],
+        "norm_first": norm_first,
+        "pooling": pooling.rule,
+        "prefix": pooling.prefix,
+        "classifier": steps,
+        "picks": picks,
+    }
 
 
 class _Search:

@@ -1,4 +1,4 @@
-"""The calls of a model's modules while its own forward runs."""
+"""The calls of a model's modules, watched by hooks while its own forward runs."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,6 +23,23 @@ class Call:
 
 
 @contextmanager
+def hooked(
+    modules: Iterable[nn.Module], *, before: Callable[..., Any] | None = None, after: Callable[..., Any] | None = None
+) -> Iterator[None]:
+    """In here `before` is called as each module is, with it, its arguments and keywords; `after` too with what it gave.
+
+    What they return, unless None, takes the place of the arguments, or of what it gave.
+    """
+    with ExitStack() as hooks:
+        for module in modules:
+            if before is not None:
+                hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            if after is not None:
+                hooks.callback(module.register_forward_hook(after, with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
 def recorded(modules: Mapping[str, nn.Module], keep: Callable[[Tensor], Tensor]) -> Iterator[list[Call]]:
     """While a model runs in here, notes the calls of these modules in the order of their ends.
 
@@ -30,6 +47,7 @@ def recorded(modules: Mapping[str, nn.Module], keep: Callable[[Tensor], Tensor])
         modules: by their paths.
         keep: what to keep of a tensor.
     """
+    paths = {module: path for path, module in modules.items()}
     calls: list[Call] = []
     open_calls: list[tuple[nn.Module, int, Tensor | None]] = []
     time = 0
@@ -40,21 +58,29 @@ def recorded(modules: Mapping[str, nn.Module], keep: Callable[[Tensor], Tensor])
         given = first_tensor([*args, *kwargs.values()])
         open_calls.append((module, time, None if given is None else keep(given)))
 
-    def end(path: str, module: nn.Module, output: Any) -> None:
+    def end(module: nn.Module, args: object, kwargs: object, output: Any) -> None:
         nonlocal time
         time += 1
         _, start, given = open_calls.pop()
         gave = first_tensor(output)
         if given is not None and gave is not None:
-            calls.append(Call(path, module, given, keep(gave), start, time))
+            calls.append(Call(paths[module], module, given, keep(gave), start, time))
 
-    with ExitStack() as hooks:
-        for path, module in modules.items():
-            hooks.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
-            hooks.callback(
-                module.register_forward_hook(lambda module, _, output, path=path: end(path, module, output)).remove
-            )
+    with hooked(paths, before=begin, after=end):
         yield calls
+
+
+@contextmanager
+def watched(
+    blocks: Iterable[nn.Module], refiner: nn.Module | None, take: Callable[[Tensor, bool], None]
+) -> Iterator[None]:
+    """While the model runs in here, hands what each block puts out to `take`, and whether it refines the one before."""
+
+    def after(module: nn.Module, args: object, kwargs: object, output: Any) -> None:
+        take(output if isinstance(output, Tensor) else output[0], module is refiner)
+
+    with hooked([*blocks, *([] if refiner is None else [refiner])], after=after):
+        yield
 
 
 @torch.no_grad()

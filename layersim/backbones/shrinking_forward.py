@@ -6,14 +6,15 @@ have a row for each sample. Letters: L layers, N samples of the batch, n of them
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from layersim.backbones.base import Backbone
-from layersim.backbones.passage import Passage, watched
-from layersim.errors import UserError
+from layersim.backbones.calls import first_tensor, hooked, watched
+from layersim.errors import UserError, as_user_error
 
 Visit = Callable[[int, Tensor, Tensor], Tensor]
 """Called with a layer, the numbers (n,) of the samples that remain, and their features (n, D); gives (n,) who stays."""
@@ -23,7 +24,7 @@ Axes = dict[Place, int | None]
 """The axis along which each of those tensors has a row for each sample; None where it has none."""
 
 
-class Shrinking:
+class ShrinkingForward:
     """Takes batches through a backbone, fewer samples at every layer.
 
     Which of a block's arguments have a row for each sample is found by running two of the batch's samples and then
@@ -59,16 +60,16 @@ class Shrinking:
         Raises:
             UserError: a model that mixes its samples, or keeps them where they cannot be taken out.
         """
-        passage = self.backbone.passage(batch)
-        axes = self._axes.setdefault(_kind(batch, passage), {})
-        _Run(passage, self.backbone.num_layers, visit, axes, lambda: self._learn(batch, passage, axes)).go()
+        axes = self._axes.setdefault(_kind(batch), {})
+        _Run(self.backbone, batch, visit, axes, lambda: self._learn(batch, axes)).go()
 
-    def _learn(self, batch: Mapping[str, Any], passage: Passage, axes: Axes) -> None:
-        rows = torch.arange(3) % len(passage.samples)
-        if passage.mask is not None:  # the sample with most padding, so that the model masks as for the whole batch
-            rows = (rows + int(passage.mask.sum(dim=1).argmin())) % len(passage.samples)
+    def _learn(self, batch: Mapping[str, Any], axes: Axes) -> None:
+        samples, mask = len(_main_input(self.backbone, batch)), batch.get("attention_mask")
+        rows = torch.arange(3) % samples
+        if mask is not None:  # the sample with most padding, so that the model masks as for the whole batch
+            rows = (rows + int(mask.sum(dim=1).argmin())) % samples
         three = _rows(batch, rows)
-        axes.update(_axes(*(_shapes(self.backbone.passage(few)) for few in (_rows(three, torch.arange(2)), three))))
+        axes.update(_axes(*(_shapes(self.backbone, few) for few in (_rows(three, torch.arange(2)), three))))
         self._check(three, axes)
 
     def _check(self, three: Mapping[str, Any], axes: Axes) -> None:
@@ -80,10 +81,8 @@ class Shrinking:
             found[layer, rows] = features
             return rows != (1, 0, -1)[min(layer, 2)]
 
-        try:
-            _Run(self.backbone.passage(three), self.backbone.num_layers, visit, axes, None).go()
-        except (RuntimeError, IndexError, TypeError) as error:
-            raise UserError(f"{_CANNOT}: {error}") from error
+        with as_user_error(_CANNOT):
+            _Run(self.backbone, three, visit, axes, None).go()
         coarse = expected.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(expected.device.type)
         tolerance = (5e-2 if coarse else 1e-3) * expected.abs().max()
         if not (found - expected).abs().max() <= tolerance:
@@ -97,28 +96,26 @@ class _Run:
     """One batch on its way: who remains, and what the last block put out for them."""
 
     def __init__(
-        self, passage: Passage, num_layers: int, visit: Visit, axes: Axes, learn: Callable[[], None] | None
+        self, backbone: Backbone, batch: Mapping[str, Any], visit: Visit, axes: Axes, learn: Callable[[], None] | None
     ) -> None:
-        self.passage = passage
-        self.last = num_layers - 1
+        self.backbone = backbone
+        self.batch = batch
+        self.last = backbone.num_layers - 1
         self.visit = visit
         self.axes = axes
         self.learn = learn
         self.learning = False
         self.layer = -1
         self.tokens: Tensor | None = None
-        self.rows = torch.arange(len(passage.samples), device=passage.samples.device)
+        samples = _main_input(backbone, batch)
+        self.rows = torch.arange(len(samples), device=samples.device)
+        self.samples = len(samples)
 
     def go(self) -> None:
-        hooks = [block.register_forward_pre_hook(self._before, with_kwargs=True) for block in self.passage.blocks]
-        try:
-            with watched(self.passage.blocks, self.passage.refiner, self._after):
-                self.passage.run()
-        except _Finished:
-            pass
-        finally:
-            for hook in hooks:
-                hook.remove()
+        blocks = self.backbone.blocks
+        watching = watched(blocks, self.backbone.refiner, self._after)
+        with suppress(_Finished), watching, hooked(blocks, before=self._before):
+            self.backbone.run(self.batch)
         if len(self.rows):
             assert self.layer == self.last, "every layer was visited"
             self._ask()
@@ -129,7 +126,7 @@ class _Run:
             return
         self.layer += not refines
         self.tokens = tokens
-        if self.layer == self.last and len(self.rows) < len(self.passage.samples):
+        if self.layer == self.last and len(self.rows) < self.samples:
             raise _Finished  # what follows the blocks may count on the whole batch
 
     def _before(self, _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
@@ -140,10 +137,10 @@ class _Run:
         staying = self._ask()
         if not len(self.rows):
             raise _Finished
-        if len(self.rows) == len(self.passage.samples):
+        if len(self.rows) == self.samples:
             return None
         # what the block before put out has a row for each who remained there, what stood before the blocks for all
-        index = {before: staying, len(self.passage.samples): self.rows}
+        index = {before: staying, self.samples: self.rows}
 
         def cut(place: Place, tensor: Tensor) -> Tensor:
             axis = self._axis((self.layer + 1, *place))
@@ -159,10 +156,10 @@ class _Run:
     def _ask(self) -> Tensor:
         """The places, among those who remained, of those who stay; from now on they are who remains."""
         assert self.tokens is not None
-        mask = self.passage.mask
-        if mask is not None and len(self.rows) < len(self.passage.samples):
+        mask = self.batch.get("attention_mask")
+        if mask is not None and len(self.rows) < self.samples:
             mask = mask[self.rows]
-        stays = self.visit(self.layer, self.rows, self.passage.pool(self.tokens, mask))
+        stays = self.visit(self.layer, self.rows, self.backbone.pool(self.tokens, mask))
         staying = stays.nonzero().squeeze(1)
         self.rows = self.rows[staying]
         return staying
@@ -177,20 +174,28 @@ class _Run:
         return self.axes[place]
 
 
-class _Finished(Exception):
+class _Finished(BaseException):  # no error, which a guard at a library's door would take it for
     """Nobody is left, or the last block has run: the rest of the model's forward is not needed."""
 
 
-def _kind(batch: Mapping[str, Any], passage: Passage) -> object:
+def _main_input(backbone: Backbone, batch: Mapping[str, Any]) -> Tensor:
+    """(N, …) what the model mainly is given."""
+    main = first_tensor(backbone.inputs(batch))
+    assert main is not None
+    return main
+
+
+def _kind(batch: Mapping[str, Any]) -> object:
     """What decides which arguments the blocks are given: many models leave out a mask that would mask nothing."""
-    return frozenset(batch), passage.mask is not None and bool((passage.mask > 0).all())
+    mask = batch.get("attention_mask")
+    return frozenset(batch), mask is not None and bool((mask > 0).all())
 
 
 def _rows(batch: Mapping[str, Any], rows: Tensor) -> dict[str, Tensor]:
     return {key: value[rows] for key, value in batch.items() if isinstance(value, Tensor)}
 
 
-def _shapes(passage: Passage) -> dict[Place, torch.Size]:
+def _shapes(backbone: Backbone, batch: Mapping[str, Any]) -> dict[Place, torch.Size]:
     """The shape of every tensor that the model's own forward gives its blocks."""
     shapes: dict[Place, torch.Size] = {}
     layer = -1
@@ -205,12 +210,8 @@ def _shapes(passage: Passage) -> dict[Place, torch.Size]:
 
         _mapped((args, kwargs), shape)
 
-    hooks = [block.register_forward_pre_hook(note, with_kwargs=True) for block in passage.blocks]
-    try:
-        passage.run()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(backbone.blocks, before=note):
+        backbone.run(batch)
     return shapes
 
 

@@ -1,6 +1,7 @@
-"""The state of metrics that keep samples: the same ones however the data is batched and split. Letters: L layers,
-N samples, D width."""
+"""Samples that metrics keep: the same ones however the data is batched and split. Letters: L and M layers, N samples, D
+and D' width."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from layersim.errors import UserError
-from layersim.similarity.gathering import gather_uneven
+from layersim.outputs import LayerFeatures
 from layersim.similarity.layer_metric import LayerMetric
 from layersim.similarity.positions import require_distinct, splitmix64
 
@@ -18,15 +20,15 @@ PROCESS_STRIDE = 2**40  # samples a process may number by itself before it meets
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Samples by ascending position."""
+class Samples:
+    """Samples with their positions in the data set."""
 
     features: Tensor
-    """(N, L, D) in the dtype they came in; (0, 0, 0) where there are none."""
-    others: Tensor | None
-    """(N, …) what came with the samples, None where nothing did."""
+    """(L, N, D) in the dtype they came in; (0, 0, 0) where there are none."""
+    other: Tensor | None
+    """What came with them: (M, N, D') features of the model compared with, or (N,) targets; None where nothing did."""
     index: Tensor
-    """(N,) int64 on the host: their positions."""
+    """(N,) int64 on the host."""
 
 
 class SampleKeeper(LayerMetric):
@@ -40,6 +42,8 @@ class SampleKeeper(LayerMetric):
     full_state_update = True
     is_differentiable = False
     higher_is_better = None
+    group = 1
+    """Numbering by itself starts at a multiple of it."""
 
     seen: list[Tensor]
     """At most one (1,) int64 tensor on the host."""
@@ -50,20 +54,16 @@ class SampleKeeper(LayerMetric):
     index: list[Tensor]
     """(n,) int64 tensors on the host: their samples' positions."""
 
-    def __init__(self, *, max_samples: int | None, least: int, group: int = 1) -> None:
-        """`least`: how many samples whoever measures them needs. `group`: numbering by itself starts at a multiple of
-        it.
-
-        Raises:
-            UserError: `max_samples` below `least`.
-        """
-        if max_samples is not None and max_samples < least:
-            raise UserError(f"max_samples: expected at least {least}, got {max_samples}")
+    def __init__(self, *, max_samples: int | None) -> None:
         super().__init__(dist_sync_fn=gather_uneven)
         self.max_samples = max_samples
-        self.group = group
         for state in ("seen", "features", "others", "index"):
             self.add_state(state, [], dist_reduce_fx="cat")
+
+    def require_cap(self, least: int) -> None:
+        """Raises UserError where `max_samples` is below what whoever measures the samples needs."""
+        if self.max_samples is not None and self.max_samples < least:
+            raise UserError(f"max_samples: expected at least {least}, got {self.max_samples}")
 
     def numbered(self, samples: int, index: Tensor | None) -> Tensor:
         """Counts a batch of samples, and gives their (n,) positions on the host.
@@ -86,16 +86,15 @@ class SampleKeeper(LayerMetric):
         """How many samples were given, by all processes once they are joined."""
         return int(joined(self.seen).sum())
 
-    def keep_rows(self, features: Tensor, others: Tensor | None, index: Tensor) -> None:
-        """Keeps (n, L, D) features, (n, …) others and (n,) positions; of more than twice `max_samples`, those that the
-        hash of their position chooses."""
-        if self.index and bool(self.others) != (others is not None):
+    def keep(self, batch: Samples) -> None:
+        """Keeps the batch; of more than twice `max_samples`, those that the hash of their position chooses."""
+        if self.index and bool(self.others) != (batch.other is not None):
             raise UserError("other: expected with every update or with none: reset the metric in between")
         # copies: features are often a slice, which would keep the whole batch's activations alive
-        self.features.append(features.clone(memory_format=torch.contiguous_format))
-        if others is not None:
-            self.others.append(others.clone(memory_format=torch.contiguous_format))
-        self.index.append(index)
+        for state, given in ((self.features, batch.features), (self.others, batch.other)):
+            if given is not None:
+                state.append(_samples_first(given).clone(memory_format=torch.contiguous_format))
+        self.index.append(batch.index)
         if self.max_samples is not None and sum(map(len, self.index)) > 2 * self.max_samples:
             self.select(splitmix64(torch.cat(self.index)).argsort()[: self.max_samples])
 
@@ -126,22 +125,83 @@ class SampleKeeper(LayerMetric):
         if len(first) == most:
             self.select((own <= first[-1]).nonzero().flatten())
 
-    def kept_rows(self) -> Kept:
-        """What all processes kept, `max_samples` at most.
+    def kept(self, these: Tensor | None = None) -> Samples:
+        """What all processes kept, by ascending position, `max_samples` at most.
+
+        Args:
+            these: (n,) whether each of the samples in the state is wanted; all where None.
 
         Raises:
             UserError: a position came twice.
         """
         index, features, others = joined(self.index).cpu().long(), joined(self.features), joined(self.others)
         if not len(index):
-            return Kept(features.new_empty(0, 0, 0), None, index)
-        chosen = splitmix64(index).argsort()[: self.max_samples]
+            return Samples(features.new_empty(0, 0, 0), None, index)
+        chosen = splitmix64(index).argsort()[: self.max_samples] if these is None else these.nonzero().flatten()
         order = chosen[index[chosen].argsort()]
         require_distinct(index[order])
-        return Kept(features[order], others[order] if len(others) else None, index[order])
+
+        def taken(rows: Tensor) -> Tensor:
+            return _samples_first(rows[order.to(rows.device, non_blocking=True)])
+
+        return Samples(taken(features), taken(others) if len(others) else None, index[order])
+
+
+class KeptSamples(SampleKeeper):
+    """The features of `max_samples` samples at most, with their classes: the very ones that a similarity of the same
+    `max_samples` keeps.
+
+    Without positions samples are numbered as they come, each process from a start of its own.
+    """
+
+    def __init__(self, *, max_samples: int | None, least: int = 1) -> None:
+        """`least`: how many samples whoever measures them needs.
+
+        Raises:
+            UserError: `max_samples` below `least`.
+        """
+        super().__init__(max_samples=max_samples)
+        self.require_cap(least)
+
+    def update(self, batch: LayerFeatures) -> None:
+        """Takes samples, with targets in every update or in none."""
+        index = self.numbered(batch.values.shape[1], batch.position)
+        self.keep(Samples(batch.values.detach(), batch.targets, index))
+
+    def compute(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """By ascending position, what all processes kept: the (L, N, D) features in the dtype they came in, their (N,)
+        targets, None where there are none, and their (N,) positions on the host.
+
+        Raises:
+            UserError: a position came twice.
+        """
+        kept = self.kept()
+        return kept.features, kept.other, kept.index
+
+
+def gather_uneven(state: Tensor, group: Any = None) -> list[Tensor]:
+    """Every process's `state`, equal but for their number of rows; a process without any takes part with zero rows.
+
+    torchmetrics gathers tensors of one dtype and number of dimensions only, and a process that never saw a batch knows
+    neither: without this its peers would hang or fail. NCCL takes no host memory, so such states travel by the GPU.
+    """
+    known: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(known, (tuple(state.shape), state.dtype), group=group)
+    shape, dtype = max(known, key=lambda shape_and_dtype: math.prod(shape_and_dtype[0]))
+    home = state.device
+    if state.numel() == 0:
+        state = torch.zeros((0, *shape[1:]), dtype=dtype, device=home)
+    if "nccl" in str(dist.get_backend(group)):
+        state = state.to(torch.device("cuda", torch.cuda.current_device()))
+    return [part.to(home) for part in gather_all_tensors(state, group)]
 
 
 def joined(parts: list[Tensor]) -> Tensor:
     """A list state as one tensor: after gathering, torchmetrics leaves one in the place of the list."""
     whole: Tensor = parts if isinstance(parts, Tensor) else torch.cat(parts) if parts else torch.empty(0)
     return whole
+
+
+def _samples_first(values: Tensor) -> Tensor:
+    """(L, n, D) → (n, L, D), and back; (n,) targets as they are."""
+    return values.transpose(0, 1) if values.ndim == 3 else values

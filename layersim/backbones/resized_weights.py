@@ -1,4 +1,4 @@
-"""Weights of an image model, refitted to another image size or other channels as timm does it. Letters: P patches, D
+"""Weights of an image model, taken to another image size or other channels as timm does it. Letters: P patches, D
 width."""
 
 from typing import Any
@@ -8,7 +8,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor
 
 
-def refitted(weight: Tensor, shape: tuple[int, ...], was: Any, now: Any) -> Tensor | None:
+def resized(weight: Tensor, shape: tuple[int, ...], was: Any, now: Any) -> Tensor | None:
     """A weight in another shape, None where it is neither a first convolution nor a table of positions.
 
     A convolution (D, channels, height, width) is folded: one channel gets the sum, more get repeats of the same total.
