@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from lightning.pytorch.cli import instantiate_module
+from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from layersim.data import SplitDataModule
@@ -18,7 +18,9 @@ def open_run(run: Path) -> tuple[str, LayerwiseModule, SplitDataModule]:
     module = LayerwiseModule.load_from_checkpoint(run / "checkpoints" / "last.ckpt", map_location="cpu").eval()
     if not module.backbone.reads_tokens:
         raise UserError(f"Expected runs of language models, but {run} is one of a {type(module.backbone).__name__}.")
-    data = instantiate_module(SplitDataModule, config["data"])
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(SplitDataModule, "data")
+    data: SplitDataModule = parser.instantiate_classes(parser.parse_object({"data": config["data"]})).data
     data.check(module.backbone)
     return config["experiment"].split("/")[-1], module, data
 

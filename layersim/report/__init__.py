@@ -4,7 +4,6 @@ from layersim.report.drawing.canvas import save_figure
 from layersim.report.exits import ExitReport, read_exit_report, write_exit_report
 from layersim.report.figures import comparison_figure, layer_accuracy_curve, saturation_histogram, similarity_heatmap
 from layersim.report.numbers import perplexity
-from layersim.report.quality import LayerQuality, quality_figure
 from layersim.report.records import EffectiveDepth, LayerRecord, append_record, read_records
 from layersim.report.run import Run, load_run
 from layersim.report.table import comparison_table, layer_table
@@ -13,7 +12,6 @@ from layersim.report.tradeoff import exit_curve_figure, tradeoff_figure, tradeof
 __all__ = [
     "EffectiveDepth",
     "ExitReport",
-    "LayerQuality",
     "LayerRecord",
     "Run",
     "append_record",
@@ -24,7 +22,6 @@ __all__ = [
     "layer_table",
     "load_run",
     "perplexity",
-    "quality_figure",
     "read_exit_report",
     "read_records",
     "saturation_histogram",
