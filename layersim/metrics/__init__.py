@@ -4,7 +4,6 @@ from layersim.metrics.accuracy import LayerAccuracy
 from layersim.metrics.agreement import Agreement, agreement
 from layersim.metrics.class_paths import ClassPaths, class_paths
 from layersim.metrics.effective_depth import RightAtBoth, effective_depth, measured_depth, paired_interval
-from layersim.metrics.exit_curve import ExitCounts, accuracy_at, exit_counts, exit_curve_area
 from layersim.metrics.f1 import LayerF1, layer_confusion
 from layersim.metrics.kept_samples import KeptSamples
 from layersim.metrics.loss import LayerLoss
@@ -17,7 +16,6 @@ from layersim.metrics.straightness import Straightness, straightness
 __all__ = [
     "Agreement",
     "ClassPaths",
-    "ExitCounts",
     "KeptSamples",
     "LayerAccuracy",
     "LayerF1",
@@ -28,14 +26,11 @@ __all__ = [
     "Saturation",
     "Straightness",
     "TargetProbability",
-    "accuracy_at",
     "agreement",
     "class_means",
     "class_paths",
     "cosine_to_last",
     "effective_depth",
-    "exit_counts",
-    "exit_curve_area",
     "layer_confusion",
     "mean_saturation_layer",
     "measured_depth",
