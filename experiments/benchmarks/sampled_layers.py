@@ -20,7 +20,7 @@ from torch import Tensor
 
 from layersim.backbones import TransformersBackbone
 from layersim.data import StdlibCode
-from layersim.data.byte_tokenizer import ByteTokenizer
+from layersim.data.tokenizers import ByteTokenizer
 from layersim.heads import SharedHead
 from layersim.objectives import Aligned, LastLayer, Objective
 

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from layersim.data import ByteTokenizer, open_tokenizer
-from layersim.data.pretrained_tokenizer import tokenizer_of
+from layersim.data.tokenizers import tokenizer_of
 from layersim.errors import UserError
 from tests.data.texts import all_of, bare, csv, parquet, rows, whole
 
