@@ -139,9 +139,8 @@ def check_promise(samples: int, *, target: float, risk: Risk, confidence: float,
     counted = method == "ltt" and risk == "disagreement"
     promise = (Expected if method == "crc" else Counted if counted else Bet)(target, 1 - confidence)
     if samples < max(1, promise.samples_needed()):
-        sure, or_lower = (
-            (f" with confidence {confidence:g}", ", or lower the confidence") if method != "crc" else ("", "")
-        )
+        sure = "" if method == "crc" else f" with confidence {confidence:g}"
+        or_lower = "" if method == "crc" else ", or lower the confidence"
         least = promise.bound(torch.zeros(max(1, samples), dtype=torch.float64))
         raise UserError(
             f"Expected at least {promise.samples_needed()} samples to promise a risk ({risk}) of at most "
@@ -166,7 +165,7 @@ def best_within(table: ExitTable, policy: Policy, thresholds: Sequence[float], b
     """
     check_thresholds(thresholds)
     require_share("a budget", budget, one=True)
-    tried = torch.tensor([*thresholds, inf])
+    tried = torch.tensor([*thresholds, inf], dtype=torch.float64)
     counts = exit_counts(table.scores, table.predictions, table.targets, tried)
     means, accuracies = (each.tolist() for each in along_exits(*counts))
     num_layers = table.scores.shape[0]

@@ -34,7 +34,7 @@ def exit_counts(scores: Tensor, predictions: Tensor, targets: Tensor, thresholds
         scores: (L, N) a policy's, such as a readout's confidences.
         predictions: (L, N) a readout's.
         targets: (N,) classes.
-        thresholds: (K,) ascending float32 numbers; with ∞ nobody leaves early.
+        thresholds: (K,) ascending, float32 numbers; with ∞ nobody leaves early.
     """
     surest = torch.where(scores.isnan(), -inf, widened(scores)).cummax(dim=0).values
     reached = torch.searchsorted(thresholds.to(surest), surest, right=True)
@@ -133,7 +133,7 @@ def exit_curve(
     num_samples = len(table.targets)
     if num_samples == 0:
         raise UserError("Expected samples to draw a curve of exits from, but got none. Change the data.")
-    tried = torch.tensor([*thresholds, inf])
+    tried = torch.tensor([*thresholds, inf], dtype=torch.float64)
     exits, correct = exit_counts(table.scores, table.predictions, table.targets, tried)
     means, accuracies = along_exits(exits, correct)
     chosen = spread(means, points)

@@ -70,15 +70,11 @@ def fit_temperatures(head: Head, features: LayerFeatures) -> Tensor:
     targets = targets.to(like.device)
 
     def fit(layer: int) -> float:
-        values = features.values[layer].to(like)
-        parts = list(zip(torch.split(values, chunk), torch.split(targets, chunk), strict=True))
-        if len(parts) == 1:
-            return fit_temperature(head.logits(values[None], [layer])[0], targets)
-
-        def slope(inverse: float) -> float:
-            return sum(_slope(head.logits(rows[None], [layer])[0], labels, inverse) for rows, labels in parts)
-
-        return _fit(slope)
+        rows = zip(torch.split(features.values[layer].to(like), chunk), torch.split(targets, chunk), strict=True)
+        parts = [(values[None], labels) for values, labels in rows]
+        if len(parts) == 1:  # small enough to be read once
+            return fit_temperature(head.logits(parts[0][0], [layer])[0], targets)
+        return _fit(lambda beta: sum(_slope(head.logits(one, [layer])[0], own, beta) for one, own in parts))
 
     temperatures = [fit(layer) for layer in range(head.num_layers)]
     stuck = [f"layer {layer}: {t:g}" for layer, t in enumerate(temperatures, start=1) if t in (LEAST, GREATEST)]
