@@ -94,7 +94,7 @@ class SplitDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> dict[str, Split]:
-        """The splits, opened; sets class_names where they are known. Called once."""
+        """The splits, opened and `capped`; sets class_names where they are known. Called once."""
 
     def adapt(self, backbone: Any) -> None:
         """A hook: takes from the backbone what the inputs depend on, before samples are read; called more than once."""
@@ -110,6 +110,12 @@ class SplitDataModule(LightningDataModule, ABC):
         """Loads the splits, once, and fits them to the trainer's backbone where there is a trainer."""
         if not self.splits:
             self.splits = self.load()
+            for role, split in self.splits.items():
+                if len(self.capped(role, split.index)) < len(split):
+                    raise UserError(
+                        f"{type(self).__name__} reads all of its {len(split)} {role} samples: leave "
+                        f"--data.max_{'train' if role == 'train' else 'eval'}_samples out"
+                    )
         backbone = getattr(self.trainer.lightning_module, "backbone", None) if self.trainer else None
         if backbone is not None:
             self.adapt(backbone)
@@ -173,7 +179,7 @@ class SplitDataModule(LightningDataModule, ABC):
             )
 
     def capped(self, role: str, index: Integers) -> Integers:
-        """Of a split's numbers (N,), ascending, those that its limit leaves."""
+        """Of a split's numbers (N,), ascending, those that its limit leaves; for `load`."""
         most = self.limits["max_train_samples" if role == "train" else "max_eval_samples"]
         if most is None or most >= len(index):
             return index

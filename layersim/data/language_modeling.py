@@ -25,7 +25,7 @@ class LanguageModeling(BlockData):
     each).
 
     Args:
-        path: a file (txt, csv, tsv, json, jsonl, parquet, arrow), a folder or a name on the hub (see `open_split`).
+        path: a file (txt, csv, tsv, json, jsonl, parquet, arrow), a folder or a name on the hub (see `Source`).
         tokenizer: a name on the hub or a local folder, for `transformers.AutoTokenizer`; "bytes" for the byte-level
             one; None: the backbone's own.
         name: which configuration of the data set, where it has several.

@@ -1,7 +1,7 @@
-"""Text to tokens and back: what data modules want of a tokenizer, bytes, and transformers' own."""
+"""Text to tokens: what data modules want of a tokenizer, bytes, and transformers' own."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ class Encoding:
 
 
 class Tokenizer(ABC):
-    """Text to tokens and back."""
+    """Text to tokens."""
 
     name: str
     """Where it comes from, for messages."""
@@ -49,10 +49,6 @@ class Tokenizer(ABC):
             special: add the tokens that a classifier expects ([CLS], [SEP], …).
             max_length: cut to this many tokens, the special ones included; None: uncut.
         """
-
-    @abstractmethod
-    def decode(self, tokens: Iterable[int]) -> str:
-        """The text of these tokens, without special ones."""
 
 
 class ByteTokenizer(Tokenizer):
@@ -83,10 +79,6 @@ class ByteTokenizer(Tokenizer):
                 parts = _cut(parts, max_length - len(parts) * len(end))
             rows.append([token for part in parts for token in [*part, *end]])
         return Encoding(rows)
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """The text of the bytes; tokens that are none are left out, bytes that are no UTF-8 become U+FFFD."""
-        return bytes(token for token in tokens if token < 256).decode(errors="replace")
 
 
 def _cut(parts: list[bytes], room: int) -> list[bytes]:
@@ -138,10 +130,6 @@ class PretrainedTokenizer(Tokenizer):
                 verbose=False,  # it warns of long texts, which are ours to count
             )
         return Encoding(encoded["input_ids"], encoded.get("token_type_ids"))
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
-        return text
 
 
 def open_tokenizer(name: str) -> Tokenizer:
