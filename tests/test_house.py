@@ -19,7 +19,6 @@ FORBIDDEN = {
     "layersim/across": {"layersim.commands.training", "layersim.commands.trainer"},
     "layersim/sweep": {"torch", "layersim.commands.trainer"},
     "layersim/export": {"lightning", "layersim.data", "layersim.module", "layersim.report"},
-    "layersim/text": {"layersim.data", "layersim.commands.training"},
     "layersim/objectives": {"lightning", "timm", "layersim.backbones", "layersim.heads", "layersim.module"},
     "layersim/heads.py": {"lightning", "layersim.data", "layersim.module", "layersim.objectives.base"},
     "layersim/backbones": {"lightning", "layersim.heads", "layersim.data", "layersim.module"},

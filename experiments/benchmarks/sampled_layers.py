@@ -20,7 +20,7 @@ from torch import Tensor
 
 from layersim.backbones import TransformersBackbone
 from layersim.data import StdlibCode
-from layersim.data.byte_tokenizer import ByteTokenizer
+from layersim.data.tokenizers import ByteTokenizer
 from layersim.heads import SharedHead
 from layersim.objectives import Aligned, LastLayer, Objective, Reading, Step
 
@@ -31,9 +31,12 @@ def token_streams(vocabulary: int) -> dict[str, Tensor]:
     """Tokens of the training and of the held-out files, end to end."""
     data = StdlibCode(block_size=2**16)
     data.setup()
-    byte = ByteTokenizer()
     texts = {
-        role: [byte.decode(split[n]["input_ids"]) for n in range(len(split))] for role, split in data.splits.items()
+        role: [
+            bytes(token for token in split[n]["input_ids"] if token < ByteTokenizer.eos_id).decode(errors="replace")
+            for n in range(len(split))
+        ]
+        for role, split in data.splits.items()
     }
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

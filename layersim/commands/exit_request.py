@@ -6,7 +6,7 @@ from layersim.data import SplitDataModule
 from layersim.data.splits import shared_samples
 from layersim.errors import UserError
 from layersim.exits import Method, Risk, check_promise, split_for_temperatures
-from layersim.exits.ranges import require_share
+from layersim.exits.calibration import require_share
 from layersim.module import LayerwiseModule
 
 

@@ -9,7 +9,6 @@ from layersim.metrics.class_means import (
     self_duality,
 )
 from layersim.metrics.effective_depth import effective_depth, measured_depth, paired_interval
-from layersim.metrics.exit_curve import ExitCounts, accuracy_at, exit_counts, exit_curve_area
 from layersim.metrics.monotonicity import Rise, TargetProbability, cosine_to_last, rise
 from layersim.metrics.progression import Agreement, agreement, progression, rise_record
 from layersim.metrics.readout import (
@@ -29,7 +28,6 @@ from layersim.similarity.kept_samples import KeptSamples
 __all__ = [
     "Agreement",
     "ClassPaths",
-    "ExitCounts",
     "KeptSamples",
     "LayerAccuracy",
     "LayerF1",
@@ -40,14 +38,11 @@ __all__ = [
     "Saturation",
     "Straightness",
     "TargetProbability",
-    "accuracy_at",
     "agreement",
     "class_means",
     "class_paths",
     "cosine_to_last",
     "effective_depth",
-    "exit_counts",
-    "exit_curve_area",
     "layer_confusion",
     "mean_saturation_layer",
     "measured_depth",
