@@ -5,7 +5,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
@@ -31,13 +30,8 @@ from layersim.metrics.effective_depth import check_epsilon, effective_depth
 from layersim.module import LayerwiseModule
 from layersim.report.exits import ExitReport, write_exit_report
 from layersim.report.page import PAGE_FILE, write_page
-from layersim.report.speculation import speculation_table
 from layersim.runs.checkpoints import check_fits, read_checkpoint
-from layersim.text.drafting import check_drafting, generating_model
-from layersim.text.speculation import speculation_by_layer
 
-_PROMPT = 32
-"""Tokens of a prompt for drafting."""
 _SPEED_SAMPLES = 512
 """So many samples are timed, at most."""
 
@@ -132,7 +126,6 @@ class LayerwiseTrainer(Trainer):
         criterion: Literal["angular", "influence"] = "angular",
         removal_batches: int = 50,
         format: Literal["stock", "onnx", "torch"] = "stock",
-        speculate: int = 0,
         overwrite: bool = False,
     ) -> Path:
         """Write a model of its own: whole, cut to its first layers, or without the blocks that matter least.
@@ -154,8 +147,6 @@ class LayerwiseTrainer(Trainer):
                 (arXiv 2403.17887), or the blocks' `influence` (arXiv 2403.03853).
             removal_batches: training batches that `remove` looks at.
             format: `stock`, `onnx` or `torch`.
-            speculate: of a whole language model, print what drafting from each layer gains when transformers'
-                `generate(assistant_early_exit=k)` continues this many prompts of the validation split.
             overwrite: replace an export that stands there.
 
         Raises:
@@ -169,12 +160,6 @@ class LayerwiseTrainer(Trainer):
         if tolerance is not None:
             check_epsilon(tolerance, "--tolerance")
         export.check_destination(to, overwrite)
-        if speculate:
-            if (layers, tolerance, remove, format) != (None, None, None, "stock"):
-                raise UserError(
-                    "Drafting needs the whole stock model. Leave --layers and its like, or --speculate, out."
-                )
-            check_drafting(generating_model(model))
         checkpoint: dict[str, Any] = {}
         if ckpt_path is not None:
             checkpoint = read_checkpoint(ckpt_path)
@@ -207,18 +192,7 @@ class LayerwiseTrainer(Trainer):
             else f"layers {[n + 1 for n in kept]}"
         )
         Console().print(f"Exported {told} to {path}; its README.md says how to load it.", soft_wrap=True)
-        if speculate:
-            prompts = self._prompts(model, datamodule, speculate)
-            Console().print(speculation_table(speculation_by_layer(model, prompts, torch.ones_like(prompts))))
         return path
-
-    def _prompts(self, model: LayerwiseModule, datamodule: SplitDataModule, count: int) -> Tensor:
-        """The first tokens, 32 at most, of so many samples of the validation split."""
-        datamodule.check(model.backbone)
-        split = datamodule.splits["val"]
-        rows = [torch.as_tensor(split[place]["input_ids"][:_PROMPT]).long() for place in range(min(count, len(split)))]
-        width = min(map(len, rows))
-        return torch.stack([row[:width] for row in rows])
 
     def _collect(
         self,

@@ -5,7 +5,6 @@ from layersim.report.quality import LayerQuality
 from layersim.text.generation import generate
 from layersim.text.ngrams import distinct, diversity, repetition
 from layersim.text.quality import quality_by_layer
-from layersim.text.speculation import speculation_by_layer
 
 __all__ = [
     "LayerQuality",
@@ -15,5 +14,4 @@ __all__ = [
     "perplexity",
     "quality_by_layer",
     "repetition",
-    "speculation_by_layer",
 ]
