@@ -13,7 +13,7 @@ from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.data.splits import Sample, Split
 from layersim.errors import UserError
-from layersim.evaluation_mode import evaluating, on_device_of
+from layersim.evaluation import evaluating, on_device_of
 from layersim.metrics import KeptSamples
 from layersim.outputs import LayerFeatures
 from layersim.similarity.positions import splitmix64

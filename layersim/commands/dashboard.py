@@ -1,14 +1,11 @@
 """`layersim dashboard ENTITY/PROJECT`: a W&B workspace and a report that show what layersim logs, as code."""
 
-import argparse
 import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -80,38 +77,30 @@ def as_json(entity: str, project: str) -> dict[str, Any]:
     return {name: json.loads(one._to_model().model_dump_json(by_alias=True)) for name, one in made.items()}
 
 
-def main(args: list[str]) -> int:
-    """Runs the command with what stands behind `layersim dashboard`; 0 when all went well."""
-    parser = argparse.ArgumentParser(
-        prog="layersim dashboard",
-        description="Make a W&B workspace and a report: layer curves by objective, heat maps, what mattered in sweeps.",
-    )
-    parser.add_argument("project", metavar="ENTITY/PROJECT", help="of W&B")
-    parser.add_argument("--dry-run", type=Path, metavar="JSON", help="write both to this file, and ask no server")
-    options = parser.parse_args(args)
-    entity, slash, project = options.project.partition("/")
-    if not (entity and slash and project) or "/" in project:
-        raise UserError(f"expected ENTITY/PROJECT, as in the address of the project's page, got {options.project!r}.")
+def dashboard(project: str, *, dry_run: Path | None = None) -> None:
+    """Make a W&B workspace and a report: layer curves by objective, heat maps, what mattered in sweeps.
+
+    Args:
+        project: ENTITY/PROJECT of W&B
+        dry_run: write both to this file, as JSON, and ask no server
+
+    Raises:
+        UserError: no such name, wandb-workspaces is missing, a file that cannot be written, or what W&B refuses.
+    """
+    entity, slash, name = project.partition("/")
+    if not (entity and slash and name) or "/" in name:
+        raise UserError(f"expected ENTITY/PROJECT, as in the address of the project's page, got {project!r}.")
     if find_spec("wandb_workspaces") is None:
         raise UserError("A dashboard needs wandb-workspaces, not installed here: pip install 'layersim[dashboard]'.")
-    console = Console()
-    if options.dry_run:
-        try:
-            options.dry_run.write_text(json.dumps(as_json(entity, project), indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"{options.dry_run} cannot be written: {error}. Change --dry-run.") from error
-        console.print(f"Workspace and report: {options.dry_run}", markup=False, soft_wrap=True)
-        return 0
-    for name, made in {"Workspace": workspace(entity, project), "Report": report(entity, project)}.items():
-        try:
+    if dry_run:
+        with as_user_error(f"{dry_run} cannot be written", "Change --dry_run."):
+            dry_run.write_text(json.dumps(as_json(entity, name), indent=2) + "\n")
+        return print(f"Workspace and report: {dry_run}")
+    for what, made in {"Workspace": workspace(entity, name), "Report": report(entity, name)}.items():
+        remedy = "Check the entity and the project, and `wandb login`; --dry_run writes it to a file."
+        with as_user_error(f"W&B did not take the {what.lower()}", remedy):
             made.save()
-        except Exception as error:  # its client raises whatever the server or the network makes of it
-            raise UserError(
-                f"W&B did not take the {name.lower()}: {' '.join(str(error).split())} Check the entity and the "
-                "project, and `wandb login`; --dry-run writes it to a file."
-            ) from error
-        console.print(f"{name}: {made.url}", markup=False, soft_wrap=True)
-    return 0
+        print(f"{what}: {made.url}")
 
 
 def _curves_of_runs() -> list[Any]:

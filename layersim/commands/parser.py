@@ -1,12 +1,16 @@
-"""The command's parser: whatever it refuses is one line that names the option."""
+"""The one parser of all verbs: whatever it refuses is one line that names the option."""
 
 import pydoc
 import re
+import sys
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from importlib.machinery import PathFinder
+from inspect import Parameter, signature
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from jsonargparse import Namespace, _typehints, set_parsing_settings
-from lightning.pytorch.cli import LightningArgumentParser
+import docstring_parser
+from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
 
 from layersim.errors import UserError
 
@@ -36,8 +40,36 @@ _NO_CLASS = re.compile(
 )
 
 
-class Parser(LightningArgumentParser):
-    """LightningCLI's parser, whose errors are UserErrors."""
+def call(verb: Callable[..., Any], args: Sequence[str]) -> None:
+    """Calls a verb's function with the options that were typed; its signature and docstring say which there are.
+
+    What is not keyword-only stands in its place on the command line, a list of one or more last; a bool is a flag.
+    """
+    told = docstring_parser.parse(verb.__doc__ or "")
+    help_of = {each.arg_name: each.description for each in told.params}
+    parser = Parser(prog=f"layersim {verb.__name__}", description=told.description, allow_abbrev=False)
+    kinds, added = get_type_hints(verb), set[str | int]()
+    for name, parameter in signature(verb).parameters.items():
+        optional = parameter.default is not Parameter.empty
+        options: dict[str, Any] = {"help": help_of.get(name)}
+        if optional:
+            options["default"] = parameter.default
+        if kinds[name] is bool:
+            parser.add_argument(f"--{name}", action="store_true", help=help_of.get(name))
+        elif parameter.kind is Parameter.KEYWORD_ONLY:
+            continue
+        elif get_origin(kinds[name]) is list:
+            (kind,) = get_args(kinds[name])
+            parser.add_argument(name, type=kind, nargs="*" if optional else "+", **options)
+        else:
+            parser.add_argument(name, type=kinds[name], **options)
+        added.add(name)
+    parser.add_function_arguments(verb, skip=added, as_group=False)
+    verb(**parser.parse_args(list(args)).as_dict())
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser, whose errors are UserErrors."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # one of jsonargparse's own, within another
@@ -96,6 +128,9 @@ def class_hint(name: str, types: str) -> str:
         waiting += kind.__subclasses__()
     near = get_close_matches(name.rpartition(".")[2], names, n=3, cutoff=0.6)
     meant = f"Did you mean {', '.join(near)}? " if near else ""
+    other = PathFinder.find_spec("callbacks") if name.startswith("callbacks.") else None
+    if other is not None and other.origin != sys.modules["callbacks"].__file__:
+        meant += f"`callbacks` is layersim's own package, so that {other.origin} is not looked into: rename that file. "
     return (
         f"{meant}A class of your own is named by its whole path, such as my_file.{name.rpartition('.')[2]} for one in "
         "my_file.py, in a folder that Python looks in: run with PYTHONPATH=FOLDER."

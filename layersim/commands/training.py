@@ -22,12 +22,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from layersim.commands.console import in_few_lines, quiet
 from layersim.commands.default_callbacks import with_defaults
-from layersim.commands.exit_request import ExitRequest
+from layersim.commands.exits import ExitRequest, calibrate_exits
+from layersim.commands.export import export_model
 from layersim.commands.parser import Parser
 from layersim.commands.preflight import check_limits, classes_of, is_new_head
 from layersim.commands.refusals import refusing, running
 from layersim.commands.sweep_arguments import from_agent, under_agent
-from layersim.commands.trainer import LayerwiseTrainer
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.export import check_destination
@@ -38,12 +38,22 @@ from layersim.runs.configuration import RunConfig
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.runs.tracking import Settles, finish
 
-_HANDED_ON = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
+_HANDED_ON = {"model", "datamodule", "trainer", "dataloaders", "train_dataloaders", "val_dataloaders"}
 """What a verb gets from its recipe, and not as an option of its own."""
 VERBS = dict.fromkeys(("fit", "validate", "test", "predict", "exits", "export"), _HANDED_ON)
 
 _RUN_DIRECTORY = "LAYERSIM_RUN_DIRECTORY"
 """Tells the processes that DDP starts where their run lives."""
+
+
+class _Trainer(Trainer):
+    """Lightning's, with our verbs where LightningCLI looks for their options."""
+
+    exits = staticmethod(calibrate_exits)
+    export = staticmethod(export_model)
+
+
+class _Parser(Parser, LightningArgumentParser): ...
 
 
 class LayerwiseCLI(LightningCLI):
@@ -68,11 +78,11 @@ class LayerwiseCLI(LightningCLI):
             SplitDataModule,
             subclass_mode_data=True,
             save_config_callback=RunConfig,
-            trainer_class=LayerwiseTrainer,
+            trainer_class=_Trainer,
             seed_everything_default=0,
             parser_kwargs={"allow_abbrev": False, **dict.fromkeys(self._verbs, defaults)},
             auto_configure_optimizers=False,
-            parser_class=Parser,
+            parser_class=_Parser,
             args=given,
         )
 
@@ -174,6 +184,10 @@ class LayerwiseCLI(LightningCLI):
         trainer.callbacks = in_few_lines(trainer.callbacks, given)  # type: ignore[attr-defined]
         return trainer
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        ours = {"trainer": self.trainer} if subcommand in vars(_Trainer) else {}
+        return super()._prepare_subcommand_kwargs(subcommand) | ours
+
     def _run_subcommand(self, subcommand: str) -> None:
         with running(lambda: self.trainer.global_step > 0):
             try:
@@ -254,8 +268,8 @@ class LayerwiseCLI(LightningCLI):
         return Path(os.environ.get(_RUN_DIRECTORY, root / experiment))
 
 
-def main(args: Sequence[str]) -> int:
-    """Runs `layersim fit …` and its like; the exit status is 0, or an exception says what is wrong."""
+def main(args: Sequence[str]) -> None:
+    """Runs `layersim fit …` and its like; an exception says what is wrong."""
     quiet()
     status = 1
     with run_directory.discarding_unused():
@@ -264,7 +278,6 @@ def main(args: Sequence[str]) -> int:
             status = 0
         finally:
             finish(status)
-    return status
 
 
 def with_checkpoint(given: list[str]) -> list[str]:

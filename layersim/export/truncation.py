@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from layersim.backbones.base import Backbone
 from layersim.backbones.recording import first_tensor
 from layersim.errors import UserError
-from layersim.evaluation_mode import evaluating
+from layersim.evaluation import evaluating
 from layersim.export.layers import kept_layers
 from layersim.export.libraries import library_of
 from layersim.export.weights import move_weights, weights_read_at

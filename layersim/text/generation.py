@@ -15,7 +15,7 @@ from transformers import DynamicCache, TopPLogitsWarper
 from layersim.backbones import TransformersBackbone
 from layersim.backbones.passage import watched
 from layersim.errors import UserError
-from layersim.evaluation_mode import evaluating
+from layersim.evaluation import evaluating
 from layersim.module import LayerwiseModule
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.evaluation_mode import evaluating
+from layersim.evaluation import evaluating
 from layersim.module import LayerwiseModule
 from layersim.report.numbers import perplexity
 from layersim.report.quality import LayerQuality

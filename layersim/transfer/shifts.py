@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from layersim.data import SplitDataModule
 from layersim.data.splits import Sample, seeded
 from layersim.errors import UserError
-from layersim.evaluation_mode import evaluating, on_device_of
+from layersim.evaluation import evaluating, on_device_of
 from layersim.metrics import LayerAccuracy
 from layersim.module import LayerwiseModule
 

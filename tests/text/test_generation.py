@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from layersim.backbones import TransformersBackbone
 from layersim.errors import UserError
-from layersim.evaluation_mode import evaluating
+from layersim.evaluation import evaluating
 from layersim.heads import SeparateHeads, SharedHead
 from layersim.module import LayerwiseModule
 from layersim.text.generation import draw, generate, nucleus
