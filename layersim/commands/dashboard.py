@@ -95,7 +95,8 @@ def dashboard(project: str, *, dry_run: Path | None = None) -> None:
     if dry_run:
         with as_user_error(f"{dry_run} cannot be written", "Change --dry_run."):
             dry_run.write_text(json.dumps(as_json(entity, name), indent=2) + "\n")
-        return print(f"Workspace and report: {dry_run}")
+        print(f"Workspace and report: {dry_run}")
+        return
     for what, made in {"Workspace": workspace(entity, name), "Report": report(entity, name)}.items():
         remedy = "Check the entity and the project, and `wandb login`; --dry_run writes it to a file."
         with as_user_error(f"W&B did not take the {what.lower()}", remedy):

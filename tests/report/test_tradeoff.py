@@ -8,8 +8,8 @@ from matplotlib.collections import PolyCollection
 from PIL import Image
 from rich.console import Console
 
-from layersim.errors import UserError
 from layersim.commands.compare import compare
+from layersim.errors import UserError
 from layersim.report.exits import ExitReport, write_exit_report
 from layersim.report.tradeoff import exit_curve_figure, tradeoff_figure, tradeoff_table
 from tests.report.test_compare import make_run, record

@@ -13,7 +13,7 @@ from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.data.splits import Sample, Split
 from layersim.errors import UserError
-from layersim.evaluation import evaluating, on_device_of
+from layersim.evaluation import evaluate
 from layersim.metrics import KeptSamples
 from layersim.outputs import LayerFeatures
 from layersim.similarity.positions import splitmix64
@@ -51,7 +51,7 @@ def read_features(
     Raises:
         UserError: data that the model cannot read, no such split, or `max_samples` below 4.
     """
-    kept = KeptSamples(max_samples=max_samples, least=LEAST)
+    kept = _OnHost(max_samples=max_samples, least=LEAST)
     chosen = fitted_split(backbone, data, split, name)
     rows = torch.arange(len(chosen))
     if not backbone.reads_tokens:
@@ -63,16 +63,16 @@ def read_features(
         collate_fn=data.collate,
     )
     batches: Any = track(loader, description=f"Reading {name}")
-    with evaluating(backbone), torch.no_grad():
-        for batch in on_device_of(backbone, batches):
-            features = backbone({**batch, "position": batch["index"]})
-            kept.update(LayerFeatures(features.values.cpu(), features.targets, features.position))
-    values, targets, index = kept.compute()
+    ((values, targets, index),) = evaluate(backbone, ({**batch, "position": batch["index"]} for batch in batches), kept)
     return ModelFeatures(values, torch.stack([index, torch.zeros_like(index) if targets is None else targets.cpu()], 1))
 
 
 def fitted_split(backbone: Backbone, data: SplitDataModule, split: str, name: str) -> Split:
-    """The split, as this model reads it."""
+    """The split, as this model reads it.
+
+    Raises:
+        UserError: data that the model cannot read, or no such split.
+    """
     try:
         if isinstance(data, BlockData) != backbone.reads_tokens:
             classifier, language = "a classifier", "a language model"
@@ -91,3 +91,10 @@ def fitted_split(backbone: Backbone, data: SplitDataModule, split: str, name: st
     except UserError as error:
         raise UserError(f"The data do not fit {name}: {error}") from error
     return chosen
+
+
+class _OnHost(KeptSamples):
+    """Keeps features on the host, wherever the model runs."""
+
+    def update(self, batch: LayerFeatures) -> None:
+        super().update(LayerFeatures(batch.values.cpu(), batch.targets, batch.position))

@@ -11,15 +11,12 @@ import yaml
 from lightning.pytorch.cli import instantiate_module
 from torch import Tensor
 
+from layersim.commands.reading import FORMS
 from layersim.commands.refusals import refusing
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
 from layersim.module import LayerwiseModule
 from layersim.runs.checkpoints import check_fits, read_checkpoint
 
-FORMS = (
-    "a checkpoint (….ckpt), a run's directory, a recipe (….yaml), timm:NAME, or transformers:NAME, where NAME is on "
-    "the hub, a folder, or package:PACKAGE/FOLDER"
-)
 _LAST = Path("checkpoints/last.ckpt")
 
 
@@ -81,18 +78,15 @@ def open_module(source: Source, *, tokens: bool = False, seed: int = 0, device: 
     if source.any_task:
         section["backbone"]["init_args"]["task"] = "language-modeling" if tokens else "classification"
     torch.manual_seed(seed)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), refusing(f"The model of {source.given} cannot be built"):
         warnings.filterwarnings("ignore", ".* has no trained .*", UserWarning)  # classifiers: none is read here
-        with refusing(f"The model of {source.given} cannot be built"):
-            module: LayerwiseModule = instantiate_module(LayerwiseModule, section)
+        module: LayerwiseModule = instantiate_module(LayerwiseModule, section)
     if source.state is not None:
         check_fits(source.state, module, source.given)
         module.load_state_dict(source.state)
     where = torch.accelerator.current_accelerator(check_available=True) if device == "auto" else device
-    try:
+    with as_user_error(f"There is no device {device!r} here", "Change --device."):
         return module.eval().to(where or "cpu")
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"There is no device {device!r} here. Change --device. {error}") from error
 
 
 def _backbone(kind: str, /, **options: Any) -> dict[str, Any]:
@@ -116,10 +110,8 @@ def _checkpoint(given: str, path: Path) -> Source:
 
 
 def _recipe(given: str, path: Path) -> Source:
-    try:
+    with as_user_error(f"The recipe {given} cannot be read"):
         recipe = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"The recipe {given} cannot be read: {error}") from error
     model = recipe.get("model") if isinstance(recipe, dict) else None
     if not isinstance(model, dict) or "backbone" not in model:
         raise UserError(f"{given} is no recipe: it has no section `model` with a `backbone`.")
