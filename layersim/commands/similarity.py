@@ -72,7 +72,8 @@ def compare_models(
     # features come by their index in the source, whose neighbours may be alike: groups are made of an order of our own
     drawn = evaluation_generator(seed).permutation(first.values.shape[1])
     metric.update(first.values, torch.from_numpy(drawn), other=second.values)
-    return metric.compute()
+    similarity: Tensor = metric.compute()
+    return similarity
 
 
 def measure_class(name: str) -> "type[SampleMetric]":
@@ -106,8 +107,10 @@ def main(args: Sequence[str]) -> None:
     metric = measure_class(options.measure)(**options.options.as_dict(), max_samples=None)
     first, second = sources
     names = [first.name, second.name] if first.name != second.name else [first.given, second.given]
-    features = [_read(source, name, parser, options) for source, name in zip(sources, names, strict=True)]
-    similarity = compare_models(*features, metric, seed=options.seed, names=names)
+    features = _read(first, names[0], parser, options)
+    similarity = compare_models(
+        features, _read(second, names[1], parser, options), metric, seed=options.seed, names=names
+    )
     report = AcrossReport(
         models={
             side: {"name": name, "given": source.given} for side, name, source in zip("ab", names, sources, strict=True)
@@ -117,7 +120,7 @@ def main(args: Sequence[str]) -> None:
         identical=metric.properties.identical,
         data=options.data.as_dict(),
         split=options.split,
-        samples=features[0].values.shape[1],
+        samples=features.values.shape[1],
         similarity=similarity.tolist(),
     )
     if options.to is None:

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from layersim.commands.export import export_model
 from layersim.commands.parser import Parser
 from layersim.commands.preflight import check_limits, classes_of, is_new_head
 from layersim.commands.refusals import refusing, running
-from layersim.commands.sweep_arguments import from_agent, under_agent
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.export import check_destination
@@ -36,7 +36,8 @@ from layersim.runs import directory as run_directory
 from layersim.runs.checkpoints import check_fits, read_checkpoint
 from layersim.runs.configuration import RunConfig
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
-from layersim.runs.tracking import Settles, finish
+from layersim.runs.tracking import RunLogger, finish
+from layersim.sweep.flags import from_agent, under_agent
 
 _HANDED_ON = {"model", "datamodule", "trainer", "dataloaders", "train_dataloaders", "val_dataloaders"}
 """What a verb gets from its recipe, and not as an option of its own."""
@@ -173,8 +174,8 @@ class LayerwiseCLI(LightningCLI):
         name = f"{self._place()[1]}/{directory.name}"
         run_id = checkpoint.get("layersim", {}).get("wandb_run_id") if self.subcommand == "fit" else None
         for logger in others:
-            if isinstance(logger, Settles):
-                logger.settle(directory, run_id or directory.name, name)
+            if isinstance(logger, RunLogger):
+                logger.start_in(directory, run_id or directory.name, name)
         return self._make_trainer(logger=[csv, *others], default_root_dir=str(directory), **kwargs)
 
     def _make_trainer(self, **options: Any) -> Trainer:
@@ -271,6 +272,7 @@ class LayerwiseCLI(LightningCLI):
 def main(args: Sequence[str]) -> None:
     """Runs `layersim fit …` and its like; an exception says what is wrong."""
     quiet()
+    take_shipped_callbacks()
     status = 1
     with run_directory.discarding_unused():
         try:
@@ -278,6 +280,16 @@ def main(args: Sequence[str]) -> None:
             status = 0
         finally:
             finish(status)
+
+
+def take_shipped_callbacks() -> None:
+    """Makes `callbacks` the package that comes with layersim, although the folder where the user works may have a
+    callbacks.py and stand before it on Python's path."""
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    try:
+        import_module("callbacks")
+    finally:
+        del sys.path[0]
 
 
 def with_checkpoint(given: list[str]) -> list[str]:

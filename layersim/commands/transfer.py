@@ -70,10 +70,11 @@ def transfer(
         check_strengths(wanted, module.backbone.input_size)
         _labels(data, split)
         data.check(module.backbone)
-    for name in ("train", split) if to_data is not None else ():
-        fitted_split(module.backbone, to_data, name, _TASK)
-        if len(set(_labels(to_data, name).tolist())) < 2:
-            raise UserError(f"A probe needs two classes or more, but the {name} split of --to_data has one.")
+    if to_data is not None:
+        for name in ("train", split):
+            fitted_split(module.backbone, to_data, name, _TASK)
+            if len(set(_labels(to_data, name).tolist())) < 2:
+                raise UserError(f"A probe needs two classes or more, but the {name} split of --to_data has one.")
     accuracy, shifts = shifted_accuracies(module, data, split, wanted, seed=seed) if shifting else (None, {})
     return TransferReport(
         model=type(module).__name__,

@@ -198,13 +198,22 @@ class Clumsy(Callback):
 @pytest.mark.parametrize(
     ("flag", "error"),
     [
-        ("--data=tests.test_refusals.Broken", KeyError),
-        ("--trainer.callbacks+=tests.test_refusals.Clumsy", RuntimeError),
+        ("--data=tests.commands.test_refusals.Broken", KeyError),
+        ("--trainer.callbacks+=tests.commands.test_refusals.Clumsy", RuntimeError),
     ],
 )
 def test_a_bug_is_no_error_of_the_users(flag: str, error: type[Exception], layersim: Command) -> None:
     with pytest.raises(error):
         layersim("fit", *tiny.FLAGS, flag)
+
+
+def test_a_users_module_of_our_packages_name_is_told_to_be_renamed(
+    layersim: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "callbacks.py").write_text("class Own: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    layersim("fit", *tiny.FLAGS, "--trainer.callbacks+=callbacks.Own", status=2)
+    assert re.search(r"`callbacks` is layersim's own package, .*/callbacks\.py is .*rename", capsys.readouterr().err)
 
 
 def test_a_library_is_told_from_what_it_calls_back() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from layersim.commands.sweep_arguments import CONFIG, whole_flag
 from layersim.commands.training import LayerwiseCLI, with_checkpoint
 from layersim.errors import UserError
 from layersim.report.configuration import flat
 from layersim.runs.rehearsal import STAGES, logged_names, require_logged
 from layersim.sweep.file import SweepFile
+from layersim.sweep.flags import CONFIG, whole_flag
 
 
 class _Parsed(LayerwiseCLI):
@@ -83,7 +83,7 @@ class Options:
             raise UserError(f"{self._file.path}: `layersim {' '.join(words)}` is refused.\n{error}") from error
 
 
-def check(file: SweepFile) -> dict[str, Any]:
+def check_sweep(file: SweepFile) -> dict[str, Any]:
     """Tries every value of every parameter, ranges at both ends, the other parameters at their first.
 
     A parameter is an option's flag, whole or in short as on the command line (`model.optimizer.lr` for
