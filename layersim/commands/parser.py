@@ -1,5 +1,7 @@
 """The one parser of all verbs: whatever it refuses is one line that names the option."""
 
+import argparse
+import json
 import pydoc
 import re
 import sys
@@ -7,7 +9,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib.machinery import PathFinder
 from inspect import Parameter, signature
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 import docstring_parser
 from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
@@ -40,32 +42,57 @@ _NO_CLASS = re.compile(
 )
 
 
-def call(verb: Callable[..., Any], args: Sequence[str]) -> None:
+Data = Annotated[dict[str, Any] | None, "SplitDataModule"]
+"""What a recipe says under `data` (`class_path`, `init_args`); on the command line, a class and its options."""
+
+
+def call(verb: Callable[..., Any], args: Sequence[str]) -> Any:
     """Calls a verb's function with the options that were typed; its signature and docstring say which there are.
 
-    What is not keyword-only stands in its place on the command line, a list of one or more last; a bool is a flag.
+    What is not keyword-only stands in its place on the command line, a list of one or more last; a bool is a flag. The
+    data that are not typed are those that the first of the models which are typed was trained on.
     """
     told = docstring_parser.parse(verb.__doc__ or "")
-    help_of = {each.arg_name: each.description for each in told.params}
+    helps = {each.arg_name: each.description or "" for each in told.params}
+    quick = list(args) in (["--help"], ["-h"])  # for which no class is imported
     parser = Parser(prog=f"layersim {verb.__name__}", description=told.description, allow_abbrev=False)
-    kinds, added = get_type_hints(verb), set[str | int]()
     for name, parameter in signature(verb).parameters.items():
-        optional = parameter.default is not Parameter.empty
-        options: dict[str, Any] = {"help": help_of.get(name)}
-        if optional:
-            options["default"] = parameter.default
-        if kinds[name] is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=help_of.get(name))
-        elif parameter.kind is Parameter.KEYWORD_ONLY:
-            continue
-        elif get_origin(kinds[name]) is list:
-            (kind,) = get_args(kinds[name])
-            parser.add_argument(name, type=kind, nargs="*" if optional else "+", **options)
-        else:
-            parser.add_argument(name, type=kinds[name], **options)
-        added.add(name)
-    parser.add_function_arguments(verb, skip=added, as_group=False)
-    verb(**parser.parse_args(list(args)).as_dict())
+        _add_option(parser, parameter, helps.get(name, ""), quick=quick)
+    stored = [] if quick or "data" not in helps else _stored_data(args)
+    return verb(**parser.parse_args([*stored, *args]).as_dict())
+
+
+def _add_option(parser: ArgumentParser, parameter: Parameter, told: str, *, quick: bool) -> None:
+    name, kind = parameter.name, parameter.annotation
+    required = parameter.default is Parameter.empty
+    options: dict[str, Any] = {"help": told} if required else {"help": told, "default": parameter.default}
+    if kind == Data and quick:
+        parser.add_argument(f"--{name}", metavar="CLASS", help=f"{told} `--{name}.help CLASS` tells its options.")
+    elif kind == Data:
+        from layersim.data import SplitDataModule
+
+        parser.add_subclass_arguments(SplitDataModule, name, required=False, help=told)
+    elif kind is bool:
+        parser.add_argument(f"--{name}", action="store_true", help=told)
+    elif parameter.kind is Parameter.KEYWORD_ONLY:
+        parser.add_argument(f"--{name}", type=kind, required=required, **options)
+    elif get_origin(kind) is list:
+        parser.add_argument(name, type=get_args(kind)[0], nargs="+" if required else "*", **options)
+    else:
+        parser.add_argument(name, type=kind, **options)
+
+
+def _stored_data(args: Sequence[str]) -> list[str]:
+    typed = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("data", "a", "b", "ckpt_path"):
+        typed.add_argument(f"--{name}", nargs="?")  # the parser itself says that a value is missing
+    data, *models = vars(typed.parse_known_args(list(args))[0]).values()
+    if data is not None:
+        return []
+    from layersim.commands.models import read_source
+
+    stored = [section for model in models if model is not None and (section := read_source(model).data)]
+    return ["--data", json.dumps(stored[0])] if stored else []
 
 
 class Parser(ArgumentParser):

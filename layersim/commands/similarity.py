@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse import Namespace
-
-from layersim.commands.reading import FORMS, ReadingParser, make_directory, peek, print_outcome, reading_parser
-from layersim.errors import UserError
+from layersim.commands.parser import Data, Parser
+from layersim.errors import UserError, as_user_error
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from layersim.commands.features import ModelFeatures
-    from layersim.commands.models import Source
+    from layersim.commands.models import ModelFeatures
+    from layersim.report.across import AcrossReport
     from layersim.similarity.samples import SampleMetric
 
 MEASURES = {
@@ -40,6 +38,82 @@ FIGURE_FILE = "similarity.png"
 _EXPERIMENT = "similarity"
 
 
+def similarity(
+    *,
+    a: str,
+    b: str,
+    data: Data = None,
+    measure: str = "cka",
+    options: dict[str, Any] = {},  # noqa: B006 - read only
+    split: Literal["val", "test"] = "val",
+    max_samples: int = 4096,
+    device: str = "auto",
+    seed: int = 0,
+    to: Path | None = None,
+) -> "AcrossReport":
+    """Compare two models layer by layer: a heat map of all pairs, and each layer's best match.
+
+    Args:
+        a: a checkpoint (….ckpt), a run's directory, a recipe (….yaml), timm:NAME, or transformers:NAME, where NAME is
+            on the hub, a folder, or package:PACKAGE/FOLDER
+        b: the model to compare it with, alike
+        data: as in `fit`; where left out, those of model a, else of b.
+        measure: cosine, angular, cka, rbf_cka, cknna, mutual_knn, rsa, procrustes, mean_cca, svcca, pwcca or r2
+        options: of the measure, as `layersim.similarity` has them, such as --options.estimator=minibatch; CKA is
+            debiased where none is given
+        split: of the data to read
+        max_samples: samples (or tokens) to compare at most
+        device: where models run, such as cpu or cuda:1
+        seed: of weights that nobody has trained, and of the order of the samples
+        to: a new directory for what comes out
+
+    Raises:
+        UserError: a model or data that cannot be read, or do not fit; options that the measure refuses; a place that
+            cannot be written to.
+    """
+    from layersim.commands.models import make_data, open_module, print_outcome, read_features, read_source
+    from layersim.data.blocks import BlockData
+    from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
+    from layersim.report.drawing.canvas import save_figure
+    from layersim.runs import directory as run_directory
+
+    sources = {"a": read_source(a), "b": read_source(b)}
+    data = data or sources["a"].data or sources["b"].data
+    if data is None:
+        raise UserError("Neither model tells its data. Set --data, such as --data=Digits.")
+    _check_place(to)
+    metric = _metric(measure, options)
+    told = [source.name for source in sources.values()]
+    names = told if told[0] != told[1] else [a, b]
+    features = []
+    for source, name in zip(sources.values(), names, strict=True):
+        own = make_data(data)  # for this model alone: some take its tokenizer
+        module = open_module(source, tokens=isinstance(own, BlockData), seed=seed, device=device)
+        features.append(read_features(module.backbone, own, split=split, max_samples=max_samples, name=name))
+    first, second = features
+    report = AcrossReport(
+        models={
+            side: {"name": name, "given": source.given}
+            for (side, source), name in zip(sources.items(), names, strict=True)
+        },
+        measure=measure,
+        options={**metric.options, "max_samples": max_samples, "order": "drawn by seed"},
+        identical=metric.properties.identical,
+        data=data,
+        split=split,
+        samples=first.values.shape[1],
+        similarity=compare_models(first, second, metric, seed=seed, names=names).tolist(),
+    )
+    if to is None:
+        to = run_directory.reserve(run_directory.DEFAULT_ROOT, _EXPERIMENT)
+    with as_user_error(f"The directory {to} cannot be made", "Change --to."):
+        to.mkdir(parents=True, exist_ok=True)
+    figure = to.resolve() / FIGURE_FILE
+    save_figure(across_figure(report), figure)
+    print_outcome(across_table(report), write_across_report(to.resolve(), report), figure)
+    return report
+
+
 def compare_models(
     first: "ModelFeatures",
     second: "ModelFeatures",
@@ -51,7 +125,7 @@ def compare_models(
     """How alike the layers of two models are, which may differ in depth, width and tokenizer: (L, M) in float64.
 
     Args:
-        first: what `layersim.commands.features.read_features` has read of model a.
+        first: what `read_features` has read of model a.
         second: of model b, on the same data.
         metric: of `layersim.similarity`, with `max_samples=None`.
         seed: of the order in which samples form the groups of a minibatch measure.
@@ -72,96 +146,22 @@ def compare_models(
     # features come by their index in the source, whose neighbours may be alike: groups are made of an order of our own
     drawn = evaluation_generator(seed).permutation(first.values.shape[1])
     metric.update(first.values, torch.from_numpy(drawn), other=second.values)
-    similarity: Tensor = metric.compute()
-    return similarity
+    found: Tensor = metric.compute()
+    return found
 
 
-def measure_class(name: str) -> "type[SampleMetric]":
-    """The metric of that name in `MEASURES`.
-
-    Raises:
-        UserError: there is none; those with names alike are named.
-    """
+def _metric(name: str, options: dict[str, Any]) -> "SampleMetric":
+    """The measure of that name, which keeps all samples; it refuses its options before any model is read."""
     if name not in MEASURES:
         near = get_close_matches(name.lower(), MEASURES)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"There is no measure {name!r}.{hint} Choose --measure from {', '.join(MEASURES)}.")
-    metric: type[SampleMetric] = getattr(import_module("layersim.similarity"), MEASURES[name])
-    return metric
-
-
-def main(args: Sequence[str]) -> None:
-    """Runs the command with what stands behind `layersim similarity`."""
-    parser = _parser(args)
-    from layersim.commands.models import read_source
-    from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
-    from layersim.report.drawing.canvas import save_figure
-    from layersim.runs import directory as run_directory
-
-    sources = [read_source(model) for model in peek(args, "a", "b").values() if model is not None]
-    options = parser.read([source.data for source in sources])
-    if options.data is None:
-        raise UserError("Neither model tells its data. Set --data, such as --data=Digits.")
-    _check_place(options.to)
-    # refuses its options before any model is read
-    metric = measure_class(options.measure)(**options.options.as_dict(), max_samples=None)
-    first, second = sources
-    names = [first.name, second.name] if first.name != second.name else [first.given, second.given]
-    features = _read(first, names[0], parser, options)
-    similarity = compare_models(
-        features, _read(second, names[1], parser, options), metric, seed=options.seed, names=names
-    )
-    report = AcrossReport(
-        models={
-            side: {"name": name, "given": source.given} for side, name, source in zip("ab", names, sources, strict=True)
-        },
-        measure=options.measure,
-        options={**metric.options, "max_samples": options.max_samples, "order": "drawn by seed"},
-        identical=metric.properties.identical,
-        data=options.data.as_dict(),
-        split=options.split,
-        samples=features.values.shape[1],
-        similarity=similarity.tolist(),
-    )
-    if options.to is None:
-        directory = run_directory.reserve(run_directory.DEFAULT_ROOT, _EXPERIMENT)
-    else:
-        directory = make_directory(options.to).resolve()
-    save_figure(across_figure(report), directory / FIGURE_FILE)
-    print_outcome(across_table(report), write_across_report(directory, report), directory / FIGURE_FILE)
-
-
-def _parser(args: Sequence[str]) -> ReadingParser:
-    parser = reading_parser(
-        args,
-        samples="Samples (or tokens) to compare at most.",
-        seed="Of weights that nobody has trained.",
-        to="A new directory for what comes out.",
-        prog="layersim similarity",
-        description="Compare two models layer by layer: a heat map of all pairs, and each layer's best match.",
-    )
-    parser.add_argument("--a", type=str, required=True, metavar="MODEL", help=f"{FORMS}.")
-    parser.add_argument("--b", type=str, required=True, metavar="MODEL", help="The model to compare it with, alike.")
-    parser.add_data("data", "As in `fit`; where left out, those of model a, else of b.")
-    told = f"One of {', '.join(MEASURES)}; `--measure NAME --help` tells its options, which are --options.…"
-    parser.add_argument("--measure", type=str, default="cka", help=told)
-    if parser.helps:
-        parser.read()
-    measure = peek(args, "measure")["measure"] or "cka"
-    parser.add_class_arguments(measure_class(measure), "options", skip={"max_samples"}, instantiate=False)
-    if measure == "cka":
-        parser.set_defaults({"options.estimator": "debiased"})
-    return parser
-
-
-def _read(source: "Source", name: str, parser: ReadingParser, options: Namespace) -> "ModelFeatures":
-    from layersim.commands.features import read_features
-    from layersim.commands.models import open_module
-    from layersim.data.blocks import BlockData
-
-    data = parser.made(options).data  # for this model alone: some take its tokenizer
-    module = open_module(source, tokens=isinstance(data, BlockData), seed=options.seed, device=options.device)
-    return read_features(module.backbone, data, split=options.split, max_samples=options.max_samples, name=name)
+    kind: type[SampleMetric] = getattr(import_module("layersim.similarity"), MEASURES[name])
+    parser = Parser(prog="layersim similarity")
+    parser.add_class_arguments(kind, "options", skip={"max_samples"}, instantiate=False)
+    if name == "cka":
+        options = {"estimator": "debiased"} | options
+    return kind(**parser.parse_object({"options": options}).options.as_dict(), max_samples=None)
 
 
 def _check_place(to: Path | None) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from layersim.commands.training import LayerwiseCLI, with_checkpoint
+from layersim.commands.preflight import with_checkpoint
+from layersim.commands.training import LayerwiseCLI
 from layersim.errors import UserError
 from layersim.report.configuration import flat
 from layersim.runs.rehearsal import STAGES, logged_names, require_logged

@@ -5,31 +5,28 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
     LightningCLI,
-    instantiate_module,
 )
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from layersim.commands.console import in_few_lines, quiet
-from layersim.commands.default_callbacks import with_defaults
+from layersim.commands.default_callbacks import take_shipped_callbacks, with_defaults
 from layersim.commands.exits import ExitRequest, calibrate_exits
 from layersim.commands.export import export_model
+from layersim.commands.models import make_data
 from layersim.commands.parser import Parser
-from layersim.commands.preflight import check_limits, classes_of, is_new_head
+from layersim.commands.preflight import check_limits, classes_of, is_new_head, with_checkpoint
 from layersim.commands.refusals import refusing, running
 from layersim.data import SplitDataModule
-from layersim.errors import UserError
 from layersim.export import check_destination
 from layersim.module import LayerwiseModule
 from layersim.runs import directory as run_directory
@@ -204,8 +201,7 @@ class LayerwiseCLI(LightningCLI):
         options = config.model.backbone.get("init_args") or {}
         if config.get("ckpt_path") or not is_new_head(options):
             return
-        given = {"_class_path": config.data.class_path, **config.data.init_args.as_dict()}
-        self._data = instantiate_module(SplitDataModule, given)  # type: ignore[type-abstract]
+        self._data = make_data(config.data.as_dict())
         self._data.setup()
         if (classes := classes_of(self._data)) is None:
             return
@@ -280,42 +276,6 @@ def main(args: Sequence[str]) -> None:
             status = 0
         finally:
             finish(status)
-
-
-def take_shipped_callbacks() -> None:
-    """Makes `callbacks` the package that comes with layersim, although the folder where the user works may have a
-    callbacks.py and stand before it on Python's path."""
-    sys.path.insert(0, str(Path(__file__).parents[2]))
-    try:
-        import_module("callbacks")
-    finally:
-        del sys.path[0]
-
-
-def with_checkpoint(given: list[str]) -> list[str]:
-    """The words with a typed checkpoint's model, and its data where neither recipe nor data are typed, as a recipe that
-    stands before all others."""
-    if not (path := _typed_checkpoint(given)):
-        return given
-    checkpoint = read_checkpoint(path)
-    stored = {"model": checkpoint.get("hyper_parameters", {})}
-    stored["model"].pop("_instantiator", None)
-    if not any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given):
-        whole = checkpoint.get("layersim", {}).get("config", {})
-        stored |= {key: whole[key] for key in ("data", "experiment") if key in whole}
-    verb = next(place for place, word in enumerate(given) if word in VERBS) + 1
-    return [*given[:verb], "--config", yaml.safe_dump(stored), *given[verb:]]
-
-
-def _typed_checkpoint(args: list[str]) -> str | None:
-    for word, following in zip(args, [*args[1:], ""], strict=True):
-        name, equals, value = word.partition("=")
-        if name == "--ckpt_path":
-            path = value if equals else following
-            if not path or (not equals and following.startswith("-")):
-                raise UserError(f"Expected a path behind --ckpt_path, but got {following or 'none'}.")
-            return None if path == "null" else path
-    return None
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -61,8 +61,10 @@ def check_strengths(strengths: Mapping[str, Sequence[float]], size: tuple[int, i
         size: (channels, height, width) of the images; None if any will do.
 
     Raises:
-        UserError: a strength that is not finite or below 0, or a blur of 0, or wider than the images.
+        UserError: no such shift; a strength that is not finite or below 0, or a blur of 0, or wider than the images.
     """
+    if unknown := strengths.keys() - SHIFTS:
+        raise UserError(f"There is no shift {', '.join(sorted(unknown))}. Choose from {', '.join(SHIFTS)}.")
     for kind, several in strengths.items():
         for strength in several:
             if not math.isfinite(strength) or strength < 0 or (kind == "blur" and strength == 0):
