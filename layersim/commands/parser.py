@@ -49,8 +49,9 @@ Data = Annotated[dict[str, Any] | None, "SplitDataModule"]
 def call(verb: Callable[..., Any], args: Sequence[str]) -> Any:
     """Calls a verb's function with the options that were typed; its signature and docstring say which there are.
 
-    What is not keyword-only stands in its place on the command line, a list of one or more last; a bool is a flag. The
-    data that are not typed are those that the first of the models which are typed was trained on.
+    What is not keyword-only stands in its place on the command line; a list takes one word or more; a bool is a flag,
+    and in flags - is as good as _. The data that are not typed are those that the first of the models which are typed
+    was trained on.
     """
     told = docstring_parser.parse(verb.__doc__ or "")
     helps = {each.arg_name: each.description or "" for each in told.params}
@@ -59,7 +60,8 @@ def call(verb: Callable[..., Any], args: Sequence[str]) -> Any:
     for name, parameter in signature(verb).parameters.items():
         _add_option(parser, parameter, helps.get(name, ""), quick=quick)
     stored = [] if quick or "data" not in helps else _stored_data(args)
-    return verb(**parser.parse_args([*stored, *args]).as_dict())
+    words = [re.sub("^--[^=]+", lambda flag: f"--{flag[0][2:].replace('-', '_')}", word) for word in args]
+    return verb(**parser.parse_args([*stored, *words]).as_dict())
 
 
 def _add_option(parser: ArgumentParser, parameter: Parameter, told: str, *, quick: bool) -> None:
@@ -74,6 +76,8 @@ def _add_option(parser: ArgumentParser, parameter: Parameter, told: str, *, quic
         parser.add_subclass_arguments(SplitDataModule, name, required=False, help=told)
     elif kind is bool:
         parser.add_argument(f"--{name}", action="store_true", help=told)
+    elif parameter.kind is Parameter.KEYWORD_ONLY and get_origin(kind) is list:
+        parser.add_argument(f"--{name}", type=get_args(kind)[0], nargs="+", **options)
     elif parameter.kind is Parameter.KEYWORD_ONLY:
         parser.add_argument(f"--{name}", type=kind, required=required, **options)
     elif get_origin(kind) is list:

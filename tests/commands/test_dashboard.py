@@ -73,7 +73,7 @@ def test_the_reports_runs_are_grouped_by_objective(sent: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("project", ["layers", "team/", "/layers", "a/b/c"])
 def test_what_is_no_project_is_refused(project: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["dashboard", project, f"--dry_run={tmp_path / 'x.json'}"]) == 2
+    assert main(["dashboard", project, f"--dry-run={tmp_path / 'x.json'}"]) == 2
     assert "expected ENTITY/PROJECT" in capsys.readouterr().err
 
 
