@@ -49,8 +49,8 @@ def classes_of(data: SplitDataModule) -> int | None:
 
 
 def with_checkpoint(given: list[str]) -> list[str]:
-    """A verb and its words with a typed checkpoint's model, and its data where neither recipe nor data are typed, as a recipe
-    that stands before all others."""
+    """A verb and its words with a typed checkpoint's model, and its data where neither recipe nor data are typed, as a
+    recipe that stands before all others."""
     if not (path := _typed_checkpoint(given)):
         return given
     checkpoint = read_checkpoint(path)

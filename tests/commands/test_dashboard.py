@@ -16,7 +16,7 @@ pytest.importorskip("wandb_workspaces")
 @pytest.fixture(scope="module")
 def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("dashboard") / "dashboard.json"
-    assert main(["dashboard", "team/layers", f"--dry_run={path}"]) == 0
+    assert main(["dashboard", "team/layers", f"--dry-run={path}"]) == 0
     return json.loads(path.read_text())
 
 
@@ -78,5 +78,5 @@ def test_what_is_no_project_is_refused(project: str, tmp_path: Path, capsys: pyt
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["dashboard", "team/layers", f"--dry_run={tmp_path / 'missing/x.json'}"]) == 2
-    assert re.search(r"missing/x\.json cannot be written: .*Change --dry_run", capsys.readouterr().err)
+    assert main(["dashboard", "team/layers", f"--dry-run={tmp_path / 'missing/x.json'}"]) == 2
+    assert re.search(r"missing/x\.json cannot be written: .*Change --dry-run", capsys.readouterr().err)
