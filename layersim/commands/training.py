@@ -38,7 +38,6 @@ from layersim.sweep.flags import from_agent, under_agent
 
 _HANDED_ON = {"model", "datamodule", "trainer", "dataloaders", "train_dataloaders", "val_dataloaders"}
 """What a verb gets from its recipe, and not as an option of its own."""
-VERBS = dict.fromkeys(("fit", "validate", "test", "predict", "exits", "export"), _HANDED_ON)
 
 _RUN_DIRECTORY = "LAYERSIM_RUN_DIRECTORY"
 """Tells the processes that DDP starts where their run lives."""
@@ -68,8 +67,8 @@ class LayerwiseCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         given = list(sys.argv[1:] if args is None else args)
-        # a parser for each verb takes time to build: one is enough where the verb is known
-        self._verbs = {verb: skip for verb, skip in VERBS.items() if verb in given[:1]} or VERBS
+        take_shipped_callbacks()
+        self._verb = given[0]  # a parser for each verb would take time to build
         defaults = {"default_config_files": [str(Path(__file__).with_name("defaults.yaml"))]}
         super().__init__(
             LayerwiseModule,
@@ -78,14 +77,14 @@ class LayerwiseCLI(LightningCLI):
             save_config_callback=RunConfig,
             trainer_class=_Trainer,
             seed_everything_default=0,
-            parser_kwargs={"allow_abbrev": False, **dict.fromkeys(self._verbs, defaults)},
+            parser_kwargs={"allow_abbrev": False, self._verb: defaults},
             auto_configure_optimizers=False,
             parser_class=_Parser,
             args=given,
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        return self._verbs
+        return {self._verb: _HANDED_ON}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -268,7 +267,6 @@ class LayerwiseCLI(LightningCLI):
 def main(args: Sequence[str]) -> None:
     """Runs `layersim fit …` and its like; an exception says what is wrong."""
     quiet()
-    take_shipped_callbacks()
     status = 1
     with run_directory.discarding_unused():
         try:

@@ -117,10 +117,10 @@ def try_removal(backbone: Backbone, head: Head, removal: Removal, batches: Itera
     Raises:
         UserError: as `truncate`; no batches, or batches without labels.
     """
-    ((totals, samples),) = evaluate(_Trial(backbone, head, removal), batches, _Sums())
-    if not samples:
+    (totals,) = evaluate(_Trial(backbone, head, removal), batches, _Sum(3, 3))
+    if not (samples := int(totals[0, 2])):
         raise UserError("Expected batches to measure a removal on, but got none.")
-    return RemovalTrial(samples, *(Score(*row) for row in (totals / samples).tolist()))
+    return RemovalTrial(samples, *(Score(*row[:2]) for row in (totals / samples).tolist()))
 
 
 class _Changes(nn.Module):
@@ -140,18 +140,20 @@ class _Changes(nn.Module):
 
 
 class _Trial(nn.Module):
-    """The whole model, the prediction and the stock model on one batch: their (N, C) logits, and the (N,) targets."""
+    """The whole model, the prediction and the stock model on one batch: (3, 3) in float64, each one's summed
+    cross-entropy, correct predictions and samples."""
 
     def __init__(self, backbone: Backbone, head: Head, removal: Removal) -> None:
         super().__init__()
         self.backbone, self.head, self.removal = backbone, head, removal
         self.library, self.stock = library_of(backbone), truncate(backbone, head, removal.kept)
 
-    def forward(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], Tensor]:
+    def forward(self, batch: Mapping[str, Any]) -> Tensor:
         whole, before, removed = self.removal.num_layers - 1, self.removal.first - 2, self.removal.last - 1
         shown = sorted({before, removed, whole})
         features: LayerFeatures = self.backbone(batch, shown)
-        if features.targets is None:
+        targets = features.targets
+        if targets is None:
             raise UserError("Measuring a removal needs a label for every sample, but the data gives none.")
         at = dict(zip(shown, features.values, strict=True))
         guess = at[whole] - at[removed] + at[before]
@@ -160,24 +162,19 @@ class _Trial(nn.Module):
             self.head.logits(guess.unsqueeze(0), [self.removal.kept[-1]])[0],
             self.library.logits(self.stock, batch),
         ]
-        return logits, features.targets
+        losses = [cross_entropy(rows.double(), targets, reduction="sum") for rows in logits]
+        correct = [(rows.argmax(dim=-1) == targets).sum() for rows in logits]
+        return torch.stack([torch.stack(losses), torch.stack(correct), losses[0].new_full((3,), len(targets))], dim=1)
 
 
-class _Sums:
-    """Collects summed cross-entropies and numbers of correct predictions, (3, 2) in float64, and N."""
+class _Sum:
+    """Collects tensors of one shape by adding them."""
 
-    def __init__(self) -> None:
-        self.totals, self.samples = torch.zeros(3, 2, dtype=torch.float64), 0
+    def __init__(self, *shape: int) -> None:
+        self.total = torch.zeros(*shape, dtype=torch.float64)
 
-    def update(self, output: tuple[list[Tensor], Tensor]) -> None:
-        logits, targets = output
-        self.samples += len(targets)
-        self.totals += torch.stack([self._of(rows, targets) for rows in logits]).cpu()
+    def update(self, output: Tensor) -> None:
+        self.total += output.cpu()
 
-    def compute(self) -> tuple[Tensor, int]:
-        return self.totals, self.samples
-
-    @staticmethod
-    def _of(logits: Tensor, targets: Tensor) -> Tensor:
-        loss = cross_entropy(logits.double(), targets, reduction="sum")
-        return torch.stack([loss, (logits.argmax(dim=-1) == targets).sum().double()])
+    def compute(self) -> Tensor:
+        return self.total

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from layersim import data
 from layersim.__main__ import main
 from layersim.commands.refusals import is_bug, refusing, running
-from layersim.commands.training import LayerwiseCLI
+from layersim.commands.sweep_check import Parsed
 from layersim.errors import UserError
 from layersim.report.configuration import flat
 from tests import tiny
@@ -130,16 +130,6 @@ def test_nothing_to_measure_is_no_success(verb: str, layersim: Command, capsys: 
     assert f"Nothing would be measured, since trainer.limit_{limit}_batches is 0" in one_line(capsys.readouterr().err)
 
 
-class _Options(LayerwiseCLI):
-    """The command line as far as it is read."""
-
-    def _set_seed(self) -> None: ...
-
-    def instantiate_classes(self) -> None: ...
-
-    def _run_subcommand(self, subcommand: str) -> None: ...
-
-
 VALUES = ["abc", "null", "-1", "0", "2.5", "nan", "inf", "[]", "{}", "[1, 2]", "1e30", "true", ""]
 SPREAD = ("devices", "num_nodes", "strategy")
 """Options that start processes, or wait for them."""
@@ -150,7 +140,7 @@ def test_absurd_values_of_any_option_work_or_are_one_line(
     layersim: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     flags = [*tiny.FLAGS, ADAMW, "--model.lr_scheduler=WarmupDecay"]
-    parsed = _Options(["fit", *flags])
+    parsed = Parsed(["fit", *flags])
     options = flat(yaml.safe_load(parsed._parser("fit").dump(parsed.config["fit"], skip_none=False)))
     left_out = (*SPREAD, "callbacks", "model_args")  # the last is timm's, behind a door of its own
     names = [name for name in options if not set(name.split(".")) & set(left_out)]
