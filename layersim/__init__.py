@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from layersim.backbones import Backbone, TimmBackbone, TransformersBackbone
     from layersim.data import Digits, Docstrings, Images, LanguageModeling, StdlibCode, Text
     from layersim.errors import UserError
+    from layersim.evaluation import evaluate
     from layersim.heads import SeparateHeads, SharedHead
     from layersim.module import LayerwiseModule
     from layersim.objectives import (
@@ -57,12 +58,14 @@ __all__ = [
     "TransformersBackbone",
     "UncertaintyWeighted",
     "UserError",
+    "evaluate",
 ]
 
 _HOMES = {
     "backbones": ("Backbone", "TimmBackbone", "TransformersBackbone"),
     "data": ("Digits", "Docstrings", "Images", "LanguageModeling", "StdlibCode", "Text"),
     "errors": ("UserError",),
+    "evaluation": ("evaluate",),
     "heads": ("SeparateHeads", "SharedHead"),
     "module": ("LayerwiseModule",),
     "objectives": (

@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from layersim import Docstrings, TransformersBackbone, similarity
-from layersim.evaluation_mode import evaluating
+from layersim.evaluation import evaluating
 from layersim.report import save_figure
 from layersim.report.drawing.canvas import place, sheet, write_title
 from layersim.report.drawing.heatmap import draw_matrix, scale_of

@@ -35,7 +35,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.generation import BaseStreamer
 
 from layersim.errors import UserError, as_user_error
-from layersim.evaluation_mode import evaluating
+from layersim.evaluation import evaluating
 
 TIE = {torch.bfloat16: 2e-2, torch.float16: 2e-2}
 """How far two logits may be apart, as a share of the largest (of 1, where that is larger), and still be a tie; 1e-5 in

@@ -13,7 +13,7 @@ from torch import Tensor
 from layersim.backbones.base import Backbone
 from layersim.backbones.shrinking_forward import ShrinkingForward
 from layersim.errors import UserError
-from layersim.evaluation_mode import evaluating
+from layersim.evaluation import evaluating
 from layersim.exits.policies import Policy, View, next_streak
 from layersim.heads import Head
 from layersim.precision import widened

@@ -13,7 +13,7 @@ from layersim.backbones.base import Backbone
 from layersim.backbones.calls import first_tensor, hooked
 from layersim.backbones.lora import merged_weights
 from layersim.errors import UserError
-from layersim.evaluation_mode import evaluating
+from layersim.evaluation import evaluating
 from layersim.export.library import Library
 from layersim.export.timm_library import TimmLibrary
 from layersim.export.transformers_library import TransformersLibrary

@@ -1,14 +1,11 @@
-"""`layersim runs`: which runs are there, and what became of each."""
+"""Which runs are there, and what became of each."""
 
-import argparse
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -77,32 +74,6 @@ def age(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{int(seconds // length)} {unit}"
     return f"{max(0, int(seconds))} s"
-
-
-def main(args: list[str]) -> int:
-    """Runs the command with what stands behind `layersim runs`; 0 when all went well."""
-    parser = argparse.ArgumentParser(
-        prog="layersim runs", description="List runs: objective, accuracy, effective depth, age; the newest first."
-    )
-    parser.add_argument(
-        "root", nargs="*", type=Path, default=[Path("runs")], help="where to look, at any depth; default: runs"
-    )
-    options = parser.parse_args(args)
-    console = Console()
-    runs = find_runs(options.root)
-    if not runs:
-        console.print(f"No run in {', '.join(map(str, options.root))}.", markup=False, soft_wrap=True)
-        return 0
-    base = options.root[0] if len(options.root) == 1 else Path()
-    table = runs_table(runs, base, time.time())
-    # a directory that is folded cannot be copied: rather a line that the terminal wraps
-    natural = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    console.width = max(console.width, natural)
-    console.print(table)
-    for run in runs:
-        if run.notice:
-            console.print(run.notice, markup=False, highlight=False, soft_wrap=True)
-    return 0
 
 
 def _listed(directory: Path) -> Listed:

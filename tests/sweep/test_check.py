@@ -10,12 +10,12 @@ import torch
 import yaml
 
 from layersim.__main__ import main
-from layersim.commands.sweep_arguments import from_agent, whole_flag
+from layersim.commands.sweep_check import Options
+from layersim.commands.sweep_check import check_sweep as check
 from layersim.errors import UserError
-from layersim.sweep.check import Options, check
 from layersim.sweep.engine import Engine
-from layersim.sweep.file import read
-from layersim.sweep.rules import DISTRIBUTIONS, broken_rule
+from layersim.sweep.file import DISTRIBUTIONS, broken_rule, read
+from layersim.sweep.flags import from_agent, whole_flag
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = ROOT / "experiments/vision/digits/aligned.yaml"

@@ -43,7 +43,7 @@ def main() -> int:
     todo = list(jobs(options.tasks, options.objectives == "all", options.seeds, data))
     os.environ |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // options.workers)), "WANDB_MODE": "offline"}
     warm = multiprocessing.get_context("forkserver")
-    warm.set_forkserver_preload(["layersim.commands.training", "layersim.transfer.command", "callbacks"])
+    warm.set_forkserver_preload(["layersim.commands.training", "layersim.commands.transfer", "callbacks"])
     console = Console()
     failed = 0
     begun = time.monotonic()

@@ -2,7 +2,6 @@
 
 from layersim.report.claims.arms import ARMS, Arms, read_arms
 from layersim.report.claims.claim import LIMITS, Claim
-from layersim.report.claims.command import main
 from layersim.report.claims.paper import CLAIMS
 from layersim.report.claims.tables import markdown
 from layersim.report.claims.verdicts import Verdict, judge
@@ -15,7 +14,6 @@ __all__ = [
     "Claim",
     "Verdict",
     "judge",
-    "main",
     "markdown",
     "read_arms",
 ]

@@ -11,17 +11,17 @@ from layersim.report.claims.intervals import Measured
 Limits = Mapping[str, float]
 """The numbers that a user may set, by name."""
 
-LIMITS: dict[str, tuple[float, str]] = {
-    "drop": (0.01, "a drop from one layer to a later one that still counts as none"),
-    "correlation": (0.8, "of cosine and CKA, from which one follows the other"),
-    "shallow-gain": (0.1, "a gain in accuracy that counts as far above"),
-    "last-layer-loss": (0.01, "the accuracy that the last layer may lose"),
-    "par-loss": (0.01, "a loss in accuracy that is still on a par"),
-    "parameters-saved": (0.05, "the share of the parameters that one head must save"),
-    "epsilon": (0.01, "the accuracy below the best layer's that effective depth tolerates"),
-    "transfer-loss": (0.01, "the accuracy that a layer may lose under shifts or on another task"),
+LIMITS = {
+    "drop": 0.01,
+    "correlation": 0.8,
+    "shallow-gain": 0.1,
+    "last-layer-loss": 0.01,
+    "par-loss": 0.01,
+    "parameters-saved": 0.05,
+    "epsilon": 0.01,
+    "transfer-loss": 0.01,
 }
-"""What a user may set: name, default, meaning."""
+"""What a user may set, and the defaults; `layersim.commands.claims` says what each means."""
 
 Arms = tuple[tuple[str, ...], ...]
 ONE_HEAD = ("aligned", "alternating")

@@ -41,7 +41,7 @@ def judge(arms: Arms, limits: Limits | None = None) -> list[Verdict]:
         arms: see `read_arms`.
         limits: what is not the default of `LIMITS`; with `absolute-epsilon` the paper's depth is judged too.
     """
-    chosen = {name: default for name, (default, _) in LIMITS.items()} | dict(limits or {})
+    chosen = LIMITS | dict(limits or {})
     claims = (*CLAIMS, absolute_depth) if "absolute-epsilon" in chosen else CLAIMS
     return [verdict for claim in claims for verdict in _verdicts(claim, arms, chosen)]
 

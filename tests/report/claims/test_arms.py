@@ -1,5 +1,6 @@
 """`layersim claims`: which runs make an arm, what is told of the others, and the command."""
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -8,8 +9,9 @@ import pytest
 import yaml
 
 from layersim.__main__ import main
+from layersim.commands.claims import claims
 from layersim.errors import UserError
-from layersim.report.claims import Arms, Verdict, judge, read_arms
+from layersim.report.claims import ARMS, LIMITS, Arms, Verdict, judge, read_arms
 from layersim.report.exits import write_exit_report
 from tests.report.claims.synthetic import (
     APART,
@@ -259,6 +261,12 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "…" not in printed.replace(" … ", ""), "no name is cut off"
     assert "no run of separate" in printed.replace("\n", " ")
     assert "no correction is made" in printed.replace("\n", " ")
+
+
+def test_the_commands_limits_are_those_of_the_claims() -> None:
+    options = inspect.signature(claims).parameters
+    assert {name: options[name.replace("-", "_")].default for name in LIMITS} == LIMITS
+    assert options.keys() >= ARMS.keys()
 
 
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

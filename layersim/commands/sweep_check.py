@@ -7,25 +7,16 @@ from typing import Any
 
 import yaml
 
-from layersim.commands.sweep_arguments import CONFIG, whole_flag
-from layersim.commands.training import LayerwiseCLI, with_checkpoint
+from layersim.commands.preflight import with_checkpoint
+from layersim.commands.training import LayerwiseCLI
 from layersim.errors import UserError
 from layersim.report.configuration import flat
 from layersim.runs.rehearsal import STAGES, logged_names, require_logged
 from layersim.sweep.file import SweepFile
+from layersim.sweep.flags import CONFIG, whole_flag
 
 
-class _Parsed(LayerwiseCLI):
-    """The command line as far as it is read, and nothing made of it."""
-
-    def _set_seed(self) -> None: ...
-
-    def instantiate_classes(self) -> None: ...
-
-    def _run_subcommand(self, subcommand: str) -> None: ...
-
-
-class _Made(LayerwiseCLI):
+class Made(LayerwiseCLI):
     """Model, data and callbacks of a command line, and nothing run."""
 
     def _set_seed(self) -> None: ...
@@ -34,9 +25,11 @@ class _Made(LayerwiseCLI):
 
     def _run_subcommand(self, subcommand: str) -> None: ...
 
-    @property
-    def callbacks(self) -> list[Any]:
-        return list(self._get(self.config_init, "trainer").callbacks)
+
+class Parsed(Made):
+    """The command line as far as it is read, and nothing made of it."""
+
+    def instantiate_classes(self) -> None: ...
 
 
 class Options:
@@ -48,7 +41,7 @@ class Options:
         first = {name: _choices(file.parameters[name])[0] for name in (CONFIG, "ckpt_path") if name in file.parameters}
         words = file.command(first)
         with self._refused(words):
-            self._parser = _Parsed(words).parser
+            self._parser = Parsed(words).parser
         self.recipe = self.parse(first)
         """Each option by its whole flag, as the recipe sets it; where recipes or checkpoints are swept, the first."""
 
@@ -71,8 +64,9 @@ class Options:
         """
         words = self._file.command(values)
         with self._refused(words):
-            trial = _Made(words)
-        names = logged_names(trial.callbacks, trial.model, verb=words[0], stage=STAGES[words[0]])
+            trial = Made(words)
+        callbacks = trial.config_init[words[0]].trainer.callbacks
+        names = logged_names(callbacks, trial.model, verb=words[0], stage=STAGES[words[0]])
         require_logged(self._file.metric, names, f"The sweep {self._file.path}", "metric.name")
 
     @contextlib.contextmanager
@@ -83,7 +77,7 @@ class Options:
             raise UserError(f"{self._file.path}: `layersim {' '.join(words)}` is refused.\n{error}") from error
 
 
-def check(file: SweepFile) -> dict[str, Any]:
+def check_sweep(file: SweepFile) -> dict[str, Any]:
     """Tries every value of every parameter, ranges at both ends, the other parameters at their first.
 
     A parameter is an option's flag, whole or in short as on the command line (`model.optimizer.lr` for

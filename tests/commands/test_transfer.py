@@ -106,6 +106,6 @@ def test_refusals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Before anything is measured."""
-    monkeypatch.setattr("layersim.transfer.command.shifted_accuracies", lambda *args, **named: pytest.fail("measured"))
+    monkeypatch.setattr("layersim.transfer.shifted_accuracies", lambda *args, **named: pytest.fail("measured"))
     layersim("transfer", *(option.format(run=run) for option in options), status=2)
     assert said in capsys.readouterr().err

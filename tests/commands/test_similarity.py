@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 from layersim import LayerwiseModule
 from layersim.__main__ import main
-from layersim.across import open_module, read_source, sources
+from layersim.commands import models as opening
+from layersim.commands.models import open_module, read_source
 from layersim.similarity import angular_distance, cosine, linear_cka
 from layersim.similarity.positions import splitmix64
 from tests import tiny
@@ -195,7 +196,7 @@ def test_the_data_settle_a_names_task(monkeypatch: pytest.MonkeyPatch) -> None:
         sections.append(section)
         return tiny.module()
 
-    monkeypatch.setattr(sources, "instantiate_module", instantiate)
+    monkeypatch.setattr(opening, "instantiate_module", instantiate)
     for tokens in (True, False):
         open_module(read_source("transformers:gpt2"), tokens=tokens)
     tasks = [section["backbone"]["init_args"]["task"] for section in sections]
