@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchmetrics import Metric
 
 from callbacks.evaluation import Stage
 from callbacks.monitor import LayerMonitor
@@ -23,7 +24,7 @@ from layersim.outputs import LayerOutput
 from layersim.report.figures import figures_of, heat_map
 from layersim.report.quantity import LAYER, Quantity
 from layersim.similarity import LinearCKA
-from layersim.similarity.samples import SampleMetric, require_measures
+from layersim.similarity.measure import Measure, as_measures
 
 _LEAST = 4  # samples that debiased linear CKA needs
 
@@ -41,8 +42,8 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         epochs: those to keep, counted from 0 as the trainer does.
         every: keep the first epoch that is validated, and then each that lies so many after the last kept one. Where
             neither is given, the first one alone is kept.
-        measures: metrics of `layersim.similarity`, each by the name it gets in logs and records; debiased linear CKA
-            where None.
+        measures: metrics of `layersim.similarity`, or torchmetrics' own of two tensors, each by the name it gets in
+            logs and records; debiased linear CKA where None.
         max_samples: N at most, chosen by the hash of their position; of a language model these are tokens.
 
     Raises:
@@ -53,7 +54,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         self,
         epochs: list[int] | None = None,
         every: int | None = None,
-        measures: dict[str, SampleMetric] | None = None,
+        measures: dict[str, Metric] | None = None,
         max_samples: int = 1024,
     ) -> None:
         super().__init__()
@@ -61,8 +62,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
             raise UserError(f"Expected epochs from 0 and every from 1, but got {epochs} and {every}.")
         self.epochs = epochs
         self.every = every
-        require_measures(measures or {})
-        self.measures = measures or {"cka": LinearCKA(estimator="debiased")}
+        self.measures = as_measures(measures or {"cka": LinearCKA(estimator="debiased")})
         KeptSamples(max_samples=max_samples, least=_LEAST)  # refuses too few before any model is built
         self.max_samples = max_samples
         self.strips: dict[str, dict[int, dict[int, list[float]]]] = {name: {} for name in self.measures}
@@ -152,7 +152,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
                 drawn[f"{name}_since_epoch_{first}"] = partial(heat_map, since, title)
         return drawn
 
-    def _options(self, metric: SampleMetric) -> dict[str, Any]:
+    def _options(self, metric: Measure) -> dict[str, Any]:
         own = {name: value for name, value in metric.options.items() if value is not None}
         return {"max_samples": self.max_samples, **own}
 
@@ -166,7 +166,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         return last is None or self._epoch - last >= self.every
 
 
-def similarity_to_then(now: Tensor, then: Tensor, measure: SampleMetric, epoch: int) -> list[float]:
+def similarity_to_then(now: Tensor, then: Tensor, measure: Measure, epoch: int) -> list[float]:
     """L similarities of each layer of (L, N, D) features to the same layer earlier, (L, N, D') of the same samples.
 
     Layers that cannot be measured have NaN, and one UserWarning names them. Measured by each process by itself, from

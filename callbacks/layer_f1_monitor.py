@@ -4,7 +4,7 @@ from torchmetrics import Metric
 
 from callbacks.monitor import LayerMonitor
 from layersim.errors import UserError
-from layersim.metrics.f1 import LayerF1
+from layersim.metrics import LayerF1
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.quantity import Quantity, curve

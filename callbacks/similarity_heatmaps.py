@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
+from torchmetrics import Metric
 
 from callbacks.evaluation import Stage
 from callbacks.monitor import LayerMonitor
@@ -21,7 +22,7 @@ from layersim.runs.rehearsal import classifier_width, made_up
 from layersim.similarity import CosineSimilarity, LinearCKA
 from layersim.similarity.features import TooFewSamples
 from layersim.similarity.intervals import require_confidence
-from layersim.similarity.samples import SampleMetric, require_measures
+from layersim.similarity.measure import Measure, as_measures
 from layersim.tapping.feature_tap import FeatureTap
 from layersim.tapping.layout import check_layout
 from layersim.tapping.output_pooling import Pool, check_pool
@@ -30,7 +31,7 @@ AS_READ = "as read"
 """The order of data that are not layersim's: whatever it may be."""
 
 
-class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
+class SimilarityHeatmaps(LayerMonitor[Measure]):
     """Draws a heat map of each measure every epoch, and logs every layer's similarity to the last.
 
     It reads the layers of a LayerwiseModule. With `layers` it measures any LightningModule, whatever its steps return:
@@ -44,11 +45,12 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
     changes give positions, and read with `layersim.data.samplers.EvaluationSampler`, which repeats nothing.
 
     Args:
-        measures: metrics of `layersim.similarity`, each by the name it gets in logs and records. Where None: `cosine`,
-            centred over the samples (4096 of them at most), and `cka`: of images in an order that layersim's data
-            drew, minibatch linear CKA over all; of tokens, whose neighbours are alike, of texts, and of data in an
-            order that nobody knows, debiased linear CKA over 4096 of them at most. One of these two that needs more
-            samples than there are is left out, which a line tells; one that was asked for is refused.
+        measures: metrics of `layersim.similarity`, or torchmetrics' own of two tensors (`PairMeasure`), each by the
+            name it gets in logs and records. Where None: `cosine`, centred over the samples (4096 of them at most), and
+            `cka`: of images in an order that layersim's data drew, minibatch linear CKA over all; of tokens, whose
+            neighbours are alike, of texts, and of data in an order that nobody knows, debiased linear CKA over 4096 of
+            them at most. One of these two that needs more samples than there are is left out, which a line tells; one
+            that was asked for is refused.
         layers: submodules of the LightningModule, as `FeatureTap` takes them (`model.blocks.*`). Where None: the layers
             of a LayerwiseModule.
         confidence: also measure, record and draw the interval of every value at this confidence, such as 0.95, by the
@@ -62,7 +64,7 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
 
     def __init__(
         self,
-        measures: dict[str, SampleMetric] | None = None,
+        measures: dict[str, Metric] | None = None,
         *,
         layers: str | list[str] | None = None,
         pool: Pool = "cls",
@@ -73,10 +75,9 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         super().__init__()
         check_pool(pool)
         check_layout(layout)
-        require_measures(measures or {})
         if confidence is not None:
             require_confidence(confidence)
-        self.measures = measures
+        self.measures = None if measures is None else as_measures(measures)
         self.layers = layers
         self.pool: Pool = pool
         self.layout = layout
@@ -86,7 +87,7 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         self._order = AS_READ
         self._left_out: set[str] = set()
 
-    def make_metrics(self, module: LayerwiseModule) -> dict[str, SampleMetric]:
+    def make_metrics(self, module: LayerwiseModule) -> dict[str, Measure]:
         return self._fresh_metrics(grouped=module.backbone.input_size is not None and self._order != AS_READ)
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,7 +108,7 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         else:
             _update(self._metrics, self._tapped.read(batch))
 
-    def update(self, metrics: dict[str, SampleMetric], output: LayerOutput) -> None:
+    def update(self, metrics: dict[str, Measure], output: LayerOutput) -> None:
         _update(metrics, output.features)
 
     def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
@@ -122,7 +123,7 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
         names = [name for name in self.rehearsed(metrics, made_up(2, width, samples)) if "layer_01" in name]
         return {name.replace("layer_01", layer) for name in names for layer in layers}
 
-    def measure(self, metrics: dict[str, SampleMetric]) -> dict[str, Quantity]:
+    def measure(self, metrics: dict[str, Measure]) -> dict[str, Quantity]:
         read = {"order": self._order} | ({} if self._tapped is None else self._tapped.options())
         if self._tapped is not None:
             self.num_layers, self.num_samples = self._tapped.shape()
@@ -155,24 +156,24 @@ class SimilarityHeatmaps(LayerMonitor[SampleMetric]):
             self._tapped.tap.close()
             self._tapped = None
 
-    def _fresh_metrics(self, *, grouped: bool) -> dict[str, SampleMetric]:
+    def _fresh_metrics(self, *, grouped: bool) -> dict[str, Measure]:
         measures = self.measures or default_measures(grouped=grouped)
         return {name: deepcopy(measure) for name, measure in measures.items()}
 
 
-def default_measures(*, grouped: bool) -> dict[str, SampleMetric]:
+def default_measures(*, grouped: bool) -> dict[str, Measure]:
     """What is measured unless a recipe says otherwise, where samples that follow each other are random groups, or may
     be neighbours that are alike."""
     cka = LinearCKA() if grouped else LinearCKA(estimator="debiased", max_samples=4096)
     return {"cosine": CosineSimilarity(max_samples=4096), "cka": cka}
 
 
-def _update(metrics: dict[str, SampleMetric], features: LayerFeatures) -> None:
+def _update(metrics: dict[str, Measure], features: LayerFeatures) -> None:
     for metric in metrics.values():
         metric.update(features.values, features.position)
 
 
-def similarity_quantity(metric: SampleMetric, read: Mapping[str, Any], confidence: float | None) -> Quantity:
+def similarity_quantity(metric: Measure, read: Mapping[str, Any], confidence: float | None) -> Quantity:
     """A metric's (L, L) values, and their intervals at this confidence where it is not None."""
     told: dict[str, Any] = {"axes": (LAYER, LAYER), "label": metric.label, "range": tuple(metric.value_range)}
     told |= {"better": "lower" if metric.identical == 0 else "higher", "options": metric.options | dict(read)}

@@ -10,10 +10,23 @@ if TYPE_CHECKING:
     from layersim.backbones import Backbone, TimmBackbone, TransformersBackbone
     from layersim.data import Digits, Docstrings, Images, LanguageModeling, StdlibCode, Text
     from layersim.errors import UserError
+    from layersim.evaluation import evaluate
     from layersim.heads import SeparateHeads, SharedHead
     from layersim.module import LayerwiseModule
-    from layersim.objectives import Aligned, Alternating, CosineRegularized, Distilled, LastLayer, Mixed, Progressive
+    from layersim.objectives import (
+        Aligned,
+        Alternating,
+        CosineRegularized,
+        Distilled,
+        LastLayer,
+        Mixed,
+        Objective,
+        Progressive,
+        UncertaintyWeighted,
+    )
+    from layersim.optimization.parameter_groups import ParameterGroups
     from layersim.outputs import LayerFeatures, LayerOutput, Readout
+    from layersim.similarity import Measure
     from layersim.tapping import FeatureTap
 
 __all__ = [
@@ -31,7 +44,10 @@ __all__ = [
     "LayerFeatures",
     "LayerOutput",
     "LayerwiseModule",
+    "Measure",
     "Mixed",
+    "Objective",
+    "ParameterGroups",
     "Progressive",
     "Readout",
     "SeparateHeads",
@@ -40,17 +56,25 @@ __all__ = [
     "Text",
     "TimmBackbone",
     "TransformersBackbone",
+    "UncertaintyWeighted",
     "UserError",
+    "evaluate",
 ]
 
 _HOMES = {
     "backbones": ("Backbone", "TimmBackbone", "TransformersBackbone"),
     "data": ("Digits", "Docstrings", "Images", "LanguageModeling", "StdlibCode", "Text"),
     "errors": ("UserError",),
+    "evaluation": ("evaluate",),
     "heads": ("SeparateHeads", "SharedHead"),
     "module": ("LayerwiseModule",),
-    "objectives": ("Aligned", "Alternating", "CosineRegularized", "Distilled", "LastLayer", "Mixed", "Progressive"),
+    "objectives": (
+        *("Aligned", "Alternating", "CosineRegularized", "Distilled", "LastLayer", "Mixed", "Objective", "Progressive"),
+        "UncertaintyWeighted",
+    ),
+    "optimization.parameter_groups": ("ParameterGroups",),
     "outputs": ("LayerFeatures", "LayerOutput", "Readout"),
+    "similarity": ("Measure",),
     "tapping": ("FeatureTap",),
 }
 

@@ -1,4 +1,4 @@
-"""The command. `--help` and `--version` answer before anything heavy is imported."""
+"""The command. A verb is the file of its name in `commands/`; `--help` and `--version` import none of them."""
 
 import os
 import sys
@@ -8,26 +8,30 @@ from importlib.metadata import version
 
 from layersim.errors import UserError
 
-HELP = """usage: layersim VERB [options]
+VERBS = {
+    "fit": "train a model, measuring every layer each validation epoch",
+    "validate": "measure a model on the validation split, trained or not",
+    "test": "measure it on the test split",
+    "predict": "write predictions and confidences of every layer (parquet)",
+    "exits": "choose, with a guarantee, when samples may leave early; measure what it saves",
+    "export": "write a stock checkpoint (or ONNX) that needs no layersim, cut to the depth it needs",
+    "similarity": "compare two models layer by layer: all pairs, and each layer's best match",
+    "sweep": "check a W&B sweep file, and run its trials here without a server",
+    "transfer": "measure a model's layers on shifted images, and by linear probes on another task",
+    "compare": "set finished runs side by side: a table, figures, a page",
+    "claims": "judge the paper's claims on finished runs: a number, an interval, a verdict",
+    "report": "write one run as a page that opens in any browser",
+    "runs": "list runs: objective, accuracy, effective depth, age",
+    "dashboard": "make a W&B workspace and a report of what layersim logs",
+    "families": "list the families of timm and transformers that are read, and why others are not",
+}
+_LINES = "\n".join(f"  {verb:<10} {does}" for verb, does in VERBS.items())
+HELP = f"""usage: layersim VERB [options]
 
 Train, measure and use transformers whose one classifier works at every layer.
 
 verbs:
-  fit        train a model, measuring every layer each validation epoch
-  validate   measure a model on the validation split, trained or not
-  test       measure it on the test split
-  predict    write predictions and confidences of every layer (parquet)
-  exits      choose, with a guarantee, when samples may leave early; measure what it saves
-  export     write a stock checkpoint (or ONNX) that needs no layersim, cut to the depth it needs
-  similarity compare two models layer by layer: all pairs, and each layer's best match
-  sweep      check a W&B sweep file, and run its trials here without a server
-  transfer   measure a model's layers on shifted images, and by linear probes on another task
-  compare    set finished runs side by side: a table, figures, a page
-  claims     judge the paper's claims on finished runs: a number, an interval, a verdict
-  report     write one run as a page that opens in any browser
-  runs       list runs: objective, accuracy, effective depth, age
-  dashboard  make a W&B workspace and a report of what layersim logs
-  families   list the families of timm and transformers that are read, and why others are not
+{_LINES}
 
 Each verb explains its options: `layersim fit --help`.
 A recipe is a YAML file with options: `layersim fit --config experiments/vision/digits/aligned.yaml`.
@@ -38,19 +42,8 @@ options:
   --version      show the version
 """
 
-_TRAINING = ("fit", "validate", "test", "predict", "exits", "export")
-_HOMES = {
-    "compare": "layersim.report.compare",
-    "similarity": "layersim.across.command",
-    "claims": "layersim.report.claims",
-    "transfer": "layersim.transfer.command",
-    "sweep": "layersim.sweep.command",
-    "report": "layersim.report.page",
-    "runs": "layersim.report.runs",
-    "dashboard": "layersim.commands.dashboard",
-    "families": "layersim.backbones.survey",
-}
-"""Where each of the other verbs lives, imported once it is asked for."""
+_LOOPS = ("fit", "validate", "test", "predict", "exits", "export")
+"""Verbs that take a model, data and a trainer, whose options `commands/training.py` reads."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -71,11 +64,15 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"layersim {version('layersim')}")
         return 0
     try:
-        if verb in _TRAINING:
-            return int(import_module("layersim.commands.training").main(args))
-        if verb in _HOMES:
-            return int(import_module(_HOMES[verb]).main(rest))
-        raise UserError(f"There is no verb {verb!r}. `layersim --help` lists them.")
+        if verb not in VERBS:
+            raise UserError(f"There is no verb {verb!r}. `layersim --help` lists them.")
+        if verb in _LOOPS:
+            import_module("layersim.commands.training").main(args)
+        elif main := getattr(home := import_module(f"layersim.commands.{verb}"), "main", None):
+            main(rest)
+        else:
+            import_module("layersim.commands.parser").call(getattr(home, verb), rest)
+        return 0
     except UserError as error:
         if os.environ.get("LAYERSIM_DEBUG"):
             raise

@@ -1,124 +1,70 @@
-"""Whole splits, collected from an evaluation epoch on any number of processes, in the order of the split.
+"""One pass over data in evaluation mode. Letters: L layers, N samples, D width."""
 
-Letters: L layers, N samples, D width.
-"""
-
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
-from layersim.exits import ExitTable, Policy, exit_table, fit_temperatures, join_tables
-from layersim.metrics import LayerAccuracy
-from layersim.outputs import LayerFeatures, LayerOutput
+_NUMBERS = ("index", "position")
+"""Entries of a batch that stay on the host, as in training."""
 
 
-class Collector(Callback):
-    """Takes what each evaluation step returned, of validation and test alike."""
+class Collector(Protocol):
+    """What a pass fills: a metric of `layersim.metrics`, or whatever else has these two methods."""
 
-    def take(self, module: Any, output: LayerOutput) -> None:
-        """One batch."""
+    def update(self, output: Any, /) -> None:
+        """Takes what the module returned for one batch."""
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        with torch.no_grad():
-            self.take(pl_module, outputs)
-
-    on_test_batch_end = on_validation_batch_end
+    def compute(self) -> Any:
+        """What the pass has come to, on every process."""
 
 
-class Tables(Collector):
-    """What a policy knows of samples at every layer, from one reading of the data.
+def evaluate(module: nn.Module, loader: Iterable[Mapping[str, Any]], *collectors: Collector) -> list[Any]:
+    """Runs a module once over data, and gives what each collector computes: `[accuracy, loss] = evaluate(module,
+    data.val_dataloader(), LayerAccuracy(12), LayerLoss(12))`.
 
-    Where temperatures are to be fitted, which must come before any score is taken, the features of all samples wait for
-    that on the host: 4 L N D bytes in float32 (12 layers, 50 000 samples of width 768: 1.8 GB).
+    The module is in evaluation mode meanwhile, without gradients, on the device where it is; metrics are moved there.
+    On several processes each gives its own share of the data, and metrics reduce over them as they always do.
 
     Args:
-        policy: whose scores are taken.
-        fitted: ascending positions of the samples that a temperature of each layer is fitted on; the others are
-            tabulated, or all where None, without temperatures.
+        module: called with each batch: a `LayerwiseModule` gives a `LayerOutput`, a `Backbone` `LayerFeatures`.
+        loader: batches, their tensors on any device.
+        collectors: each is given every output.
     """
-
-    def __init__(self, policy: Policy, fitted: Tensor | None = None) -> None:
-        self.policy = policy
-        self.fitted = fitted
-        self.temperatures: Tensor | None = None
-        """(L,) of the layers, once the data have been read."""
-        self._waiting: list[LayerFeatures] = []
-        self._positions: list[Tensor] = []
-        self._tables: list[ExitTable] = []
-
-    def take(self, module: Any, output: LayerOutput) -> None:
-        features = output.features
-        assert features.targets is not None
-        assert features.position is not None
-        if self.fitted is None:
-            self._tabulate(module, features)
-        else:
-            self._waiting.append(LayerFeatures(features.values.cpu(), features.targets.cpu(), features.position))
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.fitted is None:
-            return
-        rank_zero_info(f"Fitting a temperature for each layer on {len(self.fitted)} samples.")
-        wanted = [_rows(batch, self.fitted) for batch in self._waiting]
-        self.temperatures = fit_temperatures(pl_module.head, _joined([part for part, _ in wanted]))  # type: ignore[arg-type]
-        self._waiting = []
-        for _, rest in wanted:
-            if len(rest.values[0]):
-                self._tabulate(pl_module, rest)
-
-    on_test_epoch_end = on_validation_epoch_end
-
-    def _tabulate(self, module: Any, features: LayerFeatures) -> None:
-        assert features.position is not None
-        assert features.targets is not None
-        self._positions.append(features.position)
-        there = LayerFeatures(features.values.to(module.device), features.targets.to(module.device))
-        with module.trainer.precision_plugin.forward_context():  # read as the run's other steps read
-            self._tables.append(exit_table(module.head, there, self.policy, self.temperatures))
-
-    def collected(self) -> ExitTable:
-        """The table of all processes' samples, in the order of their positions."""
-        return join_tables(everywhere(self._tables)).select(torch.cat(everywhere(self._positions)).argsort())
+    device = next(module.parameters()).device
+    for collector in collectors:
+        if isinstance(collector, nn.Module):
+            collector.to(device)
+    with evaluating(module), torch.no_grad():
+        for batch in loader:
+            output = module(
+                {
+                    key: value.to(device) if isinstance(value, Tensor) and key not in _NUMBERS else value
+                    for key, value in batch.items()
+                }
+            )
+            for collector in collectors:
+                collector.update(output)
+        return [collector.compute() for collector in collectors]
 
 
-def _rows(batch: LayerFeatures, wanted: Tensor) -> tuple[LayerFeatures, LayerFeatures]:
-    """The samples of a batch at the wanted positions, and the others."""
-    assert batch.targets is not None
-    assert batch.position is not None
-    among = torch.isin(batch.position, wanted)
-    one, other = (
-        LayerFeatures(batch.values[:, rows], batch.targets[rows], batch.position[rows]) for rows in (among, ~among)
-    )
-    return one, other
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """In here the modules are in evaluation mode; afterwards all their parts are in the mode they were in.
 
-
-def _joined(parts: list[LayerFeatures]) -> LayerFeatures:
-    """The (L, N, D) features of all processes, in the order of their positions."""
-    parts = everywhere(parts)
-    order = torch.cat([part.position for part in parts if part.position is not None]).argsort()
-    targets = torch.cat([part.targets for part in parts if part.targets is not None])
-    return LayerFeatures(torch.cat([part.values for part in parts], dim=1)[:, order], targets[order])
-
-
-class Accuracies(Collector):
-    """The accuracy of every layer."""
-
-    def __init__(self, num_layers: int) -> None:
-        self.metric = LayerAccuracy(num_layers)
-
-    def take(self, module: Any, output: LayerOutput) -> None:
-        self.metric.to(output.features.values.device).update(output)
-
-    def collected(self) -> list[float]:
-        """L shares, over all processes."""
-        accuracies: list[float] = self.metric.compute().tolist()
-        return accuracies
+    Part by part, since a head and a backbone share some, and a model in training may hold parts that are not.
+    """
+    modes = {part: part.training for module in modules for part in module.modules()}
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def everywhere(parts: list[Any]) -> list[Any]:

@@ -11,8 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.objectives.distillation import Distillation, distilled_loss
-from layersim.objectives.vocabulary_loss import layered_cross_entropy
+from layersim.objectives.vocabulary_loss import layered_cross_entropy, weighted_sum
 from layersim.outputs import Readout
 from layersim.precision import widened
 
@@ -21,9 +20,6 @@ MAX_LOGITS = 2**24
 MAX_TABLE = 2**20
 """Logits (layers × samples × classes) of a training step that separate heads keep in one table, 4 MiB in float32, which
 is faster; more are read classifier by classifier in chunks."""
-MAX_DISTILLED_LOGITS = 2**27
-"""Logits (layers × samples × classes) of a training step that distils, 512 MiB in float32, and as much again for their
-probabilities and gradients each: more are refused."""
 
 
 class Head(nn.Module, ABC):
@@ -54,47 +50,47 @@ class Head(nn.Module, ABC):
         """Whether reading only these layers leaves some of the head's parameters without a gradient."""
         return False
 
-    def loss(self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float]) -> Tensor:
-        """Σ λk CEk of (K, N, D) features at `layers` with their K weights λ: what training minimises.
+    def linear_parts(self, features: Tensor, layers: Sequence[int]) -> list[tuple[Tensor, nn.Linear]] | None:
+        """What linear classifiers read of (K, N, D) features, all layers at once or each in a part of its own, and the
+        classifiers; None where training shall read `logits`, a table of all."""
+        return None
 
-        CEk is the mean cross-entropy with targets (N,), in nats, taken in float32 or wider. Layers of weight zero are
-        not read.
-        """
-        read = [place for place, weight in enumerate(weights) if weight > 0]
-        if len(read) < len(weights):
-            features = features[read]
-        return self._loss(features, targets, [layers[place] for place in read], [weights[place] for place in read])
-
-    def distilled_loss(
-        self,
-        features: Tensor,
-        targets: Tensor,
-        layers: Sequence[int],
-        weights: Sequence[float],
-        distillation: Distillation,
-    ) -> Tensor:
-        """What training minimises where the last of `layers` teaches the others (objectives/distillation.py).
-
-        Raises:
-            UserError: more logits than are kept at once.
-        """
-        count = len(layers) * len(targets) * self.num_classes
-        if count > MAX_DISTILLED_LOGITS:
-            raise UserError(
-                f"Distillation keeps the logits of all layers at once, here {len(layers)} layers × {len(targets)} "
-                f"samples × {self.num_classes} classes, {count / MAX_DISTILLED_LOGITS:.1f} times what layersim allows. "
-                "Lower --data.batch_size (or block_size), or choose the objective Aligned, which needs no such table."
-            )
-        logits = widened(self.logits(features, layers))
-        return distilled_loss(logits, targets, weights, distillation, label_smoothing=self.label_smoothing)
-
-    def _loss(self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float]) -> Tensor:
-        logits = widened(self.logits(features, layers))
+    def losses_of(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(K,) mean cross-entropies of (K, N, C) logits with targets (N,), in nats, smoothed as in training."""
         each = cross_entropy(
-            logits.flatten(0, 1), targets.repeat(len(layers)), reduction="none", label_smoothing=self.label_smoothing
+            logits.flatten(0, 1), targets.repeat(len(logits)), reduction="none", label_smoothing=self.label_smoothing
         )
-        losses = each.view(len(layers), -1).mean(dim=1)
-        return torch.dot(losses, losses.new_tensor(weights))
+        return each.view(len(logits), -1).mean(dim=1)
+
+    def losses(self, features: Tensor, targets: Tensor, layers: Sequence[int]) -> Tensor:
+        """(K,) CEk of (K, N, D) features at `layers`: the mean cross-entropy with targets (N,), in nats, taken in
+        float32 or wider, each with its gradient."""
+        return self._read(features, targets, layers, None)[1]
+
+    def loss(
+        self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float] | Tensor
+    ) -> Tensor:
+        """Σ λk CEk, (), with the K weights λ, in one pass where classifiers are linear; a tensor gets a gradient."""
+        return self._read(features, targets, layers, weights)[0]
+
+    def _read(
+        self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float] | Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        parts = self.linear_parts(features, layers)
+        if parts is None:
+            losses = self.losses_of(widened(self.logits(features, layers)), targets)
+            return losses.sum() if weights is None else weighted_sum(losses, weights), losses
+        size, read = len(layers) // len(parts), []
+        for place, (hidden, made) in enumerate(parts):
+            own = None if weights is None else weights[place * size : (place + 1) * size]
+            hidden = hidden.to(torch.promote_types(hidden.dtype, made.weight.dtype))  # half beside a wide head: lora.py
+            read.append(
+                layered_cross_entropy(
+                    hidden, made.weight, made.bias, targets, own, label_smoothing=self.label_smoothing
+                )
+            )
+        totals, each = zip(*read, strict=True)
+        return torch.stack(totals).sum(), torch.cat(each)
 
     def forward(self, features: Tensor, targets: Tensor | None, layers: Sequence[int]) -> Readout:
         """The readout of (K, N, D) features at `layers`; its losses are empty where `targets` (N,) is None."""
@@ -148,13 +144,9 @@ class SharedHead(Head):
         logits: Tensor = self.classifier(self._normed(features, layers))
         return logits
 
-    def _loss(self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float]) -> Tensor:
-        if not isinstance(self.classifier, nn.Linear):
-            return super()._loss(features, targets, layers, weights)
-        weight, bias = self.classifier.weight, self.classifier.bias
-        hidden = self._normed(features, layers)
-        hidden = hidden.to(torch.promote_types(hidden.dtype, weight.dtype))  # half beside a wide head: see lora.py
-        return layered_cross_entropy(hidden, weight, bias, targets, weights, label_smoothing=self.label_smoothing)[0]
+    def linear_parts(self, features: Tensor, layers: Sequence[int]) -> list[tuple[Tensor, nn.Linear]] | None:
+        classifier = self.classifier
+        return [(self._normed(features, layers), classifier)] if isinstance(classifier, nn.Linear) else None
 
     def _normed(self, features: Tensor, layers: Sequence[int]) -> Tensor:
         if self.norm == "none":
@@ -184,16 +176,11 @@ class SeparateHeads(Head):
         features = self.final_norm(features)
         return torch.stack([self.classifiers[layer](rows) for layer, rows in zip(layers, features, strict=True)])
 
-    def _loss(self, features: Tensor, targets: Tensor, layers: Sequence[int], weights: Sequence[float]) -> Tensor:
+    def linear_parts(self, features: Tensor, layers: Sequence[int]) -> list[tuple[Tensor, nn.Linear]] | None:
         linear = [made for layer in layers if isinstance(made := self.classifiers[layer], nn.Linear)]
-        if len(linear) < len(layers) or len(layers) * len(targets) * self.num_classes <= MAX_TABLE:
-            return super()._loss(features, targets, layers, weights)
-        smoothing = self.label_smoothing
-        losses = [
-            layered_cross_entropy(rows, made.weight, made.bias, targets, [weight], label_smoothing=smoothing)[0]
-            for rows, made, weight in zip(self.final_norm(features).split(1), linear, weights, strict=True)
-        ]
-        return torch.stack(losses).sum()
+        if len(linear) < len(layers) or len(layers) * features.shape[1] * self.num_classes <= MAX_TABLE:
+            return None
+        return list(zip(self.final_norm(features).split(1), linear, strict=True))
 
     def unused_parameters(self, layers: Sequence[int]) -> bool:
         return len(layers) < self.num_layers

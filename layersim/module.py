@@ -12,19 +12,22 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error
 from layersim.heads import Head, SharedHead
-from layersim.objectives import Aligned, Objective, Scheduled
+from layersim.objectives import Aligned, Objective, Reading, Step
+from layersim.optimization.parameter_groups import ParameterGroups, check_groups
 from layersim.optimization.schedules import Interval, WarmupDecay, check_lasts, interval_of, monitor_of, told, try_out
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
 from layersim.runs.finders import is_searching, start_from
-from layersim.runs.resume import STEPS_PER_EPOCH, check_length, prefer_given_options, probe
+from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates
+
+_ALIKE = ParameterGroups()
 
 
 class LayerwiseModule(LightningModule):
@@ -38,6 +41,7 @@ class LayerwiseModule(LightningModule):
         objective: what is minimised; the aligned loss with linear weights where None.
         head: how features are read: `SharedHead` (the model's own head for all layers) or `SeparateHeads`.
         optimizer: made from the parameters.
+        parameter_groups: in what the optimizer's options differ between parameters; by default in nothing.
         lr_scheduler: made from the optimizer. torch's `ReduceLROnPlateau` follows `val/loss`; `ReduceLROnPlateau` of
             `layersim.optimization.schedules` takes another `monitor`.
         lr_scheduler_interval: whether the schedule moves every optimizer `step` or every `epoch`. Where None: by steps
@@ -46,7 +50,7 @@ class LayerwiseModule(LightningModule):
         compile: compile the backbone with `torch.compile`.
 
     Raises:
-        UserError: layer weights that do not fit the backbone's number of layers.
+        UserError: an objective that does not fit the backbone's number of layers.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class LayerwiseModule(LightningModule):
         objective: Objective | None = None,
         head: Callable[[Backbone], Head] = SharedHead,
         optimizer: OptimizerCallable = torch.optim.AdamW,
+        parameter_groups: ParameterGroups = _ALIKE,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Interval | None = None,
         compile: bool = False,
@@ -63,11 +68,15 @@ class LayerwiseModule(LightningModule):
         self.backbone: Backbone = backbone
         self.head = head(backbone)
         self.objective = objective or Aligned()
-        self.objective.weights(backbone.num_layers, None)
+        self.objective.build(backbone.num_layers)
+        self._asked(None)
         self.optimizer = optimizer
+        self.parameter_groups = parameter_groups
         self.lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
         self._found_rate: float | None = None
+        self._rates: list[float] = []
+        self._seed = 0
         if compile:
             self.backbone.compile()
 
@@ -80,7 +89,7 @@ class LayerwiseModule(LightningModule):
     def learning_rate(self) -> float:
         """The optimizer's, before any schedule; Lightning's LearningRateFinder sets it."""
         if self._found_rate is None:
-            return float(probe(self.optimizer).param_groups[0]["lr"])
+            return float(self._optimizer_of([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"])
         return self._found_rate
 
     @learning_rate.setter
@@ -98,7 +107,7 @@ class LayerwiseModule(LightningModule):
         strategy = self.trainer.strategy  # whatever it was named by; what the user told it to do stays
         if stage == "fit":
             # what `seed_everything` was told, since building a model may set torch's own
-            self.objective.seed = strategy.broadcast(int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())))
+            self._seed = strategy.broadcast(int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())))
         if stage == "fit" and isinstance(strategy, DDPStrategy) and self.has_unused_parameters:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
@@ -108,25 +117,40 @@ class LayerwiseModule(LightningModule):
         readout = self.head(features.values, features.targets, range(self.num_layers))
         if features.targets is None:
             return LayerOutput(features, readout)
-        weights = readout.losses.new_tensor(self.objective.weights(self.num_layers, None))
-        needed = self.objective.layers(self.num_layers, None)
-        weighted = torch.dot(weights[needed], readout.losses[needed])  # a layer that does not count may be infinite
-        return LayerOutput(features, readout, self._penalized(weighted, features.values[needed]))
+        layers = self._asked(None)
+        values, losses = features.values, readout.losses
+        if len(layers) < self.num_layers:
+            values, losses = values[layers], losses[layers]
+        read = Reading(self.head, values, features.targets, layers, self.num_layers, known_losses=losses)
+        return LayerOutput(features, readout, self.objective(read))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        loop = self.trainer.fit_loop.epoch_loop
-        step = loop.total_batch_idx if self.objective.counts == "micro-batches" else self.global_step
-        weights = self.objective.weights(self.num_layers, step)
-        layers = self.objective.layers(self.num_layers, step)
+        length = self._total_steps() if self.objective.follows_length else None
+        step = Step(self.global_step, self.trainer.fit_loop.epoch_loop.total_batch_idx, length, self._seed)
+        layers = self._asked(step)
         features: LayerFeatures = self.backbone(batch, layers)
         if features.targets is None:
             raise UserError("Training needs a label for every sample, but the data gives none.")
-        read = (features.values, features.targets, layers, [weights[layer] for layer in layers])
-        if self.objective.distillation is None:
-            weighted = self.head.loss(*read)
-        else:
-            weighted = self.head.distilled_loss(*read, self.objective.distillation)
-        return self._of_all_samples(self._penalized(weighted, features.values), features.values.shape[1])
+        loss = self.objective(Reading(self.head, features.values, features.targets, layers, self.num_layers, step))
+        if not (isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad):
+            came = type(loss).__name__
+            if isinstance(loss, Tensor):
+                came = f"one of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a gradient"
+            raise UserError(
+                f"Expected a loss of shape () with a gradient from {type(self.objective).__name__}, but got {came}. "
+                "Change its `forward`."
+            )
+        return self._of_all_samples(loss, features.values.shape[1])
+
+    def _asked(self, step: Step | None) -> list[int]:
+        """The layers that the objective reads."""
+        layers = self.objective.layers(self.num_layers, step)
+        if not layers or layers != sorted({*layers} & {*range(self.num_layers)}):
+            raise UserError(
+                f"Expected some of the layers 0 … {self.num_layers - 1}, ascending, but "
+                f"{type(self.objective).__name__} asks for {layers}. Change its `layers`."
+            )
+        return layers
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> LayerOutput:  # type: ignore[override]
         output: LayerOutput = self(batch)  # Lightning hands whatever a step returns to the callbacks
@@ -137,10 +161,6 @@ class LayerwiseModule(LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> LayerOutput:
         """Without the labels: nothing is learnt or measured, and some or all may be hidden (−1)."""
         return self.validation_step({key: value for key, value in batch.items() if key != "label"}, batch_idx)
-
-    def _penalized(self, weighted: Tensor, features: Tensor) -> Tensor:
-        penalty = self.objective.penalty(features, self.num_layers)
-        return weighted if penalty is None else weighted + penalty
 
     def _of_all_samples(self, loss: Tensor, samples: int) -> Tensor:
         """Logs the loss over the samples of all processes, and weighs this process's by its share of them.
@@ -170,9 +190,10 @@ class LayerwiseModule(LightningModule):
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        if isinstance(self.objective, Scheduled):
-            self.objective.spread_over(self._total_steps())
+        if self.objective.follows_length:
+            self._total_steps()  # told before anything is trained where it is not known
         optimizer, schedule = self._make_optimizer()
+        self._rates = starting_rates(optimizer)
         if schedule is None:
             return optimizer
         interval = self.lr_scheduler_interval or interval_of(schedule)
@@ -192,13 +213,29 @@ class LayerwiseModule(LightningModule):
             rank_zero_info(told(schedule, interval, lengths["step"], lengths["epoch"]))
         return {"optimizer": optimizer, "lr_scheduler": entry}
 
+    def grouped_parameters(self) -> list[dict[str, Any]]:
+        """What the optimizer is made from; for groups of one's own, to override."""
+        return self.parameter_groups.of(self)
+
     def _make_optimizer(self) -> tuple[Optimizer, Any]:
-        with as_user_error("torch cannot make the optimizer", "Change --model.optimizer."):
-            optimizer = self.optimizer(self.parameters())
+        groups = self.grouped_parameters()
+        check_groups(groups, self)
+        optimizer = self._optimizer_of(groups)
         if self.lr_scheduler is None:
             return optimizer, None
+        before = {group["lr"] for group in optimizer.param_groups}
         with as_user_error("torch cannot make the learning-rate schedule", "Change --model.lr_scheduler."):
-            return optimizer, self.lr_scheduler(optimizer)
+            schedule = self.lr_scheduler(optimizer)
+        if len(before) > 1 and len({*starting_rates(optimizer)}) == 1:
+            raise UserError(
+                f"{type(schedule).__name__} starts all parameters from one learning rate, but their groups have "
+                f"{len(before)}. Change --model.lr_scheduler, or leave rates out of --model.parameter_groups."
+            )
+        return optimizer, schedule
+
+    def _optimizer_of(self, parameters: Any) -> Optimizer:
+        with as_user_error("torch cannot make the optimizer", "Change --model.optimizer."):
+            return self.optimizer(parameters)
 
     def check_optimizer(self) -> str | None:
         """Whether torch takes the options of optimizer and schedule; the metric that the schedule waits for, if any.
@@ -228,27 +265,29 @@ class LayerwiseModule(LightningModule):
             model.broadcast_buffers = False
 
     def on_train_start(self) -> None:
+        if self._found_rate is not None:
+            (optimizer,) = self.trainer.optimizers
+            self._rates = [group.get("lr", self._found_rate) for group in self.grouped_parameters()]
+            for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate
         for config in self.trainer.lr_scheduler_configs:
             if self._found_rate is not None:
-                start_from(config.scheduler, self._found_rate)
+                start_from(config.scheduler, self._rates)
             if isinstance(config.scheduler, WarmupDecay):  # a batch size that was found since changes the length
                 config.scheduler.spread_over(self._total_steps())
-        if isinstance(self.objective, Scheduled):
-            self.objective.spread_over(self._total_steps())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer is None or not self.trainer.training:
             return
-        started = probe(self.optimizer)
-        schedule = self.lr_scheduler(started) if self.lr_scheduler is not None else None
-        rate = started.param_groups[0].get("initial_lr")
-        prefer_given_options(checkpoint, probe(self.optimizer), dict(self.hparams), rate)
-        scheduled = isinstance(self.objective, Scheduled) or isinstance(schedule, WarmupDecay)
+        optimizer, schedule = self._make_optimizer()
+        prefer_given_options(checkpoint, optimizer, dict(self.hparams))
+        scheduled = self.objective.follows_length or isinstance(schedule, WarmupDecay)
         begun = bool(checkpoint["global_step"])  # else, as where a finder puts weights back, there is no place to lose
         if begun and scheduled and self._total_steps() != self.trainer.max_steps:  # else the length is the user's own
             check_length(checkpoint, self._steps_per_epoch())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RATES] = self._rates
         if self.trainer.num_training_batches < inf:
             checkpoint[STEPS_PER_EPOCH] = self._steps_per_epoch()
 

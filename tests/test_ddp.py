@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 from layersim.errors import UserError
 from layersim.heads import SeparateHeads
 from layersim.module import LayerwiseModule
-from layersim.objectives import CosineRegularized
+from layersim.objectives import CosineRegularized, UncertaintyWeighted
 from layersim.report.records import read_records
 from tests import tiny
 from tests.processes import PATIENCE, last_record, run_command
@@ -98,20 +98,18 @@ def test_separate_heads_train_on_two_processes(tmp_path: Path) -> None:
     assert last_record(directory)["samples"] == 360
 
 
-def forked(path: Path, module: LayerwiseModule) -> None:
-    """Four steps of a Python Trainer on two processes forked from this one."""
+def forked(path: Path, module: LayerwiseModule, batch_size: int = 64, **options: Any) -> None:
+    """Four steps of a Python Trainer, on two processes forked from this one unless told otherwise."""
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     trainer = Trainer(
         default_root_dir=path,
         accelerator="cpu",
-        devices=2,
-        strategy="ddp_fork",
-        max_steps=4,
         limit_val_batches=0,
         enable_checkpointing=False,
+        **{"devices": 2, "strategy": "ddp_fork", "max_steps": 4, **options},
         **quiet,
     )
-    trainer.fit(module, tiny.digits())
+    trainer.fit(module, tiny.digits(batch_size=batch_size))
 
 
 def test_a_penalty_does_not_read_the_heads_of_the_layers_it_pulls(tmp_path: Path) -> None:
@@ -121,6 +119,19 @@ def test_a_penalty_does_not_read_the_heads_of_the_layers_it_pulls(tmp_path: Path
     moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
     assert {"head.classifiers.2.weight", "backbone.model.blocks.0.mlp.fc1.weight"} <= moved
     assert not {"head.classifiers.0.weight", "head.classifiers.1.weight"} & moved
+
+
+def test_learned_weights_have_the_gradients_of_one_process(tmp_path: Path) -> None:
+    """An epoch of plain SGD, whose last batch leaves the processes shares of 45 and 44 samples."""
+    learned = []
+    for options in ({"batch_size": 52}, {"batch_size": 104, "devices": 1, "strategy": "auto"}):
+        module = tiny.module(objective=UncertaintyWeighted(), optimizer=partial(torch.optim.SGD, lr=0.05))
+        forked(tmp_path, module, **options, max_steps=14)
+        learned.append({name: value.double() for name, value in module.state_dict().items()})
+    two, one = learned
+    assert two["objective.log_variances"].abs().min() > 0.1, "the control: they are learned"
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-6, msg=name)
 
 
 class Told(LayerwiseModule):

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from layersim.report.records import LayerRecord, append_record
+from layersim.report.records import append_record
+from tests.report.recorded import recorded
 
 EVIDENCE = Path(__file__).parent.parent / "experiments" / "paper" / "evidence"
 EPOCHS = 3
@@ -34,7 +35,7 @@ def make(root: Path, objective: str, seed: int, *, epoch: int = EPOCHS - 1, task
     directory = root / "paper" / task / objective / f"run-{seed}-{epoch}"
     values: dict[str, Any] = {"epoch": epoch, "step": 30, "stage": "validate", "layers": 6, "samples": 100}
     directory.mkdir(parents=True)
-    append_record(directory / "layers.jsonl", LayerRecord(**(values | facts)))
+    append_record(directory / "layers.jsonl", recorded(**(values | facts)))
     head = "SeparateHeads" if objective == "separate_heads" else "SharedHead"
     model = {
         "backbone": {"class_path": "layersim.TimmBackbone", "init_args": {"name": "vit"}},
@@ -72,10 +73,10 @@ def test_jobs_come_seed_by_seed_and_claims_first(evidence: Any) -> None:
 def test_only_runs_that_reached_their_last_epoch_count(evidence: Any, tmp_path: Path) -> None:
     found, tasks = evidence("found"), evidence("tasks")
     make(tmp_path, "aligned", 0, epoch=1)
-    assert found.trained(tmp_path, tasks.TASKS["digits"], "aligned", 0) is None
+    assert found.trained(tmp_path, tasks.TASKS["digits"], "aligned") == {}
     whole = make(tmp_path, "aligned", 0)
-    assert found.trained(tmp_path, tasks.TASKS["digits"], "aligned", 0).directory == whole
-    assert found.trained(tmp_path, tasks.TASKS["digits"], "aligned", 1) is None
+    trained = found.trained(tmp_path, tasks.TASKS["digits"], "aligned")
+    assert {seed: model.directory for seed, model in trained.items()} == {0: whole}
     assert [model.directory for model in found.all_trained(tmp_path)] == [whole]
 
 
@@ -162,4 +163,4 @@ def test_a_task_from_training_to_verdicts(evidence: Any, tmp_path: Path, monkeyp
     done = sorted(tmp_path.glob("*/*/*/*"))
     assert train.main() == 0
     assert sorted(tmp_path.glob("*/*/*/*")) == done  # nothing is done again
-    assert len(done) == 2  # the training, and its exits
+    assert len(done) == 1

@@ -12,7 +12,6 @@ from layersim import heads
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
 from layersim.heads import Head, SeparateHeads, SharedHead
-from layersim.objectives.distillation import Distillation, divergences
 from layersim.outputs import LayerFeatures
 
 
@@ -94,14 +93,6 @@ def test_training_loss_is_the_weighted_sum_of_the_readouts(make: type[Head], fea
     torch.testing.assert_close(some, 0.25 * losses[0] + 0.75 * losses[2])
 
 
-def test_a_layer_of_weight_zero_is_not_read(features: Tensor, targets: Tensor) -> None:
-    head = SharedHead(Plain())
-    spoilt = features.clone()
-    spoilt[0] = torch.nan
-    expected = head(features, targets, range(3)).losses[2]
-    torch.testing.assert_close(head.loss(spoilt, targets, range(3), [0.0, 0.0, 1.0]), expected)
-
-
 @pytest.mark.parametrize("norm", ["final", "none"])
 def test_the_shared_heads_gradients_are_those_of_the_formula(norm: Any, features: Tensor, targets: Tensor) -> None:
     """The chunked loss of a linear classifier against the plain one, in features, norm and classifier."""
@@ -110,7 +101,9 @@ def test_the_shared_heads_gradients_are_those_of_the_formula(norm: Any, features
         head = SharedHead(Plain(), norm=norm)
         leaf = features.clone().requires_grad_()
         weights = [0.2, 0.3, 0.5]
-        value = (Head._loss if plain else SharedHead._loss)(head, leaf, targets, range(3), weights)
+        if plain:
+            head.linear_parts = lambda *_: None
+        value = head.loss(leaf, targets, range(3), weights)
         value.backward()
         return [value.detach(), leaf.grad, *(parameter.grad for parameter in head.parameters())]
 
@@ -224,65 +217,3 @@ def test_half_precision_features_are_read_in_float32(features: Tensor, targets: 
     assert loss.dtype == torch.float32
     expected = nn.functional.cross_entropy(head.logits(half, range(3)).float()[0], targets)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
-
-
-def distilled_by_hand(logits: Tensor, targets: Tensor, weights: list[float], alpha: float, temperature: float) -> float:
-    """Sums over single samples and classes, in Python's floats."""
-    log_p, soft = logits.double().log_softmax(-1), (logits.double() / temperature).softmax(-1)
-    layers, samples, _ = logits.shape
-    total = 0.0
-    for layer in range(layers):
-        for sample in range(samples):
-            label = -log_p[layer, sample, targets[sample]].item()
-            pairs = zip(soft[-1, sample].tolist(), soft[layer, sample].tolist(), strict=True)
-            teacher = temperature**2 * sum(p * math.log(p / q) for p, q in pairs)
-            loss = label if layer == layers - 1 else (1 - alpha) * label + alpha * teacher
-            total += weights[layer] * loss / samples
-    return total
-
-
-@pytest.mark.parametrize("make", [SharedHead, SeparateHeads])
-@pytest.mark.parametrize(("alpha", "temperature"), [(0.5, 2.0), (1.0, 1.0), (0.2, 4.0)])
-def test_distilled_loss_against_its_formula(
-    make: type[Head], alpha: float, temperature: float, features: Tensor, targets: Tensor
-) -> None:
-    head, weights = make(Plain()), [0.2, 0.3, 0.5]
-    loss = head.distilled_loss(features, targets, range(3), weights, Distillation(alpha, temperature))
-    expected = distilled_by_hand(head.logits(features, range(3)), targets, weights, alpha, temperature)
-    assert loss.item() == pytest.approx(expected, abs=1e-5)
-    plain = head.loss(features, targets, range(3), weights).item()
-    assert abs(plain - expected) > 0.01, "the control: the aligned loss is another"
-    nothing = head.distilled_loss(features, targets, range(3), weights, Distillation(0.0, temperature))
-    assert nothing.item() == pytest.approx(plain, abs=1e-6)
-
-
-def test_gradients_of_the_divergence_are_the_difference_of_the_probabilities() -> None:
-    """d/dz τ² KL = τ (p(z) − p(teacher)) / N below the last layer, and nothing at the last, which teaches."""
-    logits = torch.randn(3, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
-    divergences(logits, 2.5).sum().backward()
-    soft = (logits.detach() / 2.5).softmax(-1)
-    torch.testing.assert_close(logits.grad, 2.5 * (soft - soft[-1]) / 7)
-    assert logits.grad[-1].abs().max() < 1e-15 < logits.grad[0].abs().max()
-
-
-def test_the_teacher_learns_from_its_labels_alone(features: Tensor, targets: Tensor) -> None:
-    head, distillation = SharedHead(Plain()), Distillation(0.7, 2.0)
-    leaf = features.clone().requires_grad_()
-    head.distilled_loss(leaf, targets, range(3), [0.2, 0.3, 0.5], distillation).backward()
-    alone = features.clone().requires_grad_()
-    head.loss(alone, targets, range(3), [0.2, 0.3, 0.5]).backward()
-    torch.testing.assert_close(leaf.grad[-1], alone.grad[-1])
-    assert not torch.allclose(leaf.grad[0], alone.grad[0], rtol=0.1)
-
-
-def test_layers_that_agree_with_the_last_have_nothing_to_learn_from_it(targets: Tensor) -> None:
-    logits = torch.randn(1, 7, 5).repeat(3, 1, 1)
-    assert divergences(logits, 3.0).tolist() == pytest.approx([0.0] * 3, abs=1e-6)
-
-
-def test_distillation_of_more_logits_than_fit_is_refused(
-    features: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(heads, "MAX_DISTILLED_LOGITS", 3 * 7 * 5 - 1)
-    with pytest.raises(UserError, match=r"3 layers × 7 samples × 5 classes, 1\.0 times .* Lower --data\.batch_size"):
-        SharedHead(Plain()).distilled_loss(features, targets, range(3), [0.2, 0.3, 0.5], Distillation(0.5, 2.0))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from layersim.__main__ import VERBS
+
 ROOT = Path(__file__).parent.parent
 
 FORBIDDEN = {
@@ -15,19 +17,19 @@ FORBIDDEN = {
     "layersim/metrics": {"lightning", "timm", "layersim.backbones", "layersim.data", "layersim.module"},
     "layersim/exits": {"lightning", "timm", "layersim.data", "layersim.module", "layersim.report"},
     "layersim/tapping": {"lightning", "timm", "layersim.backbones", "layersim.module"},
-    "layersim/transfer": {"layersim.commands.training", "layersim.commands.trainer"},
-    "layersim/across": {"layersim.commands.training", "layersim.commands.trainer"},
-    "layersim/sweep": {"torch", "layersim.commands.trainer"},
+    "layersim/evaluation.py": {"lightning", "layersim."},
+    "layersim/sweep": {"torch", "lightning"},
     "layersim/export": {"lightning", "layersim.data", "layersim.module", "layersim.report"},
-    "layersim/text": {"layersim.data", "layersim.commands.training"},
     "layersim/objectives": {"lightning", "timm", "layersim.backbones", "layersim.heads", "layersim.module"},
-    "layersim/heads.py": {"lightning", "layersim.data", "layersim.module", "layersim.objectives"},
+    "layersim/heads.py": {"lightning", "layersim.data", "layersim.module", "layersim.objectives.base"},
     "layersim/backbones": {"lightning", "layersim.heads", "layersim.data", "layersim.module"},
     "layersim/data": {"layersim.backbones", "layersim.heads", "layersim.module"},
     "layersim/report": {"torch", "lightning", "timm", "layersim.module", "layersim.backbones", "layersim.metrics"},
     "layersim": {"callbacks"},
-    "callbacks": {"timm", "layersim.commands.training"},
+    "callbacks": {"timm"},
 }
+TOP = ("layersim/__main__.py", "layersim/commands")
+"""Nobody below imports these."""
 
 
 def imports(path: Path) -> set[str]:
@@ -53,6 +55,23 @@ def test_no_room_imports_what_stands_above_it(room: str) -> None:
         if name == barred.rstrip(".") or name.startswith(barred if barred.endswith(".") else f"{barred}.")
     ]
     assert not broken
+
+
+def test_commands_stand_above_all_others() -> None:
+    below = [
+        file
+        for folder in ("layersim", "callbacks")
+        for file in (ROOT / folder).rglob("*.py")
+        if not str(file.relative_to(ROOT)).startswith(TOP)
+    ]
+    assert len(below) > 100
+    assert not [str(file) for file in below if any(name.startswith("layersim.commands") for name in imports(file))]
+
+
+def test_every_verb_is_the_file_of_its_name() -> None:
+    loops = {"fit", "validate", "test", "predict"}  # Lightning's own: one file, training.py
+    for verb in VERBS.keys() - loops:
+        assert "argparse" not in imports(ROOT / f"layersim/commands/{verb}.py"), "one parser for all"
 
 
 def test_the_rule_can_fail() -> None:

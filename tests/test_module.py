@@ -1,6 +1,6 @@
 """The module: the loss it trains on, what it computes, precision, accumulation, compilation, and what stops it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,18 @@ from callbacks import LayerAccuracyMonitor
 from layersim.backbones import TimmBackbone
 from layersim.errors import UserError
 from layersim.heads import SeparateHeads, SharedHead
-from layersim.objectives import Aligned, Alternating, CosineRegularized, LastLayer, Mixed, Progressive
+from layersim.objectives import (
+    Aligned,
+    Alternating,
+    CosineRegularized,
+    LastLayer,
+    Mixed,
+    Objective,
+    Progressive,
+    Reading,
+    Step,
+    UncertaintyWeighted,
+)
 from layersim.optimization.schedules import WarmupDecay
 from tests import tiny
 
@@ -166,8 +177,9 @@ def test_compiled_training_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_loss_that_is_no_number_stops_training_before_the_step(tmp_path: Path) -> None:
     class Diverges(Aligned):
-        def weights(self, num_layers: int, step: int | None) -> list[float]:
-            return [weight * float("inf") if step == 25 else weight for weight in super().weights(num_layers, step)]
+        def weights(self, num_layers: int, step: Step | None) -> list[float]:
+            worse = float("inf") if step is not None and step.number == 25 else 1.0
+            return [weight * worse for weight in super().weights(num_layers, step)]
 
     module = tiny.module(objective=Diverges())
     keep = ModelCheckpoint(dirpath=tmp_path, save_last=True)
@@ -179,6 +191,79 @@ def test_a_loss_that_is_no_number_stops_training_before_the_step(tmp_path: Path)
     unsaved = trainer(tmp_path, max_epochs=2)
     with pytest.raises(UserError, match="No checkpoint had been written"):
         unsaved.fit(tiny.module(objective=Diverges()), tiny.digits())
+
+
+class Reads(Objective):
+    """Asks for what it is told to, and gives what it is told to make of it."""
+
+    def __init__(self, asked: list[int], make: Callable[[Reading], Any]) -> None:
+        super().__init__()
+        self.asked, self.make = asked, make
+
+    def layers(self, num_layers: int, step: Step | None) -> list[int]:
+        return self.asked
+
+    def forward(self, read: Reading) -> Tensor:
+        return self.make(read)
+
+
+@pytest.mark.parametrize("asked", [[0, 3], [-1], [1, 0], [1, 1], []])
+def test_layers_that_do_not_exist_are_refused_on_construction(asked: list[int]) -> None:
+    with pytest.raises(UserError, match=r"Expected some of the layers 0 … 2, ascending, but Reads asks for \["):
+        tiny.module(objective=Reads(asked, lambda read: read.losses.sum()))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda read: read.losses.detach().sum(), r"from Reads, but got one of shape \(\) without a gradient"),
+        (
+            lambda read: read.losses,
+            r"shape \(\) with a gradient from Reads, but got one of shape \(2,\) with a gradient",
+        ),
+        (lambda read: 1.5, "but got float"),
+        (lambda read: read.losses.sum() * torch.nan, "The loss is nan in epoch 0, step 0; training stops before"),
+        (lambda read: read.loss([0.5, 0.5]), "Expected 3 layer weights, but the objective gives 2"),
+        (lambda read: read.loss([0.1, 0.4, 0.5]), r"weighs layers \[1\], but reads \[0, 2\]. Change its `layers`"),
+    ],
+)
+def test_a_loss_that_cannot_be_minimised_is_refused_before_the_step(
+    make: Callable[[Reading], Any], message: str, tmp_path: Path
+) -> None:
+    module = tiny.module(objective=Reads([0, 2], make))
+    before = module.backbone.model.head.weight.detach().clone()
+    with pytest.raises(UserError, match=message):
+        trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(module, tiny.digits())
+    assert torch.equal(module.backbone.model.head.weight, before)
+
+
+def test_an_objective_in_five_lines_trains_and_is_measured(tmp_path: Path) -> None:
+    """The worst of the layers, which no weights known beforehand can tell."""
+
+    class Worst(Objective):
+        def forward(self, read: Reading) -> Tensor:
+            return read.losses.max()
+
+    torch.manual_seed(0)
+    module, data = tiny.module(objective=Worst(), optimizer=partial(torch.optim.AdamW, lr=3e-3)), tiny.digits()
+    data.setup("fit")
+    held_out = next(iter(data.val_dataloader()))
+    before = module(held_out)
+    assert before.loss == before.readout.losses.max()
+    trainer(tmp_path, max_epochs=5).fit(module, data)
+    assert module(held_out).loss < 0.8 * before.loss
+
+
+def test_learned_weights_are_trained_and_saved(tmp_path: Path) -> None:
+    module = tiny.module(objective=UncertaintyWeighted(), optimizer=partial(torch.optim.AdamW, lr=0.01))
+    fitted = trainer(tmp_path, max_epochs=2)
+    fitted.fit(module, tiny.digits())
+    fitted.save_checkpoint(tmp_path / "last.ckpt")
+    stored = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]["objective.log_variances"]
+    assert (stored > 0.05).all(), "losses of more than half a nat are uncertain"
+    again = tiny.module(objective=UncertaintyWeighted())
+    again.load_state_dict(module.state_dict())
+    torch.testing.assert_close(again.objective.log_variances, stored)
 
 
 def test_weights_that_do_not_fit_the_layers_are_refused_on_construction() -> None:
@@ -196,19 +281,19 @@ def test_weights_that_do_not_fit_the_layers_are_refused_on_construction() -> Non
         (LastLayer(), SeparateHeads, True),
         (Alternating(), SeparateHeads, True),
         (CosineRegularized(), SeparateHeads, True),
+        (UncertaintyWeighted(), SeparateHeads, False),
     ],
 )
 def test_unused_parameters_are_foreseen(objective: Any, head: Any, unused: bool) -> None:
     module = tiny.module(objective=objective, head=head)
     assert module.has_unused_parameters is unused
     without_gradient = False
-    for step in range(objective.period):
+    for step in (Step(0), Step(1)):
         module.zero_grad()
         layers = objective.layers(3, step)
         data = batch()
-        features = module.backbone(data, layers)
-        weights = [objective.weights(3, step)[layer] for layer in layers]
-        module.head.loss(features.values, data["label"], layers, weights).backward()
+        features = module.backbone(data, layers).values
+        objective(Reading(module.head, features, data["label"], layers, 3, step)).backward()
         without_gradient |= any(parameter.grad is None for parameter in module.parameters())
     assert without_gradient is unused, "the same, found by a backward pass"
 
@@ -258,7 +343,6 @@ def test_steps_are_a_length_for_data_that_has_none(tmp_path: Path) -> None:
     trainer(tmp_path, limit_val_batches=0, max_epochs=-1, max_steps=4).fit(
         module, *[DataLoader(Stream(), batch_size=None)] * 2
     )
-    assert [module.objective.progress(step) for step in range(5)] == [0, 0.25, 0.5, 0.75, 1]
     schedule = module.lr_schedulers()
     assert isinstance(schedule, WarmupDecay)
     assert schedule.total_steps == 4

@@ -139,4 +139,4 @@ def test_a_vocabulary_that_is_too_small_is_told(
         "--data.tokenizer=bytes",
         status=2,
     )
-    assert "vocabulary has tokens 0..99, but the val data has 256" in capsys.readouterr().err
+    assert "vocabulary has tokens 0..99, but the train data has 256" in capsys.readouterr().err

@@ -31,7 +31,7 @@ from layersim.data import SplitDataModule
 from layersim.exits.policies import Confidence, Policy, View
 from layersim.exits.runner import EarlyExit
 from layersim.heads import Head, SharedHead
-from layersim.metrics.saturation import saturation_layer
+from layersim.metrics import saturation_layer
 from layersim.module import LayerwiseModule
 from layersim.runs.checkpoints import read_checkpoint
 

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from layersim.backbones import TransformersBackbone
 from layersim.data import StdlibCode
-from layersim.data.byte_tokenizer import ByteTokenizer
+from layersim.data.tokenizers import ByteTokenizer
 from layersim.heads import SharedHead
-from layersim.objectives import Aligned, LastLayer, Objective
+from layersim.objectives import Aligned, LastLayer, Objective, Reading, Step
 
 LENGTH = 128
 
@@ -31,9 +31,12 @@ def token_streams(vocabulary: int) -> dict[str, Tensor]:
     """Tokens of the training and of the held-out files, end to end."""
     data = StdlibCode(block_size=2**16)
     data.setup()
-    byte = ByteTokenizer()
     texts = {
-        role: [byte.decode(split[n]["input_ids"]) for n in range(len(split))] for role, split in data.splits.items()
+        role: [
+            bytes(token for token in split[n]["input_ids"] if token < ByteTokenizer.eos_id).decode(errors="replace")
+            for n in range(len(split))
+        ]
+        for role, split in data.splits.items()
     }
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -75,10 +78,10 @@ class Contestant:
 
     def step(self, number: int, batch: dict[str, Tensor]) -> None:
         start = time.perf_counter()
-        weights = self.objective.weights(self.backbone.num_layers, number)
-        layers = self.objective.layers(self.backbone.num_layers, number)
+        step, num_layers = Step(number), self.backbone.num_layers
+        layers = self.objective.layers(num_layers, step)
         features = self.backbone(batch, layers)
-        loss = self.head.loss(features.values, features.targets, layers, [weights[layer] for layer in layers])
+        loss = self.objective(Reading(self.head, features.values, features.targets, layers, num_layers, step))
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), 1.0)

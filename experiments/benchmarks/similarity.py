@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from layersim.similarity import CosineSimilarity, LinearCKA, linear_cka
-from layersim.similarity.centering import centred
+from layersim.similarity.features import centred
 from layersim.similarity.hsic import by_grams
 
 Contestants = dict[str, Callable[[], object]]

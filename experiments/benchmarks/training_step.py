@@ -14,7 +14,7 @@ from rounds import interleave, machine, ratio, table
 
 from layersim.backbones import TimmBackbone
 from layersim.heads import Head, SeparateHeads, SharedHead
-from layersim.objectives import Aligned, CosineRegularized, LastLayer, Objective
+from layersim.objectives import Aligned, CosineRegularized, LastLayer, Objective, Reading, Step, UncertaintyWeighted
 
 
 def training_step(objective: Objective, make_head: Callable[[TimmBackbone], Head], batch: int) -> Callable[[], None]:
@@ -22,16 +22,16 @@ def training_step(objective: Objective, make_head: Callable[[TimmBackbone], Head
     torch.manual_seed(0)
     backbone = TimmBackbone("vit_small_patch16_224", num_classes=10)
     head = make_head(backbone)
-    optimizer = torch.optim.AdamW(list(dict.fromkeys([*backbone.parameters(), *head.parameters()])), lr=1e-4)
+    objective.build(backbone.num_layers)
+    parameters = [*backbone.parameters(), *head.parameters(), *objective.parameters()]
+    optimizer = torch.optim.AdamW(list(dict.fromkeys(parameters)), lr=1e-4)
     data = {"image": torch.randn(batch, 3, 224, 224), "label": torch.randint(0, 10, (batch,))}
-    weights, layers = objective.weights(backbone.num_layers, 0), objective.layers(backbone.num_layers, 0)
+    layers = objective.layers(backbone.num_layers, Step())
 
     def step() -> None:
         optimizer.zero_grad()
-        features = backbone(data, layers)
-        loss = head.loss(features.values, data["label"], layers, [weights[layer] for layer in layers])
-        penalty = objective.penalty(features.values, backbone.num_layers)
-        (loss if penalty is None else loss + penalty).backward()
+        values = backbone(data, layers).values
+        objective(Reading(head, values, data["label"], layers, backbone.num_layers, Step())).backward()
         optimizer.step()
 
     return step
@@ -49,6 +49,7 @@ def main() -> None:
         "Aligned, shared head": training_step(Aligned(), SharedHead, options.batch),
         "Aligned uniform, separate heads": training_step(Aligned("uniform"), SeparateHeads, options.batch),
         "CosineRegularized, shared head": training_step(CosineRegularized(), SharedHead, options.batch),
+        "UncertaintyWeighted, shared head": training_step(UncertaintyWeighted(), SharedHead, options.batch),
     }
     seconds = interleave(contestants, options.rounds)
     standard = next(iter(seconds.values()))

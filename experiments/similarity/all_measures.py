@@ -21,14 +21,14 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from layersim import Docstrings, TransformersBackbone, similarity
-from layersim.evaluation_mode import evaluating
+from layersim.evaluation import evaluating
 from layersim.report import save_figure
 from layersim.report.drawing.canvas import place, sheet, write_title
 from layersim.report.drawing.heatmap import draw_matrix, scale_of
 from layersim.report.quantity import Quantity
-from layersim.similarity.samples import SampleMetric
+from layersim.similarity.measure import Measure
 
-MEASURES: dict[str, SampleMetric] = {
+MEASURES: dict[str, Measure] = {
     "cosine": similarity.CosineSimilarity(),
     "angular": similarity.AngularDistance(),
     "cka": similarity.LinearCKA(estimator="debiased"),
@@ -52,7 +52,7 @@ def features_of(backbone: TransformersBackbone, data: Docstrings) -> Tensor:
         return torch.cat([backbone(batch).values for batch in track(list(data.val_dataloader()), "reading")], dim=1)
 
 
-def measured(metric: SampleMetric, features: Tensor) -> Tensor:
+def measured(metric: Measure, features: Tensor) -> Tensor:
     """(L, L)."""
     metric.update(features)
     matrix: Tensor = metric.compute()

@@ -1,12 +1,13 @@
-"""The contract that every backbone keeps."""
+"""The contract that every backbone keeps. Letters: K layers read, L layers, N samples, T tokens, D width, C classes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from layersim.backbones.passage import Passage
+from layersim.backbones.calls import watched
 from layersim.errors import UserError
 from layersim.outputs import LayerFeatures
 
@@ -15,14 +16,22 @@ class Backbone(nn.Module, ABC):
     """A transformer that yields its layers' features and hands over its own head.
 
     Reading `classifier(final_norm(features))` at the last layer gives exactly the logits of the library's own model.
+
+    A backbone of one's own sets `model`, `num_layers` and `num_classes`, and says with `blocks`, `inputs` and `pool`
+    how its blocks are called: `forward`, early exit and export follow from these. One that gives `forward` in their
+    place can be trained and measured.
     """
 
+    model: Any
+    """The model as its own library has it, an `nn.Module`."""
     num_layers: int
     """L, the number of blocks; embeddings are no layer."""
     num_classes: int
     """C, the classes of the classifier (the vocabulary, for a language model)."""
     input_size: tuple[int, int, int] | None = None
     """Channels, height and width of the images it takes; None where it takes no images."""
+    tiny_batch: Mapping[str, Tensor] | None = None
+    """A small batch to compare models by, where that is no ramp of an image of `input_size`."""
     reads_tokens: bool = False
     """Whether every token is a sample, as in a language model, and not every input."""
     norm_before_pooling: bool = False
@@ -38,7 +47,30 @@ class Backbone(nn.Module, ABC):
     def classifier(self) -> nn.Module:
         """The model's classifier, (…, D) → (…, C)."""
 
-    @abstractmethod
+    @property
+    def blocks(self) -> Any:
+        """The model's list of blocks, an `nn.ModuleList` or `nn.Sequential` inside of `model`, in the order in which
+        they are called; a block that is called several times (ALBERT) stands there once, and is several layers."""
+        raise self._does_not_say("blocks")
+
+    @property
+    def refiner(self) -> nn.Module | None:
+        """A module that changes what the block before it put out, and is part of that block."""
+        return None
+
+    def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model's own forward takes of a batch, by keyword; first what it mainly is given, a row a sample."""
+        raise self._does_not_say("inputs")
+
+    def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """A block's output for some of the samples, such as (n, T, D), and their rows of the batch's `attention_mask`,
+        None where it has none → features at the token that counts, before the final norm, (n, D)."""
+        raise self._does_not_say("pool")
+
+    def run(self, batch: Mapping[str, Any]) -> object:
+        """The model's own forward on the batch, through all of its blocks at least."""
+        return self.model(**self.inputs(batch))
+
     def forward(self, batch: Mapping[str, Any], layers: Sequence[int] | None = None) -> LayerFeatures:
         """Block outputs before the final norm at the token that counts.
 
@@ -49,11 +81,39 @@ class Backbone(nn.Module, ABC):
         Returns:
             (K, N, D) features of those K layers, with the batch's targets and positions.
         """
+        mask = batch.get("attention_mask")
+        values = self.read_blocks(batch, lambda tokens: self.pool(tokens, mask), layers)
+        return LayerFeatures(values, batch.get("label"), batch.get("position"))
 
-    def passage(self, batch: Mapping[str, Any]) -> Passage:
-        """The batch's way through the model's blocks, not yet gone.
+    def read_blocks(
+        self, batch: Mapping[str, Any], read: Callable[[Tensor], Tensor], layers: Collection[int] | None = None
+    ) -> Tensor:
+        """(K, …) what `read` makes of the block outputs at `layers`, all where None, while the model's forward runs.
+
+        Gradient checkpointing recomputes blocks when these hooks are gone, so nothing is read twice.
 
         Raises:
-            UserError: a backbone that has no such way to offer.
+            UserError: another number of blocks ran than there are layers.
         """
-        raise UserError(f"{type(self).__name__} does not say how a batch goes through its blocks (`passage`).")
+        features: list[Tensor | None] = []
+
+        def keep(tokens: Tensor, refines: bool) -> None:
+            if refines:
+                features.pop()
+            features.append(read(tokens) if layers is None or len(features) in layers else None)
+
+        with watched(self.blocks, self.refiner, keep):
+            self.run(batch)
+        if len(features) != self.num_layers:
+            raise UserError(
+                f"{type(self.model).__name__} ran {len(features)} of its {self.num_layers} blocks (num_layers). Where "
+                "it drops blocks in training, a dropped block has no features: turn that off (in config_args, for "
+                "transformers)."
+            )
+        return torch.stack([tokens for tokens in features if tokens is not None])
+
+    def _does_not_say(self, what: str) -> UserError:
+        return UserError(
+            f"{type(self).__name__} does not say how its blocks are called, which early exit and export ask for: "
+            f"give it {what} (see layersim.Backbone)."
+        )

@@ -1,20 +1,20 @@
 """Where a transformers model keeps its blocks, and what stands between them and its logits.
 
 Nothing is looked up by a family's name. A tiny input runs through the model's own forward, once to see which lists of
-modules are its blocks, once to see what becomes of the last block's output; `tail` explains the second. What a family
-does beside that stands in `REFINED`. Letters: N samples, T tokens, D width.
+modules are its blocks, once to see what becomes of the last block's output; `logit_path` explains the second. What a
+family does beside that stands in `REFINED`. Letters: N samples, T tokens, D width.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from layersim.backbones.recording import Call, recorded
-from layersim.backbones.tail import Step, Tail, explained
+from layersim.backbones.calls import Call, recorded
+from layersim.backbones.logit_path import Step, path_to_logits
 from layersim.backbones.tokens import Rule
 from layersim.errors import UserError
 
@@ -90,10 +90,10 @@ def layout_of(
     lists = _lists(model, run, blocks)
     named = {"final_norm": final_norm, "classifier": classifier, "pooling": pooling}
     given: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
-    found: Tail | None = None
+    found: dict[str, Any] | None = None
     for path, calls in lists.items():
         layout, after, logits = _after(model, run, path, calls, mask)
-        found = explained(after, logits, mask, model, task == "language-modeling")
+        found = path_to_logits(after, logits, mask, model, task == "language-modeling")
         if found is not None:
             break
     else:
@@ -107,7 +107,7 @@ def layout_of(
                 f"{OPTIONS}"
             )
     if found is not None:
-        layout = replace(layout, **_as_paths(model, found))
+        layout = replace(layout, **found)
     if classifier is not None:
         picks = {call.path for call in after if call.gave.ndim < call.given.ndim}
         layout = replace(layout, picks=frozenset(picks))
@@ -216,15 +216,3 @@ def _after(
     refined = REFINED.get(model.config.model_type)
     refined_by = refined if refined and at(base, refined, "blocks") is not None else None
     return Layout(path, len(calls), sequence_first, refined_by=refined_by), after, logits
-
-
-def _as_paths(model: Any, tail: Tail) -> Mapping[str, Any]:
-    names = {module: name for name, module in model.base_model.named_modules()}
-    return {
-        "final_norm": tail.norm and names[tail.norm],
-        "norm_first": tail.norm_first,
-        "pooling": tail.pooling,
-        "prefix": tail.prefix,
-        "classifier": tail.steps,
-        "picks": tail.picks,
-    }

@@ -1,7 +1,7 @@
 """Hugging Face transformers models as backbones."""
 
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any, Literal
 
@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
-from layersim.backbones.classifiers import OneToken
+from layersim.backbones.calls import last_output
 from layersim.backbones.families import Task, Unexplained, at, layout_of, part_of
+from layersim.backbones.logit_path import OneToken, close
 from layersim.backbones.lora import Lora, adapt
-from layersim.backbones.passage import Passage, watched
 from layersim.backbones.pretrained import configuration, image_config, shortened, trained, untrained
-from layersim.backbones.probe import check_causal, check_logits, parameters_of, tiny_batch
-from layersim.backbones.recording import last_output
-from layersim.backbones.tail import close
+from layersim.backbones.tiny_input import check_causal, check_logits, parameters_of, tiny_batch
 from layersim.backbones.tokens import max_positions, pooled, predicting_tokens, take_padding_from_eos
 from layersim.errors import UserError, as_user_error
 from layersim.installed_packages import model_name
@@ -58,6 +56,8 @@ class TransformersBackbone(Backbone):
     Raises:
         UserError: a model that cannot be fetched, opened, or read; an option that does not fit it.
     """
+
+    tiny_batch: Mapping[str, Tensor]
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class TransformersBackbone(Backbone):
 
     def _run_tiny(self) -> Tensor:
         with as_user_error(f"{self.name} fails on a tiny input", "Change name_or_path or config_args.", why=shortened):
-            logits: Tensor = self.model(**self._for_whole(self._model_inputs(self.tiny_batch))).logits
+            logits: Tensor = self.model(**self.inputs(self.tiny_batch)).logits
         return logits
 
     @property
@@ -189,24 +189,11 @@ class TransformersBackbone(Backbone):
         Raises:
             UserError: images of another size or texts longer than the model takes; no attention mask; no target.
         """
-        inputs = self._model_inputs(batch)
-        wanted = range(self.num_layers) if layers is None else layers
-        if self.task == "language-modeling":
-            tokens = predicting_tokens(batch)
-            return LayerFeatures(torch.stack(self._read(inputs, tokens, wanted)), tokens.targets, tokens.position)
-        values = self._read(inputs, lambda block: self._pool(block, inputs.get("attention_mask")), wanted)
-        return LayerFeatures(torch.stack(values), batch.get("label"), batch.get("position"))
-
-    def passage(self, batch: Mapping[str, Any]) -> Passage:
-        inputs = self._model_inputs(batch)
-        return Passage(
-            run=lambda: self._run(inputs),
-            blocks=self.blocks,
-            pool=lambda block, mask: self._pool(self._placed(block), mask),
-            samples=inputs[self.model.main_input_name],
-            mask=inputs.get("attention_mask"),
-            refiner=self._refiner,
-        )
+        if self.task == "classification":
+            return super().forward(batch, layers)
+        tokens = predicting_tokens(batch)
+        values = self.read_blocks(batch, lambda block: tokens(self._placed(block)), layers)
+        return LayerFeatures(values, tokens.targets, tokens.position)
 
     @property
     def blocks(self) -> Any:
@@ -214,47 +201,28 @@ class TransformersBackbone(Backbone):
         return at(self.model.base_model, self.layout.blocks, "blocks")
 
     @property
-    def _refiner(self) -> Any:
+    def refiner(self) -> Any:
         path = self.layout.refined_by
         return at(self.model.base_model, path, "blocks") if path else None
 
-    def _pool(self, block: Tensor, mask: Tensor | None) -> Tensor:
-        tokens = self._norm(block) if self.norm_before_pooling else block
+    def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        tokens = self._placed(tokens)
+        tokens = self._norm(tokens) if self.norm_before_pooling else tokens
         return pooled(tokens, mask, self.layout.pooling, self.layout.prefix)
 
     def _placed(self, block: Tensor) -> Tensor:
         """A block's output with its samples first, (N, T, D)."""
         return block.transpose(0, 1) if self.layout.sequence_first else block
 
-    def _read(self, inputs: dict[str, Any], read: Callable[[Tensor], Tensor], layers: Collection[int]) -> list[Tensor]:
-        """What `read` makes of the block outputs at `layers`, while the model's own forward runs.
-
-        A block that the model calls L times (ALBERT) counts as L layers. Gradient checkpointing recomputes blocks when
-        these hooks are gone, so nothing is read twice.
-        """
-        features: list[Tensor | None] = []
-
-        def keep(tokens: Tensor, refines: bool) -> None:
-            if refines:
-                features.pop()
-            features.append(read(self._placed(tokens)) if len(features) in layers else None)
-
-        with watched(self.blocks, self._refiner, keep):
-            self._run(inputs)
-        if len(features) != self.num_layers:
-            raise UserError(
-                f"{self.name} ran {len(features)} of its {self.num_layers} blocks: it drops blocks in training, and a "
-                "dropped block has no features. Turn that off in the backbone's config_args."
-            )
-        return [tokens for tokens in features if tokens is not None]
-
-    def _run(self, inputs: dict[str, Any]) -> None:
+    def run(self, batch: Mapping[str, Any]) -> object:
         """The base model's forward, or the whole model's where that gives its base model more (T5, Longformer)."""
-        if self._whole:
-            with as_user_error(f"{self.name} cannot take the batch", "Change the data.", why=shortened):
-                self.model(**self._for_whole(inputs))
-        else:
-            self.model.base_model(**inputs)
+        if not self._whole:
+            return self.model.base_model(**self._model_inputs(batch))
+        with as_user_error(f"{self.name} cannot take the batch", "Change the data.", why=shortened):
+            return super().run(batch)
+
+    def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return self._for_whole(self._model_inputs(batch))
 
     def _for_whole(self, inputs: dict[str, Any]) -> dict[str, Any]:
         # without what a whole model sets on its own (T5Gemma)

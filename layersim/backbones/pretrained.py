@@ -26,7 +26,7 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
 from layersim.backbones.families import Task
-from layersim.backbones.refitting import refitted
+from layersim.backbones.resized_weights import resized
 from layersim.errors import UserError, as_user_error, reason
 
 _OFFLINE = (
@@ -98,7 +98,7 @@ def trained(name: str, config: Any, task: Task, options: dict[str, Any]) -> tupl
     """A model with published weights, and the names of those parameters that are drawn anew.
 
     As timm does it, a classifier for another number of classes is drawn anew, and weights that hang on the image size
-    or the channels are refitted, which one warning tells.
+    or the channels are resized, which one warning tells.
 
     Raises:
         UserError: no weights there, weights of other sizes than the configuration's, no model of the family for the
@@ -122,7 +122,7 @@ def trained(name: str, config: Any, task: Task, options: dict[str, Any]) -> tupl
     if rest := {key: sizes[key] for key in sorted(set(sizes) - drawn)}:
         published = _published(name, {key: options[key] for key in ("revision", "trust_remote_code") if key in options})
         state = opened(published)[0].state_dict()
-        weights = {key: refitted(state[key], ours, published, config) for key, (_, ours) in rest.items()}
+        weights = {key: resized(state[key], ours, published, config) for key, (_, ours) in rest.items()}
         if others := [key for key, weight in weights.items() if weight is None]:
             told = "; ".join(f"{key} is {rest[key][0]} there, {rest[key][1]} here" for key in others[:3])
             more = f"; and {len(others) - 3} more" if len(others) > 3 else ""

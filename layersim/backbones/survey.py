@@ -1,12 +1,10 @@
 """Which families of timm and transformers layersim reads: a tiny model of each is built, and the backbone asked."""
 
 import warnings
-from argparse import ArgumentParser
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import timm
 import torch
@@ -16,7 +14,6 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
-from transformers.utils import logging
 
 from layersim.backbones.huggingface import TransformersBackbone
 from layersim.backbones.vision import TimmBackbone
@@ -161,22 +158,3 @@ def _sizes(config: Any) -> dict[str, Any]:
     if whole.get("model_type") == "t5":
         sizes["decoder_start_token_id"] = 0
     return sizes
-
-
-def main(args: Sequence[str]) -> int:
-    """`layersim families`: the table, one line a family and use, as they are tried."""
-    parser = ArgumentParser(
-        prog="layersim families", description="Which families are read; a tiny model of each is built."
-    )
-    parser.add_argument("--library", choices=get_args(Library), help="one of the two; both where left out")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="families, such as bert or vision_transformer")
-    given = parser.parse_args(args)
-    logging.set_verbosity_error()
-    if given.names and not given.library:
-        raise UserError("Expected the library that the families are of. Add --library timm or transformers.")
-    for library in [given.library] if given.library else get_args(Library):
-        print(f"{library} {version(library)}\n\n| family | use | read |\n| --- | --- | --- |")
-        for reading in survey(library, given.names):
-            print(f"| {reading.family} | {reading.use} | {reading.refused or 'yes'} |", flush=True)
-        print()
-    return 0

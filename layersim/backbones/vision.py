@@ -13,8 +13,8 @@ from timm.models import get_model_input_config
 from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
-from layersim.backbones.passage import Passage
-from layersim.backbones.pooling import CHOOSE, TimmPooling, check_layout, trunk
+from layersim.backbones.calls import hooked
+from layersim.backbones.timm_pooling import CHOOSE, TimmPooling, check_layout, trunk
 from layersim.backbones.timm_weights import load_weights
 from layersim.errors import UserError, as_user_error
 from layersim.outputs import LayerFeatures
@@ -120,23 +120,20 @@ class TimmBackbone(Backbone):
         values = torch.stack([self.pooling(self.model, layer) for layer in tokens])
         return LayerFeatures(values, batch.get("label"), batch.get("position"))
 
-    def passage(self, batch: Mapping[str, Any]) -> Passage:
+    def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {"x": self._images(batch)}
+
+    def run(self, batch: Mapping[str, Any]) -> object:
         if not self._hands_on_tokens:
             raise UserError(
                 f"The blocks of {type(self.model).__name__} hand on more than their tokens, so samples cannot leave "
                 "between two of them. Choose another backbone for early exit."
             )
-        images = self._images(batch)
-        return Passage(
-            run=lambda: self.model.forward_features(images),
-            blocks=self.blocks,
-            pool=lambda tokens, _: self._pool(tokens),
-            samples=images,
-        )
+        return self.model.forward_features(self._images(batch))
 
-    def _pool(self, block: Tensor) -> Tensor:
+    def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         prefix = getattr(self.model, "num_prefix_tokens", 0)
-        return self.pooling(self.model, (block[:, prefix:], block[:, :prefix]) if prefix else block)
+        return self.pooling(self.model, (tokens[:, prefix:], tokens[:, :prefix]) if prefix else tokens)
 
     def _images(self, batch: Mapping[str, Any]) -> Tensor:
         images: Tensor = batch["image"]
@@ -160,13 +157,12 @@ class TimmBackbone(Backbone):
         ramp = torch.linspace(-1, 1, steps=torch.Size(self.input_size).numel(), dtype=parameter.dtype)
         image = ramp.view(1, *self.input_size).to(parameter.device)
         kinds: list[bool] = []
-        watch = self.blocks[-1].register_forward_hook(lambda _, __, output: kinds.append(isinstance(output, Tensor)))
-        with as_user_error(
-            f"{name} cannot take an image of {_size(self.input_size)}",
-            "Change the backbone's img_size, in_chans, or its model_args, such as patch_size.",
+        remedy = "Change the backbone's img_size, in_chans, or its model_args, such as patch_size."
+        with (
+            as_user_error(f"{name} cannot take an image of {_size(self.input_size)}", remedy),
+            hooked([self.blocks[-1]], after=lambda *called: kinds.append(isinstance(called[-1], Tensor))),
         ):
             expected = _traced(lambda: self.model(image), head)
-        watch.remove()
         self._hands_on_tokens = all(kinds)
         with as_user_error(f"layersim cannot read {name}", CHOOSE):
             found = _traced(lambda: head(self.final_norm(self({"image": image}).values[-1])), head)
@@ -185,12 +181,8 @@ def _traced(run: Callable[[], Tensor], classifier: nn.Module) -> list[Tensor]:
     """What reached the classifier's linear maps while `run` ran, and its result."""
     seen: list[Tensor] = []
     linears = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
-    hooks = [linear.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for linear in linears]
-    try:
+    with hooked(linears, before=lambda _, args, __: seen.append(args[0])):
         return [run(), *seen]
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _check_name(name: str) -> None:

@@ -1,7 +1,10 @@
 """The callbacks that measure and record unless they are removed by name, beside those of a recipe."""
 
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from layersim.errors import UserError
@@ -9,6 +12,16 @@ from layersim.errors import UserError
 _CHECKPOINT = "ModelCheckpoint"
 _KEYS = ("monitor", "mode", "every_n_train_steps", "every_n_epochs", "train_time_interval")
 """What Lightning tells two ModelCheckpoints apart by."""
+
+
+def take_shipped_callbacks() -> None:
+    """Makes `callbacks` the package that comes with layersim, although the folder where the user works may have a
+    callbacks.py and stand before it on Python's path."""
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    try:
+        import_module("callbacks")
+    finally:
+        del sys.path[0]
 
 
 def with_defaults(

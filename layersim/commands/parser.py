@@ -1,12 +1,18 @@
-"""The command's parser: whatever it refuses is one line that names the option."""
+"""The one parser of all verbs: whatever it refuses is one line that names the option."""
 
+import argparse
+import json
 import pydoc
 import re
+import sys
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from importlib.machinery import PathFinder
+from inspect import Parameter, signature
+from typing import Annotated, Any, NoReturn, get_args, get_origin
 
-from jsonargparse import Namespace, _typehints, set_parsing_settings
-from lightning.pytorch.cli import LightningArgumentParser
+import docstring_parser
+from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
 
 from layersim.errors import UserError
 
@@ -36,8 +42,65 @@ _NO_CLASS = re.compile(
 )
 
 
-class Parser(LightningArgumentParser):
-    """LightningCLI's parser, whose errors are UserErrors."""
+Data = Annotated[dict[str, Any] | None, "SplitDataModule"]
+"""What a recipe says under `data` (`class_path`, `init_args`); on the command line, a class and its options."""
+
+
+def call(verb: Callable[..., Any], args: Sequence[str]) -> Any:
+    """Calls a verb's function with the options that were typed; its signature and docstring say which there are.
+
+    What is not keyword-only stands in its place on the command line; a list takes one word or more; a bool is a flag,
+    and in flags - is as good as _. The data that are not typed are those that the first of the models which are typed
+    was trained on.
+    """
+    told = docstring_parser.parse(verb.__doc__ or "")
+    helps = {each.arg_name: each.description or "" for each in told.params}
+    quick = list(args) in (["--help"], ["-h"])  # for which no class is imported
+    parser = Parser(prog=f"layersim {verb.__name__}", description=told.description, allow_abbrev=False)
+    for name, parameter in signature(verb).parameters.items():
+        _add_option(parser, parameter, helps.get(name, ""), quick=quick)
+    stored = [] if quick or "data" not in helps else _stored_data(args)
+    words = [re.sub("^--[^=]+", lambda flag: f"--{flag[0][2:].replace('-', '_')}", word) for word in args]
+    return verb(**parser.parse_args([*stored, *words]).as_dict())
+
+
+def _add_option(parser: ArgumentParser, parameter: Parameter, told: str, *, quick: bool) -> None:
+    name, kind = parameter.name, parameter.annotation
+    required = parameter.default is Parameter.empty
+    options: dict[str, Any] = {"help": told} if required else {"help": told, "default": parameter.default}
+    if kind == Data and quick:
+        parser.add_argument(f"--{name}", metavar="CLASS", help=f"{told} `--{name}.help CLASS` tells its options.")
+    elif kind == Data:
+        from layersim.data import SplitDataModule
+
+        parser.add_subclass_arguments(SplitDataModule, name, required=False, help=told)
+    elif kind is bool:
+        parser.add_argument(f"--{name}", action="store_true", help=told)
+    elif parameter.kind is Parameter.KEYWORD_ONLY and get_origin(kind) is list:
+        parser.add_argument(f"--{name}", type=get_args(kind)[0], nargs="+", **options)
+    elif parameter.kind is Parameter.KEYWORD_ONLY:
+        parser.add_argument(f"--{name}", type=kind, required=required, **options)
+    elif get_origin(kind) is list:
+        parser.add_argument(name, type=get_args(kind)[0], nargs="+" if required else "*", **options)
+    else:
+        parser.add_argument(name, type=kind, **options)
+
+
+def _stored_data(args: Sequence[str]) -> list[str]:
+    typed = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("data", "a", "b", "ckpt_path"):
+        typed.add_argument(f"--{name}", nargs="?")  # the parser itself says that a value is missing
+    data, *models = vars(typed.parse_known_args(list(args))[0]).values()
+    if data is not None:
+        return []
+    from layersim.commands.models import read_source
+
+    stored = [section for model in models if model is not None and (section := read_source(model).data)]
+    return ["--data", json.dumps(stored[0])] if stored else []
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser, whose errors are UserErrors."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # one of jsonargparse's own, within another
@@ -96,6 +159,9 @@ def class_hint(name: str, types: str) -> str:
         waiting += kind.__subclasses__()
     near = get_close_matches(name.rpartition(".")[2], names, n=3, cutoff=0.6)
     meant = f"Did you mean {', '.join(near)}? " if near else ""
+    other = PathFinder.find_spec("callbacks") if name.startswith("callbacks.") else None
+    if other is not None and other.origin != sys.modules["callbacks"].__file__:
+        meant += f"`callbacks` is layersim's own package, so that {other.origin} is not looked into: rename that file. "
     return (
         f"{meant}A class of your own is named by its whole path, such as my_file.{name.rpartition('.')[2]} for one in "
         "my_file.py, in a folder that Python looks in: run with PYTHONPATH=FOLDER."

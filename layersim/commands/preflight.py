@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
+from layersim.runs.checkpoints import read_checkpoint
 
 _LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
 
@@ -44,3 +46,28 @@ def classes_of(data: SplitDataModule) -> int | None:
     """The data's number of classes, None where there are no labels to tell."""
     labelled = any(split.labels is not None and len(split) for split in data.splits.values())
     return data.num_classes if labelled else None
+
+
+def with_checkpoint(given: list[str]) -> list[str]:
+    """A verb and its words with a typed checkpoint's model, and its data where neither recipe nor data are typed, as a
+    recipe that stands before all others."""
+    if not (path := _typed_checkpoint(given)):
+        return given
+    checkpoint = read_checkpoint(path)
+    stored = {"model": checkpoint.get("hyper_parameters", {})}
+    stored["model"].pop("_instantiator", None)
+    if not any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given):
+        whole = checkpoint.get("layersim", {}).get("config", {})
+        stored |= {key: whole[key] for key in ("data", "experiment") if key in whole}
+    return [given[0], "--config", yaml.safe_dump(stored), *given[1:]]
+
+
+def _typed_checkpoint(args: list[str]) -> str | None:
+    for word, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == "--ckpt_path":
+            path = value if equals else following
+            if not path or (not equals and following.startswith("-")):
+                raise UserError(f"Expected a path behind --ckpt_path, but got {following or 'none'}.")
+            return None if path == "null" else path
+    return None

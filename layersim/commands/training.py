@@ -8,42 +8,49 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
     LightningCLI,
-    instantiate_module,
 )
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from layersim.commands.console import in_few_lines, quiet
-from layersim.commands.default_callbacks import with_defaults
-from layersim.commands.exit_request import ExitRequest
+from layersim.commands.default_callbacks import take_shipped_callbacks, with_defaults
+from layersim.commands.exits import ExitRequest, calibrate_exits
+from layersim.commands.export import export_model
+from layersim.commands.models import make_data
 from layersim.commands.parser import Parser
-from layersim.commands.preflight import check_limits, classes_of, is_new_head
+from layersim.commands.preflight import check_limits, classes_of, is_new_head, with_checkpoint
 from layersim.commands.refusals import refusing, running
-from layersim.commands.sweep_arguments import from_agent, under_agent
-from layersim.commands.trainer import LayerwiseTrainer
 from layersim.data import SplitDataModule
-from layersim.errors import UserError
 from layersim.export import check_destination
 from layersim.module import LayerwiseModule
 from layersim.runs import directory as run_directory
 from layersim.runs.checkpoints import check_fits, read_checkpoint
 from layersim.runs.configuration import RunConfig
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
-from layersim.runs.tracking import Settles, finish
+from layersim.runs.tracking import RunLogger, finish
+from layersim.sweep.flags import from_agent, under_agent
 
-_HANDED_ON = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
+_HANDED_ON = {"model", "datamodule", "trainer", "dataloaders", "train_dataloaders", "val_dataloaders"}
 """What a verb gets from its recipe, and not as an option of its own."""
-VERBS = dict.fromkeys(("fit", "validate", "test", "predict", "exits", "export"), _HANDED_ON)
 
 _RUN_DIRECTORY = "LAYERSIM_RUN_DIRECTORY"
 """Tells the processes that DDP starts where their run lives."""
+
+
+class _Trainer(Trainer):
+    """Lightning's, with our verbs where LightningCLI looks for their options."""
+
+    exits = staticmethod(calibrate_exits)
+    export = staticmethod(export_model)
+
+
+class _Parser(Parser, LightningArgumentParser): ...
 
 
 class LayerwiseCLI(LightningCLI):
@@ -60,24 +67,24 @@ class LayerwiseCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         given = list(sys.argv[1:] if args is None else args)
-        # a parser for each verb takes time to build: one is enough where the verb is known
-        self._verbs = {verb: skip for verb, skip in VERBS.items() if verb in given[:1]} or VERBS
+        take_shipped_callbacks()
+        self._verb = given[0]  # a parser for each verb would take time to build
         defaults = {"default_config_files": [str(Path(__file__).with_name("defaults.yaml"))]}
         super().__init__(
             LayerwiseModule,
             SplitDataModule,
             subclass_mode_data=True,
             save_config_callback=RunConfig,
-            trainer_class=LayerwiseTrainer,
+            trainer_class=_Trainer,
             seed_everything_default=0,
-            parser_kwargs={"allow_abbrev": False, **dict.fromkeys(self._verbs, defaults)},
+            parser_kwargs={"allow_abbrev": False, self._verb: defaults},
             auto_configure_optimizers=False,
-            parser_class=Parser,
+            parser_class=_Parser,
             args=given,
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        return self._verbs
+        return {self._verb: _HANDED_ON}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -163,8 +170,8 @@ class LayerwiseCLI(LightningCLI):
         name = f"{self._place()[1]}/{directory.name}"
         run_id = checkpoint.get("layersim", {}).get("wandb_run_id") if self.subcommand == "fit" else None
         for logger in others:
-            if isinstance(logger, Settles):
-                logger.settle(directory, run_id or directory.name, name)
+            if isinstance(logger, RunLogger):
+                logger.start_in(directory, run_id or directory.name, name)
         return self._make_trainer(logger=[csv, *others], default_root_dir=str(directory), **kwargs)
 
     def _make_trainer(self, **options: Any) -> Trainer:
@@ -173,6 +180,10 @@ class LayerwiseCLI(LightningCLI):
             trainer = super().instantiate_trainer(**options)
         trainer.callbacks = in_few_lines(trainer.callbacks, given)  # type: ignore[attr-defined]
         return trainer
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        ours = {"trainer": self.trainer} if subcommand in vars(_Trainer) else {}
+        return super()._prepare_subcommand_kwargs(subcommand) | ours
 
     def _run_subcommand(self, subcommand: str) -> None:
         with running(lambda: self.trainer.global_step > 0):
@@ -189,8 +200,7 @@ class LayerwiseCLI(LightningCLI):
         options = config.model.backbone.get("init_args") or {}
         if config.get("ckpt_path") or not is_new_head(options):
             return
-        given = {"_class_path": config.data.class_path, **config.data.init_args.as_dict()}
-        self._data = instantiate_module(SplitDataModule, given)  # type: ignore[type-abstract]
+        self._data = make_data(config.data.as_dict())
         self._data.setup()
         if (classes := classes_of(self._data)) is None:
             return
@@ -254,8 +264,8 @@ class LayerwiseCLI(LightningCLI):
         return Path(os.environ.get(_RUN_DIRECTORY, root / experiment))
 
 
-def main(args: Sequence[str]) -> int:
-    """Runs `layersim fit …` and its like; the exit status is 0, or an exception says what is wrong."""
+def main(args: Sequence[str]) -> None:
+    """Runs `layersim fit …` and its like; an exception says what is wrong."""
     quiet()
     status = 1
     with run_directory.discarding_unused():
@@ -264,33 +274,6 @@ def main(args: Sequence[str]) -> int:
             status = 0
         finally:
             finish(status)
-    return status
-
-
-def with_checkpoint(given: list[str]) -> list[str]:
-    """The words with a typed checkpoint's model, and its data where neither recipe nor data are typed, as a recipe that
-    stands before all others."""
-    if not (path := _typed_checkpoint(given)):
-        return given
-    checkpoint = read_checkpoint(path)
-    stored = {"model": checkpoint.get("hyper_parameters", {})}
-    stored["model"].pop("_instantiator", None)
-    if not any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given):
-        whole = checkpoint.get("layersim", {}).get("config", {})
-        stored |= {key: whole[key] for key in ("data", "experiment") if key in whole}
-    verb = next(place for place, word in enumerate(given) if word in VERBS) + 1
-    return [*given[:verb], "--config", yaml.safe_dump(stored), *given[verb:]]
-
-
-def _typed_checkpoint(args: list[str]) -> str | None:
-    for word, following in zip(args, [*args[1:], ""], strict=True):
-        name, equals, value = word.partition("=")
-        if name == "--ckpt_path":
-            path = value if equals else following
-            if not path or (not equals and following.startswith("-")):
-                raise UserError(f"Expected a path behind --ckpt_path, but got {following or 'none'}.")
-            return None if path == "null" else path
-    return None
 
 
 def _as_list(value: Any) -> list[Any]:

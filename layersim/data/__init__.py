@@ -1,17 +1,15 @@
 """Data modules and the samplers that make them exact on any number of processes."""
 
 from layersim.data.base import SplitDataModule
-from layersim.data.byte_tokenizer import ByteTokenizer
 from layersim.data.digits import Digits
 from layersim.data.docstrings import Docstrings
 from layersim.data.images import Images
 from layersim.data.language_modeling import LanguageModeling
-from layersim.data.pretrained_tokenizer import open_tokenizer
 from layersim.data.samplers import EvaluationSampler, TrainSampler
 from layersim.data.splits import Split
 from layersim.data.stdlib_code import StdlibCode
 from layersim.data.text import Text
-from layersim.data.tokenizer import Tokenizer
+from layersim.data.tokenizers import ByteTokenizer, Tokenizer, open_tokenizer
 
 __all__ = [
     "ByteTokenizer",

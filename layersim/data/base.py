@@ -5,13 +5,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, default_collate
 
-from layersim.data.bucketing import bucketed_order
-from layersim.data.samplers import EvaluationSampler, TrainSampler, evaluation_batch_size
-from layersim.data.splits import Sample, Split, evaluation_generator
+from layersim.data.samplers import EvaluationSampler, TrainSampler, bucketed_order, evaluation_batch_size
+from layersim.data.splits import Integers, Sample, Split, evaluation_generator
 from layersim.errors import UserError
 
 Batch = dict[str, Any]
@@ -47,6 +47,8 @@ class SplitDataModule(LightningDataModule, ABC):
         num_workers: loader processes of each loader; 0 reads in the main process.
         pin_memory: whether batches are put into pinned memory; None: if and only if CUDA is there.
         drop_last: leave an epoch's last, partial training step out.
+        max_train_samples: train on this many samples (images, texts, blocks), drawn by the seed; None: on all.
+        max_eval_samples: the same for each of the other splits.
         seed: of the orders, of the random part of samples, and of the splits that are drawn. The run's own seed adds to
             the training order and its random part, and to nothing else: all seeds are measured on the same samples.
 
@@ -65,6 +67,8 @@ class SplitDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         pin_memory: bool | None = None,
         drop_last: bool = False,
+        max_train_samples: int | None = None,
+        max_eval_samples: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -75,6 +79,9 @@ class SplitDataModule(LightningDataModule, ABC):
         self.num_workers = at_least(0, "num_workers", num_workers)
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.drop_last = drop_last
+        self.limits = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
+        for option, limit in self.limits.items():
+            at_least(1, option, 1 if limit is None else limit)
         self.seed = at_least(0, "seed", seed)
         self.splits: dict[str, Split] = {}
         self.class_names: list[str] | None = None
@@ -87,7 +94,7 @@ class SplitDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> dict[str, Split]:
-        """The splits, opened; sets class_names where they are known. Called once."""
+        """The splits, opened and `capped`; sets class_names where they are known. Called once."""
 
     def adapt(self, backbone: Any) -> None:
         """A hook: takes from the backbone what the inputs depend on, before samples are read; called more than once."""
@@ -103,6 +110,12 @@ class SplitDataModule(LightningDataModule, ABC):
         """Loads the splits, once, and fits them to the trainer's backbone where there is a trainer."""
         if not self.splits:
             self.splits = self.load()
+            for role, split in self.splits.items():
+                if len(self.capped(role, split.index)) < len(split):
+                    raise UserError(
+                        f"{type(self).__name__} reads all of its {len(split)} {role} samples: leave "
+                        f"--data.max_{'train' if role == 'train' else 'eval'}_samples out"
+                    )
         backbone = getattr(self.trainer.lightning_module, "backbone", None) if self.trainer else None
         if backbone is not None:
             self.adapt(backbone)
@@ -165,6 +178,13 @@ class SplitDataModule(LightningDataModule, ABC):
                 f"{', '.join(self.class_names)}: change --data, or --ckpt_path"
             )
 
+    def capped(self, role: str, index: Integers) -> Integers:
+        """Of a split's numbers (N,), ascending, those that its limit leaves; for `load`."""
+        most = self.limits["max_train_samples" if role == "train" else "max_eval_samples"]
+        if most is None or most >= len(index):
+            return index
+        return np.sort(np.random.default_rng(self.seed).choice(index, most, replace=False))
+
     def train_dataloader(self) -> DataLoader[Sample]:
         split = self.splits["train"]
         split.run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # as `seed_everything` leaves it
@@ -207,6 +227,33 @@ class SplitDataModule(LightningDataModule, ABC):
             # its own: workers' seeds then neither depend on nor disturb the model's random numbers
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+
+class DrawnSplits(SplitDataModule):
+    """Data without splits of their own, which the seed deals out.
+
+    Args:
+        val_fraction: share of the samples held out for validation, rounded up.
+        test_fraction: share held out for testing, rounded up; with 0 there is no test data. It is taken from what
+            validation leaves, so that the validation split is the same whatever it is.
+        **loader: the options of SplitDataModule.
+
+    Raises:
+        UserError: an option out of its range.
+    """
+
+    test_option = "test_fraction"
+
+    def __init__(self, *, val_fraction: float = 0.1, test_fraction: float = 0.0, **loader: Any) -> None:
+        super().__init__(**loader)
+        # something must be left to train on, and something to validate on
+        if not (val_fraction > 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):  # nor NaN
+            raise UserError(
+                "expected 0 < val_fraction, 0 <= test_fraction and a sum below 1, "
+                f"got {val_fraction} and {test_fraction}: change --data.val_fraction or --data.test_fraction"
+            )
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
 
 
 def at_least(lowest: int, option: str, value: int) -> int:

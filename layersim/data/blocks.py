@@ -1,20 +1,21 @@
 """Language modelling on blocks of tokens, wherever the documents come from."""
 
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from layersim.data.base import Batch, Reader, SplitDataModule, at_least
-from layersim.data.packing import Boundaries, block_bounds
-from layersim.data.sequences import Sequences, Tokens, attention_mask, pad
+from layersim.data.base import Reader, SplitDataModule, at_least
+from layersim.data.sequences import PadCollate, Sequences, Tokens
 from layersim.data.splits import Integers, Sample, Split
-from layersim.data.tokenizer import Tokenizer, check_vocabulary
+from layersim.data.tokenizers import Tokenizer, check_vocabulary
 from layersim.errors import UserError
+
+Boundaries = Literal["join", "separate"]
 
 
 class BlockData(SplitDataModule):
-    """Documents, each closed by the tokenizer's end of text, packed into blocks (packing.py); a sample is a block.
+    """Documents, each closed by the tokenizer's end of text, packed into blocks; a sample is a block.
 
     A batch holds, all int64: "input_ids", "attention_mask" and "label", each (N, T) with T the batch's longest block
     and the padding on the right, and "index" (N,), the block's number in its split. As in transformers, "label" equals
@@ -25,8 +26,6 @@ class BlockData(SplitDataModule):
         block_size: tokens in a block.
         boundaries: "join": blocks span documents; "separate": a block never does.
         keep_partial: keep blocks that are not full: the last one of a split, or of every document where separate.
-        max_train_samples: train on this many blocks, drawn by the seed; None: on all.
-        max_eval_samples: the same for each of the other splits.
         **loader: the options of SplitDataModule.
 
     Raises:
@@ -39,34 +38,26 @@ class BlockData(SplitDataModule):
         block_size: int = 256,
         boundaries: Boundaries = "join",
         keep_partial: bool = True,
-        max_train_samples: int | None = None,
-        max_eval_samples: int | None = None,
         **loader: Any,
     ) -> None:
         super().__init__(**loader)
         self.block_size = at_least(2, "block_size", block_size)
         self.boundaries: Boundaries = boundaries
         self.keep_partial = keep_partial
-        self.limits = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
-        for option, limit in self.limits.items():
-            if limit is not None:
-                at_least(1, option, limit)
         self.tokenizer: Tokenizer | None = None
 
     def pack(self, documents: dict[str, Sequences], tokenizer: Tokenizer) -> dict[str, Split]:
         """The splits of documents that are tokens already, with their ends of text."""
         self.tokenizer = tokenizer
-        self.collate = BlockCollate(end_of_text(tokenizer))  # every document's: the model has an embedding for it
+        # padding is neither attended to nor learnt: the end that every document has, since the model has room for it
+        self.collate = PadCollate({"input_ids": end_of_text(tokenizer), "label": -100})
         return {role: self._split(role, sequences) for role, sequences in documents.items()}
 
     def _split(self, role: str, documents: Sequences) -> "BlockSplit":
         bounds = block_bounds(
             documents.offsets, self.block_size, boundaries=self.boundaries, keep_partial=self.keep_partial
         )
-        index = np.arange(len(bounds))
-        most = self.limits["max_train_samples" if role == "train" else "max_eval_samples"]
-        if most is not None and most < len(index):
-            index = np.sort(np.random.default_rng(self.seed).choice(index, most, replace=False))
+        index = self.capped(role, np.arange(len(bounds)))
         return BlockSplit(role, index, documents.values, bounds, seed=self.seed)
 
     @property
@@ -106,28 +97,30 @@ class BlockSplit(Split):
 
     def inputs(self, place: int) -> Sample:
         first, end = self.bounds[self.index[place]]
-        return {"input_ids": self.tokens[first:end]}
+        return dict.fromkeys(("input_ids", "label"), self.tokens[first:end])
 
 
-class BlockCollate:
-    """Pads the blocks of a batch to its longest.
+def block_bounds(offsets: Integers, block_size: int, *, boundaries: Boundaries, keep_partial: bool) -> Integers:
+    """First token and end of every block, (M, 2), in the documents' order.
+
+    "join": the stream of all documents is cut every block_size tokens, so that a block may span documents. "separate":
+    every document is cut by itself, so that each leaves a partial block. A block of a single token predicts nothing and
+    is left out.
 
     Args:
-        pad_id: the token of padding; any of the data will do, since it is neither attended to nor learnt.
+        offsets: (documents + 1,) where each document starts in the stream; the last is its end.
+        block_size: tokens in a full block.
+        boundaries: how documents meet.
+        keep_partial: keep blocks that are not full.
     """
-
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
-
-    def __call__(self, samples: list[Sample]) -> Batch:
-        rows = [sample["input_ids"] for sample in samples]
-        width = max(map(len, rows))
-        return {
-            "input_ids": pad(rows, self.pad_id, width),
-            "attention_mask": attention_mask(rows, width),
-            "label": pad(rows, -100, width),
-            **{key: torch.tensor([sample[key] for sample in samples]) for key in ("index", "position")},
-        }
+    edges = offsets[[0, -1]] if boundaries == "join" else offsets
+    starts = np.concatenate(
+        [np.empty(0, np.int64)] + [np.arange(first, end, block_size) for first, end in pairwise(edges)]
+    )
+    ends = np.minimum(starts + block_size, edges[np.searchsorted(edges, starts, side="right")])
+    sizes = ends - starts
+    kept = sizes >= (2 if keep_partial else block_size)
+    return np.stack([starts, ends], axis=1)[kept]
 
 
 def end_of_text(tokenizer: Tokenizer) -> int:

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layersim.data.base import Reader, SplitDataModule
+from layersim.data.base import DrawnSplits, Reader
 from layersim.data.pixels import check_shape
-from layersim.data.splits import Integers, Sample, Split, check_fractions, hold_out
+from layersim.data.splits import Integers, Sample, Split, hold_out
 
 
-class Digits(SplitDataModule):
+class Digits(DrawnSplits):
     """scikit-learn's digits: 1797 images of 8×8 pixels, 10 classes (Alpaydin and Kaynak, 1998).
 
     Pixels 0 … 16 are scaled to 0 … 1, then normalised by the mean and the (population) standard deviation of all pixels
@@ -21,21 +21,11 @@ class Digits(SplitDataModule):
 
     Args:
         val_fraction: share of the samples held out for validation, rounded up: 360 at 0.2.
-        test_fraction: share held out for testing, rounded up; with 0 there is no test data. It is taken from what
-            validation leaves, so that the validation split is the same whatever it is.
-        **loader: the options of SplitDataModule.
-
-    Raises:
-        UserError: fractions outside their range.
+        **options: those of DrawnSplits.
     """
 
-    test_option = "test_fraction"
-
-    def __init__(self, *, val_fraction: float = 0.2, test_fraction: float = 0.0, **loader: Any) -> None:
-        super().__init__(**loader)
-        check_fractions(val_fraction, test_fraction)
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
+    def __init__(self, *, val_fraction: float = 0.2, **options: Any) -> None:
+        super().__init__(val_fraction=val_fraction, **options)
 
     def load(self) -> dict[str, Split]:
         from sklearn.datasets import load_digits  # here, because --help need not wait for scikit-learn
@@ -56,7 +46,8 @@ class Digits(SplitDataModule):
         self.mean = float(pixels[index["train"]].mean())
         self.std = float(pixels[index["train"]].std())
         images = torch.from_numpy((pixels - self.mean) / self.std).float().unsqueeze(1)
-        return {name: DigitSplit(images[chosen], chosen, labels[chosen], self.seed) for name, chosen in index.items()}
+        index = {role: self.capped(role, chosen) for role, chosen in index.items()}
+        return {role: DigitSplit(images[chosen], chosen, labels[chosen], self.seed) for role, chosen in index.items()}
 
     def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
         check_shape(sample["image"], split, backbone.input_size)

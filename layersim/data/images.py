@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset, Image
 from torch import Tensor, nn
 
-from layersim.data.base import Reader, SplitDataModule
+from layersim.data.base import Reader
 from layersim.data.columns import need_column
 from layersim.data.pixels import (
     Preprocessing,
@@ -17,11 +17,11 @@ from layersim.data.pixels import (
     training_transforms,
 )
 from layersim.data.splits import Integers, Sample, Split
-from layersim.data.tables import Rows, Table
+from layersim.data.tables import Rows, TableData
 from layersim.errors import UserError, as_user_error
 
 
-class Images(SplitDataModule):
+class Images(TableData):
     """Image classification on local files, folders or a data set of the hub.
 
     An image is brought to the backbone's channels, goes through the transforms as a `torchvision.tv_tensors.Image` of
@@ -29,24 +29,14 @@ class Images(SplitDataModule):
     interpolation, crop_pct) says how, unless the options below do. "index" is the row in the split that was opened.
 
     Args:
-        path: a file, a folder or a name on the hub (see `open_split`).
-        name: which configuration of the data set, where it has several.
+        path: a file, a folder or a name on the hub (see `Source`).
         image_column: the column of images.
-        label_column: the column of labels: class labels, integers, or strings (numbered in sorted order). The predict
-            split may lack it, or hold −1 in some rows or in all.
-        train_split: the split to train on.
-        val_split: the split to validate on; None holds out a stratified share of the training split.
-        test_split: the split to test on; None: there is no test data.
-        predict_split: the split to predict; None predicts the validation data.
-        val_fraction: the share held out where val_split is None, rounded up.
-        max_train_samples: train on this many samples, drawn by the seed; None: on all.
-        max_eval_samples: the same for each of the other splits.
         train_transforms: of torchvision.transforms.v2, named by class path; [] for none. None: resize to the input size
             and flip.
         eval_transforms: the same for evaluation. None: timm's resize and centre crop, by crop_pct.
         mean: of each channel on the scale 0 … 1, in place of the backbone's.
         std: of each channel, in place of the backbone's.
-        **loader: the options of SplitDataModule.
+        **options: those of TableData.
 
     Raises:
         UserError: an option out of its range.
@@ -56,37 +46,15 @@ class Images(SplitDataModule):
         self,
         path: str,
         *,
-        name: str | None = None,
         image_column: str = "image",
-        label_column: str = "label",
-        train_split: str = "train",
-        val_split: str | None = None,
-        test_split: str | None = None,
-        predict_split: str | None = None,
-        val_fraction: float = 0.1,
-        max_train_samples: int | None = None,
-        max_eval_samples: int | None = None,
         train_transforms: list[nn.Module] | None = None,
         eval_transforms: list[nn.Module] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
-        **loader: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(**loader)
+        super().__init__(path, **options)
         self.image_column = image_column
-        self.table = Table(
-            path=path,
-            name=name,
-            label_column=label_column,
-            train_split=train_split,
-            val_split=val_split,
-            test_split=test_split,
-            predict_split=predict_split,
-            val_fraction=val_fraction,
-            max_train_samples=max_train_samples,
-            max_eval_samples=max_eval_samples,
-            seed=self.seed,
-        )
         self.train_transforms = train_transforms
         self.eval_transforms = eval_transforms
         self.mean = mean
@@ -94,8 +62,7 @@ class Images(SplitDataModule):
         self.collate = collate_images
 
     def load(self) -> dict[str, Split]:
-        rows, self.class_names = self.table.open()
-        return {role: self._split(chosen) for role, chosen in rows.items()}
+        return {role: self._split(chosen) for role, chosen in self.rows().items()}
 
     def _split(self, rows: Rows) -> "ImageSplit":
         images = image_column(rows.data, self.image_column)

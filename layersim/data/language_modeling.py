@@ -9,12 +9,10 @@ import pyarrow as pa
 from layersim.data.account import held_out, share, tell
 from layersim.data.blocks import BlockData, BlockSplit, end_of_text
 from layersim.data.columns import read_texts
-from layersim.data.packing import Boundaries
-from layersim.data.pretrained_tokenizer import open_tokenizer, tokenizer_of
 from layersim.data.sequences import Sequences
 from layersim.data.sources import SampleBy, Source
 from layersim.data.splits import Split
-from layersim.data.tokenizer import Tokenizer
+from layersim.data.tokenizers import Tokenizer, open_tokenizer, tokenizer_of
 from layersim.errors import UserError
 
 _CHUNK = 1024  # documents tokenised at a time
@@ -27,7 +25,7 @@ class LanguageModeling(BlockData):
     each).
 
     Args:
-        path: a file (txt, csv, tsv, json, jsonl, parquet, arrow), a folder or a name on the hub (see `open_split`).
+        path: a file (txt, csv, tsv, json, jsonl, parquet, arrow), a folder or a name on the hub (see `Source`).
         tokenizer: a name on the hub or a local folder, for `transformers.AutoTokenizer`; "bytes" for the byte-level
             one; None: the backbone's own.
         name: which configuration of the data set, where it has several.
@@ -38,12 +36,7 @@ class LanguageModeling(BlockData):
             text know of each other.
         test_split: the split to test on; None: there is no test data.
         val_fraction: the share of the documents held out where val_split is None, rounded up.
-        block_size: see BlockData.
-        boundaries: see BlockData.
-        keep_partial: see BlockData.
-        max_train_samples: see BlockData.
-        max_eval_samples: see BlockData.
-        **loader: the options of SplitDataModule.
+        **options: those of BlockData.
 
     Raises:
         UserError: an option out of its range.
@@ -61,21 +54,9 @@ class LanguageModeling(BlockData):
         val_split: str | None = None,
         test_split: str | None = None,
         val_fraction: float = 0.1,
-        block_size: int = 256,
-        boundaries: Boundaries = "join",
-        keep_partial: bool = True,
-        max_train_samples: int | None = None,
-        max_eval_samples: int | None = None,
-        **loader: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            block_size=block_size,
-            boundaries=boundaries,
-            keep_partial=keep_partial,
-            max_train_samples=max_train_samples,
-            max_eval_samples=max_eval_samples,
-            **loader,
-        )
+        super().__init__(**options)
         if not 0 < val_fraction < 1:
             raise UserError(f"expected 0 < val_fraction < 1, got {val_fraction}: change --data.val_fraction")
         self.path = path

@@ -12,9 +12,11 @@ import numpy as np
 from torch import distributed
 from torch.utils.data import Dataset, DistributedSampler
 
-from layersim.data.bucketing import bucketed_order
 from layersim.data.splits import Integers
 from layersim.errors import UserError
+
+WINDOW = 50
+"""Global batches that are sorted together: more pads less, and mixes less."""
 
 
 def evaluation_batches(length: int, batch_size: int, num_replicas: int, rank: int) -> list[range]:
@@ -63,6 +65,27 @@ def training_shares(length: int, batch_size: int, num_replicas: int, rank: int, 
             break
         shares.append(range(start + size * rank // num_replicas, start + size * (rank + 1) // num_replicas))
     return shares
+
+
+def bucketed_order(lengths: Integers, batch: int, generator: np.random.Generator, *, window: int = WINDOW) -> Integers:
+    """A permutation of 0 … N−1 whose batches are alike in length.
+
+    Samples are shuffled, sorted by length inside windows of that many batches, and the batches are shuffled. What does
+    not fill a batch comes last and is drawn from all lengths alike, so that leaving it out favours none.
+
+    Args:
+        lengths: (N,) tokens of each sample.
+        batch: samples in a batch of all processes together.
+        generator: of the two shuffles.
+        window: batches that are sorted together.
+    """
+    order = generator.permutation(len(lengths))
+    full = len(order) - len(order) % batch
+    for start in range(0, full, window * batch):
+        part = order[start : min(start + window * batch, full)]
+        part[:] = part[np.argsort(lengths[part], kind="stable")]
+    batches = generator.permutation(order[:full].reshape(-1, batch))
+    return np.concatenate([batches.ravel(), order[full:]])
 
 
 class EvaluationSampler(DistributedSampler[int]):
@@ -120,8 +143,7 @@ class TrainSampler(DistributedSampler[int]):
         seed: of the data, not negative.
         run_seed: of the run, not negative: runs that differ in it alone read in other orders.
         drop_last: leave the last, partial global batch out.
-        lengths: (N,) of each sample, for a permutation whose global batches are alike in length (bucketing.py); None:
-            any permutation.
+        lengths: (N,) of each sample, for a permutation whose global batches are alike in length; None: any permutation.
 
     Raises:
         UserError: batch_size below 1; too few samples for a single step.

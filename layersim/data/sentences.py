@@ -6,13 +6,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import default_collate
 
-from layersim.data.base import Batch, Reader, SplitDataModule, at_least
-from layersim.data.pretrained_tokenizer import open_tokenizer, tokenizer_of
-from layersim.data.sequences import Sequences, Tokens, attention_mask, pad, padded_width
+from layersim.data.base import Reader, SplitDataModule, at_least
+from layersim.data.sequences import PadCollate, Sequences, Tokens
 from layersim.data.splits import Integers, Sample, Split
-from layersim.data.tokenizer import Tokenizer, check_vocabulary
+from layersim.data.tokenizers import Tokenizer, check_vocabulary, open_tokenizer, tokenizer_of
 from layersim.errors import UserError
 
 _CHUNK = 1024  # texts tokenised at a time
@@ -33,7 +31,7 @@ class SentenceData(SplitDataModule):
             one; None: the backbone's own.
         max_length: tokens of a text, or of a pair, at most; the model's positions, where it has fewer.
         truncation: what becomes of longer ones: "cut", and told how many, or "refuse".
-        length_bucketing: group texts of similar length into batches, inside shuffled windows of 50 (bucketing.py).
+        length_bucketing: group texts of similar length into batches, inside shuffled windows of 50.
         pad_to_multiple: round T up to a multiple of this, as tensor cores like 8, where the length limit lets it.
         **loader: the options of SplitDataModule.
 
@@ -79,8 +77,8 @@ class SentenceData(SplitDataModule):
     def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
         encoded = self.splits[split]
         assert isinstance(encoded, SentenceSplit)
-        assert isinstance(self.collate, SentenceCollate)
-        for token in (encoded.tokens.largest, self.collate.pad_id):
+        assert isinstance(self.collate, PadCollate)
+        for token in (encoded.tokens.largest, self.collate.padding["input_ids"]):
             check_vocabulary(token, split, backbone)
 
     def _encode(self, splits: dict[str, "SentenceSplit"], tokenizer: Tokenizer) -> None:
@@ -93,7 +91,8 @@ class SentenceData(SplitDataModule):
             for split in splits.values():
                 split.lengths = split.tokens.lengths
         self.tokenizer = tokenizer
-        self.collate = SentenceCollate(pad_id, multiple=self.pad_to_multiple, limit=self.limit)
+        padding = {"input_ids": pad_id, "token_type_ids": 0}
+        self.collate = PadCollate(padding, multiple=self.pad_to_multiple, limit=self.limit)
 
 
 class SentenceSplit(Split):
@@ -145,7 +144,10 @@ class SentenceSplit(Split):
                 )
             if long:
                 columns = [[column[place] for place in long] for column in columns]
-                encoding = encoding.replaced(long, tokenizer.encode(*columns, max_length=limit))
+                shorter = tokenizer.encode(*columns, max_length=limit)
+                for rows, by in ((encoding.tokens, shorter.tokens), (encoding.types or [], shorter.types or [])):
+                    for place, row in zip(long, by, strict=False):
+                        rows[place] = row
             cut += len(long)
             tokens += [np.asarray(row, np.int32) for row in encoding.tokens]
             types += [np.asarray(row, np.int32) for row in encoding.types or []]
@@ -174,34 +176,6 @@ class SentenceSplit(Split):
 
     def _row(self, position: int) -> str:
         return f"row {self.index[position] + self.offset} of split {self.source}"
-
-
-class SentenceCollate:
-    """Pads the samples of a batch to its longest.
-
-    Args:
-        pad_id: the token of padding.
-        multiple: the width is rounded up to a multiple of this.
-        limit: no wider than this.
-    """
-
-    def __init__(self, pad_id: int, *, multiple: int, limit: int) -> None:
-        self.pad_id = pad_id
-        self.multiple = multiple
-        self.limit = limit
-
-    def __call__(self, samples: list[Sample]) -> Batch:
-        rows = [sample["input_ids"] for sample in samples]
-        width = padded_width(max(map(len, rows)), multiple=self.multiple, limit=self.limit)
-        batch: Batch = default_collate([{key: sample[key] for key in sample if key in _NUMBERS} for sample in samples])
-        batch["input_ids"] = pad(rows, self.pad_id, width)
-        batch["attention_mask"] = attention_mask(rows, width)
-        if "token_type_ids" in samples[0]:
-            batch["token_type_ids"] = pad([sample["token_type_ids"] for sample in samples], 0, width)
-        return batch
-
-
-_NUMBERS = ("label", "index", "position")
 
 
 def _padding(tokenizer: Tokenizer) -> int:

@@ -1,13 +1,14 @@
 """Rows of tokens of unequal length: kept end to end, and padded when they meet in a batch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch.utils.data import default_collate
 
-from layersim.data.splits import Integers
+from layersim.data.splits import Integers, Sample
 
 Tokens = NDArray[np.int32]
 
@@ -41,20 +42,33 @@ class Sequences:
         return int(self.values.max(initial=-1))
 
 
-def padded_width(longest: int, *, multiple: int, limit: int) -> int:
-    """The longest row's length, rounded up to a multiple, but not beyond the limit."""
-    return min(-(-longest // multiple) * multiple, limit)
+class PadCollate:
+    """Makes a batch of samples whose rows of tokens are of unequal length: padded on the right to the longest.
 
+    Beside the rows, each (N, T) int64, it has "attention_mask", 1 at tokens and 0 at padding, told apart by length and
+    never by the padding token.
 
-def pad(rows: Sequence[Tokens], value: int, width: int) -> Tensor:
-    """(N, width) int64: each row from the left, then the value."""
-    padded = torch.full((len(rows), width), value)
-    for place, row in zip(padded, rows, strict=True):
-        place[: len(row)] = torch.from_numpy(row)
-    return padded
+    Args:
+        padding: by the name of the rows what stands behind them; "input_ids" among them.
+        multiple: T is rounded up to a multiple of this,
+        limit: but not beyond this.
+    """
 
+    def __init__(self, padding: Mapping[str, int], *, multiple: int = 1, limit: int | None = None) -> None:
+        self.padding = padding
+        self.multiple = multiple
+        self.limit = limit
 
-def attention_mask(rows: Sequence[Tokens], width: int) -> Tensor:
-    """(N, width) int64: 1 at tokens and 0 at padding, told apart by length and never by the padding token."""
-    lengths = torch.tensor([len(row) for row in rows])
-    return (torch.arange(width) < lengths.unsqueeze(1)).long()
+    def __call__(self, samples: list[Sample]) -> dict[str, Any]:
+        lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
+        width = -(-int(lengths.max()) // self.multiple) * self.multiple
+        width = width if self.limit is None else min(width, self.limit)
+        numbers = [{key: value for key, value in sample.items() if key not in self.padding} for sample in samples]
+        batch: dict[str, Any] = default_collate(numbers)
+        for key, value in self.padding.items():
+            if key in samples[0]:
+                batch[key] = torch.full((len(samples), width), value)
+                for place, sample in zip(batch[key], samples, strict=True):
+                    place[: len(sample[key])] = torch.from_numpy(sample[key])
+        batch["attention_mask"] = (torch.arange(width) < lengths.unsqueeze(1)).long()
+        return batch

@@ -134,12 +134,3 @@ def hold_out(labels: Integers, count: int, *, seed: int, remedy: str) -> tuple[I
             f"cannot hold out {count} of {len(labels)} samples with every class in both parts: {error} Change {remedy}"
         ) from error
     return np.sort(kept), np.sort(held)
-
-
-def check_fractions(val_fraction: float, test_fraction: float) -> None:
-    """Raises a UserError unless something is left to train on, and something to validate on."""
-    if not (val_fraction > 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):  # nor NaN
-        raise UserError(
-            "expected 0 < val_fraction, 0 <= test_fraction and a sum below 1, "
-            f"got {val_fraction} and {test_fraction}: change --data.val_fraction or --data.test_fraction"
-        )

@@ -1,19 +1,20 @@
 """The Python standard library's own source files: a corpus that every install has."""
 
+import hashlib
+import math
+import os
 import sysconfig
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from layersim.data.base import at_least
+from layersim.data.base import DrawnSplits, at_least
 from layersim.data.blocks import BlockData
-from layersim.data.byte_tokenizer import ByteTokenizer
-from layersim.data.hashing import deal, digest
-from layersim.data.packing import Boundaries
 from layersim.data.sequences import Sequences, Tokens
-from layersim.data.source_files import source_files
-from layersim.data.splits import Split, check_fractions
+from layersim.data.splits import Integers, Split
+from layersim.data.tokenizers import ByteTokenizer
 from layersim.errors import UserError
 
 # tests, whole programs, what was installed beside the library, tables and texts that are no code
@@ -24,7 +25,7 @@ _LEFT_OUT = {
 _BUILT = ("_sysconfigdata", "config-")
 
 
-class StdlibCode(BlockData):
+class StdlibCode(DrawnSplits, BlockData):
     """Language modelling on the bytes of the standard library's .py files; deterministic for a version of Python.
 
     A document is a file. Which split it belongs to is drawn by a hash of the seed and its path, so that no file lies in
@@ -32,47 +33,16 @@ class StdlibCode(BlockData):
     lib2to3, the encodings' tables and what is generated when Python is built. Read the tokens with `ByteTokenizer`.
 
     Args:
-        val_fraction: share of the files held out for validation, rounded up.
-        test_fraction: share of the files held out for testing, rounded up; with 0 there is no test data.
         max_files: read this many files, drawn by the seed; None: all.
         max_bytes: read, of the files in the order in which they are drawn, as many as fit in this many bytes.
-        block_size: see BlockData.
-        boundaries: see BlockData.
-        keep_partial: see BlockData.
-        max_train_samples: see BlockData.
-        max_eval_samples: see BlockData.
-        **loader: the options of SplitDataModule.
+        **options: those of DrawnSplits, whose shares are of the files, and of BlockData.
 
     Raises:
         UserError: an option out of its range.
     """
 
-    test_option = "test_fraction"
-
-    def __init__(
-        self,
-        *,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.0,
-        max_files: int | None = None,
-        max_bytes: int | None = None,
-        block_size: int = 256,
-        boundaries: Boundaries = "join",
-        keep_partial: bool = True,
-        max_train_samples: int | None = None,
-        max_eval_samples: int | None = None,
-        **loader: Any,
-    ) -> None:
-        super().__init__(
-            block_size=block_size,
-            boundaries=boundaries,
-            keep_partial=keep_partial,
-            max_train_samples=max_train_samples,
-            max_eval_samples=max_eval_samples,
-            **loader,
-        )
-        check_fractions(val_fraction, test_fraction)
-        self.fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+    def __init__(self, *, max_files: int | None = None, max_bytes: int | None = None, **options: Any) -> None:
+        super().__init__(**options)
         self.max_files = None if max_files is None else at_least(1, "max_files", max_files)
         self.max_bytes = None if max_bytes is None else at_least(1, "max_bytes", max_bytes)
         self.files: dict[str, list[str]] = {}
@@ -80,7 +50,7 @@ class StdlibCode(BlockData):
     def load(self) -> dict[str, Split]:
         sources = read_sources(Path(sysconfig.get_path("stdlib")))
         chosen = choose(sources, max_files=self.max_files, max_bytes=self.max_bytes, seed=self.seed)
-        dealt = deal(chosen, **self.fractions, seed=self.seed)
+        dealt = deal(chosen, self.val_fraction, self.test_fraction, seed=self.seed)
         if min(map(len, dealt.values())) == 0:
             raise UserError(
                 f"max_files={self.max_files} and max_bytes={self.max_bytes} leave {len(chosen)} file(s), too few for "
@@ -114,3 +84,33 @@ def choose(sources: dict[str, bytes], *, max_files: int | None, max_bytes: int |
 
 def _tokens(content: bytes) -> Tokens:
     return np.append(np.frombuffer(content, np.uint8), ByteTokenizer.eos_id).astype(np.int32)
+
+
+def source_files(folder: Path, *, left_out: Collection[str]) -> dict[str, Path]:
+    """Every .py file by its path relative to the folder, sorted; folders of these names are not entered."""
+    found = {}
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in left_out]
+        paths = (Path(place, name) for name in names if name.endswith(".py"))
+        found.update({path.relative_to(folder).as_posix(): path for path in paths})
+    return dict(sorted(found.items()))
+
+
+def digest(*parts: object) -> int:
+    """64 bits of a hash of these parts, by their text."""
+    return int.from_bytes(hashlib.sha256("\0".join(map(str, parts)).encode()).digest()[:8], "big")
+
+
+def deal(names: Sequence[str], val_fraction: float, test_fraction: float, *, seed: int) -> dict[str, Integers]:
+    """Positions of the names in "train", "val" and, unless its fraction is 0, "test"; each in ascending order.
+
+    Names are ordered by their hash: the first are for validation, the next for testing, each share rounded up.
+    Validation is the same whatever the test fraction is.
+    """
+    order = np.array(sorted(range(len(names)), key=lambda place: digest("split", seed, names[place])), dtype=np.int64)
+    val = math.ceil(val_fraction * len(names))
+    test = val + math.ceil(test_fraction * len(names))
+    dealt = {"train": order[test:], "val": order[:val]}
+    if test_fraction > 0:
+        dealt["test"] = order[val:test]
+    return {role: np.sort(places) for role, places in dealt.items()}

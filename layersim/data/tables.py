@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from layersim.data.account import held_out, share, tell
-from layersim.data.base import at_least
+from layersim.data.base import SplitDataModule
 from layersim.data.columns import Labels, read_labels
 from layersim.data.sources import Source, whence
 from layersim.data.splits import Integers, hold_out
@@ -30,36 +31,50 @@ class Rows:
     """(N,) their classes, or None where there are none; −1 marks a row without one, in the predict split alone."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Where the rows lie, and which of them are for what. The options are those of `Text` and `Images`.
+class TableData(SplitDataModule):
+    """Samples with a label each, from anything that `datasets.load_dataset` opens.
+
+    Args:
+        path: a file (csv, tsv, json, jsonl, parquet, arrow), a folder or a name on the hub (see `Source`).
+        name: which configuration of the data set, where it has several (for GLUE: sst2, mnli, …).
+        label_column: the column of labels: class labels, integers, or strings (numbered in sorted order). The predict
+            split may lack it, or hold −1 in some rows or in all.
+        train_split: the split to train on.
+        val_split: the split to validate on; None holds out a stratified share of the training split.
+        test_split: the split to test on; None: there is no test data.
+        predict_split: the split to predict; None predicts the validation data.
+        val_fraction: the share held out where val_split is None, rounded up.
+        **options: those of SplitDataModule.
 
     Raises:
         UserError: an option out of its range.
     """
 
-    path: str
-    name: str | None
-    label_column: str
-    train_split: str
-    val_split: str | None
-    test_split: str | None
-    predict_split: str | None
-    val_fraction: float
-    max_train_samples: int | None
-    max_eval_samples: int | None
-    seed: int
+    def __init__(
+        self,
+        path: str,
+        *,
+        name: str | None = None,
+        label_column: str = "label",
+        train_split: str = "train",
+        val_split: str | None = None,
+        test_split: str | None = None,
+        predict_split: str | None = None,
+        val_fraction: float = 0.1,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if not 0 < val_fraction < 1:
+            raise UserError(f"expected 0 < val_fraction < 1, got {val_fraction}: change --data.val_fraction")
+        self.path = path
+        self.name = name
+        self.label_column = label_column
+        self.train_split = train_split
+        self.other_splits = {"val": val_split, "test": test_split, "predict": predict_split}
+        self.val_fraction = val_fraction
 
-    def __post_init__(self) -> None:
-        if not 0 < self.val_fraction < 1:
-            raise UserError(f"expected 0 < val_fraction < 1, got {self.val_fraction}: change --data.val_fraction")
-        for option in ("max_train_samples", "max_eval_samples"):
-            limit = getattr(self, option)
-            if limit is not None:
-                at_least(1, option, limit)
-
-    def open(self) -> tuple[dict[str, Rows], list[str] | None]:
-        """The rows of each split, and the names of the classes where they are known; says what was opened."""
+    def rows(self) -> dict[str, Rows]:
+        """The rows of each split; sets class_names where they are known, and says what was opened."""
         source = Source(self.path, name=self.name)
         data = source.split(self.train_split, option="train_split")
         labels = read_labels(data, self.label_column, role="train")
@@ -67,31 +82,26 @@ class Table:
         kept = np.arange(len(labels.values))
         rows: dict[str, Rows] = {}
         shares: list[str] = []
-        if self.val_split is None:
+
+        def choose(role: str, data: Dataset, split: str, index: Integers, labels: Labels, note: str) -> None:
+            left = self.capped(role, index)
+            values = None if labels.values is None else labels.values[left]
+            rows[role] = Rows(data, *whence(data, split), left, values)
+            shares.append(share(role, len(left), len(index), "sample", note, labels.note))
+
+        held: Integers | None = None
+        if self.other_splits["val"] is None:
             count = math.ceil(self.val_fraction * len(kept))
             remedy = "--data.val_fraction or --data.val_split"
             kept, held = hold_out(labels.values, count, seed=self.seed, remedy=remedy)
-            rows["val"], said = self._choose("val", data, self.train_split, held, labels)
-            shares.append(said)
-        rows["train"], said = self._choose("train", data, self.train_split, kept, labels)
-        shares.insert(0, said)
-        for role in ("val", "test", "predict"):
-            split: str | None = getattr(self, f"{role}_split")
+        choose("train", data, self.train_split, kept, labels, self.train_split if self.train_split != "train" else "")
+        if held is not None:
+            choose("val", data, self.train_split, held, labels, held_out(self.train_split, self.val_fraction))
+        for role, split in self.other_splits.items():
             if split is not None:
                 data = source.split(split, option=f"{role}_split")
                 own = read_labels(data, self.label_column, role=role, names=labels.names)
-                rows[role], said = self._choose(role, data, split, np.arange(len(data)), own)
-                shares.append(said)
+                choose(role, data, split, np.arange(len(data)), own, split if split != role else "")
         tell(source.told(), shares)
-        return rows, labels.names
-
-    def _choose(self, role: str, data: Dataset, split: str, index: Integers, labels: Labels) -> tuple[Rows, str]:
-        """The rows of a split, capped, and what is said of them."""
-        found = len(index)
-        most = self.max_train_samples if role == "train" else self.max_eval_samples
-        if most is not None and most < found:
-            index = np.sort(np.random.default_rng(self.seed).choice(index, most, replace=False))
-        from_training = role == "val" and self.val_split is None
-        note = held_out(split, self.val_fraction) if from_training else split if split != role else ""
-        rows = Rows(data, *whence(data, split), index, None if labels.values is None else labels.values[index])
-        return rows, share(role, len(index), found, "sample", note, labels.note)
+        self.class_names = labels.names
+        return rows

@@ -1,8 +1,7 @@
 """Early exit: policies to leave by, and thresholds that keep a promise."""
 
-from layersim.exits.budget import best_within
-from layersim.exits.calibration import Calibration, Method, calibrate, check_promise
-from layersim.exits.curve import ExitCurve, exit_curve
+from layersim.exits.calibration import Calibration, Method, best_within, calibrate, check_promise
+from layersim.exits.curve import ExitCounts, ExitCurve, accuracy_at, exit_counts, exit_curve, exit_curve_area
 from layersim.exits.policies import (
     POLICIES,
     Confidence,
@@ -15,11 +14,9 @@ from layersim.exits.policies import (
     exit_layer,
     next_streak,
 )
-from layersim.exits.risks import Risk
 from layersim.exits.runner import EarlyExit, Exited
 from layersim.exits.speed import Speed, measure_speed
-from layersim.exits.summary import ExitSummary, summarize
-from layersim.exits.table import ExitTable, exit_table, join_tables
+from layersim.exits.table import ExitSummary, ExitTable, Risk, exit_table, join_tables, summarize
 from layersim.exits.temperature import fit_temperatures, split_for_temperatures
 
 __all__ = [
@@ -28,6 +25,7 @@ __all__ = [
     "Confidence",
     "EarlyExit",
     "Entropy",
+    "ExitCounts",
     "ExitCurve",
     "ExitSummary",
     "ExitTable",
@@ -40,10 +38,13 @@ __all__ = [
     "Similarity",
     "Speed",
     "View",
+    "accuracy_at",
     "best_within",
     "calibrate",
     "check_promise",
+    "exit_counts",
     "exit_curve",
+    "exit_curve_area",
     "exit_layer",
     "exit_table",
     "fit_temperatures",

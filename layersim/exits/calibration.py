@@ -1,19 +1,20 @@
-"""The threshold that saves most while a promise about the risk still holds. Letters: L layers, N samples."""
+"""The threshold that saves most while a promise about the risk still holds, or that is best within a budget.
+
+Letters: L layers, N samples.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, get_args
 
 import torch
 
 from layersim.errors import UserError
-from layersim.exits.policies import Policy, exit_layer
+from layersim.exits.curve import along_exits, exit_counts
+from layersim.exits.policies import Policy, check_thresholds, exit_layer
 from layersim.exits.promises import Bet, Counted, Expected, Promise
-from layersim.exits.ranges import require_share
-from layersim.exits.risks import RISKS, Risk, drops
-from layersim.exits.summary import ExitSummary, at_exits, summarize
-from layersim.exits.sweep import check_thresholds, sweep
-from layersim.exits.table import ExitTable
+from layersim.exits.table import RISKS, ExitSummary, ExitTable, Risk, at_exits, drops, summarize
 
 Method = Literal["crc", "ltt", "ucb"]
 
@@ -102,16 +103,13 @@ def calibrate(
             model itself.
     """
     check_thresholds(thresholds)
-    check_promise(len(table.targets), target=target, risk=risk, confidence=confidence, method=method)
-    promise = _promise(method, risk, target, 1 - confidence)
+    promise = check_promise(len(table.targets), target=target, risk=risk, confidence=confidence, method=method)
     shuffled = table.select(torch.randperm(len(table.targets), generator=torch.Generator().manual_seed(seed)))
     costs = drops(shuffled, risk)
     worst = kept = costs[-1]
-    if not promise.keeps(kept):
-        raise _too_few(promise, len(kept), method, risk, confidence)
     threshold = None
-    for candidate, exits in sweep(shuffled.scores, thresholds):
-        losses = at_exits(costs, exits)
+    for candidate in reversed(thresholds):
+        losses = at_exits(costs, exit_layer(shuffled.scores, candidate))
         if promise.needs_monotone:
             worst = losses = torch.maximum(worst, losses)
         if not promise.keeps(losses):
@@ -128,36 +126,61 @@ def calibrate(
     )
 
 
-def check_promise(samples: int, *, target: float, risk: Risk, confidence: float, method: Method) -> None:
-    """What can be said against a promise before any of the samples is measured.
+def check_promise(samples: int, *, target: float, risk: Risk, confidence: float, method: Method) -> Promise:
+    """The promise, and what can be said against it before any of the samples is measured.
 
     Raises:
         UserError: target, confidence or method out of range, or too few samples to promise this of the full model.
     """
     require_share("a risk target", target)
     require_share("a confidence", confidence)
-    promise = _promise(method, risk, target, 1 - confidence)
+    if method not in get_args(Method):
+        raise UserError(f"Expected a method among {', '.join(get_args(Method))}, but got {method!r}.")
+    counted = method == "ltt" and risk == "disagreement"
+    promise = (Expected if method == "crc" else Counted if counted else Bet)(target, 1 - confidence)
     if samples < max(1, promise.samples_needed()):
-        raise _too_few(promise, samples, method, risk, confidence)
+        sure = "" if method == "crc" else f" with confidence {confidence:g}"
+        or_lower = "" if method == "crc" else ", or lower the confidence"
+        least = promise.bound(torch.zeros(max(1, samples), dtype=torch.float64))
+        raise UserError(
+            f"Expected at least {promise.samples_needed()} samples to promise a risk ({risk}) of at most "
+            f"{target:g}{sure} by {method}, but got {samples}: so few could not promise it even of the full model. "
+            f"Give more calibration samples, or raise the risk above {least:.3g}{or_lower}."
+        )
+    return promise
 
 
-def _too_few(promise: Promise, samples: int, method: Method, risk: Risk, confidence: float) -> UserError:
-    sure = "" if method == "crc" else f" with confidence {confidence:g}"
-    or_lower = "" if method == "crc" else ", or lower the confidence"
-    least = promise.least_target(max(1, samples))
-    return UserError(
-        f"Expected at least {promise.samples_needed()} samples to promise a risk ({risk}) of at most "
-        f"{promise.target:g}{sure} by {method}, but got {samples}: so few could not promise it even of the full model. "
-        f"Give more calibration samples, or raise the risk above {least:.3g}{or_lower}."
-    )
+def best_within(table: ExitTable, policy: Policy, thresholds: Sequence[float], budget: float) -> ExitSummary:
+    """The threshold of best accuracy among those with a mean exit layer ≤ budget × L; of equals, the cheapest.
+
+    Measured on the table's samples, and no promise: on new samples the mean exit layer may lie a little above the
+    budget, and the accuracy, having been picked as the best, below.
+
+    Args:
+        thresholds: ascending, as the policy gives them.
+        budget: share of the layers, in (0, 1].
+
+    Raises:
+        UserError: the budget is out of range, or no threshold keeps to it.
+    """
+    check_thresholds(thresholds)
+    require_share("a budget", budget, one=True)
+    tried = torch.tensor([*thresholds, inf], dtype=torch.float64)
+    counts = exit_counts(table.scores, table.predictions, table.targets, tried)
+    means, accuracies = (each.tolist() for each in along_exits(*counts))
+    num_layers = table.scores.shape[0]
+    affordable = [place for place, mean in enumerate(means) if mean <= budget * num_layers]
+    if not affordable:
+        raise UserError(
+            f"No threshold of the policy {policy.name} leaves within {budget:g} of the layers on average; the least is "
+            f"{min(means) / num_layers:.3g}. Raise the budget, or change the policy."
+        )
+    best = max(affordable, key=lambda place: (accuracies[place], -means[place]))
+    return summarize(table, policy, None if best == len(thresholds) else thresholds[best])
 
 
-def _promise(method: Method, risk: Risk, target: float, delta: float) -> Promise:
-    match method:
-        case "crc":
-            return Expected(target, delta)
-        case "ltt":
-            return Counted(target, delta) if risk == "disagreement" else Bet(target, delta)
-        case "ucb":
-            return Bet(target, delta)
-    raise UserError(f"Expected a method among {', '.join(get_args(Method))}, but got {method!r}.")
+def require_share(what: str, value: float, *, zero: bool = False, one: bool = False) -> None:
+    """Raises UserError unless the value lies between 0 and 1, or is an end that is allowed."""
+    if not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
+        allowed = "above 0 and at most 1" if one else "between 0 and 1" + (", or 0" if zero else "")
+        raise UserError(f"Expected {what} {allowed}, but got {value:g}.")

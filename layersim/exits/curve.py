@@ -1,22 +1,91 @@
-"""Accuracy for every mean exit layer, with bands: what a policy's thresholds do to the samples of a table.
+"""Accuracy for every mean exit layer: what thresholds do to the samples of a table, or of an evaluation.
 
-Letters: L layers, N samples, T points, R resamples.
+Letters: L layers, N samples, K thresholds, T points, R resamples.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.exits.summary import at_exits
-from layersim.exits.sweep import check_thresholds, sweep
+from layersim.exits.policies import check_thresholds, threshold_grid
 from layersim.exits.table import ExitTable
+from layersim.outputs import LayerOutput
+from layersim.precision import widened
+from layersim.similarity.layer_metric import LayerMetric
 
 BAND = 0.95
 """The probability of the intervals."""
+POINTS = 41
+"""So many points of a curve are kept, at most."""
+
+
+def exit_counts(scores: Tensor, predictions: Tensor, targets: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+    """How many samples leave at each layer, and how many of these are right there: (K, L) integers each.
+
+    A sample leaves as `exit_layer` says: at the first layer whose score reaches the threshold, else at the last.
+
+    Args:
+        scores: (L, N) a policy's, such as a readout's confidences.
+        predictions: (L, N) a readout's.
+        targets: (N,) classes.
+        thresholds: (K,) ascending, float32 numbers; with ∞ nobody leaves early.
+    """
+    surest = torch.where(scores.isnan(), -inf, widened(scores)).cummax(dim=0).values
+    reached = torch.searchsorted(thresholds.to(surest), surest, right=True)
+    # the number of thresholds reached before a layer, and at it: those in between let the sample go there
+    before = torch.cat([torch.zeros_like(reached[:1]), reached[:-1]])
+    after = torch.cat([reached[:-1], torch.full_like(reached[:1], len(thresholds))])
+
+    def count(samples: Tensor) -> Tensor:
+        edges = samples.new_zeros(len(scores), len(thresholds) + 1)
+        return edges.scatter_add(1, before, samples).scatter_add(1, after, -samples).cumsum(dim=1)[:, :-1].T
+
+    right = (predictions == targets).long()
+    return count(torch.ones_like(right)), count(right)
+
+
+def along_exits(exits: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean exit layer, counted from 1, and accuracy, (K,) float64 each, of what `exit_counts` gives."""
+    layers = torch.arange(1, exits.shape[1] + 1, dtype=torch.float64, device=exits.device)
+    samples = exits.sum(dim=1)
+    return exits.double() @ layers / samples, correct.sum(dim=1).double() / samples
+
+
+class ExitCounts(LayerMetric):
+    """Counts samples and right answers by threshold of the confidence and exit layer, for the `thresholds`.
+
+    These are K = 1001, as `layersim exits` tries them, from 0, with which all leave at layer 1, to 1, and ∞. `compute`
+    gives `(mean exit layer (K,), accuracy (K,))`, the first rising from 1 to L. Integer states, so that any split over
+    batches and processes gives the same numbers.
+    """
+
+    full_state_update = False
+    thresholds: Tensor
+    exits: Tensor
+    correct: Tensor
+
+    def __init__(self, num_layers: int) -> None:
+        super().__init__()
+        self.register_buffer("thresholds", torch.tensor([*threshold_grid(0.0, 1.0), inf]), persistent=False)
+        for name in ("exits", "correct"):
+            counts = torch.zeros(len(self.thresholds), num_layers, dtype=torch.int64)
+            self.add_state(name, counts, dist_reduce_fx="sum")
+
+    def update(self, output: LayerOutput) -> None:
+        assert output.features.targets is not None
+        readout = output.readout
+        exits, correct = exit_counts(readout.confidences, readout.predictions, output.features.targets, self.thresholds)
+        self.exits += exits
+        self.correct += correct
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        return along_exits(self.exits, self.correct)
 
 
 @dataclass(frozen=True)
@@ -36,7 +105,7 @@ class ExitCurve:
 
 
 def exit_curve(
-    table: ExitTable, thresholds: Sequence[float], *, points: int = 41, resamples: int = 1000, seed: int = 0
+    table: ExitTable, thresholds: Sequence[float], *, points: int = POINTS, resamples: int = 1000, seed: int = 0
 ) -> ExitCurve:
     """The curve of at most `points` of the thresholds, spread evenly over the mean exit layers.
 
@@ -61,22 +130,18 @@ def exit_curve(
         raise UserError(
             f"Expected 2 points and 1 resample, or more, for a curve of exits, but got {points} and {resamples}."
         )
-    num_layers, num_samples = table.scores.shape
+    num_samples = len(table.targets)
     if num_samples == 0:
         raise UserError("Expected samples to draw a curve of exits from, but got none. Change the data.")
-    right = (table.predictions == table.targets).long()
-    tried: list[float | None] = []
-    cells: list[NDArray[np.int64]] = []
-    for threshold, exits in sweep(table.scores, thresholds):
-        cell = exits + num_layers * at_exits(right, exits)
-        tried.append(threshold)
-        cells.append(torch.bincount(cell, minlength=2 * num_layers).numpy())
-    means, accuracies = _measure(np.stack(cells))
-    chosen = _spread(means, points)
+    tried = torch.tensor([*thresholds, inf], dtype=torch.float64)
+    exits, correct = exit_counts(table.scores, table.predictions, table.targets, tried)
+    means, accuracies = along_exits(exits, correct)
+    chosen = spread(means, points)
+    cells = torch.cat([exits - correct, correct], dim=1).numpy()
     draw = np.random.default_rng(seed)
     drawn = [_measure(draw.multinomial(num_samples, cells[one] / num_samples, size=resamples)) for one in chosen]
     return ExitCurve(
-        threshold=[tried[one] for one in chosen],
+        threshold=[None if one == len(thresholds) else thresholds[one] for one in chosen],
         mean_exit_layer=means[chosen].tolist(),
         accuracy=accuracies[chosen].tolist(),
         mean_exit_layer_interval=[_interval(mean) for mean, _ in drawn],
@@ -84,21 +149,56 @@ def exit_curve(
     )
 
 
+def spread(means: Tensor, points: int = POINTS) -> list[int]:
+    """Places in rising mean exit layers (K,), ascending, that lie nearest to so many evenly spaced ones; of equals the
+    last, the most cautious threshold."""
+    cautious = means.flip(0).cpu()
+    wanted = torch.linspace(cautious[-1].item(), cautious[0].item(), points, dtype=torch.float64)
+    nearest = (cautious - wanted.unsqueeze(1)).abs().argmin(dim=1)
+    return sorted({len(means) - 1 - place for place in nearest.tolist()})
+
+
 def _measure(cells: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean exit layer and accuracy, (M,) each, of (M, 2 L) counts: wrong at each layer, then right at each."""
+    """Mean exit layer and accuracy, (R,) each, of (R, 2 L) counts: wrong at each layer, then right at each."""
     wrong, right = np.split(cells, 2, axis=1)
     layers = np.arange(1, wrong.shape[1] + 1)
     samples = cells.sum(axis=1)
     return (wrong + right) @ layers / samples, right.sum(axis=1) / samples
 
 
-def _spread(means: NDArray[np.float64], points: int) -> list[int]:
-    """Places in descending means, from the last to the first, that lie nearest to evenly spaced ones."""
-    wanted = np.linspace(means[-1], means[0], points)
-    nearest = np.abs(means - wanted[:, None]).argmin(axis=1)  # the first of equals: the most cautious threshold
-    return sorted(set(nearest.tolist()), reverse=True)
-
-
 def _interval(values: NDArray[np.float64]) -> list[float]:
     low, high = np.quantile(values, [(1 - BAND) / 2, (1 + BAND) / 2]).tolist()
     return [low, high]
+
+
+def exit_curve_area(mean_exit_layer: Tensor, accuracy: Tensor) -> float:
+    """The mean of the accuracy over all mean exit layers: ∫ accuracy(m) dm / (L − 1), m from 1 to L.
+
+    Between two points the accuracy is linear in m: who flips a coin for each sample between the two thresholds gets
+    just that. 1 means every sample right even where all leave at layer 1; with one layer it is that layer's accuracy.
+
+    Args:
+        mean_exit_layer: (K,) rising, from 1 to L.
+        accuracy: (K,).
+    """
+    width = mean_exit_layer[-1] - mean_exit_layer[0]
+    if width == 0:
+        return accuracy[-1].item()
+    return (torch.trapezoid(accuracy, mean_exit_layer) / width).item()
+
+
+def accuracy_at(mean_exit_layer: Tensor, accuracy: Tensor, mean: float) -> float:
+    """The accuracy where the mean exit layer is `mean`, linear between points as in `exit_curve_area`.
+
+    Args:
+        mean_exit_layer: (K,) rising, from 1 to L.
+        accuracy: (K,).
+        mean: 1 … L.
+
+    Raises:
+        UserError: the mean is out of range.
+    """
+    least, greatest = mean_exit_layer[0].item(), mean_exit_layer[-1].item()
+    if not least <= mean <= greatest:
+        raise UserError(f"Expected a mean exit layer of {least:g} … {greatest:g}, but got {mean:g}.")
+    return float(np.interp(mean, mean_exit_layer.cpu().numpy(), accuracy.cpu().numpy()))

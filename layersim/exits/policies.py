@@ -5,7 +5,9 @@ Raising the threshold never makes a sample leave earlier, whatever the policy: c
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf, log
 from typing import ClassVar
 
@@ -70,16 +72,25 @@ class Policy(ABC):
             )
 
     def thresholds(self, num_classes: int, num_layers: int, steps: int = 1000) -> list[float]:
-        """The thresholds to choose from, ascending: fixed by the policy, never by the data that choose among them.
+        """The thresholds to choose from, ascending: fixed by the policy, never by the data that choose among them."""
+        return threshold_grid(*self.bounds(num_classes, num_layers), steps)
 
-        Their distance to the greatest score shrinks by the same ratio from one to the next, down to a millionth of the
-        range, because trained models crowd their scores there. Each is a float32, so that scores in float32 and in
-        float64 agree on who has reached it.
-        """
-        low, high = self.bounds(num_classes, num_layers)
-        distances = (high - low) * torch.logspace(0, -6, steps - 1, dtype=torch.float64)
-        grid = torch.cat([high - distances, torch.tensor([high], dtype=torch.float64)])
-        return sorted(set(grid.float().tolist()))
+
+def threshold_grid(low: float, high: float, steps: int = 1000) -> list[float]:
+    """Thresholds from the least score to the greatest, ascending.
+
+    Their distance to the greatest shrinks by the same ratio from one to the next, down to a millionth of the range,
+    because trained models crowd their scores there. Each is a float32, so that scores in float32 and in float64 agree
+    on who has reached it.
+    """
+    distances = (high - low) * torch.logspace(0, -6, steps - 1, dtype=torch.float64)
+    return sorted({*(high - distances).float().tolist(), high})
+
+
+def check_thresholds(thresholds: Sequence[float]) -> None:
+    """Refuses, with a UserError, thresholds that are none or not ascending."""
+    if not thresholds or any(not lower < upper for lower, upper in pairwise(thresholds)):
+        raise UserError(f"Expected thresholds to choose from, each above the one before, but got {list(thresholds)}.")
 
 
 class Confidence(Policy):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from layersim.backbones.base import Backbone
-from layersim.backbones.shrinking import Shrinking
+from layersim.backbones.shrinking_forward import ShrinkingForward
 from layersim.errors import UserError
-from layersim.evaluation_mode import evaluating
+from layersim.evaluation import evaluating
 from layersim.exits.policies import Policy, View, next_streak
 from layersim.heads import Head
 from layersim.precision import widened
@@ -52,7 +52,7 @@ class EarlyExit:
 
     Raises:
         UserError: a threshold outside the policy's range; temperatures that are not L positive numbers; a language
-            model; when called, a model whose batch cannot shrink (see `Shrinking`).
+            model; when called, a model whose batch cannot shrink (see `ShrinkingForward`).
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class EarlyExit:
         self.policy = policy
         self.threshold = threshold
         self.temperatures = temperatures
-        self._shrinking = Shrinking(backbone)
+        self._shrinking = ShrinkingForward(backbone)
 
     def __call__(self, batch: Mapping[str, Any]) -> Exited:
         """Predictions for a batch as `Backbone.forward` takes it; labels, where it has any, are not looked at."""

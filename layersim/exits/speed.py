@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from layersim.backbones.base import Backbone
-from layersim.evaluation_mode import evaluating
+from layersim.evaluation import evaluating
 from layersim.exits.runner import EarlyExit
 from layersim.heads import Head
 

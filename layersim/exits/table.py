@@ -1,14 +1,18 @@
-"""What a policy would know of samples had all layers been computed. Letters: L layers, N samples, C classes."""
+"""What a policy would know of samples had all layers been computed, and what leaving then costs and saves.
+
+Letters: L layers, N samples, C classes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from layersim.errors import UserError
-from layersim.exits.policies import Policy, View, next_streak
+from layersim.exits.policies import Policy, View, exit_layer, next_streak
 from layersim.heads import MAX_LOGITS, Head
 from layersim.outputs import LayerFeatures
 from layersim.precision import widened
@@ -99,3 +103,97 @@ def half_brier(logits: Tensor, targets: Tensor) -> Tensor:
     others = probabilities.scatter(-1, targets.unsqueeze(-1), 0.0).square().sum(dim=-1)
     half: Tensor = ((1 - target).square() + others) / 2
     return half
+
+
+Risk = Literal["error", "disagreement", "loss"]
+
+RISKS: dict[Risk, str] = {
+    "error": "the error rate at the exits less that of the full model",
+    "disagreement": "the share of samples predicted otherwise than by the full model",
+    "loss": "the half Brier score at the exits less that of the full model",
+}
+"""Each risk in words."""
+
+
+def drops(table: ExitTable, risk: Risk) -> Tensor:
+    """What each sample loses by leaving at each layer, (L, N) float64; 0 at the last layer, and never above 1.
+
+    `error`: 1[wrong here] − 1[wrong at the last layer], in {−1, 0, 1}: leaving early may also save a sample from a
+    mistake, and the mean is the difference of two error rates.
+    `disagreement`: 1[prediction ≠ the last layer's], in {0, 1}.
+    `loss`: half Brier score here − at the last layer, in [−1, 1]. Not the cross-entropy: that is unbounded, so no
+    number of samples could promise anything about its mean without knowing more (the quadratic score stands in for it
+    as in arXiv 2405.20915).
+
+    Raises:
+        UserError: a risk of another name.
+    """
+    match risk:
+        case "error":
+            cost = (table.predictions != table.targets).double()
+        case "disagreement":
+            cost = (table.predictions != table.predictions[-1]).double()
+        case "loss":
+            cost = table.briers.double()
+        case _:
+            raise UserError(f"Expected a risk among {', '.join(get_args(Risk))}, but got {risk!r}.")
+    return cost - cost[-1]
+
+
+@dataclass(frozen=True)
+class ExitSummary:
+    """What leaving by a threshold did to N samples."""
+
+    policy: str
+    threshold: float | None
+    """None: every sample goes through all layers."""
+    samples: int
+    mean_exit_layer: float
+    """Counted from 1."""
+    layer_gain: float
+    """L / mean exit layer: how many times fewer layers were gone through."""
+    exits: tuple[int, ...]
+    """L counts: samples that left at each layer."""
+    accuracy: float
+    """Of the predictions at the exits."""
+    full_accuracy: float
+    """Of the last layer's."""
+    loss: float
+    """Cross-entropy at the exits, mean, in nats."""
+    full_loss: float
+    """The last layer's."""
+
+    def describe(self) -> str:
+        """Two sentences: where samples left, and what became of accuracy and loss."""
+        return (
+            f"Of {self.samples} samples the mean exit layer is {self.mean_exit_layer:.2f} of {len(self.exits)}, "
+            f"{self.layer_gain:.2f} times fewer layers. "
+            f"Accuracy is {self.accuracy:.4f} against {self.full_accuracy:.4f} with all layers, "
+            f"cross-entropy {self.loss:.4f} against {self.full_loss:.4f}."
+        )
+
+
+def summarize(table: ExitTable, policy: Policy, threshold: float | None) -> ExitSummary:
+    """What leaving by the policy's threshold, None for never, does to the samples of a table."""
+    exits = exit_layer(table.scores, threshold)
+    num_layers = table.scores.shape[0]
+    mean = exits.double().mean().item() + 1
+    right = (table.predictions == table.targets).double()
+    losses = table.losses.double()
+    return ExitSummary(
+        policy=policy.name,
+        threshold=threshold,
+        samples=len(exits),
+        mean_exit_layer=mean,
+        layer_gain=num_layers / mean,
+        exits=tuple(torch.bincount(exits, minlength=num_layers).tolist()),
+        accuracy=at_exits(right, exits).mean().item(),
+        full_accuracy=right[-1].mean().item(),
+        loss=at_exits(losses, exits).mean().item(),
+        full_loss=losses[-1].mean().item(),
+    )
+
+
+def at_exits(values: Tensor, exits: Tensor) -> Tensor:
+    """(L, N) values of all layers at the samples' exits (N,): (N,)."""
+    return values.gather(0, exits.unsqueeze(0)).squeeze(0)

@@ -45,7 +45,7 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     Raises:
         UserError: logits that are not finite.
     """
-    return _fit(lambda inverse: _derivatives(logits, targets, inverse))
+    return _fit(lambda inverse: _slope(logits, targets, inverse))
 
 
 @torch.no_grad()
@@ -70,16 +70,11 @@ def fit_temperatures(head: Head, features: LayerFeatures) -> Tensor:
     targets = targets.to(like.device)
 
     def fit(layer: int) -> float:
-        values = features.values[layer].to(like)
-        parts = list(zip(torch.split(values, chunk), torch.split(targets, chunk), strict=True))
-        if len(parts) == 1:
-            return fit_temperature(head.logits(values[None], [layer])[0], targets)
-
-        def derivatives(inverse: float) -> tuple[float, float]:
-            each = [_derivatives(head.logits(rows[None], [layer])[0], labels, inverse) for rows, labels in parts]
-            return sum(slope for slope, _ in each), sum(curvature for _, curvature in each)
-
-        return _fit(derivatives)
+        rows = zip(torch.split(features.values[layer].to(like), chunk), torch.split(targets, chunk), strict=True)
+        parts = [(values[None], labels) for values, labels in rows]
+        if len(parts) == 1:  # small enough to be read once
+            return fit_temperature(head.logits(parts[0][0], [layer])[0], targets)
+        return _fit(lambda beta: sum(_slope(head.logits(one, [layer])[0], own, beta) for one, own in parts))
 
     temperatures = [fit(layer) for layer in range(head.num_layers)]
     stuck = [f"layer {layer}: {t:g}" for layer, t in enumerate(temperatures, start=1) if t in (LEAST, GREATEST)]
@@ -93,31 +88,23 @@ def fit_temperatures(head: Head, features: LayerFeatures) -> Tensor:
     return torch.tensor(temperatures, dtype=torch.float64)
 
 
-def _derivatives(logits: Tensor, targets: Tensor, inverse: float) -> tuple[float, float]:
-    """First and second derivative of the summed cross-entropy in β = 1 / T: Σ (E[z] − z_y) and Σ Var[z], ≥ 0."""
+def _slope(logits: Tensor, targets: Tensor, inverse: float) -> float:
+    """The derivative of the summed cross-entropy in β = 1 / T: Σ (E[z] − z_y). It only rises."""
     z = logits.double()
     z = z - z.gather(1, targets.unsqueeze(1))  # differences to the target's logit: no cancellation in the slope
-    p = (inverse * z).softmax(dim=1)
-    mean = (p * z).sum(dim=1)
-    variance = (p * (z - mean.unsqueeze(1)).square()).sum(dim=1)
-    return mean.sum().item(), variance.sum().item()
+    return ((inverse * z).softmax(dim=1) * z).sum().item()
 
 
-def _fit(derivatives: Callable[[float], tuple[float, float]]) -> float:
-    """T in [LEAST, GREATEST] where the slope in 1 / T, which only rises, is zero: Newton's steps, kept in a bracket."""
+def _fit(slope: Callable[[float], float]) -> float:
+    """T in [LEAST, GREATEST] where the slope in 1 / T is zero."""
+    from scipy.optimize import brentq  # type: ignore[import-untyped]  # slow to import, and seldom needed
+
     low, high = 1 / GREATEST, 1 / LEAST
-    if derivatives(low)[0] >= 0:
+    ends = slope(low), slope(high)
+    if not (isfinite(ends[0]) and isfinite(ends[1])):
+        raise UserError("Expected finite logits to fit a temperature on, but some are not. Check the model.")
+    if ends[0] >= 0:
         return GREATEST
-    if derivatives(high)[0] <= 0:
+    if ends[1] <= 0:
         return LEAST
-    inverse = 1.0
-    while high - low > 1e-9 * low:
-        slope, curvature = derivatives(inverse)
-        if not isfinite(slope):
-            raise UserError("Expected finite logits to fit a temperature on, but some are not. Check the model.")
-        low, high = (inverse, high) if slope < 0 else (low, inverse)
-        newton = inverse - slope / curvature if curvature > 0 else low
-        if curvature > 0 and abs(newton - inverse) < 1e-10 * inverse:
-            return 1 / newton
-        inverse = newton if low < newton < high else (low + high) / 2
-    return 1 / inverse
+    return float(1 / brentq(slope, low, high, xtol=1e-12))

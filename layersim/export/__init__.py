@@ -2,8 +2,7 @@
 
 from layersim.export.destination import check_destination
 from layersim.export.programs import export_onnx, export_program
-from layersim.export.removal import Removal, feature_changes, propose_removal
-from layersim.export.removal_trial import RemovalTrial, Score, try_removal
+from layersim.export.removal import Removal, RemovalTrial, Score, feature_changes, propose_removal, try_removal
 from layersim.export.stock import export_stock
 from layersim.export.truncation import truncate
 

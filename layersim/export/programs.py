@@ -17,11 +17,9 @@ from torch.export import Dim, ExportedProgram
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error, root_reason
 from layersim.export.destination import check_destination, destination
-from layersim.export.layers import kept_layers
-from layersim.export.libraries import library_of
-from layersim.export.readme import readme
-from layersim.export.record import Format, record_of
-from layersim.export.truncation import agree, truncate
+from layersim.export.library import Library
+from layersim.export.record import Format, readme, record_of
+from layersim.export.truncation import agree, kept_layers, library_of, truncate
 from layersim.heads import Head
 
 _STOCK = "Export a stock checkpoint instead (--format stock)."
@@ -69,28 +67,24 @@ def export_onnx(
     return _export(backbone, head, layers, Path(to), "onnx", overwrite)
 
 
-class _ImageLogits(nn.Module):
-    """Only the logits, from an input of one name whatever the library calls it."""
+class _Logits(nn.Module):
+    """Only the logits, from inputs of the names that layersim's data give them, whatever the library calls them."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, library: Library) -> None:
         super().__init__()
         self.model = model
+        self.library = library
 
+
+class _ImageLogits(_Logits):
     def forward(self, image: Tensor) -> Tensor:
-        output = self.model(image)
-        logits: Tensor = output if isinstance(output, Tensor) else output.logits
-        return logits
+        return self.library.output(self.model, {"image": image})
 
 
-class _TextLogits(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
+class _TextLogits(_Logits):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **types).logits
-        return logits
+        return self.library.output(self.model, {"input_ids": input_ids, "attention_mask": attention_mask, **types})
 
 
 def _export(
@@ -127,12 +121,13 @@ def _traced(model: nn.Module, backbone: Backbone) -> ExportedProgram:
 
 
 def _logits(model: nn.Module, backbone: Backbone) -> nn.Module:
-    return (_ImageLogits(model) if backbone.input_size else _TextLogits(model)).eval()
+    kind = _ImageLogits if backbone.input_size else _TextLogits
+    return kind(model, library_of(backbone)).eval()
 
 
 def _example(backbone: Backbone, times: int) -> dict[str, Tensor]:
     """The library's small batch so many times over: more samples, and longer texts."""
-    small = library_of(backbone).probe()
+    small = library_of(backbone).small_batch()
     if not backbone.input_size and _tells_pairs_apart(backbone):
         small["token_type_ids"] = torch.zeros_like(small["input_ids"])
         small["token_type_ids"][:, 2:] = 1
@@ -141,7 +136,8 @@ def _example(backbone: Backbone, times: int) -> dict[str, Tensor]:
 
 
 def _tells_pairs_apart(backbone: Any) -> bool:
-    return (getattr(backbone.model.config, "type_vocab_size", 0) or 0) > 1
+    config = getattr(backbone.model, "config", None)
+    return (getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
 def _why(error: BaseException) -> str:

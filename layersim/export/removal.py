@@ -1,4 +1,5 @@
-"""Which contiguous blocks can go: those whose removal changes features least. Letters: L layers."""
+"""Which contiguous blocks can go: those whose removal changes features least; and what that costs, predicted and
+measured. Letters: L layers, N samples, C classes."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.evaluation_mode import evaluating, on_device_of
-from layersim.similarity.angular import AngularDistance
-from layersim.similarity.cosine import CosineSimilarity
+from layersim.evaluation import evaluate
+from layersim.export.truncation import library_of, truncate
+from layersim.heads import Head
+from layersim.outputs import LayerFeatures
+from layersim.similarity import AngularDistance, CosineSimilarity
 
 Criterion = Literal["angular", "influence"]
 
@@ -38,6 +42,29 @@ class Removal:
         return [layer for layer in range(self.num_layers) if not self.first <= layer + 1 <= self.last]
 
 
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy in nats and share of correct predictions over the samples."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class RemovalTrial:
+    """A removal's cost on the same samples."""
+
+    samples: int
+    """N in all; for a language model the tokens that predict a target."""
+    whole: Score
+    """Of the whole model's last layer."""
+    predicted: Score
+    """Of the whole model's features, were the blocks above to add what they add now: exact where the last block goes,
+    else a first-order guess."""
+    measured: Score
+    """Of the stock model without the blocks, really run."""
+
+
 def feature_changes(
     backbone: Backbone, batches: Iterable[Mapping[str, Any]], criterion: Criterion = "angular"
 ) -> Tensor:
@@ -54,13 +81,8 @@ def feature_changes(
     """
     if criterion not in get_args(Criterion):
         raise UserError(f"Expected a criterion of {', '.join(get_args(Criterion))}, but got {criterion!r}.")
-    metric = AngularDistance() if criterion == "angular" else CosineSimilarity(centering="none")
-    metric = metric.to(next(backbone.parameters()).device)
-    with evaluating(backbone), torch.no_grad():
-        for batch in on_device_of(backbone, batches):
-            metric.update(backbone(batch).values)
-    measured: Tensor = metric.compute()
-    return measured if criterion == "angular" else 1 - measured
+    (changes,) = evaluate(backbone, batches, _Changes(criterion))
+    return torch.as_tensor(changes)
 
 
 def propose_removal(changes: Tensor, blocks: int, criterion: Criterion = "angular") -> Removal:
@@ -83,3 +105,75 @@ def propose_removal(changes: Tensor, blocks: int, criterion: Criterion = "angula
         raise UserError("Features have no direction at some layer (zero, or not finite), so that no change is known.")
     before = min(range(len(spans)), key=lambda layer: (spans[layer], -layer))
     return Removal(before + 2, before + 1 + blocks, layers, criterion, spans[before])
+
+
+def try_removal(backbone: Backbone, head: Head, removal: Removal, batches: Iterable[Mapping[str, Any]]) -> RemovalTrial:
+    """Predicts and measures a removal on labelled batches, best those that the removal was not chosen on.
+
+    The prediction reads h_L − h_last + h_before: the last layer's features without what the removed blocks added. It
+    takes blocks as terms of a sum, and leaves out that those above would see another input.
+
+    Raises:
+        UserError: as `truncate`; no batches, or batches without labels.
+    """
+    (totals,) = evaluate(_Trial(backbone, head, removal), batches, _Sum(3, 3))
+    if not (samples := int(totals[0, 2])):
+        raise UserError("Expected batches to measure a removal on, but got none.")
+    return RemovalTrial(samples, *(Score(*row[:2]) for row in (totals / samples).tolist()))
+
+
+class _Changes(nn.Module):
+    """Collects the change between features, which needs nothing else of a batch."""
+
+    def __init__(self, criterion: Criterion) -> None:
+        super().__init__()
+        self.angular = criterion == "angular"
+        self.metric = AngularDistance() if self.angular else CosineSimilarity(centering="none")
+
+    def update(self, features: LayerFeatures) -> None:
+        self.metric.update(features.values)
+
+    def compute(self) -> Tensor:
+        measured: Tensor = self.metric.compute()
+        return measured if self.angular else 1 - measured
+
+
+class _Trial(nn.Module):
+    """The whole model, the prediction and the stock model on one batch: (3, 3) in float64, each one's summed
+    cross-entropy, correct predictions and samples."""
+
+    def __init__(self, backbone: Backbone, head: Head, removal: Removal) -> None:
+        super().__init__()
+        self.backbone, self.head, self.removal = backbone, head, removal
+        self.library, self.stock = library_of(backbone), truncate(backbone, head, removal.kept)
+
+    def forward(self, batch: Mapping[str, Any]) -> Tensor:
+        whole, before, removed = self.removal.num_layers - 1, self.removal.first - 2, self.removal.last - 1
+        shown = sorted({before, removed, whole})
+        features: LayerFeatures = self.backbone(batch, shown)
+        targets = features.targets
+        if targets is None:
+            raise UserError("Measuring a removal needs a label for every sample, but the data gives none.")
+        at = dict(zip(shown, features.values, strict=True))
+        guess = at[whole] - at[removed] + at[before]
+        logits = [
+            self.head.logits(at[whole].unsqueeze(0), [whole])[0],
+            self.head.logits(guess.unsqueeze(0), [self.removal.kept[-1]])[0],
+            self.library.logits(self.stock, batch),
+        ]
+        losses = [cross_entropy(rows.double(), targets, reduction="sum") for rows in logits]
+        correct = [(rows.argmax(dim=-1) == targets).sum() for rows in logits]
+        return torch.stack([torch.stack(losses), torch.stack(correct), losses[0].new_full((3,), len(targets))], dim=1)
+
+
+class _Sum:
+    """Collects tensors of one shape by adding them."""
+
+    def __init__(self, *shape: int) -> None:
+        self.total = torch.zeros(*shape, dtype=torch.float64)
+
+    def update(self, output: Tensor) -> None:
+        self.total += output.cpu()
+
+    def compute(self) -> Tensor:
+        return self.total

@@ -8,11 +8,8 @@ import torch
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
 from layersim.export.destination import check_destination, destination
-from layersim.export.layers import kept_layers
-from layersim.export.libraries import library_of
-from layersim.export.readme import readme
-from layersim.export.record import record_of
-from layersim.export.truncation import agree, truncate
+from layersim.export.record import readme, record_of
+from layersim.export.truncation import agree, kept_layers, library_of, truncate
 from layersim.heads import Head
 
 
@@ -29,8 +26,8 @@ def export_stock(
 
     For timm: `model.safetensors`, and `config.json` with the arguments that rebuild the model, its input size, mean,
     std and class names. For transformers: a folder for `from_pretrained`, with the tokenizer or image processor where
-    the model came with one. Both with a README of the lines that load it, and `layersim.json`. It is loaded again and
-    compared before it gets its name.
+    the model came with one. For a model of one's own: its weights, for a model made with as many blocks. All with a
+    README of the lines that load it, and `layersim.json`. It is loaded again and compared before it gets its name.
 
     Args:
         layers: as in `truncate`; L for the whole model.
@@ -52,12 +49,13 @@ def export_stock(
     library = library_of(backbone)
     model = truncate(backbone, head, layers)
     record = record_of(backbone, head, kept_layers(layers, backbone.num_layers), "stock")
+    record |= {"classes": list(class_names)} if class_names else {}
     with destination(to, record, overwrite=overwrite) as folder:
         library.save(model, folder, class_names)
         (folder / "README.md").write_text(readme(record, library.usage))
-        batch = library.probe()
+        batch = library.small_batch()
         with torch.no_grad():
-            found, expected = library.logits(library.load(folder).eval(), batch), library.logits(model, batch)
+            found, expected = library.logits(library.load(folder, model).eval(), batch), library.logits(model, batch)
         if not agree(found, expected):
             raise UserError(
                 f"{library.name} reads another model from the export than was written: its logits differ by "

@@ -1,17 +1,14 @@
 """Models of timm."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import timm
-import torch
 from safetensors.torch import load_file
 from timm.models import get_model_args, save_for_hf
-from torch import Tensor, nn
+from torch import nn
 
-from layersim.backbones import TimmBackbone
 from layersim.errors import as_user_error
 from layersim.export.library import Library
 
@@ -35,19 +32,6 @@ class TimmLibrary(Library):
         '# or in one line, from anywhere: timm.create_model("local-dir:PATH/OF/THIS/FOLDER", pretrained=True)\n'
     )
 
-    def __init__(self, backbone: TimmBackbone) -> None:
-        self.backbone = backbone
-
-    @property
-    def model(self) -> nn.Module:
-        model: nn.Module = self.backbone.model
-        return model
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        blocks: nn.ModuleList = self.backbone.blocks
-        return blocks
-
     def untrained(self, kept: Sequence[int], *, tied: bool) -> nn.Module:
         configuration = dict(self.backbone.model.pretrained_cfg)
         arguments = get_model_args(self.backbone.model) | {"depth": len(kept)}
@@ -59,25 +43,13 @@ class TimmLibrary(Library):
             model: nn.Module = timm.create_model(name, pretrained_cfg=configuration, **arguments)
         return model.to(next(self.model.parameters()))
 
-    def inputs(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {"x": batch["image"]}
-
-    def logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        logits: Tensor = model(**self.inputs(batch))
-        return logits
-
-    def probe(self) -> dict[str, Tensor]:
-        parameter = next(self.model.parameters())
-        size = (2, *self.backbone.input_size)
-        return {"image": torch.linspace(-1, 1, torch.Size(size).numel()).view(size).to(parameter)}
-
     def save(self, model: nn.Module, folder: Path, class_names: Sequence[str] | None) -> None:
         labels = {"label_names": list(class_names)} if class_names else {}
         configuration = {key: self.backbone.data_config[key] for key in ("input_size", "mean", "std", "interpolation")}
         with as_user_error("timm cannot write the model and the arguments that rebuild it"):
             save_for_hf(model, str(folder), labels, safe_serialization=True, data_config=configuration)
 
-    def load(self, folder: Path) -> nn.Module:
+    def load(self, folder: Path, like: nn.Module) -> nn.Module:
         config = json.loads((folder / "config.json").read_text())
         with as_user_error("timm cannot open the export again", "Nothing was exported."):
             model: nn.Module = timm.create_model(config["architecture"], **config["model_args"])

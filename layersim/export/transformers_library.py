@@ -2,21 +2,17 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from layersim.backbones import TransformersBackbone
-from layersim.backbones.families import at
 from layersim.backbones.pretrained import PROCESSORS, shortened
 from layersim.backbones.tokens import predicting_tokens
 from layersim.errors import UserError, as_user_error
 from layersim.export.library import Library
 
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 _DERIVED = ("stage_names", "out_features", "out_indices")
 """Entries of a configuration that follow from the number of layers, and that only a feature extractor reads."""
 
@@ -32,20 +28,10 @@ class TransformersLibrary(Library):
 
     name = "transformers"
 
-    def __init__(self, backbone: TransformersBackbone) -> None:
-        self.backbone = backbone
-        kind = type(backbone.model).__name__
-        self.usage = f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained(".")\n'
-
     @property
-    def model(self) -> nn.Module:
-        model: nn.Module = self.backbone.model
-        return model
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        blocks: nn.ModuleList = at(self.backbone.model.base_model, self.backbone.layout.blocks, "blocks")
-        return blocks
+    def usage(self) -> str:
+        kind = type(self.model).__name__
+        return f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained(".")\n'
 
     def untrained(self, kept: Sequence[int], *, tied: bool) -> nn.Module:
         own = self.backbone.model
@@ -65,29 +51,16 @@ class TransformersLibrary(Library):
 
         As many groups as layers always do; all other families have no fewer blocks than layers, and no other choice.
         """
-        groups = [_group(layer, self.backbone.num_layers, len(self.blocks)) for layer in kept]
+        groups = [_group(layer, self.backbone.num_layers, len(self.backbone.blocks)) for layer in kept]
         for count in range(1, len(kept) + 1):
             pairs = {(_group(place, len(kept), count), group) for place, group in enumerate(groups)}
             if len(pairs) == count:
                 return [group for _, group in sorted(pairs)]
         raise AssertionError("as many groups as layers do")
 
-    def inputs(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        if self.backbone.input_size:
-            return {"pixel_values": batch["image"]}
-        accepted = signature(self.backbone.model.forward).parameters
-        return {key: batch[key] for key in _INPUTS if key in batch and key in accepted}
-
     def logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        logits: Tensor = model(**self.inputs(batch)).logits
+        logits = self.output(model, batch)
         return predicting_tokens(batch)(logits) if self.backbone.task == "language-modeling" else logits
-
-    def probe(self) -> dict[str, Tensor]:
-        own = self.backbone.model
-        return {
-            key: value.to(own.device, own.dtype if value.is_floating_point() else None)
-            for key, value in self.backbone.tiny_batch.items()
-        }
 
     def save(self, model: Any, folder: Path, class_names: Sequence[str] | None) -> None:
         if class_names and self.backbone.task == "classification":
@@ -110,7 +83,7 @@ class TransformersLibrary(Library):
         companions = PROCESSORS if self.backbone.input_size else _TOKENIZERS
         return source.is_dir() and not any(file for pattern in companions for file in source.glob(pattern))
 
-    def load(self, folder: Path) -> nn.Module:
+    def load(self, folder: Path, like: nn.Module) -> nn.Module:
         own = self.backbone.model
         with as_user_error("transformers cannot open the export again", "Nothing was exported."):
             model: nn.Module = type(own).from_pretrained(folder, dtype=own.dtype).to(own.device)

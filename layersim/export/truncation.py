@@ -1,26 +1,29 @@
-"""A model of the library alone, cut to some of its layers. Letters: L layers, N samples, C classes."""
+"""A model of its own library alone, cut to some of its layers. Letters: L layers, N samples, C classes."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from layersim.backbones import TimmBackbone, TransformersBackbone
 from layersim.backbones.base import Backbone
-from layersim.backbones.recording import first_tensor
+from layersim.backbones.calls import first_tensor, hooked
+from layersim.backbones.lora import merged_weights
 from layersim.errors import UserError
-from layersim.evaluation_mode import evaluating
-from layersim.export.layers import kept_layers
-from layersim.export.libraries import library_of
-from layersim.export.weights import move_weights, weights_read_at
+from layersim.evaluation import evaluating
+from layersim.export.library import Library
+from layersim.export.timm_library import TimmLibrary
+from layersim.export.transformers_library import TransformersLibrary
 from layersim.heads import Head, SeparateHeads, SharedHead
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 
 def truncate(backbone: Backbone, head: Head, layers: int | Sequence[int]) -> nn.Module:
-    """A stock model with the first `layers` blocks, or with the blocks listed: timm's or transformers' own class.
+    """A stock model with the first `layers` blocks, or with the blocks listed: of the class of the backbone's own.
 
     Its logits are the readout at its last layer: a shared head is the model's own, of separate heads the one that reads
     that layer takes the place of the model's. Weights are copies; the model is in evaluation mode, on the backbone's
@@ -28,7 +31,7 @@ def truncate(backbone: Backbone, head: Head, layers: int | Sequence[int]) -> nn.
     blocks.
 
     Args:
-        backbone: a `TimmBackbone` or `TransformersBackbone`.
+        backbone: timm's, transformers', or one of one's own that says how its blocks are called.
         head: `SharedHead` or `SeparateHeads` of that backbone.
         layers: how many, 1 … L; or ascending layer numbers from 0.
 
@@ -41,11 +44,10 @@ def truncate(backbone: Backbone, head: Head, layers: int | Sequence[int]) -> nn.
     _check_head(head, kept[-1], backbone.num_layers)
     untied = isinstance(head, SeparateHeads) and kept[-1] < backbone.num_layers - 1
     model = library.untrained(kept, tied=not untied)
-    blocks = next(name for name, module in library.model.named_modules() if module is library.blocks)
-    weights = weights_read_at(kept[-1], backbone, head, library.model)
-    move_weights(weights, model, blocks, library.sources(kept), kept, backbone.num_layers)
+    weights = _weights_read_at(kept[-1], backbone, head, library.model)
+    _move_weights(weights, model, library.place, library.sources(kept), kept, backbone.num_layers)
     model.eval()
-    batch = library.probe()
+    batch = library.small_batch()
     with torch.no_grad():
         found, expected = library.logits(model, batch), readout_without(backbone, head, kept, batch)
     if not agree(found, expected):
@@ -57,11 +59,37 @@ def truncate(backbone: Backbone, head: Head, layers: int | Sequence[int]) -> nn.
     return model
 
 
+def kept_layers(layers: int | Sequence[int], num_layers: int) -> list[int]:
+    """The layer numbers 0 … L − 1 that are kept: the first so many, or those that are listed.
+
+    Raises:
+        UserError: a count outside 1 … L; a list that is not ascending, leaves 0 … L − 1, or lacks layer 0. The first
+            block is always kept: families tie to it what the others do not have (DeBERTa's convolution, ModernBERT's
+            missing norm), and no layer features are known before it.
+    """
+    if isinstance(layers, int):
+        if not 1 <= layers <= num_layers:
+            raise UserError(f"Expected 1 … {num_layers} layers to keep, but got {layers}. Change --layers.")
+        return list(range(layers))
+    kept = list(layers)
+    if not kept or kept[0] != 0 or kept[-1] >= num_layers or any(b <= a for a, b in pairwise(kept)):
+        raise UserError(
+            f"Expected ascending layer numbers from 0 to at most {num_layers - 1}, the first being 0, but got {kept}."
+        )
+    return kept
+
+
+def library_of(backbone: Backbone) -> Library:
+    """How this backbone's model is cut, run, saved and loaded."""
+    if isinstance(backbone, TimmBackbone):
+        return TimmLibrary(backbone)
+    return TransformersLibrary(backbone) if isinstance(backbone, TransformersBackbone) else Library(backbone)
+
+
 def readout_without(backbone: Backbone, head: Head, kept: Sequence[int], batch: Mapping[str, Any]) -> Tensor:
     """(N, C) logits at the last of the `kept` layers, while the whole model skips the layers that are not kept."""
     left_out = set(range(backbone.num_layers)) - set(kept)
-    blocks = library_of(backbone).blocks
-    with evaluating(backbone, head), torch.no_grad(), skipping(blocks, left_out, backbone.num_layers):
+    with evaluating(backbone, head), torch.no_grad(), skipping(backbone.blocks, left_out, backbone.num_layers):
         features = backbone.forward(batch)  # not called, since what `compile` has made of it may not see the hooks
         return head.logits(features.values[-1:], [kept[-1]])[0]
 
@@ -82,9 +110,7 @@ def skipping(blocks: nn.ModuleList, layers: Collection[int], num_layers: int) ->
         given = first_tensor([*args, *keywords.values()])
         return given if isinstance(output, Tensor) else (given, *output[1:])
 
-    with ExitStack() as hooks:
-        for block in blocks:
-            hooks.callback(block.register_forward_hook(hand_on, with_kwargs=True).remove)
+    with hooked(blocks, after=hand_on):
         yield
 
 
@@ -97,6 +123,60 @@ def agree(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
         return False
     tolerance = 2e-2 if {found.dtype, expected.dtype} & {*HALF_PRECISION} else tolerance
     return bool((found - expected).abs().max() <= tolerance * max(1.0, expected.abs().max().item()))
+
+
+def _weights_read_at(layer: int, backbone: Backbone, head: Head, model: nn.Module) -> dict[str, Tensor]:
+    """The backbone's model's weights, adapters added to theirs, with the classifier that reads `layer` in the place of
+    the model's own."""
+    weights = {name: value.detach() for name, value in merged_weights(model).items()}
+    if isinstance(head, SeparateHeads):
+        # of tied weights the last name is the classifier's: a head is defined after what it stands on
+        names = {id(value): name for name, value in model.named_parameters(remove_duplicate=False)}
+        read = dict(head.classifiers[layer].named_parameters())
+        for name, value in backbone.classifier.named_parameters():
+            weights[names[id(value)]] = read[name].detach()
+    return weights
+
+
+def _move_weights(
+    weights: dict[str, Tensor], model: nn.Module, blocks: str, sources: Sequence[int], kept: Sequence[int], layers: int
+) -> None:
+    """Sets all of `model` from the `weights` of a whole model with L `layers`.
+
+    Args:
+        weights: by their names in the whole model.
+        model: has blocks for the `kept` layers alone.
+        blocks: where both models keep their blocks.
+        sources: for each of the model's blocks, the number of the whole model's block that it is.
+        kept: ascending layer numbers; of a weight with an entry for each layer these entries are taken.
+
+    Raises:
+        UserError: the models' weights differ in more than the number of blocks.
+    """
+    moved = {}
+    for name, own in model.state_dict().items():
+        number, _, rest = name.removeprefix(f"{blocks}.").partition(".")
+        source = f"{blocks}.{sources[int(number)]}.{rest}" if name.startswith(f"{blocks}.") else name
+        if source not in weights:
+            raise UserError(f"The model with {len(kept)} layers has a weight {name} that the whole model lacks.")
+        moved[name] = _of_layers(weights[source], own.shape, kept, layers, name)
+    model.load_state_dict(moved)
+
+
+def _of_layers(weight: Tensor, shape: torch.Size, kept: Sequence[int], layers: int, name: str) -> Tensor:
+    if weight.shape == shape:
+        return weight
+    differ = [axis for axis, (there, here) in enumerate(zip(weight.shape, shape, strict=False)) if there != here]
+    if (
+        weight.ndim != len(shape)
+        or len(differ) != 1
+        or (weight.shape[differ[0]], shape[differ[0]]) != (layers, len(kept))
+    ):
+        raise UserError(
+            f"{name} is {tuple(weight.shape)} in the whole model and {tuple(shape)} in one with {len(kept)} layers: "
+            "layersim does not know which entries are which layer's."
+        )
+    return weight.index_select(differ[0], torch.tensor(list(kept), device=weight.device))
 
 
 def _check_head(head: Head, last: int, num_layers: int) -> None:

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.outputs import LayerOutput
-from layersim.similarity.layer_metric import LayerMetric
 
 EPSILON = 0.01
 CONFIDENCE = 0.95
@@ -64,32 +62,6 @@ def paired_interval(more: int, less: int, samples: int) -> tuple[float, float]:
     error = math.sqrt(((more + less + 1) / total - difference**2) / total)
     half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * error
     return difference - half, difference + half
-
-
-class RightAtBoth(LayerMetric):
-    """How many samples are right at layer l and at layer m, whose diagonal counts those that are right at l.
-
-    `compute` gives `(counts (L, L), samples ())`. Integers, so that any split over processes gives the same numbers;
-    they hold what pairs of layers differ by: `counts[l, l] − counts[l, m]` samples are right at l and wrong at m.
-    """
-
-    full_state_update = False
-    counts: Tensor
-    samples: Tensor
-
-    def __init__(self, num_layers: int) -> None:
-        super().__init__()
-        self.add_state("counts", torch.zeros(num_layers, num_layers, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("samples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, output: LayerOutput) -> None:
-        assert output.features.targets is not None
-        right = (output.readout.predictions == output.features.targets).double()  # whole numbers, exact to 2⁵³
-        self.counts += (right @ right.T).long()
-        self.samples += right.shape[1]
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        return self.counts, self.samples
 
 
 def measured_depth(

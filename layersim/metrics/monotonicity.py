@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from layersim.metrics.readout import ReadoutMetric, counts
 from layersim.outputs import LayerOutput
-from layersim.similarity.centering import centred
 from layersim.similarity.directions import Centering, require_centering
-from layersim.similarity.layer_metric import LayerMetric
+from layersim.similarity.features import centred
 
 
 class Rise(NamedTuple):  # torchmetrics hands on no frozen dataclass
@@ -51,25 +51,20 @@ def cosine_to_last(features: Tensor, *, centering: Centering = "samples") -> Ten
     return torch.stack([(_directions(layer, centering) * last).sum(dim=1) for layer in features])
 
 
-class TargetProbability(LayerMetric):
+class TargetProbability(ReadoutMetric):
     """How the true class's probability rises with the layer, over all samples.
 
-    `compute` gives a `Rise`, or None where no sample had a target. Counts are integers and sums float64, so that any
-    split over batches and processes gives the same numbers.
+    `compute` gives a `Rise`, or None where no sample had a target.
     """
 
-    full_state_update = False
     total: Tensor
     steps: Tensor
     throughout: Tensor
     samples: Tensor
 
     def __init__(self, num_layers: int) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(num_layers, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("steps", torch.zeros(num_layers - 1, dtype=torch.int64), dist_reduce_fx="sum")
-        for name in ("throughout", "samples"):
-            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        total = torch.zeros(num_layers, dtype=torch.float64)
+        super().__init__(total=total, steps=counts(num_layers - 1), throughout=counts(), samples=counts())
 
     def update(self, output: LayerOutput) -> None:
         if output.features.targets is None:

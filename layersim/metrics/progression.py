@@ -4,15 +4,15 @@ in the words of `layers.jsonl`. Letters: L layers, N samples, D width.
 
 import math
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from layersim.metrics.agreement import agreement
-from layersim.metrics.class_paths import class_paths
+from layersim.errors import UserError
+from layersim.metrics.class_means import class_paths, neural_collapse
 from layersim.metrics.monotonicity import Rise, cosine_to_last, rise
-from layersim.metrics.neural_collapse import neural_collapse
 from layersim.metrics.straightness import straightness
 from layersim.similarity import cosine, linear_cka
 from layersim.similarity.directions import Centering
@@ -68,6 +68,36 @@ def rise_record(name: str, measured: Rise) -> dict[str, Any]:
         f"{name}_rises": measured.throughout,
         f"{name}_rises_by_step": measured.steps.view(-1).tolist(),  # torchmetrics takes a single number's dimension off
     }
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Correlation over the pairs of layers l < m, −1 … 1; NaN where it is undefined."""
+
+    pearson: float
+    spearman: float
+    """Pearson's of the ranks, equal values sharing their mean rank."""
+
+
+def agreement(first: Tensor, second: Tensor) -> Agreement:
+    """How the (L, L) similarities by one measure go with those by another (Jiang et al. 2025, arXiv 2406.14479, compare
+    COS with CKA so).
+
+    Each pair of layers counts once, no layer's with itself. NaN with fewer than two pairs, where all pairs of a matrix
+    are equal, or where one is not finite.
+
+    Raises:
+        UserError: not two L × L matrices.
+    """
+    if first.ndim != 2 or first.shape[0] != first.shape[1] or first.shape != second.shape:
+        raise UserError(f"Expected two L × L matrices, but got shapes {tuple(first.shape)} and {tuple(second.shape)}.")
+    from scipy import stats  # type: ignore[import-untyped]  # slow to import, and seldom needed
+
+    rows, columns = torch.triu_indices(len(first), len(first), offset=1)
+    pairs = [matrix.double().cpu()[rows, columns].numpy() for matrix in (first, second)]
+    if not all(math.isfinite(values.sum()) and len(set(values)) > 1 for values in pairs):
+        return Agreement(math.nan, math.nan)
+    return Agreement(float(stats.pearsonr(*pairs).statistic), float(stats.spearmanr(*pairs).statistic))
 
 
 def _plain(result: object) -> dict[str, Any]:

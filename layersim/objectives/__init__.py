@@ -1,14 +1,12 @@
-"""Objectives: which layers' losses count, and how much, at a given step."""
+"""Objectives: losses of what is read of a model's layers."""
 
-from layersim.objectives.aligned import Aligned
-from layersim.objectives.alternating import Alternating
-from layersim.objectives.base import Objective
+from layersim.objectives.aligned import Aligned, LastLayer
+from layersim.objectives.base import Objective, Step, WeightedSum
 from layersim.objectives.cosine_regularized import CosineRegularized
 from layersim.objectives.distilled import Distilled
-from layersim.objectives.last_layer import LastLayer
-from layersim.objectives.mixed import Mixed
-from layersim.objectives.progressive import Progressive
-from layersim.objectives.scheduled import Scheduled
+from layersim.objectives.reading import Reading
+from layersim.objectives.scheduled import Alternating, Mixed, Progressive
+from layersim.objectives.uncertainty_weighted import UncertaintyWeighted
 from layersim.objectives.weights import LayerWeights, layer_weights
 
 __all__ = [
@@ -21,6 +19,9 @@ __all__ = [
     "Mixed",
     "Objective",
     "Progressive",
-    "Scheduled",
+    "Reading",
+    "Step",
+    "UncertaintyWeighted",
+    "WeightedSum",
     "layer_weights",
 ]

@@ -1,4 +1,4 @@
-"""The aligned loss."""
+"""The aligned loss, and standard training."""
 
 from math import fsum
 
@@ -6,11 +6,19 @@ import numpy as np
 import torch
 
 from layersim.errors import UserError
-from layersim.objectives.base import Objective, weighted_layers
+from layersim.objectives.base import Step, WeightedSum
+from layersim.objectives.reading import weighted_layers
 from layersim.objectives.weights import LayerWeights, check_values, layer_weights
 
 
-class Aligned(Objective):
+class LastLayer(WeightedSum):
+    """Standard training: the cross-entropy at the last layer."""
+
+    def weights(self, num_layers: int, step: Step | None) -> list[float]:
+        return layer_weights("last", num_layers)
+
+
+class Aligned(WeightedSum):
     """The aligned loss Σ λl CE(W hl, y): one classifier trained at every layer (arXiv 2406.14479).
 
     With `SeparateHeads` and uniform weights this is the multi-exit baseline.
@@ -25,17 +33,18 @@ class Aligned(Objective):
     """
 
     def __init__(self, weights: LayerWeights = "linear", sampled_layers: int | None = None) -> None:
+        super().__init__()
         check_values(weights)
         if sampled_layers is not None and sampled_layers < 1:
             raise UserError(f"Expected sampled_layers of at least 1, but got {sampled_layers}. Leave it out for all.")
         self._weights = weights
         self.sampled_layers = sampled_layers
 
-    def weights(self, num_layers: int, step: int | None) -> list[float]:
+    def weights(self, num_layers: int, step: Step | None) -> list[float]:
         weights = layer_weights(self._weights, num_layers)
         if self.sampled_layers is None or step is None:
             return weights
-        return _sampled(weights, self.sampled_layers, self.seed, step)
+        return _sampled(weights, self.sampled_layers, step)
 
     def choices(self, num_layers: int) -> list[list[int]]:
         every = weighted_layers(layer_weights(self._weights, num_layers))
@@ -45,13 +54,14 @@ class Aligned(Objective):
         return [[layer, *every[len(below) :]] for layer in below] or [every]  # every draw may be of the same layer
 
 
-def _sampled(weights: list[float], draws: int, seed: int, step: int) -> list[float]:
+def _sampled(weights: list[float], draws: int, step: Step) -> list[float]:
     """The last layer's weight, and the others' in equal parts on `draws` layers drawn, with replacement, by weight."""
     *below, last = weights
     if not (rest := fsum(below)):
         return weights
     # a sequence mixes both: of their sum, step 1 of seed 0 would be step 0 of seed 1
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]))
+    seeds = np.random.SeedSequence([step.seed, step.number]).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(seeds[0]))
     drawn = torch.multinomial(torch.tensor(below, dtype=torch.float64), draws, True, generator=generator)
     counts = torch.bincount(drawn, minlength=len(below))
     return [*(rest * count / draws for count in counts.tolist()), last]

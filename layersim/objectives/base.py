@@ -1,51 +1,83 @@
-"""What an objective is."""
+"""What an objective is: a loss of what a training step, or an evaluation, read of a model's layers."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from layersim.objectives.distillation import Distillation
+from layersim.errors import UserError
+from layersim.objectives.reading import Reading, weighted_layers
 
 
-class Objective(ABC):
-    """A scalar to minimise: a weighted sum of the losses read at some layers, and perhaps a penalty on their features.
+@dataclass(frozen=True)
+class Step:
+    """Where a training stands."""
 
-    It sees losses and features, never a model, and says beforehand which layers it needs, so that nothing else is
-    computed. The weights, L numbers λ that sum to one, are known before anything is computed, too: it lets a head sum a
-    vocabulary's gradients in one pass.
+    number: int = 0
+    """Of the optimizer, from 0."""
+    batch: int = 0
+    """Of one process, from 0 and over all epochs; several make a step where gradients accumulate."""
+    length: int | None = None
+    """Optimizer steps of the whole training; told to objectives that follow it."""
+    seed: int = 0
+    """The run's, the same on all processes, for whatever a step draws."""
+
+    @property
+    def progress(self) -> float:
+        """Share of the training, 0 … 1, that is done before this step."""
+        if self.length is None:
+            raise UserError("The training's length is not known. Set `follows_length` of the objective to True.")
+        return min(1.0, self.number / max(1, self.length))
+
+
+class Objective(nn.Module, ABC):
+    """A scalar to minimise, made of what was read of some layers.
+
+    It sees losses, logits and features, never a model, and says beforehand which layers it needs, so that nothing else
+    is computed. Its parameters, if it has any, are trained without weight decay, and saved, with the model's.
     """
 
-    period: int = 1
-    """Steps after which the choice of layers repeats."""
-    counts: Literal["steps", "micro-batches"] = "steps"
-    """What a step is in training: the optimizer's, or a batch of one process, of which gradients may accumulate."""
-    seed: int = 0
-    """The run's, of whatever a step draws; the module tells it before training, the same on all processes."""
-    distillation: Distillation | None = None
-    """What of each layer's loss below the last comes from the last layer's distribution and not from the labels."""
+    follows_length: bool = False
+    """Whether it changes over the training, whose length must then be known."""
+
+    def build(self, num_layers: int) -> None:
+        """Checks options, and makes parameters, that depend on the number of layers; called once, by the module.
+
+        Raises:
+            UserError: an option that does not fit this number of layers.
+        """
+        self.layers(num_layers, None)
+
+    def layers(self, num_layers: int, step: Step | None) -> list[int]:
+        """The layers (0 … L − 1, ascending) that are read at a training step, or, `step` None, in evaluation: all."""
+        return list(range(num_layers))
+
+    def choices(self, num_layers: int) -> list[list[int]]:
+        """The choices of layers whose classifiers training steps use, or those that leave most unused, as DDP must know
+        them. To be told where they are not those that the first step reads."""
+        return [self.layers(num_layers, Step(length=1))]
 
     @abstractmethod
-    def weights(self, num_layers: int, step: int | None) -> list[float]:
+    def forward(self, read: Reading) -> Tensor:
+        """The loss, (), from what was read at `layers`; it needs a gradient in training, not in evaluation."""
+
+
+class WeightedSum(Objective):
+    """Σ λl CEl with weights that are known before anything is computed.
+
+    That lets a head sum a vocabulary's gradients in one pass. Layers of weight zero are not read.
+    """
+
+    @abstractmethod
+    def weights(self, num_layers: int, step: Step | None) -> list[float]:
         """The λ at a training step, (L,) numbers summing to one; `step` None stands for evaluation.
 
         Raises:
             UserError: the weights do not fit this number of layers.
         """
 
-    def layers(self, num_layers: int, step: int | None) -> list[int]:
-        """The layers (0 … L − 1, ascending) whose features are needed at this step, for their loss or the penalty."""
+    def layers(self, num_layers: int, step: Step | None) -> list[int]:
         return weighted_layers(self.weights(num_layers, step))
 
-    def choices(self, num_layers: int) -> list[list[int]]:
-        """The choices of layers that training steps read, or those that leave most unread, as DDP must know them."""
-        return [self.layers(num_layers, step) for step in range(self.period)]
-
-    def penalty(self, features: Tensor, num_layers: int) -> Tensor | None:
-        """What is added to the weighted losses, (), from the (K, N, D) features of the K layers that `layers` named."""
-        return None
-
-
-def weighted_layers(weights: list[float]) -> list[int]:
-    """The layers (0 … L − 1, ascending) whose weight is not zero."""
-    return [layer for layer, weight in enumerate(weights) if weight > 0]
+    def forward(self, read: Reading) -> Tensor:
+        return read.loss(self.weights(read.num_layers, read.step))

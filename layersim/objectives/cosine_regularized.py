@@ -8,6 +8,7 @@ from torch.nn.functional import cosine_similarity
 
 from layersim.errors import UserError
 from layersim.objectives.base import Objective
+from layersim.objectives.reading import Reading
 from layersim.objectives.weights import LayerWeights, check_values, layer_weights
 from layersim.precision import widened
 
@@ -24,26 +25,22 @@ class CosineRegularized(Objective):
     """
 
     def __init__(self, beta: float = 1.0, weights: LayerWeights = "linear") -> None:
+        super().__init__()
         check_values(weights)
         if not (isfinite(beta) and beta >= 0):
             raise UserError(f"Expected beta ≥ 0, but got {beta}.")
         self.beta = beta
         self._weights = weights
 
-    def weights(self, num_layers: int, step: int | None) -> list[float]:
-        layer_weights(self._weights, num_layers)  # a list of the wrong length is told here, as in every objective
-        return layer_weights("last", num_layers)
-
-    def layers(self, num_layers: int, step: int | None) -> list[int]:
-        """All layers: their features enter the penalty."""
-        return list(range(num_layers))
+    def build(self, num_layers: int) -> None:
+        layer_weights(self._weights, num_layers)
 
     def choices(self, num_layers: int) -> list[list[int]]:
-        """The last layer, the only one that is read: a penalty on features gives classifiers no gradient."""
+        """The last layer: a penalty on features gives classifiers no gradient."""
         return [[num_layers - 1]]
 
-    def penalty(self, features: Tensor, num_layers: int) -> Tensor:
-        features = widened(features)
+    def forward(self, read: Reading) -> Tensor:
+        loss, features = read.loss(layer_weights("last", read.num_layers)), widened(read.features)
         distance = 1 - cosine_similarity(features, features[-1:], dim=-1).mean(dim=1)
-        pull = torch.dot(distance, distance.new_tensor(layer_weights(self._weights, num_layers)))
-        return self.beta * pull
+        pull = torch.dot(distance, distance.new_tensor(layer_weights(self._weights, read.num_layers)))
+        return loss + self.beta * pull

@@ -1,12 +1,17 @@
-"""Distillation from the last layer."""
+"""Distillation from the last layer. Letters: K layers, N samples, C classes."""
+
+from math import isfinite
+
+import torch
+from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.objectives.base import Objective
-from layersim.objectives.distillation import Distillation
-from layersim.objectives.weights import LayerWeights, check_values, layer_weights
+from layersim.objectives.aligned import Aligned
+from layersim.objectives.reading import Reading
+from layersim.objectives.weights import LayerWeights, check_share
 
 
-class Distilled(Objective):
+class Distilled(Aligned):
     """λL CE(L) + Σ λl ((1 − α) CE(l) + α τ² KL(p(L) ‖ p(l))) over l < L: the aligned loss, below the last layer partly
     on the last layer's own distribution p(L), softened by the temperature τ and cut off from the gradient.
 
@@ -24,11 +29,31 @@ class Distilled(Objective):
     """
 
     def __init__(self, weights: LayerWeights = "linear", alpha: float = 0.5, temperature: float = 2.0) -> None:
-        check_values(weights)
+        super().__init__(weights)
         if not isinstance(weights, str) and weights[-1] == 0:
             raise UserError(f"Expected a last layer with weight, since it teaches the others, but got {weights}.")
-        self._weights = weights
-        self.distillation = Distillation(alpha, temperature)
+        check_share("alpha", alpha)
+        if not (isfinite(temperature) and temperature > 0):
+            raise UserError(f"Expected temperature > 0, but got {temperature}. Change the objective's option.")
+        self.alpha = alpha
+        self.temperature = temperature
 
-    def weights(self, num_layers: int, step: int | None) -> list[float]:
-        return layer_weights(self._weights, num_layers)
+    def forward(self, read: Reading) -> Tensor:
+        if read.step is None:
+            return super().forward(read)
+        taught = divergences(read.logits(), self.temperature)
+        alpha = taught.new_tensor([*[self.alpha] * (len(taught) - 1), 0.0])
+        losses = (1 - alpha) * read.losses + alpha * taught
+        weights = self.weights(read.num_layers, read.step)
+        return torch.dot(losses, losses.new_tensor([weights[layer] for layer in read.layers]))
+
+
+def divergences(logits: Tensor, temperature: float) -> Tensor:
+    """(K,) τ² KL(p_K ‖ p_k) in nats, mean over the samples of (K, N, C) logits, p the softmax at temperature τ.
+
+    The last layer's p_K is a constant: gradients are those of the other layers, and with τ² they keep their size
+    whatever the temperature is (Hinton et al. 2015, §2.1).
+    """
+    log_p = (logits / temperature).log_softmax(dim=-1)
+    teacher = log_p[-1].detach()
+    return temperature**2 * (teacher.exp() * (teacher - log_p)).sum(dim=-1).mean(dim=1)

@@ -3,6 +3,7 @@
 Twelve layers × tokens × 50 000 classes are never stored, and neither are twelve gradients of the classifier. The
 weights of the layers are known beforehand, so one pass over layers and chunks of rows computes losses *and* gradients
 while a chunk's logits are alive; the classifier's gradient is summed in one place. Backward only scales what is there.
+Where they are not, backward makes a second pass.
 
 Letters: K layers read, N samples (tokens), D width, V vocabulary.
 """
@@ -25,60 +26,66 @@ def layered_cross_entropy(
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
-    layer_weights: Sequence[float],
+    layer_weights: Sequence[float] | Tensor | None,
     *,
     label_smoothing: float = 0.0,
-    ignore_index: int = -100,
     chunk_logits: int = CHUNK_LOGITS,
 ) -> tuple[Tensor, Tensor]:
     """Σ λk CEk, where CEk is the mean cross-entropy of `hidden[k] @ weight.T + bias`; and the CEk themselves, in nats.
 
-    Values and gradients are those of `torch.nn.functional.cross_entropy` at every layer: the mean runs over the targets
-    that are not ignored, and is NaN, with gradients of zero, where all are. Products run in the autocast dtype where
-    autocast is on, else in that of the operands, which must then agree; the softmax and the sums of gradients in
-    float32 (float64 for operands of float64). The aligned loss: arXiv 2406.14479.
+    Values and gradients are those of `torch.nn.functional.cross_entropy` at every layer: products run in the
+    autocast dtype where autocast is on, else in that of the operands, which must then agree; the softmax and the sums
+    of gradients in float32 (float64 for operands of float64). The aligned loss: arXiv 2406.14479.
 
-    A gradient is computed for those of `hidden`, `weight` and `bias` that require it, in this call, unless gradients
-    are off: call it only for a loss that will be minimised, once a step. A second backward through a retained graph is
-    right but computes all anew.
+    The sum's gradient is computed for those of `hidden`, `weight` and `bias` that require it, in this call, unless
+    gradients are off: call it only for a loss that will be minimised, once a step. A backward through the losses
+    themselves, or a second one through a retained graph, is right but computes all anew.
 
     Args:
         hidden: (K, N, D) features behind the final norm.
         weight: (V, D) the classifier's, tied to an embedding or not.
         bias: (V,) or None.
-        targets: (N,) integer classes 0 … V − 1, or `ignore_index`.
-        layer_weights: the K numbers λ. A layer of weight zero costs its loss alone.
+        targets: (N,) integer classes 0 … V − 1.
+        layer_weights: the K numbers λ, of which a zero costs its loss alone; or a (K,) tensor, which gets its gradient,
+            the losses; or None for a sum that is not needed.
         label_smoothing: ε ≥ 0: targets are (1 − ε) one-hot + ε / V.
-        ignore_index: the target of samples that count in no loss.
         chunk_logits: rows × V computed at a time. On a CPU 256 to 512 rows were fastest, 128 and 1024 a twentieth
             slower.
 
     Returns:
-        () the weighted sum, differentiable, and (K,) losses without gradient, both in float32 or float64.
+        () the weighted sum, and (K,) losses, both differentiable, in float32 or float64.
 
     Raises:
         UserError: in backward, where a gradient of the gradient is asked for.
     """
     device = hidden.device.type
     mixed = torch.is_autocast_enabled(device) and hidden.dtype != torch.float64
+    learned = layer_weights if isinstance(layer_weights, Tensor) else None
     task = _Task(
-        tuple(layer_weights),
+        [1.0] * len(hidden) if layer_weights is None else layer_weights,
+        layer_weights is not None,
         label_smoothing,
-        ignore_index,
         rows=max(1, chunk_logits // len(weight)),
         autocast=torch.get_autocast_dtype(device) if mixed else None,
         differentiable=torch.is_grad_enabled(),
     )
-    total, losses = _LayeredCrossEntropy.apply(hidden, weight, bias, targets, task)
+    total, losses = _LayeredCrossEntropy.apply(hidden, weight, bias, targets, learned, task)
     return total, losses
+
+
+def weighted_sum(losses: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
+    """Σ λk CEk, (), of (K,) losses, in their dtype."""
+    return torch.dot(losses, torch.as_tensor(weights, dtype=losses.dtype, device=losses.device))
 
 
 class _Task(NamedTuple):
     """What is not a tensor."""
 
-    layer_weights: tuple[float, ...]
+    factors: Sequence[float] | Tensor
+    """(K,) of the losses in what is differentiated."""
+    in_one_pass: bool
+    """Whether they are known already in forward."""
     label_smoothing: float
-    ignore_index: int
     rows: int
     autocast: torch.dtype | None
     differentiable: bool
@@ -87,41 +94,52 @@ class _Task(NamedTuple):
 class _LayeredCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, task: _Task
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        learned: Tensor | None,
+        task: _Task,
     ) -> tuple[Tensor, Tensor]:
-        ctx.task = task
+        ctx.set_materialize_grads(False)
         ctx.wanted = [needed and task.differentiable for needed in ctx.needs_input_grad[:3]]
-        ctx.save_for_backward(hidden, weight, bias, targets)
-        losses, ctx.gradients = _losses_and_gradients(hidden, weight, bias, targets, task, ctx.wanted)
-        ctx.mark_non_differentiable(losses)
-        return losses @ losses.new_tensor(task.layer_weights), losses
+        ctx.task = task
+        now = ctx.wanted if task.in_one_pass else [False] * 3
+        losses, gradients = _losses_and_gradients(hidden, weight, bias, targets, task, now)
+        ctx.gradients = gradients if task.in_one_pass else None
+        ctx.save_for_backward(hidden, weight, bias, targets, losses)
+        return weighted_sum(losses, task.factors), losses
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, of_total: Tensor | None, of_losses: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise UserError(
                 "The chunked cross-entropy has no second derivative, but a graph of its gradient is asked for. "
                 "Set create_graph to False, or write the loss with torch.nn.functional.cross_entropy."
             )
+        if of_total is None and of_losses is None:
+            return (None,) * 6
         # Gradients are scaled in place and given away, so that none exists twice. Whether the scale is one is not
         # asked: that would wait for the device.
-        gradients, ctx.gradients = ctx.gradients, None
-        hidden, weight, bias, targets = ctx.saved_tensors
-        if gradients is None:  # not the first backward through a retained graph
-            _, gradients = _losses_and_gradients(hidden, weight, bias, targets, ctx.task, ctx.wanted)
-        # Where no target is valid the gradients are zero already, and stay so, as torch's do.
-        scale = grad_total / (targets != ctx.task.ignore_index).sum().clamp(min=1)
+        hidden, weight, bias, targets, losses = ctx.saved_tensors
+        gradients, ctx.gradients, task, scale = ctx.gradients, None, ctx.task, 1.0 if of_total is None else of_total
+        if of_losses is not None:
+            factors = of_losses if of_total is None else of_losses + of_total * torch.as_tensor(task.factors).to(losses)
+            gradients, task, scale = None, task._replace(factors=factors), 1.0
+        if gradients is None:  # factors that forward did not know, or a second backward through a retained graph
+            _, gradients = _losses_and_gradients(hidden, weight, bias, targets, task, ctx.wanted)
         scaled = [
-            None if gradient is None else gradient.mul_(scale).to(operand.dtype)
+            None if gradient is None else gradient.mul_(scale / len(targets)).to(operand.dtype)
             for gradient, operand in zip(gradients, (hidden, weight, bias), strict=True)
         ]
-        return *scaled, None, None
+        return *scaled, None, of_total * losses if ctx.needs_input_grad[4] else None, None
 
 
 def _losses_and_gradients(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, task: _Task, wanted: Sequence[bool]
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """(K,) losses; and the gradients wanted of hidden, weight and bias, times the number of valid targets.
+    """(K,) losses; and the gradients wanted of hidden, weight and bias, times the number of targets.
 
     That number is divided by last, with the outer gradient, lest half precision underflow before a loss scale arrives.
     """
@@ -134,25 +152,26 @@ def _losses_and_gradients(
     if task.autocast is not None:
         hidden, weight = hidden.to(task.autocast), weight.to(task.autocast)
         bias = None if bias is None else bias.to(task.autocast)
-    valid = targets != task.ignore_index
-    labels = targets.where(valid, 0).unsqueeze(1)
+    labels = targets.unsqueeze(1)
     losses = torch.zeros(hidden.shape[:2], dtype=wide, device=hidden.device)
     with torch.autocast(hidden.device.type, enabled=False):
         for layer, chunk, log_p in _log_probabilities(hidden, weight, bias, task.rows):
-            label, counts, factor = labels[chunk], valid[chunk], task.layer_weights[layer]
-            losses[layer, chunk] = _smoothed(log_p, label, task.label_smoothing).where(counts, 0)
-            if factor == 0 or not any(wanted):
+            label = labels[chunk]
+            losses[layer, chunk] = _smoothed(log_p, label, task.label_smoothing)
+            factor = task.factors[layer]
+            if not any(wanted) or (
+                not isinstance(factor, Tensor) and factor == 0
+            ):  # a tensor would wait for the device
                 continue
             errors = _errors(log_p, label, task.label_smoothing)
-            factors = counts.to(wide) * factor
             if bias_gradient is not None:
-                bias_gradient.addmv_(errors.T, factors)
+                bias_gradient.addmv_(errors.T, errors.new_ones(len(errors)) * factor)
             errors = errors.to(hidden.dtype)
             if hidden_gradient is not None:
-                torch.mul(errors @ weight, factors.unsqueeze(1), out=hidden_gradient[layer, chunk])
+                torch.mul((errors @ weight).to(wide), factor, out=hidden_gradient[layer, chunk])
             if weight_gradient is not None:
-                _add_product(weight_gradient, errors, hidden[layer, chunk] * counts.unsqueeze(1), factor)
-    return losses.sum(dim=1) / valid.sum(), gradients
+                _add_product(weight_gradient, errors, hidden[layer, chunk], factor)
+    return losses.sum(dim=1) / len(targets), gradients
 
 
 def _log_probabilities(
@@ -160,7 +179,7 @@ def _log_probabilities(
 ) -> Iterator[tuple[int, slice, Tensor]]:
     """Layer, slice of samples, and their (n, V) log-probabilities with n ≤ `rows`, in memory that the next reuse."""
     layers, samples, _ = hidden.shape
-    rows = ceil(samples / ceil(samples / rows)) if samples else 1  # chunks as equal as can be
+    rows = ceil(samples / ceil(samples / rows))  # chunks as equal as can be
     logits = hidden.new_empty(min(rows, samples), len(weight))
     log_p = torch.empty_like(logits, dtype=torch.promote_types(hidden.dtype, torch.float32))
     for layer in range(layers):
@@ -189,11 +208,17 @@ def _errors(log_p: Tensor, label: Tensor, smoothing: float) -> Tensor:
     return errors.scatter_add_(1, label, errors.new_full((), smoothing - 1).expand_as(label))
 
 
-def _add_product(total: Tensor, errors: Tensor, inputs: Tensor, factor: float) -> None:
+def _add_product(total: Tensor, errors: Tensor, inputs: Tensor, factor: float | Tensor) -> None:
     """Adds factor × errorsᵀ inputs to the (V, D) total, without a second tensor of its size."""
     if errors.dtype == total.dtype:
+        if isinstance(factor, Tensor):
+            inputs, factor = inputs * factor, 1.0
         total.addmm_(errors.T, inputs, alpha=factor)
         return
     slabs = 4096  # classes at a time: products in half precision, their sum in float32
     for part, columns in zip(torch.split(total, slabs), torch.split(errors, slabs, dim=1), strict=True):
-        part.add_(columns.T @ inputs, alpha=factor)
+        product = columns.T @ inputs
+        if isinstance(factor, Tensor):
+            part.addcmul_(product, factor)
+        else:
+            part.add_(product, alpha=factor)

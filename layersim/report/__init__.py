@@ -4,7 +4,6 @@ from layersim.report.drawing.canvas import save_figure
 from layersim.report.exits import ExitReport, read_exit_report, write_exit_report
 from layersim.report.figures import comparison_figure, figures_of
 from layersim.report.numbers import perplexity
-from layersim.report.quality import LayerQuality, quality_figure
 from layersim.report.quantity import Quantity, curve
 from layersim.report.records import LayerRecord, append_record, read_records
 from layersim.report.run import Run, load_run
@@ -13,7 +12,6 @@ from layersim.report.tradeoff import tradeoff_figure, tradeoff_table
 
 __all__ = [
     "ExitReport",
-    "LayerQuality",
     "LayerRecord",
     "Quantity",
     "Run",
@@ -25,7 +23,6 @@ __all__ = [
     "layer_table",
     "load_run",
     "perplexity",
-    "quality_figure",
     "read_exit_report",
     "read_records",
     "save_figure",

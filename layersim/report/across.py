@@ -5,23 +5,21 @@ Letters: L layers of model a, M layers of model b.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from layersim.report.drawing.canvas import INK, place, sheet, shorten, write_labels, write_title
 from layersim.report.drawing.heatmap import draw_color_bar, draw_matrix, scale_of
 from layersim.report.json_report import write_report
 from layersim.report.numbers import expect_numbers
 from layersim.report.quantity import Quantity
-from layersim.report.terminal import Beside
+from layersim.report.terminal import table_by_layer
 
 ACROSS_FILE = "similarity.json"
 
@@ -74,13 +72,7 @@ class AcrossReport:
 
 def write_across_report(directory: Path, report: AcrossReport) -> Path:
     """Writes `similarity.json`, a key a line, NaN as null; gives the file's path."""
-    values = {
-        "models": report.models,
-        "measure": report.measure,
-        "options": report.options,
-        "data": report.data,
-        "split": report.split,
-        "samples": report.samples,
+    values = asdict(report) | {
         "layers": {"a": len(report.similarity), "b": len(report.similarity[0])},
         "similarity": [[None if math.isnan(value) else value for value in row] for row in report.similarity],
         "matches": {"a": report.matches_of_a, "b": report.matches_of_b},
@@ -91,24 +83,20 @@ def write_across_report(directory: Path, report: AcrossReport) -> Path:
 def across_table(report: AcrossReport) -> Table:
     """A row a layer: its best match in the other model, either way, and how alike the two are."""
     options = ", ".join(f"{name} {value}" for name, value in sorted(report.options.items()))
-    table = Table(
-        title=Beside("\n".join(f"{side}: {report.models[side]['name']}" for side in "ab")),
-        caption=Beside(f"{report.measure} of {report.samples} samples: {options}"),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
+    transposed = list(zip(*report.similarity, strict=True))
+    columns = []
+    for side, other, matches, rows in (
+        ("a", "b", report.matches_of_a, report.similarity),
+        ("b", "a", report.matches_of_b, transposed),
+    ):
+        best = [math.nan if match is None else row[match - 1] for match, row in zip(matches, rows, strict=True)]
+        columns.append((f"{side}'s: best\nin {other}", [str(match or "none") for match in matches]))
+        columns.append((report.measure, [f"{value:.3f}" for value in best]))
+    return table_by_layer(
+        "\n".join(f"{side}: {report.models[side]['name']}" for side in "ab"),
+        f"{report.measure} of {report.samples} samples: {options}",
+        columns,
     )
-    columns = [list(column) for column in zip(*report.similarity, strict=True)]
-    sides = ((report.matches_of_a, report.similarity), (report.matches_of_b, columns))
-    table.add_column("layer", justify="right", vertical="bottom")
-    for side, other in ("ab", "ba"):
-        table.add_column(Text(f"{side}'s: best\nin {other}"), justify="right")
-        table.add_column(report.measure, justify="right", vertical="bottom")
-    for layer in range(max(len(matches) for matches, _ in sides)):
-        cells = [cell for matches, rows in sides for cell in _cells(matches, rows, layer)]
-        table.add_row(str(layer + 1), *cells)
-    return table
 
 
 def across_figure(report: AcrossReport) -> Figure:
@@ -134,10 +122,3 @@ def across_figure(report: AcrossReport) -> Figure:
             axes.add_patch(outline)
     draw_color_bar(place(figure, width + 0.8, 0.55, 0.16, height), [report.similarity], scale)
     return figure
-
-
-def _cells(matches: Sequence[int | None], rows: Sequence[Sequence[float]], layer: int) -> tuple[str, str]:
-    if layer >= len(matches):
-        return "", ""
-    match = matches[layer]
-    return ("none", "nan") if match is None else (str(match), f"{rows[layer][match - 1]:.3f}")

@@ -53,6 +53,13 @@ def init_args(section: Any) -> dict[str, Any]:
     return dict(below(section, "init_args"))
 
 
+def trained_how(config: Mapping[str, Any]) -> str:
+    """The class of the objective that a run names, and that of a head which is not the shared one; empty where none."""
+    model = below(config, "model")
+    named = [class_of(model.get(part)) for part in ("objective", "head")]
+    return " + ".join(name for name in named if name and name != "SharedHead")
+
+
 def seed_of(config: Mapping[str, Any]) -> str:
     """What draws a run's weights, and its data where that is another seed than 0; empty where it is not known."""
     seed, drawn = config.get("seed_everything"), init_args(config.get("data")).get("seed")

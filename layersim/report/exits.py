@@ -1,18 +1,16 @@
 """`exits.json`: what `layersim exits` found for a run's model. Letters: L layers, T points of the curve."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from layersim.errors import UserError
 from layersim.report.json_report import read_report, write_report
-from layersim.report.numbers import expect_curve, expect_numbers
+from layersim.report.numbers import expect_curve, expect_numbers, expect_shapes
 
 EXITS_FILE = "exits.json"
 
-_PROMISE = ("target", "observed_risk", "bound")
 _SPEED = ("mean_exit_layer", "accuracy", "layer_gain", "wall_gain", "seconds", "full_seconds")
 _NUMBERS = ("mean_exit_layer", "layer_gain", "accuracy", "full_accuracy", "loss", "full_loss")
 _LOSSES = ("loss", "full_loss")  # infinite where a model is sure and wrong; JSON has null for that
@@ -74,28 +72,26 @@ class ExitReport:
         for key in ("policy", "device", "head", "objective"):
             if not isinstance(getattr(self, key), str):
                 raise UserError(f"{key}: expected a name, got {getattr(self, key)!r}.")
-        for key in ("layers", "samples"):
-            expect_numbers(key, getattr(self, key), (), counts=True)
-        for key in _NUMBERS:
-            expect_numbers(key, getattr(self, key), ())
-        for key in ("threshold", "batch_size"):
-            if getattr(self, key) is not None:
-                expect_numbers(key, getattr(self, key), (), counts=key == "batch_size")
-        if self.temperatures is not None:
-            expect_numbers("temperatures", self.temperatures, (self.layers,))
-        expect_numbers("exits", self.exits, (self.layers,), counts=True)
+        counts = {"layers": (), "samples": (), "exits": (self.layers,)}
+        numbers: dict[str, tuple[int, ...]] = counts | dict.fromkeys(_NUMBERS, ())
+        optional = {"threshold": (), "batch_size": (), "temperatures": (self.layers,)}
+        numbers |= {key: shape for key, shape in optional.items() if getattr(self, key) is not None}
+        for key, shape in numbers.items():
+            expect_numbers(key, getattr(self, key), shape, counts=key in (*counts, "batch_size"))
         if self.promise is not None:
-            _expect_keys("promise", self.promise, ("method", "risk", "confidence"), _PROMISE)
-        _expect_keys("curve", self.curve, (), ())
+            promised = dict.fromkeys(("target", "observed_risk", "bound"), ())
+            expect_shapes("promise", self.promise, promised, others=("method", "risk", "confidence"))
+        expect_shapes("curve", self.curve, {})
         expect_curve("curve", self.curve)
-        for key in ("mean_exit_layer_interval", "accuracy_interval"):
-            expect_numbers(f"curve.{key}", self.curve.get(key), (len(self.curve["threshold"]), 2))
+        bands = (len(self.curve["threshold"]), 2)
+        expect_shapes("curve", self.curve, {"mean_exit_layer_interval": bands, "accuracy_interval": bands})
         if not isinstance(self.speed, list):
             raise UserError(f"speed: expected a list, got {self.speed!r}.")
         for number, speed in enumerate(self.speed):
-            _expect_keys(f"speed[{number}]", speed, ("threshold",), _SPEED)
-        _expect_keys("oracle", self.oracle, (), ("mean_exit_layer", "layer_gain"))
-        _expect_keys("parameters", self.parameters, (), ("model", "head", "separate_heads", "share_saved"))
+            expect_shapes(f"speed[{number}]", speed, dict.fromkeys(_SPEED, ()), others=("threshold",))
+        expect_shapes("oracle", self.oracle, {"mean_exit_layer": (), "layer_gain": ()})
+        counted = ("model", "head", "separate_heads", "share_saved")
+        expect_shapes("parameters", self.parameters, dict.fromkeys(counted, ()))
 
     @property
     def wall_gain(self) -> float | None:
@@ -117,22 +113,4 @@ def read_exit_report(directory: Path) -> ExitReport | None:
     Raises:
         UserError: the file cannot be read, is no JSON object, a key is missing, or a value does not fit.
     """
-    path = directory / EXITS_FILE
-    if not path.is_file():
-        return None
-    try:
-        values = read_report(path, (field.name for field in fields(ExitReport)))
-        values |= {key: math.nan for key in _LOSSES if values[key] is None}
-        return ExitReport(**values)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged; run `layersim exits` again. {error}") from error
-
-
-def _expect_keys(name: str, value: object, keys: Iterable[str], numbers: Iterable[str]) -> None:
-    """Refuses what is no mapping with these keys and, under others, numbers."""
-    if not isinstance(value, Mapping):
-        raise UserError(f"{name}: expected a JSON object, got {value!r}.")
-    if absent := [key for key in (*keys, *numbers) if key not in value]:
-        raise UserError(f"{name}: {', '.join(absent)} absent.")
-    for key in numbers:
-        expect_numbers(f"{name}.{key}", value[key], ())
+    return read_report(directory / EXITS_FILE, ExitReport, "exits", or_nan=_LOSSES)

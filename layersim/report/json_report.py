@@ -1,11 +1,15 @@
 """Reports of one JSON object in a run's directory, a key a line."""
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from layersim.errors import UserError
+
+Report = TypeVar("Report")
 
 
 def write_report(path: Path, values: Mapping[str, Any]) -> Path:
@@ -15,17 +19,27 @@ def write_report(path: Path, values: Mapping[str, Any]) -> Path:
     return path
 
 
-def read_report(path: Path, keys: Iterable[str]) -> dict[str, Any]:
-    """The values of these keys; a key that this version does not know is passed over.
+def read_report(path: Path, kind: type[Report], verb: str, *, or_nan: Collection[str] = ()) -> Report | None:
+    """The report in a file, None where there is none; a key that this version does not know is passed over.
+
+    Args:
+        path: of the file.
+        kind: the report's dataclass, whose fields are the keys.
+        verb: of the command that writes it.
+        or_nan: keys that are NaN where the file has null.
 
     Raises:
-        UserError: the file is no JSON object, or a key is missing.
-        OSError, ValueError: it cannot be read, or is no JSON.
+        UserError: the file cannot be read, is no JSON object, a key is missing, or a value does not fit.
     """
-    read = json.loads(path.read_text())
-    if not isinstance(read, Mapping):
-        raise UserError(f"the file: expected a JSON object, got {read!r}.")
-    keys = list(keys)
-    if absent := [key for key in keys if key not in read]:
-        raise UserError(f"the file: {', '.join(absent)} absent.")
-    return {key: read[key] for key in keys}
+    if not path.is_file():
+        return None
+    try:
+        read = json.loads(path.read_text())
+        if not isinstance(read, Mapping):
+            raise UserError(f"the file: expected a JSON object, got {read!r}.")
+        keys = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+        if absent := [key for key in keys if key not in read]:
+            raise UserError(f"the file: {', '.join(absent)} absent.")
+        return kind(**{key: math.nan if key in or_nan and read[key] is None else read[key] for key in keys})
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged; run `layersim {verb}` again. {error}") from error

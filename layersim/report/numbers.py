@@ -37,17 +37,23 @@ def expect_numbers(key: str, value: object, shape: tuple[int, ...], *, counts: b
 
 
 def expect_shapes(
-    key: str, value: object, shapes: Mapping[str, tuple[int, ...]], *, counts: Collection[str] = ()
+    key: str,
+    value: object,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    counts: Collection[str] = (),
+    others: Collection[str] = (),
 ) -> None:
-    """Refuses what is no mapping that has, under these keys, numbers in these shapes; those in `counts` are whole.
+    """Refuses what is no mapping that has, under these keys, numbers in these shapes; those in `counts` are whole, and
+    under the `others` there may be anything.
 
     Raises:
         UserError: with the key.
     """
     if not isinstance(value, Mapping):
         raise UserError(f"{key}: expected a JSON object, got {value!r}.")
-    if absent := [name for name in shapes if name not in value]:
-        raise UserError(f"{key}: expected the keys {', '.join(shapes)}; {', '.join(absent)} absent.")
+    if absent := [name for name in (*others, *shapes) if name not in value]:
+        raise UserError(f"{key}: expected the keys {', '.join((*others, *shapes))}; {', '.join(absent)} absent.")
     for name, shape in shapes.items():
         expect_numbers(f"{key}.{name}", value[name], shape, counts=name in counts)
 

@@ -1,19 +1,16 @@
-"""`layersim runs`: which runs are there, and what became of each."""
+"""Which runs are there, and what became of each."""
 
-import argparse
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from layersim.errors import UserError
-from layersim.report.configuration import CONFIG_FILE, below, class_of, read_configuration
+from layersim.report.configuration import CONFIG_FILE, read_configuration, trained_how
 from layersim.report.numbers import three
 from layersim.report.quantity import LAYER, told
 from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
@@ -79,32 +76,6 @@ def age(seconds: float) -> str:
     return f"{max(0, int(seconds))} s"
 
 
-def main(args: list[str]) -> int:
-    """Runs the command with what stands behind `layersim runs`; 0 when all went well."""
-    parser = argparse.ArgumentParser(
-        prog="layersim runs", description="List runs: objective, accuracy, effective depth, age; the newest first."
-    )
-    parser.add_argument(
-        "root", nargs="*", type=Path, default=[Path("runs")], help="where to look, at any depth; default: runs"
-    )
-    options = parser.parse_args(args)
-    console = Console()
-    runs = find_runs(options.root)
-    if not runs:
-        console.print(f"No run in {', '.join(map(str, options.root))}.", markup=False, soft_wrap=True)
-        return 0
-    base = options.root[0] if len(options.root) == 1 else Path()
-    table = runs_table(runs, base, time.time())
-    # a directory that is folded cannot be copied: rather a line that the terminal wraps
-    natural = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    console.width = max(console.width, natural)
-    console.print(table)
-    for run in runs:
-        if run.notice:
-            console.print(run.notice, markup=False, highlight=False, soft_wrap=True)
-    return 0
-
-
 def _listed(directory: Path) -> Listed:
     records, config = directory / RECORDS_FILE, directory / CONFIG_FILE
     changed = max(path.stat().st_mtime for path in (records, config) if path.exists())
@@ -115,7 +86,7 @@ def _listed(directory: Path) -> Listed:
         warnings.simplefilter("always", UserWarning)
         try:
             found = read_records(records) if records.exists() else []
-            objective = _objective(directory)
+            objective = trained_how(read_configuration(directory)) or "?"
         except UserError as error:
             notices.append(str(error))
     notices += [str(warning.message) for warning in warned]
@@ -135,10 +106,3 @@ def _measured(record: LayerRecord | None) -> dict[str, str]:
     if depths:
         shown["depth"] = told(depths[0].values, LAYER, record.layers, record.samples)
     return shown
-
-
-def _objective(directory: Path) -> str:
-    """The class of the objective that a run's configuration names, and that of a head which is not the shared one."""
-    model = below(read_configuration(directory), "model")
-    named = [class_of(model.get(part)) for part in ("objective", "head")]
-    return " + ".join(name for name in named if name and name != "SharedHead") or "?"

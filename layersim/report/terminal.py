@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -15,6 +16,24 @@ class Beside(Text):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
         yield from super().__rich_console__(console, options.update(width=console.width))
+
+
+def table_by_layer(title: str, caption: str, columns: Iterable[tuple[str, Sequence[str]]]) -> Table:
+    """A row a layer, counted from 1, between a title and a caption; each column a heading and L cells, some fewer."""
+    table = Table(
+        title=Beside(title),
+        caption=Beside(caption),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    headings, cells = zip(*columns, strict=True)
+    for heading in ("layer", *headings):
+        table.add_column(Text(heading), justify="right", vertical="bottom")
+    for layer, row in enumerate(zip_longest(*cells, fillvalue=""), start=1):
+        table.add_row(str(layer), *row)
+    return table
 
 
 @dataclass(frozen=True)

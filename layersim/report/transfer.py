@@ -1,46 +1,33 @@
 """`transfer.json`: how a model's layers do on shifted images and on another task. Letter: L layers."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from rich import box
+from matplotlib.lines import Line2D
 from rich.table import Table
-from rich.text import Text
 
 from layersim.errors import UserError
 from layersim.report.configuration import without_loading
-from layersim.report.drawing.canvas import (
-    COLORS,
-    GRID,
-    INK,
-    TICK_SIZE,
-    layer_ticks,
-    place,
-    sheet,
-    write_labels,
-    write_title,
-)
+from layersim.report.drawing.canvas import COLORS, INK, place, sheet, write_labels, write_title
+from layersim.report.drawing.curves import draw_lines, scale_axes
+from layersim.report.drawing.legend import draw_key
 from layersim.report.json_report import read_report, write_report
 from layersim.report.numbers import expect_numbers, expect_shapes
-from layersim.report.terminal import Beside
+from layersim.report.terminal import table_by_layer
 
 TRANSFER_FILE = "transfer.json"
 
 UNITS = {"rotation": "degrees", "noise": "standard deviations", "blur": "of the width"}
 
-_LEFT, _WIDTH, _HEIGHT, _GAP, _KEY = (
-    0.65,
-    3.1,
-    2.6,
-    0.3,
-    0.55,
-)  # inches: a panel, what lies between two, the legend below
+_LEFT, _BELOW, _WIDTH, _HEIGHT, _GAP = 0.65, 1.1, 3.1, 2.6, 0.3  # inches: a panel, and what lies around it
+_STRENGTHS = LinearSegmentedColormap.from_list("strength", ["#9ecae9", "#08306b"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +98,7 @@ def read_transfer_report(directory: Path) -> TransferReport | None:
     Raises:
         UserError: the file cannot be read, is no JSON object, a key is missing, or a value does not fit.
     """
-    path = directory / TRANSFER_FILE
-    if not path.is_file():
-        return None
-    try:
-        return TransferReport(**read_report(path, (field.name for field in fields(TransferReport))))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged; run `layersim transfer` again. {error}") from error
+    return read_report(directory / TRANSFER_FILE, TransferReport, "transfer")
 
 
 def transfer_table(report: TransferReport) -> Table:
@@ -134,74 +115,40 @@ def transfer_table(report: TransferReport) -> Table:
     if report.probe is not None:
         fitted = f"{report.probe['classes']} classes, {report.probe['train_samples']} samples"
         told.append(f"probe fitted to {fitted}, tested on {report.probe['samples']}")
-    table = Table(
-        title=Beside(report.model),
-        caption=Beside("; ".join(filter(None, told))),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("layer", justify="right", vertical="bottom")
-    for name in columns:
-        table.add_column(Text(name), justify="right", vertical="bottom")
-    for layer in range(report.layers):
-        table.add_row(str(layer + 1), *(f"{values[layer]:.3f}" for values in columns.values()))
-    return table
+    cells = ((name, [f"{value:.3f}" for value in values]) for name, values in columns.items())
+    return table_by_layer(report.model, "; ".join(filter(None, told)), cells)
 
 
 def transfer_figure(report: TransferReport) -> Figure:
     """Accuracy by layer: a panel a shift, a line a strength, the stronger the darker; the probe in its own panel."""
     panels = len(report.shifts) + (report.probe is not None)
-    figure = sheet(_LEFT + panels * (_WIDTH + _GAP), _KEY + 0.55 + _HEIGHT + 0.45)
+    figure = sheet(_LEFT + panels * (_WIDTH + _GAP), _BELOW + _HEIGHT + 0.45)
     for number, (kind, steps) in enumerate(report.shifts.items()):
-        axes = _panel(figure, number, report.layers, kind.capitalize())
-        assert report.accuracy is not None
-        _draw(axes, report.accuracy, "as they are", INK, style="--")
-        for step, color in zip(steps, _shades(len(steps)), strict=True):
-            _draw(axes, step["accuracy"], f"{step['strength']:g}", color)
-        _key(axes, UNITS.get(kind, ""), columns=3)
+        accuracies = {"as they are": report.accuracy or []} | {
+            f"{step['strength']:g}": step["accuracy"] for step in steps
+        }
+        axes = _panel(figure, number, kind.capitalize())
+        lines = _draw(axes, accuracies, [INK, *_STRENGTHS(np.linspace(0, 1, len(steps)))])
+        lines["as they are"].set_linestyle("--")
+        draw_key(axes, lines, title=UNITS.get(kind, ""), columns=3)
     if report.probe is not None:
-        axes = _panel(figure, panels - 1, report.layers, "Another task, linear probe")
-        _draw(axes, report.probe["accuracy"], f"{report.probe['classes']} classes", COLORS[2])
-        _key(axes, "", columns=1)
+        axes = _panel(figure, panels - 1, "Another task, linear probe")
+        draw_key(axes, _draw(axes, {f"{report.probe['classes']} classes": report.probe["accuracy"]}, [COLORS[2]]))
     return figure
 
 
-def _panel(figure: Figure, number: int, layers: int, title: str) -> Axes:
-    axes = place(figure, _LEFT + number * (_WIDTH + _GAP), _KEY + 0.55, _WIDTH, _HEIGHT)
+def _panel(figure: Figure, number: int, title: str) -> Axes:
+    axes = place(figure, _LEFT + number * (_WIDTH + _GAP), _BELOW, _WIDTH, _HEIGHT)
     write_title(axes, title)
     write_labels(axes, "layer", "" if number else "accuracy")
-    axes.set_xlim(0.5, layers + 0.5)
-    axes.set_xticks(layer_ticks(layers))
-    axes.set_ylim(0, 1)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    if number:
-        axes.tick_params(labelleft=False)
+    axes.tick_params(labelleft=not number)
     return axes
 
 
-def _draw(axes: Axes, accuracy: list[float], label: str, color: Any, style: str = "-") -> None:
-    layers = range(1, len(accuracy) + 1)
-    axes.plot(layers, accuracy, style, color=color, marker="o", markersize=3.5, label=label, clip_on=False)
-
-
-def _shades(count: int) -> list[Any]:
-    light_to_dark = LinearSegmentedColormap.from_list("strength", ["#9ecae9", "#08306b"])
-    return [light_to_dark(step / max(1, count - 1)) for step in range(count)]
-
-
-def _key(axes: Axes, unit: str, *, columns: int) -> None:
-    axes.legend(
-        title=unit,
-        title_fontsize=TICK_SIZE,
-        ncols=columns,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.16),
-        frameon=False,
-        fontsize=TICK_SIZE,
-        labelcolor=INK,
-        handlelength=1.4,
-        columnspacing=1,
-        borderpad=0,
-    )
+def _draw(axes: Axes, accuracies: Mapping[str, Sequence[float]], colors: Sequence[Any]) -> dict[str, Line2D]:
+    layers = len(next(iter(accuracies.values())))
+    lines = draw_lines(axes, {name: (range(1, layers + 1), values) for name, values in accuracies.items()}, size=3.5)
+    for line, color in zip(lines.values(), colors, strict=True):
+        line.set_color(color)
+    scale_axes(axes, layers)
+    return lines

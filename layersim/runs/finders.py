@@ -27,8 +27,8 @@ def is_searching(trainer: Trainer) -> bool:
     )
 
 
-def start_from(schedule: LRScheduler | ReduceLROnPlateau, rate: float) -> None:
-    """Makes a schedule, and the optimizer that it moves, what they were had the optimizer been made with this rate.
+def start_from(schedule: LRScheduler | ReduceLROnPlateau, rates: list[float]) -> None:
+    """Makes a schedule, and the optimizer that it moves, what they were had the optimizer's groups these rates.
 
     Raises:
         UserError: a schedule of rates of its own, or of several schedules.
@@ -37,13 +37,13 @@ def start_from(schedule: LRScheduler | ReduceLROnPlateau, rate: float) -> None:
         return  # it lowers whatever rate there is
     if isinstance(schedule, OneCycleLR | CyclicLR | SequentialLR | ChainedScheduler):
         raise UserError(
-            f"LearningRateFinder found {rate:.3g}, but {type(schedule).__name__} does not start from the optimizer's "
+            f"LearningRateFinder found a rate, but {type(schedule).__name__} does not start from the optimizer's "
             "rate alone. Leave the finder out of --trainer.callbacks, or change --model.lr_scheduler."
         )
-    groups = schedule.optimizer.param_groups
-    rates = [last * rate / base for last, base in zip(schedule.get_last_lr(), schedule.base_lrs, strict=True)]
-    schedule.base_lrs, schedule._last_lr = [rate] * len(groups), rates
-    for group, now in zip(groups, rates, strict=True):
+    moved = zip(schedule.get_last_lr(), schedule.base_lrs, rates, strict=True)
+    schedule._last_lr = [last * rate / base for last, base, rate in moved]
+    schedule.base_lrs = [*rates]
+    for group, rate, now in zip(schedule.optimizer.param_groups, rates, schedule._last_lr, strict=True):
         group["initial_lr"], group["lr"] = rate, now
 
 

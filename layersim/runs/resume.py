@@ -2,60 +2,65 @@
 
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 
 from layersim.errors import UserError
 
 STEPS_PER_EPOCH = "steps_per_epoch"
 """A checkpoint's entry: how many optimizer steps an epoch took."""
+RATES = "learning_rates"
+"""A checkpoint's entry: the learning rate that each parameter group started from, which a schedule may have moved."""
 
 
-def prefer_given_options(
-    checkpoint: dict[str, Any], given: Optimizer, hparams: dict[str, Any], started: float | None = None
-) -> None:
+def starting_rates(optimizer: Optimizer) -> list[float]:
+    """The rates of an optimizer's groups where its schedule, if it has one, starts."""
+    return [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+
+
+def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: dict[str, Any]) -> None:
     """Rewrites a checkpoint's optimizer and scheduler states, in place, to the options of the optimizer that was given.
 
-    Momenta and counts stay. A changed learning rate moves the whole schedule by its ratio to the old one.
+    Group by group: momenta and counts stay. A changed learning rate moves the whole schedule by its ratio to the old
+    one.
 
     Args:
-        checkpoint: as Lightning saves it.
-        given: an optimizer with the options that training shall go on with.
+        checkpoint: as Lightning saves it, with `RATES`; the same rates as now are taken for those that it does not tell.
+        given: an optimizer with the options that training shall go on with, and with its schedule.
         hparams: the module's hyper-parameters now; compared to the checkpoint's where both were made by the command.
-        started: the rate that the schedule that is given starts from, where it is not the optimizer's (OneCycleLR).
 
     Raises:
-        UserError: another optimizer or another schedule than the checkpoint's: its state means nothing to them.
+        UserError: another optimizer, other groups or another schedule than the checkpoint's: its state means nothing to
+            them.
     """
     stored = checkpoint.get("hyper_parameters") or {}
     if stored and hparams:
         _refuse_change("optimizer", stored["optimizer"]["class_path"], hparams["optimizer"]["class_path"])
         for what in ("lr_scheduler", "lr_scheduler_interval"):
             _refuse_change(what, stored.get(what), hparams.get(what))
-    options = {key: value for key, value in given.param_groups[0].items() if key != "params"}
-    moved = {"lr", "initial_lr"}
+    peaks = checkpoint.get(RATES) or starting_rates(given)
+    moved = {"params", "lr", "initial_lr"}
     if any(schedule.get("cycle_momentum") for schedule in checkpoint.get("lr_schedulers", [])):
         moved |= {"momentum", "betas"}
     for state in checkpoint.get("optimizer_states", []):
-        for group in state["param_groups"]:
+        groups = state["param_groups"]
+        _refuse_change("parameter groups", [*map(_told, groups)], [*map(_told, given.param_groups)])
+        for number, (group, now, rate) in enumerate(zip(groups, given.param_groups, starting_rates(given), strict=True)):
+            options = {key: value for key, value in now.items() if key not in moved}
             if missing := options.keys() - group.keys():
                 raise UserError(
                     f"The checkpoint's optimizer has no {', '.join(sorted(missing))}: it is of another kind than "
                     f"{type(given).__name__}. Resume with the optimizer it was trained with."
                 )
-            peak = _peak(stored, group, options["lr"] if checkpoint.get("lr_schedulers") else group["lr"])
-            by_command = "lr" in stored.get("optimizer", {}).get("init_args", {})
-            rate = options["lr"] if by_command or started is None else started
-            if rate != peak:
+            if rate != (peak := peaks[number]):
                 if peak == 0:
                     raise UserError("The checkpoint was trained with a learning rate of 0, which no factor raises.")
-                ratio = rate / peak
-                group["lr"] *= ratio
+                group["lr"] *= rate / peak
                 if "initial_lr" in group:
                     group["initial_lr"] = rate
                 for schedule in checkpoint.get("lr_schedulers", []):
-                    _scale(schedule, ratio)
-            group.update({key: value for key, value in options.items() if key not in moved})
+                    for key in {"base_lrs", "_last_lr"} & schedule.keys():
+                        schedule[key][number] *= rate / peak
+            group.update(options)
 
 
 def check_length(checkpoint: dict[str, Any], steps: int) -> None:
@@ -75,17 +80,8 @@ def check_length(checkpoint: dict[str, Any], steps: int) -> None:
         )
 
 
-def _peak(stored: dict[str, Any] | None, group: dict[str, Any], otherwise: float) -> float:
-    """The learning rate that the checkpoint's run was started with, which a schedule may since have lowered."""
-    given = stored["optimizer"].get("init_args", {}).get("lr") if stored else None
-    peak: float = group.get("initial_lr", otherwise) if given is None else given
-    return peak
-
-
-def _scale(schedule: dict[str, Any], ratio: float) -> None:
-    for key in ("base_lrs", "_last_lr"):
-        if key in schedule:
-            schedule[key] = [rate * ratio for rate in schedule[key]]
+def _told(group: dict[str, Any]) -> str:
+    return f"{group.get('name', 'one')} of {len(group['params'])} parameters"
 
 
 def _refuse_change(what: str, stored: Any, given: Any) -> None:
@@ -94,9 +90,3 @@ def _refuse_change(what: str, stored: Any, given: Any) -> None:
             f"The checkpoint was trained with {what} {stored}, but {given} is given, and the one's state means nothing "
             f"to the other. Resume with the checkpoint's {what}, or train anew."
         )
-
-
-def probe(optimizer: Any) -> Optimizer:
-    """An optimizer of the given make on one parameter, to read its options from."""
-    made: Optimizer = optimizer([torch.nn.Parameter(torch.zeros(1))])
-    return made

@@ -1,4 +1,4 @@
-"""Loggers that settle in the run's directory."""
+"""Loggers that write into the run's directory."""
 
 import contextlib
 import os
@@ -13,14 +13,14 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from wandb.sdk import wandb_setup
 from wandb.sdk.lib import wbauth
 
-from layersim.commands.sweep_arguments import under_agent, whole_flag
+from layersim.sweep.flags import under_agent, whole_flag
 
 
 @runtime_checkable
-class Settles(Protocol):
-    """A logger that the command gives its place."""
+class RunLogger(Protocol):
+    """A logger that writes into the run's directory."""
 
-    def settle(self, directory: Path, run_id: str, name: str) -> None:
+    def start_in(self, directory: Path, run_id: str, name: str) -> None:
         """Tells the run's directory, id and name, before anything is logged."""
 
 
@@ -69,7 +69,7 @@ class Wandb(loggers.WandbLogger):
         )
         del self._wandb_init["anonymous"]  # Lightning passes it on, W&B no longer knows it
 
-    def settle(self, directory: Path, run_id: str, name: str) -> None:
+    def start_in(self, directory: Path, run_id: str, name: str) -> None:
         self._save_dir = self._wandb_init["dir"] = str(directory)
         self._id = self._wandb_init["id"] = self._wandb_init["id"] or run_id
         self._name = self._wandb_init["name"] = self._wandb_init["name"] or name
@@ -119,7 +119,7 @@ class TensorBoard(loggers.TensorBoardLogger):
     def __init__(self) -> None:
         super().__init__(save_dir="", name="tensorboard", version="")
 
-    def settle(self, directory: Path, run_id: str, name: str) -> None:
+    def start_in(self, directory: Path, run_id: str, name: str) -> None:
         self._root_dir = str(directory)
 
 

@@ -1,19 +1,16 @@
-"""How alike are the layers? One measure a file: a pure function first, then the metric that streams it."""
+"""How alike are the layers? A pure function for each measure, and the metric that streams it."""
 
-from layersim.similarity.angular import AngularDistance, angular_distance
-from layersim.similarity.cknna import CKNNA, cknna
-from layersim.similarity.cosine import CosineSimilarity, cosine
+from layersim.similarity.cca import PWCCA, SVCCA, MeanCCA, mean_cca, pwcca, svcca
+from layersim.similarity.directions import AngularDistance, CosineSimilarity, angular_distance, cosine
 from layersim.similarity.intervals import Interval, jackknife
 from layersim.similarity.linear_cka import LinearCKA, linear_cka
-from layersim.similarity.mean_cca import MeanCCA, mean_cca
-from layersim.similarity.mutual_knn import MutualKNN, mutual_knn
+from layersim.similarity.measure import Measure, PairMeasure
+from layersim.similarity.neighbours import CKNNA, MutualKNN, cknna, mutual_knn
 from layersim.similarity.procrustes import Procrustes, procrustes
 from layersim.similarity.properties import Properties
-from layersim.similarity.pwcca import PWCCA, pwcca
 from layersim.similarity.rbf_cka import RBFCKA, rbf_cka
 from layersim.similarity.regression import RegressionR2, regression_r2
 from layersim.similarity.rsa import RSA, rsa
-from layersim.similarity.svcca import SVCCA, svcca
 
 __all__ = [
     "CKNNA",
@@ -26,7 +23,9 @@ __all__ = [
     "Interval",
     "LinearCKA",
     "MeanCCA",
+    "Measure",
     "MutualKNN",
+    "PairMeasure",
     "Procrustes",
     "Properties",
     "RegressionR2",

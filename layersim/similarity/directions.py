@@ -1,6 +1,7 @@
-"""What cosine and angular distance share: each sample's directions at two layers, compared, and the mean over samples.
+"""Cosine similarity and angular distance: each sample's directions at two layers, compared, and the mean over samples.
 Letters: L and M layers, N samples, D width."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
@@ -9,11 +10,10 @@ from torch import Tensor
 
 from layersim.errors import UserError
 from layersim.precision import widened
-from layersim.similarity.centering import centred
-from layersim.similarity.features import Layers, as_pair, require_equal_widths, require_samples, warn_undefined
+from layersim.similarity.features import Layers, as_pair, centred, require_equal_widths, require_samples, warn_undefined
 from layersim.similarity.intervals import Interval, jackknife_of_sums
+from layersim.similarity.measure import Measure
 from layersim.similarity.properties import Properties
-from layersim.similarity.samples import WholeMetric
 
 Centering = Literal["none", "samples", "components"]
 Comparison = Callable[[Tensor, Tensor], Tensor]
@@ -22,77 +22,99 @@ Comparison = Callable[[Tensor, Tensor], Tensor]
 CHUNK = 128  # samples that are compared at once: their directions fit the cache
 
 
-def mean_comparison(
-    features: Layers, other: Layers | None, centering: Centering, compare: Comparison, measure: str
-) -> Tensor:
-    """Mean of `compare` over the samples, (L, M) float64, of (L, N, D) features with `other` (M, N, D) or themselves.
+def cosine(features: Layers, other: Layers | None = None, *, centering: Centering = "samples") -> Tensor:
+    """Mean over the samples of the cosine between a sample's features at two layers.
 
-    A layer with a vector of length zero after centring, or not finite, has NaN in its row and column, and one
-    UserWarning names it. Raises UserError for an unknown centering, shapes that do not fit, or too few samples (2 with
-    "samples", else 1).
+    Args:
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
+        other: (M, N, D) of the same samples, from another model or checkpoint; where None, `features` themselves.
+        centering: what is subtracted first: "samples", each layer's mean over the samples (Jiang et al. 2025, COS);
+            "components", each vector's mean of its own components (the authors' GPT-2 code); "none". The choice can
+            turn a conclusion round. Invariant to an orthogonal map that all layers share and to each layer's positive
+            scale; with "samples" also to each layer's translation, with "components" not to orthogonal maps.
+
+    Returns:
+        (L, L) or (L, M) float64 in [−1, 1], exactly 1 for equal layers, from float32 differences and sums: 6 N L M D
+        FLOPs, half of that for one set, and 1536 L D bytes beside the features, with "samples" 4 L N D more. A layer
+        with a vector of length zero after centring, or not finite, has NaN in its row and column, and one UserWarning
+        names it.
+
+    Raises:
+        UserError: an unknown centering, not (L, N, D), widths or numbers of samples that differ, or too few samples (2
+            with "samples", else 1).
     """
-    require_centering(centering)
-    features, other = as_pair(features, other)
-    require_equal_widths(features, other, measure)
-    require_directions(features.shape[1], centering, measure)
-    total = torch.stack([_compared(*chunk, compare).sum(0) for chunk in _directions(features, other, centering)]).sum(0)
-    return warn_undefined(total / features.shape[1], features, other)
+    return _mean_comparison(features, other, centering, CosineSimilarity)
 
 
-class DirectionMetric(WholeMetric):
-    """A mean over the samples of how a sample's directions at two layers compare, over batches and processes.
+def angular_distance(features: Layers, other: Layers | None = None, *, centering: Centering = "none") -> Tensor:
+    """Mean over the samples of arccos(cosine) / π between a sample's features at two layers.
+
+    Gromov et al. 2024 (arXiv 2403.17887), who take it at the last token and leave out the layers that it finds
+    closest. The angle is 2 atan2(‖u − v‖, ‖u + v‖) of the directions u and v (Kahan 2006), which keeps its digits where
+    arccos loses half of them: between neighbouring layers.
+
+    Args:
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
+        other: (M, N, D) of the same samples, from another model or checkpoint; where None, `features` themselves.
+        centering: what is subtracted first, as in `cosine`; "none" as published. Invariant to what `cosine` is.
+
+    Returns:
+        (L, L) or (L, M) float64 in [0, 1], a distance: 0 for the same direction, ½ for a right angle, 1 for the
+        opposite. At `cosine`'s cost, from float32 differences and sums. A layer with a vector of length zero, or
+        not finite, has NaN in its row and column, and one UserWarning names it.
+
+    Raises:
+        UserError: an unknown centering, not (L, N, D), widths or numbers of samples that differ, or too few samples (2
+            with "samples", else 1).
+    """
+    return _mean_comparison(features, other, centering, AngularDistance)
+
+
+class CosineSimilarity(Measure):
+    """`cosine` over batches and processes: the same value whatever the batch size, the order or the split.
 
     With centering "samples" the features are kept, `max_samples` of them at most: those whose position has the smallest
     hash, so that the choice depends on the data alone. Otherwise sums and counts are all it holds.
     """
 
-    measure: str
-    """What errors call it."""
-    compare: Comparison
+    label = "cosine similarity"
+    value_range = (-1, 1)
+    least = 2
+    function = staticmethod(cosine)
 
-    def __init__(self, *, centering: Centering, max_samples: int | None = None) -> None:
-        """See `cosine`.
-
-        Raises:
-            UserError: an unknown centering, `max_samples` below 2, or `max_samples` where nothing is kept.
-        """
+    def __init__(self, *, centering: Centering = "samples", max_samples: int | None = None) -> None:
+        """See `cosine`. Raises UserError for an unknown centering, `max_samples` below 2, or `max_samples` where
+        nothing is kept."""
         require_centering(centering)
         if max_samples is not None and centering != "samples":
             raise UserError(
                 f'max_samples: centering="{centering}" keeps no samples to cap, got {max_samples}: leave it out'
             )
-        super().__init__(max_samples=max_samples, least=2, centering=centering)
+        super().__init__(max_samples=max_samples)
+        self.arguments = {"centering": centering}
         self.centering: Centering = centering
+
+    @staticmethod
+    def compare(apart: Tensor, together: Tensor) -> Tensor:
+        """‖u + v‖² − ‖u − v‖² = 4 <u, v>, over their sum: exactly 1 for equal directions, and never more."""
+        apart, together = apart.square(), together.square()
+        return (together - apart) / (together + apart)
 
     @property
     def options(self) -> dict[str, Any]:
-        """What a run records beside the values."""
         return super().options if self.centering == "samples" else dict(self.arguments)
 
     @property
     def properties(self) -> Properties:
-        """What the measure promises with these options."""
-        centred = self.centering == "samples"
         return Properties(
             orthogonal="none" if self.centering == "components" else "shared",
-            scaling="own",
-            linear="none",
-            translation="own" if centred else "none",
-            permutation=True,
-            flops=lambda layers, samples, width: 3 * samples * layers * (layers + 1) * width,
-            bytes=lambda layers, samples, width: 4 * layers * width * (3 * min(samples, CHUNK) + samples * centred),
+            translation="own" if self.centering == "samples" else "none",
             equal_widths=True,
         )
 
     def update(self, features: Layers, index: Tensor | None = None, *, other: Layers | None = None) -> None:
-        """Takes (L, n, D) features, their samples' (n,) integer positions in the data set, on the host, and, to compare
-        two models, the (M, n, D) features that the `other` has for the same samples.
-
-        Without positions samples are numbered as they come; on several processes give them, or the choice of samples
-        and the intervals depend on the split.
-        """
-        batch = self.admit(features, index, other)
-        require_equal_widths(batch.features, batch.other, self.measure)
+        batch = self.admitted(features, index, other)
+        require_equal_widths(batch.features, batch.other, self.label)
         if self.centering == "samples":
             self.keep(batch)
             return
@@ -101,19 +123,40 @@ class DirectionMetric(WholeMetric):
             self.add(_compared(*chunk, self.compare), positions)
 
     def compute(self) -> Tensor:
-        """(L, L) or (L, M) float64, as the function on all samples. Raises UserError where too few came."""
         if self.centering == "samples":
             return super().compute()
-        require_directions(self.count(), self.centering, self.measure)
-        sums, counts = self.added()
+        sums, counts = self._sums()
         return warn_undefined(_mean(sums.sum(0), counts.sum()))
 
     def interval_of_state(self, confidence: float) -> Interval:
         """From the groups' sums, or, with centering "samples", from the kept samples."""
         if self.centering == "samples":
             return super().interval_of_state(confidence)
-        require_directions(self.count(), self.centering, self.measure)
-        return jackknife_of_sums(_mean, *self.added(), confidence, "samples")
+        return jackknife_of_sums(_mean, *self._sums(), confidence, "samples")
+
+    def _sums(self) -> tuple[Tensor, Tensor]:
+        _require_directions(self.count(), self.centering, self.label)
+        return self.added()
+
+
+class AngularDistance(CosineSimilarity):
+    """`angular_distance` over batches and processes: the same value whatever the batch size, the order or the split.
+
+    As `CosineSimilarity`, it keeps features with centering "samples" alone.
+    """
+
+    label = "angular distance"
+    value_range = (0, 1)
+    identical = 0.0
+    function = staticmethod(angular_distance)
+
+    def __init__(self, *, centering: Centering = "none", max_samples: int | None = None) -> None:
+        """See `CosineSimilarity`."""
+        super().__init__(centering=centering, max_samples=max_samples)
+
+    @staticmethod
+    def compare(apart: Tensor, together: Tensor) -> Tensor:
+        return torch.atan2(apart, together) * (2 / math.pi)
 
 
 def require_centering(centering: str) -> None:
@@ -122,8 +165,19 @@ def require_centering(centering: str) -> None:
         raise UserError(f'centering: expected one of {", ".join(get_args(Centering))}, got "{centering}"')
 
 
-def require_directions(came: int, centering: Centering, measure: str) -> None:
-    """Raises UserError where too few samples came for the centering."""
+def _mean_comparison(
+    features: Layers, other: Layers | None, centering: Centering, kind: type[CosineSimilarity]
+) -> Tensor:
+    require_centering(centering)
+    features, other = as_pair(features, other)
+    require_equal_widths(features, other, kind.label)
+    _require_directions(features.shape[1], centering, kind.label)
+    chunks = _directions(features, other, centering)
+    total = torch.stack([_compared(*chunk, kind.compare).sum(0) for chunk in chunks]).sum(0)
+    return warn_undefined(total / features.shape[1], features, other)
+
+
+def _require_directions(came: int, centering: Centering, measure: str) -> None:
     require_samples(came, 2 if centering == "samples" else 1, f'{measure} with centering="{centering}"')
 
 

@@ -1,5 +1,5 @@
-"""What a measure demands of the features, and what it says when a layer cannot be measured. Letters: L and M layers,
-N samples, D and D' width."""
+"""What a measure demands of the features, does to them first, and says when a layer cannot be measured.
+Letters: L and M layers, N samples, D and D' width."""
 
 import warnings
 from collections.abc import Sequence
@@ -130,3 +130,13 @@ def _named(undefined: Tensor, features: Tensor | None, side: str) -> str:
     counts = [f"{count} values that are not finite in layer {layer}" for layer, count in broken.items() if count]
     named = f"layer {', '.join(str(layer + 1) for layer in layers)}{side} (counted from 1)"
     return f"{named}, with {', '.join(counts)}" if counts else named
+
+
+def centred(values: Tensor, dim: int) -> Tensor:
+    """`values` less their mean along `dim`, as a new tensor of the same shape and dtype.
+
+    The first entry is subtracted before the mean is taken: equal entries become exactly zero, and a mean far from zero
+    eats no digits.
+    """
+    residual = values - values.narrow(dim, 0, 1)
+    return residual.sub_(residual.mean(dim, keepdim=True))

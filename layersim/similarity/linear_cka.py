@@ -8,8 +8,7 @@ from torch import Tensor
 
 from layersim.errors import UserError
 from layersim.similarity.features import Layers, TooFewSamples, as_pair, require_samples, warn_undefined
-from layersim.similarity.hsic import COLUMNS, ROWS, covariance_products, gram_products, hsic
-from layersim.similarity.hsic_without_groups import hsic_without_groups
+from layersim.similarity.hsic import hsic, hsic_without_groups
 from layersim.similarity.intervals import (
     GROUPS,
     Interval,
@@ -19,10 +18,10 @@ from layersim.similarity.intervals import (
     require_confidence,
     sums_by_group,
 )
-from layersim.similarity.keeping import joined
+from layersim.similarity.kept_samples import Samples, joined
+from layersim.similarity.measure import Measure
 from layersim.similarity.positions import dealt, require_distinct
 from layersim.similarity.properties import Properties
-from layersim.similarity.samples import Batch, WholeMetric
 
 Estimator = Literal["minibatch", "debiased", "biased"]
 
@@ -64,7 +63,7 @@ def linear_cka(
     return warn_undefined(_ratio(total), features, other)
 
 
-class LinearCKA(WholeMetric):
+class LinearCKA(Measure):
     """`linear_cka` over batches and processes: the same value whatever the loader's batch size, the order or the split.
 
     "minibatch": the groups are made of positions in the data set, group = position // `batch_size`, not of the loader's
@@ -86,70 +85,32 @@ class LinearCKA(WholeMetric):
     def __init__(
         self, *, estimator: Estimator = "minibatch", batch_size: int = 64, max_samples: int | None = None
     ) -> None:
-        """See `linear_cka`.
-
-        Raises:
-            UserError: an unknown estimator, `batch_size` < 4, `max_samples` below what the estimator needs, or
-                `max_samples` with "minibatch".
-        """
+        """See `linear_cka`. Raises UserError for an unknown estimator, `batch_size` < 4, `max_samples` below what the
+        estimator needs, or `max_samples` with "minibatch"."""
         _check(estimator, batch_size)
         if max_samples is not None and estimator == "minibatch":
             raise UserError(
                 f'max_samples: estimator="minibatch" streams and keeps no samples to cap, got {max_samples}: leave it '
                 'out, or choose estimator="debiased"'
             )
-        minibatch = {"batch_size": batch_size} if estimator == "minibatch" else {}
-        super().__init__(
-            max_samples=max_samples, least=LEAST[estimator], group=batch_size, estimator=estimator, **minibatch
-        )
+        super().__init__(max_samples=max_samples)
+        self.require_cap(LEAST[estimator])
+        self.arguments = {"estimator": estimator} | ({"batch_size": batch_size} if estimator == "minibatch" else {})
         self.add_state("used", [], dist_reduce_fx="cat")
         self.estimator: Estimator = estimator
+        self.batch_size = self.group = batch_size
         self.value_range = (0 if estimator == "biased" else -1, 1)
-        self.batch_size = batch_size
 
     @property
     def options(self) -> dict[str, Any]:
-        """What a run records beside the values."""
         return dict(self.arguments) if self.estimator == "minibatch" else super().options
 
     @property
     def properties(self) -> Properties:
-        """What the measure promises with these options."""
-
-        def at_once(layers: int, samples: int, width: int) -> tuple[int, bool]:
-            """How many samples HSIC takes together, and whether by their Gram matrices."""
-            size, widths = self.batch_size if self.estimator == "minibatch" else samples, [width] * layers
-            return size, gram_products(size, widths) <= covariance_products(size, widths)
-
-        def operations(layers: int, samples: int, width: int) -> float:
-            size, grams = at_once(layers, samples, width)
-            if grams:
-                return (2 if size <= ROWS else 1) * samples * size * layers * (width + layers)
-            return samples * layers * (layers + 1) * width**2
-
-        def held(layers: int, samples: int, width: int) -> float:
-            size, grams = at_once(layers, samples, width)
-            block = 2 * min(size, ROWS) * min(size, COLUMNS) if grams else size * width
-            return 4 * layers * ((2 if size < samples else 1) * size * width + block)
-
-        return Properties(
-            orthogonal="own",
-            scaling="own",
-            linear="none",
-            translation="own",
-            permutation=self.estimator != "minibatch",
-            flops=operations,
-            bytes=held,
-        )
+        return Properties(orthogonal="own", translation="own", permutation=self.estimator != "minibatch")
 
     def update(self, features: Layers, index: Tensor | None = None, *, other: Layers | None = None) -> None:
-        """Takes (L, n, D) features, their samples' (n,) integer positions in the data set, on the host, and, to compare
-        two models, the (M, n, D') features that the `other` has for the same samples.
-
-        Without positions samples are numbered as they come; on several processes give them, or groups and kept samples
-        depend on the split.
-        """
-        batch = self.admit(features, index, other)
+        batch = self.admitted(features, index, other)
         if self.estimator != "minibatch":
             self.keep(batch)
         elif self._holds_whole_groups(batch.index):
@@ -159,11 +120,6 @@ class LinearCKA(WholeMetric):
             self._use_complete()
 
     def compute(self) -> Tensor:
-        """(L, L) or (L, M) float64, as `linear_cka` on all samples in the order of their positions.
-
-        Raises:
-            UserError: too few samples came, or a position came twice.
-        """
         if self.estimator != "minibatch":
             return super().compute()
         sums, _ = self._sums()
@@ -198,7 +154,7 @@ class LinearCKA(WholeMetric):
         sums, counts = zip(*parts, strict=True)
         return torch.stack(sums).sum(0), torch.stack(counts).sum(0)
 
-    def _measured(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _measured(self, batch: Samples) -> tuple[Tensor, Tensor]:
         """HSIC (n, L + 1, M + 1) in each of n groups of the batch's ascending positions, and the groups' numbers."""
         numbers, sizes = torch.unique_consecutive(batch.index // self.batch_size, return_counts=True)
         values = list(_hsic_of_groups(batch.features, batch.other, sizes.tolist(), self.estimator))
@@ -218,16 +174,10 @@ class LinearCKA(WholeMetric):
         complete = (sizes >= self.batch_size)[group]
         if 2 * int(complete.sum()) < len(index) or not complete.any():
             return
-        order = index.argsort()
-        order = order[complete[order]]
-        require_distinct(index[order])
-        there = order.to(self.features[0].device, non_blocking=True)
-        features = torch.cat(self.features)[there].transpose(0, 1)
-        other = torch.cat(self.others)[there].transpose(0, 1) if self.others else None
-        self._use(Batch(features, other, index[order]))
+        self._use(self.kept(complete))
         self.select((~complete).nonzero().flatten())
 
-    def _use(self, batch: Batch) -> None:
+    def _use(self, batch: Samples) -> None:
         """Adds whole groups to the sums."""
         values, numbers = self._measured(batch)
         self.add(values, numbers)
@@ -273,7 +223,7 @@ def _ratio(bordered: Tensor) -> Tensor:
     return bordered[:-1, :-1] / roots
 
 
-def _interval(kept: Batch, estimator: Estimator, confidence: float) -> Interval:
+def _interval(kept: Samples, estimator: Estimator, confidence: float) -> Interval:
     """The jackknife of the estimators that take all samples at once, without measuring again without each group."""
     require_confidence(confidence)
     value = linear_cka(kept.features, kept.other, estimator=estimator)

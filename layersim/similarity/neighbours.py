@@ -1,18 +1,123 @@
-"""Who is near whom at a layer. Letters: N samples, D width."""
+"""Nearest neighbours of samples at two layers: how far they overlap, and CKA of them alone. Letters: L and M layers,
+N samples, D and D' width."""
 
 import torch
 from torch import Tensor
 
 from layersim.errors import UserError
+from layersim.similarity.features import Layers, as_features
+from layersim.similarity.layer_pairs import compare_layers, relation_products
+from layersim.similarity.measure import Measure
+from layersim.similarity.properties import Properties
 
 
-def require_neighbours(k: int) -> None:
-    """Raises UserError where `k` is no number of neighbours."""
+def mutual_knn(features: Layers, other: Layers | None = None, *, k: int = 10) -> Tensor:
+    """Mean over the samples of the share of its k nearest neighbours at one layer that are so at the other as well.
+
+    Huh et al. 2024 (arXiv 2405.07987): (1 / k) |S(φ_i) ∩ S(ψ_i)|, neighbours by the largest inner product of
+    features of length one, that is by cosine, as in their program.
+
+    Args:
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
+        other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
+        k: neighbours, without the sample itself.
+
+    Returns:
+        (L, L) or (L, M) float64 in [0, 1], 1 for a layer against itself; unrelated layers have k / (N − 1). Invariant
+        to each layer's own orthogonal map and scale, not to translation. Which of several samples that are equally near
+        counts as the k-th is arbitrary. In float64: 2 N² L (D + L) FLOPs and N² (L + 17) bytes beside the features. A
+        layer with a vector of length zero, or constant, or not finite, has NaN in its row and column, and one
+        UserWarning names it.
+
+    Raises:
+        UserError: k below 1, not (L, N, D), numbers of samples that differ, or fewer than k + 2 samples: with k + 1
+            everybody is everybody's neighbour.
+    """
+    _require_neighbours(k)
+    features = as_features(features)
+
+    def look(layer: Tensor) -> Tensor | None:
+        kernel = _cosine_kernel(layer)
+        return None if kernel is None else _nearest(kernel, k)
+
+    overlap = compare_layers(
+        features, other, look, relation_products, least=k + 2, measure=f"mutual k-nearest neighbours with k={k}"
+    )
+    return overlap / (features.shape[1] * k)
+
+
+def cknna(features: Layers, other: Layers | None = None, *, k: int = 10) -> Tensor:
+    """CKA of which only pairs count that are nearest neighbours at both layers (Huh et al. 2024, arXiv 2405.07987).
+
+    Align(K, L) / √(Align(K, K) Align(L, L)) with Align(K, L) = Σ_i Σ_j α_ij (K_ij − mean_l K_il)(L_ij − mean_l L_il),
+    α_ij = 1 where j ≠ i is among the k nearest to i at both layers, else 0 (eqs. 16 to 18), and K the inner products of
+    features of length one. Their program does something else under the name: HSIC-1 of the kernels that α has masked.
+
+    Args:
+        features: (L, N, D) of any floating dtype: a tensor, a NumPy array, or a list of layers (N, D).
+        other: (M, N, D') of the same samples, from another model or checkpoint; where None, `features` themselves.
+        k: neighbours, without the sample itself. With N − 1 every pair of two samples counts.
+
+    Returns:
+        (L, L) or (L, M) float64 in [−1, 1], 1 for a layer against itself. Invariant to each layer's own orthogonal map
+        and scale, not to translation. Which of several samples that are equally near counts as the k-th is arbitrary.
+        In float64: 2 N² L (D + L) FLOPs and 8 N² (L + 3) bytes beside the features. A layer with a vector of length
+        zero, or constant, or not finite, has NaN in its row and column, and one UserWarning names it.
+
+    Raises:
+        UserError: k below 1, not (L, N, D), numbers of samples that differ, or fewer than k + 1 samples.
+    """
+    _require_neighbours(k)
+
+    def look(layer: Tensor) -> Tensor | None:
+        kernel = _cosine_kernel(layer)
+        if kernel is None:
+            return None
+        local = (kernel - kernel.mean(1, keepdim=True)) * _nearest(kernel, k)
+        length = torch.linalg.vector_norm(local)
+        return None if length == 0 else local / length
+
+    return compare_layers(features, other, look, relation_products, least=k + 1, measure=f"CKNNA with k={k}")
+
+
+class MutualKNN(Measure):
+    """`mutual_knn` over batches and processes, of `max_samples` samples at most: the value depends on their number."""
+
+    label = "mutual nearest neighbours"
+    value_range = (0, 1)
+    function = staticmethod(mutual_knn)
+    properties = Properties(orthogonal="own")
+
+    def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
+        """See `mutual_knn`. Raises UserError for k below 1, or `max_samples` below k + 2."""
+        _require_neighbours(k)
+        super().__init__(max_samples=max_samples)
+        self.require_cap(k + 2)
+        self.arguments = {"k": k}
+
+
+class CKNNA(Measure):
+    """`cknna` over batches and processes, of `max_samples` samples at most: the value depends on their number."""
+
+    label = "CKNNA"
+    value_range = (-1, 1)
+    function = staticmethod(cknna)
+    properties = Properties(orthogonal="own")
+
+    def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
+        """See `cknna`. Raises UserError for k below 1, or `max_samples` below k + 1."""
+        _require_neighbours(k)
+        super().__init__(max_samples=max_samples)
+        self.require_cap(k + 1)
+        self.arguments = {"k": k}
+
+
+def _require_neighbours(k: int) -> None:
     if k < 1:
         raise UserError(f"k: expected at least 1 neighbour, got {k}")
 
 
-def cosine_kernel(layer: Tensor) -> Tensor | None:
+def _cosine_kernel(layer: Tensor) -> Tensor | None:
     """(N, N) cosines of (N, D) features; None where a vector has no direction, or all are the same."""
     largest = layer.abs().amax(1, keepdim=True)
     if (largest == 0).any():
@@ -22,7 +127,7 @@ def cosine_kernel(layer: Tensor) -> Tensor | None:
     return None if torch.equal(units, units[:1].expand_as(units)) else units @ units.mT
 
 
-def nearest(kernel: Tensor, k: int) -> Tensor:
+def _nearest(kernel: Tensor, k: int) -> Tensor:
     """(N, N) bool: whether j is among the k samples with the largest K_ij, i itself left out."""
     others = kernel.clone().fill_diagonal_(-torch.inf)
     return torch.zeros_like(kernel, dtype=torch.bool).scatter_(1, others.topk(k, dim=1).indices, True)

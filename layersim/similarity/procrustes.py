@@ -3,13 +3,11 @@
 import torch
 from torch import Tensor
 
-from layersim.similarity.centering import centred
-from layersim.similarity.features import Layers
+from layersim.similarity.features import Layers, centred
 from layersim.similarity.layer_pairs import compare_layers, nuclear_norms
+from layersim.similarity.measure import Measure
 from layersim.similarity.properties import Properties
-from layersim.similarity.samples import WholeMetric
 
-MEASURE = "orthogonal Procrustes"
 LEAST = 2
 
 
@@ -33,38 +31,17 @@ def procrustes(features: Layers, other: Layers | None = None) -> Tensor:
     Raises:
         UserError: not (L, N, D), numbers of samples that differ, or fewer than 2 samples.
     """
-    return compare_layers(features, other, _unit_shape, nuclear_norms, least=LEAST, measure=MEASURE)
+    return compare_layers(features, other, _unit_shape, nuclear_norms, least=LEAST, measure=Procrustes.label)
 
 
-class Procrustes(WholeMetric):
+class Procrustes(Measure):
     """`procrustes` over batches and processes, of `max_samples` samples at most."""
 
     function = staticmethod(procrustes)
     label = "Procrustes similarity"
     value_range = (0, 1)
-
-    def __init__(self, *, max_samples: int | None = 4096) -> None:
-        """See `procrustes`.
-
-        Raises:
-            UserError: `max_samples` below 2.
-        """
-        super().__init__(max_samples=max_samples, least=LEAST)
-
-    @property
-    def properties(self) -> Properties:
-        """What the measure promises."""
-        return Properties(
-            orthogonal="own",
-            scaling="own",
-            linear="none",
-            translation="own",
-            permutation=True,
-            flops=lambda layers, samples, width: (
-                layers**2 * min(samples, width) ** 2 * (samples + 4 / 3 * min(samples, width))
-            ),
-            bytes=lambda layers, samples, width: 8 * samples * min(samples, width) * (layers + 2),
-        )
+    least = LEAST
+    properties = Properties(orthogonal="own", translation="own")
 
 
 def _unit_shape(layer: Tensor) -> Tensor | None:

@@ -1,7 +1,5 @@
-"""What a measure promises: what changes it and what does not, its cost. Letters: L layers, N samples,
-D width."""
+"""What a measure promises: what changes it and what does not. Letter: D width."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,18 +13,14 @@ class Properties:
 
     orthogonal: Reach
     """Rotations and reflections of the D components."""
-    scaling: Reach
+    scaling: Reach = "own"
     """A positive factor for a whole layer."""
-    linear: Reach
+    linear: Reach = "none"
     """Any invertible linear map of the D components."""
-    translation: Reach
+    translation: Reach = "none"
     """A vector added to all samples of a layer."""
-    permutation: bool
+    permutation: bool = True
     """The samples in another order, the same in all layers."""
-    flops: Callable[[int, int, int], float]
-    """(L, N, D) → floating-point operations for L layers against themselves, leading terms."""
-    bytes: Callable[[int, int, int], float]
-    """(L, N, D) → bytes at the peak beyond float32 features, leading terms."""
     symmetric: bool = True
     """Whether layer l against m is m against l."""
     equal_widths: bool = False

@@ -8,8 +8,8 @@ from torch import Tensor
 from layersim.errors import UserError
 from layersim.similarity.features import Layers
 from layersim.similarity.layer_pairs import compare_layers, relation_products
+from layersim.similarity.measure import Measure
 from layersim.similarity.properties import Properties
-from layersim.similarity.samples import WholeMetric
 
 RBFEstimator = Literal["biased", "debiased"]
 
@@ -54,38 +54,24 @@ def rbf_cka(
     return compare_layers(features, other, look, relation_products, least=LEAST[estimator], measure=measure)
 
 
-class RBFCKA(WholeMetric):
+class RBFCKA(Measure):
     """`rbf_cka` over batches and processes, of `max_samples` samples at most: N² numbers are kept for each layer."""
 
     function = staticmethod(rbf_cka)
     label = "RBF CKA"
     value_range = (-1, 1)
+    properties = Properties(orthogonal="own", translation="own")
 
     def __init__(
         self, *, bandwidth: float = 1.0, estimator: RBFEstimator = "biased", max_samples: int | None = 1024
     ) -> None:
-        """See `rbf_cka`.
-
-        Raises:
-            UserError: an unknown estimator, a bandwidth that is not positive, or `max_samples` below what it needs.
-        """
+        """See `rbf_cka`. Raises UserError for an unknown estimator, a bandwidth that is not positive, or `max_samples`
+        below what it needs."""
         _check(estimator, bandwidth)
-        super().__init__(max_samples=max_samples, least=LEAST[estimator], bandwidth=bandwidth, estimator=estimator)
-        self.estimator: RBFEstimator = estimator
+        super().__init__(max_samples=max_samples)
+        self.require_cap(LEAST[estimator])
+        self.arguments = {"bandwidth": bandwidth, "estimator": estimator}
         self.value_range = (0 if estimator == "biased" else -1, 1)
-
-    @property
-    def properties(self) -> Properties:
-        """What the measure promises with these options."""
-        return Properties(
-            orthogonal="own",
-            scaling="own",
-            linear="none",
-            translation="own",
-            permutation=True,
-            flops=lambda layers, samples, width: samples**2 * layers * (1.5 * width + 2 * layers),
-            bytes=lambda layers, samples, width: 8 * samples**2 * (layers + 3),
-        )
 
 
 def _check(estimator: str, bandwidth: float) -> None:

@@ -3,15 +3,11 @@
 import torch
 from torch import Tensor
 
-from layersim.similarity.centering import centred
-from layersim.similarity.features import Layers
+from layersim.similarity.cca import LEAST, require_room, subspace
+from layersim.similarity.features import Layers, centred
 from layersim.similarity.layer_pairs import compare_layers
-from layersim.similarity.mean_cca import LEAST
+from layersim.similarity.measure import Measure
 from layersim.similarity.properties import Properties
-from layersim.similarity.samples import WholeMetric
-from layersim.similarity.subspace import require_room, subspace
-
-MEASURE = "linear regression"
 
 
 def regression_r2(features: Layers, other: Layers | None = None) -> Tensor:
@@ -35,44 +31,22 @@ def regression_r2(features: Layers, other: Layers | None = None) -> Tensor:
         UserError: not (L, N, D), numbers of samples that differ, fewer than 3, or as few as a layer's rank + 1 (D + 1
             at most).
     """
-    return compare_layers(features, other, _look, _explained, least=LEAST, measure=MEASURE)
+    return compare_layers(features, other, _look, _explained, least=LEAST, measure=RegressionR2.label)
 
 
-class RegressionR2(WholeMetric):
+class RegressionR2(Measure):
     """`regression_r2` over batches and processes, of `max_samples` samples at most."""
 
     function = staticmethod(regression_r2)
     label = "regression R²"
     value_range = (0, 1)
-
-    def __init__(self, *, max_samples: int | None = 4096) -> None:
-        """See `regression_r2`.
-
-        Raises:
-            UserError: `max_samples` below 3.
-        """
-        super().__init__(max_samples=max_samples, least=LEAST)
-
-    @property
-    def properties(self) -> Properties:
-        """What the measure promises."""
-        return Properties(
-            orthogonal="own",
-            scaling="own",
-            linear="none",
-            translation="own",
-            permutation=True,
-            flops=lambda layers, samples, width: (
-                layers * (6 * samples + 20 * width) * width**2 + 2 * layers**2 * samples * width**2
-            ),
-            bytes=lambda layers, samples, width: 24 * layers * samples * width + 16 * layers * width**2,
-            symmetric=False,
-        )
+    least = LEAST
+    properties = Properties(orthogonal="own", translation="own", symmetric=False)
 
 
 def _look(layer: Tensor) -> tuple[Tensor, Tensor] | None:
     """(N, r) basis and (N, D) centred features of length one."""
-    found = require_room(subspace(layer), MEASURE)
+    found = require_room(subspace(layer), RegressionR2.label)
     if found is None:
         return None
     target = centred(layer, dim=0)

@@ -6,15 +6,13 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.similarity.centering import centred
-from layersim.similarity.features import Layers
+from layersim.similarity.features import Layers, centred
 from layersim.similarity.layer_pairs import compare_layers, relation_products
-from layersim.similarity.properties import Properties
-from layersim.similarity.samples import WholeMetric
+from layersim.similarity.measure import Measure
+from layersim.similarity.properties import Properties, Reach
 
 Distance = Literal["euclidean", "correlation"]
 
-MEASURE = "representational similarity analysis"
 LEAST = 3  # samples: two have one distance, which has no rank among others
 
 
@@ -49,39 +47,28 @@ def rsa(features: Layers, other: Layers | None = None, *, distance: Distance = "
         length = torch.linalg.vector_norm(ranks)
         return None if length == 0 else ranks / length
 
-    return compare_layers(features, other, look, relation_products, least=LEAST, measure=MEASURE)
+    return compare_layers(features, other, look, relation_products, least=LEAST, measure=RSA.label)
 
 
-class RSA(WholeMetric):
+class RSA(Measure):
     """`rsa` over batches and processes, of `max_samples` samples at most: N² / 2 numbers are kept for each layer."""
 
     function = staticmethod(rsa)
     label = "RSA"
     value_range = (-1, 1)
+    least = LEAST
 
     def __init__(self, *, distance: Distance = "euclidean", max_samples: int | None = 1024) -> None:
-        """See `rsa`.
-
-        Raises:
-            UserError: an unknown distance, or `max_samples` below 3.
-        """
+        """See `rsa`. Raises UserError for an unknown distance, or `max_samples` below 3."""
         _check(distance)
-        super().__init__(max_samples=max_samples, least=LEAST, distance=distance)
+        super().__init__(max_samples=max_samples)
+        self.arguments = {"distance": distance}
         self.distance: Distance = distance
 
     @property
     def properties(self) -> Properties:
-        """What the measure promises with these options."""
-        euclidean = self.distance == "euclidean"
-        return Properties(
-            orthogonal="own" if euclidean else "none",
-            scaling="own",
-            linear="none",
-            translation="own" if euclidean else "none",
-            permutation=True,
-            flops=lambda layers, samples, width: samples**2 * layers * (1.5 * width + layers),
-            bytes=lambda layers, samples, width: 4 * samples**2 * (layers + 9),
-        )
+        own: Reach = "own" if self.distance == "euclidean" else "none"
+        return Properties(orthogonal=own, translation=own)
 
 
 def _check(distance: str) -> None:

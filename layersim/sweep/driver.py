@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,21 @@ from layersim.sweep.engine import Engine
 from layersim.sweep.file import SweepFile
 from layersim.sweep.ledger import Ledger, State, Trial
 
-_PROGRAM = (sys.executable, "-m", "layersim")
 _POLL_SECONDS = 0.2
+
+
+def installed_command() -> Path:
+    """The command `layersim` of this Python, so that a trial is what the user would start.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
+    places = [Path(sysconfig.get_path("scripts", scheme), "layersim") for scheme in schemes]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UserError(f"Trials are started by the command layersim, but {places[0]} is not there: pip install layersim.")
 
 
 class Driver:
@@ -29,12 +43,12 @@ class Driver:
         file: the sweep; it has been checked.
         root: where runs are kept. Trial 3 lives under `<root>/sweeps/<file's name>/trial-003/`, with all that it
             printed in `output.log`; the ledger lies beside the trials.
-        program: what is started with a trial's words.
+        program: what is started with a trial's words; the installed command where None.
     """
 
-    def __init__(self, file: SweepFile, root: Path, program: Sequence[str] = _PROGRAM) -> None:
+    def __init__(self, file: SweepFile, root: Path, program: Sequence[str] | None = None) -> None:
         self._file = file
-        self._program = program
+        self._program = program or [str(installed_command())]
         self._root = root
         self._place = f"sweeps/{file.path.stem}"
         self._engine = Engine(file.config)

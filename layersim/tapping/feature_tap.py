@@ -3,6 +3,7 @@
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self
 
@@ -10,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from layersim.errors import UserError
-from layersim.tapping.eagerness import run_eagerly
 from layersim.tapping.layout import BatchSizes, Place, batch_sizes, check_layout, tokens_first
 from layersim.tapping.output_pooling import Pool, check_pool, pooled_output
 from layersim.tapping.submodules import chosen_names, named_submodules
 
 _NO_FORWARD = nn.Module.forward
 """What modules that only hold others have: they are never called."""
+_holders: set[object] = set()
+"""Of compiled code in its eager stance."""
+_stance = ExitStack()
 
 
 class FeatureTap:
@@ -72,7 +75,7 @@ class FeatureTap:
         """Starts recording, with nothing recorded yet."""
         self.close()
         self._passes = passes = _Passes()  # hooks know this and not the tap, so that a tap let go of is collected
-        ends = [run_eagerly()]
+        ends = [_run_eagerly()]
         for name, module in self._above.items():
             begin = partial(passes.begin, name.count(".") + 1 if name else 0, tokens_first(module))
             ends.append(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
@@ -169,6 +172,25 @@ class _Passes:
         released, self.passes = self.passes, []
         self._depth = None
         return [calls for calls in released if calls]
+
+
+def _run_eagerly() -> Callable[[], None]:
+    """From now on all compiled code of this process runs eagerly: compiled code passes over hooks that came after it.
+
+    Returns:
+        What ends it. Of several that overlap, whichever ends last counts.
+    """
+    holder = object()
+    if not _holders:
+        _stance.enter_context(torch.compiler.set_stance("force_eager"))
+    _holders.add(holder)
+
+    def end() -> None:
+        _holders.discard(holder)
+        if not _holders:
+            _stance.close()
+
+    return end
 
 
 def _labelled(calls: list[tuple[str, Tensor]]) -> dict[str, Tensor]:

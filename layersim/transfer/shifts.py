@@ -5,29 +5,25 @@ Shifts act on images as the model reads them: normalised, float, (N, C, H, W). L
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from layersim.data import SplitDataModule
 from layersim.data.splits import Sample, seeded
 from layersim.errors import UserError
-from layersim.evaluation_mode import evaluating, on_device_of
+from layersim.evaluation import evaluate
 from layersim.metrics import LayerAccuracy
 from layersim.module import LayerwiseModule
+from layersim.outputs import LayerOutput
 
 Shift = Callable[[Tensor, float, Tensor], Tensor]
 """Images, strength and the samples' indices → images."""
-
-STRENGTHS: dict[str, tuple[float, ...]] = {
-    "rotation": (10.0, 20.0, 30.0, 45.0, 60.0),
-    "noise": (0.1, 0.25, 0.5, 0.75, 1.0),
-    "blur": (0.02, 0.04, 0.06, 0.09, 0.12),
-}
-"""Rotation in degrees; noise in standard deviations of the pixels; blur's σ as a share of the image's width."""
 
 
 def rotate(images: Tensor, degrees: float, index: Tensor) -> Tensor:
@@ -65,8 +61,10 @@ def check_strengths(strengths: Mapping[str, Sequence[float]], size: tuple[int, i
         size: (channels, height, width) of the images; None if any will do.
 
     Raises:
-        UserError: a strength that is not finite or below 0, or a blur of 0, or wider than the images.
+        UserError: no such shift; a strength that is not finite or below 0, or a blur of 0, or wider than the images.
     """
+    if unknown := strengths.keys() - SHIFTS:
+        raise UserError(f"There is no shift {', '.join(sorted(unknown))}. Choose from {', '.join(SHIFTS)}.")
     for kind, several in strengths.items():
         for strength in several:
             if not math.isfinite(strength) or strength < 0 or (kind == "blur" and strength == 0):
@@ -88,7 +86,7 @@ def shifted_accuracies(
     module: LayerwiseModule,
     data: SplitDataModule,
     split: str,
-    strengths: Mapping[str, Sequence[float]] = STRENGTHS,
+    strengths: Mapping[str, Sequence[float]],
     *,
     seed: int = 0,
 ) -> tuple[list[float], dict[str, list[dict[str, Any]]]]:
@@ -98,27 +96,38 @@ def shifted_accuracies(
         module: a classifier of images, on its device.
         data: set up, and fitted to the module's backbone.
         split: such as `val`.
-        strengths: by the shift's name.
+        strengths: by the shift's name: rotation in degrees; noise in standard deviations of the pixels; blur's σ as a
+            share of the image's width.
         seed: of the noise.
 
     Returns:
         (L,) accuracies on images as they are, and by shift a `strength` and (L,) `accuracy` each.
     """
-    shifts: dict[str, Shift] = {**SHIFTS, "noise": lambda *given: noise(*given, seed=seed)}
+    shifts: dict[str, Shift] = {**SHIFTS, "noise": partial(noise, seed=seed)}
     wanted = [(kind, strength) for kind, several in strengths.items() for strength in several]
-    metrics = [LayerAccuracy(module.num_layers) for _ in range(1 + len(wanted))]
+    shifted = _UnderShifts(module, [(shifts[kind], strength) for kind, strength in wanted])
     loader = torch.utils.data.DataLoader[Sample](
         data.splits[split], batch_size=data.eval_batch_size, num_workers=data.num_workers, collate_fn=data.collate
     )
-    with evaluating(module), torch.no_grad():
-        for batch in on_device_of(module, track(loader, description="Shifting images")):
-            images = batch["image"]
-            metrics[0].to(images.device).update(module(batch))
-            for metric, (kind, strength) in zip(metrics[1:], wanted, strict=True):
-                shifted = shifts[kind](images, strength, batch["index"])
-                metric.to(images.device).update(module({**batch, "image": shifted}))
-    plain, *under = ([float(share) for share in metric.compute()] for metric in metrics)
+    batches: Any = track(loader, description="Shifting images")
+    (accuracies,) = evaluate(shifted, batches, LayerAccuracy((1 + len(wanted)) * module.num_layers))
+    plain, *under = accuracies.view(-1, module.num_layers).tolist()
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in strengths}
     for (kind, strength), accuracy in zip(wanted, under, strict=True):
         found[kind].append({"strength": float(strength), "accuracy": accuracy})
     return plain, found
+
+
+class _UnderShifts(nn.Module):
+    """The module on a batch as it is and under S shifts, as if these were one model of (1 + S) L layers."""
+
+    def __init__(self, module: LayerwiseModule, shifts: Sequence[tuple[Shift, float]]) -> None:
+        super().__init__()
+        self.module, self.shifts = module, shifts
+
+    def forward(self, batch: Mapping[str, Any]) -> LayerOutput:
+        plain: LayerOutput = self.module(batch)
+        shown = [shift(batch["image"], strength, batch["index"]) for shift, strength in self.shifts]
+        under = [self.module({**batch, "image": images}).readout.predictions for images in shown]
+        readout = replace(plain.readout, predictions=torch.cat([plain.readout.predictions, *under]))
+        return replace(plain, readout=readout)

@@ -163,7 +163,7 @@ def aligned_gradients(backbone: TransformersBackbone) -> dict[str, Tensor | None
     head = SharedHead(backbone)
     features = backbone(batch)
     assert features.targets is not None
-    head.loss(features.values, features.targets, range(L), Aligned().weights(L, 0)).backward()
+    head.loss(features.values, features.targets, range(L), Aligned().weights(L, None)).backward()
     return {name: parameter.grad for name, parameter in backbone.named_parameters() if parameter.requires_grad}
 
 

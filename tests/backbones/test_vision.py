@@ -7,7 +7,7 @@ import timm
 import torch
 
 from layersim.backbones import TimmBackbone
-from layersim.backbones.shrinking import Shrinking
+from layersim.backbones.shrinking_forward import ShrinkingForward
 from layersim.errors import UserError
 from layersim.heads import SharedHead
 
@@ -88,9 +88,9 @@ def test_samples_can_leave_between_two_blocks(family: str) -> None:
 
         if family == "TNT":
             with pytest.raises(UserError, match="TNT hand on more than their tokens"):
-                Shrinking(backbone)(batch, visit)
+                ShrinkingForward(backbone)(batch, visit)
             return
-        Shrinking(backbone)(batch, visit)
+        ShrinkingForward(backbone)(batch, visit)
     assert seen == [(0, [0, 1, 2, 3]), (1, [1, 2, 3]), (2, [1, 3])]
 
 

@@ -17,8 +17,8 @@ from layersim.errors import UserError
 from layersim.report.quantity import Quantity
 from layersim.report.records import LayerRecord, read_records
 from layersim.similarity import CosineSimilarity, LinearCKA, cosine, linear_cka
+from layersim.similarity.measure import Measure
 from layersim.similarity.positions import splitmix64
-from layersim.similarity.samples import SampleMetric
 from tests import tiny
 from tests.callbacks.test_monitors import trainer
 from tests.similarity.references import related_layers
@@ -65,7 +65,7 @@ def records(path: Path) -> list[LayerRecord]:
 
 
 def test_records_hold_each_layer_against_itself_earlier(tmp_path: Path) -> None:
-    measures: dict[str, SampleMetric] = {
+    measures: dict[str, Measure] = {
         "cka": LinearCKA(estimator="debiased"),
         "raw": CosineSimilarity(centering="none"),
     }

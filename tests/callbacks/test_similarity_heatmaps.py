@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
-from torchmetrics import MeanMetric
+from torchmetrics import CosineSimilarity as TorchmetricsCosine
 
 from callbacks import EpochSimilarity, LayerAccuracyMonitor, RunRecorder, SimilarityHeatmaps
 from callbacks.tapped_module import TappedModule
@@ -293,11 +293,26 @@ def test_sequences_with_the_tokens_first_are_told_or_refused(tmp_path: Path) -> 
         SimilarityHeatmaps(layers="blocks.*", layout="batch first")
 
 
-@pytest.mark.parametrize("measure", [MeanMetric(), LinearCKA, cosine])
+@pytest.mark.parametrize("measure", ["cka", LinearCKA, cosine])
 @pytest.mark.parametrize("callback", [SimilarityHeatmaps, EpochSimilarity])
 def test_what_is_no_measure_is_refused_at_once(callback: Any, measure: Any) -> None:
-    with pytest.raises(UserError, match=r"measures: mine is \w+, expected a metric of layersim.similarity, such as"):
+    with pytest.raises(UserError, match=r"measures: mine is \w+, expected a metric: of layersim.similarity, such as"):
         callback(measures={"cka": LinearCKA(), "mine": measure})
+
+
+@pytest.mark.parametrize("confidence", [None, 0.9])
+def test_a_plain_torchmetrics_metric_is_a_measure(tmp_path: Path, confidence: float | None) -> None:
+    """torchmetrics' own mean cosine is ours without centring, interval and all."""
+    measures = {"theirs": TorchmetricsCosine(reduction="mean"), "ours": CosineSimilarity(centering="none")}
+    heatmaps = SimilarityHeatmaps(measures, layers="blocks.*", pool=lambda output: output, confidence=confidence)
+    loader = DataLoader(Points(), batch_size=32)
+    trainer(tmp_path, [heatmaps, RunRecorder()]).validate(Plain(), loader, verbose=False)
+    (record,) = records(tmp_path)
+    torch.testing.assert_close(found(record, "theirs"), found(record, "ours"), rtol=0, atol=1e-6)
+    assert not torch.allclose(found(record, "theirs"), torch.ones(3, 3).double(), atol=0.01)
+    if confidence is not None:
+        theirs, ours = (record["similarity_interval"][name]["low"] for name in measures)
+        torch.testing.assert_close(torch.tensor(theirs), torch.tensor(ours), rtol=0, atol=1e-5)
 
 
 def test_intervals_are_recorded_and_drawn(tmp_path: Path) -> None:

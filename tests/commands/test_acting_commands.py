@@ -223,23 +223,6 @@ def test_an_export_that_stands_is_kept(
     assert not (tmp_path / "other").exists()
 
 
-def test_a_language_model_says_what_drafting_from_each_layer_gains(
-    layersim: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    llama = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
-    llama |= {"intermediate_size": 32, "vocab_size": 258, "max_position_embeddings": 128, "pad_token_id": 257}
-    flags = ["--data=StdlibCode", "--data.max_files=12", "--data.block_size=64"]
-    flags += ["--model.backbone=TransformersBackbone", "--model.backbone.task=language-modeling"]
-    flags += ["--model.backbone.pretrained=false", "--trainer.logger=false", "--speculate=2"]
-    layersim("export", "--to=whole", *flags, f"--model.backbone.config_args={json.dumps(llama)}")
-    told = capsys.readouterr().out
-    assert "plain" in told
-    assert "Exported 3 of 3 layers" in told
-    gpt = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 258, "n_positions": 128}
-    layersim("export", "--to=other", *flags, f"--model.backbone.config_args={json.dumps(gpt)}", status=2)
-    assert "gpt2" in capsys.readouterr().err.lower()
-
-
 def test_heads_that_the_checkpoint_lacks_are_named(
     layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

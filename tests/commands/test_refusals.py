@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from layersim import data
 from layersim.__main__ import main
 from layersim.commands.refusals import is_bug, refusing, running
-from layersim.commands.training import LayerwiseCLI
+from layersim.commands.sweep_check import Parsed
 from layersim.errors import UserError
 from layersim.report.configuration import flat
 from tests import tiny
@@ -130,16 +130,6 @@ def test_nothing_to_measure_is_no_success(verb: str, layersim: Command, capsys: 
     assert f"Nothing would be measured, since trainer.limit_{limit}_batches is 0" in one_line(capsys.readouterr().err)
 
 
-class _Options(LayerwiseCLI):
-    """The command line as far as it is read."""
-
-    def _set_seed(self) -> None: ...
-
-    def instantiate_classes(self) -> None: ...
-
-    def _run_subcommand(self, subcommand: str) -> None: ...
-
-
 VALUES = ["abc", "null", "-1", "0", "2.5", "nan", "inf", "[]", "{}", "[1, 2]", "1e30", "true", ""]
 SPREAD = ("devices", "num_nodes", "strategy")
 """Options that start processes, or wait for them."""
@@ -150,7 +140,7 @@ def test_absurd_values_of_any_option_work_or_are_one_line(
     layersim: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     flags = [*tiny.FLAGS, ADAMW, "--model.lr_scheduler=WarmupDecay"]
-    parsed = _Options(["fit", *flags])
+    parsed = Parsed(["fit", *flags])
     options = flat(yaml.safe_load(parsed._parser("fit").dump(parsed.config["fit"], skip_none=False)))
     left_out = (*SPREAD, "callbacks", "model_args")  # the last is timm's, behind a door of its own
     names = [name for name in options if not set(name.split(".")) & set(left_out)]
@@ -198,13 +188,22 @@ class Clumsy(Callback):
 @pytest.mark.parametrize(
     ("flag", "error"),
     [
-        ("--data=tests.test_refusals.Broken", KeyError),
-        ("--trainer.callbacks+=tests.test_refusals.Clumsy", RuntimeError),
+        ("--data=tests.commands.test_refusals.Broken", KeyError),
+        ("--trainer.callbacks+=tests.commands.test_refusals.Clumsy", RuntimeError),
     ],
 )
 def test_a_bug_is_no_error_of_the_users(flag: str, error: type[Exception], layersim: Command) -> None:
     with pytest.raises(error):
         layersim("fit", *tiny.FLAGS, flag)
+
+
+def test_a_users_module_of_our_packages_name_is_told_to_be_renamed(
+    layersim: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "callbacks.py").write_text("class Own: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    layersim("fit", *tiny.FLAGS, "--trainer.callbacks+=callbacks.Own", status=2)
+    assert re.search(r"`callbacks` is layersim's own package, .*/callbacks\.py is .*rename", capsys.readouterr().err)
 
 
 def test_a_library_is_told_from_what_it_calls_back() -> None:

@@ -210,3 +210,13 @@ def test_classes_are_unknown_before_setup() -> None:
 def test_options_out_of_range_are_refused(option: str, value: int) -> None:
     with pytest.raises(UserError, match=rf"^{option} must be at least [01], got {value}: change --data\.{option}$"):
         NoiseData(**{option: value})
+
+
+def test_a_limit_that_a_data_module_does_not_heed_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"NoiseData reads all of its 7 val samples: leave --data\.max_eval_samples out"
+    ):
+        NoiseData(max_eval_samples=6).setup()
+    data = NoiseData(max_train_samples=23, max_eval_samples=7)
+    data.setup()
+    assert [len(split) for split in data.splits.values()] == [23, 7]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layersim.data import TrainSampler
-from layersim.data.bucketing import bucketed_order
+from layersim.data.samplers import bucketed_order
 
 
 def shares(lengths: np.ndarray, batch_size: int, ranks: int, epoch: int, seed: int = 3) -> list[list[list[int]]]:

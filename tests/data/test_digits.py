@@ -86,3 +86,16 @@ def test_positions_count_in_the_split_and_indices_in_the_source() -> None:
     index = torch.cat([batch["index"] for batch in batches])
     assert index.tolist() == data.splits["val"].index[data.splits["val"].order].tolist()
     assert index.max() > 1700, "spread over the source, so that groups of neighbours by index would be nearly empty"
+
+
+def test_limits_take_a_part_that_the_seed_draws_from_the_same_splits() -> None:
+    data, whole = Digits(max_train_samples=100, max_eval_samples=30, test_fraction=0.1), Digits(test_fraction=0.1)
+    data.setup()
+    whole.setup()
+    assert [len(split) for split in data.splits.values()] == [100, 30, 30]
+    for role, split in data.splits.items():
+        assert set(split.index) < set(whole.splits[role].index)
+        assert split.index.tolist() == sorted(split.index)
+    other = Digits(max_train_samples=100, seed=1)
+    other.setup()
+    assert set(other.splits["train"].index) != set(data.splits["train"].index)

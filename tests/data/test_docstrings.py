@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from layersim.data import Docstrings
-from layersim.data.docstring_source import documented, prose, read_prose
-from layersim.data.docstrings import PACKAGES, balanced, distinct, naming, words
+from layersim.data.docstrings import PACKAGES, balanced, distinct, documented, naming, prose, read_prose, words
 from layersim.data.sentences import SentenceSplit
 from layersim.errors import UserError
 from layersim.installed_packages import package_folder
@@ -94,6 +93,12 @@ def test_equally_many_of_each_package_without_what_they_share(packages: list[str
     assert [label for _, label in (every[index] for index in range(90))] == [0] * 30 + [1] * 30 + [2] * 30
     assert data.class_names == packages
     assert [len(split) for split in splits] == [45, 27, 18]
+
+
+def test_limits_leave_the_splits_as_they_are(packages: list[str]) -> None:
+    some, every = (opened(packages, **limits) for limits in ({"max_train_samples": 9, "max_eval_samples": 4}, {}))
+    assert [len(split) for split in some.splits.values()] == [9, 4]
+    assert all(texts(some, role).items() < texts(every, role).items() for role in ("train", "val"))
 
 
 def test_batches(packages: list[str]) -> None:

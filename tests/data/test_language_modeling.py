@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from layersim.data import LanguageModeling
-from layersim.data.packing import Boundaries, block_bounds
+from layersim.data.blocks import Boundaries, block_bounds
 from layersim.errors import UserError
 
 LINES = ["to be", "", "or not", "to be that is", " ", "the question"]

@@ -44,7 +44,7 @@ def text(data: StdlibCode, role: str) -> list[str]:
     tokens = [token for position in range(len(split)) for token in split[position]["input_ids"].tolist()]
     assert tokens[-1] == ByteTokenizer.eos_id
     ends = [-1, *(place for place, token in enumerate(tokens) if token == ByteTokenizer.eos_id)]
-    return [ByteTokenizer().decode(tokens[a + 1 : b]) for a, b in pairwise(ends)]
+    return [bytes(tokens[a + 1 : b]).decode() for a, b in pairwise(ends)]
 
 
 def test_files_come_back_exactly_each_in_one_split(library: Path) -> None:

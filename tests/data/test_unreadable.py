@@ -13,7 +13,7 @@ import pytest
 from torchvision.transforms import v2
 
 from layersim.data import Images, LanguageModeling, Text, open_tokenizer
-from layersim.data.pretrained_tokenizer import PretrainedTokenizer
+from layersim.data.tokenizers import PretrainedTokenizer
 from layersim.errors import UserError
 from tests.data.pictures import BACKBONE, encoded, parquet, picture
 from tests.data.texts import bare

@@ -1,6 +1,6 @@
 """Thresholds that keep their promise, and the naive choice, which does not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from math import sqrt
 
@@ -9,31 +9,30 @@ import torch
 
 from layersim.errors import UserError
 from layersim.exits import Calibration, Confidence, ExitTable, Method, Risk, best_within, calibrate, exit_layer
-from layersim.exits.bounds import betting_p_value
-from layersim.exits.risks import drops
-from layersim.exits.summary import at_exits
-from layersim.exits.sweep import sweep
+from layersim.exits.promises import betting_p_value
+from layersim.exits.table import at_exits, drops
 from tests.exits.readouts import THRESHOLDS, pool, table_of
 
 TARGETS: dict[Risk, float] = {"error": 0.02, "disagreement": 0.05, "loss": 0.02}
 SPLITS = 200
 
 
-def risk_at(table: ExitTable, risk: Risk, threshold: float | None) -> float:
-    return at_exits(drops(table, risk), exit_layer(table.scores, threshold)).mean().item()
+def risks_at(table: ExitTable, risk: Risk, thresholds: Iterable[float | None]) -> list[float]:
+    costs = drops(table, risk)
+    return [at_exits(costs, exit_layer(table.scores, threshold)).mean().item() for threshold in thresholds]
 
 
 @cache
 def pool_risks(risk: Risk) -> dict[float | None, float]:
-    costs = drops(pool(), risk)
-    return {threshold: at_exits(costs, exits).mean().item() for threshold, exits in sweep(pool().scores, THRESHOLDS)}
+    tried = [None, *THRESHOLDS]
+    return dict(zip(tried, risks_at(pool(), risk, tried), strict=True))
 
 
 def naive(table: ExitTable, risk: Risk, target: float) -> float | None:
     """The least threshold whose risk on these very samples is at most the target."""
     costs = drops(table, risk)
-    kept = [t for t, exits in sweep(table.scores, THRESHOLDS) if at_exits(costs, exits).mean().item() <= target]
-    return kept[-1]
+    kept = (t for t in THRESHOLDS if at_exits(costs, exit_layer(table.scores, t)).mean().item() <= target)
+    return next(kept, None)
 
 
 @cache
@@ -49,7 +48,7 @@ def realised(risk: Risk, size: int, choose: Callable[[ExitTable], float | None])
     total, costs = len(pool().targets), []
     for table in splits(size):
         threshold = choose(table)
-        rest = total * pool_risks(risk)[threshold] - size * risk_at(table, risk, threshold)
+        rest = total * pool_risks(risk)[threshold] - size * risks_at(table, risk, [threshold])[0]
         costs.append(rest / (total - size))
     return torch.tensor(costs, dtype=torch.float64)
 

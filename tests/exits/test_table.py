@@ -1,11 +1,10 @@
-"""The table against the head's own readout, and all thresholds at once against one at a time."""
+"""The table against the head's own readout, and what a threshold does to it."""
 
 import pytest
 import torch
 
 from layersim.errors import UserError
-from layersim.exits import POLICIES, Confidence, Patience, Policy, exit_layer, exit_table, join_tables, summarize, table
-from layersim.exits.sweep import sweep
+from layersim.exits import POLICIES, Confidence, Patience, Policy, exit_table, join_tables, summarize, table
 from layersim.exits.table import half_brier
 from layersim.heads import Head, SeparateHeads
 from layersim.outputs import LayerFeatures
@@ -89,19 +88,6 @@ def test_half_brier_by_hand() -> None:
     probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     expected = torch.tensor([(0.25 + 0.09 + 0.04) / 2, (0.25 + 0.49 + 0.04) / 2, 0.0, 1.0])
     torch.testing.assert_close(half_brier(probabilities.log(), torch.tensor([0, 1, 0, 2])), expected)
-
-
-@pytest.mark.parametrize("num_layers", [1, 2, 7])
-def test_a_sweep_is_every_threshold_by_itself(num_layers: int) -> None:
-    draw = torch.Generator().manual_seed(0)
-    scores = (torch.rand(num_layers, 300, generator=draw) * 20).round() / 20  # ties, with thresholds too
-    scores[torch.rand(scores.shape, generator=draw) < 0.1] = float("nan")
-    scores[0, :5] = -torch.inf
-    thresholds = torch.linspace(0, 1, 41).tolist()
-    tried = list(sweep(scores, thresholds))
-    assert [threshold for threshold, _ in tried] == [None, *reversed(thresholds)]
-    for threshold, exits in tried:
-        assert torch.equal(exits, exit_layer(scores, threshold))
 
 
 def test_a_summary_by_hand() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from layersim.errors import UserError
-from layersim.export.layers import kept_layers
+from layersim.export.truncation import kept_layers
 
 
 def test_a_number_keeps_the_first_layers() -> None:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from layersim.errors import UserError
-from layersim.export.removal import Removal, feature_changes, propose_removal
-from layersim.export.removal_trial import try_removal
+from layersim.export.removal import Removal, feature_changes, propose_removal, try_removal
 from layersim.export.truncation import truncate
 from layersim.heads import SharedHead
 from tests.backbones import test_vision, tiny_transformers

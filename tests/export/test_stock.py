@@ -21,9 +21,8 @@ from layersim.backbones.base import Backbone
 from layersim.backbones.tokens import predicting_tokens
 from layersim.errors import UserError
 from layersim.export import stock, transformers_library
-from layersim.export.libraries import library_of
 from layersim.export.stock import export_stock
-from layersim.export.truncation import readout_without
+from layersim.export.truncation import library_of, readout_without
 from layersim.heads import Head, SharedHead
 from tests.backbones import test_vision, tiny_transformers
 from tests.backbones.tiny_transformers import CAUSAL, CLASSIFIERS
@@ -85,7 +84,7 @@ def test_a_fresh_process_without_layersim_gives_the_readouts(tmp_path: Path) -> 
         backbone = build(family)
         head: Head = separate(backbone) if kind == "separate" else SharedHead(backbone).eval()
         export_stock(backbone, head, layers, tmp_path / name)
-        torch.save(library_of(backbone).inputs(batch(backbone)), tmp_path / f"inputs-{name}")
+        torch.save(backbone.inputs(batch(backbone)), tmp_path / f"inputs-{name}")
         if isinstance(layers, int):
             expected[name] = readout(backbone, head, layers - 1)
         else:

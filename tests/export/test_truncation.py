@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.export.libraries import library_of
-from layersim.export.truncation import agree, readout_without, truncate
+from layersim.export.truncation import agree, library_of, readout_without, truncate
 from layersim.heads import Head, SharedHead
 from tests.backbones import test_vision, tiny_transformers
 from tests.backbones.tiny_transformers import CAUSAL, CLASSIFIERS, DECODER, GPT2
@@ -180,7 +179,7 @@ def test_what_is_no_librarys_model_is_refused() -> None:
         truncate(backbone, OwnHead(backbone), 2)
     plain = nn.Module()
     plain.num_layers = 3
-    with pytest.raises(UserError, match="TimmBackbone or a TransformersBackbone to export, but got Module"):
+    with pytest.raises(UserError, match="a backbone with a model to export, but got Module"):
         truncate(plain, SharedHead(backbone), 2)  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from callbacks import LayerF1Monitor
 from layersim.errors import UserError
-from layersim.metrics.f1 import LayerF1, layer_confusion
+from layersim.metrics import LayerF1, layer_confusion
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerFeatures, LayerOutput, Readout
 from tests import tiny

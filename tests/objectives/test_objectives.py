@@ -18,11 +18,17 @@ from layersim.objectives import (
     Mixed,
     Objective,
     Progressive,
-    Scheduled,
+    Step,
+    WeightedSum,
     layer_weights,
 )
-from layersim.objectives.distillation import Distillation
 from tests import tiny
+
+FIRST = Step()
+
+
+def at(number: int, length: int | None = None) -> Step:
+    return Step(number, length=length)
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 6, 12])
@@ -54,24 +60,23 @@ def test_a_users_list_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize("objective", [Aligned, Alternating, CosineRegularized])
 def test_unusable_weights_are_refused(objective: type, weights: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        objective(weights=weights).weights(3, 0)
+        objective(weights=weights).build(3)
 
 
 def test_aligned_asks_for_every_layer() -> None:
-    assert Aligned("linear").layers(3, 0) == [0, 1, 2]
-    assert Aligned("linear").weights(3, 0) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
-    assert Aligned("linear").penalty(torch.randn(3, 4, 5), 3) is None
+    assert Aligned("linear").layers(3, FIRST) == [0, 1, 2]
+    assert Aligned("linear").weights(3, FIRST) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
 
 
 def test_layers_without_weight_are_not_asked_for() -> None:
-    assert Aligned([0.0, 0.5, 0.0, 0.5]).layers(4, 0) == [1, 3]
-    assert LastLayer().layers(12, 5) == [11]
+    assert Aligned([0.0, 0.5, 0.0, 0.5]).layers(4, FIRST) == [1, 3]
+    assert LastLayer().layers(12, at(5)) == [11]
 
 
 def test_sampled_layers_estimate_the_loss_without_bias() -> None:
     """The mean of the weights over many steps is the aligned loss's own, within four standard errors."""
     objective, steps, layers = Aligned("linear", sampled_layers=2), 4000, 6
-    drawn = torch.tensor([objective.weights(layers, step) for step in range(steps)], dtype=torch.float64)
+    drawn = torch.tensor([objective.weights(layers, at(step)) for step in range(steps)], dtype=torch.float64)
     expected = torch.tensor(layer_weights("linear", layers), dtype=torch.float64)
     error = drawn.std(dim=0) / steps**0.5
     assert ((drawn.mean(dim=0) - expected).abs() <= 4 * error + 1e-12).all()
@@ -83,14 +88,14 @@ def test_sampled_layers_estimate_the_loss_without_bias() -> None:
 def test_a_sampled_step_reads_few_layers_and_is_the_same_everywhere() -> None:
     objective = Aligned(sampled_layers=2)
     for step in range(50):
-        assert len(objective.layers(12, step)) <= 3
-        assert objective.layers(12, step)[-1] == 11
-        assert objective.weights(12, step) == Aligned(sampled_layers=2).weights(12, step)
-    assert len({tuple(objective.layers(12, step)) for step in range(50)}) > 20
+        assert len(objective.layers(12, at(step))) <= 3
+        assert objective.layers(12, at(step))[-1] == 11
+        assert objective.weights(12, at(step)) == Aligned(sampled_layers=2).weights(12, at(step))
+    assert len({tuple(objective.layers(12, at(step))) for step in range(50)}) > 20
     assert objective.weights(12, None) == layer_weights("linear", 12)
     with pytest.raises(UserError, match="at least 1, but got 0"):
         Aligned(sampled_layers=0)
-    assert Aligned("last", sampled_layers=3).weights(4, 0) == [0, 0, 0, 1]
+    assert Aligned("last", sampled_layers=3).weights(4, FIRST) == [0, 0, 0, 1]
 
 
 def test_each_seed_samples_layers_of_its_own() -> None:
@@ -98,8 +103,7 @@ def test_each_seed_samples_layers_of_its_own() -> None:
 
     def drawn(seed: int) -> list[list[float]]:
         objective = Aligned("uniform", sampled_layers=8)
-        objective.seed = seed
-        return [objective.weights(24, step) for step in range(40)]
+        return [objective.weights(24, Step(step, seed=seed)) for step in range(40)]
 
     draws = [drawn(seed) for seed in (0, 1, 2, 2**64 - 1)]
     assert draws == [drawn(seed) for seed in (0, 1, 2, 2**64 - 1)]
@@ -109,13 +113,13 @@ def test_each_seed_samples_layers_of_its_own() -> None:
 
 def test_alternating_counts_optimizer_steps() -> None:
     def aligned_steps(objective: Alternating) -> list[int]:
-        return [step for step in range(8) if len(objective.layers(4, step)) == 4]
+        return [step for step in range(8) if len(objective.layers(4, at(step))) == 4]
 
     assert aligned_steps(Alternating()) == [1, 3, 5, 7]
     assert aligned_steps(Alternating(phase=1)) == [0, 2, 4, 6]
     assert aligned_steps(Alternating(period=4)) == [3, 7]
     assert aligned_steps(Alternating(period=1)) == list(range(8))
-    assert Alternating().layers(4, 0) == [3]
+    assert Alternating().layers(4, FIRST) == [3]
     assert Alternating().weights(4, None) == layer_weights("linear", 4), "evaluation reports the aligned loss"
 
 
@@ -125,68 +129,40 @@ def test_alternating_refuses_a_phase_outside_its_period(period: int, phase: int)
         Alternating(period=period, phase=phase)
 
 
-def test_cosine_regulariser_against_its_formula() -> None:
-    torch.manual_seed(0)
-    features = torch.randn(3, 5, 4, dtype=torch.float64)
-    expected = 0.0
-    for layer, weight in enumerate([1 / 6, 2 / 6, 3 / 6]):
-        for sample in range(5):
-            a, b = features[layer, sample], features[-1, sample]
-            expected += 0.7 * weight * (1 - float(a @ b / (a.norm() * b.norm()))) / 5
-    objective = CosineRegularized(beta=0.7)
-    assert objective.penalty(features, 3).item() == pytest.approx(expected, abs=1e-12)
-    assert objective.layers(3, 0) == [0, 1, 2], "all features enter the penalty"
-    assert objective.weights(3, 0) == [0, 0, 1], "and one loss the sum"
-
-
-def test_cosine_regulariser_vanishes_where_layers_agree() -> None:
-    features = torch.randn(1, 5, 4).repeat(3, 1, 1) * torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
-    assert CosineRegularized(beta=10).penalty(features, 3).item() == pytest.approx(0.0, abs=1e-5)
-
-
 def test_mixed_switches_once_where_it_is_told() -> None:
     objective = Mixed(switch=0.4)
-    objective.spread_over(10)
-    assert [len(objective.layers(4, step)) for step in range(12)] == [1] * 4 + [4] * 8
-    assert objective.weights(4, 3) == layer_weights("last", 4)
-    assert objective.weights(4, 4) == objective.weights(4, None) == layer_weights("linear", 4)
+    assert [len(objective.layers(4, at(step, 10))) for step in range(12)] == [1] * 4 + [4] * 8
+    assert objective.weights(4, at(3, 10)) == layer_weights("last", 4)
+    assert objective.weights(4, at(4, 10)) == objective.weights(4, None) == layer_weights("linear", 4)
     always, never = Mixed(switch=0.0), Mixed(switch=1.0)
-    for edge in (always, never):
-        edge.spread_over(10)
-    assert all(always.weights(4, step) == layer_weights("linear", 4) for step in range(10))
-    assert all(never.weights(4, step) == layer_weights("last", 4) for step in range(10))
+    assert all(always.weights(4, at(step, 10)) == layer_weights("linear", 4) for step in range(10))
+    assert all(never.weights(4, at(step, 10)) == layer_weights("last", 4) for step in range(10))
 
 
 def test_progressive_moves_evenly_from_start_to_end() -> None:
     objective = Progressive(start=[1.0, 0.0, 0.0], end="linear", until=0.5)
-    objective.spread_over(8)
-    assert objective.weights(3, 0) == [1, 0, 0]
-    assert objective.layers(3, 0) == [0], "what has no weight yet is not computed"
-    assert objective.weights(3, 1) == pytest.approx([3 / 4 + 1 / 24, 1 / 12, 1 / 8])
-    assert objective.weights(3, 2) == pytest.approx([7 / 12, 1 / 6, 1 / 4])
-    for step in (4, 5, 8, None):
+    assert objective.weights(3, at(0, 8)) == [1, 0, 0]
+    assert objective.layers(3, at(0, 8)) == [0], "what has no weight yet is not computed"
+    assert objective.weights(3, at(1, 8)) == pytest.approx([3 / 4 + 1 / 24, 1 / 12, 1 / 8])
+    assert objective.weights(3, at(2, 8)) == pytest.approx([7 / 12, 1 / 6, 1 / 4])
+    for step in (at(4, 8), at(5, 8), at(8, 8), None):
         assert objective.weights(3, step) == pytest.approx([1 / 6, 2 / 6, 3 / 6])
-    for step in range(9):
-        assert math.fsum(objective.weights(3, step)) == pytest.approx(1.0)
+    for number in range(9):
+        assert math.fsum(objective.weights(3, at(number, 8))) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("make", [Mixed, Progressive])
-def test_a_schedule_depends_on_the_step_alone(make: type[Scheduled]) -> None:
-    """A resumed training makes the objective anew, and starts where the step stands; in another length it does not."""
-    whole, resumed, longer = make(), make(), make()
-    whole.spread_over(20)
-    before = [whole.weights(4, step) for step in range(20)]
-    resumed.spread_over(20)
-    assert [resumed.weights(4, step) for step in range(7, 20)] == before[7:]
-    longer.spread_over(40)
-    assert [longer.weights(4, step) for step in range(20)] != before
-    assert [longer.weights(4, 2 * step) for step in range(20)] == before
+def test_a_schedule_depends_on_the_share_that_is_done_alone(make: type[WeightedSum]) -> None:
+    objective = make()
+    before = [objective.weights(4, at(step, 20)) for step in range(20)]
+    assert [objective.weights(4, at(step, 40)) for step in range(20)] != before
+    assert [objective.weights(4, at(2 * step, 40)) for step in range(20)] == before
 
 
 @pytest.mark.parametrize("make", [Mixed, Progressive])
-def test_a_schedule_needs_a_length(make: type[Scheduled]) -> None:
-    with pytest.raises(UserError, match="how long the training is"):
-        make().weights(4, 0)
+def test_a_schedule_needs_a_length(make: type[WeightedSum]) -> None:
+    with pytest.raises(UserError, match="length is not known"):
+        make().weights(4, FIRST)
     assert make().weights(4, None) == layer_weights("linear", 4), "evaluation needs none"
 
 
@@ -208,13 +184,6 @@ def test_options_out_of_range_are_refused(objective: type, options: dict[str, ob
         objective(**options)
 
 
-def test_a_distilled_objective_weighs_as_the_aligned_loss() -> None:
-    objective = Distilled(alpha=0.3, temperature=4.0)
-    assert objective.distillation == Distillation(alpha=0.3, temperature=4.0)
-    assert objective.weights(5, 0) == layer_weights("linear", 5)
-    assert Aligned().distillation is None
-
-
 @pytest.mark.parametrize(
     ("objective", "choices"),
     [
@@ -233,10 +202,8 @@ def test_a_distilled_objective_weighs_as_the_aligned_loss() -> None:
 )
 def test_choices_are_what_steps_read_at_the_least(objective: Objective, choices: list[list[int]]) -> None:
     """Every step reads one of them or more, so that a head's parameters without a gradient are foreseen."""
-    if isinstance(objective, Scheduled):
-        objective.spread_over(30)
     assert objective.choices(3) == choices
-    assert all(any({*choice} <= {*objective.layers(3, step)} for choice in choices) for step in range(60))
+    assert all(any({*choice} <= {*objective.layers(3, at(step, 30))} for choice in choices) for step in range(60))
 
 
 @pytest.mark.parametrize(

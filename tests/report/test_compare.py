@@ -8,8 +8,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from layersim.commands.compare import compare
 from layersim.errors import UserError
-from layersim.report.compare import main
 from layersim.report.quantity import LAYER, Quantity, curve
 from layersim.report.records import LayerRecord, append_record
 from layersim.report.run import Run, load_run, name_runs
@@ -150,13 +150,13 @@ def test_comparison_table_tells_where_the_measure_was_computed_differently() -> 
     ]
 
 
-def test_main_prints_the_table_and_writes_the_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_the_table_and_writes_the_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = make_run(tmp_path / "runs/standard/x1", record(epoch=0), record(), experiment="standard")
     second = make_run(
         tmp_path / "runs/aligned/x2", record(accuracy=[0.5, 0.75]), record(stage="test", epoch=9), experiment="aligned"
     )
     figure = tmp_path / "out" / "c.png"
-    assert main([str(first), str(second), "--output", str(figure)]) == 0
+    compare([first, second], output=figure)
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["standard", "aligned"] in printed
     assert ["1", "0.125", "0.375", "0.500", "0.375"] in printed
@@ -168,7 +168,7 @@ def test_main_prints_the_table_and_writes_the_figure(tmp_path: Path, capsys: pyt
         assert image.format == "PNG"
 
 
-def test_main_picks_stage_and_epoch(
+def test_it_picks_stage_and_epoch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -177,41 +177,41 @@ def test_main_picks_stage_and_epoch(
     )
     run = make_run(tmp_path / "x1", older, newer, resumed, record(stage="test", saturated_early=0.4))
 
-    def saturated_early(*options: str) -> str:
-        assert main([str(run), *options]) == 0
+    def saturated_early(**options: Any) -> str:
+        compare([run], **options)
         found = re.search(r"saturated early\s+(\S+)", capsys.readouterr().out)
         assert found
         return found[1]
 
     assert saturated_early() == "30.0%"
-    assert saturated_early("--epoch", "1") == "20.0%"
-    assert saturated_early("--epoch", "0") == "30.0%"  # an epoch repeated after a resumption: the later record
-    assert saturated_early("--stage", "test") == "40.0%"
+    assert saturated_early(epoch=1) == "20.0%"
+    assert saturated_early(epoch=0) == "30.0%"  # an epoch repeated after a resumption: the later record
+    assert saturated_early(stage="test") == "40.0%"
     assert (tmp_path / "comparison.png").is_file()
     with pytest.raises(UserError, match=r"--epoch 5: .*x1/layers\.jsonl, got only 0, 1\."):
-        main([str(run), "--epoch", "5"])
+        compare([run], epoch=5)
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds layers\.jsonl, got .*absent, which is no directory"):
-        main([str(tmp_path / "absent")])
+        compare([tmp_path / "absent"])
     with pytest.raises(UserError, match=r"holds layers\.jsonl, got .*, which holds none"):
-        main([str(tmp_path)])
+        compare([tmp_path])
     runs = [make_run(tmp_path / "runs" / "digits" / name, record()) for name in ("x1", "x2")]
     with pytest.raises(UserError, match="which holds runs: name one or more of") as told:
-        main([str(tmp_path / "runs" / "digits")])
+        compare([tmp_path / "runs" / "digits"])
     assert str(told.value).splitlines()[1:] == [f"  {run}" for run in runs]
 
 
 def test_other_mistakes_are_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "x1", record())
     with pytest.raises(UserError, match=r"--stage test: expected a record of this stage .*, got validate\."):
-        main([str(run), "--stage", "test"])
+        compare([run], stage="test")
     with pytest.raises(UserError, match=r"--output: .*ends in \.png, got .*c\.pdf"):
-        main([str(run), "--output", str(tmp_path / "c.pdf")])
+        compare([run], output=tmp_path / "c.pdf")
     (run / "layers.jsonl").write_text("")
     with pytest.raises(UserError, match="got no record at all"):
-        main([str(run)])
+        compare([run])
     (run / "config.yaml").write_text("a: [")
     with pytest.raises(UserError, match=r"expected YAML in .*config\.yaml"):
         load_run(run)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from layersim.commands.report import report as write_report
 from layersim.errors import UserError
 from layersim.report.environment import environment
-from layersim.report.page import main, write_page
+from layersim.report.page import write_page
 from layersim.report.page.run_page import MOST_NUMBERS, thin
 from layersim.report.page.seeds import differences, group_runs, mean_interval
 from layersim.report.records import LayerRecord, append_record
@@ -247,7 +248,7 @@ def test_a_cut_line_is_told_and_the_rest_is_used(tmp_path: Path, capsys: pytest.
     run = make_run(tmp_path / "x1", record(), record(1))
     with (run / "layers.jsonl").open("a") as file:
         file.write(record(2).to_line()[:40])
-    assert main([str(run)]) == 0
+    write_report(run)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].endswith("layers.jsonl: the last line was cut by an interruption and is left out.")
     assert printed[1:] == [f"Page: {run / 'report.html'}"]
@@ -320,11 +321,11 @@ def test_the_environment_is_the_runs_where_it_was_recorded(tmp_path: Path) -> No
 def test_mistakes_are_told(tmp_path: Path) -> None:
     run = make_run(tmp_path / "x1", record())
     with pytest.raises(UserError, match=r"--output: .*ends in \.html, got .*page\.pdf"):
-        main([str(run), "--output", str(tmp_path / "page.pdf")])
+        write_report(run, output=tmp_path / "page.pdf")
     with pytest.raises(UserError, match=r"holds layers\.jsonl, got .*absent, which is no directory"):
-        main([str(tmp_path / "absent")])
+        write_report(tmp_path / "absent")
     with pytest.raises(UserError, match=r"--stage test: .*got validate\."):
-        main([str(run), "--stage", "test"])
+        write_report(run, stage="test")
     (run / "environment.json").write_text("[")
     with pytest.raises(UserError, match=r"expected JSON in .*environment\.json"):
-        main([str(run)])
+        write_report(run)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from layersim.commands.runs import runs as list_runs
 from layersim.errors import UserError
 from layersim.report.records import RECORDS_FILE
-from layersim.report.runs import age, find_runs, main, runs_table
+from layersim.report.runs import age, find_runs, runs_table
 from tests.report.test_compare import make_run, record
 
 NOW = 1_000_000_000.0
@@ -69,17 +70,17 @@ def test_what_is_broken_is_listed_and_told(tmp_path: Path, capsys: pytest.Captur
     assert runs["broken"].record == record()
     assert runs["broken"].objective == "?"
     assert "expected YAML" in str(runs["broken"].notice)
-    assert main([str(tmp_path)]) == 0
+    list_runs([tmp_path])
     said = capsys.readouterr().out
     assert "cut by an interruption" in said
     assert "expected YAML" in said
 
 
 def test_no_run_and_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path)]) == 0
+    list_runs([tmp_path])
     assert "No run in" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"expected a directory of runs, got .*absent"):
-        main([str(tmp_path / "absent")])
+        list_runs([tmp_path / "absent"])
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from matplotlib.collections import PolyCollection
 from PIL import Image
 from rich.console import Console
 
+from layersim.commands.compare import compare
 from layersim.errors import UserError
-from layersim.report import compare
 from layersim.report.exits import ExitReport, write_exit_report
 from layersim.report.tradeoff import tradeoff_figure, tradeoff_table
 from tests.report.test_compare import make_run, record
@@ -103,7 +103,7 @@ def test_compare_draws_the_runs_that_have_exits(tmp_path: Path, capsys: pytest.C
     second = make_run(tmp_path / "x2", record(), experiment="aligned")
     write_exit_report(second, report())
     figure = tmp_path / "out" / "c.png"
-    assert compare.main([str(first), str(second), "--output", str(figure)]) == 0
+    compare([first, second], output=figure)
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["exits", "aligned"] in printed
     assert ["layer", "gain", "1.60"] in printed
@@ -113,4 +113,4 @@ def test_compare_draws_the_runs_that_have_exits(tmp_path: Path, capsys: pytest.C
         assert image.format == "PNG"
     (second / "exits.json").write_text("{")
     with pytest.raises(UserError, match=r"x2/exits\.json is damaged"):
-        compare.main([str(first), str(second), "--output", str(figure)])
+        compare([first, second], output=figure)

@@ -39,7 +39,7 @@ class Sees(Callback):
 def test_what_is_found_is_used_and_recorded(
     finder: str, schedule: str | None, layersim: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    flags = ["--model.optimizer=AdamW", "--model.optimizer.lr=0.003", "--trainer.callbacks+=tests.test_finders.Sees"]
+    flags = ["--model.optimizer=AdamW", "--model.optimizer.lr=0.003", "--trainer.callbacks+=tests.runs.test_finders.Sees"]
     flags += [f"--trainer.callbacks+={finder}", "--trainer.max_epochs=2"]
     flags += ["--trainer.callbacks.max_trials=4"] if finder == "BatchSizeFinder" else ["--trainer.callbacks.max_lr=1e4"]
     flags += [f"--model.lr_scheduler={schedule}"] if schedule else []
@@ -82,11 +82,11 @@ def test_a_schedule_that_starts_anew_is_one_that_was_made_so(make: Callable[[Any
         return found
 
     one, other = (make(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)) for rate in (0.5, 0.02))
-    start_from(one, 0.02)
+    start_from(one, [0.02])
     assert rates(one) == pytest.approx(rates(other))
 
 
 def test_a_schedule_of_rates_of_its_own_leaves_no_place_for_one_that_is_found() -> None:
     made = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     with pytest.raises(UserError, match="OneCycleLR does not start from the optimizer's rate alone"):
-        start_from(OneCycleLR(made, max_lr=1.0, total_steps=4), 0.02)
+        start_from(OneCycleLR(made, max_lr=1.0, total_steps=4), [0.02])

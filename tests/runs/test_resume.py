@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, ReduceLROnPlateau
 
 from layersim.errors import UserError
-from layersim.objectives import Aligned, Mixed, Objective
+from layersim.objectives import Aligned, Mixed, Objective, Step
 from layersim.runs.resume import prefer_given_options
 from layersim.optimization.schedules import WarmupDecay
 from tests import tiny
@@ -32,7 +32,7 @@ def trained(rate: float, make: Any = None, steps: int = 3) -> tuple[dict[str, An
         if schedule is not None:
             schedule.step(*([1.0] if isinstance(schedule, ReduceLROnPlateau) else []))
     states = [schedule.state_dict()] if schedule is not None else []
-    return {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": states}, schedule
+    return {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": states, "learning_rates": [rate]}, schedule
 
 
 def given(rate: float, **options: Any) -> torch.optim.Optimizer:
@@ -128,7 +128,7 @@ class Drawing(Aligned):
         super().__init__(sampled_layers=1)
         self.read: list[list[float]] = []
 
-    def weights(self, num_layers: int, step: int | None) -> list[float]:
+    def weights(self, num_layers: int, step: Step | None) -> list[float]:
         weights = super().weights(num_layers, step)
         self.read += [weights] if step is not None else []
         return weights

@@ -19,9 +19,9 @@ from layersim.similarity import (
     Procrustes,
     RegressionR2,
 )
-from layersim.similarity.samples import WholeMetric
+from layersim.similarity.measure import Measure
 
-METRICS: dict[str, Callable[..., WholeMetric]] = {
+METRICS: dict[str, Callable[..., Measure]] = {
     "cosine none": partial(CosineSimilarity, centering="none"),
     "cosine samples": CosineSimilarity,
     "cosine components": partial(CosineSimilarity, centering="components"),
@@ -45,6 +45,6 @@ METRICS: dict[str, Callable[..., WholeMetric]] = {
 }
 
 
-def function_of(metric: WholeMetric) -> Callable[..., Tensor]:
+def function_of(metric: Measure) -> Callable[..., Tensor]:
     """The pure function with the metric's options."""
     return partial(metric.function, **metric.arguments)

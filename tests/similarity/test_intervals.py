@@ -26,8 +26,8 @@ from layersim.similarity import (
     mutual_knn,
 )
 from layersim.similarity.intervals import GROUPS
+from layersim.similarity.measure import Measure
 from layersim.similarity.positions import dealt
-from layersim.similarity.samples import WholeMetric
 
 from .every_measure import METRICS, function_of
 from .references import related_layers
@@ -37,7 +37,7 @@ FEATURES = related_layers(SAMPLES, 6, layers=3)
 each_metric = pytest.mark.parametrize("name", METRICS)
 
 
-def fed(metric: WholeMetric, features: Tensor, batch: int = 64, other: Tensor | None = None) -> WholeMetric:
+def fed(metric: Measure, features: Tensor, batch: int = 64, other: Tensor | None = None) -> Measure:
     for index in torch.arange(features.shape[1]).split(batch):
         metric.update(features[:, index], index, other=None if other is None else other[:, index])
     return metric
@@ -136,7 +136,7 @@ def expected_cosine() -> Tensor:
     return rho / half * ratio**2 * torch.from_numpy(scipy.special.hyp2f1(0.5, 0.5, half + 1, rho.numpy() ** 2))
 
 
-POPULATION: dict[str, tuple[Callable[[], WholeMetric], int, Callable[[], Tensor]]] = {
+POPULATION: dict[str, tuple[Callable[[], Measure], int, Callable[[], Tensor]]] = {
     # the metric, N, the value that all samples there could be would have
     "cosine none": (partial(CosineSimilarity, centering="none"), 200, expected_cosine),
     "cosine samples": (CosineSimilarity, 200, expected_cosine),
@@ -192,7 +192,7 @@ def test_groups_do_not_follow_the_order_of_the_data() -> None:
     assert torch.bincount(groups[::GROUPS], minlength=GROUPS).min() > 20  # dealt in turn it would be one group
 
 
-def once(metric: WholeMetric, message: str) -> Interval:
+def once(metric: Measure, message: str) -> Interval:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         interval = metric.interval()

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from layersim.errors import UserError
 
+from .costs import costs
 from .every_measure import METRICS, function_of
 from .references import related_layers
 
@@ -167,7 +168,7 @@ def test_declared_operations_are_those_of_the_products(name: str) -> None:
     with counter, torch.backends.mkldnn.flags(enabled=False):  # its products are not counted
         metric.update(x)
         metric.compute()
-    declared = metric.properties.flops(layers, samples, width)
+    declared, _ = costs(metric, layers, samples, width)
     assert counter.get_total_flops() == pytest.approx(declared, rel=0.3)
 
 
@@ -180,4 +181,4 @@ def test_declared_bytes_are_those_of_the_peak(name: str) -> None:
         function_of(metric)(x)
     allocations = [event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     peak = max(torch.tensor(allocations).cumsum(0).tolist())
-    assert peak == pytest.approx(metric.properties.bytes(layers, samples, width), rel=0.35)
+    assert peak == pytest.approx(costs(metric, layers, samples, width)[1], rel=0.35)

@@ -10,7 +10,7 @@ import torch
 
 from layersim import precision
 from layersim.similarity import RSA
-from layersim.similarity.samples import WholeMetric
+from layersim.similarity.measure import Measure
 from tests.similarity.every_measure import METRICS
 
 MADE = METRICS | {"rsa capped": partial(RSA, max_samples=40)}
@@ -27,7 +27,7 @@ def update(metric: Any, samples: int, device: str = "meta") -> None:
 @each_metric
 @each_size
 def test_updates_never_ask_for_a_value(
-    make: Callable[..., WholeMetric], samples: int, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Measure], samples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision.torch, "autocast", lambda *_, **__: nullcontext())  # there is none on meta
     update(make(), samples)
@@ -36,7 +36,7 @@ def test_updates_never_ask_for_a_value(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @each_metric
 @each_size
-def test_updates_never_wait_for_a_gpu(make: Callable[..., WholeMetric], samples: int) -> None:
+def test_updates_never_wait_for_a_gpu(make: Callable[..., Measure], samples: int) -> None:
     metric = make()
     update(metric, samples, "cuda")  # what is made at the first use may wait
     metric.reset()

@@ -18,8 +18,8 @@ from layersim.similarity import (
     RegressionR2,
     cosine,
 )
+from layersim.similarity.measure import Measure
 from layersim.similarity.positions import splitmix64
-from layersim.similarity.samples import SampleMetric
 
 from .references import related_layers
 
@@ -31,7 +31,7 @@ SHARES = {
 }
 
 
-def metrics() -> dict[str, SampleMetric]:
+def metrics() -> dict[str, Measure]:
     return {
         "cosine none": CosineSimilarity(centering="none"),
         "cosine samples": CosineSimilarity(),

@@ -22,8 +22,8 @@ from layersim.similarity import (
     cosine,
     linear_cka,
 )
+from layersim.similarity.measure import Measure
 from layersim.similarity.positions import splitmix64
-from layersim.similarity.samples import SampleMetric
 
 from .every_measure import METRICS, function_of
 from .references import related_layers
@@ -34,7 +34,7 @@ WHOLE = [name for name in METRICS if name not in STREAMED]  # they need a number
 each_metric = pytest.mark.parametrize("name", STREAMED)
 
 
-def feed(metric: SampleMetric, features: Tensor, order: Tensor, batch: int, numbered: bool = True) -> Tensor:
+def feed(metric: Measure, features: Tensor, order: Tensor, batch: int, numbered: bool = True) -> Tensor:
     for index in order.split(batch):
         metric.update(features[:, index], index if numbered else None)
     return metric.compute()
@@ -213,7 +213,7 @@ def test_a_constant_layer_warns_at_compute_and_only_there() -> None:
         (MeanCCA(max_samples=None), {"max_samples": None}),
     ],
 )
-def test_options(metric: SampleMetric, options: dict[str, object]) -> None:
+def test_options(metric: Measure, options: dict[str, object]) -> None:
     assert json.loads(json.dumps(metric.options)) == options
 
 

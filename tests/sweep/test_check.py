@@ -10,12 +10,12 @@ import torch
 import yaml
 
 from layersim.__main__ import main
-from layersim.commands.sweep_arguments import from_agent, whole_flag
+from layersim.commands.sweep_check import Options
+from layersim.commands.sweep_check import check_sweep as check
 from layersim.errors import UserError
-from layersim.sweep.check import Options, check
 from layersim.sweep.engine import Engine
-from layersim.sweep.file import read
-from layersim.sweep.rules import DISTRIBUTIONS, broken_rule
+from layersim.sweep.file import DISTRIBUTIONS, broken_rule, read
+from layersim.sweep.flags import from_agent, whole_flag
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = ROOT / "experiments/vision/digits/aligned.yaml"
@@ -118,6 +118,8 @@ def test_none_true_and_whole_floats_are_taken(tmp_path: Path) -> None:
         "data.init_args.eval_batch_size": {"values": [None, 16.0]},
         "data.init_args.batch_size": {"distribution": "q_uniform", "min": 16.0, "max": 64.0, "q": 16.0},
         "model.compile": {"values": [True, False]},
+        "model.parameter_groups.layer_decay": {"distribution": "uniform", "min": 0.5, "max": 1.0},
+        "model.parameter_groups.head_lr": {"values": [None, 0.01]},
         "model.objective.init_args.weights": {"values": ["linear", [0.0, 0, 0, 0, 0.5, 0.5]]},
         "model.backbone.init_args.model_args.drop_rate": {"values": [0.0, 0.1]},
         "model.optimizer.init_args.lr": {"distribution": "log_uniform_values", "min": 1e-05, "max": 1},
@@ -135,6 +137,7 @@ def test_none_true_and_whole_floats_are_taken(tmp_path: Path) -> None:
         ("trainer.max_epoch", [3], "Did you mean trainer.max_epochs"),
         ("ckpt", [None], "Did you mean ckpt_path"),
         ("model.objective", ["LastLayer", "LatsLayer"], "LatsLayer"),
+        ("model.parameter_groups.layer_decy", [0.5], "Did you mean model.parameter_groups.layer_decay"),
         ("zzz", [1], "layersim fit --help"),
         ("data.init_args.batch_size", [16, 16.5], "batch_size=16.5` is refused"),
         ("model.objective.class_path", ["layersim.objectives.LastLayer", "layersim.Nothing"], "layersim.Nothing"),

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +20,12 @@ import yaml
 from rich.console import Console
 
 from layersim.__main__ import main
+from layersim.commands.sweep import trials_table
 from layersim.errors import UserError
-from layersim.sweep.driver import Driver
+from layersim.sweep.driver import Driver, installed_command
 from layersim.sweep.engine import Engine
 from layersim.sweep.file import read
 from layersim.sweep.ledger import Ledger, Trial
-from layersim.sweep.table import trials_table
 from tests import tiny
 from tests.measured import measured
 from tests.processes import PATIENCE
@@ -249,7 +250,10 @@ def test_the_engine_draws_again_what_it_drew(tmp_path: Path) -> None:
 def test_a_real_trial_is_a_run_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Although a module of the user's has the name of a package of ours, and comes first."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "callbacks.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     (tmp_path / "recipe.yaml").write_text("experiment: theirs\ntrainer: {default_root_dir: theirs}\n")
     path = sweep(
         tmp_path,
@@ -271,6 +275,15 @@ def test_a_real_trial_is_a_run_like_any_other(
     (record,) = measured(directory)
     assert trial.history == [pytest.approx(record["accuracy"][-1])]
     assert "Best so far, trial 1" in capsys.readouterr().out
+
+
+def test_trials_are_started_by_the_installed_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert installed_command().name == "layersim"
+    monkeypatch.setattr(sysconfig, "get_path", lambda *args: str(tmp_path))
+    with pytest.raises(UserError, match=f"{tmp_path}/layersim is not there: pip install layersim"):
+        Driver(read(sweep(tmp_path)), tmp_path / "runs")
+    (tmp_path / "layersim").touch()
+    assert installed_command() == tmp_path / "layersim"
 
 
 def test_a_ledger_belongs_to_one_program_at_a_time(tmp_path: Path) -> None:

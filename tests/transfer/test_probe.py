@@ -3,7 +3,7 @@ import pytest
 
 from layersim.errors import UserError
 from layersim.transfer import linear_probe
-from layersim.transfer.probe import PENALTIES
+from layersim.transfer.linear_probe import PENALTIES
 
 RNG = np.random.default_rng(0)
 MEANS = RNG.normal(size=(3, 8))

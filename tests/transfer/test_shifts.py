@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from layersim.transfer import STRENGTHS, blur, noise, rotate, shifted_accuracies
+from layersim.commands.transfer import STRENGTHS
+from layersim.transfer import blur, noise, rotate, shifted_accuracies
 from tests import tiny
 
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from tasks import TASKS, Task
 
-from layersim.report.configuration import CONFIG_FILE, read_configuration
-from layersim.report.exits import EXITS_FILE
+from layersim.report.configuration import read_configuration
 from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
 
 
@@ -22,31 +21,22 @@ class Trained:
     """Of the last epoch's validation."""
 
 
-def trained(root: Path, task: Task, objective: str, seed: int) -> Trained | None:
-    """The newest run that reached its last epoch."""
-    for path in sorted((root / task.experiment(objective)).glob(f"*/{RECORDS_FILE}"), reverse=True):
-        config = read_configuration(path.parent)
-        records = read_records(path)
-        if config["seed_everything"] == seed and records[-1].epoch + 1 == config["trainer"]["max_epochs"]:
-            return Trained(task, objective, seed, path.parent, records[-1])
-    return None
-
-
-def measured_exits(root: Path, model: Trained) -> Path | None:
-    """The run of `layersim exits` on this model."""
-    for path in sorted((root / "exits" / model.task.name / model.objective).glob(f"*/{CONFIG_FILE}")):
-        checkpoint = Path(read_configuration(path.parent)["ckpt_path"])
-        if checkpoint.parent.parent == model.directory and (path.parent / EXITS_FILE).exists():
-            return path.parent
-    return None
+def trained(root: Path, task: Task, objective: str) -> dict[int, Trained]:
+    """By seed, the newest run that reached its last epoch."""
+    found = {}
+    for path in sorted((root / task.experiment(objective)).glob(f"*/{RECORDS_FILE}")):
+        config, record = read_configuration(path.parent), read_records(path)[-1]
+        if record.epoch + 1 == config["trainer"]["max_epochs"]:
+            seed = config["seed_everything"]
+            found[seed] = Trained(task, objective, seed, path.parent, record)
+    return dict(sorted(found.items()))
 
 
 def all_trained(root: Path) -> list[Trained]:
-    """Every finished run below the root, tasks and objectives in their order."""
-    found = []
-    for task in TASKS.values():
-        for objective in (*task.objectives, *task.neighbours):
-            paths = (root / task.experiment(objective)).glob(f"*/{CONFIG_FILE}")
-            seeds = {read_configuration(path.parent)["seed_everything"] for path in paths}
-            found += [run for seed in sorted(seeds) if (run := trained(root, task, objective, seed)) is not None]
-    return found
+    """Every finished run below the root, tasks, objectives and seeds in their order."""
+    return [
+        run
+        for task in TASKS.values()
+        for objective in (*task.objectives, *task.neighbours)
+        for run in trained(root, task, objective).values()
+    ]

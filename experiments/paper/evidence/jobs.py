@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from found import Trained, measured_exits, trained
+from found import trained
 from tasks import TASKS, Task
 
 from layersim.__main__ import main as layersim
@@ -47,40 +47,19 @@ def finish(job: Job, fit: list[str], root: Path) -> float:
     """Does what is not yet done of a job, whose `layersim fit` takes these arguments; the seconds that took."""
     start = time.monotonic()
     task = job.task
-    model = trained(root, task, job.objective, job.seed)
-    if model is None:
-        call(
-            "fit",
-            *fit,
-            f"--trainer.default_root_dir={root}",
-            "--trainer.callbacks+=callbacks.ProgressionMonitor",
-            *QUIET,
-        )
-        model = trained(root, task, job.objective, job.seed)
-        if model is None:
+    found = trained(root, task, job.objective)
+    if job.seed not in found:
+        monitor = "--trainer.callbacks+=callbacks.ProgressionMonitor"
+        call("fit", *fit, f"--trainer.default_root_dir={root}", monitor, *QUIET)
+        found = trained(root, task, job.objective)
+        if job.seed not in found:
             raise Failed(f"no finished run of seed {job.seed} below {root / task.experiment(job.objective)}")
-    if job.objective in task.objectives:
-        measure(job, model, root)
+    directory = found[job.seed].directory
+    measured = (directory / TRANSFER_FILE).exists() or job.objective not in task.objectives
+    if (task.images or task.probe) and not measured:
+        to = [f"--to_data={task.probe}"] if task.probe else []
+        call("transfer", f"--ckpt_path={directory / 'checkpoints' / 'last.ckpt'}", *to)
     return time.monotonic() - start
-
-
-def measure(job: Job, model: Trained, root: Path) -> None:
-    """Exits, shifts and probes, as far as the task has them and they are not there."""
-    task = job.task
-    checkpoint = f"--ckpt_path={model.directory / 'checkpoints' / 'last.ckpt'}"
-    if not task.tokens and measured_exits(root, model) is None:
-        call(
-            "exits",
-            checkpoint,
-            "--risk=0.05",
-            "--measure_speed=false",  # seconds beside other work would mean little
-            f"--seed={job.seed}",
-            f"--trainer.default_root_dir={root}",
-            f"--experiment=exits/{task.name}/{job.objective}",
-            *QUIET,
-        )
-    if (task.images or task.probe) and not (model.directory / TRANSFER_FILE).exists():
-        call("transfer", checkpoint, *([f"--to_data={task.probe}"] if task.probe else []))
 
 
 def call(*args: str) -> None:

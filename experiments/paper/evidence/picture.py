@@ -2,7 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from tables import Arms, quality
+from tables import Trainings, quality
 from tasks import TASKS
 
 from layersim.report.drawing.canvas import COLORS, MARKERS, place, sheet, write_labels, write_title
@@ -14,7 +14,7 @@ WIDTH, HEIGHT, LEFT, GAP, BETWEEN, COLUMNS = 2.9, 2.15, 0.65, 0.75, 0.95, 3
 """Inches: a panel, what lies left of the first, between two and between rows; and panels in a row."""
 
 
-def picture(found: dict[str, Arms]) -> Figure:
+def picture(found: dict[str, Trainings]) -> Figure:
     """A panel a task: every layer under standard, aligned and separate-heads (or alternating) training. A line is the
     mean over the seeds, its band one standard deviation to both sides."""
     rows = -(-len(found) // COLUMNS)

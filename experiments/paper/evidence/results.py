@@ -9,15 +9,14 @@ says of each task) and evidence.png into ROOT.
 import sys
 from pathlib import Path
 
-from found import all_trained, measured_exits
+from found import all_trained
 from picture import picture
 from rich.console import Console
-from tables import Arms, by_task, has_neighbours, layers_table, objectives_table, overview_table, verdicts_table
+from tables import Trainings, by_task, has_neighbours, layers_table, objectives_table, overview_table, verdicts_table
 from tasks import TASKS
 
 from layersim.report import save_figure
-from layersim.report.claims import LIMITS, Finding, Study, judge_runs
-from layersim.report.claims.sheet import markdown
+from layersim.report.claims import Arms, Verdict, judge, markdown, read_arms
 
 ABSOLUTE_EPSILON = 0.05
 """The paper's depth is that of an accuracy of 0.95, which only the digits reach."""
@@ -29,31 +28,28 @@ def write(root: Path, console: Console) -> None:
     if not found:
         console.print(f"No finished run in {root}.")
         return
-    parts, studies, findings, notes = [], [], {}, []
+    parts, judged = [], {}
     if any(map(has_neighbours, found.values())):
         parts.append("## Objectives\n\n" + overview_table(found) + "\n")
-    for name, arms in found.items():
-        judged, told = _judged(root, arms)
-        studies += judged
-        notes += [note.replace(f"{root}/", "") for note in told if "adds to it" not in note]
-        if judged:
-            findings[TASKS[name].title] = judged[0][1]
-        parts.append(_of_task(name, arms))
-    (root / "tables.md").write_text("\n".join([verdicts_table(findings) + "\n", *parts]))
-    (root / "claims.md").write_text(markdown(studies, notes))
+    for name, trainings in found.items():
+        of_claims = {objective: trainings[objective] for objective in TASKS[name].objectives if objective in trainings}
+        if of_claims:
+            judged[TASKS[name].title] = _judged(of_claims)
+        parts.append(_of_task(name, trainings))
+    verdicts = verdicts_table({title: verdicts for title, (_, verdicts) in judged.items()})
+    (root / "tables.md").write_text("\n".join([verdicts + "\n", *parts]))
+    (root / "claims.md").write_text(markdown(list(judged.values())).replace(f"{root}/", ""))
     save_figure(picture(found), root / "evidence.png")
     for file in ("tables.md", "claims.md", "evidence.png"):
         console.print(f"{root / file}", soft_wrap=True, highlight=False)
 
 
-def _judged(root: Path, arms: Arms) -> tuple[list[tuple[Study, list[Finding]]], list[str]]:
-    models = [model for runs in arms.values() for model in runs if model.objective in model.task.objectives]
-    directories = [path for model in models for path in (model.directory, measured_exits(root, model)) if path]
-    limits = {name: limit for name, (limit, _) in LIMITS.items()} | {"absolute-epsilon": ABSOLUTE_EPSILON}
-    return judge_runs(directories, limits) if directories else ([], [])
+def _judged(trainings: Trainings) -> tuple[Arms, list[Verdict]]:
+    arms = read_arms({name.removesuffix("_heads"): [run.directory for run in of] for name, of in trainings.items()})
+    return arms, judge(arms, {"absolute-epsilon": ABSOLUTE_EPSILON})
 
 
-def _of_task(name: str, arms: Arms) -> str:
+def _of_task(name: str, arms: Trainings) -> str:
     task, record = TASKS[name], next(iter(arms.values()))[0].record
     what, of = ("Perplexity of a byte", "tokens") if task.tokens else ("Accuracy", "samples")
     parts = [

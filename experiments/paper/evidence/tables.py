@@ -11,16 +11,17 @@ from found import Trained
 from numpy.typing import NDArray
 
 from layersim.errors import UserError
-from layersim.report.claims import ABSOLUTE_DEPTH, CLAIMS, Finding
-from layersim.report.claims.estimates import Estimate, Reading, estimate
+from layersim.report.claims import CLAIMS, Verdict
+from layersim.report.claims.intervals import Estimate, Measured, estimate
+from layersim.report.claims.paper import absolute_depth
 
 Numbers = NDArray[np.float64]
-Arms = dict[str, list[Trained]]
+Trainings = dict[str, list[Trained]]
 """A task's runs by objective."""
 
 
-def by_task(models: Iterable[Trained]) -> dict[str, Arms]:
-    found: dict[str, Arms] = {}
+def by_task(models: Iterable[Trained]) -> dict[str, Trainings]:
+    found: dict[str, Trainings] = {}
     for model in models:
         found.setdefault(model.task.name, {}).setdefault(model.objective, []).append(model)
     return found
@@ -28,7 +29,7 @@ def by_task(models: Iterable[Trained]) -> dict[str, Arms]:
 
 def quality(model: Trained) -> Numbers:
     """(L,) accuracies, or perplexities of a byte where tokens are predicted."""
-    values = model.record.loss if model.task.tokens else model.record.accuracy
+    values = model.record.values("loss" if model.task.tokens else "accuracy")
     if values is None:
         raise UserError(f"{model.directory} did not record what its layers are worth")
     return np.exp(values) if model.task.tokens else np.asarray(values)
@@ -45,7 +46,7 @@ def table(header: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def layers_table(arms: Arms, objectives: Iterable[str]) -> str:
+def layers_table(arms: Trainings, objectives: Iterable[str]) -> str:
     """A row a layer, a column an objective; below, what holds for all layers together."""
     shown = {name: arms[name] for name in objectives if name in arms}
     layers = next(iter(shown.values()))[0].record.layers
@@ -53,14 +54,19 @@ def layers_table(arms: Arms, objectives: Iterable[str]) -> str:
         [str(layer + 1), *(over_seeds([quality(model)[layer] for model in models]) for models in shown.values())]
         for layer in range(layers)
     ]
-    for name, digits in {"saturated_early": 3, "mean_saturation_layer": 2, "exit_curve_area": 3}.items():
-        told = [[getattr(model.record, name) for model in models] for models in shown.values()]
+    for name, digits in {
+        "effective_depth": 1,
+        "saturated_early": 3,
+        "mean_saturation_layer": 2,
+        "exit_curve_area": 3,
+    }.items():
+        told = [[model.record.values(name) for model in models] for models in shown.values()]
         if all(value is not None for values in told for value in values):
             rows.append([name.replace("_", " "), *(over_seeds(values, digits) for values in told)])
     return table(["layer", *shown], rows)
 
 
-def overview_table(found: Mapping[str, Arms]) -> str:
+def overview_table(found: Mapping[str, Trainings]) -> str:
     """A row an objective, a column a task with neighbours: half of the layers / two thirds / all, means over the seeds,
     with ▲ where better than the aligned loss beyond the 95 % interval of the difference, with ▼ where worse."""
     shown = [arms for arms in found.values() if has_neighbours(arms)]
@@ -72,12 +78,12 @@ def overview_table(found: Mapping[str, Arms]) -> str:
     return table(["objective", *(next(iter(arms.values()))[0].task.title for arms in shown)], rows)
 
 
-def has_neighbours(arms: Arms) -> bool:
+def has_neighbours(arms: Trainings) -> bool:
     """Whether more than the claims' objectives were trained."""
     return any(model.objective in model.task.neighbours for models in arms.values() for model in models)
 
 
-def _overview(arms: Arms, objective: str) -> str:
+def _overview(arms: Trainings, objective: str) -> str:
     models, others = arms[objective], arms.get("aligned", [])
     tokens = models[0].task.tokens
     cells = []
@@ -96,7 +102,7 @@ def _depths(model: Trained) -> tuple[int, int, int]:
     return layers // 2, layers * 2 // 3, layers
 
 
-def objectives_table(arms: Arms) -> str:
+def objectives_table(arms: Trainings) -> str:
     """A row an objective: half of the layers, two thirds, all; what it has more there than the aligned loss, and at the
     last layer more than standard training, by seeds, with 95 % intervals."""
     depths = _depths(next(iter(arms.values()))[0])
@@ -115,7 +121,7 @@ def objectives_table(arms: Arms) -> str:
 def _more(models: Sequence[Trained], others: Sequence[Trained], depth: int) -> Estimate | None:
     """How much more the models have at a layer, 1 … L, than others of their seeds; None without a common seed."""
     first, second = ({model.seed: quality(model)[depth - 1 : depth] for model in side} for side in (models, others))
-    pairs = [Reading(first[seed] - second[seed]) for seed in sorted(first.keys() & second.keys())]
+    pairs = [Measured(first[seed] - second[seed]) for seed in sorted(first.keys() & second.keys())]
     return estimate(pairs, paired=True) if pairs else None
 
 
@@ -126,18 +132,18 @@ def _told(found: Estimate | None) -> str:
     return f"{found.value:+.3f}{interval}"
 
 
-def verdicts_table(findings: Mapping[str, Sequence[Finding]]) -> str:
+def verdicts_table(judged: Mapping[str, Sequence[Verdict]]) -> str:
     """A row a claim, a column a task by its title: the number for the aligned loss, and the verdict as a sign."""
     rows = [
-        [claim.name, *(_verdict(claim.name, found) for found in findings.values()), claim.published]
-        for claim in (*CLAIMS, ABSOLUTE_DEPTH)
+        [claim.name, *(_verdict(claim.name, found) for found in judged.values()), claim.published]
+        for claim in (*CLAIMS, absolute_depth)
     ]
-    return table(["claim", *findings, "paper"], rows)
+    return table(["claim", *judged, "paper"], rows)
 
 
-def _verdict(claim: str, findings: Sequence[Finding]) -> str:
-    for finding in findings:
-        if finding.claim.name == claim and "Aligned" in finding.arms and finding.estimate is not None:
-            sign = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}[finding.verdict]
-            return f"{finding.estimate.value:.3f} {sign}"
+def _verdict(claim: str, verdicts: Sequence[Verdict]) -> str:
+    for found in verdicts:
+        if found.claim.name == claim and "aligned" in found.arms and found.estimate is not None:
+            sign = {"holds": "✓", "does not hold": "✗", "cannot tell": "?"}[found.answer]
+            return f"{found.estimate.value:.3f} {sign}"
     return ""

@@ -30,7 +30,7 @@ class Task:
     own_split: bool = False
     """Whether a seed draws another split too."""
     tokens: bool = False
-    """Whether it predicts tokens: perplexity in place of accuracy, no exits."""
+    """Whether it predicts tokens: perplexity in place of accuracy."""
     images: bool = False
     probe: str | None = None
     """Data of another task, for linear probes."""

@@ -2,12 +2,12 @@
 
     python experiments/paper/evidence/train.py [--root runs/evidence] [--data FOLDER] [--objectives all] [--tasks …]
 
-Each task with three seeds of each of its objectives: `layersim fit`, then `layersim exits` for classifiers, `layersim
-transfer` for images (shifts) and where another task is at hand (linear probes); at last `results.py` writes tables,
-picture and the verdicts of `layersim claims` into the root. Tasks whose data do not come with a package need FOLDER,
-with cifar10/, sst2/ and wikitext2/ as the recipes' headers tell; without it they are left out. `--objectives all` adds
-the neighbours of the aligned loss. Models are trained side by side, each in a process of its own that finds everything
-imported, and the cores are divided among them.
+Each task with three seeds of each of its objectives: `layersim fit`, then `layersim transfer` for images (shifts) and
+where another task is at hand (linear probes); at last `results.py` writes tables, picture and the verdicts of `layersim
+claims` into the root. Tasks whose data do not come with a package need FOLDER, with cifar10/, sst2/ and wikitext2/ as
+the recipes' headers tell; without it they are left out. `--objectives all` adds the neighbours of the aligned loss.
+Models are trained side by side, each in a process of its own that finds everything imported, and the cores are divided
+among them.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> int:
     todo = list(jobs(options.tasks, options.objectives == "all", options.seeds, data))
     os.environ |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // options.workers)), "WANDB_MODE": "offline"}
     warm = multiprocessing.get_context("forkserver")
-    warm.set_forkserver_preload(["layersim.commands.training", "layersim.transfer.command", "callbacks"])
+    warm.set_forkserver_preload(["layersim.commands.training", "layersim.commands.transfer", "callbacks"])
     console = Console()
     failed = 0
     begun = time.monotonic()

@@ -1,21 +1,19 @@
 """The paper's claims, judged on finished runs: a number, its interval and a verdict each."""
 
-from layersim.report.claims.claim import Claim, Finding, judge
-from layersim.report.claims.command import judge_runs, main
-from layersim.report.claims.finished import read_run
-from layersim.report.claims.paper import ABSOLUTE_DEPTH, CLAIMS, LIMITS
-from layersim.report.claims.studies import Study, group_studies
+from layersim.report.claims.arms import ARMS, Arms, read_arms
+from layersim.report.claims.claim import LIMITS, Claim
+from layersim.report.claims.paper import CLAIMS
+from layersim.report.claims.tables import markdown
+from layersim.report.claims.verdicts import Verdict, judge
 
 __all__ = [
-    "ABSOLUTE_DEPTH",
+    "ARMS",
     "CLAIMS",
     "LIMITS",
+    "Arms",
     "Claim",
-    "Finding",
-    "Study",
-    "group_studies",
+    "Verdict",
     "judge",
-    "judge_runs",
-    "main",
-    "read_run",
+    "markdown",
+    "read_arms",
 ]

@@ -1,83 +1,109 @@
-"""A finished run, with all that its directory tells."""
+"""A finished run, and what it measured; all that claims read of records is read here. Letters: L layers, N samples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layersim.errors import UserError
-from layersim.report.configuration import CONFIG_FILE, read_configuration
-from layersim.report.environment import read_environment
-from layersim.report.exits import ExitReport, read_exit_report
-from layersim.report.records import RECORDS_FILE, LayerRecord
-from layersim.report.run import load_run
-from layersim.report.transfer import TransferReport, read_transfer_report
+import numpy as np
+
+from layersim.report.claims.intervals import CONFIDENCE, Measured, Numbers, shares
+from layersim.report.exits import ExitReport
+from layersim.report.records import LayerRecord
+from layersim.report.transfer import TransferReport
+
+
+class NotMeasured(Exception):
+    """A run does not tell what a claim asks; the message says what is missing and what would measure it."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run, with all that is told of its model."""
+    """A run, with all that is told of its model; what it did not measure raises NotMeasured."""
 
     directory: Path
     config: dict[str, Any]
     record: LayerRecord
     """Its last validation."""
+    origin: Path
+    """The run that trained the model: itself, or that of the checkpoint that it evaluated."""
     exits: ExitReport | None = None
     transfer: TransferReport | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def parameters(self) -> Mapping[str, float] | None:
-        """How many it has, as `layersim.runs.parameters` counts them; None where nothing counted."""
-        return self.exits.parameters if self.exits else self.environment.get("parameters")
-
-    @property
-    def processes(self) -> int:
-        """That trained it; one where nothing tells."""
-        return int(self.environment.get("processes", 1))
-
-    @property
-    def checkpoint(self) -> Path | None:
-        """What it was begun from; a relative path is looked for from here, and from the folders that hold the run."""
-        given = self.config.get("ckpt_path")
-        if not isinstance(given, str):
-            return None
-        found = [base / given for base in (Path(), *self.directory.resolve().parents) if (base / given).exists()]
-        return (found[0] if found else Path(given)).resolve()
-
-    @property
-    def evaluated(self) -> bool:
-        """Whether it only read a checkpoint."""
-        return self.record.step == 0 and self.checkpoint is not None
+    def layers(self) -> int:
+        """L."""
+        return self.record.layers
 
     @property
     def samples(self) -> int | None:
         """N that are independent of each other: none of a language model's tokens."""
         return None if self.record.unit == "tokens" else self.record.samples
 
+    @property
+    def how_measured(self) -> dict[str, Any]:
+        """What must be alike where numbers are put together."""
+        how = {name: quantity.options for name, quantity in self.record.quantities.items() if quantity.options}
+        return {"layers": self.layers, "samples": self.record.samples, "measured": how}
 
-def read_run(directory: Path) -> FinishedRun | None:
-    """All that a run's directory tells; None where it holds no validation.
+    def accuracy(self) -> Measured:
+        """(L,) shares."""
+        told = self._values("accuracy", "layer accuracy", "LayerAccuracyMonitor")
+        return known(shares(told, self.samples), "the accuracy is NaN at some layer")
 
-    Raises:
-        UserError: no run's directory, no `config.yaml`, or a file that is broken.
-    """
-    config = read_configuration(directory)
-    if config and not (directory / RECORDS_FILE).is_file():
-        return None
-    run = load_run(directory)
-    if not isinstance(config.get("model"), dict):
-        raise UserError(
-            f"expected {directory / CONFIG_FILE} to tell the run's model, which claims are judged by, but it does not."
-        )
-    validated = [record for record in run.records if record.stage == "validate"]
-    if not validated:
-        return None
-    return FinishedRun(
-        directory,
-        config,
-        validated[-1],
-        read_exit_report(directory),
-        read_transfer_report(directory),
-        read_environment(directory) or {},
-    )
+    def target_probability(self) -> Measured:
+        """(L,) means over the samples, of the true class."""
+        told = self._values("target_probability", "probability of the true class", "ProgressionMonitor")
+        return known(shares(told, self.samples), "the true class's probability is NaN at some layer")
+
+    def saturation(self) -> Numbers:
+        """(L,) counts of samples."""
+        return np.array(self._values("saturation", "saturation", "SaturationMonitor"), dtype=np.float64)
+
+    def similarity(self, measure: str, name: str) -> Measured:
+        """(L, L), with its interval where one at 95 % was recorded."""
+        values = np.array(self._values(measure, name, "SimilarityHeatmaps"), dtype=np.float64)
+        interval = self.record.quantities[measure].interval or {}
+        if self.samples is None or interval.get("confidence") != CONFIDENCE:
+            return Measured(values)
+        return Measured(values, np.array([interval["low"], interval["high"]], dtype=np.float64))
+
+    def exit_curve(self) -> tuple[Mapping[str, Any], int | None, str]:
+        """The curve, its N, and by what rule samples leave."""
+        if "exit_curve" in self.record.quantities or self.exits is None:
+            accuracy = self._values("exit_curve", "exit curve", "ExitCurveMonitor")
+            ticks = self.record.quantities["exit_curve"].ticks
+            return {**ticks, "accuracy": accuracy}, self.samples, "confidence"
+        rule = f"{self.exits.policy}{' of tempered logits' if self.exits.temperatures is not None else ''}"
+        return self.exits.curve, None if self.samples is None else self.exits.samples, rule
+
+    def _values(self, name: str, what: str, monitor: str) -> Any:
+        """The quantity's; refuses that nothing is told."""
+        values = self.record.values(name)
+        if values is None:
+            raise NotMeasured(f"no {what} was recorded: add callbacks.{monitor}")
+        return values
+
+    def parameters(self) -> Mapping[str, float]:
+        """As `layersim.runs.parameters` counts them."""
+        counted = self.exits.parameters if self.exits else self.environment.get("parameters")
+        if counted is None:
+            raise NotMeasured("nothing counted the parameters: run `layersim exits`")
+        return counted
+
+    def transferred(self) -> TransferReport:
+        """Of the state that training ended with."""
+        if self.transfer is None:
+            raise NotMeasured("transfer was not measured: run `layersim transfer`")
+        read = Path(self.transfer.model)
+        if read.suffix == ".ckpt" and read.name != "last.ckpt":
+            raise NotMeasured(f"transfer was measured of {read.name}: run `layersim transfer` on last.ckpt")
+        return self.transfer
+
+
+def known(measured: Measured, why: str) -> Measured:
+    """Refuses NaN, with the reason."""
+    if not np.isfinite(measured.values).all():
+        raise NotMeasured(why)
+    return measured

@@ -1,193 +1,281 @@
 """What Jiang et al. 2025 ("Tracing Representation Progression", arXiv 2406.14479v3) claim, to be judged on other runs.
 
 Published numbers are computed as ours are, from values that the paper prints, or that were read off its figures (to
-about 0.01).
+about 0.01). Letters: L layers, N samples.
 """
 
-from layersim.report.claims import readings
-from layersim.report.claims.claim import Claim
+import math
+from collections.abc import Sequence
 
-LIMITS: dict[str, tuple[float, str]] = {
-    "drop": (0.01, "a drop from one layer to a later one that still counts as none"),
-    "correlation": (0.8, "of cosine and CKA, from which one follows the other"),
-    "shallow-gain": (0.1, "a gain in accuracy that counts as far above"),
-    "last-layer-loss": (0.01, "the accuracy that the last layer may lose"),
-    "par-loss": (0.01, "a loss in accuracy that is still on a par"),
-    "parameters-saved": (0.05, "the share of the parameters that one head must save"),
-    "epsilon": (0.01, "the accuracy below the best layer's that effective depth tolerates"),
-    "transfer-loss": (0.01, "the accuracy that a layer may lose under shifts or on another task"),
-}
-"""What a user may set: name, default, meaning."""
+import numpy as np
+from numpy.typing import NDArray
 
-CLAIMS = (
-    Claim(
-        name="similarity-rises",
-        says="Similarity rises as layers come closer: cos(l, m) < cos(l + 1, m) for l + 1 < m",
-        source="theorem 2.1, figure 2",
-        number="largest drop of the cosine when a layer comes one closer",
-        published="−0.02, DeiT-S on CIFAR-10, standard, to the last layer",
-        read=readings.similarity_drops,
-        first=("standard", "shared", "separate"),
-        side="at most",
-        limit="drop",
-    ),
-    Claim(
-        name="cosine-follows-cka",
-        says="The cosine, cheap as it is, says what CKA says",
-        source="figure 2",
-        number="Pearson's correlation of cosine and CKA over the pairs of layers",
-        published="0.98, DeiT-S on CIFAR-10, to the last layer",
-        read=readings.cosine_cka_correlation,
-        first=("standard", "shared", "separate"),
-        side="above",
-        limit="correlation",
-    ),
-    Claim(
-        name="accuracy-rises",
-        says="Layer accuracy rises monotonically",
-        source="figures 1 and 4",
-        number="largest drop of accuracy from a layer to the next",
-        published="−0.001, DeiT-S fine-tuned on CIFAR-10, aligned",
-        read=readings.accuracy_drops,
-        first=("standard", "shared", "separate"),
-        side="at most",
-        limit="drop",
-    ),
-    Claim(
-        name="probability-rises",
-        says="The probability of the true class rises with the layer",
-        source="theorem 2.2",
-        number="largest drop of its mean from a layer to the next",
-        published="",
-        read=readings.probability_drops,
-        first=("standard", "shared", "separate"),
-        side="at most",
-        limit="drop",
-    ),
-    Claim(
-        name="shallow-layers",
-        says="Training one head at all layers makes shallow layers far more accurate than standard training",
-        source="figures 1b and 4b",
-        number="gain in mean accuracy over the first half of the layers",
-        published="0.47, DeiT-S fine-tuned on CIFAR-10",
-        read=readings.shallow_accuracy,
-        first=("shared",),
-        second="standard",
-        side="above",
-        limit="shallow-gain",
-    ),
-    Claim(
-        name="last-layer",
-        says="The last layer loses next to nothing by it",
-        source="figures 4b and 8",
-        number="loss of accuracy at the last layer",
-        published="0.006 on ImageNet-1K, 0.019 on SST-2, −0.005 on CIFAR-10",
-        read=readings.last_accuracy,
-        first=("standard",),
-        second="shared",
-        side="at most",
-        limit="last-layer-loss",
-    ),
-    Claim(
-        name="more-saturation",
-        says="More samples have their final prediction before the last layer",
-        source="figure 6a",
-        number="gain in the share of samples that saturate early",
-        published="0.12, from 0.87 to 0.99, CIFAR-10",
-        read=readings.saturated_early,
-        first=("shared",),
-        second="standard",
-        side="above",
-        limit=0.0,
-    ),
-    Claim(
-        name="earlier-saturation",
-        says="Predictions become final at a shallower layer",
-        source="figure 6a",
-        number="layers by which the mean saturation layer is earlier",
-        published="5.55 of 12, from 9.79 to 4.24, CIFAR-10",
-        read=readings.saturation_layer,
-        first=("standard",),
-        second="shared",
-        side="above",
-        limit=0.0,
-    ),
-    Claim(
-        name="effective-depth",
-        says="Fewer layers are needed for the accuracy that is asked",
-        source="figure 5a",
-        number="layers by which the accuracy of the run's own best layer, less ε, is reached earlier (between layers "
-        "on a line; rounded up, a run's effective depth)",
-        published="4.2 of 12, DeiT-S on CIFAR-10, training accuracy",
-        read=readings.effective_depth,
-        first=("standard",),
-        second="shared",
-        side="above",
-        limit=0.0,
-    ),
-    Claim(
-        name="one-head-on-par",
-        says="With early exit, one head is on a par with a head for each layer at equal mean exit layer",
-        source="table of exits, figure 7",
-        number="loss against separate heads with mean exit layer at 1/2 and 3/4 of the layers, the larger",
-        published="0.004 on ImageNet-1K (1.36 against 1.42 times fewer layers)",
-        read=readings.accuracy_with_exits,
-        check=readings.check_exits,
-        first=("separate",),
-        second="shared",
-        side="at most",
-        limit="par-loss",
-    ),
-    Claim(
-        name="parameters-saved",
-        says="One head saves the parameters of L − 1 classifiers",
-        source="section on parameters: (L − 1) K d / (P + (L − 1) K d)",
-        number="share of the parameters of the model with a head for each layer",
-        published="0.784 GPT-2, 0.161 DeiT-S, 0.089 DeiT-B",
-        read=readings.parameters_saved,
-        first=("shared",),
-        side="above",
-        limit="parameters-saved",
-    ),
-    Claim(
-        name="transfer-shift",
-        says="Under shifted data (rotation, noise, blur) no layer is worse than with standard training",
-        source="transfer of layer features",
-        number="largest loss over the layers, of accuracy averaged over shifts and strengths",
-        published="",
-        read=readings.shifted_accuracy,
-        check=readings.check_shifts,
-        first=("standard",),
-        second="shared",
-        side="at most",
-        limit="transfer-loss",
-    ),
-    Claim(
-        name="transfer-task",
-        says="On another task, by a linear probe, no layer's frozen features are worse than with standard training",
-        source="transfer of layer features",
-        number="largest loss over the layers, of the probe's accuracy",
-        published="",
-        read=readings.probe_accuracy,
-        check=readings.check_probes,
-        first=("standard",),
-        second="shared",
-        side="at most",
-        limit="transfer-loss",
+from layersim.report.claims.claim import GAIN, LOSS, ONE_HEAD, Limits, alike, claim
+from layersim.report.claims.finished import FinishedRun, NotMeasured, known
+from layersim.report.claims.intervals import Measured, Numbers, normal_quantile, shares
+
+BUDGETS = (0.5, 0.75)
+"""Mean exit layers at which early exit is compared, as shares of L."""
+
+
+@claim(
+    says="Similarity rises as layers come closer: cos(l, m) < cos(l + 1, m) for l + 1 < m",
+    source="theorem 2.1, figure 2",
+    published="−0.02, DeiT-S on CIFAR-10, standard, to the last layer",
+    claimed=("≤", "drop"),
+)
+def similarity_rises(run: FinishedRun, limits: Limits) -> Measured:
+    """Largest drop of the cosine when a layer comes one closer."""
+    pairs = [(low, last) for last in range(run.layers) for low in range(last - 1)]
+    if not pairs:
+        raise NotMeasured("it takes three layers or more")
+    rows, columns = np.array(pairs).T
+    cosine = run.similarity("cosine", "cosine")
+    return known(cosine[rows, columns] - cosine[rows + 1, columns], "the cosine is NaN at some layer")
+
+
+@claim(
+    says="The cosine, cheap as it is, says what CKA says",
+    source="figure 2",
+    published="0.98, DeiT-S on CIFAR-10, to the last layer",
+    claimed=(">", "correlation"),
+)
+def cosine_follows_cka(run: FinishedRun, limits: Limits) -> Measured:
+    """Pearson's correlation of cosine and CKA over the pairs of layers."""
+    upper = np.triu_indices(run.layers, 1)
+    values = np.stack([run.similarity(*told).values[upper] for told in (("cka", "CKA"), ("cosine", "cosine"))])
+    if len(upper[0]) < 3:
+        raise NotMeasured("it takes three layers or more")
+    if not (np.isfinite(values).all() and np.ptp(values, axis=1).all()):
+        raise NotMeasured("cosine or CKA is NaN at some layer, or the same for all pairs")
+    return Measured(np.asarray(np.corrcoef(values))[0, 1:])
+
+
+@claim(
+    says="Layer accuracy rises monotonically",
+    source="figures 1 and 4",
+    published="−0.001, DeiT-S fine-tuned on CIFAR-10, aligned",
+    claimed=("≤", "drop"),
+)
+def accuracy_rises(run: FinishedRun, limits: Limits) -> Measured:
+    """Largest drop of accuracy from a layer to the next."""
+    return _drops(run.accuracy())
+
+
+@claim(
+    says="The probability of the true class rises with the layer",
+    source="theorem 2.2",
+    claimed=("≤", "drop"),
+)
+def probability_rises(run: FinishedRun, limits: Limits) -> Measured:
+    """Largest drop of its mean from a layer to the next."""
+    return _drops(run.target_probability())
+
+
+@claim(
+    says="Training one head at all layers makes shallow layers far more accurate than standard training",
+    source="figures 1b and 4b",
+    published="0.47, DeiT-S fine-tuned on CIFAR-10",
+    arms=GAIN,
+    claimed=(">", "shallow-gain"),
+)
+def shallow_layers(run: FinishedRun, limits: Limits) -> Measured:
+    """Gain in mean accuracy over the first half of the layers."""
+    return shares([run.accuracy().values[: max(1, run.layers // 2)].mean()], run.samples)
+
+
+@claim(
+    says="The last layer loses next to nothing by it",
+    source="figures 4b and 8",
+    published="0.006 on ImageNet-1K, 0.019 on SST-2, −0.005 on CIFAR-10",
+    arms=LOSS,
+    claimed=("≤", "last-layer-loss"),
+)
+def last_layer(run: FinishedRun, limits: Limits) -> Measured:
+    """Loss of accuracy at the last layer."""
+    return run.accuracy()[-1:]
+
+
+@claim(
+    says="More samples have their final prediction before the last layer",
+    source="figure 6a",
+    published="0.12, from 0.87 to 0.99, CIFAR-10",
+    arms=GAIN,
+    claimed=(">", 0.0),
+)
+def more_saturation(run: FinishedRun, limits: Limits) -> Measured:
+    """Gain in the share of samples that saturate early."""
+    counts = run.saturation()
+    return shares([1 - counts[-1] / counts.sum()], run.samples)
+
+
+@claim(
+    says="Predictions become final at a shallower layer",
+    source="figure 6a",
+    published="5.55 of 12, from 9.79 to 4.24, CIFAR-10",
+    arms=LOSS,
+    claimed=(">", 0.0),
+)
+def earlier_saturation(run: FinishedRun, limits: Limits) -> Measured:
+    """Layers by which the mean saturation layer is earlier.
+
+    Over samples with a normal interval.
+    """
+    counts = run.saturation()
+    layers, total = np.arange(1, len(counts) + 1), counts.sum()
+    mean = np.array([layers @ counts / total])
+    if run.samples is None or total < 2:
+        return Measured(mean)
+    half = normal_quantile() * math.sqrt(counts @ (layers - mean) ** 2 / (total - 1) / total)
+    return Measured(mean, np.stack([mean - half, mean + half]))
+
+
+@claim(
+    says="Fewer layers are needed for the accuracy that is asked",
+    source="figure 5a",
+    published="4.2 of 12, DeiT-S on CIFAR-10, training accuracy",
+    arms=LOSS,
+    claimed=(">", 0.0),
+)
+def effective_depth(run: FinishedRun, limits: Limits) -> Measured:
+    """Layers by which the accuracy of the run's own best layer, less ε, is reached earlier (between layers on a line;
+    rounded up, a run's effective depth).
+
+    The level is taken as it is: layers measured on the same samples mostly err together, so that the interval is
+    rather too wide.
+    """
+    accuracy = run.accuracy()
+    return _reached_at(accuracy, float(accuracy.values.max()) - limits["epsilon"])
+
+
+@claim(
+    says="With early exit, one head is on a par with a head for each layer at equal mean exit layer",
+    source="table of exits, figure 7",
+    published="0.004 on ImageNet-1K (1.36 against 1.42 times fewer layers)",
+    arms=(("separate",), ONE_HEAD),
+    claimed=("≤", "par-loss"),
+    check=alike(
+        lambda run: run.exit_curve()[2],
+        "exits were measured by different policies: run `layersim exits` alike on all of them",
     ),
 )
+def one_head_on_par(run: FinishedRun, limits: Limits) -> Measured:
+    """Loss against separate heads with mean exit layer at 1/2 and 3/4 of the layers, the larger.
 
-ABSOLUTE_DEPTH = Claim(
-    name="absolute-depth",
+    Linear between the curve's points.
+    """
+    curve, samples, _ = run.exit_curve()
+    depths = np.asarray(curve["mean_exit_layer"], dtype=np.float64)
+    asked = [share * run.layers for share in BUDGETS]
+    if not (depths[0] <= min(asked) and max(asked) <= depths[-1]):
+        raise NotMeasured(f"the exit curve does not reach from layer {min(asked):g} to {max(asked):g}")
+    return shares(np.interp(asked, depths, np.asarray(curve["accuracy"], dtype=np.float64)), samples)
+
+
+@claim(
+    says="One head saves the parameters of L − 1 classifiers",
+    source="section on parameters: (L − 1) K d / (P + (L − 1) K d)",
+    published="0.784 GPT-2, 0.161 DeiT-S, 0.089 DeiT-B",
+    arms=(ONE_HEAD,),
+    claimed=(">", "parameters-saved"),
+)
+def parameters_saved(run: FinishedRun, limits: Limits) -> Measured:
+    """Share of the parameters of the model with a head for each layer.
+
+    Counted, so that it is exact.
+    """
+    share = np.array([run.parameters()["share_saved"]])
+    return Measured(share, np.stack([share, share]))
+
+
+@claim(
+    says="Under shifted data (rotation, noise, blur) no layer is worse than with standard training",
+    source="transfer of layer features",
+    arms=LOSS,
+    claimed=("≤", "transfer-loss"),
+    check=alike(
+        lambda run: run.transferred().shift_settings,
+        "transfer was measured on other data, or with other shifts: run `layersim transfer` alike",
+    ),
+)
+def transfer_shift(run: FinishedRun, limits: Limits) -> Measured:
+    """Largest loss over the layers, of accuracy averaged over shifts and strengths."""
+    report = run.transferred()
+    if not report.shifts:
+        raise NotMeasured("no shifted images were measured: run `layersim transfer`")
+    accuracies = [step["accuracy"] for steps in report.shifts.values() for step in steps]
+    return shares(np.mean(accuracies, axis=0), report.samples)
+
+
+@claim(
+    says="On another task, by a linear probe, no layer's frozen features are worse than with standard training",
+    source="transfer of layer features",
+    arms=LOSS,
+    claimed=("≤", "transfer-loss"),
+    check=alike(
+        lambda run: run.transferred().probe_settings,
+        "probes were fitted to other data: run `layersim transfer --to_data …` alike",
+    ),
+)
+def transfer_task(run: FinishedRun, limits: Limits) -> Measured:
+    """Largest loss over the layers, of the probe's accuracy."""
+    report = run.transferred()
+    if report.probe is None:
+        raise NotMeasured("no probe was fitted to another task: run `layersim transfer --to_data …`")
+    return shares(report.probe["accuracy"], report.probe["samples"])
+
+
+def _some_reach_it(runs: Sequence[FinishedRun], limits: Limits) -> None:
+    """Refuses runs none of which reaches 1 − ε: all are as deep as they can be."""
+    level = 1 - limits["absolute-epsilon"]
+    if not any(_reached(run.accuracy().values, level).any() for run in runs):
+        raise NotMeasured(f"no layer of any run reaches an accuracy of {level:g}: raise --absolute-epsilon")
+
+
+@claim(
     says="Fewer layers are needed for the accuracy 1 − ε",
     source="figure 5a",
-    number="layers by which the accuracy 1 − ε is reached earlier (between layers on a line)",
     published="5.6 of 12, DeiT-S on CIFAR-10, training accuracy 0.97",
-    read=readings.absolute_depth,
-    check=readings.check_absolute_depth,
-    first=("standard",),
-    second="shared",
-    side="above",
-    limit=0.0,
+    arms=LOSS,
+    claimed=(">", 0.0),
+    check=_some_reach_it,
 )
-"""Judged where the accuracy is asked for, `--absolute-epsilon`: it is the task's own."""
+def absolute_depth(run: FinishedRun, limits: Limits) -> Measured:
+    """Layers by which the accuracy 1 − ε is reached earlier (between layers on a line).
+
+    Judged where the accuracy is asked for, `--absolute-epsilon`: it is the task's own.
+    """
+    return _reached_at(run.accuracy(), 1 - limits["absolute-epsilon"])
+
+
+CLAIMS = (
+    similarity_rises, cosine_follows_cka, accuracy_rises, probability_rises, shallow_layers, last_layer,
+    more_saturation, earlier_saturation, effective_depth, one_head_on_par, parameters_saved, transfer_shift,
+    transfer_task,
+)  # fmt: skip
+
+
+def _drops(values: Measured) -> Measured:
+    if len(values.values) < 2:
+        raise NotMeasured("it takes two layers or more")
+    return values[:-1] - values[1:]
+
+
+def _reached_at(accuracy: Measured, level: float) -> Measured:
+    """The depth at which a line drawn through the layers' accuracies first reaches the level, else L."""
+    ends = None if accuracy.ends is None else np.array([[_depth(end, level)] for end in accuracy.ends[::-1]])
+    return Measured(np.array([_depth(accuracy.values, level)]), ends)
+
+
+def _depth(accuracy: Numbers, level: float) -> float:
+    reached = _reached(accuracy, level)
+    place = int(reached.argmax())
+    if not reached.any() or place == 0:
+        return 1.0 if reached.any() else float(len(accuracy))
+    return place + float((level - accuracy[place - 1]) / (accuracy[place] - accuracy[place - 1]))
+
+
+def _reached(accuracy: Numbers, level: float) -> NDArray[np.bool_]:
+    """Whether it is at least the level; to 12 digits, as in binary 1 − 0.18 is a little more than 0.82."""
+    reached: NDArray[np.bool_] = np.round(accuracy - level, 12) >= 0
+    return reached

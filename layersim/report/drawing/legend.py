@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from layersim.report.drawing.canvas import INK, LABEL_SIZE, shorten
+from layersim.report.drawing.canvas import INK, LABEL_SIZE, TICK_SIZE, shorten
 
 _CHARACTER = 0.6 * LABEL_SIZE / 72  # inches that a character of a legend takes, wide names included
 
@@ -40,3 +41,22 @@ def draw_legend(figure: Figure, lines: Mapping[str, Line2D], left: float, top: f
     for text, name in zip(legend.get_texts(), lines, strict=True):  # set here, for a legend passes over names with a _
         text.set_parse_math(False)
         text.set_text(shorten(name, int((width - 0.6) / _CHARACTER)))
+
+
+def draw_key(axes: Axes, lines: Mapping[str, Line2D], *, title: str = "", columns: int = 4) -> None:
+    """The lines' names below the axes they are in."""
+    axes.legend(
+        list(lines.values()),
+        list(lines),
+        title=title,
+        title_fontsize=TICK_SIZE,
+        ncols=columns,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.17),
+        frameon=False,
+        fontsize=TICK_SIZE,
+        labelcolor=INK,
+        handlelength=1.4,
+        columnspacing=1,
+        borderpad=0,
+    )

@@ -33,6 +33,8 @@ from layersim.report.page.seeds import group_runs
 from layersim.report.records import LayerRecord, Stage
 from layersim.report.run import name_runs, pick_record
 
+PAGE_FILE = "report.html"
+"""The page of one run, in its directory."""
 _SCRIPTS = ("svg.js", "charts.js", "panels.js", "page.js")
 
 

@@ -9,17 +9,16 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike
 
-from layersim.report.claims import LIMITS, judge_runs
-from layersim.report.claims.claim import Finding
+from layersim.report.claims import Verdict, judge, read_arms
 from layersim.report.exits import write_exit_report
-from layersim.report.records import LayerRecord, append_record
+from layersim.report.records import append_record
 from layersim.report.transfer import TransferReport, write_transfer_report
+from tests.report.recorded import recorded
 from tests.report.test_exits import report as exit_report
 
-DEFAULTS = {name: default for name, (default, _) in LIMITS.items()}
 WAYS: dict[str, dict[str, Any]] = {
     "standard": {"objective": {"class_path": "layersim.objectives.LastLayer"}},
-    "shared": {"objective": {"class_path": "layersim.Aligned", "init_args": {"weights": "linear"}}},
+    "aligned": {"objective": {"class_path": "layersim.Aligned", "init_args": {"weights": "linear"}}},
     "separate": {
         "objective": {"class_path": "layersim.Aligned", "init_args": {"weights": "uniform"}},
         "head": {"class_path": "layersim.SeparateHeads", "init_args": {}},
@@ -57,7 +56,7 @@ def make(
         "ckpt_path": told.pop("ckpt_path", None),
     }
     values: Facts = {"epoch": 2, "step": 30, "stage": "validate", "layers": 4, "samples": 1000}
-    append_record(directory / "layers.jsonl", LayerRecord(**(values | told)))
+    append_record(directory / "layers.jsonl", recorded(**(values | told)))
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     if saved is not None:
         parameters = {"model": 100, "head": 10, "separate_heads": 130, "share_saved": saved}
@@ -71,15 +70,15 @@ def make(
     return directory
 
 
-def findings(root: Path, ways: dict[str, Way], name: str, seeds: int = 3, **options: Any) -> list[Finding]:
+def verdicts(root: Path, ways: dict[str, Way], name: str, seeds: int = 3, **options: Any) -> list[Verdict]:
     """What the claim comes to for runs of these ways, three seeds each."""
-    runs = [
-        make(root / f"{way}-{seed}", way, seed, of(seed), **options)
-        for way, of in ways.items()
-        for seed in range(seeds)
-    ]
-    ((_, found),), _ = judge_runs(runs, DEFAULTS)
-    return [finding for finding in found if finding.claim.name == name]
+    arms = read_arms(
+        {
+            way: [make(root / f"{way}-{seed}", way, seed, of(seed), **options) for seed in range(seeds)]
+            for way, of in ways.items()
+        }
+    )
+    return [verdict for verdict in judge(arms) if verdict.claim.name == name]
 
 
 def wiggle(values: ArrayLike, size: float = 0.001) -> Callable[[int], list[float]]:
@@ -106,14 +105,7 @@ def two_measures(follows: float, size: float) -> Way:
 
 
 def probability(values: ArrayLike, size: float = 0.001) -> Way:
-    def facts(seed: int) -> Facts:
-        fixed = {"samples": 9, "centering": "samples", "cosine_rises": 1.0, "path_over_chord": 1.0}
-        fixed |= {"cosine_cka": {"pearson": 1.0, "spearman": 1.0}, "target_probability_rises": 1.0}
-        lists = {"cosine": 4, "cosine_rises_by_step": 3, "angle": 2, "distance_to_segment": 4, "skip_over_residual": 3}
-        by_layer = {key: [0.5] * count for key, count in (lists | {"target_probability_rises_by_step": 3}).items()}
-        return {"progression": fixed | by_layer | {"target_probability": wiggle(values, size)(seed)}}
-
-    return facts
+    return field("target_probability", values, size)
 
 
 def saturation(*counts: int, moved: int = 1) -> Way:

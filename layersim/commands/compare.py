@@ -1,0 +1,58 @@
+"""`layersim compare RUN_DIR …`: several runs side by side, as a table on the terminal, as figures, and as a page."""
+
+from pathlib import Path
+from typing import Literal
+
+from layersim.errors import UserError
+
+
+def compare(
+    run: list[Path],
+    *,
+    output: Path = Path("comparison.png"),
+    stage: Literal["validate", "test"] = "validate",
+    epoch: int | None = None,
+) -> None:
+    """Compare runs layer by layer; of those with exits (`layersim exits`), accuracy against cost too.
+
+    Args:
+        run: a run's directory, with layers.jsonl
+        output: the figure; the page gets its name with .html
+        stage: whose records are compared
+        epoch: which is compared; each run's last where left out
+
+    Raises:
+        UserError: no PNG's name; a directory that is no run's, a broken file, a stage or epoch that was not recorded.
+    """
+    from rich.console import Console
+
+    from layersim.report.drawing.canvas import save_figure
+    from layersim.report.exits import read_exit_report
+    from layersim.report.figures import comparison_figure
+    from layersim.report.page import write_page
+    from layersim.report.run import load_run, name_runs, pick_record
+    from layersim.report.table import comparison_table
+    from layersim.report.tradeoff import tradeoff_figure, tradeoff_table
+
+    if output.suffix != ".png":
+        raise UserError(f"--output: expected the name of a PNG file, which ends in .png, got {output}.")
+    directories = list(dict.fromkeys(path.resolve() for path in run))
+    runs = [load_run(directory) for directory in directories]
+    picked = [pick_record(one, stage=stage, epoch=epoch) for one in runs]
+    names = name_runs(runs)
+    records = dict(zip(names, picked, strict=True))
+    found = {name: read_exit_report(one.directory) for name, one in zip(names, runs, strict=True)}
+    exits = {name: report for name, report in found.items() if report is not None}
+    console = Console()
+    console.print(comparison_table(records))
+    save_figure(comparison_figure(records), output)
+    written = [f"Figure: {output}"]
+    if exits:
+        console.print(tradeoff_table(exits))
+        tradeoff = output.with_stem(f"{output.stem}-tradeoff")
+        save_figure(tradeoff_figure(exits), tradeoff)
+        written.append(f"Figure: {tradeoff}")
+    page = output.with_suffix(".html")
+    notices = write_page(directories, page, stage=stage, epoch=epoch)
+    for line in (*written, *notices, f"Page: {page}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,245 @@
+"""`layersim exits`: when samples may leave early, with a guarantee, and what it saves. Letters: L layers, N samples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from rich.console import Console
+from torch import Tensor
+
+from layersim.commands.collecting import Tables, evaluate_epoch, quiet_trainer
+from layersim.data import SplitDataModule
+from layersim.data.splits import shared_samples
+from layersim.errors import UserError
+from layersim.exits import (
+    POLICIES,
+    Calibration,
+    EarlyExit,
+    ExitSummary,
+    ExitTable,
+    Method,
+    Risk,
+    best_within,
+    calibrate,
+    check_promise,
+    exit_curve,
+    split_for_temperatures,
+)
+from layersim.exits import measure_speed as measure_speeds
+from layersim.exits.calibration import require_share
+from layersim.exits.policies import Policy
+from layersim.metrics import mean_saturation_layer, saturation_layer
+from layersim.module import LayerwiseModule
+from layersim.report.exits import ExitReport, write_exit_report
+from layersim.report.page import PAGE_FILE, write_page
+from layersim.report.tradeoff import tradeoff_table
+from layersim.runs.parameters import parameters_of
+
+_TIMED = 5
+"""Thresholds that are timed beside the chosen one, evenly spread over the mean exit layer."""
+_SPEED_SAMPLES = 512
+"""So many samples are timed, at most."""
+
+
+def calibrate_exits(
+    model: LayerwiseModule,
+    datamodule: SplitDataModule,
+    trainer: Trainer | None = None,
+    ckpt_path: str | None = None,
+    policy: Literal["confidence", "margin", "entropy", "patience", "similarity"] = "confidence",
+    risk: float = 0.01,
+    risk_of: Risk = "error",
+    confidence: float = 0.95,
+    method: Method = "ltt",
+    budget: float | None = None,
+    temperature_share: float = 0.0,
+    split: Literal["val", "test"] = "val",
+    seed: int = 0,
+    measure_speed: bool = True,
+) -> ExitReport:
+    """Find the threshold at which samples may leave early, with a guarantee, and what it saves.
+
+    Measures the model on held-out data, chooses the threshold, times it, tells what was found, and writes `exits.json`
+    into the run's directory. The data must not have been trained on; a checkpoint picked as the best on the validation
+    split was picked on these samples too, so that `--split test` promises more honestly.
+
+    Args:
+        model: a classifier.
+        datamodule: its data.
+        trainer: its processes, device and precision are used, its callbacks measure and record, and its
+            `default_root_dir` gets `exits.json`; where None, one process, and nothing is written.
+        ckpt_path: the checkpoint to load; the model as it is where None.
+        policy: the rule to leave by; see `layersim.exits.policies`.
+        risk: the greatest rise of the risk over the full model's that is accepted, between 0 and 1.
+        risk_of: `error` rate; `disagreement` with the full model; `loss`, half the Brier score.
+        confidence: the probability of the promise; `crc` promises a mean and does not use it.
+        method: `ltt`, learn then test; `ucb`, an upper confidence bound; `crc`, conformal risk control.
+        budget: choose the best accuracy within this share of the layers instead, 0 … 1, without a promise.
+        temperature_share: share of the samples on which a temperature is fitted for each layer first; the threshold
+            is then chosen on the others. 0: no temperatures.
+        split: which split to choose on.
+        seed: of the shares, the order of the samples and the bootstrap.
+        measure_speed: time the model with and without exits on this machine, at the data's evaluation batch size.
+
+    Raises:
+        UserError: a language model; a split that shares samples with the training data; options out of their range;
+            too few samples for the promise.
+    """
+    asked = ExitRequest(risk, risk_of, confidence, method, budget, temperature_share, split)
+    asked.check()
+    datamodule.setup()
+    asked.check_on(model, datamodule)
+    directory = None if trainer is None else Path(trainer.default_root_dir)
+    trainer = trainer or quiet_trainer()
+    chosen = POLICIES[policy]()
+    fitted = None
+    if temperature_share:
+        fitted, _ = split_for_temperatures(len(datamodule.splits[split]), temperature_share, seed)
+    rank_zero_info(f"Measuring every layer on the {len(datamodule.splits[split])} samples of the {split} split.")
+    collector = Tables(model.head, chosen, fitted, trainer.precision_plugin.forward_context)
+    ((table, temperatures),) = evaluate_epoch(trainer, model, datamodule, collector, split=split, ckpt_path=ckpt_path)
+    rank_zero_info(f"Choosing a threshold of the policy {policy} on {len(table.targets)} samples.")
+    thresholds = chosen.thresholds(model.head.num_classes, model.num_layers)
+    found: ExitSummary
+    if budget is None:
+        found = calibrate(
+            table, chosen, thresholds, target=risk, risk=risk_of, confidence=confidence, method=method, seed=seed
+        )
+    else:
+        found = best_within(table, chosen, thresholds, budget)
+    report = _report_of(model, table, chosen, found, temperatures, thresholds, seed, str(trainer.strategy.root_device))
+    if trainer.is_global_zero:
+        if measure_speed:
+            report = _timed(report, trainer, model, datamodule, chosen, temperatures, split)
+        _show(report, found, directory, stage="validate" if split == "val" else "test")
+    return report
+
+
+@dataclass(frozen=True)
+class ExitRequest:
+    """Those options of `calibrate_exits` that something can be said against before anything is measured."""
+
+    risk: float
+    risk_of: Risk
+    confidence: float
+    method: Method
+    budget: float | None
+    temperature_share: float
+    split: str
+
+    def check(self) -> None:
+        """Refuses, with a UserError, what is out of its range; no data are read for that."""
+        require_share("--risk", self.risk)
+        require_share("--confidence", self.confidence)
+        require_share("--temperature_share", self.temperature_share, zero=True)
+        if self.budget is not None:
+            require_share("--budget", self.budget, one=True)
+
+    def check_on(self, model: LayerwiseModule, datamodule: SplitDataModule) -> None:
+        """Refuses, with a UserError, a language model, and a split of loaded data that does not exist, shares samples
+        with the training data, or has too few for the promise."""
+        split = self.split
+        if model.backbone.reads_tokens:
+            raise UserError("Exits are for classifiers, but this model predicts tokens. Use a classification backbone.")
+        if split not in datamodule.splits:
+            raise UserError(f"The data has no split {split!r}. Set --data.{datamodule.test_option}, or --split val.")
+        samples = len(datamodule.splits[split])
+        if common := shared_samples(datamodule.splits["train"], datamodule.splits[split]):
+            raise UserError(
+                f"{common} of the {samples} samples of the {split} split were trained on: what is chosen on them "
+                "promises nothing of new ones. Choose another --split, or hold samples out of the training data."
+            )
+        if self.temperature_share:
+            samples = len(split_for_temperatures(samples, self.temperature_share)[1])
+        if self.budget is None:
+            check_promise(samples, target=self.risk, risk=self.risk_of, confidence=self.confidence, method=self.method)
+
+
+def _report_of(
+    model: LayerwiseModule,
+    table: ExitTable,
+    policy: Policy,
+    found: ExitSummary,
+    temperatures: Tensor | None,
+    thresholds: Sequence[float],
+    seed: int,
+    device: str,
+) -> ExitReport:
+    """The record of a threshold that was found on a table, without speeds."""
+    layers, samples = table.scores.shape
+    oracle = mean_saturation_layer(saturation_layer(table.predictions).bincount(minlength=layers + 1)[1:])
+    promise = ("method", "risk", "target", "confidence", "observed_risk", "bound")
+    told = ("threshold", "mean_exit_layer", "layer_gain", "accuracy", "full_accuracy", "loss", "full_loss")
+    return ExitReport(
+        policy=policy.name,
+        temperatures=None if temperatures is None else temperatures.tolist(),
+        layers=layers,
+        samples=samples,
+        exits=list(found.exits),
+        promise={key: getattr(found, key) for key in promise} if isinstance(found, Calibration) else None,
+        curve=vars(exit_curve(table, thresholds, seed=seed)),
+        speed=[],
+        batch_size=None,
+        device=device,
+        oracle={"mean_exit_layer": oracle, "layer_gain": layers / oracle},
+        parameters=parameters_of(model),
+        head=type(model.head).__name__,
+        objective=type(model.objective).__name__,
+        **{key: getattr(found, key) for key in told},
+    )
+
+
+def _timed(
+    report: ExitReport,
+    trainer: Trainer,
+    model: LayerwiseModule,
+    datamodule: SplitDataModule,
+    policy: Policy,
+    temperatures: Tensor | None,
+    split: str,
+) -> ExitReport:
+    """The record with seconds: of the chosen threshold first, then along the curve."""
+    device = trainer.strategy.root_device
+    model.to(device)
+    loader = datamodule.val_dataloader() if split == "val" else datamodule.test_dataloader()
+    batches: list[Mapping[str, Any]] = [
+        datamodule.transfer_batch_to_device(batch, device, 0)
+        for batch in islice(loader, max(1, _SPEED_SAMPLES // datamodule.eval_batch_size))
+    ]
+    rank_zero_info(f"Timing the model with and without exits on {len(batches)} batches.")
+    curve = report.curve
+    spread = [1 + (report.layers - 1) * step / (_TIMED - 1) for step in range(_TIMED)]
+    nearest = [
+        min(range(len(curve["threshold"])), key=lambda point: abs(curve["mean_exit_layer"][point] - depth))
+        for depth in spread
+    ]
+    chosen = {"threshold": report.threshold, "mean_exit_layer": report.mean_exit_layer, "accuracy": report.accuracy}
+    points = [chosen, *({key: curve[key][point] for key in chosen} for point in dict.fromkeys(nearest))]
+    runs = [EarlyExit(model.backbone, model.head, policy, point["threshold"], temperatures) for point in points]
+    with trainer.precision_plugin.forward_context():
+        speeds = measure_speeds(model.backbone, model.head, runs, batches)
+    measured = [
+        {**point, "layer_gain": report.layers / point["mean_exit_layer"], **vars(speed)}
+        for point, speed in zip(points, speeds, strict=True)
+    ]
+    return replace(report, speed=measured, batch_size=len(next(iter(batches[0].values()))))
+
+
+def _show(report: ExitReport, found: ExitSummary, directory: Path | None, stage: Literal["validate", "test"]) -> None:
+    """On the terminal what was found and what it means; in the directory the record, and a page anew."""
+    console = Console()
+    console.print(found.explain() if isinstance(found, Calibration) else found.describe())
+    early = 1 - report.exits[-1] / report.samples
+    hint = " The model was trained at its last layer alone." if report.objective == "LastLayer" else ""
+    console.print(f"{early:.1%} of the samples leave before the last layer.{hint}")
+    console.print(tradeoff_table({report.policy if directory is None else directory.name: report}))
+    if directory is None:
+        return
+    path = write_exit_report(directory, report)
+    if (page := directory / PAGE_FILE).exists():  # written when the evaluation ended, before the exits
+        write_page([directory], page, stage=stage)
+    console.print(f"Threshold, curve and speeds: {path}", soft_wrap=True)

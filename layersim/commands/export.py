@@ -1,0 +1,121 @@
+"""`layersim export`: a model of its own, which needs no layersim."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Trainer
+from rich.console import Console
+
+from layersim import export
+from layersim.commands.collecting import evaluate_epoch, quiet_trainer
+from layersim.data import SplitDataModule
+from layersim.errors import UserError
+from layersim.export.removal import Criterion
+from layersim.metrics import LayerAccuracy
+from layersim.metrics.effective_depth import check_epsilon, effective_depth
+from layersim.module import LayerwiseModule
+from layersim.runs.checkpoints import check_fits, read_checkpoint
+
+
+def export_model(
+    model: LayerwiseModule,
+    datamodule: SplitDataModule,
+    to: Path,
+    trainer: Trainer | None = None,
+    ckpt_path: str | None = None,
+    layers: int | None = None,
+    tolerance: float | None = None,
+    remove: int | None = None,
+    criterion: Criterion = "angular",
+    removal_batches: int = 50,
+    format: Literal["stock", "onnx", "torch"] = "stock",
+    overwrite: bool = False,
+) -> Path:
+    """Write a model of its own: whole, cut to its first layers, or without the blocks that matter least.
+
+    What is written needs no layersim: a folder that timm or transformers loads, an ONNX file, or a program for
+    `torch.export.load`, each with a README of the lines that load it.
+
+    Args:
+        model: the model.
+        datamodule: its data; read only for `tolerance` and `remove`.
+        to: the folder to make.
+        trainer: its device and precision are used for `tolerance`.
+        ckpt_path: the checkpoint to load; the model as it is where None.
+        layers: keep the first so many, 1 … L.
+        tolerance: keep the model's effective depth on the validation split: the fewest layers whose accuracy is
+            within this of the best layer's, such as 0.01.
+        remove: leave out this many consecutive blocks, those that change features least on training data; what it
+            costs is measured on the validation split. The first block always stays.
+        criterion: how change is measured: the `angular` distance of what goes into the blocks to what comes out
+            (arXiv 2403.17887), or the blocks' `influence` (arXiv 2403.03853).
+        removal_batches: training batches that `remove` looks at.
+        format: `stock`, `onnx` or `torch`.
+        overwrite: replace an export that stands there.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: more than one of layers, tolerance and remove; a number out of its range; a destination that
+            exists; a model that cannot be written so.
+    """
+    if sum(option is not None for option in (layers, tolerance, remove)) > 1:
+        raise UserError("Expected at most one of --layers, --tolerance and --remove, but got several.")
+    trainer = trainer or quiet_trainer()
+    if trainer.world_size > 1:
+        raise UserError("A model is exported by one process. Set --trainer.devices=1.")
+    if tolerance is not None:
+        check_epsilon(tolerance, "--tolerance")
+    export.check_destination(to, overwrite)
+    checkpoint: dict[str, Any] = {}
+    if ckpt_path is not None:
+        checkpoint = read_checkpoint(ckpt_path)
+        check_fits(checkpoint["state_dict"], model, ckpt_path)
+        model.load_state_dict(checkpoint["state_dict"])
+    kept: int | list[int] = model.num_layers if layers is None else layers
+    told = f"{kept} of {model.num_layers} layers"
+    if tolerance is not None or remove is not None:
+        datamodule.check(model.backbone)
+    if tolerance is not None:
+        (accuracies,) = evaluate_epoch(trainer, model, datamodule, LayerAccuracy(model.num_layers))
+        if (depth := effective_depth(accuracies.tolist(), tolerance)) is None:
+            raise UserError("--tolerance asks for accuracies, but no validation sample was read. Give --layers.")
+        kept = depth
+        told = f"{kept} of {model.num_layers} layers, the fewest within {tolerance:g} of the best layer's accuracy,"
+    elif remove is not None:
+        kept = _without_blocks(model, datamodule, remove, criterion, removal_batches)
+        told = f"layers {[layer + 1 for layer in kept]}"
+    if format == "stock":
+        names = _class_names(checkpoint) or datamodule.class_names
+        named = names if names and len(names) == model.backbone.num_classes else None
+        path = export.export_stock(model.backbone, model.head, kept, to, class_names=named, overwrite=overwrite)
+    else:
+        write = {"onnx": export.export_onnx, "torch": export.export_program}[format]
+        path = write(model.backbone, model.head, kept, to, overwrite=overwrite)
+    Console().print(f"Exported {told} to {path}; its README.md says how to load it.", soft_wrap=True)
+    return path
+
+
+def _without_blocks(
+    model: LayerwiseModule, datamodule: SplitDataModule, blocks: int, criterion: Criterion, batches: int
+) -> list[int]:
+    """The layers that stay, 0 … L − 1."""
+    changes = export.feature_changes(model.backbone, islice(datamodule.train_dataloader(), batches), criterion)
+    removal = export.propose_removal(changes, blocks, criterion)
+    trial = export.try_removal(model.backbone, model.head, removal, datamodule.val_dataloader())
+    Console().print(
+        f"Without blocks {removal.first} … {removal.last}, whose removal changes features least "
+        f"({criterion} {removal.change:.4f}), on {trial.samples} samples: "
+        f"loss {trial.whole.loss:.4f} → {trial.measured.loss:.4f} (predicted {trial.predicted.loss:.4f}), "
+        f"accuracy {trial.whole.accuracy:.4f} → {trial.measured.accuracy:.4f} "
+        f"(predicted {trial.predicted.accuracy:.4f})."
+    )
+    return removal.kept
+
+
+def _class_names(checkpoint: dict[str, Any]) -> list[str] | None:
+    """The names that the data module of the training, whichever it was, has left in its checkpoint."""
+    states = (entry for entry in checkpoint.values() if isinstance(entry, dict))
+    return next((state["class_names"] for state in states if "class_names" in state), None)

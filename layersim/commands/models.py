@@ -1,0 +1,231 @@
+"""What a model may be given as, a checkpoint, a run's directory, a recipe, or a name in one of the libraries; and its
+features of a sample of the data. Letters: L layers, N samples, D width."""
+
+import warnings
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.cli import instantiate_module
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from layersim.backbones import Backbone
+from layersim.commands.refusals import refusing
+from layersim.data import SplitDataModule
+from layersim.data.blocks import BlockData
+from layersim.data.splits import Sample, Split
+from layersim.errors import UserError, as_user_error
+from layersim.evaluation import evaluate
+from layersim.metrics import KeptSamples
+from layersim.module import LayerwiseModule
+from layersim.outputs import LayerFeatures
+from layersim.runs.checkpoints import check_fits, read_checkpoint
+from layersim.similarity.positions import splitmix64
+
+FORMS = (
+    "a checkpoint (….ckpt), a run's directory, a recipe (….yaml), timm:NAME, or transformers:NAME, where NAME is on "
+    "the hub, a folder, or package:PACKAGE/FOLDER"
+)
+LEAST = 4
+"""Samples that all measures are defined for, with options that ask for no more."""
+_LAST = Path("checkpoints/last.ckpt")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model, not built yet."""
+
+    given: str
+    """As it was typed."""
+    name: str
+    """Short, for figures and tables."""
+    model: dict[str, Any]
+    """A recipe's section `model`."""
+    state: dict[str, Tensor] | None = None
+    """The weights of a checkpoint."""
+    data: dict[str, Any] | None = None
+    """A recipe's section `data`: what the model was trained on."""
+    any_task: bool = False
+    """Whether the data settle what it is: a name in transformers may be a classifier or a language model."""
+
+
+def read_source(given: str) -> Source:
+    """What was typed for a model, looked up but not built.
+
+    Raises:
+        UserError: none of the forms, a file that cannot be read, or one that does not say which model it is of.
+    """
+    library, colon, name = given.partition(":")
+    if colon and library == "timm":
+        # a classifier of one class, for the published models that have none; nothing reads it
+        return Source(given, name, _backbone("TimmBackbone", name=name, pretrained=True, num_classes=1))
+    if colon and library == "transformers":
+        return Source(given, name, _backbone("TransformersBackbone", name_or_path=name), any_task=True)
+    path = Path(given).expanduser()
+    if path.is_dir():
+        if not (path / _LAST).is_file():
+            raise UserError(f"{given} is no run's directory: it holds no {_LAST}. Expected {FORMS}.")
+        path /= _LAST
+    if path.suffix == ".ckpt":
+        return _checkpoint(given, path)
+    if path.suffix in (".yaml", ".yml"):
+        return _recipe(given, path)
+    raise UserError(f"Expected {FORMS}, but got {given}.")
+
+
+def open_module(source: Source, *, tokens: bool = False, seed: int = 0, device: str = "cpu") -> LayerwiseModule:
+    """The model, in evaluation mode.
+
+    Args:
+        source: what `read_source` found.
+        tokens: whether the data are a language model's, which settles the task of a mere name in transformers.
+        seed: of weights that nobody has trained.
+        device: where to put it, such as `cpu` or `cuda:1`; `auto` for an accelerator where there is one.
+
+    Raises:
+        UserError: a model that cannot be built, weights that do not fit it, or a device that is not here.
+    """
+    section = deepcopy(source.model)
+    if source.any_task:
+        section["backbone"]["init_args"]["task"] = "language-modeling" if tokens else "classification"
+    torch.manual_seed(seed)
+    with warnings.catch_warnings(), refusing(f"The model of {source.given} cannot be built"):
+        warnings.filterwarnings("ignore", ".* has no trained .*", UserWarning)  # classifiers: none is read here
+        module: LayerwiseModule = instantiate_module(LayerwiseModule, section)
+    if source.state is not None:
+        check_fits(source.state, module, source.given)
+        module.load_state_dict(source.state)
+    where = torch.accelerator.current_accelerator(check_available=True) if device == "auto" else device
+    with as_user_error(f"There is no device {device!r} here", "Change --device."):
+        return module.eval().to(where or "cpu")
+
+
+def make_data(section: Mapping[str, Any]) -> SplitDataModule:
+    """The data that a recipe's section `data` names; what their class refuses is a UserError."""
+    with refusing("These options do not go together", "Change --data."):
+        given = {"_class_path": section["class_path"], **section.get("init_args", {})}
+        data: SplitDataModule = instantiate_module(SplitDataModule, given)  # type: ignore[type-abstract]
+        return data
+
+
+def _backbone(kind: str, /, **options: Any) -> dict[str, Any]:
+    return {"backbone": {"class_path": f"layersim.backbones.{kind}", "init_args": options}}
+
+
+def _checkpoint(given: str, path: Path) -> Source:
+    checkpoint = read_checkpoint(path)
+    model = {key: value for key, value in checkpoint.get("hyper_parameters", {}).items() if key != "_instantiator"}
+    if "backbone" not in model:
+        raise UserError(
+            f"{given} does not say which model it is of, as checkpoints of `layersim fit` do. Export the model to a "
+            "folder, or give its recipe with the weights' path in it."
+        )
+    run = path.resolve().parent.parent if path.resolve().parent.name == "checkpoints" else None
+    name = path.stem if run is None else f"{run.parent.name}/{run.name}"
+    if run is not None and path.name != _LAST.name:
+        name = f"{name} {path.stem}"
+    data = checkpoint.get("layersim", {}).get("config", {}).get("data")
+    return Source(given, name, model, checkpoint["state_dict"], data)
+
+
+def _recipe(given: str, path: Path) -> Source:
+    with as_user_error(f"The recipe {given} cannot be read"):
+        recipe = yaml.safe_load(path.read_text())
+    model = recipe.get("model") if isinstance(recipe, dict) else None
+    if not isinstance(model, dict) or "backbone" not in model:
+        raise UserError(f"{given} is no recipe: it has no section `model` with a `backbone`.")
+    return Source(given, f"{path.resolve().parent.name}/{path.stem}", model, data=recipe.get("data"))
+
+
+@dataclass(frozen=True)
+class ModelFeatures:
+    """What a model makes of a sample of the data."""
+
+    values: Tensor
+    """(L, N, D) on the host."""
+    identity: Tensor
+    """(N, 2) by which samples are known: their index in the source, ascending, and their target (a token; a class)."""
+
+
+def read_features(
+    backbone: Backbone, data: SplitDataModule, *, split: str = "val", max_samples: int = 4096, name: str = "the model"
+) -> ModelFeatures:
+    """Runs the model over the split, with a progress bar.
+
+    A sample is known by its index in the source, since data modules may order a split by the lengths that a
+    model's own tokenizer gives. Of more than `max_samples` those whose index has the smallest hash are read, and the
+    others are not even run; a language model's samples are tokens, which are chosen once all have been.
+
+    Args:
+        backbone: the model, on its device.
+        data: a data module for this model alone: some take its tokenizer or image size.
+        split: such as `val`; read as evaluation reads it, `train` too.
+        max_samples: how many samples to keep at most.
+        name: what the progress bar and errors call the model.
+
+    Raises:
+        UserError: data that the model cannot read, no such split, or `max_samples` below 4.
+    """
+    kept = _OnHost(max_samples=max_samples, least=LEAST)
+    chosen = fitted_split(backbone, data, split, name)
+    rows = torch.arange(len(chosen))
+    if not backbone.reads_tokens:
+        rows = splitmix64(torch.from_numpy(chosen.index)).argsort()[:max_samples].sort().values
+    loader: DataLoader[Sample] = DataLoader(
+        Subset(chosen, rows.tolist()),
+        batch_size=data.eval_batch_size,
+        num_workers=data.num_workers,
+        collate_fn=data.collate,
+    )
+    batches: Any = track(loader, description=f"Reading {name}")
+    ((values, targets, index),) = evaluate(backbone, ({**batch, "position": batch["index"]} for batch in batches), kept)
+    return ModelFeatures(values, torch.stack([index, torch.zeros_like(index) if targets is None else targets.cpu()], 1))
+
+
+def fitted_split(backbone: Backbone, data: SplitDataModule, split: str, name: str) -> Split:
+    """The split, as this model reads it.
+
+    Raises:
+        UserError: data that the model cannot read, or no such split.
+    """
+    try:
+        if isinstance(data, BlockData) != backbone.reads_tokens:
+            classifier, language = "a classifier", "a language model"
+            found, wanted = (classifier, language) if backbone.reads_tokens else (language, classifier)
+            raise UserError(f"these are for {found}, but it is {wanted}: choose other --data")
+        data.setup()
+        data.adapt(backbone)
+        if split not in data.splits:
+            raise UserError(f"there is no {split} split: set --data.{data.test_option}, or --split val")
+        chosen = data.evaluation_split(split)
+        sample = chosen[0]
+        if ("image" in sample) != (backbone.input_size is not None):
+            found, wanted = ("images", "texts") if "image" in sample else ("texts", "images")
+            raise UserError(f"these are {found}, but it reads {wanted}: choose other --data")
+        data.check_sample(sample, split, backbone)
+    except UserError as error:
+        raise UserError(f"The data do not fit {name}: {error}") from error
+    return chosen
+
+
+class _OnHost(KeptSamples):
+    """Keeps features on the host, wherever the model runs."""
+
+    def update(self, batch: LayerFeatures) -> None:
+        super().update(LayerFeatures(batch.values.cpu(), batch.targets, batch.position))
+
+
+def print_outcome(table: Table, numbers: Path, figure: Path) -> None:
+    """The table, and where numbers and figure lie, each path on a line of its own."""
+    console = Console()
+    console.print(table)
+    for what, path in {"Numbers": numbers, "Figure": figure}.items():
+        console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)

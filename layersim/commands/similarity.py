@@ -1,0 +1,179 @@
+"""`layersim similarity --a MODEL --b MODEL`: how alike are the layers of two models?
+
+Letters: L layers of model a, M layers of model b.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from layersim.commands.parser import Data, Parser
+from layersim.errors import UserError, as_user_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from layersim.commands.models import ModelFeatures
+    from layersim.report.across import AcrossReport
+    from layersim.similarity.measure import Measure
+
+MEASURES = {
+    "cosine": "CosineSimilarity",
+    "angular": "AngularDistance",
+    "cka": "LinearCKA",
+    "rbf_cka": "RBFCKA",
+    "cknna": "CKNNA",
+    "mutual_knn": "MutualKNN",
+    "rsa": "RSA",
+    "procrustes": "Procrustes",
+    "mean_cca": "MeanCCA",
+    "svcca": "SVCCA",
+    "pwcca": "PWCCA",
+    "r2": "RegressionR2",
+}
+"""The classes of `layersim.similarity`, by the names that figures and records give their values."""
+FIGURE_FILE = "similarity.png"
+_EXPERIMENT = "similarity"
+
+
+def similarity(
+    *,
+    a: str,
+    b: str,
+    data: Data = None,
+    measure: str = "cka",
+    options: dict[str, Any] = {},  # noqa: B006 - read only
+    split: Literal["val", "test"] = "val",
+    max_samples: int = 4096,
+    device: str = "auto",
+    seed: int = 0,
+    to: Path | None = None,
+) -> "AcrossReport":
+    """Compare two models layer by layer: a heat map of all pairs, and each layer's best match.
+
+    Args:
+        a: a checkpoint (….ckpt), a run's directory, a recipe (….yaml), timm:NAME, or transformers:NAME, where NAME is
+            on the hub, a folder, or package:PACKAGE/FOLDER
+        b: the model to compare it with, alike
+        data: as in `fit`; where left out, those of model a, else of b.
+        measure: cosine, angular, cka, rbf_cka, cknna, mutual_knn, rsa, procrustes, mean_cca, svcca, pwcca or r2
+        options: of the measure, as `layersim.similarity` has them, such as --options.estimator=minibatch; CKA is
+            debiased where none is given
+        split: of the data to read
+        max_samples: samples (or tokens) to compare at most
+        device: where models run, such as cpu or cuda:1
+        seed: of weights that nobody has trained, and of the order of the samples
+        to: a new directory for what comes out
+
+    Raises:
+        UserError: a model or data that cannot be read, or do not fit; options that the measure refuses; a place that
+            cannot be written to.
+    """
+    from layersim.commands.models import make_data, open_module, print_outcome, read_features, read_source
+    from layersim.data.blocks import BlockData
+    from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
+    from layersim.report.drawing.canvas import save_figure
+    from layersim.runs import directory as run_directory
+
+    sources = {"a": read_source(a), "b": read_source(b)}
+    data = data or sources["a"].data or sources["b"].data
+    if data is None:
+        raise UserError("Neither model tells its data. Set --data, such as --data=Digits.")
+    _check_place(to)
+    metric = _metric(measure, options)
+    told = [source.name for source in sources.values()]
+    names = told if told[0] != told[1] else [a, b]
+    features = []
+    for source, name in zip(sources.values(), names, strict=True):
+        own = make_data(data)  # for this model alone: some take its tokenizer
+        module = open_module(source, tokens=isinstance(own, BlockData), seed=seed, device=device)
+        features.append(read_features(module.backbone, own, split=split, max_samples=max_samples, name=name))
+    first, second = features
+    report = AcrossReport(
+        models={
+            side: {"name": name, "given": source.given}
+            for (side, source), name in zip(sources.items(), names, strict=True)
+        },
+        measure=measure,
+        options={**metric.options, "max_samples": max_samples, "order": "drawn by seed"},
+        label=metric.label,
+        range=metric.value_range,
+        identical=metric.identical,
+        data=data,
+        split=split,
+        samples=first.values.shape[1],
+        similarity=compare_models(first, second, metric, seed=seed, names=names).tolist(),
+    )
+    if to is None:
+        to = run_directory.reserve(run_directory.DEFAULT_ROOT, _EXPERIMENT)
+    with as_user_error(f"The directory {to} cannot be made", "Change --to."):
+        to.mkdir(parents=True, exist_ok=True)
+    figure = to.resolve() / FIGURE_FILE
+    save_figure(across_figure(report), figure)
+    print_outcome(across_table(report), write_across_report(to.resolve(), report), figure)
+    return report
+
+
+def compare_models(
+    first: "ModelFeatures",
+    second: "ModelFeatures",
+    metric: "Measure",
+    *,
+    seed: int = 0,
+    names: Sequence[str] = ("model a", "model b"),
+) -> "Tensor":
+    """How alike the layers of two models are, which may differ in depth, width and tokenizer: (L, M) in float64.
+
+    Args:
+        first: what `read_features` has read of model a.
+        second: of model b, on the same data.
+        metric: of `layersim.similarity`, with `max_samples=None`.
+        seed: of the order in which samples form the groups of a minibatch measure.
+        names: what an error calls the models.
+
+    Raises:
+        UserError: language models that do not read the same tokens.
+    """
+    import torch
+
+    from layersim.data.splits import evaluation_generator
+
+    if not torch.equal(first.identity, second.identity):
+        raise UserError(
+            f"{names[0]} and {names[1]} do not read the same tokens of these data, so that none of the one's is known "
+            "to be one of the other's. Compare two language models of one tokenizer, or two classifiers."
+        )
+    # features come by their index in the source, whose neighbours may be alike: groups are made of an order of our own
+    drawn = evaluation_generator(seed).permutation(first.values.shape[1])
+    metric.update(first.values, torch.from_numpy(drawn), other=second.values)
+    found: Tensor = metric.compute()
+    return found
+
+
+def _metric(name: str, options: dict[str, Any]) -> "Measure":
+    """The measure of that name, which keeps all samples; it refuses its options before any model is read."""
+    if name not in MEASURES:
+        near = get_close_matches(name.lower(), MEASURES)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"There is no measure {name!r}.{hint} Choose --measure from {', '.join(MEASURES)}.")
+    kind: type[Measure] = getattr(import_module("layersim.similarity"), MEASURES[name])
+    parser = Parser(prog="layersim similarity")
+    parser.add_class_arguments(kind, "options", skip={"max_samples"}, instantiate=False)
+    if name == "cka":
+        options = {"estimator": "debiased"} | options
+    return kind(**parser.parse_object({"options": options}).options.as_dict(), max_samples=None)
+
+
+def _check_place(to: Path | None) -> None:
+    """Refuses, before anything is read, a place that nothing can be written to."""
+    from layersim.export import check_destination
+    from layersim.runs import directory as run_directory
+
+    if to is None:
+        run_directory.check_writable(run_directory.DEFAULT_ROOT, _EXPERIMENT)
+    elif to.exists():  # it has no --overwrite, of which the other refusal speaks
+        raise UserError(f"{to} exists. Choose another --to.")
+    else:
+        check_destination(to, overwrite=False)

@@ -1,0 +1,149 @@
+"""`layersim transfer --ckpt_path MODEL`: what do a model's layers know of shifted images, and of another task?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from layersim.commands.parser import Data
+from layersim.errors import UserError, as_user_error
+
+if TYPE_CHECKING:
+    from layersim.data import SplitDataModule
+    from layersim.data.splits import Integers
+    from layersim.module import LayerwiseModule
+    from layersim.report.transfer import TransferReport
+
+FIGURE_FILE = "transfer.png"
+STRENGTHS = {
+    "rotation": [10.0, 20.0, 30.0, 45.0, 60.0],
+    "noise": [0.1, 0.25, 0.5, 0.75, 1.0],
+    "blur": [0.02, 0.04, 0.06, 0.09, 0.12],
+}
+
+
+def transfer(
+    *,
+    ckpt_path: str,
+    data: Data = None,
+    to_data: Data = None,
+    strengths: dict[str, list[float]] = STRENGTHS,
+    split: Literal["val", "test"] = "val",
+    max_samples: int = 4096,
+    device: str = "auto",
+    seed: int = 0,
+    to: Path | None = None,
+) -> "TransferReport":
+    """Measure a trained model's layers on shifted images (its own head), and on another task (a linear probe on frozen
+    features); writes transfer.json and transfer.png into the run's directory, over older ones.
+
+    Args:
+        ckpt_path: a run's directory, or a checkpoint
+        data: images to shift; where left out, those it was trained on.
+        to_data: another task for linear probes; where left out, none.
+        strengths: `--strengths.rotation` in degrees; `--strengths.noise` in standard deviations, on normalised pixels;
+            `--strengths.blur`, widths σ as shares of the image's width; [] for none
+        split: of the data to read
+        max_samples: samples of a split to probe at most
+        device: where the model runs, such as cpu or cuda:1
+        seed: of the noise, and of the samples that choose a penalty
+        to: a directory in place of the run's
+
+    Raises:
+        UserError: a model that is no checkpoint, or predicts tokens; nothing to measure; strengths that no shift can
+            do; data that the model cannot read, or that have no labels or one class; a directory that cannot be made.
+    """
+    from layersim.commands.models import make_data, open_module, print_outcome, read_source
+    from layersim.report.drawing.canvas import save_figure
+    from layersim.report.transfer import TransferReport, transfer_figure, transfer_table, write_transfer_report
+    from layersim.transfer import check_strengths, shifted_accuracies
+
+    source = read_source(ckpt_path)
+    if source.state is None:
+        raise UserError(f"Expected a run's directory, or a checkpoint (….ckpt), but got --ckpt_path {ckpt_path}.")
+    data = data or source.data
+    if data is None:
+        raise UserError("The model does not tell its data. Set --data, such as --data=Digits.")
+    to = to or _run_directory(ckpt_path)
+    with as_user_error(f"The directory {to} cannot be made", "Change --to."):
+        to.mkdir(parents=True, exist_ok=True)
+    module = open_module(source, device=device)
+    if module.backbone.reads_tokens:
+        raise UserError("Transfer is for classifiers, but this model predicts tokens. Change --ckpt_path.")
+    images, task = make_data(data), None if to_data is None else make_data(to_data)
+    strengths = {kind: values for kind, values in strengths.items() if values}
+    shifting = module.backbone.input_size is not None and bool(strengths)
+    if not shifting and task is None:
+        raise UserError("Nothing to measure: shifts are for models of images. Set --to_data for a linear probe.")
+    if shifting:  # all that is asked for is checked before anything is measured
+        check_strengths(strengths, module.backbone.input_size)
+        _labels(images, split)
+        images.check(module.backbone)
+    if task is not None:
+        _check_task(module, task, split)
+    accuracy, shifts = shifted_accuracies(module, images, split, strengths, seed=seed) if shifting else (None, {})
+    report = TransferReport(
+        model=ckpt_path,
+        layers=module.num_layers,
+        split=split,
+        data=data,
+        samples=len(images.splits[split]) if shifting else 0,
+        accuracy=accuracy,
+        shifts=shifts,
+        probe=None if task is None else {"data": to_data, **_probe(module, task, split, max_samples, seed)},
+    )
+    save_figure(transfer_figure(report), to / FIGURE_FILE)
+    print_outcome(transfer_table(report), write_transfer_report(to, report), to / FIGURE_FILE)
+    return report
+
+
+def _probe(
+    module: "LayerwiseModule", data: "SplitDataModule", split: str, max_samples: int, seed: int
+) -> dict[str, Any]:
+    """A linear probe on each layer's features, fitted to the training split of other data."""
+    from layersim.commands.models import read_features
+    from layersim.transfer import linear_probe
+
+    fitted, tested = (
+        read_features(module.backbone, data, split=name, max_samples=max_samples, name=f"{name} of --to_data")
+        for name in ("train", split)
+    )
+    targets, test_targets = (side.identity[:, 1].numpy() for side in (fitted, tested))
+    probes = [
+        linear_probe(train.double().numpy(), targets, test.double().numpy(), test_targets, seed=seed)
+        for train, test in zip(fitted.values, tested.values, strict=True)
+    ]
+    return {
+        "classes": len(set(targets.tolist())),
+        "train_samples": len(targets),
+        "samples": len(test_targets),
+        "penalty": [probe.penalty for probe in probes],
+        "accuracy": [probe.accuracy for probe in probes],
+    }
+
+
+def _check_task(module: "LayerwiseModule", data: "SplitDataModule", split: str) -> None:
+    """Refuses other data that the model cannot read, or that have nothing to probe."""
+    from layersim.commands.models import fitted_split
+
+    for name in ("train", split):
+        fitted_split(module.backbone, data, name, "the probe (--to_data)")
+        if len(set(_labels(data, name).tolist())) < 2:
+            raise UserError(f"A probe needs two classes or more, but the {name} split of --to_data has one.")
+
+
+def _labels(data: "SplitDataModule", split: str) -> "Integers":
+    """Of a split that is to be measured."""
+    data.setup()
+    if split not in data.splits:
+        raise UserError(f"The data have no {split} split: set {data.test_option}, or --split val.")
+    labels = data.splits[split].labels
+    if labels is None:
+        raise UserError(f"Accuracy needs labels, but the {split} split has none. Choose other data.")
+    return labels
+
+
+def _run_directory(given: str) -> Path:
+    """That which a model's path lies in."""
+    path = Path(given).expanduser().resolve()
+    if not path.is_dir() and path.parent.name != "checkpoints":
+        raise UserError(f"{given} lies in no run's directory. Set --to, a directory for what comes out.")
+    return path if path.is_dir() else path.parent.parent

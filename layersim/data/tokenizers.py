@@ -1,0 +1,164 @@
+"""Text to tokens: what data modules want of a tokenizer, bytes, and transformers' own."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from layersim.errors import UserError, as_user_error
+from layersim.installed_packages import model_name
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Tokens of some texts, row by row and unpadded."""
+
+    tokens: list[list[int]]
+    types: list[list[int]] | None = None
+    """Of each token, whether it belongs to a pair's first or second text; None where the model does not read this."""
+
+
+class Tokenizer(ABC):
+    """Text to tokens."""
+
+    name: str
+    """Where it comes from, for messages."""
+    vocabulary_size: int
+    """V: every token lies in 0 … V−1."""
+    eos_id: int | None
+    """The token that ends a text."""
+    pad_id: int | None
+    """The token of padding."""
+
+    @abstractmethod
+    def encode(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        special: bool = True,
+        max_length: int | None = None,
+    ) -> Encoding:
+        """The tokens of texts, or of pairs of texts.
+
+        Args:
+            texts: N of them.
+            pairs: as many second texts, or None.
+            special: add the tokens that a classifier expects ([CLS], [SEP], …).
+            max_length: cut to this many tokens, the special ones included; None: uncut.
+        """
+
+
+class ByteTokenizer(Tokenizer):
+    """Tokens 0 … 255 are the bytes of UTF-8; 256 ends a text, 257 is padding.
+
+    For classification every text ends with token 256, and so does the second text of a pair.
+    """
+
+    name = "bytes"
+    vocabulary_size = 258
+    eos_id = 256
+    pad_id = 257
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        special: bool = True,
+        max_length: int | None = None,
+    ) -> Encoding:
+        """Of a pair that is too long, the longer text gives way first, until both are equally long."""
+        end = [self.eos_id] if special else []
+        rows = []
+        for position, text in enumerate(texts):
+            parts = [text.encode()] if pairs is None else [text.encode(), pairs[position].encode()]
+            if max_length is not None:
+                parts = _cut(parts, max_length - len(parts) * len(end))
+            rows.append([token for part in parts for token in [*part, *end]])
+        return Encoding(rows)
+
+
+def _cut(parts: list[bytes], room: int) -> list[bytes]:
+    if len(parts) == 1:
+        return [parts[0][:room]]
+    first, second = parts
+    of_second = min(len(second), max(room // 2, room - len(first)))
+    return [first[: room - of_second], second[:of_second]]
+
+
+class PretrainedTokenizer(Tokenizer):
+    """A tokenizer of transformers.
+
+    Args:
+        name: a name on the hub, a local folder, or `package:PACKAGE/FOLDER`.
+        options: of `from_pretrained`, such as the revision.
+
+    Raises:
+        UserError: there is none of that name, or the hub is out of reach.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        with as_user_error(
+            f"no tokenizer could be opened from {name}",
+            "Set --data.tokenizer to a local folder that holds one, which needs no network, or to bytes",
+        ):
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(model_name(name), **options)
+            self.vocabulary_size = 1 + max(self.tokenizer.get_vocab().values())
+        self.name = name
+        self.eos_id = self.tokenizer.eos_token_id
+        self.pad_id = self.tokenizer.pad_token_id
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        special: bool = True,
+        max_length: int | None = None,
+    ) -> Encoding:
+        with as_user_error(f"the tokenizer {self.name} cannot read the texts", "Change --data.tokenizer"):
+            encoded = self.tokenizer(
+                list(texts),
+                None if pairs is None else list(pairs),
+                add_special_tokens=special,
+                truncation=max_length is not None,
+                max_length=max_length,
+                return_attention_mask=False,
+                verbose=False,  # it warns of long texts, which are ours to count
+            )
+        return Encoding(encoded["input_ids"], encoded.get("token_type_ids"))
+
+
+def open_tokenizer(name: str) -> Tokenizer:
+    """The byte-level tokenizer for "bytes", else transformers' own of that name or in that folder."""
+    return ByteTokenizer() if name == "bytes" else PretrainedTokenizer(name)
+
+
+def tokenizer_of(name: str | None, backbone: Any) -> Tokenizer:
+    """The tokenizer that was asked for, else the backbone's own, fetched as the model was: same revision, same trust.
+
+    Raises:
+        UserError: neither is known.
+    """
+    if name is not None:
+        return open_tokenizer(name)
+    own = getattr(backbone, "tokenizer_name", None)
+    if own is None:
+        raise UserError(
+            f"{type(backbone).__name__} names no tokenizer of its own: set --data.tokenizer to a name on the hub, a "
+            f"local folder, or bytes"
+        )
+    return PretrainedTokenizer(own, **getattr(backbone, "hub_options", {}))
+
+
+def check_vocabulary(token: int, split: str, backbone: Any) -> None:
+    """Raises a UserError if the backbone has no embedding for a split's largest token, or its padding."""
+    size = getattr(backbone, "vocabulary_size", None)
+    if size is not None and token >= size:
+        raise UserError(
+            f"the backbone's vocabulary has tokens 0..{size - 1}, but the {split} data has {token}: "
+            f"set --data.tokenizer to the model's own"
+        )

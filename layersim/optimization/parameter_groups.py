@@ -1,0 +1,130 @@
+"""Parameter groups: which parameters get weight decay, and which learning rate."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from layersim.errors import UserError
+
+if TYPE_CHECKING:
+    from layersim.module import LayerwiseModule
+
+_TABLES = re.compile(
+    "pos_?embed|position_(embed|bias)|embed_position|wpe|rel_embed|relative_att|(cls|mask)_token|class_emb"
+)
+"""Parts of the names of position tables and class tokens, for models that do not tell theirs as timm's do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroups:
+    """In what the optimizer's options differ from parameter to parameter. By default, in nothing.
+
+    Raises:
+        UserError: an option out of its range.
+    """
+
+    decay_norms_and_biases: bool = True
+    """Whether weight decay holds for norms, biases, position tables and class tokens, too; timm and Hugging Face set
+    it to 0 there, as False does."""
+    layer_decay: float = 1.0
+    """γ in 0 … 1: the learning rate falls by γ with each block from the head down, to γ^(L + 1) of it at the embeddings
+    (BEiT, arXiv 2106.08254; timm's `layer_decay`). The final norm counts to the last block."""
+    head_lr: float | None = None
+    """A learning rate of its own for the classifiers, and so for embeddings that are tied to one."""
+    adapter_lr: float | None = None
+    """A learning rate of its own for the backbone's low-rank adapters (lora)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(
+                f"Expected layer_decay above 0, at most 1, but got {self.layer_decay}. Change --model.parameter_groups."
+            )
+        for option in ("head_lr", "adapter_lr"):
+            rate = getattr(self, option)
+            if rate is not None and not (isfinite(rate) and rate > 0):
+                raise UserError(f"Expected {option} above 0, but got {rate}. Change --model.parameter_groups.")
+
+    def of(self, module: LayerwiseModule) -> list[dict[str, Any]]:
+        """The module's parameters in groups, as torch's optimizers take them; one where there is no difference.
+
+        The objective's own have no weight decay.
+
+        Raises:
+            UserError: a rate for adapters that are not there; a backbone that does not tell its blocks.
+        """
+        if self == ParameterGroups() and not list(module.objective.parameters()):
+            return [{"params": list(module.parameters())}]
+        owners, depths, rate = self._depths(module), module.num_layers + 1, module.learning_rate
+        exempt = [f"backbone.model.{name}" for name in _own_exemptions(module.backbone)]
+        groups: dict[str, dict[str, Any]] = {}
+        for name, parameter in module.named_parameters():
+            depth = owners.get(id(parameter), 0)
+            place, own = "model", rate
+            if name.startswith("objective."):
+                place = "objective"
+            elif self.adapter_lr is not None and ".lora_" in name:
+                place, own = "adapters", self.adapter_lr
+            elif self.head_lr is not None and depth == depths:
+                place, own = "head", self.head_lr
+            elif self.layer_decay < 1:
+                place = "head" if depth == depths else f"layer_{depth}" if depth else "embeddings"
+                own = rate * self.layer_decay ** (depths - depth)
+            decays = place != "objective" and (self.decay_norms_and_biases or _is_matrix(name, parameter, exempt))
+            key = place if decays else f"{place}_no_decay"
+            options = {"lr": own, "name": key} | ({} if decays else {"weight_decay": 0.0})
+            groups.setdefault(key, {"params": [], **options})["params"].append(parameter)
+        if self.adapter_lr is not None and not any(name.startswith("adapters") for name in groups):
+            raise UserError("There are no adapters for adapter_lr. Leave it out, or set the backbone's lora.")
+        return list(groups.values())
+
+    def _depths(self, module: LayerwiseModule) -> dict[int, int]:
+        """Of parameters by their `id`: 1 … L in blocks, L for the final norm, L + 1 in the head; none elsewhere."""
+        backbone, top = module.backbone, module.num_layers
+        blocks = getattr(backbone, "blocks", None)
+        if blocks is None and self.layer_decay < 1:
+            raise UserError(
+                f"{type(backbone).__name__} does not say which its `blocks` are. Leave layer_decay out, or tell them."
+            )
+        depths = {id(parameter): top + 1 for parameter in module.head.parameters()}
+        depths |= {id(parameter): top for parameter in backbone.final_norm.parameters()}
+        for number, block in enumerate(blocks or [], start=1):
+            depths |= {id(parameter): number for parameter in block.parameters()}
+        return depths
+
+
+def _own_exemptions(backbone: nn.Module) -> Iterable[str]:
+    """Patterns of the names that a timm model keeps from weight decay."""
+    told = getattr(getattr(backbone, "model", None), "no_weight_decay", None)
+    return told() if callable(told) else ()
+
+
+def _is_matrix(name: str, parameter: nn.Parameter, exempt: list[str]) -> bool:
+    if parameter.ndim <= 1 or name.endswith(".bias") or any(fnmatch(name, pattern) for pattern in exempt):
+        return False
+    return not _TABLES.search(name)
+
+
+def check_groups(groups: list[dict[str, Any]], module: nn.Module) -> None:
+    """Whether each parameter that trains is in one group.
+
+    Raises:
+        UserError: one is in none, or in two.
+    """
+    counts = Counter(id(parameter) for group in groups for parameter in group["params"])
+    missing = [name for name, each in module.named_parameters() if each.requires_grad and not counts[id(each)]]
+    twice = [name for name, each in module.named_parameters() if counts[id(each)] > 1]
+    for names, what in ((missing, "in no parameter group"), (twice, "in a parameter group twice")):
+        if names:
+            more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
+            raise UserError(
+                f"{names[0]}{more} {what}. Change `grouped_parameters` of the module; what shall not train needs "
+                "requires_grad = False."
+            )

@@ -1,0 +1,177 @@
+"""Finished runs of one task, by how they were trained, as the user says, and by their seed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from layersim.errors import UserError
+from layersim.report.claims.finished import FinishedRun
+from layersim.report.configuration import (
+    CONFIG_FILE,
+    class_of,
+    flat,
+    init_args,
+    read_configuration,
+    seed_of,
+    trained_how,
+    without_loading,
+)
+from layersim.report.environment import read_environment
+from layersim.report.exits import read_exit_report
+from layersim.report.records import RECORDS_FILE
+from layersim.report.run import load_run
+from layersim.report.transfer import read_transfer_report
+
+ARMS = {
+    "standard": "trained at the last layer alone",
+    "aligned": "one head, trained at all layers",
+    "alternating": "one head, trained at all layers and at the last by turns",
+    "separate": "a head for each layer",
+}
+"""The ways to train that claims speak of."""
+
+_TRAINING = (
+    "max_epochs", "max_steps", "max_time", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm",
+    "precision", "limit_train_batches", "limit_val_batches", "overfit_batches",
+)  # fmt: skip
+"""What of the trainer decides about the model or its numbers."""
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Runs of one model on one data set."""
+
+    runs: Mapping[str, Mapping[str, FinishedRun]]
+    """By arm, one of `ARMS`, then by seed."""
+    notes: list[str] = field(default_factory=list)
+    """Which runs were passed over, and in what the arms differ beside objective and head."""
+
+    @property
+    def task(self) -> str:
+        """The data, the model and its depth, for people."""
+        run = _first(next(iter(self.runs.values())))
+        backbone = run.config["model"].get("backbone")
+        options = init_args(backbone)
+        named = options.get("name_or_path") or options.get("name")
+        model = named or (options.get("config_args") or {}).get("model_type") or class_of(backbone) or "unknown"
+        return f"{class_of(run.config.get('data')) or 'unknown'}, {model}, {run.record.layers} layers"
+
+    @property
+    def told(self) -> list[str]:
+        """Each arm's name, objective and head and seeds, for people."""
+        of = {arm: trained_how(_first(runs).config) or "Aligned" for arm, runs in self.runs.items()}
+        return [f"{arm}: {of[arm]}, seeds {', '.join(runs)}" for arm, runs in self.runs.items()]
+
+
+def read_arms(directories: Mapping[str, Iterable[Path]]) -> Arms:
+    """The runs of these directories, by arm.
+
+    A run that evaluated a checkpoint of another stands for that one: it has its seed and what transfer told of it.
+    Passed over are runs that hold no validation, or stopped before their last epoch, and of those of one seed all but
+    the last that trained.
+
+    Raises:
+        UserError: an arm that is none of `ARMS`; a directory that is no run's, is in two arms, or whose files are
+            broken; runs of an arm that differ in more than their seed; arms of different models or data; no run left.
+    """
+    notes: list[str] = []
+    arms: dict[str, dict[str, FinishedRun]] = {}
+    home: dict[Path, str] = {}
+    for arm, paths in directories.items():
+        if arm not in ARMS:
+            raise UserError(f"expected arms among {', '.join(ARMS)}, got {arm!r}.")
+        found = list(dict.fromkeys(path.resolve() for path in paths))
+        for path in found:
+            if home.setdefault(path, arm) != arm:
+                raise UserError(f"--{arm}: expected runs of this arm, got {path}, which is one of --{home[path]} too.")
+        if runs := _by_seed(arm, found, notes):
+            arms[arm] = runs
+    if not arms:
+        raise UserError(f"expected runs to judge, got no finished run: {' '.join(notes)}")
+    (one, first), *others = ((arm, _first(runs)) for arm, runs in arms.items())
+    for other, run in others:
+        differ = [key for key in _differences(first, run) if not key.startswith(("model.objective", "model.head"))]
+        if barred := [key for key in differ if key.startswith(("data.", "model.backbone.", "layers", "samples"))]:
+            raise _apart(f"--{one}, --{other}: expected one model on the same data", first, run, barred)
+        if differ:
+            notes.append(f"{one} and {other} differ in {', '.join(differ)}.")
+    return Arms(arms, notes)
+
+
+def _by_seed(arm: str, directories: Iterable[Path], notes: list[str]) -> dict[str, FinishedRun]:
+    found = []
+    for path in directories:
+        run = _read(path)
+        if run is None or (why := _unfinished(run)):
+            notes.append(f"{path} is passed over: {'it holds no validation' if run is None else why}.")
+        else:
+            found.append(run)
+    runs: dict[str, FinishedRun] = {}
+    for run in sorted(found, key=lambda run: run.origin == run.directory):  # those that trained come last
+        seed = seed_of(read_configuration(run.origin)) or f"unknown ({run.directory})"
+        if seed in runs:
+            notes.append(f"{runs[seed].directory} is passed over: {run.directory} has its seed.")
+        runs[seed] = run
+    for run in runs.values():
+        if differ := _differences(_first(runs), run):
+            raise _apart(f"--{arm}: expected runs alike but for their seed", _first(runs), run, differ)
+    return runs
+
+
+def _first(runs: Mapping[str, FinishedRun]) -> FinishedRun:
+    return next(iter(runs.values()))
+
+
+def _read(directory: Path) -> FinishedRun | None:
+    """All that a run's directory tells; None where it holds no validation."""
+    config = read_configuration(directory)
+    if config and not (directory / RECORDS_FILE).is_file():
+        return None
+    validated = [record for record in load_run(directory).records if record.stage == "validate"]
+    if not isinstance(config.get("model"), dict):
+        wanted = f"{directory / CONFIG_FILE} to tell the run's model"
+        raise UserError(f"expected {wanted}, which claims are judged by, but it does not.")
+    if not validated:
+        return None
+    origin, checkpoint = directory, config.get("ckpt_path")
+    if validated[-1].step == 0 and isinstance(checkpoint, str):  # it trained nothing; a path is relative to some folder
+        bases = [base for base in (Path(), *directory.parents) if (base / checkpoint).exists()]
+        origin = (*bases, Path())[0].joinpath(checkpoint).resolve().parent.parent
+    transfer = read_transfer_report(directory) or read_transfer_report(origin)
+    environment = read_environment(directory) or {}
+    return FinishedRun(directory, config, validated[-1], origin, read_exit_report(directory), transfer, environment)
+
+
+def _unfinished(run: FinishedRun) -> str:
+    """Why a run does not count; empty where it does. What other limits than epochs end is taken as it is."""
+    if run.record.step == 0:
+        return "" if run.origin != run.directory else "it neither trained a model nor read a checkpoint"
+    trainer = run.config.get("trainer") or {}
+    epochs, every = trainer.get("max_epochs") or -1, trainer.get("check_val_every_n_epoch") or 1
+    stoppers = any("EarlyStopping" in class_of(entry) for entry in trainer.get("callbacks") or [])
+    otherwise = stoppers or (trainer.get("max_steps") or -1) > 0 or trainer.get("max_time")
+    if otherwise or run.record.epoch + every >= epochs:
+        return ""
+    return f"its last validation is of epoch {run.record.epoch + 1} of {epochs}"
+
+
+def _differences(one: FinishedRun, other: FinishedRun) -> list[str]:
+    """The settings in which two runs differ."""
+    mine, theirs = _settings(one), _settings(other)
+    return [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+
+
+def _settings(run: FinishedRun) -> dict[str, str]:
+    """Data, model, training, and how it was measured, flat."""
+    data = without_loading(run.config.get("data"))
+    if isinstance(data.get("batch_size"), int):
+        data["batch_size"] *= int(run.environment.get("processes", 1))  # R take the steps of one with R times the batch
+    trainer = {key: value for key, value in (run.config.get("trainer") or {}).items() if key in _TRAINING}
+    together: dict[str, Any] = {"data": data, "model": run.config["model"], "trainer": trainer} | run.how_measured
+    return {key.replace(".init_args", ""): repr(value) for key, value in flat(together).items() if value is not None}
+
+
+def _apart(expected: str, one: FinishedRun, other: FinishedRun, differ: list[str]) -> UserError:
+    found = f"{one.directory} and {other.directory}, which differ in {', '.join(differ)}"
+    return UserError(f"{expected}, got {found}: judge them apart.")

@@ -1,0 +1,77 @@
+"""torchmetrics' own metrics as measures: definitions by another library, two sets, and what does not compare layers."""
+
+import math
+
+import pytest
+import torch
+import torchmetrics
+from sklearn.metrics import mean_squared_error, r2_score
+
+from layersim.errors import UserError
+from layersim.similarity import LinearCKA, Measure, PairMeasure, linear_cka
+from layersim.similarity.measure import as_measures
+
+from .references import related_layers
+
+
+def test_each_pair_of_layers_is_given_to_the_metric_and_samples_are_capped_as_any_measures() -> None:
+    features = related_layers(60, 6, layers=4).double()
+    measure = PairMeasure(torchmetrics.R2Score(multioutput="variance_weighted"), max_samples=40)
+    for rows in torch.arange(60).split(7):
+        measure.update(features[:2, rows], rows, other=features[2:, rows])
+    kept = measure.kept().features
+    assert kept.shape == (2, 40, 6)
+    others = measure.kept().other
+    expected = [
+        [r2_score(other.numpy(), layer.numpy(), multioutput="variance_weighted") for other in others] for layer in kept
+    ]
+    torch.testing.assert_close(measure.compute(), torch.tensor(expected).double(), rtol=0, atol=1e-6)
+
+
+def test_its_own_state_stays_and_what_it_declares_is_taken_over() -> None:
+    error = torchmetrics.MeanSquaredError()
+    error.update(torch.zeros(2), torch.full((2,), 3.0))
+    measure, features = PairMeasure(error), related_layers(20, 4, layers=3)
+    measure.update(features)
+    expected = mean_squared_error(features[0].numpy(), features[2].numpy())
+    assert measure.compute()[0, 2].item() == pytest.approx(expected, rel=1e-6)
+    assert error.compute() == 9
+    assert (measure.label, measure.better, measure.value_range) == ("MeanSquaredError", "lower", (None, None))
+    assert math.isnan(measure.identical)
+
+
+def test_a_measure_of_ones_own_is_a_function_and_three_lines() -> None:
+    class Mine(Measure):
+        label = "twice CKA"
+        value_range = (0, 2)
+        function = staticmethod(lambda features, other=None: 2 * linear_cka(features, other, estimator="biased"))
+
+    features = related_layers(50, 6, layers=3)
+    measure = as_measures({"mine": Mine(max_samples=None)})["mine"]
+    measure.update(features)
+    theirs = LinearCKA(estimator="biased")
+    theirs.update(features)
+    torch.testing.assert_close(measure.compute(), 2 * theirs.compute())
+    torch.testing.assert_close(measure.interval(0.9).high, 2 * theirs.interval(0.9).high, rtol=0, atol=1e-6)
+    assert measure.options == {"max_samples": None}
+    assert measure.properties is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (
+            torchmetrics.CosineSimilarity(reduction=None),
+            r"CosineSimilarity gives shape \(20,\) for two layers, expected one",
+        ),
+        (
+            torchmetrics.PearsonCorrCoef(),
+            r"PearsonCorrCoef cannot compare two layers, \(20, 4\) each: .*Choose a metric",
+        ),
+    ],
+)
+def test_a_metric_that_does_not_compare_layers_is_refused(metric: torchmetrics.Metric, message: str) -> None:
+    measure = PairMeasure(metric)
+    measure.update(related_layers(20, 4))
+    with pytest.raises(UserError, match=message):
+        measure.compute()
