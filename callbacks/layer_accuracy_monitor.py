@@ -25,13 +25,16 @@ class LayerAccuracyMonitor(LayerMonitor[Metric]):
             `interval`: the first whose difference from the best, on the same samples, is within its 95 % interval.
         absolute_epsilon: records beside it the first layer whose accuracy is at least 1 − ε, the effective depth of
             arXiv 2406.14479.
+        **named: the parts of a module that is not ours; see LayerMonitor.
 
     Raises:
         UserError: ε outside 0 … 1; of a language model `interval`, since tokens of one text depend on each other.
     """
 
-    def __init__(self, epsilon: float | Literal["interval"] = EPSILON, absolute_epsilon: float | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self, epsilon: float | Literal["interval"] = EPSILON, absolute_epsilon: float | None = None, **named: Any
+    ) -> None:
+        super().__init__(**named)
         for name, share in {"epsilon": epsilon, "absolute_epsilon": absolute_epsilon}.items():
             if share is not None and share != "interval":
                 check_epsilon(share, f"LayerAccuracyMonitor's {name}")

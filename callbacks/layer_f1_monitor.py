@@ -1,5 +1,7 @@
 """F1 of every layer, for tasks of two classes."""
 
+from typing import Any
+
 from torchmetrics import Metric
 
 from callbacks.monitor import LayerMonitor
@@ -17,13 +19,14 @@ class LayerF1Monitor(LayerMonitor[Metric]):
 
     Args:
         positive: the class that is to be found, 0 or 1.
+        **named: the parts of a module that is not ours; see LayerMonitor.
 
     Raises:
         UserError: a model that tells more than two classes apart.
     """
 
-    def __init__(self, positive: int = 1) -> None:
-        super().__init__()
+    def __init__(self, positive: int = 1, **named: Any) -> None:
+        super().__init__(**named)
         if positive not in (0, 1):
             raise UserError(f"Expected positive 0 or 1, one of two classes, but got {positive}.")
         self.positive = positive

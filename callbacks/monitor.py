@@ -1,21 +1,27 @@
 """What all monitors share: measure over an evaluation epoch, log, draw, and publish what was measured."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from dataclasses import replace
+from typing import Any, Generic, TypeVar, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
+from torch import nn
 from torchmetrics import Metric
 
 from callbacks.evaluation import EvaluationCallback, Stage, layerwise
 from callbacks.loggers import log_figure, on_epoch_axis
+from callbacks.tapped_module import Named, NamedModel, TappedModule
+from layersim.errors import UserError
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.precision import refuse_mps
 from layersim.report.figures import figures_of
 from layersim.report.quantity import Quantity, logged
 from layersim.runs.rehearsal import made_up
+from layersim.tapping.output_pooling import Pool
 
 AnyMetric = TypeVar("AnyMetric", bound=Metric)
 
@@ -25,12 +31,42 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
 
     It consumes the `LayerOutput` that the step returned, and starts anew each epoch. What it publishes is logged, drawn
     and recorded by axes, unit and range, whatever its name is.
+
+    With `layers` it measures any LightningModule, whatever its steps return: it taps the named submodules while the
+    step of a validation or test batch runs (`layersim.FeatureTap`).
+
+    Args:
+        layers: submodules of the LightningModule (`net.blocks.*`). Where None: the layers of a LayerwiseModule.
+        pool: with `layers`, how a module's output becomes (N, D); see `Named`, as for the other options.
+        layout: which axis of their outputs is what.
+        norm: the name of the norm before the classifier.
+        head: the name of the classifier, for monitors that read it.
+        label: where in a batch the classes are.
     """
 
     on_bar: str | None = None
     """Which of the logged names the progress bar shows: it has room for one."""
 
-    def __init__(self) -> None:
+    reads_head: bool = True
+    """Whether it measures what the classifier says, and not features alone."""
+
+    def __init__(
+        self,
+        *,
+        layers: str | list[str] | None = None,
+        pool: Pool = "cls",
+        layout: str | None = None,
+        norm: str | None = None,
+        head: str | None = None,
+        label: str | int | None = None,
+    ) -> None:
+        named = None
+        if layers is not None:
+            named = Named(layers=layers, pool=pool, layout=layout, norm=norm, head=head, label=label)
+            if head is None and self.reads_head:
+                raise UserError(f"{type(self).__name__} reads the classifier at every layer. Name it: head=…")
+        self.named = named
+        """The parts of a module that is not ours; None: it measures a LayerwiseModule."""
         self.quantities: dict[str, Quantity] = {}
         """What the last epoch told, by name."""
         self.num_layers = 0
@@ -40,6 +76,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         self.unit = "samples"
         """What a sample of the model is: `samples` or `tokens`."""
         self._metrics: dict[str, AnyMetric] = {}
+        self._tapped: TappedModule | None = None
 
     @abstractmethod
     def make_metrics(self, module: LayerwiseModule) -> dict[str, AnyMetric]:
@@ -63,7 +100,11 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         Raises:
             TooFewSamples: a measure that was asked for needs more.
         """
-        return self.rehearsed(self.fresh(module), made_up(module.num_layers, 8, samples))
+        if self.named is None:
+            return self.rehearsed(self.fresh(module), made_up(module.num_layers, 8, samples))
+        TappedModule(module, self.named)  # refuses names that the module has not
+        names = self.rehearsed(self.fresh(self._stand_in(module, 2)), made_up(2, 8, samples))
+        return {re.sub(r"layer_\d+$", "layer_*", name) for name in names}  # a forward pass alone shows how many there are
 
     def rehearsed(self, metrics: dict[str, AnyMetric], output: LayerOutput) -> set[str]:
         """The names of what is logged of an epoch with this one step, which each process makes up for itself."""
@@ -82,18 +123,44 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         return self.make_metrics(module)
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.begin(self.fresh(layerwise(pl_module)), pl_module)
+        if self.named is None:
+            self.begin(self.fresh(layerwise(pl_module)), pl_module)
+        else:
+            self._tapped, self._metrics = TappedModule(pl_module, self.named), {}
 
     def begin(self, made: dict[str, AnyMetric], pl_module: LightningModule) -> None:
         """An epoch with these metrics."""
         self._metrics = {name: metric.to(pl_module.device) for name, metric in made.items()}
 
+    def before(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._tapped is not None:
+            self._tapped.tap.open()
+
     def take(self, output: Any, batch: Any) -> None:
+        if self._tapped is not None:
+            output = self._tapped.read(batch)
+            if not self._metrics:  # the first batch shows how many layers there are
+                model = self._stand_in(self._tapped.module, len(output.features.values))
+                self.begin(self.fresh(model), self._tapped.module)
         self.update(self._metrics, output)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._tapped is not None:
+            self._tapped.tap.close()
+            self._tapped = None
+
+    def _stand_in(self, module: nn.Module, layers: int) -> LayerwiseModule:
+        assert self.named is not None
+        return cast(LayerwiseModule, NamedModel(module, self.named, layers))
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         quantities = self.measure(self._metrics)
         self._metrics = {}  # features that a metric kept are let go
+        if self._tapped is not None:
+            self.num_layers, self.num_samples = self._tapped.shape()
+            how = self._tapped.options()
+            quantities = {name: replace(each, options=each.options | how) for name, each in quantities.items()}
+            self._tapped = None
         self.quantities = _checked(quantities, self.num_layers)
         prefix = "val" if stage == "validate" else stage
         numbers = dict(logged(quantities))

@@ -51,82 +51,56 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
             neighbours are alike, of texts, and of data in an order that nobody knows, debiased linear CKA over 4096 of
             them at most. One of these two that needs more samples than there are is left out, which a line tells; one
             that was asked for is refused.
-        layers: submodules of the LightningModule, as `FeatureTap` takes them (`model.blocks.*`). Where None: the layers
-            of a LayerwiseModule.
         confidence: also measure, record and draw the interval of every value at this confidence, such as 0.95, by the
             jackknife (`layersim.similarity.jackknife`): free for minibatch CKA, some values' cost for measures that
             keep their samples. Tokens of one text are not independent, and their intervals too narrow.
-        pool: with `layers`, how a module's output becomes (N, D), as `FeatureTap` takes it.
-        layout: with `layers`, which axis of their outputs is what, as `FeatureTap` takes it: "TND", "NHWD", …
         colors: whose range the heat maps' colours have: the measure's, `fixed`, so that all pictures can be laid side
             by side; or the `data`'s, which tells 0.90 and 0.99 apart.
+        **named: the parts of a module that is not ours; see LayerMonitor.
     """
+
+    reads_head = False
 
     def __init__(
         self,
         measures: dict[str, Metric] | None = None,
         *,
-        layers: str | list[str] | None = None,
-        pool: Pool = "cls",
-        layout: str | None = None,
         confidence: float | None = None,
         colors: Range = "fixed",
+        **named: Any,
     ) -> None:
-        super().__init__()
-        check_pool(pool)
-        check_layout(layout)
+        super().__init__(**named)
         if confidence is not None:
             require_confidence(confidence)
         self.measures = None if measures is None else as_measures(measures)
-        self.layers = layers
-        self.pool: Pool = pool
-        self.layout = layout
         self.confidence = confidence
         self.colors: Range = colors
-        self._tapped: TappedModule | None = None
         self._order = AS_READ
         self._left_out: set[str] = set()
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, Measure]:
-        return self._fresh_metrics(grouped=module.backbone.input_size is not None and self._order != AS_READ)
+        grouped = self.named is None and module.backbone.input_size is not None and self._order != AS_READ
+        measures = self.measures or default_measures(grouped=grouped)
+        return {name: deepcopy(measure) for name, measure in measures.items()}
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._order = getattr(trainer.datamodule, "order", AS_READ)  # type: ignore[attr-defined]
-        if self.layers is None:
-            super().start(trainer, pl_module)
-        else:
-            self._tapped = TappedModule(pl_module, self.layers, self.pool, self.layout)
-            self.begin(self._fresh_metrics(grouped=False), pl_module)
-
-    def before(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._tapped is not None:
-            self._tapped.tap.open()
-
-    def take(self, output: Any, batch: Any) -> None:
-        if self._tapped is None:
-            super().take(output, batch)
-        else:
-            _update(self._metrics, self._tapped.read(batch))
+        super().start(trainer, pl_module)
 
     def update(self, metrics: dict[str, Measure], output: LayerOutput) -> None:
-        _update(metrics, output.features)
+        for metric in metrics.values():
+            metric.update(output.features.values, output.features.position)
 
     def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
         """As any monitor's, of two layers of the model's width: some measures need more samples where D is larger."""
-        if self.layers is None:
-            width, layers = classifier_width(module), [f"layer_{n:02d}" for n in range(1, module.num_layers + 1)]
-            metrics = self.fresh(module)
-        else:
-            FeatureTap(module, self.layers, self.pool, layout=self.layout)  # refuses names that the module has not
-            width, layers = 8, ["layer_*"]  # how often a layer runs shows in a forward pass alone
-            metrics = self._fresh_metrics(grouped=False)
-        names = [name for name in self.rehearsed(metrics, made_up(2, width, samples)) if "layer_01" in name]
-        return {name.replace("layer_01", layer) for name in names for layer in layers}
+        if self.named is not None:
+            return super().rehearse(module, samples)
+        names = self.rehearsed(self.fresh(module), made_up(2, classifier_width(module), samples))
+        layers = range(1, module.num_layers + 1)
+        return {name.replace("layer_01", f"layer_{n:02d}") for name in names if "layer_01" in name for n in layers}
 
     def measure(self, metrics: dict[str, Measure]) -> dict[str, Quantity]:
-        read = {"order": self._order} | ({} if self._tapped is None else self._tapped.options())
-        if self._tapped is not None:
-            self.num_layers, self.num_samples = self._tapped.shape()
+        read = {"order": self._order}
         measured = {}
         for name, metric in metrics.items():
             try:
@@ -147,30 +121,12 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
             drawn["to_last"] = partial(curves_figure, to_last, title)
         return drawn
 
-    def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        super().finish(trainer, pl_module, stage)
-        self._tapped = None
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._tapped is not None:
-            self._tapped.tap.close()
-            self._tapped = None
-
-    def _fresh_metrics(self, *, grouped: bool) -> dict[str, Measure]:
-        measures = self.measures or default_measures(grouped=grouped)
-        return {name: deepcopy(measure) for name, measure in measures.items()}
-
 
 def default_measures(*, grouped: bool) -> dict[str, Measure]:
     """What is measured unless a recipe says otherwise, where samples that follow each other are random groups, or may
     be neighbours that are alike."""
     cka = LinearCKA() if grouped else LinearCKA(estimator="debiased", max_samples=4096)
     return {"cosine": CosineSimilarity(max_samples=4096), "cka": cka}
-
-
-def _update(metrics: dict[str, Measure], features: LayerFeatures) -> None:
-    for metric in metrics.values():
-        metric.update(features.values, features.position)
 
 
 def similarity_quantity(metric: Measure, read: Mapping[str, Any], confidence: float | None) -> Quantity:

@@ -1,43 +1,133 @@
-"""The layer features of a LightningModule that is not ours, batch by batch."""
+"""The layers of a LightningModule that is not ours, and what its classifier reads there, batch by batch."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
+from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.outputs import LayerFeatures
+from layersim.heads import SharedHead
+from layersim.outputs import LayerFeatures, LayerOutput, Readout
 from layersim.tapping.feature_tap import FeatureTap
-from layersim.tapping.layout import batch_sizes, tokens_first
-from layersim.tapping.output_pooling import Pool
+from layersim.tapping.layout import batch_sizes, check_layout, tokens_first
+from layersim.tapping.output_pooling import Pool, check_pool
+from layersim.tapping.submodules import named_submodules
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """The parts of a LightningModule that is not ours which monitors measure, by their names in it.
+
+    Args:
+        layers: its submodules, as `FeatureTap` takes them (`net.blocks.*`).
+        pool: how a module's output becomes (N, D), as `FeatureTap` takes it.
+        layout: which axis of their outputs is what, as `FeatureTap` takes it: "TND", "NHWD", …
+        norm: the norm between the last layer and the classifier, (N, D) → (N, D); None: there is none.
+        head: the classifier, (N, D) → (N, C), which is read behind the norm at every layer.
+        label: where in a batch the (N,) integer classes are: a key of a dictionary, or a place in a tuple. Where None:
+            under "label", "labels" or "target", or second.
+    """
+
+    layers: str | Sequence[str]
+    pool: Pool = "cls"
+    layout: str | None = None
+    norm: str | None = None
+    head: str | None = None
+    label: str | int | None = None
+
+    def __post_init__(self) -> None:
+        check_pool(self.pool)
+        check_layout(self.layout)
+
+
+class NamedBackbone(Backbone):
+    """What a monitor wants to know of a model, told by its parts; it runs nothing."""
+
+    def __init__(self, module: nn.Module, named: Named, num_layers: int) -> None:
+        super().__init__()
+        parts = named_submodules(module)
+        for option, name in {"norm": named.norm, "head": named.head}.items():
+            if name is not None and name not in parts:
+                near = get_close_matches(name, parts, n=3) or sorted(parts)[:3]
+                raise UserError(
+                    f"{type(module).__name__} has no submodule {name!r}. Change {option}, such as to {', '.join(near)}."
+                )
+        self.num_layers = num_layers
+        self._parts = (parts[named.norm] if named.norm else nn.Identity(), parts[named.head] if named.head else None)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        return self._parts[0]
+
+    @property
+    def classifier(self) -> nn.Module:
+        if self._parts[1] is None:
+            raise UserError("This callback reads the classifier at every layer. Name it: head=\"net.head\".")
+        return self._parts[1]
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        classes = getattr(self.classifier, "out_features", None)
+        if not isinstance(classes, int):
+            raise UserError(
+                f"Expected a linear classifier as head, but got a {type(self.classifier).__name__}, whose number of "
+                "classes is not known."
+            )
+        return classes
+
+
+class NamedModel:
+    """A model that is not ours, as monitors ask ours."""
+
+    def __init__(self, module: nn.Module, named: Named, num_layers: int) -> None:
+        self.num_layers = num_layers
+        self.backbone = NamedBackbone(module, named, num_layers)
+
+    @property
+    def head(self) -> SharedHead:
+        """Reads the classifier behind the norm at every layer."""
+        return SharedHead(self.backbone)
 
 
 class TappedModule:
     """Taps a LightningModule while its step runs, over one epoch.
 
-    Args:
-        module: any.
-        layers: its submodules, as `FeatureTap` takes them.
-        pool: as `FeatureTap` takes it.
-        layout: as `FeatureTap` takes it.
-
     Raises:
-        UserError: as `FeatureTap`.
+        UserError: as `FeatureTap`, or a part that the module has not.
     """
 
-    def __init__(
-        self, module: LightningModule, layers: str | Sequence[str], pool: Pool, layout: str | None = None
-    ) -> None:
+    def __init__(self, module: LightningModule, named: Named) -> None:
         self.module = module
-        self.pool = pool
-        self.layout = layout
-        self.tap = FeatureTap(module, layers, pool, layout=layout)
+        self.named = named
+        self.tap = FeatureTap(module, named.layers, named.pool, layout=named.layout)
+        NamedBackbone(module, named, 1)  # refuses names that the module has not
         self._samples = 0
 
-    def read(self, batch: Any) -> LayerFeatures:
+    def read(self, batch: Any) -> LayerOutput:
+        """What the layers put out since the tap was opened, and what the head, where one is named, reads there.
+
+        Raises:
+            UserError: as `features`; there are no labels where the head is read.
+        """
+        features = self.features(batch)
+        if self.named.head is None:
+            nothing = features.values.new_empty(0)
+            return LayerOutput(features, Readout(nothing, nothing, nothing, nothing))
+        targets = _labels(batch, self.named.label, features.values.shape[1]).to(features.values.device)
+        layers = len(features.values)
+        head = NamedModel(self.module, self.named, layers).head
+        dtype = next((each.dtype for each in head.classifier.parameters()), features.values.dtype)
+        readout = head(features.values.to(dtype), targets, range(layers))
+        return LayerOutput(replace(features, targets=targets), readout, readout.losses[-1])
+
+    def features(self, batch: Any) -> LayerFeatures:
         """What the layers put out since the tap was opened. Closes it, as later callbacks may run the model too.
 
         Raises:
@@ -48,7 +138,7 @@ class TappedModule:
         features = self.tap.take()
         samples = features.shape[1]
         sizes = batch_sizes(batch, either=tokens_first(self.module))
-        if self.layout is None and sizes.first and samples not in sizes.first:
+        if self.named.layout is None and sizes.first and samples not in sizes.first:
             raise UserError(
                 f"The step puts {samples} samples through {self.tap.names[0]} for {sizes} samples. If each is a "
                 'sample, set layout, such as "NTD"; or pool frames or crops of one sample by a function given as pool.'
@@ -64,14 +154,33 @@ class TappedModule:
 
     def options(self) -> dict[str, Any]:
         """Which features were measured: the layers' names, first layer first, and the pool's."""
-        pool = self.pool if isinstance(self.pool, str) else getattr(self.pool, "__name__", type(self.pool).__name__)
-        told = {} if self.layout is None else {"layout": self.layout}
+        pool = self.named.pool if isinstance(self.named.pool, str) else getattr(self.named.pool, "__name__", type(self.named.pool).__name__)
+        told = {} if self.named.layout is None else {"layout": self.named.layout}
         return {"layers": self.tap.names, "pool": pool, **told}
 
     def shape(self) -> tuple[int, int]:
         """L, and N of all processes; to be called on each."""
         samples = torch.tensor(self._samples, device=self.module.device)
         return len(self.tap.names), int(self.module.trainer.strategy.reduce(samples, reduce_op="sum"))
+
+
+def _labels(batch: Any, where: str | int | None, samples: int) -> Tensor:
+    """(N,) integer classes of a batch."""
+    found = None
+    if where is not None:
+        with contextlib.suppress(KeyError, IndexError, TypeError):
+            found = batch[where]
+    elif isinstance(batch, Mapping):
+        found = next((batch[key] for key in ("label", "labels", "target") if key in batch), None)
+    elif isinstance(batch, Sequence) and len(batch) > 1:
+        found = batch[1]
+    if not isinstance(found, Tensor) or found.shape != (samples,) or found.is_floating_point():
+        came = f"a {type(found).__name__}" if not isinstance(found, Tensor) else f"{found.dtype} {tuple(found.shape)}"
+        raise UserError(
+            f"Expected {samples} integer classes with the batch, {'where label says' if where is not None else 'as its label'}, "
+            f"but got {came}. Set the callback's label to the key, or the place, of the classes in a batch."
+        )
+    return found.long()
 
 
 def _position(batch: Any, samples: int) -> Tensor | None:
