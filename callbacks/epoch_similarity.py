@@ -45,10 +45,13 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         measures: metrics of `layersim.similarity`, or torchmetrics' own of two tensors, each by the name it gets in
             logs and records; debiased linear CKA where None.
         max_samples: N at most, chosen by the hash of their position; of a language model these are tokens.
+        **named: the parts of a module that is not ours; see LayerMonitor.
 
     Raises:
         UserError: an epoch below 0, `every` below 1, or `max_samples` below 4.
     """
+
+    reads_head = False
 
     def __init__(
         self,
@@ -56,8 +59,9 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         every: int | None = None,
         measures: dict[str, Metric] | None = None,
         max_samples: int = 1024,
+        **named: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**named)
         if min(epochs or [0]) < 0 or (every is not None and every < 1):
             raise UserError(f"Expected epochs from 0 and every from 1, but got {epochs} and {every}.")
         self.epochs = epochs
@@ -100,7 +104,9 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         return {"features": KeptSamples(max_samples=self.max_samples, least=_LEAST)}
 
     def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
-        twin = EpochSimilarity(every=1, measures=self.measures, max_samples=self.max_samples)  # what it keeps, it alone
+        twin = EpochSimilarity(
+            every=1, measures={**self.measures}, max_samples=self.max_samples
+        )  # what it keeps, it alone
         super(EpochSimilarity, twin).rehearse(module, samples)
         twin._epoch = 1
         names = super(EpochSimilarity, twin).rehearse(module, samples)

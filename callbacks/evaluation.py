@@ -15,8 +15,8 @@ def layerwise(pl_module: LightningModule) -> LayerwiseModule:
     """The module as one of ours; a UserError where it is none."""
     if not isinstance(pl_module, LayerwiseModule):
         raise UserError(
-            f"layersim's callbacks read a LayerwiseModule, but got {type(pl_module).__name__}. Of any other module name "
-            'the parts that are measured, such as layers="net.blocks.*", norm="net.norm", head="net.head".'
+            f"layersim's callbacks read a LayerwiseModule, but got {type(pl_module).__name__}. Of another module "
+            'name the parts that are measured, such as layers="net.blocks.*", norm="net.norm", head="net.head".'
         )
     return pl_module
 

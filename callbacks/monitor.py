@@ -104,7 +104,9 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
             return self.rehearsed(self.fresh(module), made_up(module.num_layers, 8, samples))
         TappedModule(module, self.named)  # refuses names that the module has not
         names = self.rehearsed(self.fresh(self._stand_in(module, 2)), made_up(2, 8, samples))
-        return {re.sub(r"layer_\d+$", "layer_*", name) for name in names}  # a forward pass alone shows how many there are
+        return {
+            re.sub(r"layer_\d+$", "layer_*", name) for name in names
+        }  # a forward pass alone shows how many there are
 
     def rehearsed(self, metrics: dict[str, AnyMetric], output: LayerOutput) -> set[str]:
         """The names of what is logged of an epoch with this one step, which each process makes up for itself."""

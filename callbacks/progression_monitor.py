@@ -44,10 +44,11 @@ class ProgressionMonitor(LayerMonitor[Metric]):
     Args:
         max_samples: kept at most; all where None. NC1 is noisy, and too low, where a class has but a few of them.
         centering: of the cosines, see `layersim.similarity.cosine`; "samples" is the paper's.
+        **named: the parts of a module that is not ours; see LayerMonitor.
     """
 
-    def __init__(self, max_samples: int | None = 4096, centering: Centering = "samples") -> None:
-        super().__init__()
+    def __init__(self, max_samples: int | None = 4096, centering: Centering = "samples", **named: Any) -> None:
+        super().__init__(**named)
         require_centering(centering)
         KeptSamples(max_samples=max_samples, least=LEAST)  # refuses too few before any model is built
         self.max_samples = max_samples

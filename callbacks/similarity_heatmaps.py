@@ -10,11 +10,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from torchmetrics import Metric
 
-from callbacks.evaluation import Stage
 from callbacks.monitor import LayerMonitor
-from callbacks.tapped_module import TappedModule
 from layersim.module import LayerwiseModule
-from layersim.outputs import LayerFeatures, LayerOutput
+from layersim.outputs import LayerOutput
 from layersim.report.drawing.heatmap import Range
 from layersim.report.figures import curves_figure, figures_of
 from layersim.report.quantity import LAYER, Quantity
@@ -23,9 +21,6 @@ from layersim.similarity import CosineSimilarity, LinearCKA
 from layersim.similarity.features import TooFewSamples
 from layersim.similarity.intervals import require_confidence
 from layersim.similarity.measure import Measure, as_measures
-from layersim.tapping.feature_tap import FeatureTap
-from layersim.tapping.layout import check_layout
-from layersim.tapping.output_pooling import Pool, check_pool
 
 AS_READ = "as read"
 """The order of data that are not layersim's: whatever it may be."""

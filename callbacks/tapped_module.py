@@ -69,7 +69,7 @@ class NamedBackbone(Backbone):
     @property
     def classifier(self) -> nn.Module:
         if self._parts[1] is None:
-            raise UserError("This callback reads the classifier at every layer. Name it: head=\"net.head\".")
+            raise UserError('This callback reads the classifier at every layer. Name it: head="net.head".')
         return self._parts[1]
 
     @property
@@ -154,9 +154,10 @@ class TappedModule:
 
     def options(self) -> dict[str, Any]:
         """Which features were measured: the layers' names, first layer first, and the pool's."""
-        pool = self.named.pool if isinstance(self.named.pool, str) else getattr(self.named.pool, "__name__", type(self.named.pool).__name__)
-        told = {} if self.named.layout is None else {"layout": self.named.layout}
-        return {"layers": self.tap.names, "pool": pool, **told}
+        pool = self.named.pool
+        told: dict[str, Any] = {"layers": self.tap.names}
+        told["pool"] = pool if isinstance(pool, str) else getattr(pool, "__name__", type(pool).__name__)
+        return told if self.named.layout is None else told | {"layout": self.named.layout}
 
     def shape(self) -> tuple[int, int]:
         """L, and N of all processes; to be called on each."""
@@ -174,13 +175,13 @@ def _labels(batch: Any, where: str | int | None, samples: int) -> Tensor:
         found = next((batch[key] for key in ("label", "labels", "target") if key in batch), None)
     elif isinstance(batch, Sequence) and len(batch) > 1:
         found = batch[1]
-    if not isinstance(found, Tensor) or found.shape != (samples,) or found.is_floating_point():
-        came = f"a {type(found).__name__}" if not isinstance(found, Tensor) else f"{found.dtype} {tuple(found.shape)}"
-        raise UserError(
-            f"Expected {samples} integer classes with the batch, {'where label says' if where is not None else 'as its label'}, "
-            f"but got {came}. Set the callback's label to the key, or the place, of the classes in a batch."
-        )
-    return found.long()
+    if isinstance(found, Tensor) and found.shape == (samples,) and not found.is_floating_point():
+        return found.long()
+    came = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    raise UserError(
+        f"Expected the integer classes of {samples} samples in each batch, but got {came}. Set the callback's label to "
+        "their key, or their place, in a batch."
+    )
 
 
 def _position(batch: Any, samples: int) -> Tensor | None:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchmetrics import CosineSimilarity as TorchmetricsCosine
 
 from callbacks import EpochSimilarity, LayerAccuracyMonitor, RunRecorder, SimilarityHeatmaps
-from callbacks.tapped_module import TappedModule
+from callbacks.tapped_module import Named, TappedModule
 from layersim import LayerwiseModule, UserError
 from layersim.data.samplers import EvaluationSampler
 from layersim.report.records import LayerRecord, read_records
@@ -226,14 +226,14 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 def test_without_positions_several_processes_are_warned(monkeypatch: pytest.MonkeyPatch) -> None:
     module = Plain()
     module.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    tapped = TappedModule(module, "blocks.*", "cls")
+    tapped = TappedModule(module, Named(layers="blocks.*"))
     batch = next(iter(DataLoader(Points(positions=True), 10)))
     unnumbered = {"x": batch["x"]}
     for processes in (1, 2):
         monkeypatch.setattr(Trainer, "world_size", processes)
         tapped.tap.open()
         module(batch["x"])
-        read = tapped.read(batch)
+        read = tapped.features(batch)
         assert torch.equal(read.position, torch.arange(10))  # type: ignore[arg-type]
         torch.testing.assert_close(read.values, by_hand(module, batch["x"]).float())
         tapped.tap.open()
@@ -246,7 +246,7 @@ def test_without_positions_several_processes_are_warned(monkeypatch: pytest.Monk
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     loader = DataLoader(Points(), 50)
     for callback, message in {
-        SimilarityHeatmaps(): r'LayerwiseModule, but got Plain.*SimilarityHeatmaps\(layers="…"\)',
+        SimilarityHeatmaps(): r'LayerwiseModule, but got Plain.*layers="net\.blocks\.\*"',
         LayerAccuracyMonitor(): "LayerwiseModule, but got Plain",
         RunRecorder(): "LayerwiseModule, but got Plain",
         SimilarityHeatmaps(layers="model.blocks.*"): r'no submodule matches "model.blocks.\*".* Near it: blocks.\*',
@@ -311,7 +311,7 @@ def test_a_plain_torchmetrics_metric_is_a_measure(tmp_path: Path, confidence: fl
     torch.testing.assert_close(found(record, "theirs"), found(record, "ours"), rtol=0, atol=1e-6)
     assert not torch.allclose(found(record, "theirs"), torch.ones(3, 3).double(), atol=0.01)
     if confidence is not None:
-        theirs, ours = (record["similarity_interval"][name]["low"] for name in measures)
+        theirs, ours = (record.quantities[name].interval["low"] for name in measures)
         torch.testing.assert_close(torch.tensor(theirs), torch.tensor(ours), rtol=0, atol=1e-5)
 
 

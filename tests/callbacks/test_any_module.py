@@ -1,0 +1,120 @@
+"""Modules that are not ours, measured by the names of their parts, against our own reading of the same model."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from callbacks import (
+    ExitCurveMonitor,
+    LayerAccuracyMonitor,
+    LayerF1Monitor,
+    ProgressionMonitor,
+    RunRecorder,
+    SaturationMonitor,
+    SimilarityHeatmaps,
+)
+from callbacks.monitor import LayerMonitor
+from layersim.errors import UserError
+from tests import tiny
+from tests.callbacks.test_monitors import trainer
+from tests.measured import measured
+
+PARTS: dict[str, Any] = {"layers": "net.blocks.*", "norm": "net.norm", "head": "net.head"}
+MONITORS: list[type[LayerMonitor[Any]]] = [
+    LayerAccuracyMonitor,
+    SaturationMonitor,
+    ExitCurveMonitor,
+    ProgressionMonitor,
+    SimilarityHeatmaps,
+]
+
+
+class Plain(LightningModule):
+    """The tiny ViT as anybody would train it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = tiny.backbone().model
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        images = batch["image"] if isinstance(batch, dict) else batch[0]
+        logits: Tensor = self.net(images)
+        return logits
+
+
+def test_every_measure_is_what_our_own_module_gives(tmp_path: Path) -> None:
+    own, data = tiny.module(), tiny.digits()
+    monitors = [kind() for kind in MONITORS]
+    trainer(tmp_path / "own", [*monitors, RunRecorder()]).validate(own, data, verbose=False)
+    named = [kind(**PARTS) for kind in MONITORS]
+    run = trainer(tmp_path / "plain", [*named, RunRecorder()])
+    run.validate(Plain(), data, verbose=False)
+    (expected,), (found,) = measured(tmp_path / "own"), measured(tmp_path / "plain")
+    assert (found["layers"], found["samples"], found["unit"]) == (3, 360, "samples")
+    assert [*found["quantities"]] == [*expected["quantities"]]
+    for name in expected["quantities"]:
+        if name == "cka":  # of an order that nobody drew it is debiased
+            continue
+        if name == "loss":
+            assert found["quantities"][name]["overall"] == pytest.approx(expected[name][-1])
+        torch.testing.assert_close(torch.tensor(found[name]), torch.tensor(expected[name]), msg=name, equal_nan=True)
+    assert found["quantities"]["accuracy"]["options"] == {
+        "layers": ["net.blocks.0", "net.blocks.1", "net.blocks.2"],
+        "pool": "cls",
+    }
+    assert run.callback_metrics["val/accuracy"] == pytest.approx(expected["accuracy"][-1])
+
+
+def test_labels_are_found_in_pairs_and_by_their_name(tmp_path: Path) -> None:
+    images, labels = torch.randn(40, 1, 8, 8), torch.arange(40) % 10
+    pairs = DataLoader(TensorDataset(images, labels), 8)
+    trainer(tmp_path / "pairs", [LayerAccuracyMonitor(**PARTS), RunRecorder()]).validate(Plain(), pairs, verbose=False)
+    rows = [{"image": image, "kind": label} for image, label in zip(images, labels, strict=True)]
+    called = LayerAccuracyMonitor(**PARTS, label="kind")
+    loader: Any = DataLoader(rows, 8)  # type: ignore[arg-type]
+    trainer(tmp_path / "called", [called, RunRecorder()]).validate(Plain(), loader, verbose=False)
+    (one,), (other,) = measured(tmp_path / "pairs"), measured(tmp_path / "called")
+    assert one["accuracy"] == other["accuracy"]
+    assert one["loss"] == other["loss"]
+    assert all(math.isfinite(value) for value in one["loss"])
+    with pytest.raises(UserError, match=r"integer classes of 8 samples in each batch, but got a NoneType\. Set the"):
+        trainer(tmp_path, [LayerAccuracyMonitor(**PARTS)]).validate(Plain(), loader, verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": "net.blocks.*"}, "LayerAccuracyMonitor reads the classifier at every layer. Name it: head="),
+        ({**PARTS, "head": "net.haed"}, r"Plain has no submodule 'net\.haed'\. Change head, such as to net\.head"),
+        ({**PARTS, "norm": "norm"}, r"Plain has no submodule 'norm'\. Change norm, such as to "),
+        ({**PARTS, "head": "net.norm"}, "Expected a linear classifier as head, but got a LayerNorm"),
+        ({**PARTS, "layers": "net.bloks.*"}, "net.bloks"),
+        ({}, r"read a LayerwiseModule, but got Plain\. Of another module name the parts"),
+    ],
+)
+def test_parts_that_are_not_there_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        trainer(tmp_path, [LayerAccuracyMonitor(**options)]).validate(Plain(), tiny.digits(), verbose=False)
+
+
+def test_f1_wants_two_classes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="LayerF1Monitor is for two classes, but the model has 10"):
+        trainer(tmp_path, [LayerF1Monitor(**PARTS)]).validate(Plain(), tiny.digits(), verbose=False)
+
+
+def test_a_recipe_may_name_parts(tmp_path: Path) -> None:
+    """Options that stand once, at the base, are options of every monitor for the command too."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(LayerAccuracyMonitor, "monitor")
+    made = parser.instantiate_classes(parser.parse_args(["--monitor.layers=net.blocks.*", "--monitor.head=net.head"]))
+    assert isinstance(made.monitor, LayerAccuracyMonitor)
+    assert made.monitor.named is not None
+    assert made.monitor.named.head == "net.head"
