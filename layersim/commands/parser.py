@@ -41,7 +41,6 @@ _NO_CLASS = re.compile(
     r"given class_path '(\S+)':\s+(?:No module named|module '\S+' has no attribute)"
 )
 
-
 Data = Annotated[dict[str, Any] | None, "SplitDataModule"]
 """What a recipe says under `data` (`class_path`, `init_args`); on the command line, a class and its options."""
 
@@ -66,7 +65,7 @@ def call(verb: Callable[..., Any], args: Sequence[str]) -> Any:
 
 def _add_option(parser: ArgumentParser, parameter: Parameter, told: str, *, quick: bool) -> None:
     name, kind = parameter.name, parameter.annotation
-    required = parameter.default is Parameter.empty
+    required, in_place = parameter.default is Parameter.empty, parameter.kind is not Parameter.KEYWORD_ONLY
     options: dict[str, Any] = {"help": told} if required else {"help": told, "default": parameter.default}
     if kind == Data and quick:
         parser.add_argument(f"--{name}", metavar="CLASS", help=f"{told} `--{name}.help CLASS` tells its options.")
@@ -76,14 +75,12 @@ def _add_option(parser: ArgumentParser, parameter: Parameter, told: str, *, quic
         parser.add_subclass_arguments(SplitDataModule, name, required=False, help=told)
     elif kind is bool:
         parser.add_argument(f"--{name}", action="store_true", help=told)
-    elif parameter.kind is Parameter.KEYWORD_ONLY and get_origin(kind) is list:
-        parser.add_argument(f"--{name}", type=get_args(kind)[0], nargs="+", **options)
-    elif parameter.kind is Parameter.KEYWORD_ONLY:
-        parser.add_argument(f"--{name}", type=kind, required=required, **options)
-    elif get_origin(kind) is list:
-        parser.add_argument(name, type=get_args(kind)[0], nargs="+" if required else "*", **options)
     else:
-        parser.add_argument(name, type=kind, **options)
+        if get_origin(kind) is list:
+            (kind,), options["nargs"] = get_args(kind), "*" if in_place and not required else "+"
+        if required and not in_place:
+            options["required"] = True
+        parser.add_argument(name if in_place else f"--{name}", type=kind, **options)
 
 
 def _stored_data(args: Sequence[str]) -> list[str]:
