@@ -57,7 +57,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         self,
         epochs: list[int] | None = None,
         every: int | None = None,
-        measures: dict[str, Metric] | None = None,
+        measures: dict[str, Measure | Metric] | None = None,  # a recipe's short name is looked up in this order
         max_samples: int = 1024,
         **named: Any,
     ) -> None:

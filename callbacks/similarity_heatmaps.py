@@ -58,7 +58,7 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
 
     def __init__(
         self,
-        measures: dict[str, Metric] | None = None,
+        measures: dict[str, Measure | Metric] | None = None,  # a recipe's short name is looked up in this order
         *,
         confidence: float | None = None,
         colors: Range = "fixed",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -361,3 +362,15 @@ def test_groups_are_measured_only_where_they_are_random_groups(tmp_path: Path) -
         measured = SimilarityHeatmaps()
         measured._order = images.order
         assert measured.make_metrics(module)["cka"].options == {"estimator": "debiased", "max_samples": 4096}
+
+
+@pytest.mark.parametrize("callback", [SimilarityHeatmaps, EpochSimilarity])
+def test_a_recipe_names_measures_shortly_and_other_metrics_by_their_path(callback: type) -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(callback, "callback")
+    measures = {"ours": {"class_path": "CosineSimilarity"}, "theirs": {"class_path": "torchmetrics.CosineSimilarity"}}
+    path = f"{callback.__module__}.{callback.__name__}"
+    read = parser.parse_object({"callback": {"class_path": path, "init_args": {"measures": measures}}})
+    made = parser.instantiate(read).callback.measures
+    assert isinstance(made["ours"], CosineSimilarity)
+    assert isinstance(made["theirs"].metric, TorchmetricsCosine)
