@@ -241,7 +241,7 @@ def test_without_positions_several_processes_are_warned(monkeypatch: pytest.Monk
         module(batch["x"])
         warned = pytest.warns(UserWarning, match='no "position"') if processes > 1 else contextlib.nullcontext()
         with warned:
-            assert tapped.read(unnumbered).position is None
+            assert tapped.features(unnumbered).position is None
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
