@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layersim.backbones import Backbone, TimmBackbone, TransformersBackbone
-    from layersim.data import Digits, Docstrings, Images, LanguageModeling, StdlibCode, Text
+    from layersim.data import Digits, Docstrings, Images, LanguageModeling, Split, SplitDataModule, StdlibCode, Text
     from layersim.errors import UserError
     from layersim.evaluation import evaluate
-    from layersim.heads import SeparateHeads, SharedHead
+    from layersim.exits import EarlyExit
+    from layersim.heads import Head, SeparateHeads, SharedHead
     from layersim.module import LayerwiseModule
     from layersim.objectives import (
         Aligned,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     )
     from layersim.optimization.parameter_groups import ParameterGroups
     from layersim.outputs import LayerFeatures, LayerOutput, Readout
+    from layersim.report import Quantity
     from layersim.similarity import Measure
     from layersim.tapping import FeatureTap
 
@@ -37,7 +39,9 @@ __all__ = [
     "Digits",
     "Distilled",
     "Docstrings",
+    "EarlyExit",
     "FeatureTap",
+    "Head",
     "Images",
     "LanguageModeling",
     "LastLayer",
@@ -49,9 +53,12 @@ __all__ = [
     "Objective",
     "ParameterGroups",
     "Progressive",
+    "Quantity",
     "Readout",
     "SeparateHeads",
     "SharedHead",
+    "Split",
+    "SplitDataModule",
     "StdlibCode",
     "Text",
     "TimmBackbone",
@@ -63,10 +70,11 @@ __all__ = [
 
 _HOMES = {
     "backbones": ("Backbone", "TimmBackbone", "TransformersBackbone"),
-    "data": ("Digits", "Docstrings", "Images", "LanguageModeling", "StdlibCode", "Text"),
+    "data": ("Digits", "Docstrings", "Images", "LanguageModeling", "Split", "SplitDataModule", "StdlibCode", "Text"),
     "errors": ("UserError",),
     "evaluation": ("evaluate",),
-    "heads": ("SeparateHeads", "SharedHead"),
+    "exits": ("EarlyExit",),
+    "heads": ("Head", "SeparateHeads", "SharedHead"),
     "module": ("LayerwiseModule",),
     "objectives": (
         *("Aligned", "Alternating", "CosineRegularized", "Distilled", "LastLayer", "Mixed", "Objective", "Progressive"),
@@ -74,6 +82,7 @@ _HOMES = {
     ),
     "optimization.parameter_groups": ("ParameterGroups",),
     "outputs": ("LayerFeatures", "LayerOutput", "Readout"),
+    "report": ("Quantity",),
     "similarity": ("Measure",),
     "tapping": ("FeatureTap",),
 }
