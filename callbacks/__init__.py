@@ -4,6 +4,7 @@ from callbacks.epoch_similarity import EpochSimilarity
 from callbacks.exit_curve_monitor import ExitCurveMonitor
 from callbacks.layer_accuracy_monitor import LayerAccuracyMonitor
 from callbacks.layer_f1_monitor import LayerF1Monitor
+from callbacks.monitor import LayerMonitor
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.progression_monitor import ProgressionMonitor
 from callbacks.report_writer import ReportWriter
@@ -16,6 +17,7 @@ __all__ = [
     "ExitCurveMonitor",
     "LayerAccuracyMonitor",
     "LayerF1Monitor",
+    "LayerMonitor",
     "PredictionWriter",
     "ProgressionMonitor",
     "ReportWriter",

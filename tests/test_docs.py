@@ -1,6 +1,7 @@
 """README and docs say what works: every block is run as it is written, in the order of its page, in an empty folder.
 
-A block whose first line is a comment with a file's name is that file; other Python is run, and so is each line of a console.
+A block whose first line is a comment with a file's name is that file; other Python is run, and so is each line of a
+console.
 """
 
 import re
@@ -14,7 +15,8 @@ import pytest
 from layersim.__main__ import main
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXTEND = ROOT / "docs" / "extend.md"
+PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").glob("*.md")} - {EXTEND})]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w/]+\.\w+)\n")
 LINES = {
@@ -39,9 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             del sys.modules[name]
 
 
-@pytest.mark.filterwarnings("ignore")  # as a user's own Python has it
-@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
-def test_every_block_runs_as_written(page: Path, folder: Path) -> None:
+def run_blocks(page: Path, folder: Path) -> None:
     names: dict[str, object] = {"__name__": page.stem}
     for kind, text in BLOCK.findall(page.read_text()):
         if file := FILE.match(text):
@@ -55,8 +55,15 @@ def test_every_block_runs_as_written(page: Path, folder: Path) -> None:
                 assert main(words[1:]) == 0, line
 
 
+@pytest.mark.filterwarnings("ignore")  # as a user's own Python has it
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_every_block_runs_as_written(page: Path, folder: Path) -> None:
+    run_blocks(page, folder)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_what_is_extended_is_drawn_and_recorded_by_its_own_name(folder: Path) -> None:
-    test_every_block_runs_as_written(ROOT / "docs/extend.md", folder)
+    run_blocks(EXTEND, folder)
     for run in (next((folder / "runs" / "mine").iterdir()), folder / "runs" / "mine-too"):
         record = (run / "layers.jsonl").read_text()
         assert '"feature_norm"' in record
@@ -68,11 +75,7 @@ def test_what_is_extended_is_drawn_and_recorded_by_its_own_name(folder: Path) ->
 
 
 def test_extensions_are_short() -> None:
-    files = {
-        found[1]: text
-        for _, text in BLOCK.findall((ROOT / "docs/extend.md").read_text())
-        if (found := FILE.match(text))
-    }
+    files = {found[1]: text for _, text in BLOCK.findall(EXTEND.read_text()) if (found := FILE.match(text))}
     for name, most in LINES.items():
         said = [
             line for line in files[name].splitlines() if line.strip() and not line.startswith(("#", "import", "from"))
