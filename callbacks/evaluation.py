@@ -39,63 +39,30 @@ class EvaluationCallback(Callback):
     def end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """After every callback's `finish`."""
 
-    def _before(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self.before(trainer, pl_module)
-
-    def _take(self, trainer: Trainer, output: Any, batch: Any) -> None:
-        if not trainer.sanity_checking:
-            with torch.no_grad():
-                self.take(output, batch)
-
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.start(trainer, pl_module)
 
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._before(trainer, pl_module)
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **more: Any) -> None:
+        if not trainer.sanity_checking:
+            self.before(trainer, pl_module)
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **more: Any
     ) -> None:
-        self._take(trainer, outputs, batch)
+        if not trainer.sanity_checking:
+            with torch.no_grad():
+                self.take(outputs, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self.finish(trainer, pl_module, "validate")
+            self.finish(trainer, pl_module, "test" if trainer.testing else "validate")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self.end(trainer, pl_module, "validate")
+            self.end(trainer, pl_module, "test" if trainer.testing else "validate")
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.start(trainer, pl_module)
-
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._before(trainer, pl_module)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._take(trainer, outputs, batch)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.finish(trainer, pl_module, "test")
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.end(trainer, pl_module, "test")
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_start = on_validation_batch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
+    on_test_end = on_validation_end
