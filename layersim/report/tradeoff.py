@@ -72,7 +72,7 @@ def tradeoff_table(reports: Mapping[str, ExitReport]) -> SideBySide:
     Args:
         reports: by the run's name. A cell is empty where nothing was measured.
     """
-    rows = gathered([_summary(report) for report in reports.values()])
+    rows = gathered([exit_summary(report) for report in reports.values()])
     return SideBySide("exits", list(reports), rows, least=12)
 
 
@@ -126,8 +126,8 @@ def _accuracies(reports: Mapping[str, ExitReport]) -> tuple[float, float]:
     return low, max(math.ceil(10 * max(shown)) / 10, low + 0.1)
 
 
-def _summary(report: ExitReport) -> dict[str, str]:
-    """What the table says of a run, by the row."""
+def exit_summary(report: ExitReport) -> dict[str, str]:
+    """What a table or a page says of a run's exits, by name."""
     promise, parameters = report.promise, report.parameters
     separate = parameters["model"] == parameters["separate_heads"]
     summary = {

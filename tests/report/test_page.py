@@ -7,17 +7,23 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import altair
 import numpy as np
 import pytest
+from jsonschema import ValidationError
 
 from layersim.commands.report import report as write_report
 from layersim.errors import UserError
 from layersim.report.environment import environment
 from layersim.report.page import write_page
-from layersim.report.page.run_page import MOST_NUMBERS, thin
-from layersim.report.page.seeds import differences, group_runs, mean_interval
+from layersim.report.page.charts import LAYERS, Chart, bars, cells, charts, lines
+from layersim.report.page.comparison import differences, exit_charts, group_runs, mean_interval
+from layersim.report.page.document import MOST_NUMBERS, library, thin
+from layersim.report.page.section import headline
+from layersim.report.quantity import LAYER, Quantity
 from layersim.report.records import LayerRecord, append_record
 from tests.report.recorded import recorded
+from tests.report.test_exits import report
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>"
 
@@ -121,17 +127,122 @@ def test_differences_but_the_seed_are_told() -> None:
 
 def test_the_page_holds_every_number_of_the_run(tmp_path: Path) -> None:
     curve: dict[str, list[Any]] = {"threshold": [0.5, None], "mean_exit_layer": [1.0, 2.0], "accuracy": [0.25, 0.75]}
-    first = record(accuracy=[0.123456, math.nan], exit_curve=curve)
+    first = record(accuracy=[0.1234567, math.nan], exit_curve=curve)
     run = make_run(tmp_path / "x1", first, record(1), record(stage="test"))
     assert write_page([run], tmp_path / "out" / "page.html") == []
     (drawn,) = Reader(tmp_path / "out" / "page.html").data["runs"]
     assert [each["epoch"] for each in drawn["records"]] == [0, 1]
     assert drawn["first"] == 1
-    assert drawn["records"][0]["accuracy"] == [0.1235, None]
-    assert drawn["records"][0]["exitCurve"]["threshold"] == [0.5, None]
-    assert drawn["records"][1]["similarity"]["cka"] == [[1.0, 0.182], [0.182, 1.0]]
-    assert drawn["records"][1]["saturation"] == [79, 1]
-    assert drawn["records"][1]["effectiveDepth"] == {"epsilon": 0.01, "layer": 2}
+    measured, last = (each["quantities"] for each in drawn["records"])
+    assert measured["accuracy"] == {"values": [0.123457, None]}
+    assert measured["exit_curve"]["ticks"] == {"threshold": [0.5, None], "mean_exit_layer": [1.0, 2.0]}
+    assert last["cka"]["values"] == [[1.0, 0.1818], [0.1818, 1.0]]
+    assert last["saturation"]["values"] == [79, 1]
+    assert last["effective_depth"]["values"] == 2
+
+
+def shown(*records: LayerRecord) -> dict[str, Chart]:
+    """Charts by title."""
+    return {chart["title"]: chart for chart in charts(records)}
+
+
+def channels(chart: Chart, kind: str) -> dict[str, Any]:
+    """The encoding of a chart's layer of this mark."""
+    return next(layer["encoding"] for layer in chart["spec"]["layer"] if layer["mark"]["type"] == kind)
+
+
+def test_every_quantity_has_its_charts_and_the_story_comes_first() -> None:
+    found = shown(record(0, 3), record(1, 3))
+    assert [title for title, chart in found.items() if chart["large"]] == [
+        "Accuracy by layer",
+        "Cosine similarity, layer by layer",
+    ]
+    assert [*found][2:] == [
+        "Linear CKA, layer by layer",
+        "Loss by layer, nats",
+        "Saturated here by layer, and up to it",
+        "Cosine similarity to the last layer",
+        "Linear CKA to the last layer",
+        "Accuracy over training",
+        "Loss over training, nats",
+        "Saturated here over training",
+        "Cosine similarity to the last layer over training",
+        "Linear CKA to the last layer over training",
+        "Saturated early over training",
+        "Mean saturation layer, effective depth over training",
+    ]
+
+
+def test_what_nobody_has_heard_of_is_drawn_by_its_axes_unit_and_range() -> None:
+    own = {
+        "wobble": Quantity(values=[1.0, 10.0], axes=(LAYER,), unit="ratio", label="wobbling", better="lower"),
+        "tilt": Quantity(values=[[-0.5, 0.25]], axes=("head", LAYER), range=(-1, 1), ticks={"head": ["left"]}),
+        "drift": Quantity(values=[0.5, 0.75], axes=("season",), unit="share", ticks={"season": ["dry", "wet"]}),
+        "way": Quantity(
+            values=[[[0.0, 1.0], [2.0, 3.0]]], axes=("class", LAYER, "direction"), ticks={"class": ["cat"]}
+        ),
+        "cube": Quantity(values=[[[0.0] * 3] * 2] * 2, axes=("a", "b", "c")),
+        "heat": Quantity(values=36.6, unit="°C"),
+    }
+    found = shown(record(**own), record(1, **own))
+    assert channels(found["Wobbling by layer"], "line")["y"]["scale"]["type"] == "log"
+    tilt = found["Tilt by head and layer"]
+    assert tilt["spans"] == {"fixed": [-1.0, 1.0], "data": [-0.5, 0.5]}
+    assert channels(tilt, "rect")["color"]["scale"]["scheme"] == "redblue"
+    assert channels(tilt, "rect")["y"]["title"] == "head"
+    drift = channels(found["Drift by season"], "line")
+    assert (drift["x"]["type"], drift["y"]["axis"]) == ("ordinal", {"format": "%"})
+    assert channels(found["Way: second direction over the first"], "area")["color"]["scale"]["domain"] == ["cat"]
+    assert channels(found["Cube by a and b and c"], "rect")["y"]["title"] == "a, b"
+    assert found["Heat over training"]["keys"] == {"heat": "heat"}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        lines(LAYER, "share", log=True),
+        lines("epoch", "", series=LAYERS),
+        lines("season", "", series=["a", "b"], named=True),
+        bars(LAYER, "samples"),
+        cells(LAYER, "head", "RdBu_r"),
+    ],
+)
+def test_specifications_are_what_vega_lites_own_schema_takes(spec: dict[str, Any]) -> None:
+    altair.LayerChart.from_dict(spec)
+    with pytest.raises(ValidationError, match="worm"):
+        altair.LayerChart.from_dict(spec | {"layer": [{"mark": "worm"}]})
+
+
+def test_colours_are_sequential_where_all_values_are_0_or_more() -> None:
+    alike = [[1.0, 0.9], [0.9, 1.0]]
+    found = shown(record(similarity={"cosine": alike, "angular": [[0.0, 0.2], [0.2, 0.0]]}))
+    cosine, angular = found["Cosine similarity, layer by layer"], found["Angular distance, layer by layer"]
+    assert cosine["spans"] == {"fixed": [0.0, 1.0], "data": [0.9, 1.0]}
+    colors = [channels(each, "rect")["color"]["scale"] for each in (cosine, angular)]
+    assert [(each["scheme"], each["reverse"]) for each in colors] == [("viridis", False), ("viridis", True)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"accuracy": [0.5, 0.887, 0.883]},
+            "Layer 2 of 3 is as good as the last: accuracy 0.887 against 0.883. "
+            "Mean saturation layer 1.25 of 3, effective depth 2 of 3.",
+        ),
+        (
+            {"accuracy": [0.5, 0.75, 0.875], "mean_saturation_layer": math.nan, "effective_depth": None},
+            "No layer is as good as the last of 3: accuracy 0.875 against 0.750 at the one before.",
+        ),
+        (
+            {"perplexity": [9.0, 8.0, 8.5], "effective_depth": None},
+            "Layer 2 of 3 is as good as the last: perplexity 8.000 against 8.500. Mean saturation layer 1.25 of 3.",
+        ),
+        ({"accuracy": [0.5, 0.5, math.nan], "effective_depth": None}, "Mean saturation layer 1.25 of 3."),
+    ],
+)
+def test_the_headline_is_made_from_the_numbers(changes: dict[str, Any], said: str) -> None:
+    assert headline(record(0, 3, **({"effective_depth": 2} | changes))) == said
 
 
 def test_without_the_script_the_last_epoch_stands_in_a_table(tmp_path: Path) -> None:
@@ -148,17 +259,19 @@ def test_a_language_model_is_told_in_perplexity_and_tokens(tmp_path: Path) -> No
     write_page(runs[:1], tmp_path / "page.html")
     read = Reader(tmp_path / "page.html")
     facts = dict(zip(read.texts["dt"], read.texts["dd"], strict=True))
-    assert (facts["Tokens"], facts["Last layer's perplexity"]) == ("12,345", "8.000")
-    assert facts["Best layer's perplexity"] == "8.000 at layer 2"
-    assert facts["Effective depth"] == "1 of 2 (epsilon 0.01)"
+    assert facts["tokens"] == "12,345"
+    assert "perplexity 8.000 against 8.500" in " ".join(read.texts["p"])
+    assert facts["effective depth"] == "1 of 2 (epsilon 0.01)"
     assert read.texts["caption"] == ["Epoch 0, step 10, 12,345 tokens"]
     assert read.texts["th"][:4] == ["layer", "perplexity", "accuracy", "loss"]
-    (drawn,) = read.data["runs"]
-    assert (drawn["records"][0]["perplexity"], drawn["records"][0]["unit"]) == ([8.5, 8.0], "tokens")
+    assert read.data["charts"][0]["title"] == "Perplexity by layer"
     write_page(runs, tmp_path / "both.html")
     both = Reader(tmp_path / "both.html")
     assert both.texts["caption"][0].startswith("Perplexity by layer: mean and 95 % interval")
-    assert [group["quantities"]["perplexity"]["mean"] for group in both.data["groups"]] == [[8.5, 8.0]] * 2
+    assert [chart["title"] for chart in both.data["static"] if chart["large"]] == [
+        "Perplexity by layer",
+        "Cosine similarity to the last layer",
+    ]
 
 
 def test_summary_reads_the_configuration(tmp_path: Path) -> None:
@@ -173,10 +286,10 @@ model:
     write_page([make_run(tmp_path / "x1", record(), config=config)], tmp_path / "page.html")
     read = Reader(tmp_path / "page.html")
     facts = dict(zip(read.texts["dt"], read.texts["dd"], strict=True))
-    assert facts["Objective"] == "Aligned (weights uniform)"
-    assert facts["Head"] == "SeparateHeads"
-    assert facts["Backbone"] == "TimmBackbone (name vit)"
-    assert (facts["Seed"], facts["Run"], facts["Best layer's accuracy"]) == ("7", "x1", "0.667 at layer 2")
+    assert facts["objective"] == "Aligned (weights uniform)"
+    assert facts["head"] == "SeparateHeads"
+    assert facts["backbone"] == "TimmBackbone (name vit)"
+    assert (facts["seed"], facts["run"]) == ("7", "x1")
     assert read.texts["h1"] == ["digits/aligned"]
     assert config in read.texts["pre"][0]
 
@@ -190,17 +303,63 @@ def test_several_runs_are_compared_over_their_seeds(tmp_path: Path) -> None:
     assert write_page(runs, tmp_path / "page.html") == []
     read = Reader(tmp_path / "page.html")
     half = 12.706204736432095 * 0.1  # t(0.975, 1) s / √2 with s = 0.2 / √2
-    assert [group["name"] for group in read.data["groups"]] == ["a", "b"]
-    band = read.data["groups"][0]["quantities"]["accuracy"]
-    assert band["mean"] == [0.6, 0.8]
-    assert band["low"] == pytest.approx([0.6 - half, 0.8], abs=1e-4)
-    assert band["high"] == pytest.approx([0.6 + half, 0.8], abs=1e-4)
-    assert read.data["groups"][1]["quantities"]["accuracy"]["low"] == [None, None]
+    chart = read.data["static"][0]
+    assert (chart["title"], chart["large"]) == ("Accuracy by layer", True)
+    band = chart["record"]["quantities"]["a, 2 runs"]
+    assert band["values"] == [0.6, 0.8]
+    assert band["low"] == pytest.approx([0.6 - half, 0.8], abs=1e-5)
+    assert band["high"] == pytest.approx([0.6 + half, 0.8], abs=1e-5)
+    assert chart["record"]["quantities"]["b"] == {"values": [0.25, 0.5]}
+    assert (
+        "Accuracy at half of the layers 0.600 (a, 2 runs), 0.250 (b); at the last 0.800 (a, 2 runs), 0.500 (b)."
+        in (read.texts["p"])
+    )
+    maps = [each["title"] for each in read.data["static"] if "spans" in each]
+    assert maps[:3] == [f"Cosine similarity, layer by layer: {name}" for name in ("a (x1)", "a (x2)", "b")]
+    (saturated,) = (each for each in read.data["static"] if each["title"] == "Saturated here by layer")
+    assert saturated["record"]["quantities"]["b"]["values"] == [79 / 80, 1 / 80]
     assert read.texts["td"][:4] == ["0.600 ± 1.271", "0.250", "0.800 ± 0.000", "0.500"]
     assert "a (x2)" in read.texts["th"]
     notices = write_page([runs[0], one("x4", "a", 1, 0.5, 0.5)], tmp_path / "page.html")
     assert "the seed 1" in notices[0]
     assert notices == Reader(tmp_path / "page.html").texts["li"]
+
+
+def test_what_nobody_has_heard_of_is_compared(tmp_path: Path) -> None:
+    ticks = {"season": ["dry", "wet"]}
+    own = {
+        "wobble": Quantity(values=[1.0, 10.0], axes=(LAYER,), label="wobbling"),
+        "drift": Quantity(values=[0.5, 0.75], axes=("season",), ticks=ticks),
+        "tilt": Quantity(values=[[-0.5, 0.25]], axes=("head", LAYER)),
+        "heat": Quantity(values=36.6, unit="°C"),
+    }
+    runs = [make_run(tmp_path / name, record(**own), config=f"experiment: {name}\n") for name in "ab"]
+    runs.append(make_run(tmp_path / "c", record(), config="experiment: c\n"))
+    write_page(runs, tmp_path / "page.html")
+    read = Reader(tmp_path / "page.html")
+    shown = {
+        one["title"]: [*one["record"]["quantities"]] if "record" in one else one["run"] for one in read.data["static"]
+    }
+    assert shown["Wobbling by layer"] == shown["Drift by season"] == ["a", "b"]
+    maps = {title: run for title, run in shown.items() if title.startswith("Tilt")}
+    assert maps == {"Tilt by head and layer: a": 0, "Tilt by head and layer: b": 1}
+    assert "heat" in read.texts["th"]
+
+
+def test_exits_and_seconds_are_shown_where_there_are_any() -> None:
+    layers, seconds = exit_charts({"timed": report(), "not": report(speed=[])})
+    timed = layers["record"]["quantities"]["timed"]
+    assert layers["title"] == "Calibrated exits: accuracy by mean exit layer"
+    assert (timed["ticks"]["mean exit layer"], timed["values"]) == ([1.0, 1.25, 2.0], [0.5, 0.875, 0.9])
+    assert (timed["low"], timed["high"]) == ([0.375, 0.8, 0.825], [0.625, 0.9375, 0.9625])
+    assert [(each["series"], each["x"], each["value"]) for each in layers["extra"]] == [
+        ("timed", 1.25, 0.875),
+        ("not", 1.25, 0.875),
+    ]
+    assert [*seconds["record"]["quantities"]] == ["timed"]
+    assert seconds["along"] == "seconds a sample"
+    assert len(exit_charts({"not": report(speed=[])})) == 1
+    assert exit_charts({}) == []
 
 
 def test_measures_that_were_not_computed_alike_are_told(tmp_path: Path) -> None:
@@ -214,7 +373,7 @@ def test_measures_that_were_not_computed_alike_are_told(tmp_path: Path) -> None:
     ]
     read = Reader(tmp_path / "page.html")
     facts = [*zip(read.texts["dt"], read.texts["dd"], strict=True)]
-    assert [value for name, value in facts if name == "How cosine was computed"] == [
+    assert [value for name, value in facts if name == "cosine"] == [
         "centering samples",
         "centering components",
     ]
@@ -228,8 +387,8 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     read = Reader(tmp_path / "page.html")
     assert "img" not in read.texts
     assert not [name for name, _ in read.elements if name == "img"]
-    assert len(read.texts["script"]) == 2
-    assert read.data["runs"][0]["measures"] == [HOSTILE]
+    assert len(read.texts["script"]) == 3
+    assert f"{HOSTILE}, layer by layer" in [chart["title"] for chart in read.data["charts"]]
     assert HOSTILE in read.texts["h2"]
 
 
@@ -240,8 +399,24 @@ def test_nothing_is_loaded_and_only_the_pages_own_script_may_run(tmp_path: Path)
     assert loaded == ["data:,"]
     assert not re.search(r"url\((?!#)|@import", read.texts["style"][0])
     policy = next(a["content"] for _, a in read.elements if a.get("http-equiv") == "Content-Security-Policy")
-    digest = base64.b64encode(hashlib.sha256(read.texts["script"][-1].encode()).digest()).decode()
-    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    scripts = read.texts["script"][1:]
+    assert scripts[0] == library()
+    digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts]
+    allowed = f"script-src 'sha256-{digests[0]}' 'sha256-{digests[1]}'"
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; {allowed}"
+
+
+def test_the_library_is_bundled_once_and_kept_where_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled: list[str] = []
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda: bundled.append("") or f"bundle {len(bundled)}")
+    monkeypatch.setattr("layersim.report.page.document.user_cache_path", lambda name: tmp_path / name)
+    bundle = library.__wrapped__
+    assert (bundle(), bundle()) == ("bundle 1", "bundle 1")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("layersim.report.page.document.user_cache_path", lambda name: tmp_path / "file" / name)
+    assert (bundle(), bundle()) == ("bundle 2", "bundle 3")
 
 
 def test_a_cut_line_is_told_and_the_rest_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,7 +445,7 @@ def test_an_epoch_repeated_after_a_resumption_is_shown_once_and_as_it_was_last(t
     write_page([run], tmp_path / "page.html", epoch=1)
     (drawn,) = Reader(tmp_path / "page.html").data["runs"]
     assert [each["epoch"] for each in drawn["records"]] == [0, 1, 2]
-    assert drawn["records"][1]["accuracy"] == [0.5, 0.5]
+    assert drawn["records"][1]["quantities"]["accuracy"]["values"] == [0.5, 0.5]
     assert (drawn["first"], drawn["axis"]) == (1, "epoch")
     twice = make_run(tmp_path / "x2", record(0), record(0, step=15), record(1))
     write_page([twice], tmp_path / "page.html")
@@ -280,7 +455,7 @@ def test_an_epoch_repeated_after_a_resumption_is_shown_once_and_as_it_was_last(t
 
 def test_thinning_keeps_the_ends_and_even_distances() -> None:
     records = [record(epoch) for epoch in range(21)]
-    each = 3 * 2 + 3 + 2 * 4
+    each = 3 * 2 + 3 + 2 * 4  # three curves, three numbers, two matrices
     assert thin(records, 21 * each) == records
     assert [kept.epoch for kept in thin(records, 5 * each)] == [0, 5, 10, 15, 20]
     assert [kept.epoch for kept in thin(records, 1)] == [0, 20]

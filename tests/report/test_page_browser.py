@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from layersim.report.progression_record import COLLAPSE
 
 from layersim.report.page import write_page
+from layersim.report.quantity import Quantity
 from layersim.report.records import LayerRecord
 from tests.report.test_page import HOSTILE, make_run, record
 
@@ -40,29 +40,19 @@ def browser() -> Iterator[Any]:
 
 def measured(epoch: int, shift: float = 0.0) -> LayerRecord:
     accuracy = [0.2 + 0.1 * epoch + 0.15 * layer + shift for layer in range(LAYERS)]
-    curve: dict[str, list[Any]] = {
-        "threshold": [0.5, 0.9, None],
-        "mean_exit_layer": [1.0, 2.0, 3.0],
-        "accuracy": accuracy,
-    }
+    curve = {"threshold": [0.5, 0.9, None], "mean_exit_layer": [1.0, 2.0, 3.0], "accuracy": accuracy}
     matrix = [[1.0 if i == j else round(0.9 - 0.2 * abs(i - j) - 0.1 * epoch, 3) for j in range(3)] for i in range(3)]
-    moved = [[value + end for value in row] for end in (-0.05, 0.05) for row in matrix]
-    rises = [0.25 + 0.1 * epoch, 0.75]
-    shares = {"cosine": [0.5, 0.7, 1.0], "cosine_rises": 0.2, "cosine_rises_by_step": rises}
-    progression = shares | {key.replace("cosine", "target_probability"): value for key, value in shares.items()}
-    progression |= {"path_over_chord": 1.5, "angle": [30.0], "distance_to_segment": [0.0, 0.2, 0.0]}
-    progression |= {"skip_over_residual": [1.0, 1.0], "cosine_cka": {"pearson": 0.9, "spearman": 0.8}}
-    collapse = {name: [2.0, 1.0, 0.5 - 0.1 * epoch] for name in COLLAPSE}
+    low, high = ([[value + end for value in row] for row in matrix] for end in (-0.05, 0.05))
     return record(
         epoch,
         LAYERS,
         accuracy=accuracy,
         exit_curve=curve,
         similarity={"cosine": matrix, HOSTILE: matrix},
-        similarity_interval={"cosine": {"confidence": 0.95, "low": moved[:LAYERS], "high": moved[LAYERS:]}},
-        similarity_to_epoch={"cka": {"0": [0.9 - 0.1 * epoch, 0.6, 0.5]}} if epoch else {},
-        progression=progression
-        | {"samples": 80, "centering": "samples", "neural_collapse": collapse | {"classes": [0, 1]}},
+        intervals={"cosine": {"confidence": 0.95, "low": low, "high": high}},
+        to_epoch={"cka": {other: [0.9 - 0.1 * epoch, 0.6, 0.5] for other in range(epoch)}} if epoch else {},
+        wobble=Quantity(values=[0.25 + 0.1 * epoch, 0.75], axes=("joint",), unit="share", ticks={"joint": [1.5, 2.5]}),
+        heat=Quantity(values=30.0 + epoch, unit="°C"),
     )
 
 
@@ -94,23 +84,46 @@ class Watched:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.address = path.as_uri()
         self.page.goto(self.address)
+        self.settle()
 
-    def cells(self, title: str) -> list[float]:
-        """The values of a heat map's cells, row by row from layer 1."""
-        found = self.panel(title).locator("rect.cell")
-        return [float(value) for value in found.evaluate_all("cells => cells.map(cell => cell.dataset.value)")]
+    def settle(self) -> None:
+        """Waits until all charts that can be seen are drawn, and drawn anew."""
+        self.page.evaluate(
+            """async () => {
+              const seen = () => [...document.querySelectorAll("figure")].filter((one) => one.offsetParent);
+              for (let left = 9000; !seen().every((one) => one.view); left -= 1) {
+                if (!left) throw new Error("not drawn");
+                await new Promise((later) => setTimeout(later, 20));
+              }
+              await Promise.all(seen().map((one) => one.view.runAsync()));
+            }"""
+        )
 
     def panel(self, title: str) -> Any:
         return self.page.locator("figure", has=self.page.get_by_text(title, exact=True)).locator("visible=true").last
 
+    def rows(self, title: str, key: str = "value", name: str = "now") -> list[Any]:
+        """What a chart shows, as Vega has it."""
+        self.settle()
+        found = self.panel(title).evaluate("(one, name) => one.view.data(name)", name)
+        return [row[key] for row in found]
+
+    def marks(self, title: str, kind: str) -> Any:
+        """What a chart has drawn: paths of `mark-line` and the like."""
+        self.settle()
+        return self.panel(title).locator(f"g.{kind}.role-mark > *")
+
     def close(self) -> None:
         self.context.close()
         assert not self.said
-        assert [url for url in self.asked if url != self.address and not url.startswith("data:")] == []
+        assert [url for url in self.asked if url != self.address and not url.startswith(("data:", "blob:"))] == []
+
+
+COSINE = "Cosine similarity, layer by layer"
 
 
 def flat(epoch: int) -> list[float]:
-    return [value for row in measured(epoch).similarity["cosine"] for value in row]
+    return [value for row in measured(epoch).values("cosine") for value in row]
 
 
 def test_the_slider_changes_the_drawn_values_and_the_table(browser: Any, pages: dict[str, Path]) -> None:
@@ -118,81 +131,99 @@ def test_the_slider_changes_the_drawn_values_and_the_table(browser: Any, pages: 
     page = watched.page
     slider = page.get_by_role("slider", name="Epoch")
     assert slider.get_attribute("aria-valuetext") == "epoch 3, step 40"
-    assert watched.cells("cosine similarity, layer by layer") == flat(3)
-    path = watched.panel("Accuracy by layer").locator("path.curve:not(.faint)").first.get_attribute("d")
+    assert watched.rows(COSINE) == flat(3)
+    fills = watched.marks(COSINE, "mark-rect").first.get_attribute("fill"), watched.marks(COSINE, "mark-rect").nth(1)
+    colors = [each if isinstance(each, str) else each.get_attribute("fill") for each in fills]
+    path = watched.marks("Accuracy by layer", "mark-line").last.get_attribute("d")
     slider.focus()
     page.keyboard.press("Home")
     assert slider.get_attribute("aria-valuetext") == "epoch 0, step 10"
-    assert watched.cells("cosine similarity, layer by layer") == flat(0)
-    assert watched.panel("Accuracy by layer").locator("path.curve:not(.faint)").first.get_attribute("d") != path
+    assert watched.rows(COSINE) == flat(0)
+    assert watched.marks(COSINE, "mark-rect").first.get_attribute("fill") == colors[0], "1.0 in every epoch"
+    assert watched.marks(COSINE, "mark-rect").nth(1).get_attribute("fill") != colors[1]
+    assert watched.marks("Accuracy by layer", "mark-line").last.get_attribute("d") != path
+    assert set(watched.rows("Accuracy by layer", "group", "others")) == {1, 2, 3}
     page.keyboard.press("ArrowRight")
-    assert watched.cells("cosine similarity, layer by layer") == flat(1)
+    assert watched.rows(COSINE) == flat(1)
     row = page.locator(".numbers tbody tr").nth(1)
-    assert row.locator("td").all_text_contents() == ["0.450", "1.125", "0.600", "0.600", "1"]
+    assert row.locator("td").all_text_contents() == ["0.450", "1.125", "1.3%", "0.600", "0.600"]
     assert page.locator(".numbers caption").text_content() == "Epoch 1, step 20, 80 samples"
     watched.close()
 
 
-def test_curves_of_what_was_asked_for_besides(browser: Any, pages: dict[str, Path]) -> None:
+def test_every_quantity_is_drawn_also_one_nobody_has_heard_of(browser: Any, pages: dict[str, Path]) -> None:
     watched = Watched(browser, pages["one"])
-
-    def drawn(title: str) -> list[float]:
-        marks = watched.panel(title).locator("g.mark")
-        return [float(value) for value in marks.evaluate_all("marks => marks.map(mark => mark.dataset.value)")]
-
-    earlier = "linear CKA of each layer to earlier epochs"
-    assert drawn(earlier) == pytest.approx([0.6, 0.6, 0.5])
-    assert drawn("Samples for which it rises, step by step") == pytest.approx([0.55, 0.75] * 2)
-    assert drawn("Neural collapse by layer, NC1") == pytest.approx([2.0, 1.0, 0.2])
-    to_last = watched.panel("Similarity to the last layer")
-    assert to_last.locator("path.band").count() == 1, "of the measure that has an interval"
-    to_last.locator("> svg").focus()
-    for _ in range(2):
-        watched.page.keyboard.press("ArrowRight")
-    assert to_last.locator("output").text_content() == (
-        "cosine similarity of layer 2 to the last: 0.400, interval 0.350 to 0.450"
-    )
+    assert watched.rows("Wobble by joint") == pytest.approx([0.55, 0.75])
+    assert watched.rows("Wobble by joint", "x") == [1.5, 2.5]
+    assert watched.rows("Heat over training") == [30, 31, 32, 33]
+    assert watched.rows("Heat over training", "x", "time") == [3]
+    assert watched.rows("Accuracy over training", "told")[4] == "layer 2, epoch 1: 0.450"
+    dots = watched.marks("Saturated here by layer, and up to it", "mark-symbol")
+    up = "all => all.map(dot => dot.closest('figure').view.scale('y').invert(dot.transform.baseVal[0].matrix.f))"
+    assert dots.evaluate_all(up) == pytest.approx([78 / 80, 79 / 80, 1])
+    last = "Cosine similarity to the last layer"
+    assert watched.marks(last, "mark-area").count() == 1
+    assert watched.rows(last, "told")[1] == "layer 2: 0.400, interval 0.350 to 0.450"
+    assert watched.rows("Cka to epoch by epoch and layer", "y") == [*"000111222"]
+    watched.page.get_by_role("slider", name="Epoch").fill("1")
+    assert watched.rows("Cka to epoch by epoch and layer", "y") == [*"000"]
     watched.page.get_by_role("slider", name="Epoch").fill("0")
-    assert watched.panel(earlier).locator("g.mark").count() == 0, "nothing lies before the first epoch"
-    assert drawn("Samples for which it rises, step by step") == pytest.approx([0.25, 0.75] * 2)
+    assert watched.panel("Cka to epoch by epoch and layer").count() == 0, "nothing lies before the first epoch"
+    assert watched.rows("Wobble by joint") == pytest.approx([0.25, 0.75])
     watched.close()
 
 
-def test_a_colour_means_the_same_value_in_every_epoch(browser: Any, pages: dict[str, Path]) -> None:
+def test_the_colours_range_is_chosen_for_all_heat_maps(browser: Any, pages: dict[str, Path]) -> None:
     watched = Watched(browser, pages["one"])
-    slider = watched.page.get_by_role("slider", name="Epoch")
-    colors: dict[float, set[str]] = {}
-    for epoch in range(EPOCHS):
-        slider.fill(str(epoch))
-        found = watched.panel("cosine similarity, layer by layer").locator("rect.cell")
-        for value, color in found.evaluate_all("all => all.map(c => [c.dataset.value, c.getAttribute('fill')])"):
-            colors.setdefault(float(value), set()).add(color)
-    assert all(len(each) == 1 for each in colors.values())
-    assert len({color for each in colors.values() for color in each}) == len(colors) > EPOCHS
+
+    def ends(title: str) -> list[float]:
+        watched.settle()
+        return watched.panel(title).evaluate("one => one.view.scale('color').domain()")  # type: ignore[no-any-return]
+
+    assert [ends(COSINE), ends("Cka to epoch by epoch and layer")] == [[0, 1], [0, 1]]
+    before = watched.marks(COSINE, "mark-rect").nth(1).get_attribute("fill")
+    watched.page.get_by_role("combobox", name="Colours").select_option("data")
+    assert [ends(COSINE), ends("Cka to epoch by epoch and layer")] == [[0.2, 1], [0.5, 0.8]]
+    assert watched.marks(COSINE, "mark-rect").nth(1).get_attribute("fill") != before
     watched.close()
 
 
-def test_drawings_are_read_by_keyboard_and_pointer(browser: Any, pages: dict[str, Path]) -> None:
+def test_charts_are_read_by_keyboard_and_pointer(browser: Any, pages: dict[str, Path]) -> None:
     watched = Watched(browser, pages["one"])
-    map_panel = watched.panel("cosine similarity, layer by layer")
-    readout = map_panel.locator("output")
-    map_panel.locator("> svg").focus()
+    panel = watched.panel(COSINE)
+    readout = panel.locator("output")
+    panel.locator("svg.marks").focus()
     for key, said in (
-        ("ArrowRight", "Layers 1 and 1: 1.000"),
-        ("ArrowRight", "Layers 1 and 2: 0.400"),
-        ("ArrowUp", "Layers 2 and 2: 1.000"),
-        ("End", "Layers 2 and 3: 0.400"),
+        ("ArrowRight", "layer 1, layer 1: 1.000"),
+        ("ArrowRight", "layer 1, layer 2: 0.400"),
+        ("ArrowUp", "layer 2, layer 2: 1.000"),
+        ("End", "layer 2, layer 3: 0.400"),
     ):
         watched.page.keyboard.press(key)
         assert readout.text_content() == said
+    assert watched.marks(COSINE, "mark-rect").count() == 9 + 1, "the cursor"
     watched.page.get_by_role("slider", name="Epoch").focus()
-    assert "Layers" not in (readout.text_content() or "")
-    map_panel.locator("rect.cell").nth(2).hover()
-    assert readout.text_content() == "Layers 1 and 3: 0.200"
-    curve = watched.panel("Early exit: accuracy against layers spent")
-    curve.locator("g.mark").nth(2).hover()
-    said = "confidence, epoch 3, nobody leaves early: accuracy 0.800 at 3.00 layers"
-    assert curve.locator("output").text_content() == said
+    assert readout.text_content() == ""
+    assert watched.marks(COSINE, "mark-rect").count() == 9
+    watched.marks(COSINE, "mark-rect").nth(2).hover()
+    tooltip = watched.page.locator("#vg-tooltip-element")
+    assert tooltip.text_content() == "layer 1, layer 3: 0.200"
+    exits = "Accuracy with early exit by mean exit layer"
+    watched.marks(exits, "mark-symbol").last.hover()
+    assert tooltip.text_content() == "threshold none, mean exit layer 3: 0.800"
+    watched.close()
+
+
+def test_each_chart_is_saved_as_png_and_svg(browser: Any, pages: dict[str, Path]) -> None:
+    watched = Watched(browser, pages["one"])
+    panel = watched.panel(COSINE)
+    panel.locator("details summary").click()
+    for kind, begins in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
+        with watched.page.expect_download() as saved:
+            panel.get_by_role("link", name=f"Save as {kind}").click()
+        assert saved.value.suggested_filename == f"Cosine-similarity-layer-by-layer.{kind.lower()}"
+        assert Path(saved.value.path()).read_bytes().startswith(begins)
+    assert panel.get_by_role("link").count() == 2, "nothing that opens an editor on the network"
     watched.close()
 
 
@@ -200,12 +231,12 @@ def test_everything_that_takes_the_focus_has_a_name(browser: Any, pages: dict[st
     watched = Watched(browser, pages["several"])
     page = watched.page
     assert page.get_by_role("combobox", name="Run").count() == 1
+    assert page.get_by_role("combobox", name="Colours").count() == 1
     assert page.get_by_role("button", name="Play the epochs").count() == 1
     assert page.get_by_role("slider", name="Epoch").count() == 1
-    names = page.locator("svg[tabindex]").evaluate_all("all => all.map(one => one.getAttribute('aria-label'))")
+    names = page.locator("svg.marks").evaluate_all("all => all.map(one => one.tabIndex === 0 && one.ariaLabel)")
     assert len(names) > 10
     assert all(name and "Arrow keys" in name for name in names)
-    assert page.locator("svg:not([tabindex]):not([aria-hidden])").count() == 0
     watched.close()
 
 
@@ -222,15 +253,16 @@ def test_the_play_button_runs_to_the_last_epoch(browser: Any, pages: dict[str, P
 def test_several_runs_show_means_with_bands_and_one_run_at_a_time(browser: Any, pages: dict[str, Path]) -> None:
     watched = Watched(browser, pages["several"])
     page = watched.page
+    titles = page.locator("#comparison figcaption").all_text_contents()
+    assert titles[:2] == ["Accuracy by layer", "Cosine similarity to the last layer"]
+    assert titles[2:5] == [f"{COSINE}: {name}" for name in ("a (x0)", "a (x1)", HOSTILE)]
     comparison = page.locator("#comparison figure").first
-    assert comparison.locator("path.band").count() == 1  # two runs of a; the other experiment has one
-    assert comparison.locator("li").all_text_contents() == ["a: mean of 2 runs, 95 % interval", f"{HOSTILE}: one run"]
-    comparison.locator("g.mark").first.hover()
-    assert re.fullmatch(
-        r"a, layer 1: 0\.510, 95 % interval 0\.383 to 0\.637 \(2 runs\)", comparison.locator("output").text_content()
-    )
+    told = comparison.evaluate("one => one.view.data('now').map(row => row.told)")
+    assert told[0] == "a, 2 runs, layer 1: 0.510, interval 0.383 to 0.637"
+    assert told[3] == f"{HOSTILE}, layer 1: 0.540"
     assert page.locator("section.run:visible h2").all_text_contents() == ["a (x0)"]
     page.get_by_role("combobox", name="Run").select_option(index=2)
+    watched.settle()
     assert page.locator("section.run:visible h2").all_text_contents() == [HOSTILE]
     assert watched.panel(f"{HOSTILE}, layer by layer").count() == 1
     assert page.locator("img").count() == 0
@@ -245,12 +277,9 @@ def test_axes_end_where_values_do_however_wide_the_interval(browser: Any, tmp_pa
     write_page(runs, tmp_path / "wide.html")
     watched = Watched(browser, tmp_path / "wide.html")
     comparison = watched.page.locator("#comparison figure").first
-    comparison.locator("g.mark").first.hover()
-    assert "interval −2.141 to 2.941" in comparison.locator("output").text_content()  # 0.4 ± 12.706 · 0.2
-    ticks = comparison.locator("svg text").evaluate_all("all => all.map(one => one.textContent)")
-    shares = [float(tick) for tick in ticks if re.fullmatch(r"0|0\.\d+|1|-.*", tick)]
-    assert (min(shares), max(shares)) == (0, 1)
-    assert comparison.locator("path.band").count() == 1
+    (told, *_) = comparison.evaluate("one => one.view.data('now').map(row => row.told)")
+    assert told.endswith("interval −2.141 to 2.941")  # 0.4 ± 12.706 · 0.2
+    assert comparison.evaluate("one => one.view.scale('y').domain()") == [0, 1]
     watched.close()
 
 
@@ -262,45 +291,41 @@ def test_the_policy_stops_what_would_leave_the_page(browser: Any, pages: dict[st
     watched.context.close()
 
 
-def test_many_kept_epochs_and_many_numbers(browser: Any, tmp_path: Path) -> None:
-    """First, middle and last of the kept epochs, as of layers; and an axis over more numbers than a call may have."""
-    earlier = {str(epoch): [0.1 * epoch, 0.5, 1.0] for epoch in range(9)}
-    kept = [record(epoch, LAYERS, similarity_to_epoch={"cka": earlier} if epoch == 9 else {}) for epoch in (0, 9)]
-    write_page([make_run(tmp_path / "kept", *kept)], tmp_path / "kept.html")
-    watched = Watched(browser, tmp_path / "kept.html")
-    panel = watched.panel("linear CKA of each layer to earlier epochs")
-    assert panel.locator("ul.legend li").all_text_contents() == ["to epoch 0", "to epoch 4", "to epoch 8"]
-    assert panel.locator("path.curve:not(.key path)").count() == 3
-    assert panel.locator("output").text_content() == "Epoch 9 against 3 of 9 earlier"
-    axis = watched.page.evaluate("spread(Array.from({ length: 300000 }, (_, place) => place / 300000))")
-    assert (axis["low"], axis["high"]) == (0, 1)
-    watched.close()
-
-
-def test_accuracies_and_perplexities_fill_their_axes(browser: Any, tmp_path: Path) -> None:
+def test_perplexities_are_drawn_in_logarithms(browser: Any, tmp_path: Path) -> None:
     def gpt(epoch: int) -> LayerRecord:
-        return record(epoch, 2, unit="tokens", accuracy=[0.28, 0.31], loss=[math.log(3e6), math.log(8.0)])
+        return record(epoch, 2, unit="tokens", perplexity=[3e6, 8.0], accuracy=[0.28, 0.31])
 
     write_page([make_run(tmp_path / "gpt", gpt(0), gpt(1))], tmp_path / "gpt.html")
     watched = Watched(browser, tmp_path / "gpt.html")
+    up = "one => [one.view.scale('y').type, ...one.view.scale('y').domain()]"
+    assert watched.panel("Perplexity by layer").evaluate(up) == ["log", 8, 3e6]
+    assert watched.panel("Accuracy by layer").evaluate(up)[0] == "linear"
+    assert watched.rows("Perplexity by layer", "told")[0] == "layer 1: 3.00e+6"
+    watched.close()
 
-    def ticks(title: str) -> list[str]:
-        left = watched.panel(title).locator('> svg > text[text-anchor="end"]')
-        return left.evaluate_all("all => all.map(one => one.textContent)")  # type: ignore[no-any-return]
 
-    assert [float(tick) for tick in ticks("Accuracy by layer")] == pytest.approx([0.28, 0.29, 0.3, 0.31])
-    assert ticks("Perplexity by layer") == ["1", "10", "100", "1000", "10000", "1e+5", "1e+6", "1e+7"]
-    marks = watched.panel("Perplexity by layer").locator("g.mark > *")
-    heights = [float(one) for one in marks.evaluate_all("all => all.map(one => one.getAttribute('cy'))")]
-    up = [math.log10(3e6) / 7, math.log10(8.0) / 7]
-    assert heights == pytest.approx([214 - share * 204 for share in up], abs=0.01)
+@pytest.mark.parametrize("layers", [12, 24, 48])
+def test_numbers_stand_in_the_cells_that_have_room(browser: Any, tmp_path: Path, layers: int) -> None:
+    write_page([make_run(tmp_path / "deep", record(0, layers))], tmp_path / "deep.html")
+    watched = Watched(browser, tmp_path / "deep.html", viewport={"width": 1320, "height": 900})
+    numbers = watched.marks(COSINE, "mark-text")
+    assert numbers.count() == layers**2
+    room = watched.marks(COSINE, "mark-rect").first.bounding_box()["width"]
+    widest = numbers.first.bounding_box()
+    assert numbers.first.text_content() == "1.00"
+    assert widest["width"] < room
+    assert widest["height"] > 8
+    assert watched.marks("Linear CKA, layer by layer", "mark-text").count() == (layers**2 if layers == 12 else 0)
+    watched.panel("Linear CKA, layer by layer").get_by_role("button").click()
+    watched.page.wait_for_timeout(100)
+    assert watched.marks("Linear CKA, layer by layer", "mark-text").count() == layers**2
     watched.close()
 
 
 def test_runs_of_one_layer_one_epoch_or_hardly_any_measure_are_drawn(browser: Any, tmp_path: Path) -> None:
     write_page([make_run(tmp_path / "x1", record(0, 1))], tmp_path / "least.html")
     least = Watched(browser, tmp_path / "least.html")
-    assert least.cells("cosine similarity, layer by layer") == [1.0]
+    assert least.rows(COSINE) == [1.0]
     assert least.page.get_by_role("slider", name="Epoch").is_disabled()
     least.close()
     changing = [record(0, accuracy=None), record(1, similarity={}, loss=[math.nan, 0.5]), record(2)]
@@ -308,13 +333,14 @@ def test_runs_of_one_layer_one_epoch_or_hardly_any_measure_are_drawn(browser: An
     watched = Watched(browser, tmp_path / "changing.html")
     row = watched.page.locator(".numbers tbody tr").first.locator("td")
     figures = watched.page.locator("figure:visible")
-    assert figures.count() == 10
+    every = figures.count()
     watched.page.get_by_role("slider", name="Epoch").fill("1")
-    assert row.all_text_contents() == ["0.367", "nan", "", "", "79"]
-    assert figures.count() == 6  # what has no numbers in this epoch is not there
+    assert row.all_text_contents() == ["0.367", "nan", "98.8%", "", ""]
+    assert figures.count() == every - 4, "what has no numbers in this epoch is not there"
     watched.page.get_by_role("slider", name="Epoch").fill("0")
-    assert row.all_text_contents() == ["", "2.250", "0.091", "0.091", "79"]
-    assert figures.count() == 8
+    assert row.all_text_contents() == ["", "2.250", "98.8%", "0.091", "0.091"]
+    assert figures.count() == every - 1
+    watched.settle()
     watched.close()
 
 
@@ -324,11 +350,22 @@ def test_text_stands_out_and_fits_a_phone(browser: Any, pages: dict[str, Path], 
         browser, pages["several"], viewport={"width": 360, "height": 740}, is_mobile=True, color_scheme=scheme
     )
     assert watched.page.evaluate("document.documentElement.scrollWidth") == 360
-    sizes = watched.page.locator("figure > svg > text:visible").evaluate_all(
-        "all => all.map(t => t.getScreenCTM().a * parseFloat(getComputedStyle(t).fontSize))"
+    sizes = watched.page.locator("svg.marks text:visible").evaluate_all(
+        """all => all.filter(one => one.textContent).map((one) => {
+          const { a, b } = one.getScreenCTM();
+          return Math.hypot(a, b) * parseFloat(getComputedStyle(one).fontSize);
+        })"""
     )
     assert min(sizes) >= 9  # CSS pixels
-    for selector in ("p.lead", ".readout", "dt", "dd", "figcaption", "figure > svg > text.axis"):
+    for selector in (
+        "p.lead",
+        "p.headline",
+        "dt",
+        "dd",
+        "figcaption",
+        "g.role-axis-label text",
+        "g.role-axis-title text",
+    ):
         assert contrast(watched.page.locator(selector).locator("visible=true").first) >= 4.5  # WCAG AA
     watched.close()
 

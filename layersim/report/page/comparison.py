@@ -1,64 +1,222 @@
-"""Runs side by side on the page: groups over seeds as mean and 95 % interval, and each run's own line."""
+"""Runs side by side on the page: groups over seeds as mean and 95 % interval, each run's heat maps, exits and seconds.
 
-from collections.abc import Sequence
+Letters: R runs, L layers.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats  # type: ignore[import-untyped]
 
-from layersim.report.configuration import seed_of
+from layersim.report.configuration import flat, seed_of
+from layersim.report.exits import ExitReport
 from layersim.report.numbers import three
-from layersim.report.page.markup import count, table, worth
-from layersim.report.page.run_page import RunPage, finite
-from layersim.report.page.seeds import Group, differences, mean_interval, shared_quantities
-from layersim.report.quantity import curves, single_numbers
+from layersim.report.page.charts import COUNTED, Chart, charts, static_chart
+from layersim.report.page.section import RunPage, table
+from layersim.report.quantity import Quantity, curves, single_numbers
 from layersim.report.records import LayerRecord, shared_name
 from layersim.report.table import options_note
 
+CONFIDENCE = 0.95
 
-def drawn_groups(groups: Sequence[Group], records: Sequence[LayerRecord]) -> list[dict[str, Any]]:
-    """The groups as the page's script draws them: by quantity, the mean at each layer, its interval's ends, and what it
-    can be."""
-    return [_drawn_group(group, [records[place] for place in group.members]) for group in groups]
+_SEED_IN_NAME = re.compile(r"[-_./]?seed[-_=]?\d+", re.IGNORECASE)
+_SAYS_NOTHING = {"experiment", "seed_everything", "data.init_args.seed", "ckpt_path", "trainer.default_root_dir"}
+"""Keys of a configuration in which runs of one group may differ: names, places, and what draws weights and split."""
 
 
-def interval_table(groups: Sequence[Group], records: Sequence[LayerRecord]) -> str:
-    """Accuracy by layer, of language models perplexity, as a table: mean ± half the width of the 95 % interval."""
-    columns = {}
-    worth = shared_name(records, "worth")
-    name = next((record.quantities[worth].name_of(worth) for record in records if worth in record.quantities), "")
-    for group in groups:
-        values = shared_quantities([records[place] for place in group.members]).get(name)
-        if values is not None:
-            heading = f"{group.name}, {count(len(group.members), 'run')}"
-            columns[heading] = [_with_interval(*pair) for pair in zip(*mean_interval(values), strict=True)]
-    if not columns:
-        return ""
-    rows = [
-        [str(layer + 1), *(cells[layer] if layer < len(cells) else "" for cells in columns.values())]
-        for layer in range(max(map(len, columns.values())))
+@dataclass(frozen=True)
+class Group:
+    """Runs of one experiment and of one depth, which differ in their seed alone: what is put together."""
+
+    name: str
+    """The experiment, less its seed."""
+    layers: int
+    members: list[int]
+    """The runs' places in the list that was grouped."""
+
+    @property
+    def title(self) -> str:
+        """Its name, and of how many runs it is where it is of several."""
+        return self.name if len(self.members) == 1 else f"{self.name}, {len(self.members)} runs"
+
+    def curves(self, records: Sequence[LayerRecord]) -> dict[str, Quantity]:
+        """Each curve that all of its runs have: the mean (of counts, that of their shares), and, of two runs or more,
+        its interval."""
+        own = [records[place] for place in self.members]
+        each, found = [curves(record.quantities) for record in own], {}
+        for name, first in each[0].items():
+            if all(name in one for one in each):
+                of = [record.samples if first.unit in COUNTED else 1 for record in own]
+                mean, half = mean_interval([np.divide(one[name].values, n) for one, n in zip(each, of, strict=True)])
+                ends = {"confidence": CONFIDENCE, "low": (mean - half).tolist(), "high": (mean + half).tolist()}
+                unit = "share" if first.unit in COUNTED else first.unit
+                interval = ends if len(each) > 1 else None
+                found[name] = replace(first, values=mean.tolist(), unit=unit, interval=interval)
+        return found
+
+
+def mean_interval(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The mean over runs, (L,), and half the width of its 95 % interval, (L,), of (R, L) values.
+
+    Student's t interval, which takes runs as independent and normal. One run has no interval: NaN.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    mean = numbers.mean(axis=0)
+    if len(numbers) == 1:
+        return mean, np.full_like(mean, np.nan)
+    return mean, stats.sem(numbers) * stats.t.ppf((1 + CONFIDENCE) / 2, len(numbers) - 1)
+
+
+def group_runs(names: Sequence[str], records: Sequence[LayerRecord]) -> list[Group]:
+    """Runs whose experiments have one name apart from a seed (`digits/aligned-seed3`), in order of appearance.
+
+    Models of different depths share no layers, so the same experiment with another L is a group of its own.
+    """
+    members: dict[tuple[str, int], list[int]] = {}
+    for place, (name, record) in enumerate(zip(names, records, strict=True)):
+        members.setdefault((_SEED_IN_NAME.sub("", name) or name, record.layers), []).append(place)
+    counted = [name for name, _ in members]
+    return [
+        Group(name if counted.count(name) == 1 else f"{name} ({layers} layers)", layers, places)
+        for (name, layers), places in members.items()
     ]
-    return table(
-        f"{name.capitalize()} by layer: mean and 95 % interval over the runs of a group", ["layer", *columns], rows
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What else than the seed differs between the configurations of runs that are put together, and a seed that two
+    runs share: reasons why the interval is not one over seeds. Empty where there are none."""
+    settings = [flat(config) for config in configs]
+    keys = sorted({key for config in settings for key in config} - _SAYS_NOTHING)
+    told = [key for key in keys if len({repr(config.get(key)) for config in settings}) > 1]
+    reasons = [f"their configurations differ in {', '.join(told)}"] if told else []
+    seeds = [seed for config in configs if (seed := seed_of(config))]
+    if shared := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        reasons.append(f"more than one has the seed {', '.join(shared)}")
+    return reasons
+
+
+def worth_of_groups(groups: Sequence[Group], records: Sequence[LayerRecord]) -> tuple[str, dict[str, Quantity]]:
+    """The curve that runs are told apart by: its name, and each group's, by the group's title."""
+    key = shared_name(records, "worth")
+    name = next((record.quantities[key].name_of(key) for record in records if key in record.quantities), "")
+    return name, {group.title: found[name] for group in groups if name in (found := group.curves(records))}
+
+
+def compared_headline(name: str, groups: Mapping[str, Quantity]) -> str:
+    """What `worth_of_groups` gave at half of the layers and at the last, the best group first."""
+    parts = []
+    for where, portion in (("half of the layers", 2), ("the last", 1)):
+        values = {group: one.values[max(len(one.values) // portion, 1) - 1] for group, one in groups.items()}
+        lower = any(one.better == "lower" for one in groups.values())
+        best = sorted(values, key=lambda group: values[group], reverse=not lower)
+        parts.append(f"at {where} {', '.join(f'{three(values[group])} ({group})' for group in best)}")
+    return f"{name.capitalize()} {'; '.join(parts)}." if groups else ""
+
+
+def compared_charts(
+    groups: Sequence[Group],
+    names: Sequence[str],
+    records: Sequence[LayerRecord],
+    exits: Mapping[str, ExitReport],
+) -> list[Chart]:
+    """What runs tell side by side: curves by layer of each group, each run's heat maps, and what exits cost.
+
+    Args:
+        groups: of the runs.
+        names: of the runs.
+        records: of each run the one that is compared.
+        exits: by the run's name, of those that have them.
+    """
+    drawn = {group.title: group.curves(records) for group in groups}
+    large = worth_of_groups(groups, records)[0], f"{shared_name(records, 'matrix')} to last"
+    made = exit_charts(exits)
+    for name in dict.fromkeys(name for found in drawn.values() for name in found):
+        shown = {group: found[name] for group, found in drawn.items() if name in found}
+        label = next(iter(shown.values())).label
+        title = f"{label} to the last layer" if label not in ("", name) else f"{name} by layer"
+        if len(shown) > 1 or len(groups) == 1:
+            made.append(static_chart(title, shown, large=name in large))
+    maps = []
+    for chart in charts(records):
+        having = [place for place, one in enumerate(records) if chart["keys"].keys() <= one.quantities.keys()]
+        if "along" in chart and len(having) > 1:  # another axis than layers: a series a run
+            (key,) = chart["keys"]
+            shown = {names[place]: records[place].quantities[key] for place in having}
+            made.append(static_chart(chart["title"], shown, along=chart["along"]))
+        for place in having if "spans" in chart and len(having) > 1 else ():
+            own = {"title": f"{chart['title']}: {names[place]}", "run": place, "half": len(having) in (2, 4)}
+            maps.append(chart | own | {"large": False})
+    return [*(one for one in made if one["large"]), *maps, *(one for one in made if not one["large"])]
+
+
+def exit_charts(reports: Mapping[str, ExitReport]) -> list[Chart]:
+    """Accuracy against mean exit layer and, where it was measured, against time, a series a run; large marks are the
+    thresholds that were chosen."""
+    kind: dict[str, Any] = {"axes": ("threshold",), "range": (0, 1), "better": "higher"}
+    layers, times = {}, {}
+    for name, report in reports.items():
+        low, high = zip(*report.curve["accuracy_interval"], strict=True)
+        ticks = {"threshold": report.curve["threshold"], "mean exit layer": report.curve["mean_exit_layer"]}
+        ends = {"confidence": CONFIDENCE, "low": list(low), "high": list(high)}
+        layers[name] = Quantity(values=report.curve["accuracy"], ticks=ticks, interval=ends, **kind)
+        if speed := sorted(report.speed, key=lambda one: float(one["seconds"])):
+            ticks = {"threshold": [one["threshold"] for one in speed]}
+            ticks["seconds a sample"] = [one["seconds"] for one in speed]
+            times[name] = Quantity(values=[one["accuracy"] for one in speed], ticks=ticks, **kind)
+    chosen = [
+        {
+            "x": report.mean_exit_layer,
+            "y": name,
+            "series": name,
+            "value": report.accuracy,
+            "at": "chosen",
+            "chosen": True,
+        }
+        for name, report in reports.items()
+    ]
+    made = (
+        [static_chart("calibrated exits: accuracy by mean exit layer", layers, along="mean exit layer", extra=chosen)]
+        if layers
+        else []
+    )
+    return made + (
+        [static_chart("calibrated exits: accuracy by seconds a sample", times, along="seconds a sample")]
+        if times
+        else []
     )
 
 
-def runs_table(names: Sequence[str], pages: Sequence[RunPage], records: Sequence[LayerRecord]) -> str:
-    """One line a run."""
-    numbers = [single_numbers(record.quantities, record.layers, record.samples) for record in records]
-    headings = list(dict.fromkeys(heading for told in numbers for heading in told))
+def interval_table(name: str, groups: Mapping[str, Quantity]) -> str:
+    """What `worth_of_groups` gave as a table: mean ± half the width of the 95 % interval."""
+    columns = {}
+    for group, one in groups.items():
+        halves = [""] * len(one.values)
+        if one.interval is not None:
+            halves = [f" ± {three(high - mean)}" for mean, high in zip(one.values, one.interval["high"], strict=True)]
+        columns[group] = [three(mean) + half for mean, half in zip(one.values, halves, strict=True)]
     rows = [
-        [
-            name,
-            seed_of(page.config),
-            str(record.epoch),
-            f"{record.samples:,}",
-            *(worth(record).values() or ("", "")),
-            *(numbers[place].get(heading, "") for heading in headings),
-        ]
-        for place, (name, page, record) in enumerate(zip(names, pages, records, strict=True))
+        [str(layer + 1), *(cells[layer] if layer < len(cells) else "" for cells in columns.values())]
+        for layer in range(max(map(len, columns.values()), default=0))
     ]
-    named = ["run", "seed", "epoch", "samples", "last layer", "best layer"]
-    return table("The runs, each at the epoch that is compared", [*named, *headings], rows)
+    caption = f"{name.capitalize()} by layer: mean and 95 % interval over the runs of a group"
+    return table(caption, ["layer", *columns], rows) if columns else ""
+
+
+def runs_table(worth: str, names: Sequence[str], pages: Sequence[RunPage], records: Sequence[LayerRecord]) -> str:
+    """One line a run, with the last layer of the curve that runs are told apart by."""
+    told = []
+    for page, record in zip(pages, records, strict=True):
+        one = {"seed": seed_of(page.config), "epoch": str(record.epoch), "samples": f"{record.samples:,}"}
+        if shown := curves(record.quantities).get(worth):
+            one[f"{worth}, last layer"] = three(shown.values[-1])
+        told.append(one | single_numbers(record.quantities, record.layers, record.samples))
+    headings = list(dict.fromkeys(heading for one in told for heading in one))
+    rows = [[name, *(one.get(heading, "") for heading in headings)] for name, one in zip(names, told, strict=True)]
+    return table("The runs, each at the epoch that is compared", ["run", *headings], rows)
 
 
 def comparison_notices(groups: Sequence[Group], pages: Sequence[RunPage], records: Sequence[LayerRecord]) -> list[str]:
@@ -73,20 +231,3 @@ def comparison_notices(groups: Sequence[Group], pages: Sequence[RunPage], record
     names = sorted({name for record in records for name in record.quantities})
     notes = [options_note(every, name) for name in names]
     return told + [f"{note.partition(':')[0]}." for note in notes if "\n" in note]
-
-
-def _drawn_group(group: Group, records: list[LayerRecord]) -> dict[str, Any]:
-    bands, shown = {}, curves(records[0].quantities)
-    for name, values in shared_quantities(records).items():
-        mean, half = mean_interval(values)
-        bands[name] = {
-            "mean": finite(mean.tolist(), 4),
-            "low": finite((mean - half).tolist(), 4),
-            "high": finite((mean + half).tolist(), 4),
-            "limits": list(shown[name].range),
-        }
-    return {"name": group.name, "runs": len(group.members), "layers": group.layers, "quantities": bands}
-
-
-def _with_interval(mean: float, half: float) -> str:
-    return three(mean) if np.isnan(half) else f"{three(mean)} ± {three(half)}"

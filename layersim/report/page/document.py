@@ -1,41 +1,42 @@
-"""The page itself: everything that it shows and everything that draws it, in one file.
-
-The drawings are SVG by a small script of our own. A plotting library inlined would be 1 to 4.5 MB a run, its heat maps
-and curves could not be walked by keyboard or read by a screen reader, and its colours would not follow dark mode.
-"""
+"""The page itself: everything that it shows and everything that draws it, in one file."""
 
 import base64
 import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from html import escape
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from layersim.report.page.comparison import comparison_notices, drawn_groups, interval_table, runs_table
-from layersim.report.page.markup import count, notes
-from layersim.report.page.run_page import (
-    MOST_NUMBERS,
-    RunPage,
-    drawn,
-    history,
-    read_run,
-    scales,
-    shades,
-    thin,
-    thinning_notice,
+import numpy as np
+import vl_convert
+from platformdirs import user_cache_path
+
+from layersim.report.page.charts import Chart, charts, drawn_record
+from layersim.report.page.comparison import (
+    compared_charts,
+    compared_headline,
+    comparison_notices,
+    exit_charts,
+    group_runs,
+    interval_table,
+    runs_table,
+    worth_of_groups,
 )
-from layersim.report.page.section import section
-from layersim.report.page.seeds import group_runs
-from layersim.report.records import LayerRecord, Stage
-from layersim.report.run import name_runs, pick_record
+from layersim.report.page.section import RunPage, notes, read_run, section
+from layersim.report.records import RECORDS_FILE, LayerRecord, Stage
+from layersim.report.run import Run, name_runs, pick_record
 
 PAGE_FILE = "report.html"
 """The page of one run, in its directory."""
-_SCRIPTS = ("svg.js", "charts.js", "panels.js", "page.js")
+MOST_NUMBERS = 220_000
+"""On a page: below 2 MB. Runs with more (long trainings of deep models) have some of their epochs left out."""
 
 
 def write_page(
@@ -59,63 +60,57 @@ def write_page(
     pages = [read_run(directory.resolve()) for directory in directories]
     records = [pick_record(page.run, stage=stage, epoch=epoch) for page in pages]
     names = name_runs([page.run for page in pages])
-    every_shown: list[LayerRecord] = []
-    shown, notices = [], [notice for page in pages for notice in page.notices]
-    for name, page, record in zip(names, pages, records, strict=True):
+    kept = []
+    for name, page in zip(names, pages, strict=True):
         every = history(page.run, stage)
-        kept = thin(every, MOST_NUMBERS // len(pages))
-        if len(kept) < len(every):
-            page.notices.append(thinning_notice(name, len(kept), len(every)))
-            notices.append(page.notices[-1])
-        every_shown += kept
-        shown.append(drawn(name, page, kept, record))
-    comparison, groups, told = _comparison(names, pages, records)
+        kept.append(thin(every, MOST_NUMBERS // len(pages)))
+        if len(kept[-1]) < len(every):
+            told = f"{len(kept[-1])} of its {len(every)} epochs are here, to keep the page small"
+            page.notices.append(f"{name}: {told}; {RECORDS_FILE} has them all.")
+    comparison, static, warned = _comparison(names, pages, records)
+    sections = [
+        section(number, name if len(names) > 1 else "The run", page, record)
+        for number, (name, page, record) in enumerate(zip(names, pages, records, strict=True))
+    ]
+    runs = [_drawn(*each) for each in zip(names, kept, records, strict=True)]
     content = _fill(
-        title=names[0] if len(names) == 1 else f"{count(len(names), 'run')} compared",
-        notices=notes(told),
+        title=escape(names[0] if len(names) == 1 else f"{len(names)} runs compared"),
+        notices=notes(warned),
         comparison=comparison,
-        sections="\n".join(
-            section(number, name if len(names) > 1 else "The run", page, record)
-            for number, (name, page, record) in enumerate(zip(names, pages, records, strict=True))
-        ),
-        data={"runs": shown, "groups": groups, "scales": scales(every_shown), "layerColors": shades("viridis")},
+        sections="\n".join(sections),
+        data={"runs": runs, "charts": charts([record for each in kept for record in each]), "static": static},
     )
     _write(path, content)
-    return notices + told
+    return [notice for page in pages for notice in page.notices] + warned
 
 
-def _comparison(
-    names: Sequence[str], pages: Sequence[RunPage], records: Sequence[LayerRecord]
-) -> tuple[str, list[dict[str, Any]], list[str]]:
-    """The comparison as HTML, as the script draws it, and what must be known of it; nothing of one run."""
-    if len(pages) == 1:
-        return "", [], []
-    groups = group_runs([page.run.name for page in pages], records)
-    parts = [
-        '<section id="comparison" aria-labelledby="comparison-name">',
-        '<h2 id="comparison-name">Comparison</h2>',
-        '<div class="panels"></div>',
-        interval_table(groups, records),
-        runs_table(names, pages, records),
-        "</section>",
-    ]
-    return "\n".join(parts), drawn_groups(groups, records), comparison_notices(groups, pages, records)
+def history(run: Run, stage: Stage) -> list[LayerRecord]:
+    """The run's records of a stage by epoch and step. Of an epoch that a resumed run repeated, the later one counts."""
+    latest = {(record.epoch, record.step): record for record in run.records if record.stage == stage}
+    return [latest[place] for place in sorted(latest)]
 
 
-def _fill(*, title: str, notices: str, comparison: str, sections: str, data: dict[str, Any]) -> str:
-    source = files(__package__)
-    style = source.joinpath("page.css").read_text(encoding="utf-8")
-    script = "\n".join(source.joinpath(name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    return Template(source.joinpath("page.html").read_text(encoding="utf-8")).substitute(
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src '{_digest(script)}'",
-        title=escape(title),
-        style=style,
-        notices=notices,
-        comparison=comparison,
-        sections=sections,
-        data=embedded(data),
-        script=script,
-    )
+def thin(records: list[LayerRecord], numbers: int) -> list[LayerRecord]:
+    """The records, or, where they hold more numbers than this, as many as fit (at least two): the first, the last, and
+    others at even distances between."""
+    each = max(sum(np.size(quantity.values) for quantity in record.quantities.values()) for record in records)
+    if each * len(records) <= numbers:
+        return records
+    kept = min(max(2, numbers // each), len(records))
+    return [records[place] for place in np.linspace(0, len(records) - 1, kept).round().astype(int)]
+
+
+@cache
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script. Bundling takes a second or two: it is done once for a release, and
+    kept in the user's cache where that can be written."""
+    kept = user_cache_path("layersim") / f"vega-{version('vl-convert-python')}.js"
+    if kept.is_file():
+        return kept.read_text(encoding="utf-8")
+    script = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub asks for what it does not need
+    with suppress(OSError):
+        _write(kept, script)
+    return script
 
 
 def embedded(data: Any) -> str:
@@ -123,8 +118,50 @@ def embedded(data: Any) -> str:
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
+def _drawn(name: str, records: list[LayerRecord], selected: LayerRecord) -> dict[str, Any]:
+    """The run as the page's script reads it; `selected` is shown at first, or what is left of its epoch."""
+    epochs = [record.epoch for record in records]
+    return {
+        "name": name,
+        "axis": "epoch" if len(set(epochs)) == len(epochs) else "step",  # validated more often than once an epoch
+        "first": max(place for place, record in enumerate(records) if place == 0 or record.step <= selected.step),
+        "records": [drawn_record(record) for record in records],
+    }
+
+
+def _comparison(
+    names: Sequence[str], pages: Sequence[RunPage], records: Sequence[LayerRecord]
+) -> tuple[str, list[Chart], list[str]]:
+    """The comparison as HTML, the charts that no slider moves, and what must be known of it."""
+    exits = {name: page.exits for name, page in zip(names, pages, strict=True) if page.exits is not None}
+    if len(pages) == 1:
+        return "", exit_charts(exits), []
+    groups = group_runs([page.run.name for page in pages], records)
+    worth = worth_of_groups(groups, records)
+    parts = [
+        '<section id="comparison" aria-labelledby="comparison-name">',
+        '<h2 id="comparison-name">Comparison</h2>',
+        f'<p class="headline">{escape(compared_headline(*worth))}</p>',
+        '<div class="panels"></div>',
+        '<div class="panels"></div>',
+        interval_table(*worth),
+        runs_table(worth[0], names, pages, records),
+        "</section>",
+    ]
+    return "\n".join(parts), compared_charts(groups, names, records, exits), comparison_notices(groups, pages, records)
+
+
+def _fill(*, data: dict[str, Any], **texts: str) -> str:
+    source = files(__package__)
+    style, script, frame = (source.joinpath(f"page.{end}").read_text(encoding="utf-8") for end in ("css", "js", "html"))
+    digests = " ".join(f"'{_digest(each)}'" for each in (library(), script))
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {digests}"
+    parts = {"policy": policy, "style": style, "library": library(), "script": script, "data": embedded(data)}
+    return Template(frame).substitute(parts | texts)
+
+
 def _digest(script: str) -> str:
-    """What the page's own policy knows its script by: another one, wherever it came from, does not run."""
+    """What the page's own policy knows a script by: another one, wherever it came from, does not run."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 

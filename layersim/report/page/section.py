@@ -1,95 +1,161 @@
 """One run's part of the page: what it was, its numbers as a table, its configuration and environment.
 
-All of it can be read without the script, which adds the drawings and lets the table follow the slider.
+All of it can be read without the script, which adds the charts and lets the table follow the slider.
 """
 
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from layersim.report.configuration import below, class_of, init_args, seed_of
+from layersim.report.configuration import CONFIG_FILE, below, class_of, init_args, read_configuration, seed_of
 from layersim.report.environment import environment, read_environment
-from layersim.report.exits import ExitReport
+from layersim.report.exits import ExitReport, read_exit_report
 from layersim.report.numbers import three
-from layersim.report.page.markup import facts, folded, notes, preformatted, table, worth
-from layersim.report.page.run_page import RunPage
-from layersim.report.quantity import single_numbers
+from layersim.report.quantity import LAYER, single_numbers, told
 from layersim.report.records import LayerRecord
+from layersim.report.run import Run, load_run
 from layersim.report.table import layer_cells
+from layersim.report.tradeoff import exit_summary
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """A run's directory, read for the page."""
+
+    run: Run
+    config: dict[str, Any]
+    """`config.yaml` parsed, and"""
+    config_text: str
+    """as it is; empty where the run has none."""
+    exits: ExitReport | None
+    notices: list[str]
+    """What a reader must know of the reading: a line that was lost."""
+
+
+def read_run(directory: Path) -> RunPage:
+    """Reads all that the page shows of a run. What an interruption has cut is left out, and a notice says so.
+
+    Raises:
+        UserError: the directory is not a run's, or a file in it is broken.
+    """
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        run = load_run(directory)
+    notices, config = [str(warning.message) for warning in warned], directory / CONFIG_FILE
+    if not config.is_file():
+        notices.append(f"{config} is not there: the page cannot tell how this run was made.")
+    text = config.read_text() if config.is_file() else ""
+    return RunPage(run, read_configuration(directory), text, read_exit_report(directory), notices)
 
 
 def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> str:
     """The run's HTML, at one record."""
+    columns = layer_cells(record)
+    rows = [[str(layer + 1), *(cells[layer] for cells in columns.values())] for layer in range(record.layers)]
+    caption = f"Epoch {record.epoch}, step {record.step}, {record.samples:,} {record.unit}"
     parts = [
         f'<section class="run" id="run-{number}" aria-labelledby="run-{number}-name">',
         f'<h2 id="run-{number}-name">{escape(heading)}</h2>',
+        f'<p class="headline">{escape(headline(record))}</p>',
         notes(page.notices),
-        facts(summary(page, record)),
         '<div class="panels"></div>',
-        folded("Numbers by layer", f'<div class="numbers">{table(_heading(record), *layer_numbers(record))}</div>'),
-        "" if page.exits is None else folded("Early exit and parameters", facts(_exit_facts(page.exits))),
-        folded("Configuration (config.yaml)", preformatted(page.config_text)) if page.config_text else "",
-        folded("Environment", _environment(page)),
+        _facts(_summary(page, record)),
+        '<div class="panels"></div>',
+        _folded("Numbers by layer", f'<div class="numbers">{table(caption, ["layer", *columns], rows)}</div>'),
+        _folded("How it was computed", _facts(_computed(record))),
+        "" if page.exits is None else _folded("Early exit and parameters", _facts(exit_summary(page.exits))),
+        _folded(f"Configuration ({CONFIG_FILE})", _preformatted(page.config_text)) if page.config_text else "",
+        _folded("Environment", _environment(page)),
         "</section>",
     ]
     return "\n".join(part for part in parts if part)
 
 
-def summary(page: RunPage, record: LayerRecord) -> dict[str, str]:
+def headline(record: LayerRecord) -> str:
+    """What the page says first: which layer is as good as the last, and what was measured in layers."""
+    found = []
+    if record.worth is not None and record.layers > 1 and math.isfinite(last := record.values(record.worth)[-1]):
+        quantity, name = record.quantities[record.worth], record.quantities[record.worth].name_of(record.worth)
+        sign, values = -1 if quantity.better == "lower" else 1, quantity.values
+        first = next(place for place, value in enumerate(values) if sign * value >= sign * last)
+        if first + 1 < record.layers:
+            told_first = f"Layer {first + 1} of {record.layers} is as good as the last"
+            found.append(f"{told_first}: {name} {three(values[first])} against {three(last)}.")
+        else:
+            told_first = f"No layer is as good as the last of {record.layers}"
+            found.append(f"{told_first}: {name} {three(last)} against {three(values[-2])} at the one before.")
+    shown = [
+        f"{each.name_of(name)} {told(each.values, LAYER, record.layers, record.samples)}"
+        for name, each in record.quantities.items()
+        if not each.axes and each.unit == LAYER and math.isfinite(each.values)
+    ]
+    return " ".join([*found, f"{', '.join(shown)}.".capitalize()] if shown else found)
+
+
+def table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column names the rows, in a frame that scrolls sideways, by keyboard too."""
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    body = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
+        for first, *cells in rows
+    )
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def notes(texts: Sequence[str]) -> str:
+    """What must not be overlooked; nothing where there is nothing."""
+    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    return f'<ul class="notices" aria-label="Notices">{items}</ul>' if items else ""
+
+
+def _facts(values: Mapping[str, str]) -> str:
+    """Names and what holds for them; those without a value are left out."""
+    pairs = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in values.items() if value
+    )
+    return f'<dl class="facts">{pairs}</dl>'
+
+
+def _folded(title: str, inner: str) -> str:
+    """What opens on a click."""
+    return f"<details><summary>{escape(title)}</summary>{inner}</details>"
+
+
+def _preformatted(text: str) -> str:
+    return f'<pre role="region" tabindex="0" aria-label="file">{escape(text)}</pre>'
+
+
+def _summary(page: RunPage, record: LayerRecord) -> dict[str, str]:
     """What the run was and how it ended, by name; what is not known is empty."""
     model = below(page.config, "model")
-    told = {
-        "Objective": _component(model.get("objective")),
-        "Head": _component(model.get("head")),
-        "Backbone": _component(model.get("backbone"), "name", "name_or_path", "task"),
-        "Data": _component(page.config.get("data"), "path", "name"),
-        "Optimizer": _component(model.get("optimizer"), "lr", "weight_decay"),
-        "Seed": seed_of(page.config),
-        "Layers": str(record.layers),
-        record.unit.capitalize(): f"{record.samples:,}",
-        "Measured at": f"epoch {record.epoch}, step {record.step:,} ({record.stage})",
-        "Run": page.run.directory.name,
+    return {
+        "objective": _component(model.get("objective")),
+        "head": _component(model.get("head")),
+        "backbone": _component(model.get("backbone"), "name", "name_or_path", "task"),
+        "data": _component(page.config.get("data"), "path", "name"),
+        "optimizer": _component(model.get("optimizer"), "lr", "weight_decay"),
+        "seed": seed_of(page.config),
+        "layers": str(record.layers),
+        record.unit: f"{record.samples:,}",
+        "measured at": f"epoch {record.epoch}, step {record.step:,} ({record.stage})",
+        "run": page.run.directory.name,
+    } | single_numbers(record.quantities, record.layers, record.samples)
+
+
+def _computed(record: LayerRecord) -> dict[str, str]:
+    """The options of what has axes; other numbers tell them themselves."""
+    return {
+        name: ", ".join(f"{key} {value}" for key, value in quantity.options.items())
+        for name, quantity in record.quantities.items()
+        if quantity.axes
     }
-    told |= worth(record)
-    numbers = single_numbers(record.quantities, record.layers, record.samples)
-    told |= {name[:1].upper() + name[1:]: value for name, value in numbers.items()}
-    for name, quantity in record.quantities.items():
-        if quantity.axes and quantity.options:
-            told[f"How {name} was computed"] = ", ".join(f"{key} {value}" for key, value in quantity.options.items())
-    return told
-
-
-def layer_numbers(record: LayerRecord) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows, one a layer, of all that was recorded by layer."""
-    columns = layer_cells(record)
-    rows = [[str(layer + 1), *(cells[layer] for cells in columns.values())] for layer in range(record.layers)]
-    return ["layer", *columns], rows
-
-
-def _heading(record: LayerRecord) -> str:
-    return f"Epoch {record.epoch}, step {record.step}, {record.samples:,} {record.unit}"
-
-
-def _exit_facts(report: ExitReport) -> dict[str, str]:
-    everybody_stays = "none: every sample goes through all layers"
-    named = {
-        "Policy": report.policy,
-        "Threshold": everybody_stays if report.threshold is None else str(report.threshold),
-        "Mean exit layer": f"{report.mean_exit_layer:.2f} of {report.layers}",
-        "Gain in layers": f"{report.layer_gain:.2f} ×",
-        "Gain in time": "" if report.wall_gain is None else f"{report.wall_gain:.2f} × at batch {report.batch_size}",
-        "Accuracy with exits": three(report.accuracy),
-        "Accuracy of the last layer": three(report.full_accuracy),
-        "Samples": f"{report.samples:,}",
-        "Device": report.device,
-    }
-    if report.promise is not None:
-        named["Promise"] = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in report.promise.items())
-    parameters = report.parameters
-    named["Parameters"] = f"{parameters['model']:,.0f}"
-    named["Of them in the head"] = f"{parameters['head']:,.0f}"
-    named["Parameters with a head for each layer"] = f"{parameters['separate_heads']:,.0f}"
-    named["Saved by one head for all layers"] = f"{parameters['share_saved']:.1%}"
-    return named
 
 
 def _environment(page: RunPage) -> str:
@@ -97,8 +163,8 @@ def _environment(page: RunPage) -> str:
     recorded = read_environment(page.run.directory)
     if recorded is None:
         note = "The run did not record its environment. This is the one in which the page was written:"
-        return f"<p>{note}</p>{facts(environment())}"
-    return facts({str(name): _counted(value) for name, value in recorded.items()})
+        return f"<p>{note}</p>{_facts(environment())}"
+    return _facts({str(name): _counted(value) for name, value in recorded.items()})
 
 
 def _counted(value: Any) -> str:
@@ -113,8 +179,9 @@ def _counted(value: Any) -> str:
 
 def _component(value: Any, *shown: str) -> str:
     """A class and its options as the configuration names them: those in `shown`, or all that are set."""
-    options = {
-        name: option for name, option in init_args(value).items() if option is not None and (not shown or name in shown)
-    }
-    written = ", ".join(f"{name} {option}" for name, option in options.items())
+    written = ", ".join(
+        f"{name} {option}"
+        for name, option in init_args(value).items()
+        if option is not None and (not shown or name in shown)
+    )
     return f"{class_of(value)}{f' ({written})' if written else ''}"
