@@ -98,7 +98,7 @@ def test_it_trains_and_is_measured(tmp_path: Path) -> None:
     trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[monitor], **options)
     trainer.fit(module, tiny.digits())
     assert all(not torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True))
-    assert len(monitor.record["accuracy"]) == LAYERS
+    assert len(monitor.quantities["accuracy"].values) == LAYERS
 
 
 def test_samples_leave_early_as_if_all_layers_had_been_computed() -> None:

@@ -32,7 +32,7 @@ def test_an_interrupted_training_goes_on_by_the_line_that_it_leaves(
     epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("lightning.pytorch.utilities.rank_zero"), "propagate", True)
-    interrupt = ["--trainer.callbacks=tests.test_interruption.Interrupt", f"--trainer.callbacks.epoch={epoch}"]
+    interrupt = ["--trainer.callbacks=tests.commands.test_interruption.Interrupt", f"--trainer.callbacks.epoch={epoch}"]
     options = [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=2", "--trainer.limit_train_batches=2"]
     with caplog.at_level(logging.INFO):
         assert main(["fit", *tiny.FLAGS, *options, *interrupt]) == INTERRUPTED

@@ -8,7 +8,6 @@ import torch
 
 from layersim.errors import UserError
 from layersim.metrics import agreement, progression
-from layersim.report.records import LayerRecord
 from layersim.similarity import cosine, linear_cka
 
 from .paths import drawn, straight
@@ -25,7 +24,6 @@ def test_a_straight_path_keeps_every_promise() -> None:
     expected = agreement(cosine(features), linear_cka(features, estimator="debiased"))
     assert record["cosine_cka"] == {"pearson": expected.pearson, "spearman": expected.spearman}
     assert record["neural_collapse"]["classes"] == record["class_paths"]["classes"] == [0, 1, 2]
-    LayerRecord(epoch=0, step=0, stage="test", layers=5, samples=60, progression=record)
 
 
 def test_a_crooked_one_does_not() -> None:
