@@ -72,7 +72,7 @@ def measured_depth(
     *,
     independent: bool = True,
 ) -> dict[str, Any]:
-    """The effective depth with what stands behind it, as `layers.jsonl` holds it.
+    """The effective depth with what stands behind it.
 
     `layer` and the `epsilon` it was found with, the `best` layer, how far the layer is `behind` it in accuracy, and
     `low` and `high`, that difference's 95 % interval on the same samples; `absolute_epsilon` and, where a layer gets

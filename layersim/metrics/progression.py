@@ -1,5 +1,6 @@
-"""How features go from the first layer to the last: the paper's mathematics, measured on one sample of the data and put
-in the words of `layers.jsonl`. Letters: L layers, N samples, D width.
+"""How features go from the first layer to the last: the paper's mathematics, measured on one sample of the data.
+
+Letters: L layers, N samples, D width.
 """
 
 import math
@@ -24,7 +25,7 @@ LEAST = 4
 
 @torch.no_grad()
 def progression(features: Tensor, classes: Tensor | None, *, centering: Centering = "samples") -> dict[str, Any]:
-    """What the path of (L, N, D) features looks like, as `LayerRecord.progression` keeps it; means over the samples.
+    """What the path of (L, N, D) features looks like; means over the samples.
 
     Args:
         features: of any floating dtype.

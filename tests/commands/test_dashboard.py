@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from callbacks.monitor import per_layer
 from layersim.__main__ import main
+from layersim.report.quantity import curve, logged
 
 pytest.importorskip("wandb_workspaces")
 
@@ -45,9 +45,9 @@ def test_both_belong_to_the_project_and_draw_against_the_epoch(sent: dict[str, A
 @pytest.mark.parametrize("part", ["workspace", "report"])
 def test_the_patterns_catch_what_the_monitors_log_and_nothing_else(sent: dict[str, Any], part: str) -> None:
     patterns = [plot["metricRegex"] for plot in lines(panels_below(sent[part])) if plot.get("metricRegex")]
-    logged = [f"val/{name}" for name in per_layer("accuracy", [0.0] * 12)]
-    caught = [name for pattern in patterns for name in logged if re.search(pattern, name)]
-    assert caught == logged
+    names = [f"val/{name}" for name, _ in logged({"accuracy": curve([0.0] * 12)})]
+    caught = [name for pattern in patterns for name in names if re.search(pattern, name)]
+    assert caught == names
     assert not [pattern for pattern in patterns if re.search(pattern, "val/accuracy")]
 
 
