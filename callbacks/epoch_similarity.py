@@ -104,7 +104,8 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         return {"features": KeptSamples(max_samples=self.max_samples, least=_LEAST)}
 
     def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
-        twin = EpochSimilarity(
+        twin = deepcopy(self)  # an epoch that is measured may be kept, beside none of the training's own
+        twin.every, twin._epoch, twin._kept = 1, 0, {}
             every=1, measures={**self.measures}, max_samples=self.max_samples
         )  # what it keeps, it alone
         super(EpochSimilarity, twin).rehearse(module, samples)

@@ -46,6 +46,7 @@ def test_both_belong_to_the_project_and_draw_against_the_epoch(sent: dict[str, A
 def test_the_patterns_catch_what_the_monitors_log_and_nothing_else(sent: dict[str, Any], part: str) -> None:
     patterns = [plot["metricRegex"] for plot in lines(panels_below(sent[part])) if plot.get("metricRegex")]
     names = [f"val/{name}" for name, _ in logged({"accuracy": curve([0.0] * 12)})]
+    assert len(names) == 12
     caught = [name for pattern in patterns for name in names if re.search(pattern, name)]
     assert caught == names
     assert not [pattern for pattern in patterns if re.search(pattern, "val/accuracy")]
