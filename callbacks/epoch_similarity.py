@@ -106,8 +106,6 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
     def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
         twin = deepcopy(self)  # an epoch that is measured may be kept, beside none of the training's own
         twin.every, twin._epoch, twin._kept = 1, 0, {}
-            every=1, measures={**self.measures}, max_samples=self.max_samples
-        )  # what it keeps, it alone
         super(EpochSimilarity, twin).rehearse(module, samples)
         twin._epoch = 1
         names = super(EpochSimilarity, twin).rehearse(module, samples)

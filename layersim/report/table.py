@@ -5,9 +5,7 @@ Layers count from 1. A cell is empty where nothing was recorded, and says `nan` 
 
 from collections.abc import Mapping
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from rich.console import Group
 
 from layersim.report.quantity import curves, single_numbers, told
 from layersim.report.records import LayerRecord, shared_name
@@ -25,24 +23,18 @@ def layer_cells(record: LayerRecord) -> dict[str, list[str]]:
     }
 
 
-def layer_table(record: LayerRecord) -> Table:
-    """One run: a row a layer, a column for each thing recorded, and below what holds for all layers together."""
-    columns = {"layer": [str(layer) for layer in range(1, record.layers + 1)]}
-    columns |= {name.replace(" ", "\n", 1): cells for name, cells in layer_cells(record).items()}
+def layer_table(record: LayerRecord) -> Group:
+    """One run: a row a layer, a column for each thing recorded, in as many tables below each other as the terminal's
+    width asks for; and below what holds for all layers together."""
+    columns = layer_cells(record)
     summary = single_numbers(record.quantities, record.layers, record.samples)
-    table = Table(
-        title=Beside(f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} {record.unit}"),
-        caption=Beside("\n".join(f"{name}: {value}" for name, value in summary.items())),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
+    rows = {str(layer + 1): [cells[layer] for cells in columns.values()] for layer in range(record.layers)}
+    note = "\n".join(f"{name}: {value}" for name, value in summary.items())
+    headings = [name.replace(" ", "\n", 1) for name in columns]
+    return Group(
+        Beside(f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} {record.unit}"),
+        SideBySide("layer", headings, rows, least=1, note=note),
     )
-    for name in columns:
-        table.add_column(Text(name), justify="right", vertical="bottom")
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*row)
-    return table
 
 
 def comparison_table(records: Mapping[str, LayerRecord]) -> SideBySide:

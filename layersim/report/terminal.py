@@ -38,14 +38,14 @@ def table_by_layer(title: str, caption: str, columns: Iterable[tuple[str, Sequen
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Runs as columns, in as many tables below each other as the width asks for, so that none is cut off."""
+    """Columns, in as many tables below each other as the width asks for, so that none is cut off."""
 
     corner: str
     """Above the rows' names."""
     headings: Sequence[str]
-    """Of the runs."""
+    """Of the columns."""
     rows: Mapping[str, Sequence[str]]
-    """By name, a cell for each run."""
+    """By name, a cell for each column."""
     least: int
     """Characters of a column."""
     last_of_first: str | None = None
@@ -62,7 +62,7 @@ class SideBySide:
                 start = stop - 1
         yield self._table(start, len(self.headings))
         if self.note:
-            yield Text(self.note)
+            yield Beside(self.note)
 
     def _table(self, start: int, stop: int) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -14,11 +14,11 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from layersim.runs.finders import found, without_finders
 from layersim.module import LayerwiseModule
-from layersim.runs.parameters import parameters_of
 from layersim.report.configuration import flat
 from layersim.report.environment import write_environment
+from layersim.runs.finders import found, without_finders
+from layersim.runs.parameters import parameters_of
 from layersim.runs.tracking import Wandb
 
 

@@ -24,7 +24,7 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
     one.
 
     Args:
-        checkpoint: as Lightning saves it, with `RATES`; the same rates as now are taken for those that it does not tell.
+        checkpoint: as Lightning saves it, with `RATES`; rates that it does not tell are taken to be those of now.
         given: an optimizer with the options that training shall go on with, and with its schedule.
         hparams: the module's hyper-parameters now; compared to the checkpoint's where both were made by the command.
 
@@ -44,7 +44,9 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
     for state in checkpoint.get("optimizer_states", []):
         groups = state["param_groups"]
         _refuse_change("parameter groups", [*map(_told, groups)], [*map(_told, given.param_groups)])
-        for number, (group, now, rate) in enumerate(zip(groups, given.param_groups, starting_rates(given), strict=True)):
+        for number, (group, now, rate) in enumerate(
+            zip(groups, given.param_groups, starting_rates(given), strict=True)
+        ):
             options = {key: value for key, value in now.items() if key not in moved}
             if missing := options.keys() - group.keys():
                 raise UserError(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from layersim.runs.checkpoints import check_fits
 from layersim.errors import UserError
+from layersim.runs.checkpoints import check_fits
 from tests import tiny
 
 

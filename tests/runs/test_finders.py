@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 
 from layersim.errors import UserError
-from layersim.runs.finders import start_from
 from layersim.optimization.schedules import WarmupDecay
+from layersim.runs.finders import start_from
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings(
@@ -39,7 +39,11 @@ class Sees(Callback):
 def test_what_is_found_is_used_and_recorded(
     finder: str, schedule: str | None, layersim: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    flags = ["--model.optimizer=AdamW", "--model.optimizer.lr=0.003", "--trainer.callbacks+=tests.runs.test_finders.Sees"]
+    flags = [
+        "--model.optimizer=AdamW",
+        "--model.optimizer.lr=0.003",
+        "--trainer.callbacks+=tests.runs.test_finders.Sees",
+    ]
     flags += [f"--trainer.callbacks+={finder}", "--trainer.max_epochs=2"]
     flags += ["--trainer.callbacks.max_trials=4"] if finder == "BatchSizeFinder" else ["--trainer.callbacks.max_lr=1e4"]
     flags += [f"--model.lr_scheduler={schedule}"] if schedule else []

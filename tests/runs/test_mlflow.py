@@ -1,13 +1,12 @@
 """MLflow, where it is installed: the numbers of `layers.jsonl`, the figures and the page."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from layersim.__main__ import main
-from tests.measured import measured
 from tests import tiny
+from tests.measured import measured
 
 mlflow = pytest.importorskip("mlflow")
 

@@ -23,8 +23,8 @@ from callbacks import (
 from layersim import LayerwiseModule
 from layersim.errors import UserError
 from layersim.heads import SeparateHeads
-from layersim.runs.rehearsal import check_monitors, evaluated, logged_names, require_logged
 from layersim.report.records import read_records
+from layersim.runs.rehearsal import check_monitors, evaluated, logged_names, require_logged
 from layersim.similarity import PWCCA, CosineSimilarity, LinearCKA
 from tests import tiny
 

@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, ReduceLROnPlateau
 
 from layersim.errors import UserError
 from layersim.objectives import Aligned, Mixed, Objective, Step
-from layersim.runs.resume import prefer_given_options
 from layersim.optimization.schedules import WarmupDecay
+from layersim.runs.resume import prefer_given_options
 from tests import tiny
 
 

@@ -13,8 +13,8 @@ import wandb
 import yaml
 
 from layersim.runs.tracking import Wandb
-from tests.measured import measured
 from tests import tiny
+from tests.measured import measured
 
 Command = Callable[..., Path]
 
