@@ -12,6 +12,7 @@ from torch import Tensor
 
 from layersim.errors import UserError
 from layersim.outputs import LayerOutput
+from layersim.writing import written_whole
 
 PREDICTIONS_FILE = "predictions.parquet"
 
@@ -48,7 +49,8 @@ class PredictionWriter(Callback):
         if trainer.is_global_zero:
             batches = [pa.table(batch, schema=_SCHEMA) for rank in gathered for batch in rank]
             path = Path(trainer.default_root_dir) / PREDICTIONS_FILE
-            parquet.write_table(pa.concat_tables(batches).sort_by("index"), path)
+            with written_whole(path) as part:
+                parquet.write_table(pa.concat_tables(batches).sort_by("index"), part)
             print(f"Predictions: {path}")
 
 

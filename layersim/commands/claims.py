@@ -4,6 +4,7 @@ import glob
 from pathlib import Path
 
 from layersim.errors import UserError
+from layersim.writing import written_whole
 
 
 def claims(
@@ -70,7 +71,8 @@ def claims(
     for line in arms.notes:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if output is not None:
-        output.write_text(markdown([(arms, verdicts)]))
+        with written_whole(output) as part:
+            part.write_text(markdown([(arms, verdicts)]))
         console.print(f"Markdown: {output}", markup=False, highlight=False, soft_wrap=True)
 
 

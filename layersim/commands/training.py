@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import (
@@ -30,10 +31,11 @@ from layersim.data import SplitDataModule
 from layersim.export import check_destination
 from layersim.module import LayerwiseModule
 from layersim.runs import directory as run_directory
-from layersim.runs.checkpoints import check_fits, read_checkpoint
+from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoint
 from layersim.runs.configuration import RunConfig
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.runs.tracking import RunLogger, finish
+from layersim.runs.whole_checkpoints import WholeCheckpoints
 from layersim.sweep.flags import from_agent, under_agent
 
 _HANDED_ON = {"model", "datamodule", "trainer", "dataloaders", "train_dataloaders", "val_dataloaders"}
@@ -178,6 +180,8 @@ class LayerwiseCLI(LightningCLI):
         given = _as_list(self._get(self.config_init, "trainer").callbacks)  # before Lightning adds its own to the list
         with refusing("Lightning refuses the trainer's options", "Change them under --trainer."):
             trainer = super().instantiate_trainer(**options)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the recipe's own plugin, or a strategy's
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
         trainer.callbacks = in_few_lines(trainer.callbacks, given)  # type: ignore[attr-defined]
         return trainer
 
@@ -213,6 +217,8 @@ class LayerwiseCLI(LightningCLI):
         if path := self._get(self.config, "ckpt_path"):
             checkpoint = read_checkpoint(path)
             check_fits(checkpoint["state_dict"], self.model, path)
+            if self.subcommand != "export":  # which needs the weights alone
+                check_complete(checkpoint, path, resume=self.subcommand == "fit")
         if self.subcommand == "export":
             check_destination(self._get(self.config_init, "to"), self._get(self.config_init, "overwrite"))
             return checkpoint

@@ -1,14 +1,15 @@
 """Where an export is written: a folder that has its name only once all of it is there."""
 
+import glob
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from layersim.errors import UserError
+from layersim.writing import bring_to_disk, clear_leftovers, hidden_beside, locked
 
 RECORD_FILE = "layersim.json"
 """What was exported; also what tells an export's folder from any other."""
@@ -40,8 +41,8 @@ def destination(to: Path, record: dict[str, object], *, overwrite: bool = False)
     """A hidden folder beside `to` to write into, which gets that name when all has been written and is on the disk.
 
     If anything is raised in here the folder is taken away, and what stood at `to` stays. A process that is killed
-    leaves at most the hidden folder behind, named `.<name>.<8 digits>.partial`. Where an export is replaced, the old
-    one is moved aside, and back if the new one cannot take its place.
+    leaves at most the hidden folder behind, named `.<name>.<8 digits>.partial`, which the next export of that name
+    clears. Where an export is replaced, the old one is moved aside, and back if the new one cannot take its place.
 
     Args:
         to: the folder to make; its parents are made too.
@@ -54,19 +55,22 @@ def destination(to: Path, record: dict[str, object], *, overwrite: bool = False)
     check_destination(to, overwrite)
     to = to.absolute()
     to.parent.mkdir(parents=True, exist_ok=True)
-    hidden = to.parent / f".{to.name}.{secrets.token_hex(4)}"
-    partial, old = hidden.with_name(f"{hidden.name}.partial"), hidden.with_name(f"{hidden.name}.old")
+    clear_leftovers(to.parent, f".{glob.escape(to.name)}.*.partial")
+    partial, old = hidden_beside(to, "partial"), hidden_beside(to, "old")
     partial.mkdir()
-    try:
-        yield partial
-        (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
-        _open_to_readers(partial)
-        _sync(partial)
-        check_destination(to, overwrite)  # while this one was written, another may have been
-        _put_in_place(partial, to, old)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    with locked(partial):
+        try:
+            yield partial
+            (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
+            _open_to_readers(partial)
+            for path in [*partial.rglob("*"), partial]:
+                bring_to_disk(path)
+            check_destination(to, overwrite)  # while this one was written, another may have been
+            _put_in_place(partial, to, old)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+    bring_to_disk(to.parent)
 
 
 def _open_to_readers(folder: Path) -> None:
@@ -86,13 +90,3 @@ def _put_in_place(partial: Path, to: Path, old: Path) -> None:
         if replaced:
             old.rename(to)
         raise
-
-
-def _sync(folder: Path) -> None:
-    """Brings the files to the disk, so that a name is never there before what it names."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

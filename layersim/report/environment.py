@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from layersim.errors import UserError
+from layersim.writing import written_whole
 
 ENVIRONMENT_FILE = "environment.json"
 
@@ -28,7 +29,8 @@ def environment() -> dict[str, str]:
 
 def write_environment(directory: Path, facts: Mapping[str, Any]) -> None:
     """Writes the environment, and these facts of the run beside it, into the run's directory."""
-    (directory / ENVIRONMENT_FILE).write_text(json.dumps(environment() | dict(facts), indent=2) + "\n")
+    with written_whole(directory / ENVIRONMENT_FILE) as part:
+        part.write_text(json.dumps(environment() | dict(facts), indent=2) + "\n")
 
 
 def read_environment(directory: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from layersim.errors import UserError
+from layersim.writing import written_whole
 
 Report = TypeVar("Report")
 
@@ -15,7 +16,8 @@ Report = TypeVar("Report")
 def write_report(path: Path, values: Mapping[str, Any]) -> Path:
     """Writes the values, none of them NaN, and gives the path."""
     lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in values.items())
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    with written_whole(path) as part:
+        part.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     return path
 
 

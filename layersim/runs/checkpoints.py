@@ -1,12 +1,17 @@
 """Checkpoints, looked at before anything is trained on them."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from layersim.errors import UserError
+from layersim.errors import UserError, reason
+from layersim.runs.whole_checkpoints import check_whole, unusable
+
+_READ: dict[str, Any] = {"state_dict": None, "hyper_parameters": {}, "layersim": {}}
+"""The entries of a checkpoint that the command reads, and what stands for one that is not there."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -18,16 +23,59 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"There is no checkpoint {path}. Give the path of a .ckpt file as --ckpt_path.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        check_whole(Path(path))
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UserError:
+        raise
     except Exception as error:  # unpickling raises whatever the damage suggests
-        raise UserError(
-            f"{path} is not a readable checkpoint (cut short, corrupt, or unsafe to load): {error}"
-        ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(
-            f"{path} is not a Lightning checkpoint: it holds no state_dict. Give one that `fit` has written."
-        )
+        why = f"is not a readable checkpoint (cut short, corrupt, or unsafe to load): {reason(error).rstrip('.')}"
+        raise unusable(Path(path), why) from error
+    for entry, absent in _READ.items():
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(entry, absent), dict):
+            raise UserError(f"{path} is not a Lightning checkpoint: it holds no {entry}. Give one that `fit` has written.")
     return checkpoint
+
+
+def check_complete(checkpoint: dict[str, Any], path: str | Path, *, resume: bool) -> None:
+    """Whether Lightning can take a checkpoint as one of its own, and training can go on from it.
+
+    Args:
+        checkpoint: as `read_checkpoint` gives it.
+        path: for the error.
+        resume: whether training goes on, which needs more than weights.
+
+    Raises:
+        UserError: it does not tell which Lightning wrote it, or one of another major version; it holds weights alone,
+            or only a part of a training's state.
+    """
+    here, wrote = version("lightning"), checkpoint.get("pytorch-lightning_version")
+    if str(wrote).partition(".")[0] != here.partition(".")[0]:
+        told = "does not tell which Lightning wrote it" if wrote is None else f"was written by Lightning {wrote}"
+        raise UserError(
+            f"{path} {told}, and Lightning {here} cannot read it. Give a checkpoint that `fit` has written, or export "
+            "its weights (`layersim export`)."
+        )
+    if resume and (lacking := _lacking(checkpoint)):
+        raise UserError(
+            f"Training cannot go on from {path}: it lacks {', '.join(lacking)}, as where ModelCheckpoint's "
+            "save_weights_only is set. Give a checkpoint that `fit` has saved whole."
+        )
+
+
+def _lacking(checkpoint: dict[str, Any]) -> list[str]:
+    """What a training's state consists of and this one has not, or not as Lightning writes it."""
+    optimizers, loops = checkpoint.get("optimizer_states"), checkpoint.get("loops")
+    there = {
+        "optimizer_states": isinstance(optimizers, list)
+        and bool(optimizers)
+        and all(isinstance(state, dict) and {"state", "param_groups"} <= state.keys() for state in optimizers),
+        "lr_schedulers": isinstance(checkpoint.get("lr_schedulers"), list),
+        "callbacks": isinstance(checkpoint.get("callbacks"), dict),
+        "loops": isinstance(loops, dict) and "fit_loop" in loops,
+        "epoch": isinstance(checkpoint.get("epoch"), int),
+        "global_step": isinstance(checkpoint.get("global_step"), int),
+    }
+    return [entry for entry, is_there in there.items() if not is_there]
 
 
 def check_fits(state: dict[str, Tensor], module: nn.Module, path: str | Path) -> None:
@@ -50,6 +98,8 @@ def check_fits(state: dict[str, Tensor], module: nn.Module, path: str | Path) ->
     hint = (
         "number of classes (--model.backbone.init_args.num_classes)"
         if shapes and not missing and not extra and all("classifier" in name or "head" in name for name in shapes)
+        else "objective (--model.objective)"
+        if all(problem.startswith("objective.") for problem in problems)
         else "backbone and head (--model.backbone, --model.head)"
     )
     raise UserError(f"The checkpoint {path} is of another model: {shown}. Use the {hint} it was trained with.")

@@ -20,6 +20,7 @@ from layersim.report.environment import write_environment
 from layersim.runs.finders import found, without_finders
 from layersim.runs.parameters import parameters_of
 from layersim.runs.tracking import Wandb
+from layersim.writing import written_whole
 
 
 class RunConfig(SaveConfigCallback):
@@ -31,7 +32,8 @@ class RunConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         path = Path(trainer.default_root_dir) / self.config_filename
-        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+        with written_whole(path) as part:
+            self.parser.save(self.config, part, skip_none=False, overwrite=True, multifile=False)
         write_environment(
             path.parent,
             {

@@ -33,7 +33,7 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
             them.
     """
     stored = checkpoint.get("hyper_parameters") or {}
-    if stored and hparams:
+    if "optimizer" in stored and "optimizer" in hparams:
         _refuse_change("optimizer", stored["optimizer"]["class_path"], hparams["optimizer"]["class_path"])
         for what in ("lr_scheduler", "lr_scheduler_interval"):
             _refuse_change(what, stored.get(what), hparams.get(what))

@@ -4,12 +4,13 @@ Drawn with matplotlib's own objects and never with pyplot, so that no setting or
 what a user draws beside a training run, and what several threads draw at once, stays as it is.
 """
 
-import os
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from layersim.writing import written_whole
 
 DPI = 120
 INK = "#333333"
@@ -80,9 +81,5 @@ def shorten(text: str, length: int) -> str:
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes the figure as PNG. Whoever looks at `path` meanwhile sees the old picture or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_whole(path) as part:
         figure.savefig(part, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})  # a third larger, a sixth faster
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -32,6 +31,7 @@ from layersim.report.page.comparison import (
 from layersim.report.page.section import RunPage, notes, read_run, section
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage
 from layersim.report.run import Run, name_runs, pick_record
+from layersim.writing import written_whole
 
 PAGE_FILE = "report.html"
 """The page of one run, in its directory."""
@@ -167,9 +167,5 @@ def _digest(script: str) -> str:
 
 def _write(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_whole(path) as part:
         part.write_text(content, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
