@@ -32,7 +32,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise unusable(Path(path), why) from error
     for entry, absent in _READ.items():
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(entry, absent), dict):
-            raise UserError(f"{path} is not a Lightning checkpoint: it holds no {entry}. Give one that `fit` has written.")
+            raise UserError(
+                f"{path} is not a Lightning checkpoint: it holds no {entry}. Give one that `fit` has written."
+            )
     return checkpoint
 
 

@@ -32,7 +32,8 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if "://" in str(path) or storage_options is not None:
-            return super().save_checkpoint(checkpoint, path, storage_options)
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
         archive = io.BytesIO()  # torch hides what the system says when it writes a file itself
         torch.save(checkpoint, archive)
         content = archive.getbuffer()
@@ -77,15 +78,16 @@ def is_whole(path: Path) -> bool | None:
     return mark == _MARK and digest == content.hexdigest().encode()
 
 
-def newest_whole(folder: Path) -> Path | None:
+def newest_whole(folder: Path, *, other_than: Path | None = None) -> Path | None:
     """The checkpoint in a folder that was written last, of those whose checksum is right; None where there is none."""
-    newest_first = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    there = [path for path in folder.glob("*.ckpt") if path != other_than and path.is_file()]
+    newest_first = sorted(there, key=lambda path: path.stat().st_mtime_ns, reverse=True)
     return next((path for path in newest_first if is_whole(path)), None)
 
 
 def unusable(path: Path, why: str) -> UserError:
     """The error on a checkpoint that cannot be read: why, and which one can."""
-    other = newest_whole(path.parent)
+    other = newest_whole(path.parent, other_than=path)
     remedy = f"The newest whole checkpoint beside it is {other}: give that" if other else "No other beside it is whole"
     return UserError(f"{path} {why}. {remedy} (--ckpt_path).")
 

@@ -48,7 +48,7 @@ def test_every_flipped_bit_is_found(saved: Path) -> None:
     for bit in [*range(bits - 8 * 95, bits), *generator.sample(range(bits), 200)]:
         flip(saved, bit)
         assert is_whole(saved) is False, bit
-        with pytest.raises(UserError, match="is damaged: its checksum is of another content. No other beside it"):
+        with pytest.raises(UserError, match=r"is damaged: its checksum is of another content\. No other beside it"):
             WholeCheckpoints().load_checkpoint(saved)
         flip(saved, bit)
     assert is_whole(saved)
@@ -115,7 +115,9 @@ def test_the_newest_whole_one_is_found(tmp_path: Path) -> None:
     torch.save(CONTENT, tmp_path / "unknown.ckpt")
     assert newest_whole(tmp_path) == tmp_path / "c.ckpt"
     flip(tmp_path / "c.ckpt", 4000)
+    (tmp_path / "last.ckpt").symlink_to("gone.ckpt")
     assert newest_whole(tmp_path) == tmp_path / "b.ckpt"
+    assert newest_whole(tmp_path, other_than=tmp_path / "b.ckpt") == tmp_path / "a.ckpt"
 
 
 def test_a_script_plugs_it_in(tmp_path: Path) -> None:
