@@ -120,6 +120,7 @@ def test_a_killed_process_leaves_no_export(tmp_path: Path) -> None:
     assert (tmp_path / left / "weights").read_text() == "half", "it was killed while writing"
     write(tmp_path / "export", "whole")
     assert (tmp_path / "export" / "weights").read_text() == "whole"
+    assert os.listdir(tmp_path) == ["export"], "what was left is cleared"
 
 
 @pytest.mark.parametrize(("umask", "folder_mode", "file_mode"), [(0o022, 0o755, 0o644), (0o027, 0o750, 0o640)])
