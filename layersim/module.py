@@ -25,7 +25,17 @@ from layersim.optimization.schedules import Interval, WarmupDecay, check_lasts, 
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
 from layersim.runs.finders import is_searching, start_from
-from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates
+from layersim.runs.resume import (
+    EPOCH_LOSS,
+    RANDOM_STATES,
+    RATES,
+    STEPS_PER_EPOCH,
+    check_length,
+    prefer_given_options,
+    put_back,
+    random_states,
+    starting_rates,
+)
 
 _ALIKE = ParameterGroups()
 
@@ -77,6 +87,8 @@ class LayerwiseModule(LightningModule):
         self._found_rate: float | None = None
         self._rates: list[float] = []
         self._seed = 0
+        self._random_states: list[dict[str, Any]] = []
+        self._epoch_loss = torch.zeros(2, dtype=torch.float64)
         if compile:
             self.backbone.compile()
 
@@ -105,9 +117,6 @@ class LayerwiseModule(LightningModule):
     def setup(self, stage: str) -> None:
         refuse_mps(self.trainer.strategy.root_device)
         strategy = self.trainer.strategy  # whatever it was named by; what the user told it to do stays
-        if stage == "fit":
-            # what `seed_everything` was told, since building a model may set torch's own
-            self._seed = strategy.broadcast(int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())))
         if stage == "fit" and isinstance(strategy, DDPStrategy) and self.has_unused_parameters:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
@@ -175,7 +184,7 @@ class LayerwiseModule(LightningModule):
         total, count = sums
         self._stop_if_not_finite(total / count)  # of all processes: one that stops alone leaves the others waiting
         self.log("train/loss_step", total / count, prog_bar=True, batch_size=samples)
-        self.log("train/loss", total / count, on_step=False, on_epoch=True, batch_size=samples, sync_dist=True)
+        self._epoch_loss = self._epoch_loss.to(sums.device) + sums
         return loss * (samples * world / count).to(loss.dtype) if world > 1 else loss
 
     def _stop_if_not_finite(self, loss: Tensor) -> None:
@@ -264,7 +273,27 @@ class LayerwiseModule(LightningModule):
         if isinstance(model := self.trainer.strategy.model, DistributedDataParallel):
             model.broadcast_buffers = False
 
+    def on_train_epoch_start(self) -> None:
+        self._epoch_loss = torch.zeros_like(self._epoch_loss)
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the loss over all samples of the epoch, those before an interruption too."""
+        total, count = self._epoch_loss
+        self.log("train/loss", total / count)
+
     def on_train_start(self) -> None:
+        if self._random_states:
+            if len(self._random_states) == self.trainer.world_size:
+                put_back(self._random_states[self.trainer.global_rank])
+            else:
+                rank_zero_info(
+                    f"The checkpoint is of {len(self._random_states)} processes, but {self.trainer.world_size} go on: "
+                    "what is random in the model (dropout) is drawn anew."
+                )
+            self._random_states = []
+        # what `seed_everything` was told, since building a model may set torch's own
+        seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
+        self._seed = self.trainer.strategy.broadcast(seed)
         if self._found_rate is not None:
             (optimizer,) = self.trainer.optimizers
             self._rates = [group.get("lr", self._found_rate) for group in self.grouped_parameters()]
@@ -279,6 +308,8 @@ class LayerwiseModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer is None or not self.trainer.training:
             return
+        self._random_states = checkpoint.get(RANDOM_STATES, [])
+        self._epoch_loss = checkpoint.get(EPOCH_LOSS, self._epoch_loss)
         optimizer, schedule = self._make_optimizer()
         prefer_given_options(checkpoint, optimizer, dict(self.hparams))
         scheduled = self.objective.follows_length or isinstance(schedule, WarmupDecay)
@@ -288,6 +319,8 @@ class LayerwiseModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[RATES] = self._rates
+        checkpoint[RANDOM_STATES] = random_states()
+        checkpoint[EPOCH_LOSS] = self._epoch_loss
         if self.trainer.num_training_batches < inf:
             checkpoint[STEPS_PER_EPOCH] = self._steps_per_epoch()
 

@@ -1,7 +1,12 @@
-"""Resuming: what a checkpoint carries of the optimizer and of the training's length, and what the user gives now."""
+"""Resuming: what a checkpoint carries of the optimizer, of the training's length and of random generators, and what the
+user gives now."""
 
+import random
 from typing import Any
 
+import numpy as np
+import torch
+from torch import distributed
 from torch.optim import Optimizer
 
 from layersim.errors import UserError
@@ -10,6 +15,43 @@ STEPS_PER_EPOCH = "steps_per_epoch"
 """A checkpoint's entry: how many optimizer steps an epoch took."""
 RATES = "learning_rates"
 """A checkpoint's entry: the learning rate that each parameter group started from, which a schedule may have moved."""
+
+
+EPOCH_LOSS = "epoch_loss"
+"""A checkpoint's entry: (2,) the sum of the losses of the epoch's samples so far, and their number."""
+RANDOM_STATES = "random_states"
+"""A checkpoint's entry: where each process's random generators stood."""
+
+
+def random_states() -> list[dict[str, Any]]:
+    """Where the generators of torch, of the process's GPU, of NumPy and of Python stand, of every process by rank.
+
+    As tensors and numbers, which a checkpoint is read with (`weights_only`).
+    """
+    _, words, gauss = random.getstate()
+    _, keys, *rest = np.random.get_state()
+    own = {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "numpy": (torch.from_numpy(keys.astype(np.int64)), *rest),
+        "python": (torch.tensor(words), gauss),
+    }
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [own]
+    states: list[dict[str, Any]] = [{}] * distributed.get_world_size()
+    distributed.all_gather_object(states, own)
+    return states
+
+
+def put_back(state: dict[str, Any]) -> None:
+    """Sets this process's random generators to where one of `random_states` tells."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+    keys, *rest = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
+    words, gauss = state["python"]
+    random.setstate((3, tuple(words.tolist()), gauss))
 
 
 def starting_rates(optimizer: Optimizer) -> list[float]:
