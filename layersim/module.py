@@ -27,9 +27,11 @@ from layersim.precision import refuse_mps
 from layersim.runs.finders import is_searching, start_from
 from layersim.runs.resume import (
     EPOCH_LOSS,
+    FOLLOWED,
     RANDOM_STATES,
     RATES,
     STEPS_PER_EPOCH,
+    await_validation,
     check_length,
     prefer_given_options,
     put_back,
@@ -89,6 +91,7 @@ class LayerwiseModule(LightningModule):
         self._seed = 0
         self._random_states: list[dict[str, Any]] = []
         self._epoch_loss = torch.zeros(2, dtype=torch.float64)
+        self._followed: dict[str, float] = {}
         if compile:
             self.backbone.compile()
 
@@ -280,6 +283,10 @@ class LayerwiseModule(LightningModule):
         """Logs the loss over all samples of the epoch, those before an interruption too."""
         total, count = self._epoch_loss
         self.log("train/loss", total / count)
+        for name, value in self._followed.items():
+            if name not in self.trainer.callback_metrics:
+                self.log(name, value, logger=False)
+        self.trainer.fit_loop.on_iteration_done()  # else Lightning has no plateau schedule step in a resumed epoch
 
     def on_train_start(self) -> None:
         if self._random_states:
@@ -291,6 +298,14 @@ class LayerwiseModule(LightningModule):
                     "what is random in the model (dropout) is drawn anew."
                 )
             self._random_states = []
+        loop = self.trainer.fit_loop
+        if loop.restarted_on_epoch_end:  # under max_steps, Lightning would end the checkpoint's epoch a second time
+            loop.epoch_progress.increment_completed()
+            self._step_plateaus()
+            for restarted in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
+                restarted.on_iteration_done()
+        elif loop.resumed_on_epoch_end:
+            self._step_plateaus()
         # what `seed_everything` was told, since building a model may set torch's own
         seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
         self._seed = self.trainer.strategy.broadcast(seed)
@@ -305,11 +320,19 @@ class LayerwiseModule(LightningModule):
             if isinstance(config.scheduler, WarmupDecay):  # a batch size that was found since changes the length
                 config.scheduler.spread_over(self._total_steps())
 
+    def _step_plateaus(self) -> None:
+        """Schedules that follow a metric move after an epoch's checkpoint is saved."""
+        for config in self.trainer.lr_scheduler_configs:
+            due = config.interval == "epoch" and self.current_epoch % config.frequency == 0
+            if config.reduce_on_plateau and due and config.monitor in self._followed:
+                self.lr_scheduler_step(config.scheduler, self._followed[config.monitor])
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer is None or not self.trainer.training:
             return
         self._random_states = checkpoint.get(RANDOM_STATES, [])
         self._epoch_loss = checkpoint.get(EPOCH_LOSS, self._epoch_loss)
+        self._followed = checkpoint.get(FOLLOWED, {})
         optimizer, schedule = self._make_optimizer()
         prefer_given_options(checkpoint, optimizer, dict(self.hparams))
         scheduled = self.objective.follows_length or isinstance(schedule, WarmupDecay)
@@ -321,6 +344,12 @@ class LayerwiseModule(LightningModule):
         checkpoint[RATES] = self._rates
         checkpoint[RANDOM_STATES] = random_states()
         checkpoint[EPOCH_LOSS] = self._epoch_loss
+        measured = self.trainer.callback_metrics
+        followed = [config.monitor for config in self.trainer.lr_scheduler_configs if config.reduce_on_plateau]
+        checkpoint[FOLLOWED] = {name: float(measured[name]) for name in followed if name in measured}
+        loop = self.trainer.fit_loop
+        if "loops" in checkpoint and loop._data_fetcher is not None:
+            await_validation(checkpoint, due=loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
         if self.trainer.num_training_batches < inf:
             checkpoint[STEPS_PER_EPOCH] = self._steps_per_epoch()
 

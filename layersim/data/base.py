@@ -1,6 +1,7 @@
 """What all data modules share: named splits, loaders that are exact on any number of processes, and a preflight."""
 
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Protocol
@@ -211,8 +212,11 @@ class SplitDataModule(LightningDataModule, ABC):
         return self._loader(split, sampler, self.batch_size)
 
     def _batches_read(self) -> int:
-        """Of this epoch by a training that goes on within it; else 0."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
+        """Of this epoch by a training that goes on within it, all of them where it has only to be ended; else 0."""
+        if not self.trainer:
+            return 0
+        read = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return read if read < self.trainer.num_training_batches else sys.maxsize
 
     def val_dataloader(self) -> DataLoader[Sample]:
         return self._evaluation_loader(self.splits["val"])

@@ -1,15 +1,19 @@
 """Resuming: what a checkpoint carries of the optimizer, of the training's length and of random generators, and what the
 user gives now."""
 
+import csv
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import distributed
 from torch.optim import Optimizer
 
 from layersim.errors import UserError
+from layersim.runs.checkpoints import read_checkpoint
 
 STEPS_PER_EPOCH = "steps_per_epoch"
 """A checkpoint's entry: how many optimizer steps an epoch took."""
@@ -19,6 +23,8 @@ RATES = "learning_rates"
 
 EPOCH_LOSS = "epoch_loss"
 """A checkpoint's entry: (2,) the sum of the losses of the epoch's samples so far, and their number."""
+FOLLOWED = "followed_metrics"
+"""A checkpoint's entry: the last value of each metric that a `ReduceLROnPlateau` follows."""
 RANDOM_STATES = "random_states"
 """A checkpoint's entry: where each process's random generators stood."""
 
@@ -29,11 +35,11 @@ def random_states() -> list[dict[str, Any]]:
     As tensors and numbers, which a checkpoint is read with (`weights_only`).
     """
     _, words, gauss = random.getstate()
-    _, keys, *rest = np.random.get_state()
+    _, keys, *rest = np.random.get_state(legacy=True)
     own = {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-        "numpy": (torch.from_numpy(keys.astype(np.int64)), *rest),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "numpy": (torch.from_numpy(np.asarray(keys, np.int64)), *rest),
         "python": (torch.tensor(words), gauss),
     }
     if not (distributed.is_available() and distributed.is_initialized()):
@@ -52,6 +58,84 @@ def put_back(state: dict[str, Any]) -> None:
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
     words, gauss = state["python"]
     random.setstate((3, tuple(words.tolist()), gauss))
+
+
+def await_validation(checkpoint: dict[str, Any], *, due: bool) -> None:
+    """Rewrites, in place, the place in its epoch of a checkpoint that is being saved.
+
+    Lightning takes a checkpoint of a batch's end for one of after the validation that follows, and does not end an epoch
+    whose last batch it is of. So that a resumed training does both, it is marked as one of within that validation, before
+    its first batch.
+
+    Args:
+        checkpoint: as Lightning saves it.
+        due: whether the batch is followed by a validation.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    batches, validation = loops["epoch_loop.batch_progress"], loops["epoch_loop.val_loop.batch_progress"]
+    at_end = batches["total"]["completed"] + 1 == batches["total"]["processed"] == batches["total"]["ready"]
+    if at_end and (due or batches["is_last_batch"]):
+        for count in (batches["total"], batches["current"]):
+            count["completed"] += 1
+        if not due:
+            loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+    done = validation["current"]
+    if (at_end and due) or done["ready"] > done["completed"]:
+        validation["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+        validation["current"] = dict.fromkeys(validation["total"], 0)
+
+
+def find_run(where: Path, *, last: bool) -> tuple[Path, Path]:
+    """A run's `config.yaml` and its newest checkpoint that can be read.
+
+    Args:
+        where: the run's directory; with `last` an experiment's, of which the run with the newest checkpoint is taken.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted(where.glob("*/checkpoints/*.ckpt" if last else "checkpoints/*.ckpt"), key=_age)
+    if found and last:
+        found = [path for path in found if path.parent == found[-1].parent]
+    for path in reversed(found):
+        config = path.parent.parent / "config.yaml"
+        try:
+            checkpoint = read_checkpoint(path)
+        except UserError as error:
+            rank_zero_info(f"{error} The one before it is tried.")
+            continue
+        if not config.is_file():
+            raise UserError(f"{config.parent} holds no config.yaml to go on with. Give --config and --ckpt_path {path}.")
+        rank_zero_info(f"The run {config.parent} goes on from {path.name}, step {checkpoint['global_step']}.")
+        return config, path
+    raise UserError(
+        f"There is no readable checkpoint of {'a run in' if last else 'the run'} {where} to go on from. Give --resume the "
+        "directory of a run that has saved one, or train anew."
+    )
+
+
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def earlier_rows(path: Path, checkpoint: dict[str, Any]) -> list[dict[str, str]]:
+    """What the `metrics.csv` of a checkpoint's run tells of the training so far, less what will be logged again."""
+    if not path.is_file():
+        return []
+    loops, last = checkpoint["loops"]["fit_loop"], checkpoint["global_step"] - 1
+    epoch, validation = (loops[key]["total"] for key in ("epoch_progress", "epoch_loop.val_loop.batch_progress"))
+    again = (("train/loss",) if epoch["processed"] < epoch["ready"] else ()) + (
+        ("val/",) if validation["processed"] < validation["ready"] else ()
+    )
+    kept = []
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            filled = {name: value for name, value in row.items() if value}
+            step = int(filled["step"])
+            coming = "train/loss_step" not in filled and any(name.startswith(again) for name in filled)
+            if step < last or (step == last and not coming):
+                kept.append(filled)
+    return kept
 
 
 def starting_rates(optimizer: Optimizer) -> list[float]:
