@@ -25,19 +25,8 @@ from layersim.optimization.schedules import Interval, WarmupDecay, check_lasts, 
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
 from layersim.runs.finders import is_searching, start_from
-from layersim.runs.resume import (
-    EPOCH_LOSS,
-    FOLLOWED,
-    RANDOM_STATES,
-    RATES,
-    STEPS_PER_EPOCH,
-    await_validation,
-    check_length,
-    prefer_given_options,
-    put_back,
-    random_states,
-    starting_rates,
-)
+from layersim.runs.place import Place
+from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates
 
 _ALIKE = ParameterGroups()
 
@@ -89,9 +78,7 @@ class LayerwiseModule(LightningModule):
         self._found_rate: float | None = None
         self._rates: list[float] = []
         self._seed = 0
-        self._random_states: list[dict[str, Any]] = []
-        self._epoch_loss = torch.zeros(2, dtype=torch.float64)
-        self._followed: dict[str, float] = {}
+        self._place = Place()
         if compile:
             self.backbone.compile()
 
@@ -187,7 +174,7 @@ class LayerwiseModule(LightningModule):
         total, count = sums
         self._stop_if_not_finite(total / count)  # of all processes: one that stops alone leaves the others waiting
         self.log("train/loss_step", total / count, prog_bar=True, batch_size=samples)
-        self._epoch_loss = self._epoch_loss.to(sums.device) + sums
+        self._place.add(sums)
         return loss * (samples * world / count).to(loss.dtype) if world > 1 else loss
 
     def _stop_if_not_finite(self, loss: Tensor) -> None:
@@ -277,35 +264,13 @@ class LayerwiseModule(LightningModule):
             model.broadcast_buffers = False
 
     def on_train_epoch_start(self) -> None:
-        self._epoch_loss = torch.zeros_like(self._epoch_loss)
+        self._place.begin_epoch()
 
     def on_train_epoch_end(self) -> None:
-        """Logs the loss over all samples of the epoch, those before an interruption too."""
-        total, count = self._epoch_loss
-        self.log("train/loss", total / count)
-        for name, value in self._followed.items():
-            if name not in self.trainer.callback_metrics:
-                self.log(name, value, logger=False)
-        self.trainer.fit_loop.on_iteration_done()  # else Lightning has no plateau schedule step in a resumed epoch
+        self._place.end_epoch(self)
 
     def on_train_start(self) -> None:
-        if self._random_states:
-            if len(self._random_states) == self.trainer.world_size:
-                put_back(self._random_states[self.trainer.global_rank])
-            else:
-                rank_zero_info(
-                    f"The checkpoint is of {len(self._random_states)} processes, but {self.trainer.world_size} go on: "
-                    "what is random in the model (dropout) is drawn anew."
-                )
-            self._random_states = []
-        loop = self.trainer.fit_loop
-        if loop.restarted_on_epoch_end:  # under max_steps, Lightning would end the checkpoint's epoch a second time
-            loop.epoch_progress.increment_completed()
-            self._step_plateaus()
-            for restarted in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
-                restarted.on_iteration_done()
-        elif loop.resumed_on_epoch_end:
-            self._step_plateaus()
+        self._place.take_up(self)
         # what `seed_everything` was told, since building a model may set torch's own
         seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
         self._seed = self.trainer.strategy.broadcast(seed)
@@ -320,19 +285,10 @@ class LayerwiseModule(LightningModule):
             if isinstance(config.scheduler, WarmupDecay):  # a batch size that was found since changes the length
                 config.scheduler.spread_over(self._total_steps())
 
-    def _step_plateaus(self) -> None:
-        """Schedules that follow a metric move after an epoch's checkpoint is saved."""
-        for config in self.trainer.lr_scheduler_configs:
-            due = config.interval == "epoch" and self.current_epoch % config.frequency == 0
-            if config.reduce_on_plateau and due and config.monitor in self._followed:
-                self.lr_scheduler_step(config.scheduler, self._followed[config.monitor])
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer is None or not self.trainer.training:
             return
-        self._random_states = checkpoint.get(RANDOM_STATES, [])
-        self._epoch_loss = checkpoint.get(EPOCH_LOSS, self._epoch_loss)
-        self._followed = checkpoint.get(FOLLOWED, {})
+        self._place.load(checkpoint)
         optimizer, schedule = self._make_optimizer()
         prefer_given_options(checkpoint, optimizer, dict(self.hparams))
         scheduled = self.objective.follows_length or isinstance(schedule, WarmupDecay)
@@ -342,14 +298,7 @@ class LayerwiseModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[RATES] = self._rates
-        checkpoint[RANDOM_STATES] = random_states()
-        checkpoint[EPOCH_LOSS] = self._epoch_loss
-        measured = self.trainer.callback_metrics
-        followed = [config.monitor for config in self.trainer.lr_scheduler_configs if config.reduce_on_plateau]
-        checkpoint[FOLLOWED] = {name: float(measured[name]) for name in followed if name in measured}
-        loop = self.trainer.fit_loop
-        if "loops" in checkpoint and loop._data_fetcher is not None:
-            await_validation(checkpoint, due=loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
+        self._place.save(checkpoint, self.trainer)
         if self.trainer.num_training_batches < inf:
             checkpoint[STEPS_PER_EPOCH] = self._steps_per_epoch()
 

@@ -1,15 +1,11 @@
-"""Resuming: what a checkpoint carries of the optimizer, of the training's length and of random generators, and what the
-user gives now."""
+"""Resuming: which run goes on, what a checkpoint carries of the optimizer and of the training's length, and what the user
+gives now."""
 
 import csv
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import distributed
 from torch.optim import Optimizer
 
 from layersim.errors import UserError
@@ -19,70 +15,6 @@ STEPS_PER_EPOCH = "steps_per_epoch"
 """A checkpoint's entry: how many optimizer steps an epoch took."""
 RATES = "learning_rates"
 """A checkpoint's entry: the learning rate that each parameter group started from, which a schedule may have moved."""
-
-
-EPOCH_LOSS = "epoch_loss"
-"""A checkpoint's entry: (2,) the sum of the losses of the epoch's samples so far, and their number."""
-FOLLOWED = "followed_metrics"
-"""A checkpoint's entry: the last value of each metric that a `ReduceLROnPlateau` follows."""
-RANDOM_STATES = "random_states"
-"""A checkpoint's entry: where each process's random generators stood."""
-
-
-def random_states() -> list[dict[str, Any]]:
-    """Where the generators of torch, of the process's GPU, of NumPy and of Python stand, of every process by rank.
-
-    As tensors and numbers, which a checkpoint is read with (`weights_only`).
-    """
-    _, words, gauss = random.getstate()
-    _, keys, *rest = np.random.get_state(legacy=True)
-    own = {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "numpy": (torch.from_numpy(np.asarray(keys, np.int64)), *rest),
-        "python": (torch.tensor(words), gauss),
-    }
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [own]
-    states: list[dict[str, Any]] = [{}] * distributed.get_world_size()
-    distributed.all_gather_object(states, own)
-    return states
-
-
-def put_back(state: dict[str, Any]) -> None:
-    """Sets this process's random generators to where one of `random_states` tells."""
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
-    keys, *rest = state["numpy"]
-    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
-    words, gauss = state["python"]
-    random.setstate((3, tuple(words.tolist()), gauss))
-
-
-def await_validation(checkpoint: dict[str, Any], *, due: bool) -> None:
-    """Rewrites, in place, the place in its epoch of a checkpoint that is being saved.
-
-    Lightning takes a checkpoint of a batch's end for one of after the validation that follows, and does not end an epoch
-    whose last batch it is of. So that a resumed training does both, it is marked as one of within that validation, before
-    its first batch.
-
-    Args:
-        checkpoint: as Lightning saves it.
-        due: whether the batch is followed by a validation.
-    """
-    loops = checkpoint["loops"]["fit_loop"]
-    batches, validation = loops["epoch_loop.batch_progress"], loops["epoch_loop.val_loop.batch_progress"]
-    at_end = batches["total"]["completed"] + 1 == batches["total"]["processed"] == batches["total"]["ready"]
-    if at_end and (due or batches["is_last_batch"]):
-        for count in (batches["total"], batches["current"]):
-            count["completed"] += 1
-        if not due:
-            loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
-    done = validation["current"]
-    if (at_end and due) or done["ready"] > done["completed"]:
-        validation["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-        validation["current"] = dict.fromkeys(validation["total"], 0)
 
 
 def find_run(where: Path, *, last: bool) -> tuple[Path, Path]:
@@ -105,7 +37,9 @@ def find_run(where: Path, *, last: bool) -> tuple[Path, Path]:
             rank_zero_info(f"{error} The one before it is tried.")
             continue
         if not config.is_file():
-            raise UserError(f"{config.parent} holds no config.yaml to go on with. Give --config and --ckpt_path {path}.")
+            raise UserError(
+                f"{config.parent} holds no config.yaml to go on with. Give --config and --ckpt_path {path}."
+            )
         rank_zero_info(f"The run {config.parent} goes on from {path.name}, step {checkpoint['global_step']}.")
         return config, path
     raise UserError(
@@ -170,7 +104,9 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
     for state in checkpoint.get("optimizer_states", []):
         groups = state["param_groups"]
         _refuse_change("parameter groups", [*map(_told, groups)], [*map(_told, given.param_groups)])
-        for number, (group, now, rate) in enumerate(zip(groups, given.param_groups, starting_rates(given), strict=True)):
+        for number, (group, now, rate) in enumerate(
+            zip(groups, given.param_groups, starting_rates(given), strict=True)
+        ):
             options = {key: value for key, value in now.items() if key not in moved}
             if missing := options.keys() - group.keys():
                 raise UserError(
