@@ -10,6 +10,7 @@ from layersim.__main__ import main
 from layersim.report.records import read_records
 from tests import tiny
 from tests.commands.test_interruption import INTERRUPTED
+from tests.processes import run_command
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a directory of its own
 
@@ -89,3 +90,16 @@ def test_what_cannot_go_on_is_refused(
     assert main(["fit", *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_go_on_within_an_epoch(tmp_path: Path) -> None:
+    """Each with its own dropout; the last step's samples do not divide by two."""
+    every = ["ModelCheckpoint", "every_n_train_steps=3", "save_top_k=-1", "filename={step:03d}"]
+    kept = [f"--trainer.callbacks{'.' if number else '+='}{word}" for number, word in enumerate(every)]
+    words = [*tiny.FLAGS, DROPOUT, *kept, "--data.batch_size=100", "--trainer.max_epochs=2"]
+    whole = run_command("fit", 2, tmp_path / "whole", *words)
+    for later in set((whole / "checkpoints").glob("*.ckpt")) - {whole / "checkpoints" / "step=003.ckpt"}:
+        later.rename(tmp_path / later.name)
+    again = run_command("fit", 2, tmp_path / "again", f"--resume={whole}")
+    (tmp_path / "last.ckpt").rename(whole / "checkpoints" / "last.ckpt")
+    same(again, whole)

@@ -147,7 +147,8 @@ def test_without_the_random_states_another_training_comes_out(tmp_path: Path, mo
 
 def test_generators_go_on_where_they_stood() -> None:
     def draw() -> list[float]:
-        return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item()]  # noqa: NPY002
+        numpy = [np.random.rand(), np.random.randn()]  # noqa: NPY002
+        return [random.random(), random.gauss(0, 1), *numpy, torch.rand(1).item()]
 
     draw()  # leaves the second half of a pair of normal numbers behind
     (state,) = random_states()
