@@ -25,6 +25,7 @@ from layersim.optimization.schedules import Interval, WarmupDecay, check_lasts, 
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
 from layersim.runs.finders import is_searching, start_from
+from layersim.runs.place import Place
 from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates
 
 _ALIKE = ParameterGroups()
@@ -77,6 +78,7 @@ class LayerwiseModule(LightningModule):
         self._found_rate: float | None = None
         self._rates: list[float] = []
         self._seed = 0
+        self._place = Place()
         if compile:
             self.backbone.compile()
 
@@ -105,9 +107,6 @@ class LayerwiseModule(LightningModule):
     def setup(self, stage: str) -> None:
         refuse_mps(self.trainer.strategy.root_device)
         strategy = self.trainer.strategy  # whatever it was named by; what the user told it to do stays
-        if stage == "fit":
-            # what `seed_everything` was told, since building a model may set torch's own
-            self._seed = strategy.broadcast(int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())))
         if stage == "fit" and isinstance(strategy, DDPStrategy) and self.has_unused_parameters:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
@@ -175,7 +174,7 @@ class LayerwiseModule(LightningModule):
         total, count = sums
         self._stop_if_not_finite(total / count)  # of all processes: one that stops alone leaves the others waiting
         self.log("train/loss_step", total / count, prog_bar=True, batch_size=samples)
-        self.log("train/loss", total / count, on_step=False, on_epoch=True, batch_size=samples, sync_dist=True)
+        self._place.add(sums)
         return loss * (samples * world / count).to(loss.dtype) if world > 1 else loss
 
     def _stop_if_not_finite(self, loss: Tensor) -> None:
@@ -264,7 +263,17 @@ class LayerwiseModule(LightningModule):
         if isinstance(model := self.trainer.strategy.model, DistributedDataParallel):
             model.broadcast_buffers = False
 
+    def on_train_epoch_start(self) -> None:
+        self._place.begin_epoch()
+
+    def on_train_epoch_end(self) -> None:
+        self._place.end_epoch(self)
+
     def on_train_start(self) -> None:
+        self._place.take_up(self)
+        # what `seed_everything` was told, since building a model may set torch's own
+        seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
+        self._seed = self.trainer.strategy.broadcast(seed)
         if self._found_rate is not None:
             (optimizer,) = self.trainer.optimizers
             self._rates = [group.get("lr", self._found_rate) for group in self.grouped_parameters()]
@@ -279,6 +288,7 @@ class LayerwiseModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer is None or not self.trainer.training:
             return
+        self._place.load(checkpoint)
         optimizer, schedule = self._make_optimizer()
         prefer_given_options(checkpoint, optimizer, dict(self.hparams))
         scheduled = self.objective.follows_length or isinstance(schedule, WarmupDecay)
@@ -288,6 +298,7 @@ class LayerwiseModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[RATES] = self._rates
+        self._place.save(checkpoint, self.trainer)
         if self.trainer.num_training_batches < inf:
             checkpoint[STEPS_PER_EPOCH] = self._steps_per_epoch()
 

@@ -1,6 +1,7 @@
 """What the options themselves tell before anything is built."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,6 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.runs.checkpoints import read_checkpoint
+from layersim.runs.directory import DEFAULT_ROOT
+from layersim.runs.resume import find_run
 
 _LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
 
@@ -62,12 +65,49 @@ def with_checkpoint(given: list[str]) -> list[str]:
     return [given[0], "--config", yaml.safe_dump(stored), *given[1:]]
 
 
+def resumed(given: list[str]) -> list[str]:
+    """A verb and its words with the recipe and the checkpoint that a typed `--resume` stands for."""
+    if given[0] != "fit" or (where := _typed(given, "--resume", "a run's directory or `last`")) is None:
+        return given
+    if _typed(given, "--ckpt_path", "a path") is not None:
+        raise UserError("--resume finds its checkpoint by itself. Leave --ckpt_path or --resume out.")
+    place = Path(where)
+    if last := where == "last":
+        root, experiment = (_told(given, option) for option in ("trainer.default_root_dir", "experiment"))
+        place = Path(root or DEFAULT_ROOT) / (experiment or "default")
+    config, checkpoint = find_run(place, last=last)
+    rest = given[1:]
+    if f"--resume={where}" in rest:
+        rest.remove(f"--resume={where}")
+    else:
+        del rest[(at := rest.index("--resume")) : at + 2]
+    return [given[0], "--config", str(config), "--ckpt_path", str(checkpoint), *rest]
+
+
+def _told(given: list[str], option: str) -> str | None:
+    """What is typed of an option, or else stands in the last typed recipe that tells it."""
+    told: Any = None
+    for word, following in zip(given, [*given[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name in ("--config", "-c") and Path(path := value if equals else following).is_file():
+            recipe: Any = yaml.safe_load(Path(path).read_text())
+            for key in option.split("."):
+                recipe = recipe.get(key) if isinstance(recipe, dict) else None
+            told = recipe or told
+    return _typed(given, f"--{option}", "a name") or told
+
+
 def _typed_checkpoint(args: list[str]) -> str | None:
+    path = _typed(args, "--ckpt_path", "a path")
+    return None if path == "null" else path
+
+
+def _typed(args: list[str], option: str, expected: str) -> str | None:
     for word, following in zip(args, [*args[1:], ""], strict=True):
         name, equals, value = word.partition("=")
-        if name == "--ckpt_path":
-            path = value if equals else following
-            if not path or (not equals and following.startswith("-")):
-                raise UserError(f"Expected a path behind --ckpt_path, but got {following or 'none'}.")
-            return None if path == "null" else path
+        if name == option:
+            told = value if equals else following
+            if not told or (not equals and following.startswith("-")):
+                raise UserError(f"Expected {expected} behind {option}, but got {following or 'none'}.")
+            return told
     return None

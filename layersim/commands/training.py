@@ -25,7 +25,7 @@ from layersim.commands.exits import ExitRequest, calibrate_exits
 from layersim.commands.export import export_model
 from layersim.commands.models import make_data
 from layersim.commands.parser import Parser
-from layersim.commands.preflight import check_limits, classes_of, is_new_head, with_checkpoint
+from layersim.commands.preflight import check_limits, classes_of, is_new_head, resumed, with_checkpoint
 from layersim.commands.refusals import refusing, running
 from layersim.data import SplitDataModule
 from layersim.export import check_destination
@@ -34,6 +34,7 @@ from layersim.runs import directory as run_directory
 from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoint
 from layersim.runs.configuration import RunConfig
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
+from layersim.runs.resume import earlier_rows
 from layersim.runs.tracking import RunLogger, finish
 from layersim.runs.whole_checkpoints import WholeCheckpoints
 from layersim.sweep.flags import from_agent, under_agent
@@ -98,11 +99,20 @@ class LayerwiseCLI(LightningCLI):
             default=None,
             help="Default callbacks to leave out, by the names of their classes: SimilarityHeatmaps,ExitCurveMonitor.",
         )
+        if self._verb == "fit":
+            parser.add_argument(
+                "--resume",
+                type=str | None,
+                default=None,
+                help="Go on with the run of this directory, or with the `last` of the experiment, from its newest "
+                "checkpoint and by its configuration.",
+            )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
-        self.config = parser.parse_args(with_checkpoint(args))
+        self.config = parser.parse_args(with_checkpoint(resumed(args)))
         verb = self.config.subcommand
+        self.config[verb].pop("resume", None)
         trainer, default = self.config[verb].trainer, self._parser(verb).get_defaults().trainer.callbacks
         given = _as_list(trainer.callbacks)
         trainer.callbacks, replaced = with_defaults(given, default, self.config[verb].without)
@@ -166,8 +176,11 @@ class LayerwiseCLI(LightningCLI):
         if config.enable_checkpointing is False:
             config.callbacks = [call for call in config.callbacks if not isinstance(call, Checkpoint)]
         directory = self._directory()
-        csv = CSVLogger(directory, name="", version="")
-        _ = csv.experiment  # opened while the directory is still empty, else Lightning warns that it is not
+        csv = CSVLogger(directory, name="", version="", flush_logs_every_n_steps=1)  # a killed run's is whole
+        table = csv.experiment  # opened while the directory is still empty, else Lightning warns that it is not
+        if self.subcommand == "fit" and checkpoint and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            path = Path(self._get(self.config, "ckpt_path"))
+            table.metrics.extend(earlier_rows(path.parent.parent / "metrics.csv", checkpoint))
         others = [logger for logger in _as_list(config.logger) if not isinstance(logger, bool)]
         name = f"{self._place()[1]}/{directory.name}"
         run_id = checkpoint.get("layersim", {}).get("wandb_run_id") if self.subcommand == "fit" else None

@@ -1,8 +1,9 @@
 """What all data modules share: named splits, loaders that are exact on any number of processes, and a preflight."""
 
 import os
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -27,6 +28,22 @@ class Reader(Protocol):
     @property
     def input_size(self) -> tuple[int, int, int] | None:
         """(channels, height, width) of the images that it reads; None if any will do, or if it reads no images."""
+
+
+class Loader(DataLoader[Sample]):
+    """A loader that begins an epoch with its first batch: Lightning asks for the iterator before it tells a resumed
+    training's epoch, and workers that read ahead would read another one's order.
+
+    To Lightning it is one that can go on within an epoch. It keeps no state for that: `TrainSampler` asks the trainer.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 class SplitDataModule(LightningDataModule, ABC):
@@ -189,8 +206,17 @@ class SplitDataModule(LightningDataModule, ABC):
         split = self.splits["train"]
         split.run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # as `seed_everything` leaves it
         seeds = {"seed": self.seed, "run_seed": split.run_seed}
-        sampler = TrainSampler(split, self.batch_size, **seeds, drop_last=self.drop_last, lengths=split.lengths)
+        sampler = TrainSampler(
+            split, self.batch_size, **seeds, drop_last=self.drop_last, lengths=split.lengths, place=self._batches_read
+        )
         return self._loader(split, sampler, self.batch_size)
+
+    def _batches_read(self) -> int:
+        """Of this epoch by a training that goes on within it, all of them where it has only to be ended; else 0."""
+        if not self.trainer:
+            return 0
+        read = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return read if read < self.trainer.num_training_batches else sys.maxsize
 
     def val_dataloader(self) -> DataLoader[Sample]:
         return self._evaluation_loader(self.splits["val"])
@@ -216,7 +242,7 @@ class SplitDataModule(LightningDataModule, ABC):
         return self._loader(split, EvaluationSampler(split, batch_size, order=order), batch_size)
 
     def _loader(self, split: Split, sampler: EvaluationSampler | TrainSampler, batch_size: int) -> DataLoader[Sample]:
-        return DataLoader(
+        return Loader(
             split,
             batch_size=batch_size,
             sampler=sampler,

@@ -5,7 +5,7 @@ little, and training by an epoch's last step. These two deal out one process's b
 DistributedSampler because Lightning leaves such samplers alone, whatever its use_distributed_sampler says.
 """
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import cast
 
 import numpy as np
@@ -144,6 +144,7 @@ class TrainSampler(DistributedSampler[int]):
         run_seed: of the run, not negative: runs that differ in it alone read in other orders.
         drop_last: leave the last, partial global batch out.
         lengths: (N,) of each sample, for a permutation whose global batches are alike in length; None: any permutation.
+        place: tells, when an epoch's reading begins, how many of its batches a resumed training has read already.
 
     Raises:
         UserError: batch_size below 1; too few samples for a single step.
@@ -160,6 +161,7 @@ class TrainSampler(DistributedSampler[int]):
         run_seed: int = 0,
         drop_last: bool = False,
         lengths: Integers | None = None,
+        place: Callable[[], int] = int,
     ) -> None:
         _check_batch_size(batch_size)
         super().__init__(cast(Dataset[int], dataset), *_place(num_replicas, rank), seed=seed, drop_last=drop_last)
@@ -176,6 +178,7 @@ class TrainSampler(DistributedSampler[int]):
         self.global_batch_size = batch_size * self.num_replicas
         self.run_seed = run_seed
         self.lengths = lengths
+        self.place = place
 
     def __iter__(self) -> Iterator[int]:
         # torch's own sampler adds seed and epoch, which makes epoch 1 of seed 0 the same as epoch 0 of seed 1
@@ -184,7 +187,7 @@ class TrainSampler(DistributedSampler[int]):
             order = generator.permutation(self.total_size)
         else:
             order = bucketed_order(self.lengths, self.global_batch_size, generator)
-        for share in self.shares:
+        for share in self.shares[self.place() :]:
             yield from order[share.start : share.stop].tolist()
 
     def set_epoch(self, epoch: int) -> None:

@@ -1,15 +1,75 @@
-"""Resuming: what a checkpoint carries of the optimizer and of the training's length, and what the user gives now."""
+"""Resuming: which run goes on, what a checkpoint carries of the optimizer and of the training's length, and what the user
+gives now."""
 
+import csv
+from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
 from layersim.errors import UserError
+from layersim.runs.checkpoints import read_checkpoint
 
 STEPS_PER_EPOCH = "steps_per_epoch"
 """A checkpoint's entry: how many optimizer steps an epoch took."""
 RATES = "learning_rates"
 """A checkpoint's entry: the learning rate that each parameter group started from, which a schedule may have moved."""
+
+
+def find_run(where: Path, *, last: bool) -> tuple[Path, Path]:
+    """A run's `config.yaml` and its newest checkpoint that can be read.
+
+    Args:
+        where: the run's directory; with `last` an experiment's, of which the run with the newest checkpoint is taken.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted(where.glob("*/checkpoints/*.ckpt" if last else "checkpoints/*.ckpt"), key=_age)
+    if found and last:
+        found = [path for path in found if path.parent == found[-1].parent]
+    for path in reversed(found):
+        config = path.parent.parent / "config.yaml"
+        try:
+            checkpoint = read_checkpoint(path)
+        except UserError as error:
+            rank_zero_info(f"{error} The one before it is tried.")
+            continue
+        if not config.is_file():
+            raise UserError(
+                f"{config.parent} holds no config.yaml to go on with. Give --config and --ckpt_path {path}."
+            )
+        rank_zero_info(f"The run {config.parent} goes on from {path.name}, step {checkpoint['global_step']}.")
+        return config, path
+    raise UserError(
+        f"There is no readable checkpoint of {'a run in' if last else 'the run'} {where} to go on from. Give --resume the "
+        "directory of a run that has saved one, or train anew."
+    )
+
+
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def earlier_rows(path: Path, checkpoint: dict[str, Any]) -> list[dict[str, str]]:
+    """What the `metrics.csv` of a checkpoint's run tells of the training so far, less what will be logged again."""
+    if not path.is_file():
+        return []
+    loops, last = checkpoint["loops"]["fit_loop"], checkpoint["global_step"] - 1
+    epoch, validation = (loops[key]["total"] for key in ("epoch_progress", "epoch_loop.val_loop.batch_progress"))
+    again = (("train/loss",) if epoch["processed"] < epoch["ready"] else ()) + (
+        ("val/",) if validation["processed"] < validation["ready"] else ()
+    )
+    kept = []
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            filled = {name: value for name, value in row.items() if value}
+            step = int(filled["step"])
+            coming = "train/loss_step" not in filled and any(name.startswith(again) for name in filled)
+            if step < last or (step == last and not coming):
+                kept.append(filled)
+    return kept
 
 
 def starting_rates(optimizer: Optimizer) -> list[float]:

@@ -1,0 +1,140 @@
+"""Where in its epoch a training stands, beyond weights, optimizer and schedule: a resumed one goes on bit by bit."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, distributed
+
+PLACE = "place"
+"""A checkpoint's entry: what `Place` keeps."""
+
+
+class Place:
+    """What a checkpoint carries of a training's place: the random states of every process, the sum of the losses of the
+    epoch's samples so far, and the last value of each metric that a `ReduceLROnPlateau` follows."""
+
+    def __init__(self) -> None:
+        self._loss = torch.zeros(2, dtype=torch.float64)
+        self._random_states: list[dict[str, Any]] = []
+        self._followed: dict[str, float] = {}
+
+    def save(self, checkpoint: dict[str, Any], trainer: Trainer) -> None:
+        """Writes the place into a checkpoint that is being saved."""
+        measured = trainer.callback_metrics
+        followed = [config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
+        checkpoint[PLACE] = {
+            "random_states": random_states(),
+            "loss": self._loss,
+            "followed": {name: float(measured[name]) for name in followed if name in measured},
+        }
+        loop = trainer.fit_loop
+        if "loops" in checkpoint and (fetcher := loop._data_fetcher) is not None:
+            await_validation(checkpoint, due=loop.epoch_loop._should_check_val_fx(fetcher))
+
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        """Reads a checkpoint's place; one of an earlier version has none."""
+        if place := checkpoint.get(PLACE):
+            self._random_states, self._loss, self._followed = place["random_states"], place["loss"], place["followed"]
+
+    def take_up(self, module: LightningModule) -> None:
+        """Puts back what was loaded, when nothing but training's first batch or epoch follows."""
+        trainer, stored = module.trainer, len(self._random_states)
+        if stored == trainer.world_size:
+            put_back(self._random_states[trainer.global_rank])
+        elif stored:
+            rank_zero_info(
+                f"The checkpoint is of {stored} process(es), but {trainer.world_size} go on: what is random in the "
+                "model (dropout) is drawn anew."
+            )
+        self._random_states = []
+        loop = trainer.fit_loop
+        if loop.restarted_on_epoch_end:  # under max_steps, Lightning would end the checkpoint's epoch a second time
+            loop.epoch_progress.increment_completed()
+            self._step_plateaus(module)
+            for restarted in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
+                restarted.on_iteration_done()
+        elif loop.resumed_on_epoch_end:
+            self._step_plateaus(module)
+
+    def _step_plateaus(self, module: LightningModule) -> None:
+        """Schedules that follow a metric move after an epoch's checkpoint is saved."""
+        for config in module.trainer.lr_scheduler_configs:
+            due = config.interval == "epoch" and module.current_epoch % config.frequency == 0
+            if config.reduce_on_plateau and due and config.monitor in self._followed:
+                module.lr_scheduler_step(config.scheduler, self._followed[config.monitor])
+
+    def begin_epoch(self) -> None:
+        self._loss = torch.zeros_like(self._loss)
+
+    def add(self, loss: Tensor) -> None:
+        """Adds (2,) the sum of a batch's losses and its samples, of all processes."""
+        self._loss = self._loss.to(loss.device) + loss
+
+    def end_epoch(self, module: LightningModule) -> None:
+        """Logs the loss over all samples of the epoch, those before an interruption too."""
+        total, count = self._loss
+        module.log("train/loss", total / count)
+        for name, value in self._followed.items():
+            if name not in module.trainer.callback_metrics:
+                module.log(name, value, logger=False)
+        module.trainer.fit_loop.on_iteration_done()  # else Lightning has no plateau schedule step in a resumed epoch
+
+
+def await_validation(checkpoint: dict[str, Any], *, due: bool) -> None:
+    """Rewrites, in place, the place in its epoch of a checkpoint that is being saved.
+
+    Lightning takes a checkpoint of a batch's end for one of after the validation that follows, and does not end an
+    epoch whose last batch it is of. So that a resumed training does both, it is marked as one of within that
+    validation, before its first batch.
+
+    Args:
+        checkpoint: as Lightning saves it.
+        due: whether the batch is followed by a validation.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    batches, validation = loops["epoch_loop.batch_progress"], loops["epoch_loop.val_loop.batch_progress"]
+    at_end = batches["total"]["completed"] + 1 == batches["total"]["processed"] == batches["total"]["ready"]
+    if at_end and (due or batches["is_last_batch"]):
+        for count in (batches["total"], batches["current"]):
+            count["completed"] += 1
+        if not due:
+            loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+    done = validation["current"]
+    if (at_end and due) or done["ready"] > done["completed"]:
+        validation["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+        validation["current"] = dict.fromkeys(validation["total"], 0)
+
+
+def random_states() -> list[dict[str, Any]]:
+    """Where the generators of torch, of the process's GPU, of NumPy and of Python stand, of every process by rank.
+
+    As tensors and numbers, which a checkpoint is read with (`weights_only`).
+    """
+    _, words, gauss = random.getstate()
+    _, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (the generator that others draw from)
+    own = {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "numpy": (torch.from_numpy(np.asarray(keys, np.int64)), *rest),
+        "python": (torch.tensor(words), gauss),
+    }
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [own]
+    states: list[dict[str, Any]] = [{}] * distributed.get_world_size()
+    distributed.all_gather_object(states, own)
+    return states
+
+
+def put_back(state: dict[str, Any]) -> None:
+    """Sets this process's random generators to where one of `random_states` tells."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+    keys, *rest = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    words, gauss = state["python"]
+    random.setstate((3, tuple(words.tolist()), gauss))

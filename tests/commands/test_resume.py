@@ -1,0 +1,105 @@
+"""`fit --resume`: a killed run goes on by its directory alone, and tells each epoch once."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from layersim.__main__ import main
+from layersim.report.records import read_records
+from tests import tiny
+from tests.commands.test_interruption import INTERRUPTED
+from tests.processes import run_command
+
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a directory of its own
+
+DROPOUT = "--model.backbone.model_args.proj_drop_rate=0.2"
+STEPS = ["ModelCheckpoint", "filename=step", "every_n_train_steps=2", "enable_version_counter=false"]
+OPTIONS = [*tiny.FLAGS, DROPOUT, "--trainer.max_epochs=3", "--trainer.limit_train_batches=7", "--experiment=mine"]
+OPTIONS += [f"--trainer.callbacks{'.' if number else '+='}{word}" for number, word in enumerate(STEPS)]
+OPTIONS += ["--trainer.log_every_n_steps=1", "--trainer.callbacks+=tests.commands.test_interruption.Interrupt"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two runs of one training, the second killed within its second epoch: `whole` and `killed`."""
+    root = tmp_path_factory.mktemp("resume")
+    for name, epoch, status in (("whole", 9, 0), ("killed", 1, INTERRUPTED)):
+        words = [*OPTIONS, f"--trainer.callbacks.epoch={epoch}", f"--trainer.default_root_dir={root}"]
+        assert main(["fit", *words]) == status
+        (run,) = (path for path in root.glob("mine/*") if path.name not in ("whole", "killed"))
+        run.rename(run.with_name(name))
+    return root
+
+
+def resumed(root: Path, *words: str) -> Path:
+    before = set(root.glob("mine/*"))
+    assert main(["fit", *words, "--trainer.callbacks.epoch=9"]) == 0
+    (run,) = set(root.glob("mine/*")) - before
+    return run
+
+
+def same(run: Path, whole: Path) -> None:
+    one, other = (torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for path in (run, whole))
+    assert all(value.equal(other[name]) for name, value in one.items())
+    assert read_records(run / "layers.jsonl") == read_records(whole / "layers.jsonl")
+    assert (run / "metrics.csv").read_text() == (whole / "metrics.csv").read_text(), "each epoch and step once"
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "step"])
+def test_a_killed_run_goes_on_by_its_directory(checkpoint: str, root: Path, tmp_path: Path) -> None:
+    """From the end of its first epoch, and from a step that follows."""
+    killed = root / "mine" / "killed"
+    stamp = (killed / "checkpoints" / "last.ckpt").stat().st_mtime + (1 if checkpoint == "step" else -1)
+    os.utime(killed / "checkpoints" / "step.ckpt", (stamp, stamp))
+    same(resumed(root, f"--resume={killed}"), root / "mine" / "whole")
+
+
+def test_the_last_run_of_the_experiment_is_found_and_a_damaged_checkpoint_passed_over(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed, whole = root / "mine" / "killed", root / "mine" / "whole"
+    others = [path for path in root.glob("mine/*") if path not in (killed, whole)]
+    for path in [whole, *others]:
+        for checkpoint in path.glob("checkpoints/*.ckpt"):
+            os.utime(checkpoint, (0, 0))
+    (killed / "checkpoints" / "zzz.ckpt").write_bytes(b"cut short")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("experiment: mine\n")
+    try:
+        words = ["--resume", "last", f"--config={recipe}", f"--trainer.default_root_dir={root}"]
+        same(resumed(root, *words), whole)
+    finally:
+        (killed / "checkpoints" / "zzz.ckpt").unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--resume", "nowhere"], "There is no readable checkpoint of the run nowhere to go on from"),
+        (["--resume=last", "--experiment=none"], "There is no readable checkpoint of a run in runs/none to go on from"),
+        (["--resume", "--experiment=none"], "Expected a run's directory or `last` behind --resume, but got"),
+        (["--resume=last", "--ckpt_path=a.ckpt"], "--resume finds its checkpoint by itself. Leave --ckpt_path or"),
+    ],
+)
+def test_what_cannot_go_on_is_refused(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_go_on_within_an_epoch(tmp_path: Path) -> None:
+    """Each with its own dropout; the last step's samples do not divide by two."""
+    every = ["ModelCheckpoint", "every_n_train_steps=3", "save_top_k=-1", "filename={step:03d}"]
+    kept = [f"--trainer.callbacks{'.' if number else '+='}{word}" for number, word in enumerate(every)]
+    words = [*tiny.FLAGS, DROPOUT, *kept, "--data.batch_size=100", "--trainer.max_epochs=2"]
+    whole = run_command("fit", 2, tmp_path / "whole", *words)
+    for later in set((whole / "checkpoints").glob("*.ckpt")) - {whole / "checkpoints" / "step=003.ckpt"}:
+        later.rename(tmp_path / later.name)
+    again = run_command("fit", 2, tmp_path / "again", f"--resume={whole}")
+    (tmp_path / "last.ckpt").rename(whole / "checkpoints" / "last.ckpt")
+    same(again, whole)

@@ -1,0 +1,158 @@
+"""A training that is killed and resumed ends with the very numbers of one that was not: with dropout, on any number of
+loader workers, from a checkpoint anywhere in an epoch."""
+
+import random
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from callbacks import LayerAccuracyMonitor, RunRecorder
+from layersim import LayerwiseModule
+from layersim.backbones import TimmBackbone
+from layersim.optimization.schedules import ReduceLROnPlateau
+from layersim.runs.place import put_back, random_states
+from tests import tiny
+
+BATCHES = 11
+"""Of an epoch; the last is ragged."""
+
+
+class Killed(Exception): ...
+
+
+class Watch(Callback):
+    """Notes what each training batch reads, and kills the training at one of them."""
+
+    def __init__(self, kill: int | None) -> None:
+        self.kill = kill
+        self.read: list[tuple[int, ...]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.fit_loop.total_batch_idx == self.kill:
+            raise Killed
+        self.read.append(tuple(batch["index"].tolist()))
+
+
+def fit(path: Path, **options: Any) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
+    """A training of three epochs of 11 batches: what it ends with, and the samples of its batches.
+
+    Args:
+        path: of the run; its checkpoints are saved each epoch, or every so many steps.
+        **options: `kill`, the batch before which it is killed; `ckpt_path`; `every` so many steps; `workers`; the
+            module's `lr_scheduler`; and the trainer's.
+    """
+    seed_everything(3, verbose=False)
+    dropout = {"proj_drop_rate": 0.2, "drop_path_rate": 0.1}
+    backbone = TimmBackbone(
+        "vit_tiny_patch16_224", num_classes=10, img_size=8, in_chans=1, model_args=tiny.ARCHITECTURE | dropout
+    )
+    schedule = options.pop("lr_scheduler", None)
+    module = LayerwiseModule(backbone, optimizer=partial(torch.optim.AdamW, lr=1e-3), lr_scheduler=schedule)
+    when = {"every_n_train_steps": every, "save_top_k": -1} if (every := options.pop("every", None)) else {}
+    callbacks = [
+        watch := Watch(options.pop("kill", None)),
+        LayerAccuracyMonitor(),
+        recorder := RunRecorder(),
+        ModelCheckpoint(path / "checkpoints", filename="{step:03d}", **when),
+    ]
+    data = tiny.digits(batch_size=50, num_workers=options.pop("workers", 0), max_train_samples=530)
+    ckpt_path = options.pop("ckpt_path", None)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    options = {"max_epochs": 3, "limit_val_batches": 1, **quiet, **options}
+    trainer = Trainer(default_root_dir=path, callbacks=callbacks, **options)
+    with suppress(Killed):
+        trainer.fit(module, data, ckpt_path=ckpt_path)
+    ended = {name: value.clone() for name, value in module.state_dict().items()}
+    ended["records"] = [record.to_line() for record in recorder.records]
+    ended["train/loss"] = trainer.callback_metrics.get("train/loss")
+    ended["place"] = (trainer.current_epoch, trainer.global_step)
+    return ended, watch.read
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    assert one.keys() == other.keys()
+    equal = {
+        name: value.equal(other[name]) if isinstance(value, torch.Tensor) else value == other[name]
+        for name, value in one.items()
+    }
+    return [name for name in equal if not equal[name]]
+
+
+def resumed(path: Path, **options: Any) -> tuple[dict[str, Any], list[tuple[int, ...]], int]:
+    """What a training ends with that was killed and resumed; what it read since; the step that it was resumed from."""
+    fit(path / "killed", **options)
+    newest = max((path / "killed" / "checkpoints").iterdir())
+    del options["kill"]
+    ended, read = fit(path / "resumed", ckpt_path=newest, **options)
+    return ended, read, int(newest.stem.removeprefix("step="))
+
+
+PLATEAU = partial(ReduceLROnPlateau, monitor="val/accuracy", mode="min", patience=0)
+CASES: dict[str, dict[str, Any]] = {
+    "of an epoch's end": {"kill": 15},
+    "of an epoch's end, one worker": {"kill": 15, "workers": 1},
+    "of an epoch's end, two workers": {"kill": 15, "workers": 2},
+    "of an epoch's end, max_steps": {"kill": 15, "max_steps": 27},
+    "of an epoch's end, a plateau": {"kill": 25, "lr_scheduler": PLATEAU},
+    "within an epoch": {"kill": 16, "every": 3},
+    "within an epoch, one worker": {"kill": 16, "every": 3, "workers": 1},
+    "within an epoch, two workers": {"kill": 16, "every": 3, "workers": 2},
+    "within an epoch, accumulated": {"kill": 19, "every": 3, "accumulate_grad_batches": 2},
+    "within an epoch, max_steps": {"kill": 16, "every": 3, "max_steps": 27},
+    "within an epoch, a plateau": {"kill": 25, "every": 3, "lr_scheduler": PLATEAU},
+    "within an epoch of 7 batches": {"kill": 13, "every": 3, "limit_train_batches": 7},
+    "of a validation within an epoch": {"kill": 17, "val_check_interval": 0.5},
+    "before a validation within an epoch": {"kill": 7, "every": 5, "val_check_interval": 0.5},
+    "of an epoch's last batch": {"kill": 13, "every": BATCHES},
+    "of an epoch's last batch, a plateau": {"kill": 25, "every": BATCHES, "lr_scheduler": PLATEAU},
+    "of the last of 7 batches": {"kill": 10, "every": 7, "limit_train_batches": 7, "limit_val_batches": 0},
+    "of a last batch, accumulated": {"kill": 25, "every": 2, "accumulate_grad_batches": 3},
+}
+_unbroken: dict[str, Any] = {}
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a directory of its own
+@pytest.mark.parametrize("case", CASES)
+def test_a_resumed_training_ends_as_an_unbroken_one(case: str, tmp_path: Path) -> None:
+    options = CASES[case]
+    same = str({key: value for key, value in options.items() if key not in ("kill", "every", "workers")})
+    if same not in _unbroken:
+        _unbroken[same] = fit(tmp_path / "unbroken", **{**options, "kill": None, "every": None, "workers": 0})
+    unbroken, order = _unbroken[same]
+    ended, read, step = resumed(tmp_path, **options)
+    assert differing(ended, unbroken) == []
+    assert read == order[len(order) - len(read) :]
+    per_epoch = options.get("limit_train_batches", BATCHES)
+    of_epoch = -(-per_epoch // (together := options.get("accumulate_grad_batches", 1)))
+    epochs, steps = divmod(step, of_epoch)
+    assert len(read) == len(order) - epochs * per_epoch - steps * together, "no batch is read twice or missed"
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_without_the_random_states_another_training_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: it is dropout that differs, not the samples."""
+    unbroken, order = fit(tmp_path / "unbroken")
+    monkeypatch.setattr("layersim.runs.place.put_back", lambda state: None)
+    ended, read, _ = resumed(tmp_path, kill=16, every=3)
+    assert len(differing(ended, unbroken)) > len(unbroken) / 2
+    assert read == order[15:]
+
+
+def test_generators_go_on_where_they_stood() -> None:
+    def draw() -> list[float]:
+        numpy = [np.random.rand(), np.random.randn()]  # noqa: NPY002
+        return [random.random(), random.gauss(0, 1), *numpy, torch.rand(1).item()]
+
+    draw()  # leaves the second half of a pair of normal numbers behind
+    (state,) = random_states()
+    drawn = draw()
+    assert draw() != drawn, "the control"
+    put_back(state)
+    assert draw() == drawn
