@@ -10,6 +10,7 @@ from typing import Any
 
 from layersim.errors import UserError
 from layersim.report.configuration import below
+from layersim.report.secrets import MASK
 
 _TRUST = "trust_remote_code"
 _CLASSES = ("class_path", "backbone", "head", "objective", "optimizer", "lr_scheduler", "data")
@@ -37,13 +38,15 @@ def stored_sections(
     config = below(below(checkpoint, "layersim"), "config")
     sections = {"model": model} | {key: config[key] for key in others if key in config}
     files = [Path(word.rpartition("=")[2]) for word in typed]
-    own = "\n".join([*typed, *(file.read_text() for file in files if file.suffix in (".yaml", ".yml") and file.is_file())])
+    own = "\n".join(
+        [*typed, *(file.read_text() for file in files if file.suffix in (".yaml", ".yml") and file.is_file())]
+    )
     return {key: _without_code(value, key, path, own) for key, value in sections.items()}
 
 
 def _without_code(value: Any, flag: str, path: str | Path, own: str) -> Any:
     if isinstance(value, Mapping):
-        inner = {key: each for key, each in value.items() if key != _TRUST}
+        inner = {key: each for key, each in value.items() if key != _TRUST and each != MASK}
         if value.get(_TRUST) and _TRUST not in own:
             warnings.warn(
                 f"{path} asks for {_TRUST}, which counts only where it is typed: --{flag}.{_TRUST}=true, or a recipe "

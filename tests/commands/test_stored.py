@@ -64,7 +64,9 @@ def test_a_checkpoints_trust_runs_nothing_and_one_line_says_what_to_type(
     words: list[str], planted: tuple[Path, Path], layersim: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, ran = planted
-    with pytest.warns(UserWarning, match="planted.ckpt asks for trust_remote_code, which counts only where it is typed"):
+    with pytest.warns(
+        UserWarning, match="planted.ckpt asks for trust_remote_code, which counts only where it is typed"
+    ):
         layersim(*words, str(path), status=2)
     assert "Set the backbone's trust_remote_code: true if you trust" in capsys.readouterr().err
     assert not ran.exists()
