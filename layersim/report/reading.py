@@ -4,7 +4,8 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -14,12 +15,12 @@ import yaml
 from layersim.errors import UserError, as_user_error
 from layersim.report.secrets import masked
 
-MOST_BYTES = 2**18
+MOST_BYTES = 2**17
 """Of a file that is read whole; a configuration has some thousands, and YAML is slow."""
 _DEEPEST = 40
 _MOST_VALUES = 100_000
 _LARGEST = 2**63
-_PLAIN = (dict, list, str, int, float, date, NoneType)
+_PLAIN = {dict, list, str, bool, int, float, date, datetime, NoneType}
 
 
 class DamagedFile(UserError):
@@ -53,6 +54,12 @@ class _RunLoader(OnceLoader):
                 raise yaml.constructor.ConstructorError(None, None, "expected no <<", key.start_mark)
 
 
+@lru_cache(64)
+def _parsed(text: str) -> Any:
+    """A page asks several times, and YAML takes its time."""
+    return yaml.load(text, _RunLoader)
+
+
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
     """A file's text.
 
@@ -80,7 +87,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     text = read_text(path)
     with damaging(path):
         with as_user_error(f"expected YAML in {path}"):
-            parsed = yaml.load(masked(text), _RunLoader)
+            parsed = _parsed(masked(text))
         check_plain(parsed)
     if not isinstance(parsed, dict):
         raise DamagedFile(f"expected a mapping in {path}, got {short(parsed)}.")
@@ -95,37 +102,36 @@ def read_json(text: str | bytes) -> dict[str, Any]:
             nested very deep; text that cannot be written.
     """
     with as_user_error("expected a JSON object, got what is no JSON"):
-        read = json.loads(
-            text, parse_constant=_no_number, parse_int=_whole, parse_float=_finite, object_pairs_hook=once
-        )
+        read = json.loads(text, parse_constant=_no_number, object_pairs_hook=once)
     if not isinstance(read, dict):
         raise UserError(f"expected a JSON object, got {short(read)}.")
-    check_plain(read, most=len(text))
+    check_plain(read, most=len(text), finite=True)
     return read
 
 
-def check_plain(read: Any, most: int = _MOST_VALUES) -> None:
-    """Refuses nesting without end, as YAML's anchors make it, values without number, and text that cannot be written.
+def check_plain(read: Any, most: int = _MOST_VALUES, *, finite: bool = False) -> None:
+    """Refuses what no run writes: nesting without end, as YAML's anchors make it, more than `most` values, text that
+    cannot be written, numbers beyond 64 bits, where `finite` infinity too, and other types.
 
     Raises:
         UserError: such a value.
     """
     level = [read]
     for _ in range(_DEEPEST):
-        most -= len(level)
-        inner = [each for each in level if isinstance(each, dict | list)]
-        if sum(map(len, inner)) > most:
-            raise UserError("expected a few values, got more than anything reads (anchors within anchors?).")
-        if other := [each for each in level if not isinstance(each, _PLAIN)]:
-            raise UserError(f"expected plain values, got {short(other[0])}.")
-        if any(isinstance(each, int) and not -_LARGEST <= each < _LARGEST for each in level):
+        kinds = set(map(type, level))  # most values are numbers, thousands in a level
+        if other := kinds - _PLAIN:
+            raise UserError(f"expected plain values, got {' and '.join(kind.__name__ for kind in other)}.")
+        if int in kinds and any(type(each) is int and not -_LARGEST <= each < _LARGEST for each in level):
             raise UserError("expected numbers of at most 64 bits, got a larger one.")
-        keys = [key for each in inner if isinstance(each, dict) for key in each]
-        for text in (*keys, *(each for each in level if isinstance(each, str))):
-            if not isinstance(text, str) or (
-                not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
-            ):
-                raise UserError(f"expected text, got {text!a}.")
+        if finite and float in kinds and not all(math.isfinite(each) for each in level if type(each) is float):
+            raise UserError("expected numbers of at most 64 bits, got infinity.")
+        inner = [each for each in level if isinstance(each, dict | list)] if kinds & {dict, list} else []
+        texts = [each for each in level if isinstance(each, str)] if str in kinds else []
+        for text in (*texts, *(key for each in inner if isinstance(each, dict) for key in each)):
+            if not isinstance(text, str) or any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise UserError(f"expected text, got {short(text)}.")
+        if (most := most - len(level)) < sum(map(len, inner)):
+            raise UserError("expected a few values, got more than anything reads (anchors within anchors?).")
         level = [item for each in inner for item in (each.values() if isinstance(each, dict) else each)]
         if not level:
             return
@@ -156,16 +162,3 @@ def once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 def _no_number(constant: str) -> None:
     raise ValueError(f"{constant} is written as null")
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > 20 or not -_LARGEST <= (number := int(digits)) < _LARGEST:
-        raise ValueError(f"{digits[:20]} … is more than 64 bits hold")
-    return number
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise ValueError(f"{digits[:20]} is more than 64 bits hold")
-    return number

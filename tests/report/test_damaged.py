@@ -172,7 +172,7 @@ DAMAGES: dict[str, tuple[str, Callable[[], str | bytes], str]] = {
     "a bomb": ("config.yaml", bomb, "more than anything reads"),
     "merges": ("config.yaml", merges, "expected no <<"),
     "itself": ("config.yaml", lambda: "a: &a [*a]", "nested at most 40 deep"),
-    "50 MB": ("config.yaml", lambda: "a: b\n" * 10_000_000, "expected at most 262,144 bytes"),
+    "50 MB": ("config.yaml", lambda: "a: b\n" * 10_000_000, "expected at most 131,072 bytes"),
     "binary": ("config.yaml", lambda: b"\xff\xfe\x00\x01", "no UTF-8"),
     "nothing": ("config.yaml", lambda: "", "expected a mapping"),
     "twice": ("config.yaml", lambda: "model: {}\nmodel: {a: 1}", "the key model comes twice"),
@@ -183,7 +183,7 @@ DAMAGES: dict[str, tuple[str, Callable[[], str | bytes], str]] = {
     "deep": ("layers.jsonl", lambda: LINE % (4, '"quantities": ' + "[" * 10_000), "line 1: .*no JSON"),
     "some deep": ("layers.jsonl", lambda: LINE % (4, '"quantities": ' + "[" * 50 + "]" * 50), "nested at most 40 deep"),
     "keys": ("layers.jsonl", lambda: LINE % (4, '"epoch": 1, "quantities": {}'), "the key epoch comes twice"),
-    "infinity": ("layers.jsonl", lambda: LINE % (4, '"quantities": {"a": {"values": 1e999}}'), "than 64 bits hold"),
+    "infinity": ("layers.jsonl", lambda: LINE % (4, '"quantities": {"a": {"values": 1e999}}'), "64 bits, got infinity"),
     "no number": ("layers.jsonl", lambda: LINE % (4, '"quantities": {"a": {"values": NaN}}'), "NaN is written as null"),
     "layers": (
         "layers.jsonl",
@@ -200,7 +200,11 @@ DAMAGES: dict[str, tuple[str, Callable[[], str | bytes], str]] = {
         lambda: LINE % (4, '"x": "' + "x" * 2**25 + '", "quantities": {}'),
         "line 1: expected at most 16,777,216",
     ),
-    "numbers": ("layers.jsonl", lambda: LINE % (4, '"quantities": {"a": {"values": ' + "9" * 10_000 + "}}"), "64 bits"),
+    "numbers": (
+        "layers.jsonl",
+        lambda: LINE % (4, '"quantities": {"a": {"values": ' + "9" * 10_000 + "}}"),
+        "line 1: .*no JSON: Exceeds the limit",
+    ),
 }
 
 
