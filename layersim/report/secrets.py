@@ -7,7 +7,12 @@ _KEY = (
     r"(?<!\w)(?:token|\w{0,40}(?:(?:auth|access|api|bearer|hf|hub)_?token|api_?key|(?:access|secret|private)_?key|"
     r"passw(?:or)?d|passphrase|secret))"
 )
-_VALUE = r"""(["']?)(?!null\b|true\b|false\b|[|>{\[&*])[^\s,}\]"']+"""
+_WORD = r"""[^\s,}\]"']+"""
+_VALUE = (
+    r"""(?:"[^"\n]+"|'[^'\n]+'|(?!null\b|true\b|false\b|[|>{\[&*])"""
+    rf"{_WORD}(?:[ \t]+(?!--){_WORD}(?<!:))*)"
+)
+"""A value in quotes, or all words of one."""
 _NAMED = re.compile(rf"""({_KEY}["']?[ \t]*[:=][ \t]*){_VALUE}""", re.IGNORECASE)
 _TYPED = re.compile(rf"(--(?:[\w-]{{1,80}}\.){{0,9}}{_KEY} +){_VALUE}", re.IGNORECASE)
 _SHAPED = re.compile(
@@ -23,5 +28,5 @@ def masked(text: str) -> str:
     `eos_token` and its like are no secrets, and stay.
     """
     for named in (_NAMED, _TYPED):
-        text = named.sub(rf"\1\2{MASK}", text)
+        text = named.sub(rf"\1{MASK}", text)
     return _SHAPED.sub(MASK, text)

@@ -39,6 +39,8 @@ class KeyedCallback(Callback):
         f'{{"password": "{SECRET}"}}',
         f"layersim fit --trainer.logger.api_key={SECRET} --x=1",
         f"layersim fit --trainer.logger.init_args.token {SECRET} --x=1",
+        f"passphrase: my {SECRET} of words {SECRET}\nx: 1",
+        f"passphrase: 'my {SECRET}: of words'",
         f"note: hf_{SECRET}",
         f"url: https://me:{SECRET}@host/x",
         f"ghp_{SECRET}",
