@@ -13,7 +13,8 @@ def compare(
     stage: Literal["validate", "test"] = "validate",
     epoch: int | None = None,
 ) -> None:
-    """Compare runs layer by layer; of those with exits (`layersim exits`), accuracy against cost too.
+    """Compare runs layer by layer; of those with exits (`layersim exits`), accuracy against cost too. A run with a
+    damaged file is told and left out.
 
     Args:
         run: a run's directory, with layers.jsonl
@@ -22,27 +23,28 @@ def compare(
         epoch: which is compared; each run's last where left out
 
     Raises:
-        UserError: no PNG's name; a directory that is no run's, a broken file, a stage or epoch that was not recorded.
+        UserError: no PNG's name; a directory that is no run's, no run with whole files, a stage or epoch that was not
+            recorded.
     """
     from rich.console import Console
 
     from layersim.report.drawing.canvas import save_figure
-    from layersim.report.exits import read_exit_report
     from layersim.report.figures import comparison_figure
     from layersim.report.page import write_page
-    from layersim.report.run import load_run, name_runs, pick_record
+    from layersim.report.page.section import read_run
+    from layersim.report.run import name_runs, pick_record, whole_ones
     from layersim.report.table import comparison_table
     from layersim.report.tradeoff import tradeoff_figure, tradeoff_table
 
     if output.suffix != ".png":
         raise UserError(f"--output: expected the name of a PNG file, which ends in .png, got {output}.")
     directories = list(dict.fromkeys(path.resolve() for path in run))
-    runs = [load_run(directory) for directory in directories]
+    pages, _ = whole_ones(directories, read_run)
+    runs = [page.run for page in pages]
     picked = [pick_record(one, stage=stage, epoch=epoch) for one in runs]
     names = name_runs(runs)
     records = dict(zip(names, picked, strict=True))
-    found = {name: read_exit_report(one.directory) for name, one in zip(names, runs, strict=True)}
-    exits = {name: report for name, report in found.items() if report is not None}
+    exits = {name: page.exits for name, page in zip(names, pages, strict=True) if page.exits is not None}
     console = Console()
     console.print(comparison_table(records))
     save_figure(comparison_figure(records), output)

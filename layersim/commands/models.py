@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Subset
 
 from layersim.backbones import Backbone
 from layersim.commands.refusals import refusing
+from layersim.commands.stored import stored_sections
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.data.splits import Sample, Split
@@ -122,8 +123,8 @@ def _backbone(kind: str, /, **options: Any) -> dict[str, Any]:
 
 def _checkpoint(given: str, path: Path) -> Source:
     checkpoint = read_checkpoint(path)
-    model = {key: value for key, value in checkpoint.get("hyper_parameters", {}).items() if key != "_instantiator"}
-    if "backbone" not in model:
+    stored = stored_sections(checkpoint, path)
+    if "backbone" not in stored["model"]:
         raise UserError(
             f"{given} does not say which model it is of, as checkpoints of `layersim fit` do. Export the model to a "
             "folder, or give its recipe with the weights' path in it."
@@ -132,8 +133,7 @@ def _checkpoint(given: str, path: Path) -> Source:
     name = path.stem if run is None else f"{run.parent.name}/{run.name}"
     if run is not None and path.name != _LAST.name:
         name = f"{name} {path.stem}"
-    data = checkpoint.get("layersim", {}).get("config", {}).get("data")
-    return Source(given, name, model, checkpoint["state_dict"], data)
+    return Source(given, name, stored["model"], checkpoint["state_dict"], stored.get("data"))
 
 
 def _recipe(given: str, path: Path) -> Source:

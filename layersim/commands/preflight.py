@@ -8,6 +8,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
+from layersim.commands.stored import stored_sections
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.runs.checkpoints import read_checkpoint
@@ -57,11 +58,8 @@ def with_checkpoint(given: list[str]) -> list[str]:
     if not (path := _typed_checkpoint(given)):
         return given
     checkpoint = read_checkpoint(path)
-    stored = {"model": checkpoint.get("hyper_parameters", {})}
-    stored["model"].pop("_instantiator", None)
-    if not any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given):
-        whole = checkpoint.get("layersim", {}).get("config", {})
-        stored |= {key: whole[key] for key in ("data", "experiment") if key in whole}
+    own_data = any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given)
+    stored = stored_sections(checkpoint, path, given, () if own_data else ("data", "experiment"))
     return [given[0], "--config", yaml.safe_dump(stored), *given[1:]]
 
 

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -30,6 +31,7 @@ from layersim.commands.refusals import refusing, running
 from layersim.data import SplitDataModule
 from layersim.export import check_destination
 from layersim.module import LayerwiseModule
+from layersim.report.secrets import masked
 from layersim.runs import directory as run_directory
 from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoint
 from layersim.runs.configuration import RunConfig
@@ -158,7 +160,8 @@ class LayerwiseCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         checkpoint = self._preflight()
         instantiator = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
-        self.model.save_hyperparameters(instantiator | self.config_dump["model"], logger=False)
+        model = yaml.safe_load(masked(yaml.safe_dump(self.config_dump["model"])))
+        self.model.save_hyperparameters(instantiator | model, logger=False)
         config = self._get(self.config_init, "trainer")
         if self.subcommand == "export" or config.barebones:
             self.save_config_callback = None

@@ -2,27 +2,37 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-import yaml
-
-from layersim.errors import UserError
+from layersim.report.reading import DamagedFile, read_yaml, short
 
 CONFIG_FILE = "config.yaml"
 
+_SECTIONS: dict[str, tuple[type, ...]] = {
+    "experiment": (str,),
+    "model": (dict,),
+    "data": (dict, str),
+    "trainer": (dict,),
+}
+_WORDS: dict[type, str] = {str: "a name", dict: "a mapping"}
+
 
 def read_configuration(directory: Path) -> dict[str, Any]:
-    """The `config.yaml` of a run's directory; empty where there is none, or no mapping in it.
+    """The `config.yaml` of a run's directory; empty where there is none.
 
     Raises:
-        UserError: it is no YAML.
+        DamagedFile: it cannot be read, is no mapping, or a section is of another type than the command writes.
     """
     path = directory / CONFIG_FILE
-    try:
-        parsed = yaml.safe_load(path.read_text()) if path.is_file() else None
-    except yaml.YAMLError as error:
-        raise UserError(f"expected YAML in {path}: {' '.join(str(error).split())}") from error
-    return parsed if isinstance(parsed, dict) else {}
+    if not path.exists():
+        return {}
+    config = read_yaml(path)
+    for key, kinds in _SECTIONS.items():
+        if not isinstance(config.get(key), (*kinds, NoneType)):
+            expected = " or ".join(_WORDS[kind] for kind in kinds)
+            raise DamagedFile(f"{path}: {key}: expected {expected}, got {short(config[key])}.")
+    return config
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from layersim.errors import UserError
+from layersim.report.reading import damaging, read_json, read_text
 from layersim.writing import written_whole
 
 ENVIRONMENT_FILE = "environment.json"
@@ -37,15 +37,11 @@ def read_environment(directory: Path) -> dict[str, Any] | None:
     """What a run wrote down of its environment; None where it did not.
 
     Raises:
-        UserError: it is no JSON object.
+        DamagedFile: it cannot be read, or is no JSON object.
     """
     path = directory / ENVIRONMENT_FILE
-    if not path.is_file():
+    if not path.exists():
         return None
-    try:
-        recorded = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"expected JSON in {path}: {error}") from error
-    if not isinstance(recorded, dict):
-        raise UserError(f"expected a JSON object in {path}, got {recorded!r}.")
-    return recorded
+    text = read_text(path)
+    with damaging(path):
+        return read_json(text)

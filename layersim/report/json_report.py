@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from layersim.errors import UserError
+from layersim.report.reading import DamagedFile, read_json, read_text
 from layersim.writing import written_whole
+
+MOST_BYTES = 2**24
+"""Of a report; those of two models of hundreds of layers have some hundred thousand."""
 
 Report = TypeVar("Report")
 
@@ -31,17 +35,15 @@ def read_report(path: Path, kind: type[Report], verb: str, *, or_nan: Collection
         or_nan: keys that are NaN where the file has null.
 
     Raises:
-        UserError: the file cannot be read, is no JSON object, a key is missing, or a value does not fit.
+        DamagedFile: the file cannot be read, is no JSON object, a key is missing, or a value does not fit.
     """
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        read = json.loads(path.read_text())
-        if not isinstance(read, Mapping):
-            raise UserError(f"the file: expected a JSON object, got {read!r}.")
+        read = read_json(read_text(path, MOST_BYTES))
         keys = [field.name for field in fields(kind)]  # type: ignore[arg-type]
         if absent := [key for key in keys if key not in read]:
             raise UserError(f"the file: {', '.join(absent)} absent.")
         return kind(**{key: math.nan if key in or_nan and read[key] is None else read[key] for key in keys})
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged; run `layersim {verb}` again. {error}") from error
+    except UserError as error:
+        raise DamagedFile(f"{path} is damaged; run `layersim {verb}` again. {error}") from error

@@ -5,14 +5,16 @@ Letters: L layers, N samples.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from layersim.errors import UserError
 from layersim.report.numbers import three
+from layersim.report.reading import short
 
 LAYER = "layer"
 """The axis of L layers, counted from 1."""
@@ -95,6 +97,11 @@ class Quantity:
             UserError: values that are no numbers in the shape of the axes, an axis of layers without L entries, ticks
                 or an interval of another shape; what was expected and what came is told.
         """
+        if len(name) > _LONGEST_NAME:
+            raise UserError(f"{short(name)}: expected a name of at most {_LONGEST_NAME} letters, got {len(name)}.")
+        for key, (expected, is_form) in _FORMS.items():
+            if not is_form(given := getattr(self, key)):
+                raise UserError(f"{name}: expected {expected} as its {key}, got {short(given)}.")
         try:
             values = np.asarray(self.values)
             found = f"{' × '.join(map(str, values.shape)) or 'one value'} of type {values.dtype}"
@@ -113,9 +120,11 @@ class Quantity:
                 expected = f"ticks of {', '.join(self.axes) or 'no axis'}"
                 raise UserError(f"{name}: expected {expected}, got {len(entries)} of {tick}.")
         for end in ("low", "high") if self.interval is not None else ():
-            ends = np.asarray((self.interval or {}).get(end))
+            ends = np.asarray((self.interval or {}).get(end), dtype=object)
             if ends.shape != values.shape:
                 raise UserError(f"{name}: expected {end} of its interval in the shape of its values, got {ends.shape}.")
+            if not all(map(_is_number, ends.flat)):
+                raise UserError(f"{name}: expected numbers as {end} of its interval.")
 
     def to_json(self) -> dict[str, Any]:
         """Its fields as JSON has them: without what is as it is unless told; NaN and infinity as null."""
@@ -131,10 +140,10 @@ class Quantity:
             UserError: no JSON object, or one without values.
         """
         if not isinstance(read, dict) or "values" not in read:
-            raise UserError(f"{name}: expected a JSON object with values, got {read!r}.")
+            raise UserError(f"{name}: expected a JSON object with values, got {short(read)}.")
         known = {each.name for each in fields(cls)}
         told = {key: with_nan(value) if key in _NUMBERS else value for key, value in read.items() if key in known}
-        told |= {key: tuple(told[key]) for key in ("axes", "range") if key in told}
+        told |= {key: tuple(told[key]) for key in ("axes", "range") if isinstance(told.get(key), list)}
         return cls(**told), sorted(read.keys() - known)
 
 
@@ -142,6 +151,45 @@ _DEFAULTS: dict[str, Any] = {
     "axes": (), "label": "", "unit": "", "range": (None, None), "better": None, "overall": None, "options": {},
     "interval": None, "ticks": {},
 }  # fmt: skip
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool)
+
+
+def _is_end(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
+def _is_tick(value: Any) -> bool:
+    return value is None or isinstance(value, str | Real)
+
+
+_LONGEST_NAME = 100
+_FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "axes": ("names", lambda axes: isinstance(axes, tuple) and all(isinstance(axis, str) for axis in axes)),
+    "label": ("text", lambda label: isinstance(label, str) and len(label) <= _LONGEST_NAME),
+    "unit": ("text", lambda unit: isinstance(unit, str) and len(unit) <= _LONGEST_NAME),
+    "range": (
+        "two numbers or null",
+        lambda ends: isinstance(ends, tuple) and len(ends) == 2 and all(map(_is_end, ends)),
+    ),
+    "better": ("higher, lower or null", lambda better: better in (None, "higher", "lower")),
+    "overall": ("a number or null", _is_end),
+    "options": ("an object", lambda options: isinstance(options, Mapping)),
+    "ticks": (
+        "an object of lists",
+        lambda ticks: (
+            isinstance(ticks, Mapping)
+            and all(isinstance(each, list | tuple | range) and all(map(_is_tick, each)) for each in ticks.values())
+        ),
+    ),
+    "interval": (
+        "an object with a number as confidence, or null",
+        lambda ends: ends is None or (isinstance(ends, Mapping) and _is_number(ends.get("confidence", 0.95))),
+    ),
+}
+"""What a field must be, in words and as a test."""
 
 
 def curve(values: list[float], **told: Any) -> Quantity:

@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self, get_args
+from textwrap import shorten
+from typing import Any, Literal, Self, get_args
 
 from layersim.errors import UserError
 from layersim.report.quantity import Quantity
+from layersim.report.reading import DamagedFile, read_json, short
 
 RECORDS_FILE = "layers.jsonl"
 VERSION = 1
@@ -21,6 +23,11 @@ VERSION = 1
 Stage = Literal["validate", "test"]
 
 _COUNTS = ("epoch", "step", "layers", "samples")
+MOST_BYTES = 2**26
+"""Of a file's end that is read; longer ones lose their oldest lines, with a warning."""
+MOST_LINE = 2**24
+"""Bytes of one line; fifty layers' similarities with intervals have some hundred thousand."""
+_MOST_LAYERS, _MOST_QUANTITIES = 10_000, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +54,15 @@ class LayerRecord:
 
     def __post_init__(self) -> None:
         if self.stage not in get_args(Stage):
-            raise UserError(f"stage: expected one of {', '.join(get_args(Stage))}, got {self.stage!r}.")
+            raise UserError(f"stage: expected one of {', '.join(get_args(Stage))}, got {short(self.stage)}.")
         if self.unit not in ("samples", "tokens"):
-            raise UserError(f"unit: expected samples or tokens, got {self.unit!r}.")
+            raise UserError(f"unit: expected samples or tokens, got {short(self.unit)}.")
         for key in _COUNTS:
             count, least = getattr(self, key), int(key in ("layers", "samples"))
             if type(count) is not int or count < least:
-                raise UserError(f"{key}: expected one whole number, {least} or more, got {count!r}.")
+                raise UserError(f"{key}: expected one whole number, {least} or more, got {short(count)}.")
+        if self.layers > _MOST_LAYERS:
+            raise UserError(f"layers: expected at most {_MOST_LAYERS:,}, got {self.layers:,}.")
         for name, quantity in self.quantities.items():
             quantity.check(name, self.layers)
 
@@ -90,25 +99,25 @@ class LayerRecord:
         Raises:
             UserError: the line is no JSON object, a key is missing, or a value does not fit (the key is named).
         """
-        try:
-            read = json.loads(line, parse_constant=_refuse)
-        except ValueError as error:
-            raise UserError(f"expected a JSON object, got what is no JSON: {error}.") from error
-        if not isinstance(read, dict):
-            raise UserError(f"expected a JSON object, got {read!r}.")
+        if len(line) > MOST_LINE:
+            raise UserError(f"expected at most {MOST_LINE:,} bytes, got {len(line):,}.")
+        read = read_json(line)
         required = ("version", *_COUNTS, "stage", "unit", "quantities")
         if absent := [key for key in required if key not in read]:
             raise UserError(f"expected the keys {', '.join(required)}; {', '.join(absent)} absent.")
         if not isinstance(read["quantities"], dict):
-            raise UserError(f"quantities: expected a JSON object, got {read['quantities']!r}.")
+            raise UserError(f"quantities: expected a JSON object, got {short(read['quantities'])}.")
+        if len(read["quantities"]) > _MOST_QUANTITIES:
+            raise UserError(f"quantities: expected at most {_MOST_QUANTITIES}, got {len(read['quantities'])}.")
         unknown = sorted(read.keys() - set(required))
         quantities = {}
         for name, entry in read["quantities"].items():
             quantities[name], others = Quantity.from_json(name, entry)
             unknown += [f"{name}.{other}" for other in others]
         if unknown:
-            told = f"a record of version {read['version']}, read by version {VERSION}"
-            warnings.warn(f"{told}: {', '.join(unknown)} is not known here and left out.", UserWarning, stacklevel=2)
+            told = f"a record of version {short(read['version'])}, read by version {VERSION}"
+            names = shorten(", ".join(unknown), 400, placeholder=" …")
+            warnings.warn(f"{told}: {names} is not known here and left out.", UserWarning, stacklevel=2)
         return cls(**{key: read[key] for key in (*_COUNTS, "stage", "unit")}, quantities=quantities)
 
 
@@ -144,26 +153,32 @@ def read_records(path: Path) -> list[LayerRecord]:
     a warning.
 
     Raises:
-        UserError: the file cannot be read, or a line is broken; the file and the line's number are named.
+        DamagedFile: the file cannot be read, or a line is broken; the file and the line's number are named.
     """
+    if path.exists() and not path.is_file():
+        raise DamagedFile(f"expected the records of a run in {path}, which is no file.")
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            if (size := path.stat().st_size) > MOST_BYTES:
+                warnings.warn(f"{path} has {size:,} bytes: only the last {MOST_BYTES:,} are read.", stacklevel=2)
+                file.seek(size - MOST_BYTES)
+                file.readline(MOST_BYTES)  # the rest of a line
+                if file.tell() >= size:
+                    raise DamagedFile(f"{path}: no line begins within its last {MOST_BYTES:,} bytes.")
+            content = file.read(MOST_BYTES)
     except OSError as error:
-        raise UserError(f"expected the records of a run in {path}, which cannot be read: {error.strerror}.") from error
+        told = f"expected the records of a run in {path}, which cannot be read: {error.strerror}."
+        raise DamagedFile(told) from error
     if end := _after_last_newline(content):
         warnings.warn(f"{path}: the last line was cut by an interruption and is left out.", stacklevel=2)
     records = []
-    for number, line in enumerate(content.removesuffix(end).splitlines(), start=1):
+    for number, line in enumerate(content.removesuffix(end).split(b"\n")[:-1], start=1):
         try:
             records.append(LayerRecord.from_line(line))
         except UserError as error:
-            raise UserError(f"{path}, line {number}: {error}") from error
+            raise DamagedFile(f"{path}, line {number}: {error}") from error
     return records
 
 
 def _after_last_newline(content: bytes) -> bytes:
     return content[content.rfind(b"\n") + 1 :]
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is written as null")

@@ -1,12 +1,14 @@
 """A finished run, read from its directory."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from layersim.errors import UserError
 from layersim.report.configuration import read_configuration
+from layersim.report.reading import DamagedFile
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, read_records
 
 
@@ -24,13 +26,36 @@ def load_run(directory: Path) -> Run:
     """Reads a run's `layers.jsonl` and, for its name, its `config.yaml`.
 
     Raises:
-        UserError: the directory is not a run's (the runs inside it are named), or one of the two files is broken.
+        UserError: the directory is not a run's (the runs inside it are named).
+        DamagedFile: one of the two files is broken.
     """
-    if not (directory / RECORDS_FILE).is_file():
+    if not (directory / RECORDS_FILE).exists():
         raise UserError(
             f"expected a run's directory, which holds {RECORDS_FILE}, got {directory}{_what_it_is(directory)}"
         )
     return Run(_experiment(directory), directory, read_records(directory / RECORDS_FILE))
+
+
+Read = TypeVar("Read")
+
+
+def whole_ones(directories: Iterable[Path], read: Callable[[Path], Read]) -> tuple[list[Read], list[str]]:
+    """What is read of these runs, and a line for each with a damaged file, which is left out.
+
+    Raises:
+        UserError: what `read` raises else, and the damage where nothing whole is left.
+    """
+    found: list[Read] = []
+    lines: list[str] = []
+    for directory in directories:
+        try:
+            found.append(read(directory))
+        except DamagedFile as error:
+            lines.append(f"{directory.name} is left out: {error}")
+            damage = error
+    if lines and not found:
+        raise damage
+    return found, lines
 
 
 def pick_record(run: Run, *, stage: Stage, epoch: int | None = None) -> LayerRecord:
@@ -68,8 +93,8 @@ def name_runs(runs: Sequence[Run]) -> list[str]:
 
 
 def _experiment(directory: Path) -> str:
-    name = read_configuration(directory).get("experiment")
-    return directory.name if name is None else str(name)
+    name: str | None = read_configuration(directory).get("experiment")
+    return directory.name if name is None else name
 
 
 def _what_it_is(directory: Path) -> str:

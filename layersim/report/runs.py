@@ -61,7 +61,7 @@ def runs_table(runs: Sequence[Listed], root: Path, now: float) -> Table:
     table.add_column("objective", no_wrap=True)
     measured = gathered([_measured(run.record) for run in runs])
     for name in (*measured, "age"):
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for run, *cells in zip(runs, *measured.values(), strict=True):
         shown = run.directory.relative_to(root) if run.directory.is_relative_to(root) else run.directory
         table.add_row(Text(str(shown)), Text(run.objective), *cells, age(now - run.changed))

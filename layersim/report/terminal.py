@@ -71,7 +71,7 @@ class SideBySide:
             shown = Text(heading, overflow="fold")
             table.add_column(shown, justify="right", vertical="bottom", min_width=self.least)
         for name, cells in self.rows.items():
-            table.add_row(name, *cells[start:stop], end_section=name == self.last_of_first)
+            table.add_row(*map(Text, [name, *cells[start:stop]]), end_section=name == self.last_of_first)
         return table
 
 

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from layersim.module import LayerwiseModule
 from layersim.report.configuration import flat
 from layersim.report.environment import write_environment
+from layersim.report.secrets import MASK, masked
 from layersim.runs.finders import found, without_finders
 from layersim.runs.parameters import parameters_of
 from layersim.runs.tracking import Wandb
@@ -28,12 +29,18 @@ class RunConfig(SaveConfigCallback):
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
-        self.config_dict: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False))
+        self.config_dict: dict[str, Any] = yaml.safe_load(self._text())
+
+    def _text(self) -> str:
+        return masked(self.parser.dump(self.config, skip_none=False))
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         path = Path(trainer.default_root_dir) / self.config_filename
+        text = self._text()
         with written_whole(path) as part:
-            self.parser.save(self.config, part, skip_none=False, overwrite=True, multifile=False)
+            part.write_text(text)
+        if MASK in text:
+            rank_zero_info(f"What looks like a password or a token is masked in {path}: type it where that runs again.")
         write_environment(
             path.parent,
             {
@@ -41,7 +48,7 @@ class RunConfig(SaveConfigCallback):
                 "processes": str(trainer.world_size),
                 "precision": str(trainer.precision),
                 **({"parameters": parameters_of(pl_module)} if isinstance(pl_module, LayerwiseModule) else {}),
-                "command": shlex.join(["layersim", *sys.argv[1:]]),
+                "command": masked(shlex.join(["layersim", *sys.argv[1:]])),
             },
         )
         for logger in trainer.loggers:
@@ -54,7 +61,7 @@ class RunConfig(SaveConfigCallback):
         for flag, value in values.items():
             self.config[flag] = value
         self.config.trainer.callbacks = without_finders(self.config.trainer.callbacks)
-        self.config_dict = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        self.config_dict = yaml.safe_load(self._text())
         pl_module.save_hyperparameters(dict(pl_module.hparams) | self.config_dict["model"], logger=False)
         if trainer.is_global_zero:
             self.save_config(trainer, pl_module, "fit")

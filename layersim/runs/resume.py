@@ -1,5 +1,5 @@
-"""Resuming: which run goes on, what a checkpoint carries of the optimizer and of the training's length, and what the user
-gives now."""
+"""Resuming: which run goes on, what a checkpoint carries of the optimizer and the training's length, and what is given
+now."""
 
 import csv
 from pathlib import Path
@@ -43,8 +43,8 @@ def find_run(where: Path, *, last: bool) -> tuple[Path, Path]:
         rank_zero_info(f"The run {config.parent} goes on from {path.name}, step {checkpoint['global_step']}.")
         return config, path
     raise UserError(
-        f"There is no readable checkpoint of {'a run in' if last else 'the run'} {where} to go on from. Give --resume the "
-        "directory of a run that has saved one, or train anew."
+        f"There is no readable checkpoint of {'a run in' if last else 'the run'} {where} to go on from. Give --resume "
+        "the directory of a run that has saved one, or train anew."
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from layersim.errors import UserError, reason
+from layersim.report.reading import OnceLoader
 from layersim.sweep.flags import from_agent
 
 METHODS = ("grid", "random", "bayes")
@@ -31,16 +32,6 @@ DISTRIBUTIONS: dict[str, tuple[set[str], set[str]]] = {
     "q_beta": ({"a", "b"}, {"q"}),
 }
 """Each distribution's keys: those that it needs, and those that it may have."""
-
-
-class _OnceLoader(yaml.SafeLoader):
-    """Refuses a key that comes twice: YAML would forget the first without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]} comes twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True)
@@ -84,8 +75,8 @@ def read(path: Path) -> SweepFile:
             "'_' and '-' may stand in it."
         )
     try:
-        config = yaml.load(path.read_text(), _OnceLoader)
-    except (yaml.YAMLError, UnicodeError) as error:
+        config = yaml.load(path.read_text(), OnceLoader)
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is not YAML: {reason(error)}") from error
     if not isinstance(config, dict) or not isinstance(config.get("parameters"), dict) or not config["parameters"]:
         raise UserError(f"{path}: expected a mapping with `method`, `metric`, `parameters` and `command`.")

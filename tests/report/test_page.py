@@ -502,5 +502,5 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--stage test: .*got validate\."):
         write_report(run, stage="test")
     (run / "environment.json").write_text("[")
-    with pytest.raises(UserError, match=r"expected JSON in .*environment\.json"):
+    with pytest.raises(UserError, match=r"environment\.json: expected a JSON object"):
         write_report(run)

@@ -9,6 +9,7 @@ from layersim.errors import UserError
 from layersim.report.claims.finished import FinishedRun
 from layersim.report.configuration import (
     CONFIG_FILE,
+    below,
     class_of,
     flat,
     init_args,
@@ -19,6 +20,7 @@ from layersim.report.configuration import (
 )
 from layersim.report.environment import read_environment
 from layersim.report.exits import read_exit_report
+from layersim.report.reading import DamagedFile
 from layersim.report.records import RECORDS_FILE
 from layersim.report.run import load_run
 from layersim.report.transfer import read_transfer_report
@@ -54,7 +56,7 @@ class Arms:
         backbone = run.config["model"].get("backbone")
         options = init_args(backbone)
         named = options.get("name_or_path") or options.get("name")
-        model = named or (options.get("config_args") or {}).get("model_type") or class_of(backbone) or "unknown"
+        model = named or below(options, "config_args").get("model_type") or class_of(backbone) or "unknown"
         return f"{class_of(run.config.get('data')) or 'unknown'}, {model}, {run.record.layers} layers"
 
     @property
@@ -68,12 +70,12 @@ def read_arms(directories: Mapping[str, Iterable[Path]]) -> Arms:
     """The runs of these directories, by arm.
 
     A run that evaluated a checkpoint of another stands for that one: it has its seed and what transfer told of it.
-    Passed over are runs that hold no validation, or stopped before their last epoch, and of those of one seed all but
-    the last that trained.
+    Passed over are runs that hold no validation, stopped before their last epoch, or have a damaged file, and of those
+    of one seed all but the last that trained.
 
     Raises:
-        UserError: an arm that is none of `ARMS`; a directory that is no run's, is in two arms, or whose files are
-            broken; runs of an arm that differ in more than their seed; arms of different models or data; no run left.
+        UserError: an arm that is none of `ARMS`; a directory that is no run's, or is in two arms; runs of an arm that
+            differ in more than their seed; arms of different models or data; no run left.
     """
     notes: list[str] = []
     arms: dict[str, dict[str, FinishedRun]] = {}
@@ -100,16 +102,19 @@ def read_arms(directories: Mapping[str, Iterable[Path]]) -> Arms:
 
 
 def _by_seed(arm: str, directories: Iterable[Path], notes: list[str]) -> dict[str, FinishedRun]:
-    found = []
+    found: list[tuple[FinishedRun, str]] = []
     for path in directories:
-        run = _read(path)
-        if run is None or (why := _unfinished(run)):
-            notes.append(f"{path} is passed over: {'it holds no validation' if run is None else why}.")
-        else:
-            found.append(run)
+        try:
+            run = _read(path)
+            why = "it holds no validation" if run is None else _unfinished(run)
+            if run is not None and not why:
+                found.append((run, seed_of(read_configuration(run.origin)) or f"unknown ({run.directory})"))
+        except DamagedFile as error:
+            why = str(error).rstrip(".")
+        if why:
+            notes.append(f"{path} is passed over: {why}.")
     runs: dict[str, FinishedRun] = {}
-    for run in sorted(found, key=lambda run: run.origin == run.directory):  # those that trained come last
-        seed = seed_of(read_configuration(run.origin)) or f"unknown ({run.directory})"
+    for run, seed in sorted(found, key=lambda one: one[0].origin == one[0].directory):  # those that trained come last
         if seed in runs:
             notes.append(f"{runs[seed].directory} is passed over: {run.directory} has its seed.")
         runs[seed] = run
@@ -126,12 +131,12 @@ def _first(runs: Mapping[str, FinishedRun]) -> FinishedRun:
 def _read(directory: Path) -> FinishedRun | None:
     """All that a run's directory tells; None where it holds no validation."""
     config = read_configuration(directory)
-    if config and not (directory / RECORDS_FILE).is_file():
+    if config and not (directory / RECORDS_FILE).exists():
         return None
     validated = [record for record in load_run(directory).records if record.stage == "validate"]
     if not isinstance(config.get("model"), dict):
         wanted = f"{directory / CONFIG_FILE} to tell the run's model"
-        raise UserError(f"expected {wanted}, which claims are judged by, but it does not.")
+        raise DamagedFile(f"expected {wanted}, which claims are judged by, but it does not.")
     if not validated:
         return None
     origin, checkpoint = directory, config.get("ckpt_path")
@@ -147,10 +152,14 @@ def _unfinished(run: FinishedRun) -> str:
     """Why a run does not count; empty where it does. What other limits than epochs end is taken as it is."""
     if run.record.step == 0:
         return "" if run.origin != run.directory else "it neither trained a model nor read a checkpoint"
-    trainer = run.config.get("trainer") or {}
-    epochs, every = trainer.get("max_epochs") or -1, trainer.get("check_val_every_n_epoch") or 1
-    stoppers = any("EarlyStopping" in class_of(entry) for entry in trainer.get("callbacks") or [])
-    otherwise = stoppers or (trainer.get("max_steps") or -1) > 0 or trainer.get("max_time")
+    trainer = below(run.config, "trainer")
+    epochs, every, steps = (
+        number if isinstance(number := trainer.get(key), int) and number else usual
+        for key, usual in (("max_epochs", -1), ("check_val_every_n_epoch", 1), ("max_steps", -1))
+    )
+    callbacks = trainer.get("callbacks")
+    stoppers = any("EarlyStopping" in class_of(entry) for entry in (callbacks if isinstance(callbacks, list) else []))
+    otherwise = stoppers or steps > 0 or trainer.get("max_time")
     if otherwise or run.record.epoch + every >= epochs:
         return ""
     return f"its last validation is of epoch {run.record.epoch + 1} of {epochs}"
@@ -166,8 +175,11 @@ def _settings(run: FinishedRun) -> dict[str, str]:
     """Data, model, training, and how it was measured, flat."""
     data = without_loading(run.config.get("data"))
     if isinstance(data.get("batch_size"), int):
-        data["batch_size"] *= int(run.environment.get("processes", 1))  # R take the steps of one with R times the batch
-    trainer = {key: value for key, value in (run.config.get("trainer") or {}).items() if key in _TRAINING}
+        processes = str(run.environment.get("processes", 1))
+        data["batch_size"] *= (
+            int(processes) if processes.isdigit() else 1
+        )  # R take the steps of one with R times the batch
+    trainer = {key: value for key, value in below(run.config, "trainer").items() if key in _TRAINING}
     together: dict[str, Any] = {"data": data, "model": run.config["model"], "trainer": trainer} | run.how_measured
     return {key.replace(".init_args", ""): repr(value) for key, value in flat(together).items() if value is not None}
 

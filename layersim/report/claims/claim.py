@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from layersim.report.claims.finished import FinishedRun, NotMeasured
-from layersim.report.claims.intervals import Measured
+from layersim.report.claims.finished import FinishedRun
+from layersim.report.claims.intervals import Measured, NotMeasured
 
 Limits = Mapping[str, float]
 """The numbers that a user may set, by name."""

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from layersim.report.claims.intervals import CONFIDENCE, Measured, Numbers, shares
+from layersim.report.claims.intervals import CONFIDENCE, Measured, NotMeasured, Numbers, shares
 from layersim.report.exits import ExitReport
+from layersim.report.quantity import LAYER
 from layersim.report.records import LayerRecord
 from layersim.report.transfer import TransferReport
 
-
-class NotMeasured(Exception):
-    """A run does not tell what a claim asks; the message says what is missing and what would measure it."""
+_LARGEST = 2.0**53
+"""Of what claims reckon with; all of it is shares, counts and similarities."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,24 @@ class FinishedRun:
 
     def accuracy(self) -> Measured:
         """(L,) shares."""
-        told = self._values("accuracy", "layer accuracy", "LayerAccuracyMonitor")
+        told = self._values("accuracy", "layer accuracy", "LayerAccuracyMonitor", (LAYER,))
         return known(shares(told, self.samples), "the accuracy is NaN at some layer")
 
     def target_probability(self) -> Measured:
         """(L,) means over the samples, of the true class."""
-        told = self._values("target_probability", "probability of the true class", "ProgressionMonitor")
+        told = self._values("target_probability", "probability of the true class", "ProgressionMonitor", (LAYER,))
         return known(shares(told, self.samples), "the true class's probability is NaN at some layer")
 
     def saturation(self) -> Numbers:
         """(L,) counts of samples."""
-        return np.array(self._values("saturation", "saturation", "SaturationMonitor"), dtype=np.float64)
+        counts = self._values("saturation", "saturation", "SaturationMonitor", (LAYER,))
+        if min(counts) < 0 or not 0 < sum(counts) < 2**53:
+            raise NotMeasured("the saturation is not counts of samples")
+        return np.array(counts, dtype=np.float64)
 
     def similarity(self, measure: str, name: str) -> Measured:
         """(L, L), with its interval where one at 95 % was recorded."""
-        values = np.array(self._values(measure, name, "SimilarityHeatmaps"), dtype=np.float64)
+        values = np.array(self._values(measure, name, "SimilarityHeatmaps", (LAYER, LAYER)), dtype=np.float64)
         interval = self.record.quantities[measure].interval or {}
         if self.samples is None or interval.get("confidence") != CONFIDENCE:
             return Measured(values)
@@ -72,23 +75,28 @@ class FinishedRun:
     def exit_curve(self) -> tuple[Mapping[str, Any], int | None, str]:
         """The curve, its N, and by what rule samples leave."""
         if "exit_curve" in self.record.quantities or self.exits is None:
-            accuracy = self._values("exit_curve", "exit curve", "ExitCurveMonitor")
+            accuracy = self._values("exit_curve", "exit curve", "ExitCurveMonitor", ("threshold",))
             ticks = self.record.quantities["exit_curve"].ticks
+            depths = ticks.get("mean_exit_layer", ())
+            if len(depths) != len(accuracy) or not all(isinstance(depth, int | float) for depth in depths):
+                raise NotMeasured("the exit curve has no mean exit layer at each threshold: run `layersim exits`")
             return {**ticks, "accuracy": accuracy}, self.samples, "confidence"
         rule = f"{self.exits.policy}{' of tempered logits' if self.exits.temperatures is not None else ''}"
         return self.exits.curve, None if self.samples is None else self.exits.samples, rule
 
-    def _values(self, name: str, what: str, monitor: str) -> Any:
-        """The quantity's; refuses that nothing is told."""
-        values = self.record.values(name)
-        if values is None:
+    def _values(self, name: str, what: str, monitor: str, axes: tuple[str, ...]) -> Any:
+        """The quantity's; refuses that nothing is told, or something else under that name."""
+        quantity = self.record.quantities.get(name)
+        if quantity is None:
             raise NotMeasured(f"no {what} was recorded: add callbacks.{monitor}")
-        return values
+        if quantity.axes != axes or (np.abs(quantity.values) > _LARGEST).any():
+            raise NotMeasured(f"what was recorded as {name} is no {what}: add callbacks.{monitor}")
+        return quantity.values
 
     def parameters(self) -> Mapping[str, float]:
         """As `layersim.runs.parameters` counts them."""
         counted = self.exits.parameters if self.exits else self.environment.get("parameters")
-        if counted is None:
+        if not isinstance(counted, Mapping) or not isinstance(counted.get("share_saved"), int | float):
             raise NotMeasured("nothing counted the parameters: run `layersim exits`")
         return counted
 

@@ -17,6 +17,10 @@ CONFIDENCE = 0.95
 ALIKE = "all seeds gave the same number, whose spread is unknown"
 
 
+class NotMeasured(Exception):
+    """A run does not tell what a claim asks; the message says what is missing and what would measure it."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """K numbers of one run and, where its samples give one, the 95 % interval of each."""
@@ -65,8 +69,13 @@ def shares(values: ArrayLike, samples: int | None) -> Measured:
     Args:
         values: (K,) in 0 … 1.
         samples: N; None where the samples are not independent (tokens of one text), so that no interval follows.
+
+    Raises:
+        NotMeasured: values that are no shares, or of no sample.
     """
     share = np.asarray(values, dtype=np.float64)
+    if samples == 0 or (np.abs(share - 0.5) > 0.5 + 1e-6).any():
+        raise NotMeasured("what is told as shares does not lie in 0 … 1, or is of no sample")
     if samples is None:
         return Measured(share)
     z = normal_quantile()

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layersim.report.claims.claim import GAIN, LOSS, ONE_HEAD, Limits, alike, claim
-from layersim.report.claims.finished import FinishedRun, NotMeasured, known
-from layersim.report.claims.intervals import Measured, Numbers, normal_quantile, shares
+from layersim.report.claims.finished import FinishedRun, known
+from layersim.report.claims.intervals import Measured, NotMeasured, Numbers, normal_quantile, shares
 
 BUDGETS = (0.5, 0.75)
 """Mean exit layers at which early exit is compared, as shares of L."""

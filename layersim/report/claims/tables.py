@@ -1,5 +1,6 @@
 """Verdicts as a table on the terminal and as markdown."""
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -51,20 +52,25 @@ def markdown(judged: Sequence[tuple[Arms, Sequence[Verdict]]]) -> str:
     """All verdicts, each with its sentence, its place in the paper, and the published number beside ours."""
     lines = ["# The paper's claims on these runs", "", f"*Tracing Representation Progression*, arXiv 2406.14479. {HOW}"]
     for arms, verdicts in judged:
-        lines += ["", f"## {arms.task}", "", *(f"- {told}" for told in arms.told), ""]
+        lines += ["", f"## {_plain(arms.task)}", "", *(f"- {_plain(told)}" for told in arms.told), ""]
         lines.append("| claim | of | number | 95 % interval | claimed | verdict | over | paper |")
         lines.append("| --- | --- | ---: | ---: | ---: | --- | --- | --- |")
         for verdict in verdicts:
             over = "; ".join(filter(None, [verdict.estimate.basis if verdict.estimate else "", verdict.why]))
             claim = verdict.claim
-            cells = [claim.name, verdict.of, *_numbers(verdict), verdict.answer, over, claim.published]
+            cells = [claim.name, verdict.of, *_numbers(verdict), verdict.answer, _plain(over), claim.published]
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "## What is claimed", ""]
     claims = {verdict.claim.name: verdict.claim for _, verdicts in judged for verdict in verdicts}
     lines += [f"- **{name}** ({of.source}). {of.says}. Number: {of.number}." for name, of in claims.items()]
     if notes := [note for arms, _ in judged for note in arms.notes]:
-        lines += ["", "## How runs were put together", "", *(f"- {note}" for note in notes)]
+        lines += ["", "## How runs were put together", "", *(f"- {_plain(note)}" for note in notes)]
     return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """What users and their files name, so that markdown shows it as it is, on one line."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def _numbers(verdict: Verdict) -> tuple[str, str, str]:

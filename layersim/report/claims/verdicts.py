@@ -7,8 +7,7 @@ from typing import Literal
 
 from layersim.report.claims.arms import Arms
 from layersim.report.claims.claim import LIMITS, Claim, Limits
-from layersim.report.claims.finished import NotMeasured
-from layersim.report.claims.intervals import Estimate, Measured, difference, estimate
+from layersim.report.claims.intervals import Estimate, Measured, NotMeasured, difference, estimate
 from layersim.report.claims.paper import CLAIMS, absolute_depth
 
 Answer = Literal["holds", "does not hold", "cannot tell"]

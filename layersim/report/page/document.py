@@ -30,7 +30,7 @@ from layersim.report.page.comparison import (
 )
 from layersim.report.page.section import RunPage, notes, read_run, section
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage
-from layersim.report.run import Run, name_runs, pick_record
+from layersim.report.run import Run, name_runs, pick_record, whole_ones
 from layersim.writing import written_whole
 
 PAGE_FILE = "report.html"
@@ -55,9 +55,9 @@ def write_page(
         What a reader must know of the reading, which the page says too: lines lost, epochs left out.
 
     Raises:
-        UserError: a directory is not a run's, a file in it is broken, or the stage or epoch was not recorded.
+        UserError: a directory is not a run's, none has whole files, or the stage or epoch was not recorded.
     """
-    pages = [read_run(directory.resolve()) for directory in directories]
+    pages, damaged = whole_ones([directory.resolve() for directory in directories], read_run)
     records = [pick_record(page.run, stage=stage, epoch=epoch) for page in pages]
     names = name_runs([page.run for page in pages])
     kept = []
@@ -68,6 +68,7 @@ def write_page(
             told = f"{len(kept[-1])} of its {len(every)} epochs are here, to keep the page small"
             page.notices.append(f"{name}: {told}; {RECORDS_FILE} has them all.")
     comparison, static, warned = _comparison(names, pages, records)
+    warned = [*damaged, *warned]
     sections = [
         section(number, name if len(names) > 1 else "The run", page, record)
         for number, (name, page, record) in enumerate(zip(names, pages, records, strict=True))
@@ -93,7 +94,7 @@ def history(run: Run, stage: Stage) -> list[LayerRecord]:
 def thin(records: list[LayerRecord], numbers: int) -> list[LayerRecord]:
     """The records, or, where they hold more numbers than this, as many as fit (at least two): the first, the last, and
     others at even distances between."""
-    each = max(sum(np.size(quantity.values) for quantity in record.quantities.values()) for record in records)
+    each = max(1, *(sum(np.size(quantity.values) for quantity in record.quantities.values()) for record in records))
     if each * len(records) <= numbers:
         return records
     kept = min(max(2, numbers // each), len(records))

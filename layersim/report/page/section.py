@@ -16,8 +16,10 @@ from layersim.report.environment import environment, read_environment
 from layersim.report.exits import ExitReport, read_exit_report
 from layersim.report.numbers import three
 from layersim.report.quantity import LAYER, single_numbers, told
+from layersim.report.reading import read_text
 from layersim.report.records import LayerRecord
 from layersim.report.run import Run, load_run
+from layersim.report.secrets import masked
 from layersim.report.table import layer_cells
 from layersim.report.tradeoff import exit_summary
 
@@ -32,6 +34,7 @@ class RunPage:
     config_text: str
     """as it is; empty where the run has none."""
     exits: ExitReport | None
+    environment: dict[str, Any] | None
     notices: list[str]
     """What a reader must know of the reading: a line that was lost."""
 
@@ -40,7 +43,8 @@ def read_run(directory: Path) -> RunPage:
     """Reads all that the page shows of a run. What an interruption has cut is left out, and a notice says so.
 
     Raises:
-        UserError: the directory is not a run's, or a file in it is broken.
+        UserError: the directory is not a run's.
+        DamagedFile: a file in it is broken.
     """
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", UserWarning)
@@ -48,8 +52,9 @@ def read_run(directory: Path) -> RunPage:
     notices, config = [str(warning.message) for warning in warned], directory / CONFIG_FILE
     if not config.is_file():
         notices.append(f"{config} is not there: the page cannot tell how this run was made.")
-    text = config.read_text() if config.is_file() else ""
-    return RunPage(run, read_configuration(directory), text, read_exit_report(directory), notices)
+    text = masked(read_text(config)) if config.is_file() else ""
+    exits, recorded = read_exit_report(directory), read_environment(directory)
+    return RunPage(run, read_configuration(directory), text, exits, recorded, notices)
 
 
 def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> str:
@@ -160,20 +165,20 @@ def _computed(record: LayerRecord) -> dict[str, str]:
 
 def _environment(page: RunPage) -> str:
     """What the run wrote down of its environment, else what is installed as the page is written, marked so."""
-    recorded = read_environment(page.run.directory)
-    if recorded is None:
+    if page.environment is None:
         note = "The run did not record its environment. This is the one in which the page was written:"
         return f"<p>{note}</p>{_facts(environment())}"
-    return _facts({str(name): _counted(value) for name, value in recorded.items()})
+    return _facts({str(name): _counted(value) for name, value in page.environment.items()})
 
 
 def _counted(value: Any) -> str:
     """A value as it is; of several numbers each with its name."""
     if not isinstance(value, dict):
         return str(value)
+    told = {name: each if isinstance(each, int | float) else str(each) for name, each in value.items()}
+    shown = {float: ",.3g", int: ","}
     return ", ".join(
-        f"{name.replace('_', ' ')} {format(number, ',.3g' if isinstance(number, float) else ',')}"
-        for name, number in value.items()
+        f"{name.replace('_', ' ')} {number:{shown.get(type(number), '')}}" for name, number in told.items()
     )
 
 

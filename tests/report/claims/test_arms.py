@@ -278,7 +278,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ):
         read_arms({"standard": [run], "aligned": [run]})
     (run / "config.yaml").unlink()
-    with pytest.raises(UserError, match=r"expected .*config.yaml to tell the run's model"):
+    with pytest.raises(UserError, match=r"no finished run: .* expected .*config.yaml to tell the run's model"):
         read_arms({"standard": [run]})
     with pytest.raises(UserError, match="which is no directory"):
         read_arms({"standard": [tmp_path / "nowhere"]})
