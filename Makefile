@@ -38,7 +38,7 @@ test: install ## the whole test suite, one process a core (at most four)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-long: install ## what takes too long for `make test`: every family of timm and transformers, made tiny and read
-	LAYERSIM_LONG=1 $(BIN)/python -m pytest tests/backbones/test_survey.py tests/backbones/test_timm_families.py
+	LAYERSIM_LONG=1 $(BIN)/python -m pytest tests/backbones/test_survey.py
 
 lint: install ## style
 	$(BIN)/ruff check .
