@@ -1,10 +1,10 @@
 """Objectives: losses of what is read of a model's layers."""
 
 from layersim.objectives.aligned import Aligned, LastLayer
-from layersim.objectives.base import Objective, Step, WeightedSum
+from layersim.objectives.base import Objective, WeightedSum
 from layersim.objectives.cosine_regularized import CosineRegularized
 from layersim.objectives.distilled import Distilled
-from layersim.objectives.reading import Reading
+from layersim.objectives.reading import Reading, Step
 from layersim.objectives.scheduled import Alternating, Mixed, Progressive
 from layersim.objectives.uncertainty_weighted import UncertaintyWeighted
 from layersim.objectives.weights import LayerWeights, layer_weights

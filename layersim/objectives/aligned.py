@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from layersim.errors import UserError
-from layersim.objectives.base import Step, WeightedSum
-from layersim.objectives.reading import weighted_layers
+from layersim.objectives.base import WeightedSum
+from layersim.objectives.reading import Step, weighted_layers
 from layersim.objectives.weights import LayerWeights, check_values, layer_weights
 
 

@@ -1,33 +1,10 @@
 """What an objective is: a loss of what a training step, or an evaluation, read of a model's layers."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from layersim.errors import UserError
-from layersim.objectives.reading import Reading, weighted_layers
-
-
-@dataclass(frozen=True)
-class Step:
-    """Where a training stands."""
-
-    number: int = 0
-    """Of the optimizer, from 0."""
-    batch: int = 0
-    """Of one process, from 0 and over all epochs; several make a step where gradients accumulate."""
-    length: int | None = None
-    """Optimizer steps of the whole training; told to objectives that follow it."""
-    seed: int = 0
-    """The run's, the same on all processes, for whatever a step draws."""
-
-    @property
-    def progress(self) -> float:
-        """Share of the training, 0 … 1, that is done before this step."""
-        if self.length is None:
-            raise UserError("The training's length is not known. Set `follows_length` of the objective to True.")
-        return min(1.0, self.number / max(1, self.length))
+from layersim.objectives.reading import Reading, Step, weighted_layers
 
 
 class Objective(nn.Module, ABC):

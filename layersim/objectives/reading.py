@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -13,12 +13,30 @@ from layersim.errors import UserError
 from layersim.objectives.vocabulary_loss import weighted_sum
 from layersim.precision import widened
 
-if TYPE_CHECKING:
-    from layersim.objectives.base import Step
-
 MAX_LOGITS = 2**27
 """Logits (layers × samples × classes) of all layers at once, 512 MiB in float32, and as much again for their
 probabilities and gradients each: more are refused."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a training stands."""
+
+    number: int = 0
+    """Of the optimizer, from 0."""
+    batch: int = 0
+    """Of one process, from 0 and over all epochs; several make a step where gradients accumulate."""
+    length: int | None = None
+    """Optimizer steps of the whole training; told to objectives that follow it."""
+    seed: int = 0
+    """The run's, the same on all processes, for whatever a step draws."""
+
+    @property
+    def progress(self) -> float:
+        """Share of the training, 0 … 1, that is done before this step."""
+        if self.length is None:
+            raise UserError("The training's length is not known. Set `follows_length` of the objective to True.")
+        return min(1.0, self.number / max(1, self.length))
 
 
 @dataclass

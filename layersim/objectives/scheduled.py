@@ -3,8 +3,8 @@
 from typing import Literal
 
 from layersim.errors import UserError
-from layersim.objectives.base import Step, WeightedSum
-from layersim.objectives.reading import weighted_layers
+from layersim.objectives.base import WeightedSum
+from layersim.objectives.reading import Step, weighted_layers
 from layersim.objectives.weights import LayerWeights, check_share, check_values, layer_weights
 
 

@@ -8,14 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from layersim.errors import UserError
-
-if TYPE_CHECKING:
-    from layersim.module import LayerwiseModule
 
 _TABLES = re.compile(
     "pos_?embed|position_(embed|bias)|embed_position|wpe|rel_embed|relative_att|(cls|mask)_token|class_emb"
@@ -52,8 +49,8 @@ class ParameterGroups:
             if rate is not None and not (isfinite(rate) and rate > 0):
                 raise UserError(f"Expected {option} above 0, but got {rate}. Change --model.parameter_groups.")
 
-    def of(self, module: LayerwiseModule) -> list[dict[str, Any]]:
-        """The module's parameters in groups, as torch's optimizers take them; one where there is no difference.
+    def of(self, module: Any) -> list[dict[str, Any]]:
+        """A LayerwiseModule's parameters in groups, as torch's optimizers take them; one where there is no difference.
 
         The objective's own have no weight decay.
 
@@ -85,7 +82,7 @@ class ParameterGroups:
             raise UserError("There are no adapters for adapter_lr. Leave it out, or set the backbone's lora.")
         return list(groups.values())
 
-    def _depths(self, module: LayerwiseModule) -> dict[int, int]:
+    def _depths(self, module: Any) -> dict[int, int]:
         """Of parameters by their `id`: 1 … L in blocks, L for the final norm, L + 1 in the head; none elsewhere."""
         backbone, top = module.backbone, module.num_layers
         blocks = getattr(backbone, "blocks", None)
