@@ -77,10 +77,10 @@ class Place:
     def end_epoch(self, module: LightningModule) -> None:
         """Logs the loss over all samples of the epoch, those before an interruption too."""
         total, count = self._loss
-        module.log("train/loss", total / count)
+        module.log("train/loss", total / count, sync_dist=True)  # the same on all; Lightning warns where none is asked
         for name, value in self._followed.items():
             if name not in module.trainer.callback_metrics:
-                module.log(name, value, logger=False)
+                module.log(name, value, logger=False, sync_dist=True)
         module.trainer.fit_loop.on_iteration_done()  # else Lightning has no plateau schedule step in a resumed epoch
 
 
