@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layersim.errors import UserError, reason
-from layersim.runs.whole_checkpoints import check_whole, unusable
+from layersim.errors import UserError
+from layersim.runs.whole_checkpoints import reading
 
 _READ: dict[str, Any] = {"state_dict": None, "hyper_parameters": {}, "layersim": {}}
 """The entries of a checkpoint that the command reads, and what stands for one that is not there."""
@@ -22,14 +22,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise UserError(f"There is no checkpoint {path}. Give the path of a .ckpt file as --ckpt_path.")
-    try:
-        check_whole(Path(path))
+    with reading(Path(path)):
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except UserError:
-        raise
-    except Exception as error:  # unpickling raises whatever the damage suggests
-        why = f"is not a readable checkpoint (cut short, corrupt, or unsafe to load): {reason(error).rstrip('.')}"
-        raise unusable(Path(path), why) from error
     for entry, absent in _READ.items():
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(entry, absent), dict):
             raise UserError(

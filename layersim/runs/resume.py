@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from layersim.errors import UserError
 from layersim.runs.checkpoints import read_checkpoint
+from layersim.runs.place import PLACE
 
 STEPS_PER_EPOCH = "steps_per_epoch"
 """A checkpoint's entry: how many optimizer steps an epoch took."""
@@ -69,6 +70,10 @@ def earlier_rows(path: Path, checkpoint: dict[str, Any]) -> list[dict[str, str]]
             coming = "train/loss_step" not in filled and any(name.startswith(again) for name in filled)
             if step < last or (step == last and not coming):
                 kept.append(filled)
+    total, count = checkpoint[PLACE]["loss"].tolist()
+    told = any("train/loss" in row and int(row["step"]) == last for row in kept)
+    if count and not told and epoch["processed"] == epoch["ready"]:  # killed between the epoch's checkpoint and its row
+        kept.append({"epoch": str(checkpoint["epoch"]), "step": str(last), "train/loss": str(total / count)})
     return kept
 
 

@@ -4,8 +4,10 @@ A checkpoint is a zip archive; its comment, which every reader passes over, hold
 it. So the checksum comes and goes with the file, wherever that is copied or linked.
 """
 
+import contextlib
 import hashlib
 import io
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
-from layersim.errors import UserError
+from layersim.errors import UserError, reason
 from layersim.writing import written_whole
 
 _MARK = b"sha256="
@@ -44,22 +46,28 @@ class WholeCheckpoints(TorchCheckpointIO):
             file.write(_MARK + hashlib.sha256(content).hexdigest().encode())
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
-        if "://" not in str(path):
-            check_whole(Path(path))
-        loaded: dict[str, Any] = super().load_checkpoint(path, *args, **options)
+        with contextlib.nullcontext() if "://" in str(path) else reading(Path(path)):
+            loaded: dict[str, Any] = super().load_checkpoint(path, *args, **options)
         return loaded
 
 
-def check_whole(path: Path) -> None:
-    """Whether a checkpoint's content is what was written; one line, once, where it has no checksum to tell by.
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around whatever reads a checkpoint. Where that has no checksum to tell by, a line says so, once.
 
     Raises:
-        UserError: it is not; the newest whole checkpoint beside it is named.
+        UserError: its content is not what was written, or cannot be read; the newest whole checkpoint beside it is
+            named.
     """
     if (whole := is_whole(path)) is None:
         _tell_no_checksum(path.resolve())
     elif not whole:
-        raise unusable(path, "is damaged: its checksum is of another content")
+        raise _unusable(path, "is damaged: its checksum is of another content")
+    try:
+        yield
+    except Exception as error:  # unpickling raises whatever the damage suggests
+        why = f"is not a readable checkpoint (cut short, corrupt, or unsafe to load): {reason(error).rstrip('.')}"
+        raise _unusable(path, why) from error
 
 
 def is_whole(path: Path) -> bool | None:
@@ -85,7 +93,7 @@ def newest_whole(folder: Path, *, other_than: Path | None = None) -> Path | None
     return next((path for path in newest_first if is_whole(path)), None)
 
 
-def unusable(path: Path, why: str) -> UserError:
+def _unusable(path: Path, why: str) -> UserError:
     """The error on a checkpoint that cannot be read: why, and which one can."""
     other = newest_whole(path.parent, other_than=path)
     remedy = f"The newest whole checkpoint beside it is {other}: give that" if other else "No other beside it is whole"

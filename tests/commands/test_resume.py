@@ -56,6 +56,20 @@ def test_a_killed_run_goes_on_by_its_directory(checkpoint: str, root: Path, tmp_
     same(resumed(root, f"--resume={killed}"), root / "mine" / "whole")
 
 
+def test_an_epoch_whose_row_was_not_yet_written_is_told_by_its_checkpoint(root: Path) -> None:
+    """Lightning saves an epoch's checkpoint before it logs the epoch's loss."""
+    killed = root / "mine" / "killed"
+    table, stamp = killed / "metrics.csv", (killed / "checkpoints" / "last.ckpt").stat().st_mtime - 1
+    os.utime(killed / "checkpoints" / "step.ckpt", (stamp, stamp))
+    written = table.read_text()
+    header, *rows = written.splitlines(keepends=True)
+    loss = header.strip().split(",").index("train/loss")
+    unwritten = next(place for place, row in enumerate(rows) if row.split(",")[loss])
+    table.write_text("".join([header, *rows[:unwritten]]))
+    same(resumed(root, f"--resume={killed}"), root / "mine" / "whole")
+    table.write_text(written)
+
+
 def test_the_last_run_of_the_experiment_is_found_and_a_damaged_checkpoint_passed_over(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """python -m tests.reliability [KIND …] [--count N] [--seed S] [--page FILE]"""
 
 import argparse
+import logging
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lost = 0
     for kind in options.kinds:
         program, begun = import_module(f"tests.reliability.{kind}"), time.monotonic()

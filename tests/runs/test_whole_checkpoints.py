@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from layersim.errors import UserError
-from layersim.runs.whole_checkpoints import WholeCheckpoints, check_whole, is_whole, newest_whole
+from layersim.runs.whole_checkpoints import WholeCheckpoints, is_whole, newest_whole
 from tests import tiny
 from tests.runs.test_checkpoints import flip
 
@@ -67,6 +67,8 @@ def test_without_the_checksum_most_flips_are_not_found(tmp_path: Path) -> None:
 def test_a_cut_file_is_never_taken_for_whole(saved: Path, size: int) -> None:
     saved.write_bytes(saved.read_bytes()[:size])
     assert not is_whole(saved)
+    with pytest.raises(UserError, match=r"is not a readable checkpoint .* No other beside it is whole"):
+        WholeCheckpoints().load_checkpoint(saved)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -102,7 +104,6 @@ def test_a_checkpoint_without_checksum_is_taken_with_one_line_of_notice(
     torch.save(CONTENT, tmp_path / "plain.ckpt")
     with caplog.at_level("INFO"):
         for _ in range(3):
-            check_whole(tmp_path / "plain.ckpt")
             assert WholeCheckpoints().load_checkpoint(tmp_path / "plain.ckpt")["epoch"] == 3
     said = caplog.text + capfd.readouterr().err
     assert said.count("plain.ckpt has no checksum to tell whether it is whole") == 1
