@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -21,7 +20,8 @@ from layersim.errors import UserError
 from layersim.metrics import KeptSamples
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
-from layersim.report.figures import figures_of, heat_map
+from layersim.report.drawing.pictures import Picture
+from layersim.report.figures import figures_of, matrix
 from layersim.report.quantity import LAYER, Quantity
 from layersim.similarity import LinearCKA
 from layersim.similarity.measure import Measure, as_measures
@@ -146,7 +146,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
             ticks={"epoch": earlier},
         )
 
-    def figures(self, quantities: Mapping[str, Quantity]) -> dict[str, Callable[[], Figure]]:
+    def figures(self, quantities: Mapping[str, Quantity]) -> dict[str, Callable[[], Picture]]:
         """Beside the similarity to each kept epoch, how the layers drifted from the first one kept until now."""
         drawn = figures_of(quantities, self.unit)
         for name, strips in self.strips.items():
@@ -154,7 +154,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
                 first = min(strips)
                 since = replace(now, values=[*strips[first].values()], ticks={"epoch": [*strips[first]]})
                 title = f"{now.label} {first}"
-                drawn[f"{name}_since_epoch_{first}"] = partial(heat_map, since, title)
+                drawn[f"{name}_since_epoch_{first}"] = partial(matrix, since, title)
         return drawn
 
     def _options(self, metric: Measure) -> dict[str, Any]:

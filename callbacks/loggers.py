@@ -7,9 +7,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from matplotlib.figure import Figure
+from PIL import Image
 
-from layersim.report.drawing.canvas import save_figure
+from layersim.report.drawing.pictures import Picture, save_picture
 
 
 def validates_within_epochs(trainer: Trainer) -> bool:
@@ -30,15 +30,15 @@ def on_epoch_axis(trainer: Trainer, names: list[str]) -> None:
                 logger.experiment.define_metric(name, step_metric=axis)
 
 
-def log_figure(trainer: Trainer, name: str, figure: Figure) -> Path:
+def log_figure(trainer: Trainer, name: str, figure: Picture) -> Path:
     """Saves a figure as `figures/<name>-epoch-<n>.png` in the run's directory, with the step behind it where a training
     validates within epochs, and logs it. For rank zero alone."""
     step = f"-step-{trainer.global_step:06d}" if validates_within_epochs(trainer) else ""
     file = f"{name.replace('/', '-')}-epoch-{trainer.current_epoch:04d}{step}.png"
     path = Path(trainer.default_root_dir) / "figures" / file
-    save_figure(figure, path)
+    save_picture(figure, path)
     for logger in trainer.loggers:
-        _log_image(trainer, logger, name, path, figure)
+        _log_image(trainer, logger, name, path)
     return path
 
 
@@ -64,14 +64,15 @@ def log_outcome(trainer: Trainer, page: Path, columns: dict[str, list[float]]) -
             logger.experiment.log_artifact(logger.run_id, str(page))
 
 
-def _log_image(trainer: Trainer, logger: Logger, name: str, path: Path, figure: Figure) -> None:
+def _log_image(trainer: Trainer, logger: Logger, name: str, path: Path) -> None:
     if isinstance(logger, WandbLogger):
         import wandb
 
         image = {name: wandb.Image(str(path)), "epoch": trainer.current_epoch}
         logger.log_metrics(image, step=trainer.global_step)
     elif isinstance(logger, TensorBoardLogger):
-        pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
-        logger.experiment.add_image(name, pixels[..., :3], trainer.global_step, dataformats="HWC")
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened.convert("RGB"))
+        logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
     elif isinstance(logger, MLFlowLogger):
         logger.experiment.log_artifact(logger.run_id, str(path), "figures")

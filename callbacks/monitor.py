@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
 
 from lightning.pytorch import LightningModule, Trainer
-from matplotlib.figure import Figure
 from torch import nn
 from torchmetrics import Metric
 
@@ -18,6 +17,7 @@ from layersim.errors import UserError
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.precision import refuse_mps
+from layersim.report.drawing.pictures import Picture
 from layersim.report.figures import figures_of
 from layersim.report.quantity import Quantity, logged
 from layersim.runs.rehearsal import made_up
@@ -90,7 +90,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
     def measure(self, metrics: dict[str, AnyMetric]) -> dict[str, Quantity]:
         """What the epoch told, by name; called on every process, so that metrics may reduce across them."""
 
-    def figures(self, quantities: Mapping[str, Quantity]) -> dict[str, Callable[[], Figure]]:
+    def figures(self, quantities: Mapping[str, Quantity]) -> dict[str, Callable[[], Picture]]:
         """How to draw what the epoch told, by the figure's name; drawn by rank zero alone."""
         return figures_of(quantities, self.unit)
 

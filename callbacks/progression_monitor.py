@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -16,7 +15,8 @@ from layersim.metrics import KeptSamples, TargetProbability, class_means, progre
 from layersim.metrics.progression import LEAST
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
-from layersim.report.figures import figures_of, panels_figure
+from layersim.report.drawing.pictures import Picture
+from layersim.report.figures import figures_of, panels
 from layersim.report.quantity import LAYER, RATIO, Quantity, curve
 from layersim.runs.rehearsal import classifier_width, made_up
 from layersim.similarity.directions import Centering, require_centering
@@ -84,11 +84,11 @@ class ProgressionMonitor(LayerMonitor[Metric]):
             collapse |= _nc3(self._head, features, targets, collapse["classes"])
         return _quantities(record)
 
-    def figures(self, quantities: Mapping[str, Quantity]) -> dict[str, Callable[[], Figure]]:
+    def figures(self, quantities: Mapping[str, Quantity]) -> dict[str, Callable[[], Picture]]:
         """One picture of all curves, and one of the classes' ways."""
         lines = {name: quantity for name, quantity in quantities.items() if len(quantity.axes) == 1}
         others = {name: quantity for name, quantity in quantities.items() if name not in lines}
-        return {"progression": partial(panels_figure, lines), **figures_of(others, self.unit)}
+        return {"progression": partial(panels, lines), **figures_of(others, self.unit)}
 
 
 def _quantities(record: dict[str, Any]) -> dict[str, Quantity]:

@@ -7,14 +7,14 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from matplotlib.figure import Figure
 from torchmetrics import Metric
 
 from callbacks.monitor import LayerMonitor
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
-from layersim.report.drawing.heatmap import Range
-from layersim.report.figures import curves_figure, figures_of
+from layersim.report.drawing.colors import Range
+from layersim.report.drawing.pictures import Picture, curves
+from layersim.report.figures import figures_of
 from layersim.report.quantity import LAYER, Quantity
 from layersim.runs.rehearsal import classifier_width, made_up
 from layersim.similarity import CosineSimilarity, LinearCKA
@@ -108,12 +108,12 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
                 self._left_out.add(name)
         return measured
 
-    def figures(self, quantities: Mapping[str, Quantity]) -> dict[str, Callable[[], Figure]]:
+    def figures(self, quantities: Mapping[str, Quantity]) -> dict[str, Callable[[], Picture]]:
         drawn = figures_of(quantities, self.unit, span=self.colors)
         if self.confidence is not None:
-            title = f"similarity to the last layer with intervals at {self.confidence:.4g},"
+            title = f"Similarity to the last layer with intervals at {self.confidence:.4g}"
             to_last = {quantity.name_of(name): quantity.to_last() for name, quantity in quantities.items()}
-            drawn["to_last"] = partial(curves_figure, to_last, title)
+            drawn["to_last"] = partial(curves, to_last, title)
         return drawn
 
 

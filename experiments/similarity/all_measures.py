@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -22,10 +21,10 @@ from torch import Tensor
 
 from layersim import Docstrings, TransformersBackbone, similarity
 from layersim.evaluation import evaluating
-from layersim.report import save_figure
-from layersim.report.drawing.canvas import place, sheet, write_title
-from layersim.report.drawing.heatmap import draw_matrix, scale_of
-from layersim.report.quantity import Quantity
+from layersim.report import Picture, save_picture
+from layersim.report.drawing.colors import scale_of
+from layersim.report.drawing.pictures import beside, heat_map
+from layersim.report.quantity import LAYER, Quantity
 from layersim.similarity.measure import Measure
 
 MEASURES: dict[str, Measure] = {
@@ -74,19 +73,14 @@ def agreement(matrices: dict[str, Tensor]) -> np.ndarray:
     return np.asarray(spearmanr(np.stack(values, axis=1)).statistic)
 
 
-def draw(matrices: dict[str, Tensor]) -> Figure:
-    side, gap, columns = 2.3, 0.55, 4
-    rows = -(-len(matrices) // columns)
-    figure = sheet(columns * (side + gap) + 0.15, rows * (side + 0.85))
-    for number, (name, matrix) in enumerate(matrices.items()):
-        row, column = divmod(number, columns)
-        axes = place(figure, 0.4 + column * (side + gap), (rows - 1 - row) * (side + 0.85) + 0.35, side, side)
+def draw(matrices: dict[str, Tensor]) -> Picture:
+    drawn = []
+    for name, matrix in matrices.items():
         metric = MEASURES[name]
         better = "lower" if metric.identical == 0 else None
-        shown = Quantity(values=matrix.tolist(), range=metric.value_range, better=better)
-        write_title(axes, metric.label)
-        draw_matrix(axes, matrix, scale_of(metric.label, shown, [matrix]))
-    return figure
+        shown = Quantity(values=matrix.tolist(), axes=(LAYER, LAYER), range=metric.value_range, better=better)
+        drawn.append(heat_map(shown, scale_of(metric.label, shown, [matrix]), metric.label, side=200, bar=False))
+    return beside(drawn, 4)
 
 
 def main() -> None:
@@ -112,7 +106,7 @@ def main() -> None:
         both = both_ways(matrix)
         neighbours.add_row(MEASURES[name].label, f"{both.diagonal(1).mean():.3f}", f"{both[0, -1]:.3f}")
     console.print(neighbours)
-    save_figure(draw(matrices), options.output)
+    save_picture(draw(matrices), options.output)
     console.print(f"Figure: {options.output}")
 
 

@@ -28,8 +28,8 @@ def compare(
     """
     from rich.console import Console
 
-    from layersim.report.drawing.canvas import save_figure
-    from layersim.report.figures import comparison_figure
+    from layersim.report.drawing.pictures import save_picture
+    from layersim.report.figures import comparison
     from layersim.report.page import write_page
     from layersim.report.page.section import read_run
     from layersim.report.run import name_runs, pick_record, whole_ones
@@ -47,12 +47,12 @@ def compare(
     exits = {name: page.exits for name, page in zip(names, pages, strict=True) if page.exits is not None}
     console = Console()
     console.print(comparison_table(records))
-    save_figure(comparison_figure(records), output)
+    save_picture(comparison(records), output)
     written = [f"Figure: {output}"]
     if exits:
         console.print(tradeoff_table(exits))
         tradeoff = output.with_stem(f"{output.stem}-tradeoff")
-        save_figure(tradeoff_figure(exits), tradeoff)
+        save_picture(tradeoff_figure(exits), tradeoff)
         written.append(f"Figure: {tradeoff}")
     page = output.with_suffix(".html")
     notices = write_page(directories, page, stage=stage, epoch=epoch)

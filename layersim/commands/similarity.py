@@ -74,7 +74,7 @@ def similarity(
     from layersim.commands.models import make_data, open_module, print_outcome, read_features, read_source
     from layersim.data.blocks import BlockData
     from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
-    from layersim.report.drawing.canvas import save_figure
+    from layersim.report.drawing.pictures import save_picture
     from layersim.runs import directory as run_directory
 
     sources = {"a": read_source(a), "b": read_source(b)}
@@ -111,7 +111,7 @@ def similarity(
     with as_user_error(f"The directory {to} cannot be made", "Change --to."):
         to.mkdir(parents=True, exist_ok=True)
     figure = to.resolve() / FIGURE_FILE
-    save_figure(across_figure(report), figure)
+    save_picture(across_figure(report), figure)
     print_outcome(across_table(report), write_across_report(to.resolve(), report), figure)
     return report
 

@@ -52,7 +52,7 @@ def transfer(
             do; data that the model cannot read, or that have no labels or one class; a directory that cannot be made.
     """
     from layersim.commands.models import make_data, open_module, print_outcome, read_source
-    from layersim.report.drawing.canvas import save_figure
+    from layersim.report.drawing.pictures import save_picture
     from layersim.report.transfer import TransferReport, transfer_figure, transfer_table, write_transfer_report
     from layersim.transfer import check_strengths, shifted_accuracies
 
@@ -90,7 +90,7 @@ def transfer(
         shifts=shifts,
         probe=None if task is None else {"data": to_data, **_probe(module, task, split, max_samples, seed)},
     )
-    save_figure(transfer_figure(report), to / FIGURE_FILE)
+    save_picture(transfer_figure(report), to / FIGURE_FILE)
     print_outcome(transfer_table(report), write_transfer_report(to, report), to / FIGURE_FILE)
     return report
 

@@ -1,8 +1,8 @@
 """Records, figures and tables of runs. Knows what was measured, not the models: torch is never imported here."""
 
-from layersim.report.drawing.canvas import save_figure
+from layersim.report.drawing.pictures import Picture, save_picture
 from layersim.report.exits import ExitReport, read_exit_report, write_exit_report
-from layersim.report.figures import comparison_figure, figures_of
+from layersim.report.figures import comparison, figures_of
 from layersim.report.numbers import perplexity
 from layersim.report.quantity import Quantity, curve
 from layersim.report.records import LayerRecord, append_record, read_records
@@ -13,10 +13,11 @@ from layersim.report.tradeoff import tradeoff_figure, tradeoff_table
 __all__ = [
     "ExitReport",
     "LayerRecord",
+    "Picture",
     "Quantity",
     "Run",
     "append_record",
-    "comparison_figure",
+    "comparison",
     "comparison_table",
     "curve",
     "figures_of",
@@ -25,7 +26,7 @@ __all__ = [
     "perplexity",
     "read_exit_report",
     "read_records",
-    "save_figure",
+    "save_picture",
     "tradeoff_figure",
     "tradeoff_table",
     "write_exit_report",

@@ -9,13 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from rich.table import Table
 
-from layersim.report.drawing.canvas import INK, place, sheet, shorten, write_labels, write_title
-from layersim.report.drawing.heatmap import draw_color_bar, draw_matrix, scale_of
+from layersim.report.drawing.colors import scale_of
+from layersim.report.drawing.pictures import INK, Picture, heat_map, shorten
 from layersim.report.json_report import write_report
 from layersim.report.numbers import expect_numbers
 from layersim.report.quantity import Quantity
@@ -99,26 +96,14 @@ def across_table(report: AcrossReport) -> Table:
     )
 
 
-def across_figure(report: AcrossReport) -> Figure:
+def across_figure(report: AcrossReport) -> Picture:
     """The heat map of all pairs, a up and b across; each layer of a has its best match in b outlined."""
-    up, across = len(report.similarity), len(report.similarity[0])
-    cell = 4.6 / max(up, across)
-    width, height = max(cell * across, 1.6), max(cell * up, 1.6)
-    figure = sheet(width + 1.75, height + 1.05)
-    axes = place(figure, 0.6, 0.55, width, height)
-    shown = Quantity(values=report.similarity, range=report.range)
+    axes = tuple(f"layer of {shorten(report.models[side]['name'], 40)}" for side in "ab")
+    shown = Quantity(values=report.similarity, axes=axes, range=report.range)
     scale = scale_of(report.label, replace(shown, better="lower" if report.identical == 0 else None), [shown.values])
-    write_title(axes, f"{scale.name[0].upper()}{scale.name[1:]}, {report.samples:,} samples")
-    across_name, up_name = (
-        shorten(f"layer of {report.models[side]['name']}", int(12 * length))
-        for side, length in (("b", width), ("a", height))
-    )
-    write_labels(axes, across_name, up_name)
-    draw_matrix(axes, report.similarity, scale)
-    for row, match in enumerate(report.matches_of_a, start=1):
-        if match is not None:
-            outline = Rectangle((match - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.2)
-            outline.set_path_effects([withStroke(linewidth=3, foreground="white")])
-            axes.add_patch(outline)
-    draw_color_bar(place(figure, width + 0.8, 0.55, 0.16, height), [report.similarity], scale)
-    return figure
+    drawn = heat_map(shown, scale, f"{report.label[:1].upper()}{report.label[1:]}, {report.samples:,} samples")
+    matched = [{"x": match, "y": str(row)} for row, match in enumerate(report.matches_of_a, start=1) if match]
+    place = drawn["layer"][0]["encoding"]
+    outline = {"type": "rect", "fill": None, "stroke": INK, "strokeWidth": 2}
+    layer = {"data": {"values": matched}, "mark": outline, "encoding": {key: place[key] for key in "xy"}}
+    return drawn | {"layer": [*drawn["layer"], layer]}

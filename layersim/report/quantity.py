@@ -69,6 +69,11 @@ class Quantity:
         return self.axes == (LAYER, LAYER)
 
     @property
+    def along(self) -> str:
+        """What it is drawn along: its last axis, or what the ticks of a single axis have in its place."""
+        return next((other for other in self.ticks if other not in self.axes), self.axes[-1])
+
+    @property
     def one_number(self) -> float | None:
         """What stands for all layers together: itself, `overall`, or, where something is better, the last layer's."""
         if not self.axes:

@@ -1,33 +1,26 @@
 """`transfer.json`: how a model's layers do on shifted images and on another task. Letter: L layers."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from rich.table import Table
 
 from layersim.errors import UserError
 from layersim.report.configuration import without_loading
-from layersim.report.drawing.canvas import COLORS, INK, place, sheet, write_labels, write_title
-from layersim.report.drawing.curves import draw_lines, scale_axes
-from layersim.report.drawing.legend import draw_key
+from layersim.report.drawing.pictures import COLORS, Picture, beside, curves
 from layersim.report.json_report import read_report, write_report
 from layersim.report.numbers import expect_numbers, expect_shapes
+from layersim.report.quantity import curve
 from layersim.report.terminal import table_by_layer
 
 TRANSFER_FILE = "transfer.json"
 
 UNITS = {"rotation": "degrees", "noise": "standard deviations", "blur": "of the width"}
 
-_LEFT, _BELOW, _WIDTH, _HEIGHT, _GAP = 0.65, 1.1, 3.1, 2.6, 0.3  # inches: a panel, and what lies around it
-_STRENGTHS = LinearSegmentedColormap.from_list("strength", ["#9ecae9", "#08306b"])
+_STRENGTHS = ("#c6dbef", "#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,36 +112,21 @@ def transfer_table(report: TransferReport) -> Table:
     return table_by_layer(report.model, "; ".join(filter(None, told)), cells)
 
 
-def transfer_figure(report: TransferReport) -> Figure:
+def transfer_figure(report: TransferReport) -> Picture:
     """Accuracy by layer: a panel a shift, a line a strength, the stronger the darker; the probe in its own panel."""
-    panels = len(report.shifts) + (report.probe is not None)
-    figure = sheet(_LEFT + panels * (_WIDTH + _GAP), _BELOW + _HEIGHT + 0.45)
-    for number, (kind, steps) in enumerate(report.shifts.items()):
-        accuracies = {"as they are": report.accuracy or []} | {
-            f"{step['strength']:g}": step["accuracy"] for step in steps
-        }
-        axes = _panel(figure, number, kind.capitalize())
-        lines = _draw(axes, accuracies, [INK, *_STRENGTHS(np.linspace(0, 1, len(steps)))])
-        lines["as they are"].set_linestyle("--")
-        draw_key(axes, lines, title=UNITS.get(kind, ""), columns=3)
+    found = {}
+    for kind, steps in report.shifts.items():
+        named = {f"{step['strength']:g}": step["accuracy"] for step in steps}
+        unit = f" ({UNITS[kind]})" if kind in UNITS else ""
+        found[f"Accuracy, {kind}{unit}"] = (
+            {"as they are": report.accuracy or []} | named,
+            [COLORS[1], *_STRENGTHS[-len(steps) :]],
+        )
     if report.probe is not None:
-        axes = _panel(figure, panels - 1, "Another task, linear probe")
-        draw_key(axes, _draw(axes, {f"{report.probe['classes']} classes": report.probe["accuracy"]}, [COLORS[2]]))
-    return figure
-
-
-def _panel(figure: Figure, number: int, title: str) -> Axes:
-    axes = place(figure, _LEFT + number * (_WIDTH + _GAP), _BELOW, _WIDTH, _HEIGHT)
-    write_title(axes, title)
-    write_labels(axes, "layer", "" if number else "accuracy")
-    axes.tick_params(labelleft=not number)
-    return axes
-
-
-def _draw(axes: Axes, accuracies: Mapping[str, Sequence[float]], colors: Sequence[Any]) -> dict[str, Line2D]:
-    layers = len(next(iter(accuracies.values())))
-    lines = draw_lines(axes, {name: (range(1, layers + 1), values) for name, values in accuracies.items()}, size=3.5)
-    for line, color in zip(lines.values(), colors, strict=True):
-        line.set_color(color)
-    scale_axes(axes, layers)
-    return lines
+        name = f"{report.probe['classes']} classes"
+        found["Accuracy, another task, linear probe"] = {name: report.probe["accuracy"]}, [COLORS[2]]
+    drawn = []
+    for title, (lines, colors) in found.items():
+        shown = {name: curve(values, label="accuracy", range=(0, 1)) for name, values in lines.items()}
+        drawn.append(curves(shown, title, width=250, height=210, series=[*shown], colors=colors))
+    return beside(drawn, len(drawn))

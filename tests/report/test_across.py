@@ -5,12 +5,13 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import altair
 import pytest
-from matplotlib.patches import Rectangle
 from rich.console import Console
 
 from layersim.errors import UserError
 from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
+from tests.report.test_figures import channel, svg
 
 NAN = math.nan
 REPORT = AcrossReport(
@@ -55,11 +56,12 @@ def test_the_table_says_both_ways() -> None:
 
 
 def test_the_figure_outlines_each_rows_best_match() -> None:
-    axes = across_figure(REPORT).axes[0]
-    outlines = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
-    assert [(round(patch.get_center()[0]), round(patch.get_center()[1])) for patch in outlines] == [(2, 1)]
-    assert axes.get_xlabel() == "layer of runs/model-b"
-    assert axes.get_ylabel() == "layer of runs/model-a"
+    picture = across_figure(REPORT)
+    assert picture["layer"][-1]["data"]["values"] == [{"x": 2, "y": "1"}]
+    assert channel(picture, "rect", "x")["title"] == "layer of runs/model-b"
+    assert channel(picture, "rect", "y")["title"] == "layer of runs/model-a"
+    assert len([node for node in svg(picture).iter() if node.get("stroke-width") == "2"]) == 1
+    altair.LayerChart.from_dict(picture)
 
 
 def test_rows_of_different_lengths_are_refused() -> None:

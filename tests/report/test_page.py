@@ -14,9 +14,10 @@ from jsonschema import ValidationError
 
 from layersim.commands.report import report as write_report
 from layersim.errors import UserError
+from layersim.report.drawing.specifications import LAYERS, bars, cells, lines
 from layersim.report.environment import environment
 from layersim.report.page import write_page
-from layersim.report.page.charts import LAYERS, Chart, bars, cells, charts, lines
+from layersim.report.page.charts import Chart, charts
 from layersim.report.page.comparison import differences, exit_charts, group_runs, mean_interval
 from layersim.report.page.document import MOST_NUMBERS, library, thin
 from layersim.report.page.section import headline

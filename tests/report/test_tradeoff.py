@@ -1,10 +1,8 @@
 import io
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from matplotlib.collections import PolyCollection
 from PIL import Image
 from rich.console import Console
 
@@ -13,7 +11,8 @@ from layersim.errors import UserError
 from layersim.report.exits import ExitReport, write_exit_report
 from layersim.report.tradeoff import tradeoff_figure, tradeoff_table
 from tests.report.test_compare import make_run, record
-from tests.report.test_exits import report, speed
+from tests.report.test_exits import report
+from tests.report.test_figures import channel, domain, points, said
 
 
 def lines(reports: dict[str, ExitReport], width: int = 100) -> list[list[str]]:
@@ -22,56 +21,32 @@ def lines(reports: dict[str, ExitReport], width: int = 100) -> list[list[str]]:
     return [line.split() for line in console.export_text().splitlines() if line.strip()]
 
 
-def points(line: Any) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in line.get_xydata()]
+def test_curves_bands_and_the_chosen_points_by_layer() -> None:
+    picture = tradeoff_figure({"aligned": report(), "_other": report(accuracy=0.75, layers=2, speed=[])})
+    layers = picture["concat"][0]
+    assert channel(layers, "line", "x")["title"] == "mean exit layer"
+    curve, chosen = [(1, 0.5), (1.25, 0.875), (2, 0.9)], [(1.25, 0.875)]
+    assert points(layers, "aligned") == curve + chosen
+    assert points(layers, "_other") == [*curve, (1.25, 0.75)]
+    own = [row for row in layers["data"]["values"] if row["y"] == "aligned" and "low" in row]
+    assert [(row["low"], row["high"]) for row in own] == [(0.375, 0.625), (0.8, 0.9375), (0.825, 0.9625)]
+    assert domain(layers) == [0.3, 1]
+    assert channel(layers, "line", "color")["scale"]["domain"] == ["aligned", "_other"]
+    assert "Bands: 95 % bootstrap over samples" in " ".join(said(picture))
 
 
-def test_the_left_panel_shows_curves_bands_and_the_chosen_points() -> None:
-    figure = tradeoff_figure({"aligned": report(), "_other": report(accuracy=0.75, layers=2, speed=[])})
-    layers = figure.axes[0]
-    assert layers.get_xlabel() == "mean exit layer"
-    first, second, chosen, other = layers.lines
-    assert points(first) == points(second) == [(1, 0.5), (1.25, 0.875), (2, 0.9)]
-    assert (points(chosen), points(other)) == ([(1.25, 0.875)], [(1.25, 0.75)])
-    assert first.get_color() == chosen.get_color() != second.get_color()
-    assert chosen.get_marker() != other.get_marker()
-    bands = [artist for artist in layers.collections if isinstance(artist, PolyCollection)]
-    corners = {tuple(corner) for corner in bands[0].get_paths()[0].vertices.tolist()}  # type: ignore[union-attr]
-    assert {(1, 0.375), (1, 0.625), (1.25, 0.8), (1.25, 0.9375), (2, 0.825), (2, 0.9625)} <= corners
-    assert layers.get_ylim() == (0.3, 1)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["aligned", "_other"]
-
-
-def test_the_right_panel_shows_measured_time_over_the_full_models() -> None:
-    figure = tradeoff_figure({"timed": report(), "not": report(speed=[])})
-    times = figure.axes[1]
-    one, curve, empty, chosen = times.lines
-    assert list(one.get_xdata()) == [1, 1]
-    assert points(curve) == [(pytest.approx(1 / 1.5), 0.875), (pytest.approx(1 / 0.9), 0.875)]
-    assert points(empty) == []
-    assert points(chosen) == [(pytest.approx(1 / 1.5), 0.875)]
-    assert times.get_xlim() == (0, pytest.approx(1.05 / 0.9))
-    assert times.get_ylim() == figure.axes[0].get_ylim()
+def test_measured_time() -> None:
+    layers, times = tradeoff_figure({"timed": report(), "not": report(speed=[])})["concat"]
+    seen = [(one["seconds"], one["accuracy"]) for one in sorted(report().speed, key=lambda one: one["mean_exit_layer"])]
+    assert points(times, "timed")[: len(seen)] == seen
+    assert channel(times, "line", "x")["title"] == "seconds a sample"
+    assert domain(times) == domain(layers)
 
 
 def test_without_times_there_is_one_panel() -> None:
-    assert len(tradeoff_figure({"run": report(speed=[])}).axes) == 1
+    assert len(tradeoff_figure({"run": report(speed=[])})["concat"]) == 1
     with pytest.raises(UserError, match="one run with exits or more"):
         tradeoff_figure({})
-
-
-@pytest.mark.parametrize("speeds", [[], [speed()]])
-@pytest.mark.parametrize("count", [1, 3, 9])
-def test_panels_lie_apart_and_on_the_sheet(count: int, speeds: list[dict[str, Any]]) -> None:
-    figure = tradeoff_figure({f"a rather long name of run {number}": report(speed=speeds) for number in range(count)})
-    figure.canvas.draw()
-    boxes: list[Any] = [axes.get_tightbbox() for axes in figure.axes]
-    boxes += [legend.get_window_extent() for legend in figure.legends]
-    boxes += [text.get_window_extent() for text in figure.texts]
-    for number, box in enumerate(boxes):
-        assert figure.bbox.contains(box.x0, box.y0)
-        assert figure.bbox.contains(box.x1, box.y1)
-        assert not any(box.overlaps(other) for other in boxes[:number])
 
 
 def test_the_table_of_three_runs_fits_80_columns() -> None:

@@ -13,6 +13,7 @@ from layersim.report.transfer import (
     transfer_table,
     write_transfer_report,
 )
+from tests.report.test_figures import channel, points
 
 REPORT = TransferReport(
     model="runs/a",
@@ -89,7 +90,11 @@ def test_table_and_figure() -> None:
     table = transfer_table(REPORT)
     rows = [list(column.cells) for column in table.columns]
     assert rows == [["1", "2"], ["0.500", "0.875"], ["0.375", "0.750"], ["0.250", "0.625"], ["0.750", "0.800"]]
-    noise, probe = transfer_figure(REPORT).axes
-    assert [list(line.get_ydata()) for line in noise.lines] == [[0.5, 0.875], [0.375, 0.75], [0.25, 0.625]]
-    assert [text.get_text() for text in noise.get_legend().get_texts()] == ["as they are", "0.5", "1"]
-    assert [list(line.get_ydata()) for line in probe.lines] == [[0.75, 0.8]]
+    noise, probe = transfer_figure(REPORT)["concat"]
+    assert {name: [value for _, value in points(noise, name)] for name in ("as they are", "0.5", "1")} == {
+        "as they are": [0.5, 0.875],
+        "0.5": [0.375, 0.75],
+        "1": [0.25, 0.625],
+    }
+    assert channel(noise, "line", "color")["scale"]["domain"] == ["as they are", "0.5", "1"]
+    assert [value for _, value in points(probe)] == [0.75, 0.8]

@@ -15,7 +15,7 @@ from rich.console import Console
 from tables import Trainings, by_task, has_neighbours, layers_table, objectives_table, overview_table, verdicts_table
 from tasks import TASKS
 
-from layersim.report import save_figure
+from layersim.report import save_picture
 from layersim.report.claims import Arms, Verdict, judge, markdown, read_arms
 
 ABSOLUTE_EPSILON = 0.05
@@ -39,7 +39,7 @@ def write(root: Path, console: Console) -> None:
     verdicts = verdicts_table({title: verdicts for title, (_, verdicts) in judged.items()})
     (root / "tables.md").write_text("\n".join([verdicts + "\n", *parts]))
     (root / "claims.md").write_text(markdown(list(judged.values())).replace(f"{root}/", ""))
-    save_figure(picture(found), root / "evidence.png")
+    save_picture(picture(found), root / "evidence.png")
     for file in ("tables.md", "claims.md", "evidence.png"):
         console.print(f"{root / file}", soft_wrap=True, highlight=False)
 

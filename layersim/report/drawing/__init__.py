@@ -1,1 +1,1 @@
-"""What all figures are drawn with: the sheet and its look, curves over layers, matrices, legends."""
+"""What is drawn and how: Vega-Lite specifications, colours, still pictures."""

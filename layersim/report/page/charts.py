@@ -1,10 +1,4 @@
-"""Charts of quantities as Vega-Lite specifications, made from axes, unit, range and ticks alone; and their numbers.
-
-A specification holds no numbers. The page's script gives it rows: those shown `now`, those of the `others`, faint
-behind, and the slider's place in `time`; and parameters: `walked`, the row that the keyboard reads out, and of a heat
-map `low` and `high`, the ends of its colours, and `numbers`, whether a cell has room for its value. A row has `id`,
-`x`, `y` (a series, or a row of cells), `value`, `low` and `high` (an interval), and `told`, the text of its tooltip.
-"""
+"""The page's charts: of every quantity its specification, and its numbers as the page's script reads them."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,100 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from layersim.report.drawing.heatmap import Range, scale_of
+from layersim.report.drawing.colors import Range, scale_of
+from layersim.report.drawing.specifications import COUNTED, LAYERS, bars, cells, lines, words
 from layersim.report.quantity import LAYER, RATIO, Quantity
 from layersim.report.records import LayerRecord, shared_name
 
 Chart = dict[str, Any]
 """A title, a specification, and, by the series' names, the quantities of a record that it shows."""
 
-LAYERS = ("every layer",)
-COUNTED = ("samples", "tokens")
 _OWN_WORDS = ("", LAYER, RATIO, "share", *COUNTED)  # units that a title need not tell
 _MOST_SERIES = 4  # numbers of one unit in a chart
 _SPANS: tuple[Range, ...] = ("fixed", "data")
-_TOLD = {"tooltip": {"field": "told"}}
-_WALKED = {"transform": [{"filter": "datum.id === walked"}]}
-
-
-def lines(x: str, unit: str, *, series: Sequence[str] = (), log: bool = False, named: bool = False) -> dict[str, Any]:
-    """Curves with their points, and bands where there are intervals.
-
-    Args:
-        x: the axis across.
-        unit: of the values.
-        series: names, each with its own colour, mark and dashes; `LAYERS`: colours from the first to the last.
-        log: draw in logarithms.
-        named: what stands along the axis are names.
-    """
-    across = (
-        _channel("x", "ordinal", x)
-        if named
-        else _channel("x", "quantitative", x, scale={"zero": False, "nice": False, "padding": 10})
-    )
-    if x in (LAYER, "epoch", "step"):
-        across["axis"] = {"tickMinStep": 1, "format": "d"}
-    up = _up(unit) | {"scale": {"type": "log", "nice": False} if log else {"zero": False}}
-    color: dict[str, Any] = {}
-    marks: dict[str, Any] = {}
-    if series is LAYERS:
-        legend = {"type": "gradient", "tickMinStep": 1, "format": "d", "gradientLength": 180}
-        color = {"color": _channel("y", "quantitative", LAYER, legend=legend)}
-    elif series:
-        name = _channel("y", "nominal", None, legend={"columns": 2}, scale={"domain": [*series]})
-        color, marks = {"color": name}, {"shape": name, "strokeDash": name}
-    place = {"x": across, "y": up}
-    band = place | {"y": up | {"field": "low"}, "y2": {"field": "high"}} | color
-    finger = {"type": "point", "filled": True, "size": 180}  # for tooltips; and seen where a row was chosen
-    seen = {"opacity": {"condition": {"test": "datum.chosen", "value": 1}, "value": 0}}
-    return _layered(
-        _mark("line", place | {"detail": {"field": "group"}}, style="faint") | {"data": {"name": "others"}},
-        _mark("rule", {"x": across}) | {"data": {"name": "time"}},
-        _mark("area", band, style="band") | {"transform": [{"filter": "!datum.chosen"}]},
-        _mark("line", place | color | marks | {"order": {"field": "id"}}, point=True),
-        {"mark": finger, "encoding": place | color | seen | _TOLD},
-        _WALKED | _mark("point", place, style="walked", size=260),
-    )
-
-
-def bars(x: str, unit: str) -> dict[str, Any]:
-    """Shares of all, and as a line their sum up to each place."""
-    place = {"x": _channel("x", "ordinal", x), "y": _up(unit)}
-    summed = {"transform": [{"window": [{"op": "sum", "field": "value", "as": "sum"}]}]}
-    return _layered(
-        _mark("bar", place | _TOLD),
-        summed | _mark("line", place | {"y": place["y"] | {"field": "sum"}}, style="sum", point=True),
-        _WALKED | _mark("bar", place, style="walked"),
-    )
-
-
-def cells(x: str, y: str, colors: str) -> dict[str, Any]:
-    """A heat map, the first row below; each cell with its number where there is room for it.
-
-    Args:
-        x: the axis across.
-        y: the axis upwards.
-        colors: as matplotlib names them.
-    """
-    name = colors.removesuffix("_r")
-    scheme = {"scheme": {"RdBu": "redblue"}.get(name, name), "reverse": name != colors, "clamp": True}
-    ends = {"domain": [{"expr": "low"}, {"expr": "high"}]}
-    place = {"x": _channel("x", "ordinal", x), "y": _channel("y", "ordinal", y, scale={"reverse": True})}
-    dark = "luminance(scale('color', datum.value)) < 0.18"  # where white stands out better than black, by WCAG
-    ink = {"text": {"field": "short"}, "color": {"condition": {"test": dark, "value": "white"}, "value": "black"}}
-    number = _mark("text", place | ink, fontSize={"expr": "min(12, 0.44 * bandwidth('x'))"})
-    return _layered(
-        _mark(
-            "rect",
-            place | {"color": _channel("value", "quantitative", None, scale=scheme | ends)} | _TOLD,
-            invalid="show",
-        ),
-        number | {"transform": [{"filter": "numbers && isValid(datum.value)"}]},
-        _WALKED | _mark("rect", place, style="walked"),
-        low=0,
-        high=1,
-        numbers=False,
-    )
 
 
 def charts(records: Sequence[LayerRecord]) -> list[Chart]:
@@ -127,15 +38,10 @@ def static_chart(title: str, quantities: Mapping[str, Quantity], *, large: bool 
     """A chart that no slider moves, of quantities of one kind with one axis each, by the name of their series."""
     first = next(iter(quantities.values()))
     log, named = _logarithmic([*quantities.values()]), _named(first)
-    spec = lines(along(first), first.unit, series=[*quantities], log=log, named=named)
+    spec = lines(first.along, first.unit, series=[*quantities], log=log, named=named)
     shown: dict[str, Any] = {"quantities": {name: _drawn(quantity) for name, quantity in quantities.items()}}
     shown |= {"layers": max(len(quantity.values) for quantity in quantities.values())}
     return _chart({name: name for name in quantities}, first, _upper(title), spec, record=shown, large=large, **more)
-
-
-def along(quantity: Quantity) -> str:
-    """What a quantity with a single axis is drawn along: that, or what its ticks have in its place."""
-    return next((other for other in quantity.ticks if other not in quantity.axes), quantity.axes[0])
 
 
 def drawn_record(record: LayerRecord) -> dict[str, Any]:
@@ -176,8 +82,8 @@ def _charts(name: str, found: Sequence[Quantity]) -> Iterator[Chart]:
         yield _chart(keys, quantity, title, spec, column=quantity.name_of(name))
         yield _chart(keys, quantity, f"{label} over training{unit}", over, "training")
     elif len(axes) == 1:
-        spec = lines(along(quantity), quantity.unit, log=log, named=_named(quantity))
-        yield _chart(keys, quantity, f"{label} by {_words(along(quantity))}{unit}", spec, along=along(quantity))
+        spec = lines(quantity.along, quantity.unit, log=log, named=_named(quantity))
+        yield _chart(keys, quantity, f"{label} by {words(quantity.along)}{unit}", spec, along=quantity.along)
     elif len(axes) == 3 and np.shape(quantity.values)[2] == 2:
         names = quantity.ticks.get(axes[0], range(1, len(quantity.values) + 1))
         spec = lines(f"first {axes[2]}", "", series=[*map(str, names)])
@@ -185,7 +91,7 @@ def _charts(name: str, found: Sequence[Quantity]) -> Iterator[Chart]:
     elif axes:
         scales = {span: scale_of(label, quantity, [np.ravel(one.values) for one in found], span) for span in _SPANS}
         spans = {span: [scale.low, scale.high] for span, scale in scales.items()}
-        title = f"{label}, layer by layer" if quantity.is_matrix else f"{label} by {' and '.join(map(_words, axes))}"
+        title = f"{label}, layer by layer" if quantity.is_matrix else f"{label} by {' and '.join(map(words, axes))}"
         yield _chart(keys, quantity, title, cells(axes[-1], ", ".join(axes[:-1]), scales["fixed"].colors), spans=spans)
     if quantity.is_matrix:
         last, title = quantity.to_last(), f"{label} to the last layer"
@@ -215,38 +121,10 @@ def _upper(title: str) -> str:
     return title[:1].upper() + title[1:]
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
 def _named(quantity: Quantity) -> bool:
-    return any(isinstance(tick, str) for tick in quantity.ticks.get(along(quantity), ()))
+    return any(isinstance(tick, str) for tick in quantity.ticks.get(quantity.along, ()))
 
 
 def _logarithmic(found: Sequence[Quantity]) -> bool:
     """Whether these values are compared by division, and can be."""
     return found[0].unit == RATIO and all(bool((np.ravel(quantity.values) > 0).all()) for quantity in found)
-
-
-def _channel(field: str, kind: str, title: str | None, **more: Any) -> dict[str, Any]:
-    shown = {"axis": {"labelAngle": 0, "labelOverlap": True}} if kind == "ordinal" else {}
-    order = {} if kind == "quantitative" else {"sort": None}
-    return {"field": field, "type": kind, "title": title and _words(title)} | shown | order | more
-
-
-def _up(unit: str) -> dict[str, Any]:
-    return _channel("value", "quantitative", None, axis={"format": "%"} if unit in ("share", *COUNTED) else {})
-
-
-def _mark(kind: str, encoding: dict[str, Any], **look: Any) -> dict[str, Any]:
-    return {"mark": {"type": kind} | look, "encoding": encoding}
-
-
-def _layered(*layers: dict[str, Any], **parameters: Any) -> dict[str, Any]:
-    named = {"walked": -1} | parameters
-    return {
-        "autosize": {"type": "fit", "contains": "padding"},
-        "data": {"name": "now"},
-        "params": [{"name": name, "value": value} for name, value in named.items()],
-        "layer": list(layers),
-    }

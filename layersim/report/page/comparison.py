@@ -13,13 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
 from layersim.report.configuration import flat, seed_of
+from layersim.report.drawing.specifications import COUNTED
 from layersim.report.exits import ExitReport
 from layersim.report.numbers import three
-from layersim.report.page.charts import COUNTED, Chart, charts, static_chart
+from layersim.report.page.charts import Chart, charts, static_chart
 from layersim.report.page.section import RunPage, table
 from layersim.report.quantity import Quantity, curves, single_numbers
 from layersim.report.records import LayerRecord, shared_name
 from layersim.report.table import options_note
+from layersim.report.tradeoff import chosen_points, tradeoff_curves
 
 CONFIDENCE = 0.95
 
@@ -156,38 +158,10 @@ def compared_charts(
 def exit_charts(reports: Mapping[str, ExitReport]) -> list[Chart]:
     """Accuracy against mean exit layer and, where it was measured, against time, a series a run; large marks are the
     thresholds that were chosen."""
-    kind: dict[str, Any] = {"axes": ("threshold",), "range": (0, 1), "better": "higher"}
-    layers, times = {}, {}
-    for name, report in reports.items():
-        low, high = zip(*report.curve["accuracy_interval"], strict=True)
-        ticks = {"threshold": report.curve["threshold"], "mean exit layer": report.curve["mean_exit_layer"]}
-        ends = {"confidence": CONFIDENCE, "low": list(low), "high": list(high)}
-        layers[name] = Quantity(values=report.curve["accuracy"], ticks=ticks, interval=ends, **kind)
-        if speed := sorted(report.speed, key=lambda one: float(one["seconds"])):
-            ticks = {"threshold": [one["threshold"] for one in speed]}
-            ticks["seconds a sample"] = [one["seconds"] for one in speed]
-            times[name] = Quantity(values=[one["accuracy"] for one in speed], ticks=ticks, **kind)
-    chosen = [
-        {
-            "x": report.mean_exit_layer,
-            "y": name,
-            "series": name,
-            "value": report.accuracy,
-            "at": "chosen",
-            "chosen": True,
-        }
-        for name, report in reports.items()
+    return [
+        static_chart(f"calibrated exits: accuracy by {along}", shown, along=along, extra=chosen_points(reports, along))
+        for along, shown in (tradeoff_curves(reports) if reports else {}).items()
     ]
-    made = (
-        [static_chart("calibrated exits: accuracy by mean exit layer", layers, along="mean exit layer", extra=chosen)]
-        if layers
-        else []
-    )
-    return made + (
-        [static_chart("calibrated exits: accuracy by seconds a sample", times, along="seconds a sample")]
-        if times
-        else []
-    )
 
 
 def interval_table(name: str, groups: Mapping[str, Quantity]) -> str:

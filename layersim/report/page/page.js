@@ -3,7 +3,6 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const SPACE = 62; // pixels of a heat map's width that are no cells, and
 const BELOW = 104; // of its height
-const READABLE = 19; // pixels of a cell that has room for its number
 
 const known = (value) => value !== null && value !== undefined;
 const control = (id) => document.getElementById(id);
@@ -135,14 +134,14 @@ function figure(chart) {
     if (drawn !== shown) update(shown);
   }
 
-  /** Of a heat map: cells as wide as they are high, the ends of the colours, and whether numbers have room. */
+  /** Of a heat map: cells as wide as they are high, and the ends of the colours. */
   function sizes(rows) {
     if (!chart.spans) return {};
     const [columns, lines] = ["x", "y"].map((field) => new Set(rows.map((row) => row[field])).size);
     const most = node.classList.contains("wide") ? 90 : chart.large ? 48 : 34;
     const cell = Math.min((Math.min(width, 1000) - SPACE) / columns, most);
     const [low, high] = chart.spans[control("span").value];
-    const values = { low, high, numbers: cell >= READABLE };
+    const values = { low, high, cell };
     const params = chart.spec.params.map(({ name, value }) => ({ name, value: values[name] ?? value }));
     return { params, width: cell * columns + SPACE, height: BELOW + Math.max(Math.min(lines, columns) * cell, 24) };
   }
