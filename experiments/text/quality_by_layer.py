@@ -20,13 +20,14 @@ from typing import Any
 
 import torch
 from finished_runs import open_run, prompts_of
-from matplotlib import pyplot
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from layersim.errors import UserError, as_user_error
 from layersim.export import truncate
 from layersim.module import LayerwiseModule
+from layersim.report.drawing.pictures import beside, curves, save_picture
+from layersim.report.quantity import RATIO, curve
 
 MEASURES = ("perplexity of the texts", "diversity", "repetition of 4-grams")
 
@@ -80,14 +81,12 @@ def quality_by_layer(module: LayerwiseModule, judge: Any, prompts: Tensor, new: 
 
 def draw(found: Mapping[str, Sequence[tuple[float, ...]]], output: Path) -> None:
     """One panel a measure, one curve a run."""
-    figure, panels = pyplot.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
-    for place, (axes, measure) in enumerate(zip(panels, MEASURES, strict=True)):
-        for name, rows in found.items():
-            axes.plot(range(1, len(rows) + 1), [row[place] for row in rows], marker="o", label=name)
-        axes.set(title=measure.capitalize(), xlabel="layer", **({"yscale": "log"} if place == 0 else {"ylim": (0, 1)}))
-        axes.grid(axis="y", alpha=0.4)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=4, frameon=False)
-    figure.savefig(output, dpi=150)
+    panels = []
+    for place, measure in enumerate(MEASURES):
+        kind: dict[str, Any] = {"unit": RATIO} if place == 0 else {"range": (0, 1)}
+        shown = {name: curve([row[place] for row in rows], **kind) for name, rows in found.items()}
+        panels.append(curves(shown, measure.capitalize(), width=260, height=200))
+    save_picture(beside(panels, 3), output)
 
 
 def main() -> None:

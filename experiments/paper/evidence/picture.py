@@ -24,7 +24,7 @@ def picture(found: dict[str, Trainings]) -> Picture:
                 ends = {"low": (mean - spread).tolist(), "high": (mean + spread).tolist()}
                 kind = {"unit": RATIO} if TASKS[name].tokens else {"range": (0, 1)}
                 shown[objective.replace("_", " ")] = curve(mean.tolist(), interval=ends, **kind)
-        what = "perplexity of a byte" if TASKS[name].tokens else "accuracy"
+        what = "perplexity" if TASKS[name].tokens else "accuracy"
         colors = [DRAWN[one.replace(" ", "_")] for one in shown]
         title = f"{TASKS[name].title}: {what}"
         panels.append(curves(shown, title, width=260, height=190, series=[*shown], colors=colors))

@@ -16,7 +16,7 @@ Range = Literal["fixed", "data"]
 
 @dataclass(frozen=True)
 class Scale:
-    """How a quantity is coloured: its name for people, the ends of its colours, and their name in matplotlib."""
+    """How a quantity is coloured: its name for people, the ends of its colours, and theirs (`viridis`, `RdBu_r`)."""
 
     name: str
     low: float

@@ -105,7 +105,7 @@ def cells(
     Args:
         x: the axis across.
         y: the axis upwards.
-        colors: as matplotlib names them.
+        colors: `viridis` or `RdBu`, with `_r` where they are turned.
         legend: what holds for the bar of colours.
         low: the end of the colours, a number or a parameter's name; so
         high: the other end, and
