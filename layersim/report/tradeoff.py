@@ -10,7 +10,7 @@ from layersim.report.quantity import Quantity
 from layersim.report.terminal import SideBySide, gathered
 
 _NOTE = "Bands: 95 % bootstrap over samples, at each threshold. Large marks: the threshold that was chosen."
-BY_LAYER, BY_TIME = "mean exit layer", "seconds a sample"
+BY_LAYER, BY_TIME = "mean exit layer", "milliseconds a sample"
 
 
 def tradeoff_curves(reports: Mapping[str, ExitReport]) -> dict[str, dict[str, Quantity]]:
@@ -36,7 +36,7 @@ def tradeoff_curves(reports: Mapping[str, ExitReport]) -> dict[str, dict[str, Qu
         )
         if speed := sorted(report.speed, key=lambda one: float(one["mean_exit_layer"])):
             ticks = {"threshold": [one["threshold"] for one in speed]}
-            ticks[BY_TIME] = [one["seconds"] for one in speed]
+            ticks[BY_TIME] = [1000 * one["seconds"] for one in speed]
             values = [one["accuracy"] for one in speed]
             timed = Quantity(values=values, axes=("threshold",), range=ends, better="higher", ticks=ticks)
             found.setdefault(BY_TIME, {})[name] = timed
@@ -48,7 +48,7 @@ def chosen_points(reports: Mapping[str, ExitReport], along: str) -> list[dict[st
     places = {name: [report.mean_exit_layer] for name, report in reports.items()}
     if along == BY_TIME:
         for name, report in reports.items():
-            places[name] = [point["seconds"] for point in report.speed if point["threshold"] == report.threshold]
+            places[name] = [1000 * point["seconds"] for point in report.speed if point["threshold"] == report.threshold]
     return [
         {"x": x, "y": name, "series": name, "value": reports[name].accuracy, "at": "chosen", "chosen": True}
         for name, place in places.items()

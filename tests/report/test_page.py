@@ -358,7 +358,7 @@ def test_exits_and_seconds_are_shown_where_there_are_any() -> None:
         ("not", 1.25, 0.875),
     ]
     assert [*seconds["record"]["quantities"]] == ["timed"]
-    assert seconds["along"] == "seconds a sample"
+    assert seconds["along"] == "milliseconds a sample"
     assert len(exit_charts({"not": report(speed=[])})) == 1
     assert exit_charts({}) == []
 

@@ -37,9 +37,12 @@ def test_curves_bands_and_the_chosen_points_by_layer() -> None:
 
 def test_measured_time() -> None:
     layers, times = tradeoff_figure({"timed": report(), "not": report(speed=[])})["concat"]
-    seen = [(one["seconds"], one["accuracy"]) for one in sorted(report().speed, key=lambda one: one["mean_exit_layer"])]
+    seen = [
+        (1000 * one["seconds"], one["accuracy"])
+        for one in sorted(report().speed, key=lambda one: one["mean_exit_layer"])
+    ]
     assert points(times, "timed")[: len(seen)] == seen
-    assert channel(times, "line", "x")["title"] == "seconds a sample"
+    assert channel(times, "line", "x")["title"] == "milliseconds a sample"
     assert domain(times) == domain(layers)
 
 

@@ -100,12 +100,13 @@ def curves(
         return not_recorded(title, width, height)
     found = [row for name, one in shown.items() for row in rows(one, name)]
     reached = [row[key] for row in found for key in ("value", "low", "high") if row.get(key) is not None]
-    places = [row["x"] for row in found]
+    places, told = [row["x"] for row in found], series or ([*shown] if len(shown) > 1 else ())
     log = first.unit == RATIO and min(reached, default=0) > 0
     spec = lines(
         first.along,
         first.unit,
-        series=series or ([*shown] if len(shown) > 1 else ()),
+        series=told,
+        columns=max(1, width // (7 * max(map(len, told), default=1) + 40)),
         colors=colors,
         log=log,
         named=any(isinstance(x, str) for x in places),

@@ -30,6 +30,7 @@ def lines(
     *,
     series: Sequence[str] = (),
     colors: Sequence[str] = (),
+    columns: int = 2,
     log: bool = False,
     named: bool = False,
     ticks: Sequence[int] = (),
@@ -42,6 +43,7 @@ def lines(
         unit: of the values.
         series: names, each with its own colour, mark and dashes; `LAYERS`: colours from the first to the last.
         colors: of the series; the page's own where empty.
+        columns: of the legend.
         log: draw in logarithms.
         named: what stands along the axis are names.
         ticks: along the axis; as there is room where empty.
@@ -61,19 +63,20 @@ def lines(
         legend = {"type": "gradient", "tickMinStep": 1, "format": "d", "gradientLength": 180}
         color = {"color": _channel("y", "quantitative", LAYER, legend=legend)}
     elif series:
-        name = _channel("y", "nominal", None, legend={"columns": 2}, scale={"domain": [*series]})
+        name = _channel("y", "nominal", None, legend={"columns": columns}, scale={"domain": [*series]})
         color, marks = {"color": name}, {"shape": name, "strokeDash": name}
         if colors:
             color = {"color": name | {"scale": {"domain": [*series], "range": [*colors]}}}
     place = {"x": across, "y": up}
     band = place | {"y": up | {"field": "low"}, "y2": {"field": "high"}} | color
+    curve = {"transform": [{"filter": "!datum.chosen"}]}
     finger = {"type": "point", "filled": True, "size": 180}  # for tooltips; and seen where a row was chosen
     seen = {"opacity": {"condition": {"test": "datum.chosen", "value": 1}, "value": 0}}
     return _layered(
         _mark("line", place | {"detail": {"field": "group"}}, style="faint") | {"data": {"name": "others"}},
         _mark("rule", {"x": across}) | {"data": {"name": "time"}},
-        _mark("area", band, style="band") | {"transform": [{"filter": "!datum.chosen"}]},
-        _mark("line", place | color | marks | {"order": {"field": "id"}}, point=True),
+        _mark("area", band, style="band") | curve,
+        _mark("line", place | color | marks | {"order": {"field": "id"}}, point=True) | curve,
         {"mark": finger, "encoding": place | color | seen | _TOLD},
         _WALKED | _mark("point", place, style="walked", size=260),
     )
