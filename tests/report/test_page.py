@@ -411,7 +411,9 @@ def test_the_library_is_bundled_once_and_kept_where_that_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundled: list[str] = []
-    monkeypatch.setattr("vl_convert.javascript_bundle", lambda: bundled.append("") or f"bundle {len(bundled)}")
+    monkeypatch.setattr(
+        "layersim.report.page.document.vega", lambda call: bundled.append(call) or f"bundle {len(bundled)}".encode()
+    )
     monkeypatch.setattr("layersim.report.page.document.user_cache_path", lambda name: tmp_path / name)
     bundle = library.__wrapped__
     assert (bundle(), bundle()) == ("bundle 1", "bundle 1")

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import vl_convert
 from numpy.typing import ArrayLike
 
 from layersim.report.drawing import specifications
 from layersim.report.drawing.colors import Scale
+from layersim.report.drawing.painter import vega
 from layersim.report.drawing.specifications import COUNTED, Spec, cells, lines, still
 from layersim.report.quantity import LAYER, RATIO, Quantity
 from layersim.writing import written_whole
@@ -174,7 +174,7 @@ def beside(pictures: Sequence[Picture], columns: int, **more: Any) -> Picture:
 def save_picture(picture: Picture, path: Path) -> None:
     """Writes it as PNG. Whoever looks at `path` meanwhile sees the old picture or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = vl_convert.vegalite_to_png(picture, scale=1.5, config=_LOOK)
+    image = vega("vegalite_to_png", vl_spec=picture, config=_LOOK, scale=1.5)
     with written_whole(path) as part:
         part.write_bytes(image)
 

@@ -14,9 +14,9 @@ from string import Template
 from typing import Any
 
 import numpy as np
-import vl_convert
 from platformdirs import user_cache_path
 
+from layersim.report.drawing.painter import vega
 from layersim.report.page.charts import Chart, charts, drawn_record
 from layersim.report.page.comparison import (
     compared_charts,
@@ -108,7 +108,7 @@ def library() -> str:
     kept = user_cache_path("layersim") / f"vega-{version('vl-convert-python')}.js"
     if kept.is_file():
         return kept.read_text(encoding="utf-8")
-    script = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub asks for what it does not need
+    script = vega("javascript_bundle").decode()
     with suppress(OSError):
         _write(kept, script)
     return script

@@ -1,0 +1,61 @@
+"""The process in which Vega runs.
+
+It is a JavaScript engine, whose threads do not survive a fork: a process that was forked from one that had drawn
+(`ddp_notebook`, a loader's worker) would wait for them for ever. So it has a process of its own, which starts in a
+moment, draws one picture after the other, and ends when the one that it draws for does.
+"""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+_PROGRAM = """
+import json, sys
+import vl_convert
+for line in sys.stdin.buffer:
+    try:
+        call, options = json.loads(line)
+        made, kind = getattr(vl_convert, call)(**options), b"made"
+    except Exception as error:
+        made, kind = str(error), b"error"
+    made = made.encode() if isinstance(made, str) else made
+    sys.stdout.buffer.write(b"%s %d\\n" % (kind, len(made)) + made)
+    sys.stdout.buffer.flush()
+"""
+
+
+def vega(call: str, **options: Any) -> bytes:
+    """What a function of vl_convert makes, such as `vegalite_to_png` of a specification; text as UTF-8.
+
+    Raises:
+        RuntimeError: Vega refuses the specification, or its process has ended.
+    """
+    painter = _painter(os.getpid())
+    assert painter.stdin is not None
+    assert painter.stdout is not None
+    try:
+        painter.stdin.write(json.dumps([call, options], allow_nan=False).encode() + b"\n")
+        painter.stdin.flush()
+    except BrokenPipeError:
+        pass  # what it said last tells why
+    kind, _, length = painter.stdout.readline().partition(b" ")
+    made = painter.stdout.read(int(length or 0))
+    if not kind:
+        _painter.cache_clear()
+        raise RuntimeError(f"Vega did not draw the picture: its process has ended with status {painter.wait()}.")
+    if kind != b"made":
+        raise RuntimeError(f"Vega did not draw the picture: {' '.join(made.decode().splitlines()[:2])}")
+    return made
+
+
+@cache
+def _painter(owner: int) -> subprocess.Popen[bytes]:
+    """The process that draws for this one; Ctrl-C is not for it, and it ends when its input does."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    painter = subprocess.Popen([sys.executable, "-c", _PROGRAM], **pipes, start_new_session=True)
+    atexit.register(painter.communicate)
+    return painter

@@ -1,0 +1,60 @@
+"""Pictures are drawn in a process of their own: a process that is forked from one that has drawn can draw too."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from layersim.report.drawing.painter import _painter, vega
+
+DOT = {"data": {"values": [{"x": 1}]}, "mark": "point", "encoding": {"x": {"field": "x", "type": "quantitative"}}}
+
+
+def test_a_forked_process_draws_too() -> None:
+    expected = vega("vegalite_to_png", vl_spec=DOT)
+    assert expected.startswith(b"\x89PNG")
+    context = multiprocessing.get_context("fork")
+    answers: multiprocessing.SimpleQueue[bytes] = context.SimpleQueue()
+    child = context.Process(target=lambda: answers.put(vega("vegalite_to_png", vl_spec=DOT)))
+    child.start()
+    assert answers.get() == expected
+    child.join()
+    assert vega("vegalite_to_png", vl_spec=DOT) == expected, "and the first one goes on"
+
+
+def test_what_vega_refuses_is_told_and_the_next_picture_is_drawn() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"Vega did not draw the picture: Vega-Lite to PNG conversion failed: TypeError: [^\n]+$"
+    ):
+        vega("vegalite_to_png", vl_spec=DOT | {"mark": "worm"})
+    assert vega("vegalite_to_png", vl_spec=DOT).startswith(b"\x89PNG")
+
+
+def test_a_process_that_has_ended_is_told_and_started_anew() -> None:
+    vega("vegalite_to_png", vl_spec=DOT)
+    painter = _painter(os.getpid())
+    painter.kill()
+    painter.wait()
+    with pytest.raises(RuntimeError, match="its process has ended with status -9"):
+        vega("vegalite_to_png", vl_spec=DOT)
+    assert vega("vegalite_to_png", vl_spec=DOT).startswith(b"\x89PNG")
+
+
+def test_it_ends_with_the_process_that_it_draws_for(tmp_path: Path) -> None:
+    script = (
+        "import os, time; from layersim.report.drawing.painter import _painter, vega; "
+        f"vega('vegalite_to_png', vl_spec={DOT!r}); print(_painter(os.getpid()).pid, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        painter = int(owner.stdout.readline())
+        os.kill(painter, 0)
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+    while Path(f"/proc/{painter}").exists() and "Z" not in Path(f"/proc/{painter}/stat").read_text().split()[2]:
+        time.sleep(0.01)
