@@ -37,8 +37,9 @@ demo: install ## train a small ViT on the digits with three objectives, compare 
 test: install ## the whole test suite, one process a core (at most four)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-long: install ## what takes too long for `make test`: every family of timm and transformers, made tiny and read
+test-long: install ## what takes too long for `make test`: every family, made tiny and read; faults by the thousand (tests/RELIABILITY.md)
 	LAYERSIM_LONG=1 $(BIN)/python -m pytest tests/backbones/test_survey.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability
 
 lint: install ## style
 	$(BIN)/ruff check .
