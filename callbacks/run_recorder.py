@@ -83,6 +83,7 @@ class RunRecorder(EvaluationCallback):
             stage=stage,
             layers=layers,
             samples=int(samples) or getattr(counted, "num_samples", 0),  # the model's own reading is what counts
+            left_out=getattr(trainer.datamodule, "left_out", 0),  # type: ignore[attr-defined]
             unit="tokens" if isinstance(pl_module, LayerwiseModule) and pl_module.backbone.reads_tokens else "samples",
             quantities=published(publishing),
         )

@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from math import ceil, inf
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ from layersim.optimization.parameter_groups import ParameterGroups, check_groups
 from layersim.optimization.schedules import Interval, WarmupDecay, check_lasts, interval_of, monitor_of, told, try_out
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
-from layersim.runs.finders import is_searching, start_from
+from layersim.runs.finders import start_from
+from layersim.runs.finite import Finiteness
 from layersim.runs.place import Place
 from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates
 
@@ -79,6 +80,7 @@ class LayerwiseModule(LightningModule):
         self._rates: list[float] = []
         self._seed = 0
         self._place = Place()
+        self._finite = Finiteness()
         if compile:
             self.backbone.compile()
 
@@ -127,10 +129,9 @@ class LayerwiseModule(LightningModule):
         length = self._total_steps() if self.objective.follows_length else None
         step = Step(self.global_step, self.trainer.fit_loop.epoch_loop.total_batch_idx, length, self._seed)
         layers = self._asked(step)
-        features: LayerFeatures = self.backbone(batch, layers)
-        if features.targets is None:
-            raise UserError("Training needs a label for every sample, but the data gives none.")
-        loss = self.objective(Reading(self.head, features.values, features.targets, layers, self.num_layers, step))
+        loss_of = partial(self._loss_of, layers=layers, step=step)
+        self._finite.begin(batch, batch_idx, layers, loss_of)
+        features, loss = loss_of(batch)
         if not (isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad):
             came = type(loss).__name__
             if isinstance(loss, Tensor):
@@ -139,7 +140,14 @@ class LayerwiseModule(LightningModule):
                 f"Expected a loss of shape () with a gradient from {type(self.objective).__name__}, but got {came}. "
                 "Change its `forward`."
             )
-        return self._of_all_samples(loss, features.values.shape[1])
+        return self._of_all_samples(loss, features)
+
+    def _loss_of(self, batch: dict[str, Any], layers: list[int], step: Step) -> tuple[LayerFeatures, Tensor]:
+        features: LayerFeatures = self.backbone(batch, layers)
+        if features.targets is None:
+            raise UserError("Training needs a label for every sample, but the data gives none.")
+        read = Reading(self.head, features.values, features.targets, layers, self.num_layers, step)
+        return features, self.objective(read)
 
     def _asked(self, step: Step | None) -> list[int]:
         """The layers that the objective reads."""
@@ -153,6 +161,7 @@ class LayerwiseModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> LayerOutput:  # type: ignore[override]
         output: LayerOutput = self(batch)  # Lightning hands whatever a step returns to the callbacks
+        self._finite.watch(batch_idx, batch, output.features)
         return output
 
     test_step = validation_step  # type: ignore[assignment]
@@ -161,32 +170,33 @@ class LayerwiseModule(LightningModule):
         """Without the labels: nothing is learnt or measured, and some or all may be hidden (−1)."""
         return self.validation_step({key: value for key, value in batch.items() if key != "label"}, batch_idx)
 
-    def _of_all_samples(self, loss: Tensor, samples: int) -> Tensor:
+    def _of_all_samples(self, loss: Tensor, features: LayerFeatures) -> Tensor:
         """Logs the loss over the samples of all processes, and weighs this process's by its share of them.
 
         DDP averages gradients over processes. With unequal shares (a ragged last batch, tokens) that is the gradient of
         no mean over samples; with this factor it is one process's.
         """
-        world = self.trainer.world_size
+        world, samples = self.trainer.world_size, features.values.shape[1]
         sums = torch.stack([loss.detach().double() * samples, loss.new_tensor(samples, dtype=torch.float64)])
         if world > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         total, count = sums
-        self._stop_if_not_finite(total / count)  # of all processes: one that stops alone leaves the others waiting
+        # of all processes: one that stops alone leaves the others waiting
+        self._finite.check_loss(self, total / count, loss, features)
         self.log("train/loss_step", total / count, prog_bar=True, batch_size=samples)
         self._place.add(sums)
         return loss * (samples * world / count).to(loss.dtype) if world > 1 else loss
 
-    def _stop_if_not_finite(self, loss: Tensor) -> None:
-        if torch.isfinite(loss) or is_searching(self.trainer):
-            return
-        checkpoint = self.trainer.checkpoint_callback
-        last = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
-        raise UserError(
-            f"The loss is {loss.item()} in epoch {self.current_epoch}, step {self.global_step}; training stops before "
-            "the weights take it up. Lower the learning rate, or clip gradients (--trainer.gradient_clip_val). "
-            + (f"The last good checkpoint is {Path(last)}." if last else "No checkpoint had been written yet.")
-        )
+    def on_after_backward(self) -> None:
+        self._finite.check_gradients(self)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._finite.count_overflow(self)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finite.tell_broken()
+
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if self.objective.follows_length:
@@ -267,6 +277,7 @@ class LayerwiseModule(LightningModule):
         self._place.begin_epoch()
 
     def on_train_epoch_end(self) -> None:
+        self._finite.log_overflows(self)
         self._place.end_epoch(self)
 
     def on_train_start(self) -> None:

@@ -75,6 +75,8 @@ class SplitDataModule(LightningDataModule, ABC):
 
     test_option: ClassVar[str] = "test_split"
     """The option that gives test data, for the error that there is none."""
+    left_out = 0
+    """Samples that could not be read, of all splits that were opened; known once the data is loaded."""
 
     def __init__(
         self,

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Value
 
+from layersim.data.bad_samples import SKIP, Faults, text_faults
 from layersim.data.splits import Integers
 from layersim.errors import UserError, as_user_error
 
@@ -18,6 +20,8 @@ NO_LABEL = -1
 class Labels:
     """The labels of one split."""
 
+    rows: Integers
+    """(N,) which rows of it they are of."""
     values: Integers | None
     """(N,) integers; None where no sample has a label. −1 marks a sample without one, in the predict split alone."""
     names: list[str] | None = None
@@ -35,13 +39,14 @@ def need_column(data: Dataset, column: str, *, option: str) -> None:
 
 
 def read_texts(data: Dataset, column: str, *, option: str) -> pa.ChunkedArray:
-    """A column of texts (N,), read from disk as it is needed; rows without a text are null.
+    """A column of texts (N,), read from disk as it is needed; rows without a text are null, and what is no UTF-8 is
+    `text_faults`' to find.
 
     Raises:
         UserError: no such column, or one that holds something else.
     """
     need_column(data, column, option=option)
-    texts = _values(data, column, option)
+    texts = _values(data, column)
     if not _are_strings(texts):
         raise UserError(f"texts must be strings, but column {column} holds {texts.type}: change --data.{option}")
     feature = data.features[column]
@@ -50,8 +55,22 @@ def read_texts(data: Dataset, column: str, *, option: str) -> pa.ChunkedArray:
     return texts
 
 
-def read_labels(data: Dataset, column: str, *, role: str, names: list[str] | None = None) -> Labels:
-    """The labels as integers, and the names of the classes where they are known; no other column is touched.
+def label_faults(data: Dataset, column: str, *, role: str) -> Faults:
+    """The rows that have no label, which the predict split may lack, or one that is no text."""
+    if role == "predict" and column not in data.column_names:
+        return {}
+    need_column(data, column, option="label_column")
+    values = _values(data, column)
+    absent = dict.fromkeys(np.flatnonzero(pc.is_null(values, nan_is_null=True).to_numpy()).tolist(), "no label")
+    found = absent | (
+        {row: fault for row, fault in text_faults(values).items() if row not in absent} if _are_strings(values) else {}
+    )
+    return found if role != "predict" else {row: fault for row, fault in found.items() if row not in absent}
+
+
+def read_labels(data: Dataset, column: str, rows: Integers, *, role: str, names: list[str] | None = None) -> Labels:
+    """The labels of these rows (N,) as integers, and the names of the classes where they are known; no other column is
+    touched.
 
     Integers stay as they are, and truth values and whole floats become integers; strings are numbered in sorted order,
     or in the order of `names`, the classes of the training data, where role is not "train". The predict split may be
@@ -61,12 +80,15 @@ def read_labels(data: Dataset, column: str, *, role: str, names: list[str] | Non
         UserError: no such column; neither integers nor strings; a value missing; a class that training does not know.
     """
     if role == "predict" and column not in data.column_names:
-        return Labels(None, note="without labels")
+        return Labels(rows, None, note="without labels")
     need_column(data, column, option="label_column")
     column_of = data.features[column]
-    values = _values(data, column, "label_column")
+    values = _values(data, column).take(pa.array(rows))
+    check_utf8(values, column, option="label_column")
     if values.null_count and role != "predict":
-        raise UserError(f"column {column} has {values.null_count} rows without a label: remove them from the data")
+        raise UserError(
+            f"column {column} has {values.null_count} rows without a label: remove them from the data, {SKIP}"
+        )
     own: list[str] | None = list(column_of.names) if isinstance(column_of, ClassLabel) else None
     note = ""
     if _are_strings(values):
@@ -75,17 +97,23 @@ def read_labels(data: Dataset, column: str, *, role: str, names: list[str] | Non
         numbers, note = _integers(values, column)
     hidden = int((numbers == NO_LABEL).sum()) if role == "predict" else 0
     if hidden == len(numbers):
-        return Labels(None, note="without labels")
+        return Labels(rows, None, note="without labels")
     if role != "train" and own != names:
         raise UserError(f"the classes are {names} in training, but {own} in another split: name them alike")
-    return Labels(numbers, own, ", ".join(filter(None, [note, f"{hidden} without a label" if hidden else ""])))
+    return Labels(rows, numbers, own, ", ".join(filter(None, [note, f"{hidden} without a label" if hidden else ""])))
 
 
-def _values(data: Dataset, column: str, option: str) -> pa.ChunkedArray:
-    values = data.select_columns([column]).with_format("arrow")[:][column]
-    with as_user_error(f"column {column} cannot be read", f"Change the data's encoding, or --data.{option}"):
-        values.validate(full=True)  # the strings of parquet and JSON files may be no UTF-8
-    return values
+def check_utf8(texts: pa.ChunkedArray, column: str, *, option: str) -> None:
+    """Raises a UserError that names the first row of a column whose bytes are no UTF-8, as in parquet files."""
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid as error:
+        row, fault = next((row, fault) for row, fault in text_faults(texts).items() if fault.startswith("invalid"))
+        raise UserError(f"column {column}, row {row}: {fault}. Change --data.{option}, {SKIP}") from error
+
+
+def _values(data: Dataset, column: str) -> pa.ChunkedArray:
+    return data.select_columns([column]).with_format("arrow")[:][column]
 
 
 def _are_strings(values: pa.ChunkedArray) -> bool:

@@ -2,18 +2,24 @@
 
 from collections.abc import Callable
 from copy import copy
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
+import PIL.Image
 from datasets import Dataset, Image
 from torch import Tensor, nn
 
-from layersim.data.base import Reader
+from layersim.data.bad_samples import SKIP, Faults, cell_faults
+from layersim.data.base import Reader, at_least
 from layersim.data.columns import need_column
+from layersim.data.duplicates import image_contents
 from layersim.data.pixels import (
+    Cell,
     Preprocessing,
     check_shape,
     collate_images,
     evaluation_transforms,
+    read_image,
     training_transforms,
 )
 from layersim.data.splits import Integers, Sample, Split
@@ -36,6 +42,8 @@ class Images(TableData):
         eval_transforms: the same for evaluation. None: timm's resize and centre crop, by crop_pct.
         mean: of each channel on the scale 0 … 1, in place of the backbone's.
         std: of each channel, in place of the backbone's.
+        max_pixels: of an image.
+        large_images: what becomes of larger ones: "refuse", as of samples that cannot be read, or "scale" down to that.
         **options: those of TableData.
 
     Raises:
@@ -51,6 +59,8 @@ class Images(TableData):
         eval_transforms: list[nn.Module] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        max_pixels: int = 2**26,
+        large_images: Literal["refuse", "scale"] = "refuse",
         **options: Any,
     ) -> None:
         super().__init__(path, **options)
@@ -60,13 +70,23 @@ class Images(TableData):
         self.mean = mean
         self.std = std
         self.collate = collate_images
+        self.read = partial(read_image, most=at_least(1, "max_pixels", max_pixels), scale=large_images == "scale")
 
     def load(self) -> dict[str, Split]:
-        return {role: self._split(chosen) for role, chosen in self.rows().items()}
+        splits = {role: self._split(chosen) for role, chosen in self.rows().items()}
+        self.compare({role: image_contents(split.images, split.index) for role, split in splits.items()})
+        return dict(splits)
+
+    def faults(self, data: Dataset, split: str) -> Faults:
+        images = image_column(data, self.image_column)
+        told = f"the {len(images)} images of {split}"
+        return cell_faults(
+            images, self.read, f"{self.image_column} {self.read.keywords}", num_workers=self.num_workers, told=told
+        )
 
     def _split(self, rows: Rows) -> "ImageSplit":
         images = image_column(rows.data, self.image_column)
-        return ImageSplit(images, rows.source, rows.index, rows.labels, seed=self.seed, offset=rows.offset)
+        return ImageSplit(images, self.read, rows.source, rows.index, rows.labels, seed=self.seed, offset=rows.offset)
 
     def adapt(self, backbone: Any) -> None:
         config = getattr(backbone, "data_config", None)
@@ -104,7 +124,8 @@ class ImageSplit(Split):
     """Rows of a data set of images, read when they are asked for.
 
     Args:
-        images: all that was opened, with the single column of images.
+        images: all that was opened, with the single column of images, not decoded.
+        read: decodes one.
         source: the name of the data set's split that its rows are of.
         index: (N,) the rows that belong to this split.
         labels: (N,) their labels, or None.
@@ -113,10 +134,19 @@ class ImageSplit(Split):
     """
 
     def __init__(
-        self, images: Dataset, source: str, index: Integers, labels: Integers | None, *, seed: int, offset: int
+        self,
+        images: Dataset,
+        read: Callable[[Cell], PIL.Image.Image],
+        source: str,
+        index: Integers,
+        labels: Integers | None,
+        *,
+        seed: int,
+        offset: int,
     ) -> None:
         super().__init__(source, index, labels, seed=seed, offset=offset)
         self.images = images
+        self.read = read
         self.column: str = images.column_names[0]
         self.preprocessing: Callable[[Any], Tensor] | None = None
 
@@ -124,20 +154,23 @@ class ImageSplit(Split):
         if self.preprocessing is None:
             raise UserError("it is not known yet what the backbone reads: call check(backbone) before reading samples")
         row = int(self.index[place])
-        said = f"row {row + self.offset} of split {self.source} holds no image that can be read"
-        with as_user_error(said, "Leave it out of the data"):
-            image = self.images[row][self.column]
-        if image is None:
-            raise UserError(f"row {row + self.offset} of split {self.source} holds no image: leave it out of the data")
-        return {"image": self.preprocessing(image)}
+        where = f"row {row + self.offset} of split {self.source}"
+        try:
+            image = self.read(self.images[row][self.column])
+        except UserError as error:
+            raise UserError(f"{where}: {str(error).rstrip('.')}. Leave it out of the data, {SKIP}") from error
+        try:
+            return {"image": self.preprocessing(image)}
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
 
 
 def image_column(rows: Dataset, column: str) -> Dataset:
-    """The data set with its column of images alone, to be decoded when read.
+    """The data set with its column of images alone, not decoded.
 
     Raises:
         UserError: no such column, or it holds no images.
     """
     need_column(rows, column, option="image_column")
     with as_user_error(f"column {column} holds no images", "Change --data.image_column"):
-        return rows.select_columns([column]).cast_column(column, Image())
+        return rows.select_columns([column]).cast_column(column, Image(decode=False))

@@ -1,9 +1,14 @@
 """From an image to what a backbone reads: channels, size, normalisation."""
 
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from io import BytesIO
+from typing import Any, TypeAlias
 
+import PIL.ExifTags
 import PIL.Image
+import PIL.ImageOps
 import torch
 from timm.data import create_transform
 from torch import Tensor, nn
@@ -12,11 +17,47 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from layersim.data.splits import Sample
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, reason
 
 Transform = Callable[[Any], Any]
 _MODES = {1: "L", 3: "RGB"}
+_ADDRESS = re.compile(r" <[^>]* at 0x[^>]*>")
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+Cell: TypeAlias = dict[str, Any] | None
+"""An image as a table holds it: its "bytes", or else its "path"."""
+
+
+def read_image(cell: Cell, *, most: int, scale: bool) -> PIL.Image.Image:
+    """The image of a cell, decoded and turned as its camera was held.
+
+    Args:
+        cell: of a column of images that is not decoded.
+        most: pixels; of larger ones nothing is decoded, unless
+        scale: they are scaled down to that, a JPEG while it is decoded.
+
+    Raises:
+        UserError: there is no image, it cannot be read, or it is too large and not to be scaled.
+    """
+    cell = cell or {}
+    content, path = cell.get("bytes"), cell.get("path")
+    if content is None and path is None:
+        raise UserError("no image")
+    told = "no image that can be read" if path is None else f"{path} is no image that can be read"
+    with as_user_error(told, why=lambda error: _ADDRESS.sub("", reason(error))):
+        with warnings.catch_warnings(action="ignore", category=PIL.Image.DecompressionBombWarning):  # but see `most`
+            opened: PIL.Image.Image = PIL.Image.open(path if content is None else BytesIO(content))
+        with opened as image:
+            pixels = image.width * image.height
+            if pixels > most and not scale:
+                raise UserError(f"an image of {pixels:,} pixels, more than --data.max_pixels={most}")
+            if pixels > most:
+                share = (most / pixels) ** 0.5
+                image.thumbnail((max(1, int(image.width * share)), max(1, int(image.height * share))))
+            image.load()
+            turned = image.getexif().get(PIL.ExifTags.Base.Orientation)
+            return PIL.ImageOps.exif_transpose(image) if turned else image
 
 
 def to_image(image: PIL.Image.Image, channels: int) -> tv_tensors.Image:

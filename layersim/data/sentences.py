@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 
+from layersim.data.bad_samples import SKIP
 from layersim.data.base import Reader, SplitDataModule, at_least
 from layersim.data.sequences import PadCollate, Sequences, Tokens
 from layersim.data.splits import Integers, Sample, Split
@@ -171,7 +172,7 @@ class SentenceSplit(Split):
     def _texts(self, column: Texts, start: int) -> list[str]:
         texts: list[str | None] = column.slice(start, _CHUNK).to_pylist()
         if None in texts:
-            raise UserError(f"{self._row(start + texts.index(None))} has no text: remove it from the data")
+            raise UserError(f"{self._row(start + texts.index(None))} has no text: remove it from the data, {SKIP}")
         return [text for text in texts if text is not None]
 
     def _row(self, position: int) -> str:

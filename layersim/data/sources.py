@@ -20,6 +20,7 @@ from datasets import (
 )
 
 from layersim.data.account import folder, not_read
+from layersim.data.bad_samples import MARKED
 from layersim.data.unreadable import first_fault
 from layersim.errors import UserError, as_user_error, root_reason
 
@@ -50,14 +51,18 @@ class Source:
             file's are taken as they stand.
         name: which configuration of the data set, where it has several.
         sample_by: what a row of a txt file is; a paragraph ends with an empty line.
+        marks: whether bytes that are no UTF-8 are marked for `text_faults` to find their rows, and no error.
 
     Raises:
         UserError: nothing there, what cannot be read, or the hub is out of reach.
     """
 
-    def __init__(self, path: str, *, name: str | None = None, sample_by: SampleBy = "line") -> None:
+    def __init__(
+        self, path: str, *, name: str | None = None, sample_by: SampleBy = "line", marks: bool = False
+    ) -> None:
         self.path = path
         self.name = name
+        self.marks = marks
         self.location = Path(path).expanduser().absolute()  # as which nothing is taken for the name of a format
         self.is_local = bool(path) and self.location.exists()
         self.files: dict[str, list[str]] = {}
@@ -102,7 +107,7 @@ class Source:
             raise UserError(f"{self.path} has no rows in its split {split}: change --data.path or --data.{option}")
         with as_user_error(f"{self.path} has no split {split}", f"Change --data.{option} or --data.name"):
             data = builder.as_dataset(split=split)
-        if builder.name == "json":  # which has not looked at the bytes of strings
+        if builder.name == "json" and not self.marks:  # which has not looked at the bytes of strings
             with self._reading(self._paths(asked)):
                 data.with_format("arrow")[:].validate(full=True)
         if self.by_folder:
@@ -123,7 +128,7 @@ class Source:
 
     def _folder(self, split: str, option: str) -> Dataset:
         """The rows of a folder in this one that `datasets` takes for no split, or for one of another name ("val")."""
-        own = Source(str(self.location / split))
+        own = Source(str(self.location / split), marks=self.marks)
         paths = own._paths(own.files)
         for name, files in self.files.items():
             if set(paths) == set(files):
@@ -200,8 +205,11 @@ class Source:
             raise UserError(
                 f"sample_by={sample_by} is for txt files, which {self.path} is none of: leave --data.sample_by out"
             )
+        marks = {"encoding_errors": MARKED} if self.marks and self.is_local else {}
         if kind == "text":
-            return {} if sample_by == "line" else {"sample_by": sample_by}
+            return marks if sample_by == "line" else {"sample_by": sample_by} | marks
+        if kind == "json":
+            return marks
         if kind != "csv" or not self.is_local:
             return {"drop_labels": False} if self.by_folder else {}
         suffixes = {Path(file).suffix.lower() for file in self._paths(self.files)}
@@ -209,7 +217,7 @@ class Source:
             raise UserError(
                 f"{self.path} holds both csv and tsv files, which are not read alike: set --data.path to one of them"
             )
-        return dict(_READING.get("".join(suffixes), {}))
+        return _READING.get("".join(suffixes), {}) | marks
 
 
 def whence(data: Dataset, split: str) -> tuple[str, int]:

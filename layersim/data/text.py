@@ -2,7 +2,12 @@
 
 from typing import Any
 
-from layersim.data.columns import read_texts
+import pyarrow as pa
+from datasets import Dataset
+
+from layersim.data.bad_samples import Faults, text_faults
+from layersim.data.columns import check_utf8, read_texts
+from layersim.data.duplicates import contents
 from layersim.data.sentences import SentenceData, SentenceSplit
 from layersim.data.tables import Rows, TableData
 
@@ -27,11 +32,23 @@ class Text(TableData, SentenceData):
         self.pair_column = pair_column
 
     def open(self) -> dict[str, SentenceSplit]:
-        return {role: self._split(chosen) for role, chosen in self.rows().items()}
+        splits = {role: self._split(chosen) for role, chosen in self.rows().items()}
+        self.compare({role: contents(*split.columns) for role, split in splits.items()})
+        return splits
+
+    def faults(self, data: Dataset, split: str) -> Faults:
+        text, *pair = (text_faults(texts) for texts in self._columns(data).values())
+        return text | (pair[0] if pair else {})
+
+    def _columns(self, data: Dataset) -> dict[str, pa.ChunkedArray]:
+        """By its option, each column of texts (N,)."""
+        named = {"text_column": self.text_column, "pair_column": self.pair_column}
+        return {option: read_texts(data, name, option=option) for option, name in named.items() if name is not None}
 
     def _split(self, rows: Rows) -> SentenceSplit:
-        texts = read_texts(rows.data, self.text_column, option="text_column").take(rows.index)
-        pairs = None
-        if self.pair_column is not None:
-            pairs = read_texts(rows.data, self.pair_column, option="pair_column").take(rows.index)
-        return SentenceSplit(rows.source, rows.index, rows.labels, texts, pairs, seed=self.seed, offset=rows.offset)
+        columns = {option: texts.take(rows.index) for option, texts in self._columns(rows.data).items()}
+        for option, texts in columns.items():
+            check_utf8(texts, getattr(self, option), option=option)
+        return SentenceSplit(
+            rows.source, rows.index, rows.labels, *columns.values(), seed=self.seed, offset=rows.offset
+        )

@@ -49,6 +49,8 @@ class LayerRecord:
     """Samples measured, on all ranks together."""
     unit: Literal["samples", "tokens"] = "samples"
     """What a sample is; a language model's are tokens."""
+    left_out: int = 0
+    """Samples of the data, in all splits that were opened, that could not be read and are in none of these numbers."""
     quantities: Mapping[str, Quantity] = field(default_factory=dict)
     """What was measured, by name."""
 
@@ -57,7 +59,7 @@ class LayerRecord:
             raise UserError(f"stage: expected one of {', '.join(get_args(Stage))}, got {short(self.stage)}.")
         if self.unit not in ("samples", "tokens"):
             raise UserError(f"unit: expected samples or tokens, got {short(self.unit)}.")
-        for key in _COUNTS:
+        for key in (*_COUNTS, "left_out"):
             count, least = getattr(self, key), int(key in ("layers", "samples"))
             if type(count) is not int or count < least:
                 raise UserError(f"{key}: expected one whole number, {least} or more, got {short(count)}.")
@@ -89,6 +91,7 @@ class LayerRecord:
         """The record as one line of JSON, without the newline. JSON has neither NaN nor infinity: both become null."""
         head: dict[str, Any] = {"version": VERSION, "epoch": self.epoch, "step": self.step, "stage": self.stage}
         head |= {"layers": self.layers, "samples": self.samples, "unit": self.unit}
+        head |= {"left_out": self.left_out} if self.left_out else {}
         measured = {name: quantity.to_json() for name, quantity in self.quantities.items()}
         return json.dumps(head | {"quantities": measured}, allow_nan=False)
 
@@ -109,7 +112,7 @@ class LayerRecord:
             raise UserError(f"quantities: expected a JSON object, got {short(read['quantities'])}.")
         if len(read["quantities"]) > _MOST_QUANTITIES:
             raise UserError(f"quantities: expected at most {_MOST_QUANTITIES}, got {len(read['quantities'])}.")
-        unknown = sorted(read.keys() - set(required))
+        unknown = sorted(read.keys() - {*required, "left_out"})
         quantities = {}
         for name, entry in read["quantities"].items():
             quantities[name], others = Quantity.from_json(name, entry)
@@ -118,7 +121,8 @@ class LayerRecord:
             told = f"a record of version {short(read['version'])}, read by version {VERSION}"
             names = shorten(", ".join(unknown), 400, placeholder=" …")
             warnings.warn(f"{told}: {names} is not known here and left out.", UserWarning, stacklevel=2)
-        return cls(**{key: read[key] for key in (*_COUNTS, "stage", "unit")}, quantities=quantities)
+        told = {key: read[key] for key in (*_COUNTS, "stage", "unit", "left_out") if key in read}
+        return cls(**told, quantities=quantities)
 
 
 def shared_name(records: Iterable[LayerRecord], kind: Literal["worth", "matrix"]) -> str:

@@ -30,9 +30,10 @@ def layer_table(record: LayerRecord) -> Group:
     summary = single_numbers(record.quantities, record.layers, record.samples)
     rows = {str(layer + 1): [cells[layer] for cells in columns.values()] for layer in range(record.layers)}
     note = "\n".join(f"{name}: {value}" for name, value in summary.items())
+    lost = f" ({record.left_out} of the data could not be read)" if record.left_out else ""
     headings = [name.replace(" ", "\n", 1) for name in columns]
     return Group(
-        Beside(f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} {record.unit}"),
+        Beside(f"{record.stage}, epoch {record.epoch}, step {record.step}: {record.samples} {record.unit}{lost}"),
         SideBySide("layer", headings, rows, least=1, note=note),
     )
 

@@ -101,7 +101,7 @@ def test_a_broken_image_of_a_slice_is_told_by_its_row_of_the_split(tmp_path: Pat
     images = [{"bytes": encoded(picture(number)), "path": None} for number in range(6)]
     images[4]["bytes"] = b"no image"
     data = plain(parquet(tmp_path, [0, 1] * 3, images), train_split="train[:2]", val_split="train[2:]")
-    with pytest.raises(UserError, match="row 4 of split train holds no image"):
+    with pytest.raises(UserError, match="row 4 of split train: no image that can be read"):
         data.splits["val"][2]
 
 
@@ -208,7 +208,9 @@ def test_other_splits_must_know_the_same_classes(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_image(tmp_path: Path) -> None:
     data = Images(parquet(tmp_path, [0, 1] * 10, [b"no image"] * 20))
-    with pytest.raises(UserError, match=r"row \d+ of split train holds no image that can be read: cannot identify"):
+    with pytest.raises(
+        UserError, match=r"row \d+ of split train: no image that can be read: cannot identify image file\. "
+    ):
         data.check(BACKBONE)
 
 

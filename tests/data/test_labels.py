@@ -102,8 +102,9 @@ def test_numbers_of_other_types_are_taken_and_told(
     assert taken is not None
     assert taken.dtype == np.int64
     assert taken.tolist() == [1 - row % 2 for row in data.splits["train"].index]
-    (line,) = infos.messages
-    assert line.startswith(f"Data: 1 parquet file in {tmp_path}; 18 samples in train{note and f' ({note})'}; ")
+    assert infos.messages[0].startswith(
+        f"Data: 1 parquet file in {tmp_path}; 18 samples in train{note and f' ({note})'}; "
+    )
 
 
 @both

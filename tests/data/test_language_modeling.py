@@ -162,7 +162,8 @@ def test_empty_documents_are_left_out_and_counted(tmp_path: Path, infos: pytest.
     assert infos.messages == [
         f"Data: the file {tmp_path}/train.txt; "
         "2 of 4 blocks in train (14 tokens of 4 documents, 2 without text left out, max_train_samples=2); "
-        "4 blocks in val (14 tokens of 4 documents, 2 without text left out, train)."
+        "4 blocks in val (14 tokens of 4 documents, 2 without text left out, train).",
+        "5 of 6 documents in val are in train too, by their content.",
     ]
 
 

@@ -77,8 +77,10 @@ def test_the_line_says_what_is_read_of_a_folder(here: Path, infos: pytest.LogCap
         f"Data: 3 csv files in {here}/data (not read: 2 png files, 1 nameless file, 3 hidden); "
         "30 of 36 samples in train (max_train_samples=30); 4 samples in val (held out of train by val_fraction=0.1); "
         "5 samples in predict (test[:5]).",
+        "4 of 4 samples in val are in train too, by their content.",
         f"Data: 2 csv files in {here}/data (not read: 2 png files, 1 nameless file, 3 hidden, split test); "
         "30 samples in train (train[:30]); 10 samples in val (train[30:]).",
+        "10 of 10 samples in val are in train too, by their content.",
     ]
 
 
@@ -96,10 +98,13 @@ def test_images_texts_and_language_models_say_it_alike(here: Path, infos: pytest
         "1 of 2 samples in val (held out of train by val_fraction=0.1, max_eval_samples=1).",
         f"Data: the file {here}/words.csv; 18 samples in train; 2 samples in val (held out of train by "
         "val_fraction=0.1).",
+        "2 of 2 samples in val are in train too, by their content.",
         f"Data: the file {here}/words.csv; 9 blocks in train (36 tokens of 18 documents); "
         "1 block in val (4 tokens of 2 documents, held out of train by val_fraction=0.1).",
+        "2 of 2 documents in val are in train too, by their content.",
         f"Data: a data set saved to {here}/saved; 1 block in train (6 tokens of 3 documents); "
         "1 block in val (2 tokens of 1 documents, held out of train by val_fraction=0.1).",
+        "1 of 1 documents in val are in train too, by their content.",
     ]
 
 
@@ -147,6 +152,9 @@ def test_a_folder_that_belongs_to_a_split_already(here: Path, infos: pytest.LogC
         write(here / f"data/{name}/a.csv", "text,label\n" + "a,0\nb,1\n" * 2)
         write(here / f"flat/{name[::-1]}/a.csv", "text,label\n" + "a,0\nb,1\n" * 2)
     Text("data", tokenizer="bytes", val_split="val").setup()  # which `datasets` calls validation
-    assert infos.messages == [f"Data: 2 csv files in {here}/data; 4 samples in train; 4 samples in val."]
+    assert infos.messages == [
+        f"Data: 2 csv files in {here}/data; 4 samples in train; 4 samples in val.",
+        "4 of 4 samples in val are in train too, by their content.",
+    ]
     with pytest.raises(UserError, match=r"the folder lav in flat is a part of the split train, and no split: change"):
         Text("flat", tokenizer="bytes", val_split="lav").setup()

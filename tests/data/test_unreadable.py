@@ -2,7 +2,6 @@
 
 import io
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,10 @@ def test_strings_of_a_parquet_file_that_are_no_utf8(tmp_path: Path) -> None:
     texts = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"a\xff")])
     pq.write_table(pa.table({"text": texts, "label": texts}), tmp_path / "a.parquet")
     for kind, option in ((LanguageModeling, "text_column"), (Text, "label_column")):
-        with pytest.raises(UserError, match=rf"Invalid UTF8 sequence at string index 1\. Change .* --data\.{option}$"):
+        with pytest.raises(
+            UserError,
+            match=rf"row 1: invalid byte 0xff, expected UTF-8\. Change --data\.{option}, or set ",
+        ):
             kind(str(tmp_path / "a.parquet"), tokenizer="bytes").setup()  # type: ignore[operator]
 
 
@@ -89,31 +91,43 @@ def huge(side: int) -> bytes:
 @pytest.mark.parametrize(
     ("image", "told"),
     [
-        (None, "holds no image"),
-        ({"bytes": None, "path": None}, "holds no image that can be read: An image should have one of"),
-        ({"bytes": None, "path": "/nowhere.png"}, "holds no image that can be read: .*No such file"),
-        ({"bytes": encoded(picture(0))[:60], "path": None}, "holds no image that can be read: image file is truncated"),
-        ({"bytes": huge(20_000), "path": None}, r"holds no image that can be read: Image size \(400000000 pixels\)"),
+        (None, "no image"),
+        ({"bytes": None, "path": None}, "no image"),
+        ({"bytes": None, "path": "/nowhere.png"}, "/nowhere.png is no image that can be read: .*No such file"),
+        ({"bytes": encoded(picture(0))[:60], "path": None}, "no image that can be read: image file is truncated"),
+        ({"bytes": huge(20_000), "path": None}, r"no image that can be read: Image size \(400000000 pixels\)"),
     ],
 )
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_images_that_cannot_be_read(image: Any, told: str, num_workers: int, tmp_path: Path) -> None:
-    """Also where a loader's worker meets them, of which torch would show the traceback."""
+def test_images_that_cannot_be_read(image: Any, told: str, tmp_path: Path) -> None:
+    check_told(image, told, 0, tmp_path)
+
+
+def test_an_image_that_a_loaders_worker_cannot_read(tmp_path: Path) -> None:
+    """Of whose error torch would show the traceback."""
+    check_told({"bytes": encoded(picture(0))[:60], "path": None}, "no image that can be read: image file", 1, tmp_path)
+
+
+def check_told(image: Any, told: str, num_workers: int, tmp_path: Path) -> None:
     images = [{"bytes": encoded(picture(number)), "path": None} for number in range(5)] + [image]
     data = Images(parquet(tmp_path, [0, 1] * 3, images), val_split="train", num_workers=num_workers)
     data.check(BACKBONE)
-    with pytest.raises(UserError, match=rf"^row 5 of split train {told}.*[Ll]eave it out of the data$") as caught:
+    with pytest.raises(UserError, match=rf"^row 5 of split train: {told}.*Leave it out of the data, or set ") as caught:
         list(data.val_dataloader())
     assert "\n" not in str(caught.value)
 
 
-def test_large_images_are_read_with_pillows_warning(tmp_path: Path) -> None:
-    images = [{"bytes": huge(10_000), "path": None}] * 4
-    data = Images(parquet(tmp_path, [0, 1] * 2, images), val_split="train")
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        data.check(BACKBONE)
-    assert {warning.category for warning in warned} == {PIL.Image.DecompressionBombWarning}
+def test_large_images_are_refused_or_scaled(tmp_path: Path) -> None:
+    """Without a word of Pillow's, and without decoding those that are refused."""
+    path = parquet(tmp_path, [0, 1] * 2, [huge(8_200)] * 4)
+    with pytest.raises(UserError, match=r"row 0 of split train: an image of 67,240,000 pixels, more than --data\.max_"):
+        Images(path, val_split="train").check(BACKBONE)
+    data = Images(
+        path, val_split="train", max_pixels=400, large_images="scale", train_transforms=[], eval_transforms=[]
+    )
+    data.adapt(BACKBONE)
+    data.setup()
+    data.adapt(BACKBONE)
+    assert data.splits["val"][0]["image"].shape == (3, 20, 20)
 
 
 @pytest.mark.parametrize(

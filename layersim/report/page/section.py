@@ -149,6 +149,7 @@ def _summary(page: RunPage, record: LayerRecord) -> dict[str, str]:
         "seed": seed_of(page.config),
         "layers": str(record.layers),
         record.unit: f"{record.samples:,}",
+        "could not be read": f"{record.left_out:,}" if record.left_out else "",
         "measured at": f"epoch {record.epoch}, step {record.step:,} ({record.stage})",
         "run": page.run.directory.name,
     } | single_numbers(record.quantities, record.layers, record.samples)

@@ -1,0 +1,125 @@
+"""Samples that cannot be read: each found by reading it once, told in one line, and left out."""
+
+import codecs
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, config
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from rich.progress import track
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as Rows
+
+from layersim.data.splits import Integers
+from layersim.errors import UserError
+from layersim.writing import written_whole
+
+OnBadSample = Literal["error", "skip"]
+Faults = dict[int, str]
+"""Of rows that cannot be read, by their number: why."""
+
+SKIP = "or set --data.on_bad_sample=skip"
+MARKED = "layersim_marked"
+"""The name, for `open(errors=…)`, of what puts a mark where a file's bytes are no UTF-8."""
+_MARK = "\ufdd0"  # a noncharacter, which Unicode keeps out of texts for good
+_NAMED = 3  # of many faults
+_CHUNK = 256  # images that one loader worker reads at a time
+
+codecs.register_error(MARKED, lambda error: (_MARK, error.end if isinstance(error, UnicodeDecodeError) else 0))
+
+
+def text_faults(texts: pa.ChunkedArray) -> Faults:
+    """The rows of a column of strings (N,) that are null, no UTF-8, or hold NUL, as a file of another encoding does."""
+    raw = texts.cast(pa.large_binary())
+    suspect = pc.is_null(raw)
+    for bytes_ in (_MARK.encode(), b"\0"):
+        suspect = pc.or_(suspect, pc.fill_null(pc.match_substring(raw, bytes_), True))
+    try:
+        texts.validate(full=True)
+        rows = np.flatnonzero(suspect.to_numpy())
+    except pa.ArrowInvalid:
+        rows = np.arange(len(raw))
+    return {int(row): fault for row in rows if (fault := _text_fault(raw[int(row)].as_py()))}
+
+
+def _text_fault(raw: bytes | None) -> str:
+    if raw is None:
+        return "no text"
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        return f"invalid byte 0x{raw[error.start]:02x}, expected UTF-8"
+    return "bytes that are no UTF-8" if _MARK in text else "the byte NUL" if "\0" in text else ""
+
+
+def cell_faults(rows: Dataset, check: Callable[[Any], object], rule: str, *, num_workers: int, told: str) -> Faults:
+    """The rows (N,) of a data set of one column whose cell `check` refuses with a UserError.
+
+    All are read once, which is kept in the cache of `datasets`: not again by other processes and later runs.
+
+    Args:
+        rows: the data set.
+        check: takes a cell.
+        rule: what `check` depends on, in words.
+        num_workers: processes that read; 0: this one.
+        told: what is read, for the bar.
+    """
+    key = hashlib.sha256(f"{rows._fingerprint} {rule}".encode()).hexdigest()[:32]
+    kept = Path(config.HF_DATASETS_CACHE) / "layersim" / f"{key}.json"
+    if kept.exists():
+        return {int(row): fault for row, fault in json.loads(kept.read_text()).items()}
+    loader: DataLoader[str] = DataLoader(
+        _Checked(rows, check), batch_size=_CHUNK, num_workers=num_workers, collate_fn=list
+    )
+    silent = bool(rank_zero_only.rank)  # type: ignore[attr-defined]
+    found = track(loader, f"reading {told}", transient=True, disable=silent or len(rows) <= _CHUNK)
+    every = [fault for chunk in found for fault in chunk]
+    faults = {row: fault for row, fault in enumerate(every) if fault}
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs another reading
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(kept) as part:
+            part.write_text(json.dumps(faults))
+    return faults
+
+
+class _Checked(Rows[str]):
+    """What is wrong with each row's cell; empty where nothing is."""
+
+    def __init__(self, rows: Dataset, check: Callable[[Any], object]) -> None:
+        self.rows = rows
+        self.check = check
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> str:
+        try:
+            self.check(*self.rows[row].values())
+        except UserError as error:
+            return str(error).rstrip(".")
+        return ""
+
+
+def left_over(total: int, faults: Faults, split: str, offset: int) -> Integers:
+    """The rows of a split that can be read, ascending; those that cannot are told, the first with their fault.
+
+    Raises:
+        UserError: none can.
+    """
+    named = [f"row {row + offset}: {faults[row]}" for row in sorted(faults)[:_NAMED]]
+    if others := len(faults) - len(named):
+        named.append(f"and {others} more")
+    if len(faults) == total:
+        raise UserError(f"no row of split {split} can be read ({'; '.join(named)}): change --data.path")
+    if faults:
+        rank_zero_info(
+            f"Left out, as they cannot be read: {len(faults)} of {total} rows in {split} ({'; '.join(named)})."
+        )
+    return np.setdiff1d(np.arange(total), np.fromiter(faults, np.int64))

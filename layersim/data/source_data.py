@@ -1,0 +1,89 @@
+"""What data of a `Source` share: which splits are read, what is held out, left out, and shared between splits."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from layersim.data.bad_samples import Faults, OnBadSample, left_over
+from layersim.data.base import SplitDataModule
+from layersim.data.duplicates import Contents, tell_duplicates
+from layersim.data.sources import SampleBy, Source, whence
+from layersim.data.splits import Integers
+from layersim.errors import UserError
+
+
+class SourceData(SplitDataModule):
+    """Samples from anything that `datasets.load_dataset` opens.
+
+    Args:
+        path: a file (txt, csv, tsv, json, jsonl, parquet, arrow), a folder or a name on the hub (see `Source`).
+        name: which configuration of the data set, where it has several (for GLUE: sst2, mnli, …).
+        train_split: the split to train on.
+        val_split: the split to validate on; None holds out a share of the training split.
+        test_split: the split to test on; None: there is no test data.
+        val_fraction: the share held out where val_split is None, rounded up.
+        on_bad_sample: what becomes of samples that cannot be read: images that are cut short, missing, no images or too
+            large, texts that are missing, no UTF-8 or hold NUL, rows without a label. "error" stops at the first that
+            is met. "skip" reads all of a split once before anything is drawn from it, each image decoded, and leaves
+            them out: the same on any number of processes and in every run, told and counted. What damages a file as a
+            whole (no JSON, other columns) is an error either way.
+        find_duplicates: tell how many samples of validation and test data are in the training data too, by their
+            content. None: unless that takes reading more than a GiB.
+        **options: those of SplitDataModule.
+
+    Raises:
+        UserError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        name: str | None = None,
+        train_split: str = "train",
+        val_split: str | None = None,
+        test_split: str | None = None,
+        val_fraction: float = 0.1,
+        on_bad_sample: OnBadSample = "error",
+        find_duplicates: bool | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if not 0 < val_fraction < 1:
+            raise UserError(f"expected 0 < val_fraction < 1, got {val_fraction}: change --data.val_fraction")
+        self.path = path
+        self.configuration = name
+        self.train_split = train_split
+        self.other_splits = {"val": val_split, "test": test_split}
+        self.val_fraction = val_fraction
+        self.on_bad_sample: OnBadSample = on_bad_sample
+        self.find_duplicates = find_duplicates
+        self._left_out: dict[str, int] = {}
+
+    @property
+    def skips(self) -> bool:
+        """Whether samples that cannot be read are left out."""
+        return self.on_bad_sample == "skip"
+
+    def source(self, sample_by: SampleBy = "line") -> Source:
+        return Source(self.path, name=self.configuration, sample_by=sample_by, marks=self.skips)
+
+    def held_out(self, rows: int) -> int:
+        """How many of the training split's rows validate, where no split of their own does."""
+        return math.ceil(self.val_fraction * rows)
+
+    def readable(self, data: Dataset, split: str, find: Callable[[], Faults]) -> Integers:
+        """The rows of a split that are used, ascending: all, or, where bad ones are skipped, those without a fault."""
+        if not self.skips:
+            return np.arange(len(data))
+        faults = find()
+        self._left_out[split] = len(faults)
+        self.left_out = sum(self._left_out.values())
+        return left_over(len(data), faults, *whence(data, split))
+
+    def compare(self, samples: Mapping[str, Contents], unit: str = "sample") -> None:
+        """Says what the splits share, unless it was asked not to."""
+        tell_duplicates(samples, unit, wanted=self.find_duplicates)

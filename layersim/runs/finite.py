@@ -1,0 +1,190 @@
+"""Where numbers stop being finite: looked for once it is known that some do, and named by layer, batch and sample."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
+
+from layersim.backbones.tokens import POSITIONS
+from layersim.errors import UserError
+from layersim.heads import Head
+from layersim.outputs import LayerFeatures
+from layersim.runs.finders import is_searching
+
+Batch = Mapping[str, Any]
+
+
+def broken(values: Tensor) -> Tensor:
+    """(K, N) which vectors of (K, N, D) features hold NaN or infinity."""
+    return ~values.sum(dim=-1, dtype=torch.float32).isfinite()
+
+
+def first_broken(batch: Batch, features: LayerFeatures, layers: list[int], head: Head) -> str:
+    """What is first not finite on the way from a batch to its loss, with its layer (from 1) and its sample; empty where
+    all is finite, up to each layer's loss.
+
+    Args:
+        batch: its inputs.
+        features: (K, N, D) of
+        layers: these K layers.
+        head: reads them.
+    """
+    for key, value in batch.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim:
+            rows = ~value.flatten(1).isfinite().all(dim=1) if value.ndim > 1 else ~value.isfinite()
+            if rows.any():
+                return f"its {key}, of {_sample(int(rows.long().argmax()), len(rows), batch, None)}"
+    for layer, values, rows in zip(layers, features.values.detach(), broken(features.values), strict=True):
+        if rows.any():
+            return f"features of layer {layer + 1}, of {_of(rows, batch, features)}"
+        if features.targets is not None:
+            losses = [head.losses(values[None, [n]], features.targets[[n]], [layer]) for n in range(len(rows))]
+            if (rows := ~torch.cat(losses).isfinite()).any():
+                return f"the loss at layer {layer + 1}, of {_of(rows, batch, features)}"
+    return ""
+
+
+def _of(rows: Tensor, batch: Batch, features: LayerFeatures) -> str:
+    return _sample(int(rows.long().argmax()), len(rows), batch, features.position)
+
+
+def _sample(row: int, rows: int, batch: Batch, position: Tensor | None) -> str:
+    """The sample, by its index in its source, that one of N rows is of; a language model's rows are tokens."""
+    index = batch.get("index")
+    if index is not None and len(index) == rows:
+        return f"sample {int(index[row])}"
+    if index is not None and position is not None and "position" in batch:
+        own = (batch["position"] == position[row] // POSITIONS).nonzero()
+        return f"sample {int(index[own[0]])}, token {int(position[row] % POSITIONS)}"
+    return f"row {row} of the batch"
+
+
+class Finiteness:
+    """Watches the loss, gradients, 16-bit overflows and what evaluation measures, at next to no cost while all is
+    finite."""
+
+    def __init__(self) -> None:
+        self.overflows = 0
+        """Steps that were skipped, as their gradients overflowed in 16 bits."""
+        self._scale = 0.0
+        self._awaited: tuple[int, Tensor, Batch, Tensor | None] | None = None
+        self._first, self._samples = "", 0
+
+    def begin(self, batch: Batch, batch_idx: int, layers: list[int], loss_of: Callable[[Any], Any]) -> None:
+        """What is trained on: the batch, its number, the layers that are read, and features and loss of its samples."""
+        self._batch, self._number, self._layers, self._loss_of = batch, batch_idx, layers, loss_of
+
+    def check_loss(self, module: LightningModule, total: Tensor, loss: Tensor, features: LayerFeatures) -> None:
+        """Stops the training where the `total` loss, of all processes, is not finite, for what this one's `loss` tells.
+
+        Raises:
+            UserError: it is not.
+        """
+        if torch.isfinite(total) or is_searching(module.trainer):
+            return
+        where = "in another process"
+        if not torch.isfinite(loss):
+            where = first_broken(self._batch, features, self._layers, module.head)
+        self._stop(module, f"The loss is {total.item()}", where or type(module.objective).__name__)
+
+    def check_gradients(self, module: LightningModule) -> None:
+        """Stops the training where a gradient is not finite. Looked at where every process has all of them, and nobody
+        scales them: what overflows in 16 bits is skipped.
+
+        Raises:
+            UserError: one is not.
+        """
+        if (scaler := scaler_of(module)) is not None:
+            self._scale = scaler.get_scale()
+            return
+        whole = isinstance(module.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+        named = {name: each.grad for name, each in module.named_parameters() if each.grad is not None}
+        if not whole or not named or is_searching(module.trainer):
+            return
+        if torch.stack(torch._foreach_norm([*named.values()], torch.inf)).isfinite().all():
+            return
+        name = next(name for name, gradient in named.items() if not gradient.isfinite().all())
+        parameter = module.get_parameter(name)
+        own = [any(each is parameter for each in block.parameters()) for block in module.backbone.blocks]
+        layer = f" (layer {own.index(True) + 1})" if any(own) else ""
+        where = f"the gradient of {name}{layer}, of {self._culprit(module)}"
+        self._stop(module, "The loss is finite, but not its gradient,", where)
+
+    def _culprit(self, module: LightningModule) -> str:
+        """The first sample that by itself makes a gradient which is not finite."""
+        parameters = [each for each in module.parameters() if each.requires_grad]
+        tensors = {key: each for key, each in self._batch.items() if isinstance(each, Tensor) and each.ndim}
+
+        def breaks(rows: range) -> bool:
+            some = {**self._batch, **{key: each[rows.start : rows.stop] for key, each in tensors.items()}}
+            with torch.enable_grad(), module.trainer.precision_plugin.train_step_context():
+                loss = self._loss_of(some)[1]
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            return not all(each.isfinite().all() for each in gradients if each is not None)
+
+        rows = every = range(len(next(iter(tensors.values()))))
+        while len(rows) > 1:
+            half = len(rows) // 2
+            rows = rows[:half] if breaks(rows[:half]) else rows[half:]
+        if not breaks(rows):
+            return "no sample of this process alone"
+        return _sample(rows[0], len(every), self._batch, None)
+
+    def _stop(self, module: LightningModule, what: str, where: str) -> None:
+        checkpoint = module.trainer.checkpoint_callback
+        last = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
+        raise UserError(
+            f"{what} in epoch {module.current_epoch}, step {module.global_step}; training stops before the weights "
+            f"take it up. First not finite: {where} (batch {self._number}). Look at the sample, lower the learning "
+            "rate, or clip gradients (--trainer.gradient_clip_val). "
+            + (f"The last good checkpoint is {Path(last)}." if last else "No checkpoint had been written yet.")
+        )
+
+    def count_overflow(self, module: LightningModule) -> None:
+        """To be called after each batch: a scale that went down is of a step that was skipped."""
+        if (scaler := scaler_of(module)) is not None:
+            self.overflows += scaler.get_scale() < self._scale
+
+    def log_overflows(self, module: LightningModule) -> None:
+        """Logs `train/overflows`, the steps of the run that were skipped, where gradients are scaled."""
+        if scaler_of(module) is not None:
+            module.log("train/overflows", float(self.overflows), sync_dist=True)
+
+    def watch(self, batch_idx: int, batch: Batch, features: LayerFeatures) -> None:
+        """To be called for each batch of an evaluation. It is looked at a batch later: no accelerator has to wait."""
+        rows = broken(features.values)
+        self._look()
+        known = {key: batch[key] for key in ("index", "position") if key in batch}
+        self._awaited = batch_idx, rows, known, features.position
+
+    def tell_broken(self) -> None:
+        """Warns, at an evaluation's end, of samples whose features are not finite."""
+        self._look()
+        if self._samples:
+            warnings.warn(
+                f"features are not finite first at {self._first}; {self._samples} in all are so in this process. What "
+                "is measured of their layers is NaN.",
+                UserWarning,
+                stacklevel=2,
+            )
+        self._awaited, self._first, self._samples = None, "", 0
+
+    def _look(self) -> None:
+        if self._awaited is None or not bool((rows := self._awaited[1]).any()):
+            return
+        batch_idx, _, batch, position = self._awaited
+        if not self._samples:
+            layer = int(rows.any(dim=1).long().argmax())
+            where = _sample(int(rows[layer].long().argmax()), rows.shape[1], batch, position)
+            self._first = f"layer {layer + 1}, {where} (batch {batch_idx})"
+        self._samples += int(rows.any(dim=0).sum())
+
+
+def scaler_of(module: LightningModule) -> Any:
+    """What scales the gradients of 16-bit training; None where nothing does."""
+    return getattr(module.trainer.precision_plugin, "scaler", None)
