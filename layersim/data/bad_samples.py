@@ -26,6 +26,7 @@ Faults = dict[int, str]
 """Of rows that cannot be read, by their number: why."""
 
 SKIP = "or set --data.on_bad_sample=skip"
+NO_TEXT = "no text"
 MARKED = "layersim_marked"
 """The name, for `open(errors=…)`, of what puts a mark where a file's bytes are no UTF-8."""
 _MARK = "\ufdd0"  # a noncharacter, which Unicode keeps out of texts for good
@@ -51,7 +52,7 @@ def text_faults(texts: pa.ChunkedArray) -> Faults:
 
 def _text_fault(raw: bytes | None) -> str:
     if raw is None:
-        return "no text"
+        return NO_TEXT
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from layersim.data.account import held_out, share, tell
 from layersim.data.bad_samples import text_faults
 from layersim.data.blocks import BlockData, BlockSplit, end_of_text
-from layersim.data.columns import check_utf8, read_texts
+from layersim.data.columns import check_texts, read_texts
 from layersim.data.duplicates import contents
 from layersim.data.sequences import Sequences
 from layersim.data.source_data import SourceData
@@ -62,7 +62,7 @@ class LanguageModeling(SourceData, BlockData):
                 texts = read_texts(data, self.text_column, option="text_column")
                 rows = self.readable(data, split, lambda texts=texts: text_faults(texts))  # type: ignore[misc]
                 self.documents[role] = texts if len(rows) == len(texts) else texts.take(pa.array(rows))
-                check_utf8(self.documents[role], self.text_column, option="text_column")
+                check_texts(self.documents[role], self.text_column, option="text_column")
         if "val" not in self.documents:
             every = self.documents["train"]
             kept = len(every) - self.held_out(len(every))

@@ -6,7 +6,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from layersim.data.bad_samples import Faults, text_faults
-from layersim.data.columns import check_utf8, read_texts
+from layersim.data.columns import check_texts, read_texts
 from layersim.data.duplicates import contents
 from layersim.data.sentences import SentenceData, SentenceSplit
 from layersim.data.tables import Rows, TableData
@@ -48,7 +48,7 @@ class Text(TableData, SentenceData):
     def _split(self, rows: Rows) -> SentenceSplit:
         columns = {option: texts.take(rows.index) for option, texts in self._columns(rows.data).items()}
         for option, texts in columns.items():
-            check_utf8(texts, getattr(self, option), option=option)
+            check_texts(texts, getattr(self, option), option=option)
         return SentenceSplit(
             rows.source, rows.index, rows.labels, *columns.values(), seed=self.seed, offset=rows.offset
         )
