@@ -120,9 +120,7 @@ def check_told(image: Any, told: str, num_workers: int, tmp_path: Path) -> None:
 def test_large_images_are_refused_or_scaled(tmp_path: Path) -> None:
     """Without a word of Pillow's, and without decoding those that are refused."""
     path = parquet(tmp_path, [0, 1] * 2, [png(10_000, 10_000, b"")] * 4)
-    with pytest.raises(
-        UserError, match=r"row 0 of split train: an image of 100,000,000 pixels, more than --data\.max_"
-    ):
+    with pytest.raises(UserError, match=r"row 0 of split train: an image of 100,000,000 pixels, more than --data"):
         Images(path, val_split="train").check(BACKBONE)
     data = Images(
         path, val_split="train", max_pixels=400, large_images="scale", train_transforms=[], eval_transforms=[]

@@ -24,8 +24,15 @@ def test_a_run_twice_is_bitwise_equal(tmp_path: Path) -> None:
     ends = []
     try:
         for name, seed in (("one", 3), ("two", 3), ("other", 4)):
-            words = ["fit", *FLAGS, DROPOUT, "--data.num_workers=1", "--trainer.deterministic=true"]
-            words += [f"--seed_everything={seed}", "--trainer.limit_train_batches=8", f"--experiment={name}"]
+            words = [
+                "fit",
+                *FLAGS,
+                DROPOUT,
+                "--trainer.limit_val_batches=1",
+                "--data.num_workers=1",
+                "--trainer.deterministic=true",
+            ]
+            words += [f"--seed_everything={seed}", "--trainer.limit_train_batches=4", f"--experiment={name}"]
             assert main([*words, f"--trainer.default_root_dir={tmp_path}"]) == 0
             (directory,) = (tmp_path / name).iterdir()
             weights = torch.load(directory / "checkpoints/last.ckpt", weights_only=True)["state_dict"]

@@ -113,20 +113,20 @@ def fails(module: Any, data: Digits, folder: Path) -> str:
 
 
 def test_inputs_are_named(tmp_path: Path) -> None:
-    data = Troubled(seed=seed_with("train"), batch_size=16)
+    data = Troubled(seed=seed_with("train"))
     told = fails(tiny.module(), data, tmp_path)
     assert f"First not finite: its image, of sample {SAMPLE} (batch {where(data, 'train')})." in told
 
 
 def test_features_are_named(tmp_path: Path) -> None:
-    data = Troubled(seed=seed_with("train"), batch_size=16)
+    data = Troubled(seed=seed_with("train"))
     data.pixel = 1e6
     told = fails(module_that(nan_where_bright), data, tmp_path)
     assert f"First not finite: features of layer 2, of sample {SAMPLE} (batch {where(data, 'train')})." in told
 
 
 def test_gradients_are_named_before_the_weights_take_them_up(tmp_path: Path) -> None:
-    data = Troubled(seed=seed_with("train"), batch_size=16)
+    data = Troubled(seed=seed_with("train"))
     data.pixel = 1e6
     told = fails(module_that(lambda out, tokens: NoGradient.apply(out, bright(tokens))), data, tmp_path)
     assert told.startswith("The loss is finite, but not its gradient, in epoch 0, step ")
