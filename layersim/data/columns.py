@@ -85,7 +85,7 @@ def read_labels(data: Dataset, column: str, rows: Integers, *, role: str, names:
     column_of = data.features[column]
     values = _values(data, column).take(pa.array(rows))
     if _are_strings(values):
-        check_texts(values, column, option="label_column")
+        check_texts(values, column, rows, option="label_column")
     if values.null_count and role != "predict":
         raise UserError(
             f"column {column} has {values.null_count} rows without a label: remove them from the data, {SKIP}"
@@ -104,11 +104,12 @@ def read_labels(data: Dataset, column: str, rows: Integers, *, role: str, names:
     return Labels(rows, numbers, own, ", ".join(filter(None, [note, f"{hidden} without a label" if hidden else ""])))
 
 
-def check_texts(texts: pa.ChunkedArray, column: str, *, option: str) -> None:
-    """Raises a UserError that names the first row of a column whose bytes are no text; those without any may pass."""
+def check_texts(texts: pa.ChunkedArray, column: str, rows: Integers, *, option: str) -> None:
+    """Raises a UserError that names the first of these rows (N,) of a column whose bytes are no text; those without any
+    may pass."""
     for row, fault in text_faults(texts).items():
         if fault != NO_TEXT:
-            raise UserError(f"column {column}, row {row}: {fault}. Change --data.{option}, {SKIP}")
+            raise UserError(f"column {column}, row {rows[row]}: {fault}. Change --data.{option}, {SKIP}")
 
 
 def _values(data: Dataset, column: str) -> pa.ChunkedArray:

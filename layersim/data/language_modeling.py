@@ -62,7 +62,7 @@ class LanguageModeling(SourceData, BlockData):
                 texts = read_texts(data, self.text_column, option="text_column")
                 rows = self.readable(data, split, lambda texts=texts: text_faults(texts))  # type: ignore[misc]
                 self.documents[role] = texts if len(rows) == len(texts) else texts.take(pa.array(rows))
-                check_texts(self.documents[role], self.text_column, option="text_column")
+                check_texts(self.documents[role], self.text_column, rows, option="text_column")
         if "val" not in self.documents:
             every = self.documents["train"]
             kept = len(every) - self.held_out(len(every))

@@ -48,7 +48,7 @@ class Text(TableData, SentenceData):
     def _split(self, rows: Rows) -> SentenceSplit:
         columns = {option: texts.take(rows.index) for option, texts in self._columns(rows.data).items()}
         for option, texts in columns.items():
-            check_texts(texts, getattr(self, option), option=option)
+            check_texts(texts, getattr(self, option), rows.index + rows.offset, option=option)
         return SentenceSplit(
             rows.source, rows.index, rows.labels, *columns.values(), seed=self.seed, offset=rows.offset
         )
