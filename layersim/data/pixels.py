@@ -41,13 +41,14 @@ def read_image(cell: Cell, *, most: int, scale: bool) -> PIL.Image.Image:
         UserError: there is no image, it cannot be read, or it is too large and not to be scaled.
     """
     cell = cell or {}
-    content, path = cell.get("bytes"), cell.get("path")
+    content: bytes | None = cell.get("bytes")
+    path: str | None = cell.get("path")
     if content is None and path is None:
         raise UserError("no image")
     told = "no image that can be read" if path is None else f"{path} is no image that can be read"
     with as_user_error(told, why=lambda error: _ADDRESS.sub("", reason(error))):
         with warnings.catch_warnings(action="ignore", category=PIL.Image.DecompressionBombWarning):  # but see `most`
-            opened: PIL.Image.Image = PIL.Image.open(path if content is None else BytesIO(content))
+            opened: PIL.Image.Image = PIL.Image.open(BytesIO(content) if content is not None else str(path))
         with opened as image:
             pixels = image.width * image.height
             if pixels > most and not scale:

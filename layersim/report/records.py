@@ -121,8 +121,8 @@ class LayerRecord:
             told = f"a record of version {short(read['version'])}, read by version {VERSION}"
             names = shorten(", ".join(unknown), 400, placeholder=" …")
             warnings.warn(f"{told}: {names} is not known here and left out.", UserWarning, stacklevel=2)
-        told = {key: read[key] for key in (*_COUNTS, "stage", "unit", "left_out") if key in read}
-        return cls(**told, quantities=quantities)
+        head = {key: read[key] for key in (*_COUNTS, "stage", "unit", "left_out") if key in read}
+        return cls(**head, quantities=quantities)
 
 
 def shared_name(records: Iterable[LayerRecord], kind: Literal["worth", "matrix"]) -> str:

@@ -3,10 +3,9 @@
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
@@ -15,6 +14,9 @@ from layersim.errors import UserError
 from layersim.heads import Head
 from layersim.outputs import LayerFeatures
 from layersim.runs.finders import is_searching
+
+if TYPE_CHECKING:
+    from layersim.module import LayerwiseModule
 
 Batch = Mapping[str, Any]
 
@@ -79,7 +81,7 @@ class Finiteness:
         """What is trained on: the batch, its number, the layers that are read, and features and loss of its samples."""
         self._batch, self._number, self._layers, self._loss_of = batch, batch_idx, layers, loss_of
 
-    def check_loss(self, module: LightningModule, total: Tensor, loss: Tensor, features: LayerFeatures) -> None:
+    def check_loss(self, module: "LayerwiseModule", total: Tensor, loss: Tensor, features: LayerFeatures) -> None:
         """Stops the training where the `total` loss, of all processes, is not finite, for what this one's `loss` tells.
 
         Raises:
@@ -92,7 +94,7 @@ class Finiteness:
             where = first_broken(self._batch, features, self._layers, module.head)
         self._stop(module, f"The loss is {total.item()}", where or type(module.objective).__name__)
 
-    def check_gradients(self, module: LightningModule) -> None:
+    def check_gradients(self, module: "LayerwiseModule") -> None:
         """Stops the training where a gradient is not finite. Looked at where every process has all of them, and nobody
         scales them: what overflows in 16 bits is skipped.
 
@@ -115,7 +117,7 @@ class Finiteness:
         where = f"the gradient of {name}{layer}, of {self._culprit(module)}"
         self._stop(module, "The loss is finite, but not its gradient,", where)
 
-    def _culprit(self, module: LightningModule) -> str:
+    def _culprit(self, module: "LayerwiseModule") -> str:
         """The first sample that by itself makes a gradient which is not finite."""
         parameters = [each for each in module.parameters() if each.requires_grad]
         tensors = {key: each for key, each in self._batch.items() if isinstance(each, Tensor) and each.ndim}
@@ -135,7 +137,7 @@ class Finiteness:
             return "no sample of this process alone"
         return _sample(rows[0], len(every), self._batch, None)
 
-    def _stop(self, module: LightningModule, what: str, where: str) -> None:
+    def _stop(self, module: "LayerwiseModule", what: str, where: str) -> None:
         checkpoint = module.trainer.checkpoint_callback
         last = getattr(checkpoint, "last_model_path", "") or getattr(checkpoint, "best_model_path", "")
         raise UserError(
@@ -145,12 +147,12 @@ class Finiteness:
             + (f"The last good checkpoint is {Path(last)}." if last else "No checkpoint had been written yet.")
         )
 
-    def count_overflow(self, module: LightningModule) -> None:
+    def count_overflow(self, module: "LayerwiseModule") -> None:
         """To be called after each batch: a scale that went down is of a step that was skipped."""
         if (scaler := scaler_of(module)) is not None:
             self.overflows += scaler.get_scale() < self._scale
 
-    def log_overflows(self, module: LightningModule) -> None:
+    def log_overflows(self, module: "LayerwiseModule") -> None:
         """Logs `train/overflows`, the steps of the run that were skipped, where gradients are scaled."""
         if scaler_of(module) is not None:
             module.log("train/overflows", float(self.overflows), sync_dist=True)
@@ -185,6 +187,6 @@ class Finiteness:
         self._samples += int(rows.any(dim=0).sum())
 
 
-def scaler_of(module: LightningModule) -> Any:
+def scaler_of(module: "LayerwiseModule") -> Any:
     """What scales the gradients of 16-bit training; None where nothing does."""
     return getattr(module.trainer.precision_plugin, "scaler", None)

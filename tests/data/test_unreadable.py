@@ -122,10 +122,8 @@ def test_large_images_are_refused_or_scaled(tmp_path: Path) -> None:
     path = parquet(tmp_path, [0, 1] * 2, [png(10_000, 10_000, b"")] * 4)
     with pytest.raises(UserError, match=r"row 0 of split train: an image of 100,000,000 pixels, more than --data"):
         Images(path, val_split="train").check(BACKBONE)
-    data = Images(
-        path, val_split="train", max_pixels=400, large_images="scale", train_transforms=[], eval_transforms=[]
-    )
-    data.adapt(BACKBONE)
+    small = parquet(tmp_path, [0, 1] * 2, [huge(200)] * 4)
+    data = Images(small, val_split="train", max_pixels=400, large_images="scale", eval_transforms=[])
     data.setup()
     data.adapt(BACKBONE)
     assert data.splits["val"][0]["image"].shape == (3, 20, 20)
