@@ -36,8 +36,9 @@ def folder(location: Path, files: Mapping[str, Sequence[str]], used: set[str]) -
     """
     read = [file for split, paths in files.items() if split in used for file in paths]
     known = {file for paths in files.values() for file in paths}
-    others, hidden = _below(location.resolve())
-    left_out = [_kinds(file for file in others if file not in known), f"{hidden} hidden" if hidden else ""]
+    others, passed = _below(location.resolve())
+    left_out = [_kinds(file for file in others if file not in known)]
+    left_out += [f"{count} {kind}{'s' * (count > 1 and kind != 'hidden')}" for kind, count in passed.items()]
     left_out += [f"split {split}" for split in files if split not in used]
     return f"{_kinds(read)} in {location}{not_read(left_out)}"
 
@@ -48,16 +49,20 @@ def not_read(parts: Iterable[str]) -> str:
     return f" (not read: {said})" if said else ""
 
 
-def _below(location: Path) -> tuple[list[str], int]:
-    """The files below a folder, and how many names in it `datasets` takes for hidden; hidden folders count once."""
-    found, hidden = [], 0
+def _below(location: Path) -> tuple[list[str], Counter[str]]:
+    """The files below a folder, and how many names in it `datasets` passes over: those that it takes for hidden (hidden
+    folders count once), links to folders, and folders in which nothing is."""
+    found: list[str] = []
+    passed: Counter[str] = Counter()
     for place, folders, names in os.walk(location):
         visible = [name for name in folders if not name.startswith((".", "__"))]
         files = [name for name in names if not name.startswith(".")]
-        hidden += len(folders) - len(visible) + len(names) - len(files)
+        passed["hidden"] += len(folders) - len(visible) + len(names) - len(files)
+        passed["linked folder"] += sum(os.path.islink(os.path.join(place, name)) for name in visible)
+        passed["empty folder"] += not visible and not files
         folders[:] = visible
         found += [os.path.join(place, name) for name in files]
-    return found, hidden
+    return found, +passed
 
 
 def _kinds(files: Iterable[str]) -> str:

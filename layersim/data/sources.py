@@ -4,6 +4,7 @@ import csv
 import glob
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -110,6 +111,8 @@ class Source:
         if builder.name == "json" and not self.marks:  # which has not looked at the bytes of strings
             with self._reading(self._paths(asked)):
                 data.with_format("arrow")[:].validate(full=True)
+        if builder.name == "imagefolder" and option != "predict_split" and "label" not in data.features:
+            _refuse_strays(self._paths(asked), option)
         if self.by_folder:
             named = data.features["label"].int2str(data["label"][:])
             data = data.remove_columns("label").add_column("label", named)
@@ -241,6 +244,21 @@ def _refuse_local(path: str) -> None:
         raise UserError(
             f"{path} is the name of a format, and no file or folder of that name is here: set --data.path to the file "
             f"or folder that holds the data"
+        )
+
+
+def _refuse_strays(files: Sequence[str], option: str) -> None:
+    """Raises a UserError where some images lie at another depth than those in folders of classes: `datasets` would then
+    take none of the folders for a class."""
+    if any(os.path.basename(file).startswith("metadata.") for file in files):
+        return
+    depths = Counter(file.count(os.sep) for file in files)
+    if len(depths) > 1:
+        common = depths.most_common(1)[0][0]
+        strays = [file for file in files if file.count(os.sep) != common]
+        raise UserError(
+            f"{len(strays)} of {len(files)} images lie beside or below the folders of classes, such as {strays[0]}, so "
+            f"that no folder can be taken for a class: move or remove them, or change --data.{option}"
         )
 
 

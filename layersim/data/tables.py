@@ -78,7 +78,9 @@ class TableData(SourceData):
             left = self.capped(role, places)
             values = None if labels.values is None else labels.values[left]
             rows[role] = Rows(data, *whence(data, split), labels.rows[left], values)
-            shares.append(share(role, len(left), len(places), "sample", note, labels.note))
+            known, there = len(labels.names or ()), len(np.unique(labels.values)) if labels.values is not None else 0
+            lacks = f"{known - there} of {known} classes absent" if role in ("val", "test") and there < known else ""
+            shares.append(share(role, len(left), len(places), "sample", note, labels.note, lacks))
 
         held: Integers | None = None
         if self.other_splits["val"] is None:

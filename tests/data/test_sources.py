@@ -10,7 +10,7 @@ from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as BUILDERS
 from layersim.data import Images, LanguageModeling, Text
 from layersim.data.sources import Source
 from layersim.errors import UserError
-from tests.data.pictures import image_folder, picture
+from tests.data.pictures import encoded, image_folder, picture
 
 LINES = ["named", "by", "its", "path"]
 
@@ -158,3 +158,32 @@ def test_a_folder_that_belongs_to_a_split_already(here: Path, infos: pytest.LogC
     ]
     with pytest.raises(UserError, match=r"the folder lav in flat is a part of the split train, and no split: change"):
         Text("flat", tokenizer="bytes", val_split="lav").setup()
+
+
+def test_the_line_tells_what_a_folder_of_images_does_not_give(here: Path, infos: pytest.LogCaptureFixture) -> None:
+    root = here / "pictures"
+    image_folder(root)
+    for name in ("top.png", "train/cat/a.heic", "train/cat/.hidden.png", "train/.cache/a.png", "train/__MACOSX/b.png"):
+        write(root / name)
+    (root / "train/emu").mkdir()
+    (root / "train/fox").mkdir()
+    write(root / "train/fox/.only")
+    (root / "train/linked").symlink_to(root / "test/cat")
+    (root / "train/cat/nowhere.png").symlink_to("/nowhere.png")
+    for number in range(4):
+        (root / "train/gnu").mkdir(exist_ok=True)
+        picture(100 + number).save(root / f"train/gnu/{number}.png")
+    Images(str(root), test_split="test").setup()
+    assert infos.messages == [
+        f"Data: 30 png files in {root} (not read: 2 png files, 1 heic file, 4 hidden, 1 linked folder, 2 "
+        "empty folders); 21 samples in train; 3 samples in val (held out of train by val_fraction=0.1); "
+        "6 samples in test (1 of 3 classes absent)."
+    ]
+
+
+@pytest.mark.parametrize("name", ["train/stray.png", "train/cat/below/stray.png"])
+def test_pictures_beside_or_below_folders_of_classes(name: str, here: Path) -> None:
+    image_folder(here / "pictures")
+    write(here / "pictures" / name, encoded(picture(0)))
+    with pytest.raises(UserError, match=rf"^1 of 21 images lie beside or below .* such as .*{name}, .*: move or "):
+        Images("pictures", test_split="test").setup()
