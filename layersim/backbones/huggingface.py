@@ -94,7 +94,7 @@ class TransformersBackbone(Backbone):
             options["revision"] = hub["revision"]
             self.model, fresh = trained(name_or_path, config, task, options)
         else:
-            self.model = untrained(config, task, options)
+            self.model = untrained(config, task, {key: each for key, each in options.items() if each != "auto"})
         config = self.model.config
         self.name = name_or_path or config.model_type
         self.tokenizer_name = name_or_path  # where data modules find the model's own tokenizer

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its model and its data, less what would run code that nobody typed."""
+"""What a checkpoint says of its model and its data, less what would run code, or fetch weights, that nobody typed."""
 
 import os
 import warnings
@@ -13,6 +13,8 @@ from layersim.report.configuration import below
 from layersim.report.secrets import MASK
 
 _TRUST = "trust_remote_code"
+_FETCHED = {"pretrained": False, "checkpoint_path": None}
+"""Options that fetch other weights than the checkpoint's own, and how they do not."""
 _CLASSES = ("class_path", "backbone", "head", "objective", "optimizer", "lr_scheduler", "data")
 """Keys whose text is imported."""
 
@@ -23,7 +25,7 @@ def stored_sections(
     """A checkpoint's section `model`, and those of the others that it has.
 
     A checkpoint comes from anywhere. `trust_remote_code` is left out, which a UserWarning tells; whoever means it
-    types it.
+    types it. Weights are the checkpoint's: `pretrained` is false, and `checkpoint_path` null.
 
     Args:
         checkpoint: as `read_checkpoint` gives it.
@@ -41,7 +43,12 @@ def stored_sections(
     own = "\n".join(
         [*typed, *(file.read_text() for file in files if file.suffix in (".yaml", ".yml") and file.is_file())]
     )
-    return {key: _without_code(value, key, path, own) for key, value in sections.items()}
+    found = {key: _without_code(value, key, path, own) for key, value in sections.items()}
+    options = below(below(found["model"], "backbone"), "init_args")
+    fetched = {"pretrained"} if "name_or_path" in options else set()
+    if isinstance(options, dict):
+        options |= {key: unset for key, unset in _FETCHED.items() if key in options.keys() | fetched}
+    return found
 
 
 def _without_code(value: Any, flag: str, path: str | Path, own: str) -> Any:

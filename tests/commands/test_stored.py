@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from layersim.__main__ import main
 from layersim.commands.models import read_source
@@ -106,3 +107,22 @@ def test_a_class_of_the_working_directory_is_imported_where_it_is_typed_alone(
     assert "planted_x.Mine" in words[2]
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert read_source(str(path)).model["backbone"]["class_path"] == "planted_x.Mine"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "fetched"),
+    [
+        ("TimmBackbone", {"name": "vit_tiny_patch16_224", "pretrained": True}, {"pretrained": False}),
+        ("TimmBackbone", {"name": "vit_tiny_patch16_224", "checkpoint_path": "x.pth"}, {"checkpoint_path": None}),
+        ("TransformersBackbone", {"name_or_path": "a/b", "task": "classification"}, {"pretrained": False}),
+    ],
+)
+def test_a_checkpoint_fetches_no_weights_but_its_own(
+    backbone: str, options: dict[str, Any], fetched: dict[str, Any], tmp_path: Path
+) -> None:
+    path = checkpoint_of(f"layersim.backbones.{backbone}", options, tmp_path / "x.ckpt")
+    typed = "--model.backbone.init_args.pretrained=true"
+    verb, flag, stored, *words = with_checkpoint(["validate", f"--ckpt_path={path}", typed])
+    assert yaml.safe_load(stored)["model"]["backbone"]["init_args"] == options | fetched
+    assert (verb, flag, words[-1]) == ("validate", "--config", typed), "what is typed comes later, and wins"
+    assert read_source(str(path)).model["backbone"]["init_args"] == options | fetched

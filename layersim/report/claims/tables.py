@@ -58,7 +58,7 @@ def markdown(judged: Sequence[tuple[Arms, Sequence[Verdict]]]) -> str:
         for verdict in verdicts:
             over = "; ".join(filter(None, [verdict.estimate.basis if verdict.estimate else "", verdict.why]))
             claim = verdict.claim
-            cells = [claim.name, verdict.of, *_numbers(verdict), verdict.answer, _plain(over), claim.published]
+            cells = [claim.name, _plain(verdict.of), *_numbers(verdict), verdict.answer, _plain(over), claim.published]
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "## What is claimed", ""]
     claims = {verdict.claim.name: verdict.claim for _, verdicts in judged for verdict in verdicts}
@@ -70,7 +70,7 @@ def markdown(judged: Sequence[tuple[Arms, Sequence[Verdict]]]) -> str:
 
 def _plain(text: str) -> str:
     """What users and their files name, so that markdown shows it as it is, on one line."""
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_~$&#\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def _numbers(verdict: Verdict) -> tuple[str, str, str]:
