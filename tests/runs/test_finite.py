@@ -134,6 +134,16 @@ def test_gradients_are_named_before_the_weights_take_them_up(tmp_path: Path) -> 
     assert re.search(rf"not finite: the gradient of backbone\.model\.\S+( \(layer 1\))?, {re.escape(where_)}", told)
 
 
+def test_gradients_whose_squares_overflow_are_taken(tmp_path: Path) -> None:
+    class Steep(Objective):
+        def forward(self, read: Reading) -> Tensor:
+            return read.losses.mean() * 1e25
+
+    module = tiny.module(objective=Steep(), optimizer=partial(torch.optim.SGD, lr=1e-28))
+    trainer(tmp_path, limit_val_batches=0, limit_train_batches=2).fit(module, tiny.digits())
+    assert all(value.isfinite().all() for value in module.state_dict().values())
+
+
 def test_a_loss_that_the_objective_alone_breaks(tmp_path: Path) -> None:
     class Broken(Objective):
         def forward(self, read: Reading) -> Tensor:
