@@ -108,8 +108,9 @@ class _Checked(Rows[str]):
         return ""
 
 
-def left_over(total: int, faults: Faults, split: str, offset: int) -> Integers:
-    """The rows of a split that can be read, ascending; those that cannot are told, the first with their fault.
+def left_over(total: int, faults: Faults, split: str, offset: int, *, told: bool) -> Integers:
+    """The rows of a split that can be read, ascending; those that cannot are told, the first with their fault, unless
+    that was `told` already.
 
     Raises:
         UserError: none can.
@@ -119,7 +120,7 @@ def left_over(total: int, faults: Faults, split: str, offset: int) -> Integers:
         named.append(f"and {others} more")
     if len(faults) == total:
         raise UserError(f"no row of split {split} can be read ({'; '.join(named)}): change --data.path")
-    if faults:
+    if faults and not told:
         rank_zero_info(
             f"Left out, as they cannot be read: {len(faults)} of {total} rows in {split} ({'; '.join(named)})."
         )

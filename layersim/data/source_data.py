@@ -79,10 +79,10 @@ class SourceData(SplitDataModule):
         """The rows of a split that are used, ascending: all, or, where bad ones are skipped, those without a fault."""
         if not self.skips:
             return np.arange(len(data))
-        faults = find()
+        faults, told = find(), split in self._left_out
         self._left_out[split] = len(faults)
         self.left_out = sum(self._left_out.values())
-        return left_over(len(data), faults, *whence(data, split))
+        return left_over(len(data), faults, *whence(data, split), told=told)
 
     def compare(self, samples: Mapping[str, Contents], unit: str = "sample") -> None:
         """Says what the splits share, unless it was asked not to."""

@@ -71,8 +71,11 @@ def test_what_a_callback_publishes_is_in_the_record(tmp_path: Path) -> None:
     """One value a layer, and values over an axis of its own; a monitor of layersim's stands beside it."""
     module = tiny.module()
     run = trainer(tmp_path, [Weights(), LayerAccuracyMonitor(), RunRecorder()])
-    run.validate(module, tiny.digits(), verbose=False)
+    data = tiny.digits()
+    data.left_out = 7
+    run.validate(module, data, verbose=False)
     (line,) = read_records(tmp_path / RECORDS_FILE)
+    assert line.left_out == 7, "of the data that was measured"
     squares = [
         [sum(weight.square().sum().item() for weight in part.parameters()) for part in (block.attn, block.mlp)]
         for block in module.backbone.model.blocks  # type: ignore[union-attr]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from layersim.data import Images, LanguageModeling, Text
+from layersim.data import EvaluationSampler, Images, LanguageModeling, Text
 from layersim.data.bad_samples import text_faults
 from layersim.errors import UserError
 from tests.data.pictures import BACKBONE, encoded, image_folder, parquet, picture
@@ -73,6 +73,16 @@ def test_images_are_read_once_for_all_processes_and_runs(tmp_path: Path, monkeyp
     parquet(tmp_path, [0, 1] * 10)
     os.utime(path, (0, 0))
     assert sum(map(len, indices())) == 20, "another file of that name is read anew"
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_any_number_of_processes_reads_the_same(processes: int, tmp_path: Path) -> None:
+    data = Images(parquet(tmp_path, [0, 1] * 10, images_with(BAD_IMAGES)), val_split="train", on_bad_sample="skip")
+    data.check(BACKBONE)
+    split = data.splits["val"]
+    samplers = [EvaluationSampler(split, 4, num_replicas=processes, rank=rank) for rank in range(processes)]
+    read = [split[place]["index"] for sampler in samplers for place in sampler]
+    assert sorted(read) == sorted(set(range(20)) - BAD_IMAGES.keys()), "each readable one once"
 
 
 def test_rows_of_a_slice_are_told_as_those_of_the_split(tmp_path: Path, infos: pytest.LogCaptureFixture) -> None:

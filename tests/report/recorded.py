@@ -5,7 +5,7 @@ from typing import Any
 from layersim.report.quantity import LAYER, RATIO, Quantity
 from layersim.report.records import LayerRecord
 
-_HEAD = ("epoch", "step", "stage", "layers", "samples", "unit")
+_HEAD = ("epoch", "step", "stage", "layers", "samples", "unit", "left_out")
 _KINDS: dict[str, dict[str, Any]] = {
     "perplexity": {"axes": (LAYER,), "unit": RATIO, "range": (1, None), "better": "lower"},
     "accuracy": {"axes": (LAYER,), "range": (0, 1), "better": "higher"},

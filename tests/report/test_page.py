@@ -255,12 +255,13 @@ def test_without_the_script_the_last_epoch_stands_in_a_table(tmp_path: Path) -> 
 
 
 def test_a_language_model_is_told_in_perplexity_and_tokens(tmp_path: Path) -> None:
-    tokens = record(unit="tokens", perplexity=[8.5, 8.0], effective_depth=1, samples=12345)
+    tokens = record(unit="tokens", perplexity=[8.5, 8.0], effective_depth=1, samples=12345, left_out=1234)
     runs = [make_run(tmp_path / f"x{seed}", tokens, config=f"seed_everything: {seed}\n") for seed in range(2)]
     write_page(runs[:1], tmp_path / "page.html")
     read = Reader(tmp_path / "page.html")
     facts = dict(zip(read.texts["dt"], read.texts["dd"], strict=True))
     assert facts["tokens"] == "12,345"
+    assert facts["could not be read"] == "1,234"
     assert "perplexity 8.000 against 8.500" in " ".join(read.texts["p"])
     assert facts["effective depth"] == "1 of 2 (epsilon 0.01)"
     assert read.texts["caption"] == ["Epoch 0, step 10, 12,345 tokens"]

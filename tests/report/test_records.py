@@ -63,7 +63,14 @@ def test_round_trip_of_all_kinds_and_of_what_nobody_has_heard_of() -> None:
     curve = {"threshold": [0.0, 0.5, None], "mean_exit_layer": [1.0, 1.5, 2.0], "accuracy": [0.1, 0.7, 0.9]}
     written = record(intervals={"cka": ends}, strange=strange, exit_curve=curve, to_epoch={"cka": {4: [1.0, 0.5]}})
     assert LayerRecord.from_line(written.to_line()) == written
-    for other in (record(), bare(), record(unit="tokens", samples=9, saturation=None, perplexity=[8.5, 7.0])):
+    assert record(left_out=3).left_out == 3
+    assert "left_out" not in record().to_line()
+    for other in (
+        record(),
+        bare(),
+        record(left_out=3),
+        record(unit="tokens", samples=9, saturation=None, perplexity=[8.5, 7.0]),
+    ):
         assert LayerRecord.from_line(other.to_line()) == other
 
 
