@@ -191,7 +191,7 @@ class LayerwiseModule(LightningModule):
         self._finite.check_gradients(self)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self._finite.count_overflow(self)
+        self._finite.end(self)
 
     def on_validation_epoch_end(self) -> None:
         self._finite.tell_broken()

@@ -1,6 +1,7 @@
 """What data of a `Source` share: which splits are read, what is held out, left out, and shared between splits."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -62,6 +63,20 @@ class SourceData(SplitDataModule):
         self.on_bad_sample: OnBadSample = on_bad_sample
         self.find_duplicates = find_duplicates
         self._left_out: dict[str, int] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | ({"left_out": self.left_out} if self.skips else {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        training = self.trainer is None or self.trainer.training
+        if training and (then := state_dict.get("left_out", 0)) != self.left_out:
+            warnings.warn(
+                f"{self.left_out} samples cannot be read now, but {then} could not when the checkpoint was written: "
+                "the training goes on with others, in another order (--data.on_bad_sample).",
+                UserWarning,
+                stacklevel=2,
+            )
 
     @property
     def skips(self) -> bool:

@@ -74,6 +74,8 @@ class Finiteness:
         self.overflows = 0
         """Steps that were skipped, as their gradients overflowed in 16 bits."""
         self._scale = 0.0
+        self._batch: Batch = {}
+        self._loss_of: Callable[[Any], Any] | None = None
         self._awaited: tuple[int, Tensor, Batch, Tensor | None] | None = None
         self._first, self._samples = "", 0
 
@@ -121,13 +123,15 @@ class Finiteness:
 
     def _culprit(self, module: "LayerwiseModule") -> str:
         """The first sample that by itself makes a gradient which is not finite."""
+        loss_of = self._loss_of
+        assert loss_of is not None
         parameters = [each for each in module.parameters() if each.requires_grad]
         tensors = {key: each for key, each in self._batch.items() if isinstance(each, Tensor) and each.ndim}
 
         def breaks(rows: range) -> bool:
             some = {**self._batch, **{key: each[rows.start : rows.stop] for key, each in tensors.items()}}
             with torch.enable_grad(), module.trainer.precision_plugin.train_step_context():
-                loss = self._loss_of(some)[1]
+                loss = loss_of(some)[1]
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             return not all(each.isfinite().all() for each in gradients if each is not None)
 
@@ -149,8 +153,9 @@ class Finiteness:
             + (f"The last good checkpoint is {Path(last)}." if last else "No checkpoint had been written yet.")
         )
 
-    def count_overflow(self, module: "LayerwiseModule") -> None:
-        """To be called after each batch: a scale that went down is of a step that was skipped."""
+    def end(self, module: "LayerwiseModule") -> None:
+        """To be called after each batch: lets it go, and counts the step as skipped where the scale went down."""
+        self._batch, self._loss_of = {}, None
         if (scaler := scaler_of(module)) is not None:
             self.overflows += scaler.get_scale() < self._scale
 

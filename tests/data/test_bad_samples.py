@@ -196,3 +196,12 @@ def test_a_cache_that_cannot_be_written_costs_a_reading(tmp_path: Path, monkeypa
     data = Images(path, on_bad_sample="skip")
     data.setup()
     assert data.left_out == 5
+
+
+def test_a_checkpoint_knows_how_many_were_left_out(tmp_path: Path) -> None:
+    path = parquet(tmp_path, [0, 1] * 10, images_with(BAD_IMAGES))
+    skipping, mended = (Images(path, on_bad_sample="skip"), Images(path))
+    skipping.setup()
+    skipping.load_state_dict(skipping.state_dict())
+    with pytest.warns(UserWarning, match="0 samples cannot be read now, but 5 could not when the check"):
+        mended.load_state_dict(skipping.state_dict())
