@@ -26,7 +26,7 @@ def broken(values: Tensor) -> Tensor:
     return ~values.sum(dim=-1, dtype=torch.float32).isfinite()
 
 
-def first_broken(batch: Batch, features: LayerFeatures, layers: list[int], head: Head) -> str:
+def first_broken(batch: Batch, features: LayerFeatures, layers: list[int], head: Head | None) -> str:
     """What is first not finite on the way from a batch to its loss, with its layer (from 1) and its sample; empty where
     all is finite, up to each layer's loss.
 
@@ -34,7 +34,7 @@ def first_broken(batch: Batch, features: LayerFeatures, layers: list[int], head:
         batch: its inputs.
         features: (K, N, D) of
         layers: these K layers.
-        head: reads them.
+        head: reads them; None where its parameters are spread over processes, which do not look together.
     """
     for key, value in batch.items():
         if isinstance(value, Tensor) and value.is_floating_point() and value.ndim:
@@ -44,10 +44,11 @@ def first_broken(batch: Batch, features: LayerFeatures, layers: list[int], head:
     for layer, values, rows in zip(layers, features.values.detach(), broken(features.values), strict=True):
         if rows.any():
             return f"features of layer {layer + 1}, of {_of(rows, batch, features)}"
-        if features.targets is not None:
+        if head is None or features.targets is None:
+            continue
+        if not head.losses(values[None], features.targets, [layer]).isfinite().all():
             losses = [head.losses(values[None, [n]], features.targets[[n]], [layer]) for n in range(len(rows))]
-            if (rows := ~torch.cat(losses).isfinite()).any():
-                return f"the loss at layer {layer + 1}, of {_of(rows, batch, features)}"
+            return f"the loss at layer {layer + 1}, of {_of(~torch.cat(losses).isfinite(), batch, features)}"
     return ""
 
 
@@ -93,7 +94,8 @@ class Finiteness:
             return
         where = "in another process"
         if not torch.isfinite(loss):
-            where = first_broken(self._batch, features, self._layers, module.head)
+            head = module.head if _is_whole(module) else None
+            where = first_broken(self._batch, features, self._layers, head)
         self._stop(module, f"The loss is {total.item()}", where or type(module.objective).__name__)
 
     def check_gradients(self, module: "LayerwiseModule") -> None:
@@ -106,9 +108,8 @@ class Finiteness:
         if (scaler := scaler_of(module)) is not None:
             self._scale = scaler.get_scale()
             return
-        whole = isinstance(module.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
         named = {name: each.grad for name, each in module.named_parameters() if each.grad is not None}
-        if not whole or not named or is_searching(module.trainer):
+        if not _is_whole(module) or not named or is_searching(module.trainer):
             return
         if torch.stack(torch._foreach_norm([*named.values()])).isfinite().all():  # 0.2 % of a ViT-S's step on a host
             return
@@ -192,6 +193,11 @@ class Finiteness:
             where = _sample(int(rows[layer].long().argmax()), rows.shape[1], batch, position)
             self._first = f"layer {layer + 1}, {where} (batch {batch_idx})"
         self._samples += int(rows.any(dim=0).sum())
+
+
+def _is_whole(module: "LayerwiseModule") -> bool:
+    """Whether each process holds all parameters and gradients."""
+    return isinstance(module.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
 
 
 def scaler_of(module: "LayerwiseModule") -> Any:
