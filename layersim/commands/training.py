@@ -37,6 +37,7 @@ from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoin
 from layersim.runs.configuration import RunConfig
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.runs.resume import earlier_rows
+from layersim.runs.stopping import StopOnSignal
 from layersim.runs.tracking import RunLogger, finish
 from layersim.runs.whole_checkpoints import WholeCheckpoints
 from layersim.sweep.flags import from_agent, under_agent
@@ -198,7 +199,8 @@ class LayerwiseCLI(LightningCLI):
             trainer = super().instantiate_trainer(**options)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the recipe's own plugin, or a strategy's
             trainer.strategy.checkpoint_io = WholeCheckpoints()
-        trainer.callbacks = in_few_lines(trainer.callbacks, given)  # type: ignore[attr-defined]
+        stop = [] if trainer.barebones else [StopOnSignal()]  # last, so that it saves what the others know of a step
+        trainer.callbacks = [*in_few_lines(trainer.callbacks, given), *stop]  # type: ignore[attr-defined]
         return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -207,12 +209,7 @@ class LayerwiseCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         with running(lambda: self.trainer.global_step > 0):
-            try:
-                super()._run_subcommand(subcommand)
-            except SystemExit as error:  # what Lightning makes of Ctrl-C
-                if self.trainer.interrupted:
-                    raise KeyboardInterrupt from error
-                raise
+            super()._run_subcommand(subcommand)
 
     def _take_classes_from_data(self) -> None:
         """Where a head is new and nobody says of how many classes, it gets the data's."""

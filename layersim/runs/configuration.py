@@ -11,7 +11,6 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.module import LayerwiseModule
@@ -71,20 +70,6 @@ class RunConfig(SaveConfigCallback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         run_ids = [logger.version for logger in trainer.loggers if isinstance(logger, Wandb)]
         checkpoint["layersim"] = {"config": self.config_dict, "wandb_run_id": run_ids[0] if run_ids else None}
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Of a training that the user interrupts: where it is kept, and how it goes on."""
-        if not isinstance(exception, KeyboardInterrupt) or trainer.state.fn != TrainerFn.FITTING:
-            return
-        directory = Path(trainer.default_root_dir)
-        words = ["layersim", "fit", "--config", str(directory / self.config_filename)]
-        if kept := sorted(directory.glob("checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime):
-            words += ["--ckpt_path", str(kept[-1])]
-        told = "from its last checkpoint" if kept else "from the start, as no checkpoint had been written yet,"
-        rank_zero_info(
-            f"Interrupted in epoch {trainer.current_epoch}, step {trainer.global_step}. The run is kept in "
-            f"{directory}; it goes on {told} with\n  {shlex.join(words)}"
-        )
 
 
 def _name_of(device: torch.device) -> str:
