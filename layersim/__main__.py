@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from layersim.errors import UserError
 from layersim.runs.signals import Stopped, ended_by_signals
+from layersim.writing import REFUSED, refusal
 
 VERBS = {
     "fit": "train a model, measuring every layer each validation epoch",
@@ -79,6 +80,11 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get("LAYERSIM_DEBUG"):
             raise
         print(f"layersim: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in REFUSED or os.environ.get("LAYERSIM_DEBUG"):
+            raise
+        print(f"layersim: error: {refusal(error)}.", file=sys.stderr)
         return 2
     except Stopped as stop:
         if not stop.told:

@@ -1,7 +1,5 @@
 """A run's configuration as it is kept: in its directory, in its loggers and in its checkpoints."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from layersim.report.environment import write_environment
 from layersim.report.secrets import MASK, masked
 from layersim.runs.finders import found, without_finders
 from layersim.runs.parameters import parameters_of
+from layersim.runs.resume import begun_by
 from layersim.runs.tracking import Wandb
 from layersim.writing import written_whole
 
@@ -47,7 +46,7 @@ class RunConfig(SaveConfigCallback):
                 "processes": str(trainer.world_size),
                 "precision": str(trainer.precision),
                 **({"parameters": parameters_of(pl_module)} if isinstance(pl_module, LayerwiseModule) else {}),
-                "command": masked(shlex.join(["layersim", *sys.argv[1:]])),
+                **begun_by(),
             },
         )
         for logger in trainer.loggers:

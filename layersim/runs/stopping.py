@@ -5,11 +5,12 @@ import shlex
 import signal
 import subprocess
 import warnings
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -28,7 +29,7 @@ class StopOnSignal(Callback):
     Then `Stopped` is raised, and the status is 128 and the signal's number. A second SIGINT ends at once.
 
     Under SLURM, the signal of Lightning's `SLURMEnvironment(auto_requeue=True)` does the same, and has the job queued
-    again. Where no callback saves checkpoints, this one does not either. It takes the place of Lightning's own handlers,
+    again. Where no callback saves checkpoints, this one does not either. It takes the place of Lightning's handlers,
     which save in the middle of a step, and talk to other processes there.
     """
 
@@ -38,6 +39,7 @@ class StopOnSignal(Callback):
         self._training = False
         self._stopping = False
         self._leaving = False
+        self._saved: Path | None = None
         self._before: dict[int, Any] = {}
         self._shared: list[float] = []
         """Validation batches that every process has, by loader."""
@@ -92,7 +94,7 @@ class StopOnSignal(Callback):
             self._leave(trainer)
         if self._training and trainer.world_size > 1:
             own = torch.tensor(trainer.num_val_batches, device=trainer.strategy.root_device)
-            self._shared = trainer.strategy.reduce(own, reduce_op="min").tolist()  # type: ignore[union-attr]
+            self._shared = trainer.strategy.reduce(own, reduce_op="min").tolist()
 
     def on_validation_batch_end(
         self,
@@ -103,12 +105,13 @@ class StopOnSignal(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        shared = self._shared[dataloader_idx] if trainer.world_size > 1 and self._training else 0
-        alone = trainer.world_size == 1
-        if self._training and (alone or (batch_idx % _LOOKS == 0 and batch_idx < shared < float("inf"))):
-            if self._agreed(trainer):
-                self._save(trainer)
-                self._leave(trainer)
+        if not self._training:
+            return
+        if trainer.world_size > 1 and (batch_idx % _LOOKS or not batch_idx < self._shared[dataloader_idx] < inf):
+            return
+        if self._agreed(trainer):
+            self._save(trainer)
+            self._leave(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._training = False
@@ -117,6 +120,7 @@ class StopOnSignal(Callback):
         if trainer.checkpoint_callbacks:
             path = Path(trainer.default_root_dir) / "checkpoints" / STOPPED_FILE
             trainer.save_checkpoint(trainer.strategy.broadcast(path))
+            self._saved = path
 
     def _leave(self, trainer: Trainer) -> None:
         self._leaving = True
@@ -131,11 +135,12 @@ class StopOnSignal(Callback):
         """Says where a training that was stopped is kept, and how it goes on."""
         self._training = False
         if not isinstance(exception, Stopped | KeyboardInterrupt) or trainer.state.fn != TrainerFn.FITTING:
-            return self.teardown(trainer, pl_module, "")
+            self.teardown(trainer, pl_module, "")
+            return
         directory = Path(trainer.default_root_dir)
         words = ["--config", str(directory / "config.yaml")]
         kept = "no checkpoint had been written yet; it starts anew"
-        if trainer.is_global_zero and (newest := newest_whole(directory / "checkpoints")):
+        if trainer.is_global_zero and (newest := self._saved or newest_whole(directory / "checkpoints")):
             words, kept = ["--resume", str(directory)], f"{newest} is whole; it goes on"
         name = getattr(exception, "name", "SIGINT")
         rank_zero_info(

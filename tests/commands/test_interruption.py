@@ -1,47 +1,102 @@
-"""Ctrl-C says where the run is, and how it goes on; and it does go on so."""
+"""A signal ends the command with its status and a line; a training saves first, and goes on by that line."""
 
-import logging
+import os
+import re
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from layersim.__main__ import main
 from layersim.report.records import read_records
+from layersim.runs.whole_checkpoints import is_whole
 from tests import tiny
 
-INTERRUPTED = 130
+
+class Signal(Callback):
+    """Sends the command a signal at a hook, once, where an epoch is."""
+
+    def __init__(self, number: int, hook: str = "on_train_batch_start", epoch: int = 0, times: int = 1) -> None:
+        self.number, self.epoch, self.times = number, epoch, times
+        setattr(self, hook, self._send)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"times": self.times}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.times = state_dict["times"]
+
+    def _send(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **more: Any) -> None:
+        if trainer.current_epoch == self.epoch and not trainer.sanity_checking and self.times:
+            self.times -= 1
+            os.kill(os.getpid(), self.number)
 
 
-class Interrupt(Callback):
-    """The user's Ctrl-C in the middle of an epoch."""
+def sent(number: int, **where: Any) -> list[str]:
+    options = [f"--trainer.callbacks.{name}={value}" for name, value in where.items()]
+    return [
+        "--trainer.callbacks+=tests.commands.test_interruption.Signal",
+        f"--trainer.callbacks.number={number}",
+        *options,
+    ]
 
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        if trainer.current_epoch == self.epoch:
-            raise KeyboardInterrupt
+def options(root: Path, epochs: int = 2) -> list[str]:
+    lengths = [f"--trainer.max_epochs={epochs}", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=2"]
+    return [*tiny.FLAGS, f"--trainer.default_root_dir={root}", "--trainer.log_every_n_steps=1", *lengths]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def alike(run: Path, whole: Path) -> bool:
+    """Whether two runs have come to the same weights, records and rows."""
+    same = all(value.equal(weights(run)[name]) for name, value in weights(whole).items())
+    records = [[one.to_line() for one in read_records(each / "layers.jsonl")] for each in (run, whole)]
+    rows = [(each / "metrics.csv").read_text() for each in (run, whole)]
+    return same and records[0] == records[1] and rows[0] == rows[1]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("unbroken")
+    assert main(["fit", *options(root)]) == 0
+    (run,) = root.glob("default/*")
+    return run
+
+
+def only(root: Path, *others: Path) -> Path:
+    (run,) = {*root.glob("default/*")} - {*others}
+    return run
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a directory of its own
-@pytest.mark.parametrize("epoch", [0, 1])
-def test_an_interrupted_training_goes_on_by_the_line_that_it_leaves(
-    epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("number", "where", "step"),
+    [
+        (signal.SIGINT, {"epoch": 0}, 1),
+        (signal.SIGTERM, {"epoch": 1}, 4),
+        (signal.SIGHUP, {"epoch": 1, "hook": "on_validation_batch_start"}, 6),
+    ],
+)
+def test_a_stopped_training_goes_on_by_the_line_that_it_leaves(
+    number: signal.Signals, where: dict[str, Any], step: int, unbroken: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("lightning.pytorch.utilities.rank_zero"), "propagate", True)
-    interrupt = ["--trainer.callbacks=tests.commands.test_interruption.Interrupt", f"--trainer.callbacks.epoch={epoch}"]
-    options = [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=2", "--trainer.limit_train_batches=2"]
-    with caplog.at_level(logging.INFO):
-        assert main(["fit", *tiny.FLAGS, *options, *interrupt]) == INTERRUPTED
-    (told,) = (record.message for record in caplog.records if record.message.startswith("Interrupted in epoch"))
-    (run,) = tmp_path.glob("default/*")
-    assert f"Interrupted in epoch {epoch}, step {2 * epoch + 1}. The run is kept in {run}; it goes on from " in told
-    words = shlex.split(told.rpartition("\n")[2])
-    assert words[:4] == ["layersim", "fit", "--config", str(run / "config.yaml")]
-    assert words[4:] == (["--ckpt_path", str(run / "checkpoints" / "last.ckpt")] if epoch else [])
-    assert main([*words[1:], "--trainer.callbacks.epoch=9"]) == 0
-    (again,) = set(tmp_path.glob("default/*")) - {run}
-    assert [record.epoch for record in read_records(again / "layers.jsonl")] == [0, 1]
+    assert main(["fit", *options(tmp_path), *sent(number, **where)]) == 128 + number
+    run, said = only(tmp_path), capsys.readouterr().err
+    saved = run / "checkpoints/stopped.ckpt"
+    assert is_whole(saved)
+    (told,) = re.findall(r"Stopped by .*", said)
+    assert told.startswith(f"Stopped by {number.name} in epoch {where['epoch']}, step {step}: {saved} is whole; it ")
+    assert "Traceback" not in said
+    assert len([*run.glob("layers.jsonl")]) == where["epoch"], "an epoch that was not measured has no record"
+    (line,) = re.findall(r"`(layersim fit .*)`", told)
+    assert shlex.split(line) == ["layersim", "fit", "--resume", str(run)]
+    assert main(shlex.split(line)[1:]) == 0
+    assert alike(only(tmp_path, run), unbroken)
