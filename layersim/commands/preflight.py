@@ -75,22 +75,19 @@ def resumed(given: list[str]) -> list[str]:
         root, experiment = (_told(given, option) for option in ("trainer.default_root_dir", "experiment"))
         home = Path(root or DEFAULT_ROOT) / (experiment or "default")
     if again and (begun := run_of_job(home)):
-        given, where = _without(given, "--ckpt_path"), str(begun)
+        given, where = ["fit", "--resume", str(begun)], str(begun)  # whose recipe holds what was typed
     if where is None:
         return given
     if _typed(given, "--ckpt_path", "a path") is not None:
         raise UserError("--resume finds its checkpoint by itself. Leave --ckpt_path or --resume out.")
     last = where == "last"
     config, checkpoint = find_run(home if last else Path(where), last=last)
-    return ["fit", "--config", str(config), "--ckpt_path", str(checkpoint), *_without(given, "--resume")[1:]]
-
-
-def _without(given: list[str], option: str) -> list[str]:
-    """Words without an option and its value."""
-    rest = [word for word in given if not word.startswith(f"{option}=")]
-    while option in rest:
-        del rest[(at := rest.index(option)) : at + 2]
-    return rest
+    rest = given[1:]
+    if f"--resume={where}" in rest:
+        rest.remove(f"--resume={where}")
+    else:
+        del rest[(at := rest.index("--resume")) : at + 2]
+    return ["fit", "--config", str(config), "--ckpt_path", str(checkpoint), *rest]
 
 
 def _told(given: list[str], option: str) -> str | None:

@@ -17,6 +17,7 @@ from layersim.__main__ import main
 from layersim.report.records import read_records
 from layersim.runs.whole_checkpoints import is_whole
 from tests import tiny
+from tests.reliability.children import Child, command
 
 
 class Signal(Callback):
@@ -34,8 +35,9 @@ class Signal(Callback):
 
     def _send(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **more: Any) -> None:
         if trainer.current_epoch == self.epoch and not trainer.sanity_checking and self.times:
-            self.times -= 1
-            os.kill(os.getpid(), self.number)
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+            self.times = 0
 
 
 def sent(number: int, **where: Any) -> list[str]:
@@ -120,3 +122,73 @@ def test_a_stopped_training_goes_on_by_the_line_that_it_leaves(
     assert shlex.split(line) == ["layersim", "fit", "--resume", str(run)]
     assert main(shlex.split(line)[1:]) == 0
     assert alike(only(tmp_path, run), unbroken)
+
+
+@pytest.mark.parametrize("verb", ["validate", "predict", "exits"])
+def test_another_verb_ends_with_a_line_and_leaves_nothing_half_written(
+    verb: str, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hook = "on_predict_batch_start" if verb == "predict" else "on_validation_batch_start"
+    words = [verb, *tiny.FLAGS, f"--trainer.default_root_dir={tmp_path}", *sent(signal.SIGTERM, hook=hook)]
+    words += [f"--ckpt_path={unbroken / 'checkpoints/last.ckpt'}", *["--risk=0.05"] * (verb == "exits")]
+    assert main(words) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.endswith("layersim: stopped by SIGTERM\n")
+    (run,) = tmp_path.glob("default/*")
+    assert {path.name for path in run.rglob("*")} <= {"config.yaml", "environment.json"}
+
+
+SCONTROL = """#!/bin/sh
+echo "$@" >> {called}
+"""
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:The `srun` command is available")
+def test_a_job_of_slurm_saves_is_queued_again_and_goes_on_by_itself(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    called = tmp_path / "called"
+    for name in ("scontrol", "srun"):
+        (tmp_path / name).write_text(SCONTROL.format(called=called))
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    job = {"JOB_ID": "4071", "NTASKS": "1", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    words = ["fit", *options(tmp_path), *sent(signal.SIGUSR1, epoch=1)]
+    assert main(words) == 128 + signal.SIGUSR1
+    assert called.read_text() == "requeue 4071\n"
+    first = only(tmp_path)
+    assert is_whole(first / "checkpoints/stopped.ckpt")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setenv("SLURM_JOB_ID", "4072")
+    other = main([*words, "--trainer.max_epochs=1"])
+    assert other == 0
+    assert said("SLURM has started this job again, but it had saved nothing yet")
+    another = only(tmp_path, first)
+    monkeypatch.setenv("SLURM_JOB_ID", "4071")
+    assert main(words) == 0
+    assert f"The run {first} goes on from stopped.ckpt, step 4." in said("The run")
+    assert alike(only(tmp_path, first, another), unbroken)
+    assert called.read_text() == "requeue 4071\n", "once"
+
+
+@pytest.mark.filterwarnings("ignore:SLURM did not queue the job 7_2 again")
+def test_a_job_that_is_not_queued_again_has_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    for name, value in {"JOB_ID": "9", "ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "2", "NTASKS": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    words = ["fit", *options(tmp_path), *sent(signal.SIGUSR2)]
+    environment = "lightning.fabric.plugins.environments.SLURMEnvironment"
+    plugin = [f"--trainer.plugins={environment}", "--trainer.plugins.requeue_signal=SIGUSR2"]
+    with pytest.warns(UserWarning, match="SLURM did not queue the job 7_2 again: .*scontrol"):
+        assert main([*words, *plugin]) == 128 + signal.SIGUSR2
+    assert is_whole(only(tmp_path) / "checkpoints/stopped.ckpt")
+
+
+def test_a_second_interruption_ends_at_once(tmp_path: Path) -> None:
+    """Twice within one step, which the first would have finished."""
+    root = tmp_path / "runs"
+    child = Child(tmp_path / "said", command, ["fit", *options(root), *sent(signal.SIGINT, times=2)])
+    assert child.wait() == -signal.SIGINT, "what a shell tells as 130"
+    assert "training ends after this step" in child.said
+    assert not [*root.glob("*/*/checkpoints/*")]
