@@ -134,11 +134,12 @@ class WholeTable(loggers.CSVLogger):
 
 class _Rows(ExperimentWriter):
     def save(self) -> None:
-        path = Path(self.metrics_file_path)
+        path, columns = Path(self.metrics_file_path), [*self.metrics_keys]
         with named(path):
             try:
                 super().save()
             except OSError:
+                self.metrics_keys = columns  # those of the file, for the rows that are written when the run ends
                 with contextlib.suppress(OSError), path.open("r+b") as file:
                     file.truncate(file.read().rfind(b"\n") + 1)
                 raise

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from tests.reliability.children import Child, command
 
 
 class Signal(Callback):
-    """Sends the command a signal at a hook, once, where an epoch is."""
+    """Sends a process of the command a signal at a hook, once, where an epoch is."""
 
-    def __init__(self, number: int, hook: str = "on_train_batch_start", epoch: int = 0, times: int = 1) -> None:
-        self.number, self.epoch, self.times = number, epoch, times
+    def __init__(
+        self, number: int, hook: str = "on_train_batch_start", epoch: int = 0, times: int = 1, rank: int = 0
+    ) -> None:
+        self.number, self.epoch, self.times, self.rank = number, epoch, times, rank
         setattr(self, hook, self._send)
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> I
 
 
 def only(root: Path, *others: Path) -> Path:
-    (run,) = {*root.glob("default/*")} - {*others}
+    (run,) = {path.parent for path in root.glob("default/*/config.yaml")} - {*others}
     return run
 
 
@@ -192,3 +195,36 @@ def test_a_second_interruption_ends_at_once(tmp_path: Path) -> None:
     assert child.wait() == -signal.SIGINT, "what a shell tells as 130"
     assert "training ends after this step" in child.said
     assert not [*root.glob("*/*/checkpoints/*")]
+
+
+def on_two(folder: Path, words: list[str]) -> list[tuple[int, str]]:
+    """Status and words of two processes, as torchrun starts them."""
+    folder.mkdir()
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared |= {"TORCHELASTIC_RUN_ID": folder.name, "GROUP_RANK": "0"}
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    children = [
+        Child(folder / str(rank), command, [*words, *ddp], environment=shared | {"RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
+    return [(child.wait(), child.said) for child in children]
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_batch_start"])
+def test_two_processes_stop_after_the_same_step_whichever_was_asked(hook: str, tmp_path: Path) -> None:
+    (status, _), _ = on_two(tmp_path / "unbroken", ["fit", *options(tmp_path / "runs")])
+    assert status == 0
+    whole = only(tmp_path / "runs")
+    words = ["fit", *options(tmp_path / "runs"), *sent(signal.SIGTERM, hook=hook, epoch=1, rank=1)]
+    (status, said), (other, _) = on_two(tmp_path / "stopped", words)
+    assert (status, other) == (143, 143)
+    step = 4 if hook == "on_train_batch_start" else 6
+    assert said.count(f"Stopped by SIGTERM in epoch 1, step {step}: ") == 1
+    run = only(tmp_path / "runs", whole)
+    assert len(read_records(run / "layers.jsonl")) == 1
+    (status, _), _ = on_two(tmp_path / "resumed", ["fit", "--resume", str(run)])
+    assert status == 0
+    assert alike(only(tmp_path / "runs", whole, run), whole)

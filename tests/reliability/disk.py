@@ -89,6 +89,7 @@ def befallen(fault: Fault, home: Path, words: Sequence[str]) -> None:
         if not writes and event not in ("os.mkdir", "os.rename"):
             return
         if not isinstance(told[0], str | os.PathLike) or not pattern.search(Path(told[0]).name):
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
             return
         seen += 1
         due = seen >= fault.nth if fault.lasts else seen == fault.nth
