@@ -31,11 +31,13 @@ def named(path: Path, size: int | None = None) -> Iterator[None]:
     except OSError as error:
         error.filename, error.filename2 = str(path), None
         needed = "" if size is None else f"{size:,} bytes are needed, "
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and "free" not in error.strerror:
+        if error.errno is None or error.strerror != os.strerror(error.errno):
+            raise  # somebody has told more already
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             with contextlib.suppress(OSError):
-                error.strerror = f"{error.strerror} ({needed}{shutil.disk_usage(path.parent).free:,} are free)"
+                error.strerror += f" ({needed}{shutil.disk_usage(path.parent).free:,} are free)"
         elif error.errno == errno.EFBIG and (most := resource.getrlimit(resource.RLIMIT_FSIZE)[0]) >= 0:
-            error.strerror = f"{error.strerror} ({needed}a file may have {most:,}: ulimit -f)"
+            error.strerror += f" ({needed}a file may have {most:,}: ulimit -f)"
         raise
 
 
