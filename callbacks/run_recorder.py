@@ -90,6 +90,7 @@ class RunRecorder(EvaluationCallback):
         )
         self.records.append(record)
         if trainer.is_global_zero:
+            Path(trainer.default_root_dir).stat()  # raises where it was deleted meanwhile: it is not made again
             append_record(_path(trainer), record)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -131,14 +131,15 @@ def shared_name(records: Iterable[LayerRecord], kind: Literal["worth", "matrix"]
 
 
 def append_record(path: Path, record: LayerRecord) -> None:
-    """Adds one line to the file, making it where there is none.
+    """Adds one line to the file, making file and folder where there are none.
 
     The line goes out in one write and is on the disk when this returns: an interrupted run loses at most the line it
     was writing. Such a cut line, found at the end, is taken off first, with a warning.
 
     Raises:
-        OSError: the line cannot be written, or the folder is gone; the file is what it was before.
+        OSError: the line cannot be written; the file is what it was before.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with named(path), path.open("a+b", buffering=0) as file:  # a buffer would be written again after an error
         file.seek(0)
         if end := _after_last_newline(file.read()):
