@@ -163,6 +163,11 @@ class TensorBoard(loggers.TensorBoardLogger):
     def start_in(self, directory: Path, run_id: str, name: str) -> None:
         self._root_dir = str(directory)
 
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with named(Path(self.log_dir)):
+            super().log_metrics(dict(metrics), step)
+
 
 def _advice(said: str) -> str:
     """What to change, where the server's refusal tells."""
