@@ -40,27 +40,21 @@ def _handlers() -> Iterator[None]:
 
 
 PLATEAU = partial(ReduceLROnPlateau, monitor="val/accuracy", mode="min", patience=0)
-START, END = "on_train_batch_start", "on_train_batch_end"
+START = "on_train_batch_start"
 CASES: dict[str, tuple[str, int, int, dict[str, Any]]] = {
     # the hook in which the signal comes, the batch of the whole training that is then the last begun, the step that
     # is saved, and the options
     "in a step": (START, 14, 15, {}),
-    "in the first step": (START, 0, 1, {}),
-    "at a step's end": (END, 14, 15, {}),
     "two workers": (START, 14, 15, {"workers": 2}),
     "in a group of three batches": (START, 15, 6, {"accumulate_grad_batches": 3}),
     "in an epoch's last group, of one": (START, 20, 8, {"accumulate_grad_batches": 3}),
-    "in the last step of an epoch": (START, 21, 22, {}),
     "in the last step of all": (START, 32, 33, {}),
     "in the last step of an epoch without validation": (START, 10, 11, {"limit_val_batches": 0}),
     "before a validation within the epoch": (START, 15, 16, {"val_check_interval": 0.5}),
     "in a validation within the epoch": ("on_validation_batch_start", 15, 16, {"val_check_interval": 0.5}),
     "in a validation": ("on_validation_batch_start", 21, 22, {"limit_val_batches": 3}),
     "at a validation's end": ("on_validation_epoch_end", 21, 23, {}),
-    "at an epoch's end": ("on_train_epoch_end", 10, 12, {}),
-    "at an epoch's start": ("on_train_epoch_start", 10, 12, {}),
     "a plateau, in a validation": ("on_validation_batch_start", 21, 22, {"lr_scheduler": PLATEAU}),
-    "a plateau, in a step": (START, 25, 26, {"lr_scheduler": PLATEAU}),
     "max_steps": (START, 14, 15, {"max_steps": 27}),
 }
 _unbroken: dict[str, Any] = {}
