@@ -37,7 +37,7 @@ from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoin
 from layersim.runs.configuration import RunConfig
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.runs.resume import earlier_rows
-from layersim.runs.stopping import StopOnSignal
+from layersim.runs.stopping import StopOnSignal, stopped_first
 from layersim.runs.tracking import RunLogger, WholeTable, finish
 from layersim.runs.whole_checkpoints import WholeCheckpoints
 from layersim.sweep.flags import from_agent, under_agent
@@ -208,7 +208,7 @@ class LayerwiseCLI(LightningCLI):
         return super()._prepare_subcommand_kwargs(subcommand) | ours
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with running(self.trainer):
+        with stopped_first(self.trainer), running(self.trainer):
             super()._run_subcommand(subcommand)
         directory = Path(self.trainer.default_root_dir)
         if self.save_config_callback and self.trainer.is_global_zero and not (directory / "config.yaml").exists():

@@ -5,6 +5,8 @@ import shlex
 import signal
 import subprocess
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
+from layersim.errors import UserError, reason
 from layersim.runs.signals import ENDING, Stopped, handle, next_sigint_ends, restore
 from layersim.runs.whole_checkpoints import newest_whole
 
@@ -34,7 +37,8 @@ class StopOnSignal(Callback):
     """
 
     def __init__(self) -> None:
-        self._received = 0
+        self.received = 0
+        """The signal that asks to end."""
         self._requeue_signal: int | None = None
         self._training = False
         self._stopping = False
@@ -57,20 +61,21 @@ class StopOnSignal(Callback):
         next_sigint_ends()
         if self._leaving:
             return
-        first, self._received = not self._received, self._received or number
+        first, self.received = not self.received, self.received or number
         if not self._training:
             self._raise(trainer)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises where a loader's worker dies of the same signal
         if first and trainer.is_global_zero:  # not by print: a signal may come while something is printed
             told = f"{signal.Signals(number).name}: training ends after this step. Ctrl-C ends it at once."
             os.write(2, f"layersim: {told}\n".encode())
 
     def _agreed(self, trainer: Trainer) -> bool:
         """Whether any process was asked to end; to be called by all of them."""
-        number = self._received
+        number = self.received
         if trainer.world_size > 1:
             own = torch.tensor(number, device=trainer.strategy.root_device)
             number = int(trainer.strategy.reduce(own, reduce_op="max"))
-        self._received = self._received or number
+        self.received = self.received or number
         return bool(number)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,7 +114,7 @@ class StopOnSignal(Callback):
             return
         if trainer.world_size > 1 and (batch_idx % _LOOKS or not batch_idx < self._shared[dataloader_idx] < inf):
             return
-        if self._agreed(trainer):
+        if self._agreed(trainer) and not trainer.fit_loop.epoch_loop._should_accumulate():
             self._save(trainer)
             self._leave(trainer)
 
@@ -127,14 +132,15 @@ class StopOnSignal(Callback):
         self._raise(trainer)
 
     def _raise(self, trainer: Trainer) -> None:
-        if self._received == self._requeue_signal and trainer.is_global_zero:
+        if self.received == self._requeue_signal and trainer.is_global_zero:
             _requeue()
-        raise Stopped(self._received)
+        raise Stopped(self.received)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Says where a training that was stopped is kept, and how it goes on."""
         self._training = False
-        if not isinstance(exception, Stopped | KeyboardInterrupt) or trainer.state.fn != TrainerFn.FITTING:
+        fell = f" by {reason(exception)}" if self.received and not isinstance(exception, Stopped | UserError) else ""
+        if trainer.state.fn != TrainerFn.FITTING or not (fell or isinstance(exception, Stopped)):
             self.teardown(trainer, pl_module, "")
             return
         directory = Path(trainer.default_root_dir)
@@ -142,9 +148,9 @@ class StopOnSignal(Callback):
         kept = "no checkpoint had been written yet; it starts anew"
         if trainer.is_global_zero and (newest := self._saved or newest_whole(directory / "checkpoints")):
             words, kept = ["--resume", str(directory)], f"{newest} is whole; it goes on"
-        name = getattr(exception, "name", "SIGINT")
         rank_zero_info(
-            f"Stopped by {name} in epoch {trainer.current_epoch}, step {trainer.global_step}: {kept} by "
+            f"Stopped by {signal.Signals(self.received or signal.SIGTERM).name} in epoch {trainer.current_epoch}, step "
+            f"{trainer.global_step}{fell and f', which was cut off{fell}'}: {kept} by "
             f"`{shlex.join(['layersim', 'fit', *words])}`."
         )
         if isinstance(exception, Stopped):
@@ -153,6 +159,23 @@ class StopOnSignal(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         restore(self._before)
         self._before = {}
+
+
+@contextmanager
+def stopped_first(trainer: Trainer) -> Iterator[None]:
+    """Around a run: an exception after a signal, which may have ended what the run needs (a loader's workers), is a
+    `Stopped`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for number in [call.received for call in callbacks if isinstance(call, StopOnSignal) and call.received]:
+            stopped = Stopped(number)
+            stopped.told = trainer.state.fn == TrainerFn.FITTING
+            raise stopped from error
+        raise
 
 
 def _requeue() -> None:

@@ -25,9 +25,15 @@ class Signal(Callback):
     """Sends a process of the command a signal at a hook, once, where an epoch is."""
 
     def __init__(
-        self, number: int, hook: str = "on_train_batch_start", epoch: int = 0, times: int = 1, rank: int = 0
+        self,
+        number: int,
+        hook: str = "on_train_batch_start",
+        epoch: int = 0,
+        times: int = 1,
+        rank: int = 0,
+        fails: bool = False,
     ) -> None:
-        self.number, self.epoch, self.times, self.rank = number, epoch, times, rank
+        self.number, self.epoch, self.times, self.rank, self.fails = number, epoch, times, rank, fails
         setattr(self, hook, self._send)
 
     def state_dict(self) -> dict[str, Any]:
@@ -41,6 +47,8 @@ class Signal(Callback):
             for _ in range(self.times):
                 os.kill(os.getpid(), self.number)
             self.times = 0
+            if self.fails:
+                raise RuntimeError("a worker has died")
 
 
 def sent(number: int, **where: Any) -> list[str]:
@@ -125,6 +133,19 @@ def test_a_stopped_training_goes_on_by_the_line_that_it_leaves(
     assert shlex.split(line) == ["layersim", "fit", "--resume", str(run)]
     assert main(shlex.split(line)[1:]) == 0
     assert alike(only(tmp_path, run), unbroken)
+
+
+def test_what_the_same_signal_breaks_is_no_failure_of_the_run(
+    tmp_path: Path, said: Said, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where Ctrl-C reaches a loader's worker that is just being started."""
+    assert main(["fit", *options(tmp_path), *sent(signal.SIGINT, epoch=1, fails=True)]) == 128 + signal.SIGINT
+    (told,) = said("Stopped by")
+    run = only(tmp_path)
+    kept = run / "checkpoints/last.ckpt"
+    cut = "step 3, which was cut off by a worker has died"
+    assert told == f"Stopped by SIGINT in epoch 1, {cut}: {kept} is whole; it goes on by `layersim fit --resume {run}`."
+    assert "error" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["validate", "predict", "exits"])
