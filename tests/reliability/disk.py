@@ -1,6 +1,7 @@
 """Disks that are full, may not be written or are gone, at any file and any moment: is it said, and is what stood
 before still whole?"""
 
+import atexit
 import csv
 import errno
 import os
@@ -104,6 +105,7 @@ def befallen(fault: Fault, home: Path, words: Sequence[str]) -> None:
     sys.addaudithook(strike)
     status = main(words)
     resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    atexit._run_exitfuncs()  # ends the process that draws, which would keep the stream open
     sys.stdout.flush()
     for stream in (1, 2):
         os.close(stream)
