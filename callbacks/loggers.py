@@ -1,5 +1,8 @@
 """What the callbacks hand to the trainer's loggers, whichever these are, and to the run's directory."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +33,34 @@ def on_epoch_axis(trainer: Trainer, names: list[str]) -> None:
                 logger.experiment.define_metric(name, step_metric=axis)
 
 
-def log_figure(trainer: Trainer, name: str, figure: Picture) -> Path:
+def make_directory(trainer: Trainer) -> None:
+    """Makes the run's directory, before the run: one that is deleted in the middle is not made again."""
+    if trainer.is_global_zero:
+        Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def dispensable(what: str, directory: Path) -> Iterator[None]:
+    """Around the writing of what a run can do without: what the system refuses is a warning, shown once, and the run
+    goes on."""
+    try:
+        yield
+    except OSError as error:
+        told = f"{what} cannot be written to {directory}, and the run goes on without: {error.strerror or error}."
+        warnings.warn(told, stacklevel=1)  # always from here, so that Python shows it once
+
+
+def log_figure(trainer: Trainer, name: str, figure: Picture) -> None:
     """Saves a figure as `figures/<name>-epoch-<n>.png` in the run's directory, with the step behind it where a training
     validates within epochs, and logs it. For rank zero alone."""
     step = f"-step-{trainer.global_step:06d}" if validates_within_epochs(trainer) else ""
     file = f"{name.replace('/', '-')}-epoch-{trainer.current_epoch:04d}{step}.png"
     path = Path(trainer.default_root_dir) / "figures" / file
-    save_picture(figure, path)
-    for logger in trainer.loggers:
-        _log_image(trainer, logger, name, path)
-    return path
+    with dispensable("Figures", path.parent):
+        path.parent.mkdir(exist_ok=True)  # and none above: a run's directory that is gone stays so
+        save_picture(figure, path)
+        for logger in trainer.loggers:
+            _log_image(trainer, logger, name, path)
 
 
 def log_outcome(trainer: Trainer, page: Path, columns: dict[str, list[float]]) -> None:

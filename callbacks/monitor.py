@@ -11,7 +11,7 @@ from torch import nn
 from torchmetrics import Metric
 
 from callbacks.evaluation import EvaluationCallback, Stage, layerwise
-from callbacks.loggers import log_figure, on_epoch_axis
+from callbacks.loggers import log_figure, make_directory, on_epoch_axis
 from callbacks.tapped_module import Named, NamedModel, TappedModule
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
@@ -117,6 +117,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         refuse_mps(trainer.strategy.root_device)
+        make_directory(trainer)
 
     def fresh(self, module: LayerwiseModule) -> dict[str, AnyMetric]:
         """The metrics of an epoch of this model."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.loggers import log_outcome
+from callbacks.loggers import dispensable, log_outcome
 from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.quantity import curves
 from layersim.report.records import RECORDS_FILE, read_records
@@ -22,5 +22,6 @@ class ReportWriter(Callback):
             return
         last = read_records(directory / RECORDS_FILE)[-1]
         page = directory / PAGE_FILE
-        write_page([directory], page, stage=last.stage)
-        log_outcome(trainer, page, {name: one.values for name, one in curves(last.quantities).items()})
+        with dispensable("The page", directory):
+            write_page([directory], page, stage=last.stage)
+            log_outcome(trainer, page, {name: one.values for name, one in curves(last.quantities).items()})

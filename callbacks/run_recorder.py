@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from callbacks.evaluation import EvaluationCallback, layerwise
+from callbacks.loggers import make_directory
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
@@ -57,6 +58,7 @@ class RunRecorder(EvaluationCallback):
             rank_zero_info(f"{root} holds an earlier run, so that this one is kept in {own}.")
             trainer._default_root_dir = own  # type: ignore[attr-defined]
         self._home = Path(trainer.default_root_dir).absolute()
+        make_directory(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = _path(trainer)
@@ -89,6 +91,7 @@ class RunRecorder(EvaluationCallback):
         )
         self.records.append(record)
         if trainer.is_global_zero:
+            Path(trainer.default_root_dir).stat()  # raises where it was deleted meanwhile: it is not made again
             append_record(_path(trainer), record)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

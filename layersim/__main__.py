@@ -7,6 +7,8 @@ from importlib import import_module
 from importlib.metadata import version
 
 from layersim.errors import UserError
+from layersim.runs.signals import Stopped, ended_by_signals
+from layersim.writing import REFUSED, refusal
 
 VERBS = {
     "fit": "train a model, measuring every layer each validation epoch",
@@ -53,7 +55,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: what stands behind the command's name; `sys.argv` where None.
 
     Returns:
-        The exit status: 0; 2 where what the user gave cannot be used; 130 where the user interrupts.
+        The exit status: 0; 2 where what the user gave cannot be used; 128 and the number of the signal that ended it.
     """
     args = list(sys.argv[1:] if args is None else args)
     verb, rest = (args[0], args[1:]) if args else ("--help", [])
@@ -64,23 +66,30 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"layersim {version('layersim')}")
         return 0
     try:
-        if verb not in VERBS:
-            raise UserError(f"There is no verb {verb!r}. `layersim --help` lists them.")
-        if verb in _LOOPS:
-            import_module("layersim.commands.training").main(args)
-        elif main := getattr(home := import_module(f"layersim.commands.{verb}"), "main", None):
-            main(rest)
-        else:
-            import_module("layersim.commands.parser").call(getattr(home, verb), rest)
+        with ended_by_signals():
+            if verb not in VERBS:
+                raise UserError(f"There is no verb {verb!r}. `layersim --help` lists them.")
+            if verb in _LOOPS:
+                import_module("layersim.commands.training").main(args)
+            elif main := getattr(home := import_module(f"layersim.commands.{verb}"), "main", None):
+                main(rest)
+            else:
+                import_module("layersim.commands.parser").call(getattr(home, verb), rest)
         return 0
     except UserError as error:
         if os.environ.get("LAYERSIM_DEBUG"):
             raise
         print(f"layersim: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("layersim: interrupted", file=sys.stderr)
-        return 130
+    except OSError as error:
+        if error.errno not in REFUSED or os.environ.get("LAYERSIM_DEBUG"):
+            raise
+        print(f"layersim: error: {refusal(error)}.", file=sys.stderr)
+        return 2
+    except Stopped as stop:
+        if not stop.told:
+            print(f"layersim: stopped by {stop.name}", file=sys.stderr)
+        return stop.status
 
 
 if __name__ == "__main__":

@@ -1,32 +1,75 @@
 """Files that are whole or absent: written beside their final name, brought to the disk, renamed."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import resource
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+REFUSED = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE),
+    *(errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
+}
+"""What the system says when a disk is full or a quota reached, may not be written, breaks or is gone, and when too many
+files are open: never the program's fault."""
+
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def named(path: Path, size: int | None = None) -> Iterator[None]:
+    """Around the writing of a file: an OSError in here names it, and says what is lacking where the system tells.
+
+    Args:
+        path: of the file.
+        size: how many bytes it needs.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        needed = "" if size is None else f"{size:,} bytes are needed, "
+        if error.errno is None or error.strerror != os.strerror(error.errno):
+            raise  # somebody has told more already
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            with contextlib.suppress(OSError):
+                error.strerror += f" ({needed}{shutil.disk_usage(path.parent).free:,} are free)"
+        elif error.errno == errno.EFBIG and (most := resource.getrlimit(resource.RLIMIT_FSIZE)[0]) >= 0:
+            error.strerror += f" ({needed}a file may have {most:,}: ulimit -f)"
+        raise
+
+
+def refusal(error: OSError) -> str:
+    """What the system refuses, in words."""
+    where = "a file" if error.filename is None else error.filename
+    return f"The system refuses {where}: {error.strerror or error}"
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, size: int | None = None) -> Iterator[Path]:
     """A hidden file beside `path` to write, which gets that name once it is whole and on the disk.
 
     Whoever looks at `path` meanwhile, or after a kill at any instant, sees what stood there before or the new file. If
     anything is raised in here the hidden file is taken away; what a killed process left in the folder is cleared first.
+
+    Args:
+        path: of the file.
+        size: how many bytes it needs, where that is known, for the error where there is no room.
     """
-    clear_leftovers(path.parent, ".*.part")
-    part = hidden_beside(path, "part")
-    part.touch(exist_ok=False)
-    try:
-        with locked(part):
-            yield part
-            bring_to_disk(part)
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    bring_to_disk(path.parent)
+    with named(path, size):
+        clear_leftovers(path.parent, ".*.part")
+        part = hidden_beside(path, "part")
+        try:
+            part.touch(exist_ok=False)
+            with locked(part):
+                yield part
+                bring_to_disk(part)
+                part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        bring_to_disk(path.parent)
 
 
 def hidden_beside(path: Path, suffix: str) -> Path:

@@ -1,6 +1,8 @@
 """Files are whole or absent, and what a killed process left is cleared."""
 
+import errno
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from layersim.writing import clear_leftovers, locked, written_whole
+from layersim.writing import clear_leftovers, locked, refusal, written_whole
 
 ROOT = Path(__file__).parent.parent
 
@@ -105,3 +107,46 @@ def test_a_new_file_has_the_mode_of_any_other(tmp_path: Path) -> None:
     with written_whole(tmp_path / "a"):
         pass
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_an_error_names_the_file_and_what_is_lacking(tmp_path: Path) -> None:
+    def write(error: OSError) -> str:
+        try:
+            with written_whole(tmp_path / "a", 1 << 60):
+                raise error
+        except OSError as raised:
+            return refusal(raised)
+
+    told = write(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert re.fullmatch(
+        rf"The system refuses {tmp_path}/a: No space left on device \(1,152,921,504,606,846,976 bytes are needed, "
+        r"[\d,]+ are free\)",
+        told,
+    )
+    told = write(OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / ".a.part")))
+    assert told == f"The system refuses {tmp_path}/a: Read-only file system"
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from layersim.writing import refusal, written_whole
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    with written_whole(Path("a"), 5000) as part:
+        part.write_bytes(bytes(5000))
+except OSError as error:
+    print(refusal(error))
+"""
+
+
+def test_a_limit_on_the_size_of_files_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    why = "File too large (5,000 bytes are needed, a file may have 1,000: ulimit -f)"
+    assert done.stdout == f"The system refuses a: {why}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "old"

@@ -2,6 +2,7 @@
 about the run."""
 
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -26,6 +27,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)  # Lightning's, on torch 2.15
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(f"{name}.utilities.rank_zero").addFilter(_worth_saying)
+    threading.excepthook = _unless_told_elsewhere
     disable_progress_bar()  # of weights that are read or written in a moment; what is fetched has a bar of the hub's
 
 
@@ -92,6 +94,12 @@ class _Whole(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(self.say(task))
+
+
+def _unless_told_elsewhere(what: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writer raises again, where something is logged, what ended its thread."""
+    if not type(what.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(what)
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:

@@ -1,5 +1,6 @@
 """What the options themselves tell before anything is built."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.directory import DEFAULT_ROOT
-from layersim.runs.resume import find_run
+from layersim.runs.resume import find_run, run_of_job
 
 _LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
 
@@ -64,22 +65,29 @@ def with_checkpoint(given: list[str]) -> list[str]:
 
 
 def resumed(given: list[str]) -> list[str]:
-    """A verb and its words with the recipe and the checkpoint that a typed `--resume` stands for."""
-    if given[0] != "fit" or (where := _typed(given, "--resume", "a run's directory or `last`")) is None:
+    """A verb and its words with the recipe and the checkpoint that `--resume` stands for, typed or, where SLURM has
+    started the job of a training again, meant."""
+    if given[0] != "fit":
+        return given
+    where = _typed(given, "--resume", "a run's directory or `last`")
+    again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    if again or where == "last":
+        root, experiment = (_told(given, option) for option in ("trainer.default_root_dir", "experiment"))
+        home = Path(root or DEFAULT_ROOT) / (experiment or "default")
+    if again and (begun := run_of_job(home)):
+        given, where = ["fit", "--resume", str(begun)], str(begun)  # whose recipe holds what was typed
+    if where is None:
         return given
     if _typed(given, "--ckpt_path", "a path") is not None:
         raise UserError("--resume finds its checkpoint by itself. Leave --ckpt_path or --resume out.")
-    place = Path(where)
-    if last := where == "last":
-        root, experiment = (_told(given, option) for option in ("trainer.default_root_dir", "experiment"))
-        place = Path(root or DEFAULT_ROOT) / (experiment or "default")
-    config, checkpoint = find_run(place, last=last)
+    last = where == "last"
+    config, checkpoint = find_run(home if last else Path(where), last=last)
     rest = given[1:]
     if f"--resume={where}" in rest:
         rest.remove(f"--resume={where}")
     else:
         del rest[(at := rest.index("--resume")) : at + 2]
-    return [given[0], "--config", str(config), "--ckpt_path", str(checkpoint), *rest]
+    return ["fit", "--config", str(config), "--ckpt_path", str(checkpoint), *rest]
 
 
 def _told(given: list[str], option: str) -> str | None:

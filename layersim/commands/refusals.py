@@ -1,19 +1,20 @@
 """Doors to libraries that call this project's code back: what they refuse becomes one line, a bug stays a traceback."""
 
-import errno
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from traceback import walk_tb
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from torch import OutOfMemoryError
 
 from layersim.errors import UserError, reason
+from layersim.runs.whole_checkpoints import newest_whole
+from layersim.writing import REFUSED, refusal
 
 _OURS = ("layersim", "callbacks")
-_LACKING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}
-"""What the system says when a disk is full, may not be written, or breaks, and when too many files are open."""
 
 
 @contextmanager
@@ -34,13 +35,13 @@ def refusing(what: str, remedy: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def running(begun: Callable[[], bool]) -> Iterator[None]:
+def running(trainer: Trainer) -> Iterator[None]:
     """Around the trainer's loops, where exceptions are bugs, but for those by which Lightning says that options do not
     go together, torch that memory is full, and the system that a file cannot be written.
 
-    Args:
-        begun: whether training has taken a step; what Lightning itself raises before is of its options, too.
+    What Lightning itself raises before training has taken a step is of its options, too.
     """
+    directory = Path(trainer.default_root_dir)
     try:
         yield
     except OutOfMemoryError as error:
@@ -49,11 +50,15 @@ def running(begun: Callable[[], bool]) -> Iterator[None]:
             "--trainer.accumulate_grad_batches to match), or set the backbone's grad_checkpointing: true."
         ) from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _LACKING:
-            raise UserError(f"The system refuses a file: {reason(error)}.") from error
+        if isinstance(error, OSError) and (error.errno in REFUSED or str(directory) in str(error.filename)):
+            newest = newest_whole(directory / "checkpoints")
+            raise UserError(
+                f"{refusal(error)}. "
+                + (f"The newest whole checkpoint is {newest}." if newest else "No checkpoint had been written yet.")
+            ) from error
         raised_by = _modules(error)[-1]
         by_a_callback = raised_by.startswith("lightning.pytorch.callbacks")  # such as a metric that is not there
-        before = raised_by.startswith("lightning.") and not begun() and not is_bug(error)
+        before = raised_by.startswith("lightning.") and trainer.global_step == 0 and not is_bug(error)
         if isinstance(error, MisconfigurationException) or by_a_callback or before:
             raise UserError(f"Lightning refuses this: {reason(error)} Change the option under --trainer.") from error
         raise

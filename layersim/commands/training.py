@@ -17,7 +17,6 @@ from lightning.pytorch.cli import (
     LightningArgumentParser,
     LightningCLI,
 )
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from layersim.commands.console import in_few_lines, quiet
@@ -29,6 +28,7 @@ from layersim.commands.parser import Parser
 from layersim.commands.preflight import check_limits, classes_of, is_new_head, resumed, with_checkpoint
 from layersim.commands.refusals import refusing, running
 from layersim.data import SplitDataModule
+from layersim.errors import UserError
 from layersim.export import check_destination
 from layersim.module import LayerwiseModule
 from layersim.report.secrets import masked
@@ -37,7 +37,8 @@ from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoin
 from layersim.runs.configuration import RunConfig
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.runs.resume import earlier_rows
-from layersim.runs.tracking import RunLogger, finish
+from layersim.runs.stopping import StopOnSignal, stopped_first
+from layersim.runs.tracking import RunLogger, WholeTable, finish
 from layersim.runs.whole_checkpoints import WholeCheckpoints
 from layersim.sweep.flags import from_agent, under_agent
 
@@ -179,7 +180,7 @@ class LayerwiseCLI(LightningCLI):
         if config.enable_checkpointing is False:
             config.callbacks = [call for call in config.callbacks if not isinstance(call, Checkpoint)]
         directory = self._directory()
-        csv = CSVLogger(directory, name="", version="", flush_logs_every_n_steps=1)  # a killed run's is whole
+        csv = WholeTable(directory)
         table = csv.experiment  # opened while the directory is still empty, else Lightning warns that it is not
         if self.subcommand == "fit" and checkpoint and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             path = Path(self._get(self.config, "ckpt_path"))
@@ -198,7 +199,8 @@ class LayerwiseCLI(LightningCLI):
             trainer = super().instantiate_trainer(**options)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the recipe's own plugin, or a strategy's
             trainer.strategy.checkpoint_io = WholeCheckpoints()
-        trainer.callbacks = in_few_lines(trainer.callbacks, given)  # type: ignore[attr-defined]
+        stop = [] if trainer.barebones else [StopOnSignal()]  # last, so that it saves what the others know of a step
+        trainer.callbacks = [*in_few_lines(trainer.callbacks, given), *stop]  # type: ignore[attr-defined]
         return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -206,13 +208,11 @@ class LayerwiseCLI(LightningCLI):
         return super()._prepare_subcommand_kwargs(subcommand) | ours
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with running(lambda: self.trainer.global_step > 0):
-            try:
-                super()._run_subcommand(subcommand)
-            except SystemExit as error:  # what Lightning makes of Ctrl-C
-                if self.trainer.interrupted:
-                    raise KeyboardInterrupt from error
-                raise
+        with stopped_first(self.trainer), running(self.trainer):
+            super()._run_subcommand(subcommand)
+        directory = Path(self.trainer.default_root_dir)
+        if self.save_config_callback and self.trainer.is_global_zero and not (directory / "config.yaml").exists():
+            raise UserError(f"The run's directory {directory} was deleted, or emptied, while the run went on.")
 
     def _take_classes_from_data(self) -> None:
         """Where a head is new and nobody says of how many classes, it gets the data's."""

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args
 from layersim.errors import UserError
 from layersim.report.quantity import Quantity
 from layersim.report.reading import DamagedFile, read_json, short
+from layersim.writing import named
 
 RECORDS_FILE = "layers.jsonl"
 VERSION = 1
@@ -138,16 +139,24 @@ def append_record(path: Path, record: LayerRecord) -> None:
 
     The line goes out in one write and is on the disk when this returns: an interrupted run loses at most the line it
     was writing. Such a cut line, found at the end, is taken off first, with a warning.
+
+    Raises:
+        OSError: the line cannot be written; the file is what it was before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
+    with named(path), path.open("a+b", buffering=0) as file:  # a buffer would be written again after an error
         file.seek(0)
         if end := _after_last_newline(file.read()):
             warnings.warn(f"{path}: the last line was cut by an interruption and is taken off.", stacklevel=2)
             file.truncate(file.tell() - len(end))
-        file.write(record.to_line().encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+        whole, line = file.seek(0, os.SEEK_END), record.to_line().encode() + b"\n"
+        try:
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(whole)
+            raise
 
 
 def read_records(path: Path) -> list[LayerRecord]:

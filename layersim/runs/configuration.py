@@ -1,7 +1,5 @@
 """A run's configuration as it is kept: in its directory, in its loggers and in its checkpoints."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.module import LayerwiseModule
@@ -20,6 +17,7 @@ from layersim.report.environment import write_environment
 from layersim.report.secrets import MASK, masked
 from layersim.runs.finders import found, without_finders
 from layersim.runs.parameters import parameters_of
+from layersim.runs.resume import begun_by
 from layersim.runs.tracking import Wandb
 from layersim.writing import written_whole
 
@@ -48,7 +46,7 @@ class RunConfig(SaveConfigCallback):
                 "processes": str(trainer.world_size),
                 "precision": str(trainer.precision),
                 **({"parameters": parameters_of(pl_module)} if isinstance(pl_module, LayerwiseModule) else {}),
-                "command": masked(shlex.join(["layersim", *sys.argv[1:]])),
+                **begun_by(),
             },
         )
         for logger in trainer.loggers:
@@ -71,20 +69,6 @@ class RunConfig(SaveConfigCallback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         run_ids = [logger.version for logger in trainer.loggers if isinstance(logger, Wandb)]
         checkpoint["layersim"] = {"config": self.config_dict, "wandb_run_id": run_ids[0] if run_ids else None}
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Of a training that the user interrupts: where it is kept, and how it goes on."""
-        if not isinstance(exception, KeyboardInterrupt) or trainer.state.fn != TrainerFn.FITTING:
-            return
-        directory = Path(trainer.default_root_dir)
-        words = ["layersim", "fit", "--config", str(directory / self.config_filename)]
-        if kept := sorted(directory.glob("checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime):
-            words += ["--ckpt_path", str(kept[-1])]
-        told = "from its last checkpoint" if kept else "from the start, as no checkpoint had been written yet,"
-        rank_zero_info(
-            f"Interrupted in epoch {trainer.current_epoch}, step {trainer.global_step}. The run is kept in "
-            f"{directory}; it goes on {told} with\n  {shlex.join(words)}"
-        )
 
 
 def _name_of(device: torch.device) -> str:

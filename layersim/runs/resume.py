@@ -2,6 +2,10 @@
 now."""
 
 import csv
+import os
+import shlex
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
 from layersim.errors import UserError
+from layersim.report.environment import read_environment
+from layersim.report.secrets import masked
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.place import PLACE
 
@@ -47,6 +53,29 @@ def find_run(where: Path, *, last: bool) -> tuple[Path, Path]:
         f"There is no readable checkpoint of {'a run in' if last else 'the run'} {where} to go on from. Give --resume "
         "the directory of a run that has saved one, or train anew."
     )
+
+
+def begun_by() -> dict[str, str]:
+    """The command line that began a run, and SLURM's job where it is one: facts of its `environment.json`."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return {"command": masked(shlex.join(["layersim", *sys.argv[1:]])), **({"slurm_job": job} if job else {})}
+
+
+def run_of_job(experiment: Path) -> Path | None:
+    """The run that this command of this job of SLURM's had begun before the job was started again; the one that saved
+    last, None where none did.
+
+    Args:
+        experiment: the directory of the experiment's runs.
+    """
+    mine = begun_by().items()
+    saved = [path.parent.parent for path in sorted(experiment.glob("*/checkpoints/*.ckpt"), key=_age, reverse=True)]
+    for run in dict.fromkeys(saved):
+        with suppress(UserError):  # of a damaged file
+            if mine <= (read_environment(run) or {}).items():
+                return run
+    rank_zero_info("SLURM has started this job again, but it had saved nothing yet: it begins anew.")
+    return None
 
 
 def _age(path: Path) -> int:

@@ -1,6 +1,7 @@
 """Loggers that write into the run's directory."""
 
 import contextlib
+import csv
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from wandb.sdk import wandb_setup
 from wandb.sdk.lib import wbauth
 
 from layersim.sweep.flags import under_agent, whole_flag
+from layersim.writing import named, written_whole
 
 
 @runtime_checkable
@@ -113,6 +116,44 @@ def finish(exit_code: int) -> None:
     wandb.finish(exit_code=exit_code)
 
 
+class WholeTable(loggers.CSVLogger):
+    """Lightning's `metrics.csv` in the run's directory, written at each step that logs.
+
+    Whatever ends the run, and when, the rows that were written stay, and each is whole.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, name="", version="", flush_logs_every_n_steps=1)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        self._experiment = self._experiment or _Rows(self.log_dir)
+        return self._experiment
+
+
+class _Rows(ExperimentWriter):
+    def save(self) -> None:
+        path, columns = Path(self.metrics_file_path), [*self.metrics_keys]
+        with named(path):
+            try:
+                super().save()
+            except OSError:
+                self.metrics_keys = columns  # those of the file, for the rows that are written when the run ends
+                with contextlib.suppress(OSError), path.open("r+b") as file:
+                    file.truncate(file.read().rfind(b"\n") + 1)
+                raise
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        with path.open(newline="") as file:
+            rows = [*csv.DictReader(file)]
+        with written_whole(path) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
 class TensorBoard(loggers.TensorBoardLogger):
     """Lightning's TensorBoard logger, writing to `tensorboard/` in the run's directory."""
 
@@ -121,6 +162,11 @@ class TensorBoard(loggers.TensorBoardLogger):
 
     def start_in(self, directory: Path, run_id: str, name: str) -> None:
         self._root_dir = str(directory)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with named(Path(self.log_dir)):
+            super().log_metrics(dict(metrics), step)
 
 
 def _advice(said: str) -> str:

@@ -32,6 +32,10 @@ class WholeCheckpoints(TorchCheckpointIO):
     was written. Paths with a protocol (`s3://…`) are Lightning's.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: set[Path] = set()
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -40,8 +44,10 @@ class WholeCheckpoints(TorchCheckpointIO):
         torch.save(checkpoint, archive)
         content = archive.getbuffer()
         content[-2:] = _COMMENT_LENGTH
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(Path(path)) as part, part.open("wb") as file:
+        if (folder := Path(path).parent) not in self._made:  # one that was made and is gone is not made again
+            folder.mkdir(parents=True, exist_ok=True)
+            self._made.add(folder)
+        with written_whole(Path(path), len(content) + _COMMENT) as part, part.open("wb") as file:
             file.write(content)
             file.write(_MARK + hashlib.sha256(content).hexdigest().encode())
 

@@ -1,15 +1,18 @@
 """`fit --resume`: a killed run goes on by its directory alone, and tells each epoch once."""
 
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from layersim.__main__ import main
 from layersim.report.records import read_records
+from layersim.runs.signals import Stopped
 from tests import tiny
-from tests.commands.test_interruption import INTERRUPTED
 from tests.processes import run_command
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a directory of its own
@@ -18,14 +21,25 @@ DROPOUT = "--model.backbone.model_args.proj_drop_rate=0.2"
 STEPS = ["ModelCheckpoint", "filename=step", "every_n_train_steps=2", "enable_version_counter=false"]
 OPTIONS = [*tiny.FLAGS, DROPOUT, "--trainer.max_epochs=3", "--trainer.limit_train_batches=7", "--experiment=mine"]
 OPTIONS += [f"--trainer.callbacks{'.' if number else '+='}{word}" for number, word in enumerate(STEPS)]
-OPTIONS += ["--trainer.log_every_n_steps=1", "--trainer.callbacks+=tests.commands.test_interruption.Interrupt"]
+OPTIONS += ["--trainer.log_every_n_steps=1", "--trainer.callbacks+=tests.commands.test_resume.Kill"]
+
+
+class Kill(Callback):
+    """Ends the command in the middle of an epoch, where nothing is saved."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise Stopped(signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of two runs of one training, the second killed within its second epoch: `whole` and `killed`."""
     root = tmp_path_factory.mktemp("resume")
-    for name, epoch, status in (("whole", 9, 0), ("killed", 1, INTERRUPTED)):
+    for name, epoch, status in (("whole", 9, 0), ("killed", 1, 128 + signal.SIGTERM)):
         words = [*OPTIONS, f"--trainer.callbacks.epoch={epoch}", f"--trainer.default_root_dir={root}"]
         assert main(["fit", *words]) == status
         (run,) = (path for path in root.glob("mine/*") if path.name not in ("whole", "killed"))

@@ -1,5 +1,7 @@
+import errno
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -207,6 +209,22 @@ def test_a_line_cut_anywhere_is_left_out_and_the_next_append_mends_the_file(tmp_
         with pytest.warns(UserWarning, match="is taken off"):
             append_record(path, record(epoch=4))
         assert read_records(path) == [record(), record(epoch=4)]
+
+
+def test_a_line_that_there_is_no_room_for_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "layers.jsonl"
+    append_record(path, record())
+
+    def full(descriptor: int) -> None:
+        assert len(path.read_bytes().splitlines()) == 2
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device \([\d,]+ are free\): .*layers\.jsonl"):
+        append_record(path, record(epoch=4))
+    assert read_records(path) == [record()]
 
 
 def test_only_a_cut_line(tmp_path: Path) -> None:

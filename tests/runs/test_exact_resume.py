@@ -18,6 +18,7 @@ from layersim import LayerwiseModule
 from layersim.backbones import TimmBackbone
 from layersim.optimization.schedules import ReduceLROnPlateau
 from layersim.runs.place import put_back, random_states
+from layersim.runs.signals import Stopped
 from tests import tiny
 
 BATCHES = 11
@@ -46,7 +47,7 @@ def fit(path: Path, **options: Any) -> tuple[dict[str, Any], list[tuple[int, ...
     Args:
         path: of the run; its checkpoints are saved each epoch, or every so many steps.
         **options: `kill`, the batch before which it is killed; `ckpt_path`; `every` so many steps; `workers`; the
-            module's `lr_scheduler`; and the trainer's.
+            module's `lr_scheduler`; `callbacks` beside its own, which may raise `Stopped`; and the trainer's.
     """
     seed_everything(3, verbose=False)
     dropout = {"proj_drop_rate": 0.2, "drop_path_rate": 0.1}
@@ -61,13 +62,14 @@ def fit(path: Path, **options: Any) -> tuple[dict[str, Any], list[tuple[int, ...
         LayerAccuracyMonitor(),
         recorder := RunRecorder(),
         ModelCheckpoint(path / "checkpoints", filename="{step:03d}", **when),
+        *options.pop("callbacks", []),
     ]
     data = tiny.digits(batch_size=50, num_workers=options.pop("workers", 0), max_train_samples=530)
     ckpt_path = options.pop("ckpt_path", None)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     options = {"max_epochs": 3, "limit_val_batches": 1, **quiet, **options}
     trainer = Trainer(default_root_dir=path, callbacks=callbacks, **options)
-    with suppress(Killed):
+    with suppress(Killed, Stopped):
         trainer.fit(module, data, ckpt_path=ckpt_path)
     ended = {name: value.clone() for name, value in module.state_dict().items()}
     ended["records"] = [record.to_line() for record in recorder.records]
