@@ -35,6 +35,7 @@ from layersim.report.secrets import masked
 from layersim.runs import directory as run_directory
 from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoint
 from layersim.runs.configuration import RunConfig
+from layersim.runs.processes import ending_together
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.runs.resume import earlier_rows
 from layersim.runs.tracking import RunLogger, finish
@@ -206,7 +207,7 @@ class LayerwiseCLI(LightningCLI):
         return super()._prepare_subcommand_kwargs(subcommand) | ours
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with running(lambda: self.trainer.global_step > 0):
+        with ending_together(self.trainer), running(lambda: self.trainer.global_step > 0):
             try:
                 super()._run_subcommand(subcommand)
             except SystemExit as error:  # what Lightning makes of Ctrl-C
