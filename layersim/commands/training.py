@@ -35,6 +35,7 @@ from layersim.report.secrets import masked
 from layersim.runs import directory as run_directory
 from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoint
 from layersim.runs.configuration import RunConfig
+from layersim.runs.processes import ending_together
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.runs.resume import earlier_rows
 from layersim.runs.stopping import StopOnSignal, stopped_first
@@ -208,7 +209,7 @@ class LayerwiseCLI(LightningCLI):
         return super()._prepare_subcommand_kwargs(subcommand) | ours
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with stopped_first(self.trainer), running(self.trainer):
+        with stopped_first(self.trainer), ending_together(self.trainer), running(self.trainer):
             super()._run_subcommand(subcommand)
         directory = Path(self.trainer.default_root_dir)
         if self.save_config_callback and self.trainer.is_global_zero and not (directory / "config.yaml").exists():

@@ -39,12 +39,12 @@ def reserve(root: Path, experiment: str) -> Path:
 
 @contextlib.contextmanager
 def discarding_unused() -> Iterator[None]:
-    """A run in here that a UserError ends leaves no directory, nor folders made for it, unless something was measured
-    or trained: what else is there, a configuration and loggers' files, tells nothing."""
+    """A run in here that a UserError ends, of whichever process, leaves no directory, nor folders made for it, unless
+    something was measured or trained: what else is there, a configuration and loggers' files, tells nothing."""
     _made.clear()
     try:
         yield
-    except UserError:
+    except (UserError, SystemExit):
         for directory, above in _made.items():
             results = (path for pattern in ("*.jsonl", "*.ckpt", "*.parquet") for path in directory.rglob(pattern))
             metrics = directory / "metrics.csv"

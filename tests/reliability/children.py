@@ -84,6 +84,7 @@ def _begin(
     output: Path, where: Path, environment: dict[str, str], function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # else its loader workers import everything anew
     os.chdir(where)
     os.environ |= environment
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
