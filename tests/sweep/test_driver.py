@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from layersim.sweep.ledger import Ledger, Trial
 from tests import tiny
 from tests.measured import measured
 from tests.processes import PATIENCE
+from tests.reliability.children import Child
 
 pytest.importorskip("sweeps", reason="the extra `sweep` is not installed")
 
@@ -210,7 +212,7 @@ def test_hyperband_stops_a_trial_that_is_behind(tmp_path: Path) -> None:
 
 
 def test_a_changed_sweep_does_not_go_on_in_the_old_ledger(tmp_path: Path) -> None:
-    driver(sweep(tmp_path))
+    driver(sweep(tmp_path)).run(1)
     with pytest.raises(ValueError, match="written differently"):
         driver(sweep(tmp_path, parameters={"x": {"values": [1]}}))
 
@@ -301,9 +303,102 @@ with driver.ledger.held():
     with subprocess.Popen([sys.executable, "-c", holder], stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=r"Another `layersim sweep` is running the trials of .*ledger\.jsonl"):
+        with pytest.raises(UserError, match=r"Another `layersim sweep`.* is running the trials of .*ledger\.jsonl"):
             driver(path).run(1)
         assert driver(path).ledger.trials == []
         process.kill()  # a lock that outlived its program would stop all later ones
     driver(path).run(1)
     assert [trial.state for trial in driver(path).ledger.trials] == ["finished"]
+
+
+WATCHED = """
+import fcntl, os, pathlib, signal, subprocess, sys, time
+flags = dict(word[2:].split("=", 1) for word in sys.argv[2:])
+place = pathlib.Path(flags["trainer.default_root_dir"], flags["experiment"])
+if flags["x"] == "0.9":  # as where a step never ends
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with open("log", "a") as log, open(flags["x"], "a") as alone:
+    worker = subprocess.Popen(["sleep", "3600"])
+    print(os.getpid(), worker.pid, file=log, flush=True)
+    try:
+        fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("twice", file=log, flush=True)
+    (run := place / f"run{time.time_ns()}").mkdir()
+    (run / "metrics.csv").write_text(f"val/accuracy\\n{flags['x']}\\n")
+    time.sleep(0.5)
+    print("ended", flags["x"], file=log)
+"""
+"""A trial with a process of its own, which tells when there are two of it."""
+
+
+def drive(path: Path) -> None:
+    """A driver of such trials, for a process of its own; status 2 where another one is at work."""
+    try:
+        Driver(read(path), path.parent / "runs", program=(sys.executable, "-c", WATCHED)).run(None)
+    except UserError as error:
+        assert "or the last trial of one that was killed" in str(error)
+        sys.exit(2)
+
+
+def is_there(process: int) -> bool:
+    """Whether it runs; one that has ended and waits for its parent to look does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_killed_driver_takes_its_trial_with_it_and_a_rerun_trains_none_twice(tmp_path: Path) -> None:
+    path, log, draw = sweep(tmp_path, parameters={"x": {"values": [0.6, 0.7, 0.9]}}), tmp_path / "log", random.Random(18)
+    kills = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGHUP, None]
+    for number in kills:
+        while True:  # what a kill has left is ending: the next driver says so
+            before = len(log.read_text()) if log.exists() else 0
+            child = Child(tmp_path / "output", drive, path, where=tmp_path)
+            if number is not None and child.wait_for(lambda: log.exists() and len(log.read_text()) > before):
+                time.sleep(draw.random() * 0.4)
+                os.kill(child.pid, number)
+            if child.wait(PATIENCE) != 2:
+                break
+            time.sleep(0.1)
+        told = log.read_text().split()
+        pids = [int(word) for word in told if word.isdecimal()]
+        end = time.monotonic() + 10
+        while any(map(is_there, pids)) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not [pid for pid in pids if is_there(pid)], "an orphan"
+    assert "twice" not in told
+    ledger = driver(path).ledger
+    assert [(trial.values["x"], trial.state) for trial in ledger.trials] == [(x, "finished") for x in (0.6, 0.7, 0.9)]
+    assert len(pids) > 6, "some were interrupted"
+
+
+def test_a_ledger_whose_first_line_was_cut_off_begins_anew(tmp_path: Path) -> None:
+    path = sweep(tmp_path, parameters={"x": {"values": [1.0]}})
+    (ledger := driver(path).ledger).path.parent.mkdir(parents=True)
+    ledger.path.write_text('{"sweep": {"meth')
+    driver(path).run(None)
+    assert [trial.state for trial in driver(path).ledger.trials] == ["finished"]
+    with ledger.path.open("rb") as file:
+        whole = file.read()
+    for length in range(len(whole)):  # killed at any instant
+        ledger.path.write_bytes(whole[:length])
+        again = driver(path).ledger
+        with again.held():
+            again.write(Trial(1, {"x": 1.0}, "failed"))
+        assert [trial.state for trial in driver(path).ledger.trials] == ["failed"]
+
+
+def test_a_trial_whose_guard_is_killed_too_holds_the_ledger(tmp_path: Path) -> None:
+    path, log = sweep(tmp_path, parameters={"x": {"values": [0.6]}}), tmp_path / "log"
+    child = Child(tmp_path / "output", drive, path, where=tmp_path)
+    assert child.wait_for(lambda: log.exists() and bool(log.read_text()))
+    trial = int(log.read_text().split()[0])
+    guarding = int(Path(f"/proc/{trial}/stat").read_text().rpartition(")")[2].split()[1])
+    for process in (guarding, child.pid):
+        os.kill(process, signal.SIGKILL)
+    os.kill(trial, signal.SIGSTOP)
+    with pytest.raises(UserError, match="the last trial of one that was killed"):
+        driver(path).run(1)
+    os.killpg(trial, signal.SIGKILL)
