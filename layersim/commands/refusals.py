@@ -6,9 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import OutOfMemoryError
-
 from layersim.errors import UserError, reason
 
 _OURS = ("layersim", "callbacks")
@@ -41,6 +38,9 @@ def running(begun: Callable[[], bool]) -> Iterator[None]:
     Args:
         begun: whether training has taken a step; what Lightning itself raises before is of its options, too.
     """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from torch import OutOfMemoryError
+
     try:
         yield
     except OutOfMemoryError as error:
@@ -52,6 +52,8 @@ def running(begun: Callable[[], bool]) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in _LACKING:
             raise UserError(f"The system refuses a file: {reason(error)}.") from error
         raised_by = _modules(error)[-1]
+        if raised_by.startswith("torch.optim"):
+            raise UserError(f"The optimizer cannot take a step: {reason(error)} Change --model.optimizer.") from error
         by_a_callback = raised_by.startswith("lightning.pytorch.callbacks")  # such as a metric that is not there
         before = raised_by.startswith("lightning.") and not begun() and not is_bug(error)
         if isinstance(error, MisconfigurationException) or by_a_callback or before:
@@ -61,7 +63,9 @@ def running(begun: Callable[[], bool]) -> Iterator[None]:
 
 def is_bug(error: BaseException) -> bool:
     """Whether code of this project or the user's stands between the guard, or whatever caught the exception first, and
-    where it was raised."""
+    where it was raised; none where jsonargparse itself refuses to make a class, an abstract one."""
+    if _modules(error)[-1].startswith("jsonargparse."):
+        return False
     files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
     installed = [
         "site-packages" in file or "dist-packages" in file or file.startswith((sysconfig.get_path("stdlib"), "<"))
