@@ -11,21 +11,21 @@ import signal
 import sys
 import time
 import traceback
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from layersim.report.configuration import flat
+from layersim.sweep.flags import whole_flag
 from tests.reliability.children import Child
 from tests.reliability.tally import Tally
 
 INJECTED = (
-    "One or two options of a small command line that works, of any verb, get values drawn from right, odd and absurd ones; "
-    "paths lead to nothing, to folders, to other people's and to damaged files. Lost is a traceback, a status other than 0 "
-    "and 2, an error that is not one paragraph, a run directory that nothing was measured in, a file outside of the run's "
-    "root, a setting that the run's record tells otherwise, and a line that takes over two minutes."
+    "One or two options of a small command line that works, of any verb, get values drawn from right, odd and absurd "
+    "ones; paths lead to nothing, to folders, to other people's and to damaged files. Lost is a traceback, a status "
+    "other than 0 and 2, an error that is not one paragraph, a run directory that nothing was measured in, a file "
+    "outside of the run's root, a setting that the run's record tells otherwise, and a line that takes two minutes."
 )
 COUNT = 5000
 CREWS = 2
@@ -34,7 +34,18 @@ PATIENCE = 120
 """Seconds for a line."""
 MEMORY = 4 << 30
 """Bytes that a line may ask for beyond what its process has at first."""
-OWN_PLACE = ("default_root_dir", "experiment", "--to", "--output", "--dry_run", "dirpath", "save_dir", "filename", "dump")
+OWN_PLACE = (
+    "trainer.logger",
+    "default_root_dir",
+    "experiment",
+    "--to",
+    "--output",
+    "--dry_run",
+    "dirpath",
+    "save_dir",
+    "filename",
+    "dump",
+)
 """Words of options that say where to write."""
 
 
@@ -43,7 +54,9 @@ def run(count: int, seed: int, folder: Path) -> Tally:
     for number in range(CREWS):
         (place := folder / f"crew-{number}").mkdir()
         args = (place, seed, number, count)
-        crews.append(Child(folder / f"crew-{number}.log", crew, *args, where=place, environment={"WANDB_MODE": "offline"}))
+        crews.append(
+            Child(folder / f"crew-{number}.log", crew, *args, where=place, environment={"WANDB_MODE": "offline"})
+        )
     tally, lost = Tally(), dict[str, list[str]]()
     for each in crews:
         assert each.wait(12 * 3600) == 0, each.said[-3000:]
@@ -98,7 +111,7 @@ def _try(words: list[str], there: Path, place: Path) -> tuple[str, str]:
     said = output.read_text(errors="replace")
     code = os.waitstatus_to_exitcode(status)
     outcome = {0: "done", 2: "refused in one line"}.get(code, f"status {code}")
-    return outcome, _wrong(words, code, said, place, before)
+    return outcome, wrong(words, code, said, place, before)
 
 
 def _become(words: list[str], place: Path, output: Path) -> None:
@@ -132,12 +145,12 @@ def _files(place: Path) -> dict[str, tuple[int, int]]:
     return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in told.items() if not name.startswith("runs")}
 
 
-def _wrong(words: list[str], code: int, said: str, place: Path, before: dict[str, tuple[int, int]]) -> str:
+def wrong(words: list[str], code: int, said: str, place: Path, before: dict[str, tuple[int, int]]) -> str:
     """What is wrong with an end; nothing where all is well."""
     if "Traceback (most recent call last)" in said:
-        *_, last = [line for line in said.strip().splitlines() if re.match(r"[\w.]+(Error|Exception|Warning|Exit)\b", line)] or [
-            said.strip().splitlines()[-1]
-        ]
+        *_, last = [
+            line for line in said.strip().splitlines() if re.match(r"[\w.]+(Error|Exception|Warning|Exit)\b", line)
+        ] or [said.strip().splitlines()[-1]]
         return f"traceback: {re.sub(r'[0-9]+', '#', last)[:300]}"
     if code not in (0, 2):
         return f"status {code}: {said.strip()[-300:]}"
@@ -157,27 +170,29 @@ def _wrong(words: list[str], code: int, said: str, place: Path, before: dict[str
             return f"leaves {sorted(map(str, (place / 'runs').rglob('*')))[:3]}"
     after = _files(place)
     changed = [name for name in after if before.get(name) != after[name] and (place / name).is_file()]
-    if words[0] not in ("report", "transfer", "compare") and (outside := [name for name in changed if name[:3] != "out"]):
+    if words[0] not in ("report", "transfer", "compare") and (
+        outside := [name for name in changed if name[:3] != "out"]
+    ):
         return f"changes {outside[:5]}"
     return _ignored(words, runs) if code == 0 else ""
 
 
 def _ignored(words: list[str], runs: list[Path]) -> str:
-    """A setting that the last run's record tells otherwise than it was typed."""
-    typed = {word[2:].partition("=")[0]: word.partition("=")[2] for word in words if word.startswith("--") and "=" in word}
+    """A setting that the run's record tells otherwise than it was typed last."""
     for run in runs[:1]:
         recorded: dict[str, Any] = flat(yaml.safe_load((run / "config.yaml").read_text()))
-        for name, text in typed.items():
-            names = [name, name.replace(".", ".init_args.", 2), ".init_args.".join(name.rsplit(".", 1))]
-            key = next((key for key in names if key in recorded), None)
+        typed: dict[str, tuple[str, str]] = {}
+        for name, _, text in (word.lstrip("-").partition("=") for word in words if "=" in word):
+            if (key := whole_flag(name, recorded)) in recorded:
+                typed[key] = name, text
+        for key, (name, text) in typed.items():
             try:
                 value = yaml.safe_load(text)
             except yaml.YAMLError:
                 continue
-            if key is None or not isinstance(value, int | float) or Counter(w.partition("=")[0] for w in words)[f"--{name}"] > 1:
-                continue
-            stands = recorded[key]
-            same = stands == value or str(stands) == text or (value != value and stands != stands)  # noqa: PLR0124
-            if not same or ("limit_" in name and type(stands) is not type(value)):
-                return f"--{name}={text} stands as {stands!r} in config.yaml"
+            if isinstance(value, int | float):
+                stands, told = recorded[key], {str(recorded[key]), repr(recorded[key])}
+                same = stands in (value, float(value)) or bool(told & {text, str(value), str(float(value))})
+                if not same or ("limit_" in name and type(stands) is not type(value)):
+                    return f"--{name}={text} stands as {stands!r} in config.yaml"
     return ""

@@ -24,20 +24,38 @@ from tests import tiny
 ABSURD = [
     *("inf", "-inf", "nan", "-1", "0", "1", "2.5", "1e400", "1e-400", "1e30", "9" * 30, "0x10", "true", "null", "~"),
     *("", " ", "abc", "é", "x" * 3000, "[]", "{}", "[1, 2]", "[[]]", "{a: 1}", "[null]", "{class_path: }", "[inf]"),
-    *("{class_path: torch.nn.Linear, init_args: {in_features: x}}", "nowhere.Here", "os.path", "*", "&a [*a]", "[", "{"),
+    *(
+        "{class_path: torch.nn.Linear, init_args: {in_features: x}}",
+        "nowhere.Here",
+        "os.path",
+        "*",
+        "&a [*a]",
+        "[",
+        "{",
+    ),
     *("!!python/object/apply:os.getcwd []", "a: b: c", "'", '"', "\n", "\\", "%s", "{0}", "$HOME", "2026-11-29", "=1"),
     *("-", "--", "1_000", "[red]x[/red]", "<b>", "\udcff", "/", "..", "nowhere/there", "runs", "/dev/null"),
 ]
 RIGHT: dict[type, list[str]] = {bool: ["true", "false"], int: ["1", "2", "3"], float: ["0.1", "0.5", "1.0"]}
 PATHS = [
-    *("nowhere", ".", "folder.yaml", "folder.ckpt", "empty.yaml", "empty.ckpt", "noise.yaml", "noise.ckpt", "list.yaml"),
+    *(
+        "nowhere",
+        ".",
+        "folder.yaml",
+        "folder.ckpt",
+        "empty.yaml",
+        "empty.ckpt",
+        "noise.yaml",
+        "noise.ckpt",
+        "list.yaml",
+    ),
     *("theirs.json", "theirs.yaml", "deep.yaml", "latin.yaml", "aliases.yaml", "loop.yaml", "list.ckpt", "state.ckpt"),
     *("cut.ckpt", "run", "run/config.yaml", "run/layers.jsonl", "run/metrics.csv", "run/checkpoints/last.ckpt"),
     *("heads/config.yaml", "heads/checkpoints/last.ckpt", "heads", "broken", "mixed", "sweep.yaml", "bad_sweep.yaml"),
     *("x" * 300, "run/config.yaml/x", "é.yaml", "/dev/null", ""),
 ]
-NEVER = ("devices", "num_nodes", "strategy", "num_workers")
-"""Options that start processes, or wait for them."""
+NEVER = ("devices", "num_nodes", "strategy", "num_workers", "compile")
+"""Options that start processes or wait for them, and one that takes minutes."""
 SMALL = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2", "--trainer.max_steps=3"]
 FEW = "--without=SimilarityHeatmaps,SaturationMonitor,ExitCurveMonitor,ReportWriter"
 FIT = [*tiny.FLAGS, FEW, *SMALL, "--model.optimizer=AdamW"]
@@ -64,7 +82,10 @@ LINES: list[tuple[int, list[str]]] = [
     (1, ["report", "run", "--output=out.html"]),
     (1, ["runs", "."]),
     (2, ["similarity", "--a=run", "--b=heads", "--max_samples=64", "--device=cpu", "--to=out"]),
-    (2, ["transfer", "--ckpt_path=run", "--strengths={rotation: [10]}", "--max_samples=64", "--device=cpu", "--to=out"]),
+    (
+        2,
+        ["transfer", "--ckpt_path=run", "--strengths={rotation: [10]}", "--max_samples=64", "--device=cpu", "--to=out"],
+    ),
     (1, ["dashboard", "a/b", "--dry_run=out.json"]),
     (1, ["sweep", "sweep.yaml", "--check"]),
     (1, ["families", "bert", "--library=transformers"]),
@@ -116,7 +137,8 @@ def _changed(draw: random.Random, verb: str, words: list[str], known: Mapping[st
         option = draw.choice(sorted(CLASSES))
         return [*words, *_with_class(draw, option, draw.choice(CLASSES[option]))]
     name = draw.choice(sorted(known))
-    values = [*(value for value in RIGHT_OF(known[name])), *draw.sample(ABSURD, 6)]
+    values = RIGHT_OF(known[name]) if draw.random() < 0.4 else None
+    values = values or draw.sample(ABSURD, 6)
     if str(known[name]).find("Path") >= 0 or name in ("a", "b", "ckpt_path", "run", "file", "root"):
         values = [*draw.sample(PATHS, 8), *draw.sample(ABSURD, 1)]
     if verb == "claims" and name in ("standard", "aligned", "alternating", "separate"):
@@ -133,7 +155,7 @@ def _with_class(draw: random.Random, option: str, name: str) -> list[str]:
     """A class for an option, with none, one or two of its own options."""
     arguments = _arguments(option, name)
     chosen = draw.sample(sorted(arguments), min(draw.choice([0, 1, 1, 2]), len(arguments)))
-    told = {key: draw.choice([*RIGHT_OF(arguments[key]), *draw.sample(ABSURD, 4)]) for key in chosen}
+    told = {key: draw.choice(RIGHT_OF(arguments[key]) * 3 + draw.sample(ABSURD, 3)) for key in chosen}
     if not option.endswith("+") and draw.random() < 0.6:
         return [f"--{option}={name}", *(f"--{option}.{key}={value}" for key, value in told.items())]
     return [f"--{option}={json.dumps({'class_path': name, 'init_args': {k: _read(v) for k, v in told.items()}})}"]
@@ -187,7 +209,9 @@ def options(line: tuple[str, ...]) -> dict[str, Any]:
     verb, *words = line
     if not any(word.startswith(("--trainer", "--config", "--resume")) for word in words):
         home = import_module(f"layersim.commands.{verb}")
-        return {name: kind for name, kind in annotations(getattr(home, verb)).items() if kind != Data and name != "check"}
+        return {
+            name: kind for name, kind in annotations(getattr(home, verb)).items() if kind != Data and name != "check"
+        }
     parsed = Parsed([*line])
     parser = parsed._parser(verb)
     types = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
@@ -212,7 +236,7 @@ def _nested(given: Any, name: str) -> Any:
 
 def RIGHT_OF(kind: Any) -> list[str]:
     """Values that an annotation allows, as far as it tells."""
-    if kind in RIGHT:
+    if isinstance(kind, type) and kind in RIGHT:
         return RIGHT[kind]
     found = [str(each) for each in get_args(kind) if isinstance(each, str | bool | int)]
     for each in get_args(kind):
@@ -223,7 +247,9 @@ def RIGHT_OF(kind: Any) -> list[str]:
 def make_there(folder: Path) -> None:
     """In a folder all that the paths among the words name: two runs, their files, and what is none."""
     for name, more in {"run": [], "heads": ["--model.head=SeparateHeads"]}.items():
-        assert main(["fit", *FIT, "--trainer.max_epochs=1", *more, f"--trainer.default_root_dir={folder / 'made'}"]) == 0
+        assert (
+            main(["fit", *FIT, "--trainer.max_epochs=1", *more, f"--trainer.default_root_dir={folder / 'made'}"]) == 0
+        )
         (made,) = (folder / "made/default").iterdir()
         made.rename(folder / name)
     shutil.rmtree(folder / "made")
