@@ -20,23 +20,23 @@ def main(words: list[str]) -> int:
     """Runs a command in a session of its own, which takes over the files that are open here, the ledger's lock among
     them; gives its exit status. What it has started is gone when this returns."""
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True, close_fds=False)
-    signal.signal(signal.SIGTERM, lambda *_: _send(process.pid, signal.SIGTERM))
-    threading.Thread(target=_end_with_the_driver, args=[process.pid], daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    threading.Thread(target=_end_with_the_driver, args=[process], daemon=True).start()
     status = process.wait()
-    _send(process.pid, signal.SIGKILL)  # its loaders' workers and other ranks
+    _kill(process.pid)  # its loaders' workers and other ranks
     return 128 - status if status < 0 else status
 
 
-def _end_with_the_driver(group: int) -> None:
+def _end_with_the_driver(process: subprocess.Popen[bytes]) -> None:
     os.read(0, 1)  # the driver writes nothing: its end is closed
-    _send(group, signal.SIGTERM)
+    process.terminate()
     time.sleep(GRACE)
-    _send(group, signal.SIGKILL)
+    _kill(process.pid)
 
 
-def _send(group: int, number: signal.Signals) -> None:
+def _kill(group: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # all of it has ended, or is just ending (macOS)
-        os.killpg(group, number)
+        os.killpg(group, signal.SIGKILL)
 
 
 if __name__ == "__main__":

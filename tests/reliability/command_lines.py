@@ -190,7 +190,7 @@ def _ignored(words: list[str], runs: list[Path]) -> str:
                 value = yaml.safe_load(text)
             except yaml.YAMLError:
                 continue
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and (name, value) != ("seed_everything", True):  # Lightning draws one
                 stands, told = recorded[key], {str(recorded[key]), repr(recorded[key])}
                 same = stands in (value, float(value)) or bool(told & {text, str(value), str(float(value))})
                 if not same or ("limit_" in name and type(stands) is not type(value)):
