@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 import yaml
+from PIL import Image
 
 import callbacks
 from layersim import data, heads, objectives
@@ -62,6 +63,14 @@ FIT = [*tiny.FLAGS, FEW, *SMALL, "--model.optimizer=AdamW"]
 MODEL = [flag for flag in tiny.FLAGS if "max_epochs" not in flag]
 STORED = [*(flag for flag in MODEL if flag.startswith("--trainer")), "--ckpt_path=run/checkpoints/last.ckpt", FEW]
 QUIET = ["--trainer.limit_val_batches=2", "--trainer.limit_test_batches=2", "--trainer.limit_predict_batches=2"]
+HUGGING_FACE = [
+    *("--model.backbone=TransformersBackbone", "--model.backbone.pretrained=false", "--model.optimizer=AdamW"),
+    *(flag for flag in tiny.FLAGS if flag.startswith("--trainer")),
+    *SMALL,
+]
+GPT = {"model_type": "gpt2", "n_embd": 16, "n_layer": 3, "n_head": 2, "vocab_size": 258, "n_positions": 64}
+GPT |= {"pad_token_id": 257, "bos_token_id": 257, "eos_token_id": 257}
+BERT = {"model_type": "bert", "vocab_size": 258, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 LINES: list[tuple[int, list[str]]] = [
     (8, ["fit", *FIT, "--model.lr_scheduler=WarmupDecay"]),
     (4, ["fit", *FIT, "--model.head=SeparateHeads", "--model.objective=Alternating"]),
@@ -71,6 +80,33 @@ LINES: list[tuple[int, list[str]]] = [
     (2, ["fit", *STORED, *SMALL, "--trainer.max_steps=5", "--trainer.max_epochs=2"]),
     (1, ["fit", "--resume=run", *SMALL, "--trainer.max_steps=5", "--trainer.max_epochs=2"]),
     (1, ["fit", "--config=run/config.yaml"]),
+    (
+        3,
+        [
+            "fit",
+            *HUGGING_FACE,
+            "--model.backbone.task=language-modeling",
+            f"--model.backbone.config_args={GPT}",
+            "--data=StdlibCode",
+            "--data.block_size=48",
+            "--data.max_files=3",
+            FEW,
+        ],
+    ),
+    (
+        3,
+        [
+            "fit",
+            *HUGGING_FACE,
+            "--model.backbone.task=classification",
+            f"--model.backbone.config_args={BERT}",
+            "--data=Text",
+            "--data.path=rows.tsv",
+            "--data.tokenizer=bytes",
+            FEW,
+        ],
+    ),
+    (3, ["fit", *FIT, "--data=Images", "--data.path=pictures", "--data.val_fraction=0.5"]),
     (3, ["validate", *MODEL, FEW, QUIET[0]]),
     (2, ["validate", *STORED, QUIET[0]]),
     (1, ["test", *STORED, "--data.test_fraction=0.1", QUIET[1]]),
@@ -277,6 +313,10 @@ def make_there(folder: Path) -> None:
     (folder / "é.yaml").write_text("experiment: é\n")
     levels = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9))
     (folder / "aliases.yaml").write_text(f"a0: &a0 [x]\n{levels}\n")
+    (folder / "rows.tsv").write_text("text\tlabel\n" + "a good film\t1\na bad film\t0\n" * 9)
+    for number in range(12):
+        (place := folder / f"pictures/{'even' if number % 2 == 0 else 'odd'}").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), number).save(place / f"{number}.png")
     sweep: dict[str, Any] = {"method": "grid", "metric": {"name": "val/accuracy", "goal": "maximize"}}
     sweep |= {"parameters": {"seed_everything": {"values": [0, 1]}}, "command": ["${program}", "fit", *FIT, "${args}"]}
     (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
