@@ -123,8 +123,8 @@ def _become(words: list[str], place: Path, output: Path) -> None:
         file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(file, stream)
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+        used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))  # Vega's process reserves far more
         sys.argv = ["layersim", *words]
         from layersim.__main__ import main
 
