@@ -76,8 +76,9 @@ def main(args: Sequence[str] | None = None) -> int:
             else:
                 import_module("layersim.commands.parser").call(getattr(home, verb), rest)
         return 0
-    except UserError as error:
-        if os.environ.get("LAYERSIM_DEBUG"):
+    except (UserError, OSError) as error:
+        typed = isinstance(error, UserError) or _is_typed(error, args)
+        if not typed or os.environ.get("LAYERSIM_DEBUG"):
             raise
         print(f"layersim: error: {error}", file=sys.stderr)
         return 2
@@ -90,6 +91,12 @@ def main(args: Sequence[str] | None = None) -> int:
         if not stop.told:
             print(f"layersim: stopped by {stop.name}", file=sys.stderr)
         return stop.status
+
+
+def _is_typed(error: OSError, args: Sequence[str]) -> bool:
+    """Whether what the system refuses is a path among the words: one too long, or that may not be looked at."""
+    name = os.path.basename(os.fsdecode(error.filename or ""))
+    return bool(name) and any(name in word for word in args)
 
 
 if __name__ == "__main__":

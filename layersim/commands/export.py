@@ -9,6 +9,7 @@ from rich.console import Console
 
 from layersim import export
 from layersim.commands.collecting import evaluate_epoch, quiet_trainer
+from layersim.commands.models import check_kind
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.export.removal import Criterion
@@ -77,6 +78,7 @@ def export_model(
     kept: int | list[int] = model.num_layers if layers is None else layers
     told = f"{kept} of {model.num_layers} layers"
     if tolerance is not None or remove is not None:
+        check_kind(model.backbone, datamodule)
         datamodule.check(model.backbone)
     if tolerance is not None:
         (accuracies,) = evaluate_epoch(trainer, model, datamodule, LayerAccuracy(model.num_layers))

@@ -197,23 +197,31 @@ def fitted_split(backbone: Backbone, data: SplitDataModule, split: str, name: st
         UserError: data that the model cannot read, or no such split.
     """
     try:
-        if isinstance(data, BlockData) != backbone.reads_tokens:
-            classifier, language = "a classifier", "a language model"
-            found, wanted = (classifier, language) if backbone.reads_tokens else (language, classifier)
-            raise UserError(f"these are for {found}, but it is {wanted}: choose other --data")
-        data.setup()
-        data.adapt(backbone)
+        check_kind(backbone, data)
         if split not in data.splits:
             raise UserError(f"there is no {split} split: set --data.{data.test_option}, or --split val")
         chosen = data.evaluation_split(split)
-        sample = chosen[0]
-        if ("image" in sample) != (backbone.input_size is not None):
-            found, wanted = ("images", "texts") if "image" in sample else ("texts", "images")
-            raise UserError(f"these are {found}, but it reads {wanted}: choose other --data")
-        data.check_sample(sample, split, backbone)
+        data.check_sample(chosen[0], split, backbone)
     except UserError as error:
         raise UserError(f"The data do not fit {name}: {error}") from error
     return chosen
+
+
+def check_kind(backbone: Backbone, data: SplitDataModule) -> None:
+    """Whether these data are of a kind that the model reads; they are set up for it.
+
+    Raises:
+        UserError: they are for a classifier and it is a language model, or the other way round; texts, and it reads
+            images.
+    """
+    if (found := isinstance(data, BlockData)) != backbone.reads_tokens:
+        kinds = ("a classifier", "a language model")
+        raise UserError(f"the data are for {kinds[found]}, but it is {kinds[not found]}: choose other --data")
+    data.setup()
+    data.adapt(backbone)
+    first = next((split[0] for split in data.splits.values() if len(split)), {"image": None})
+    if "image" not in first and backbone.input_size is not None:
+        raise UserError("the data are texts, but the model reads images: choose other --data")
 
 
 class _OnHost(KeptSamples):

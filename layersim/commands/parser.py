@@ -9,17 +9,41 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib.machinery import PathFinder
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 import docstring_parser
-from jsonargparse import ArgumentParser, Namespace, _typehints, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, _loaders_dumpers, _typehints, set_loader, set_parsing_settings
+from yaml import YAMLError
 
-from layersim.errors import UserError
+from layersim.commands.refusals import refusing
+from layersim.errors import UserError, as_user_error
+from layersim.report.reading import check_plain
 
 _AMBIGUOUS = {"ReduceLROnPlateau": "layersim.optimization.schedules.ReduceLROnPlateau"}
 """Short names that torch's class and Lightning's share, and whose class they mean here."""
 _resolve = _typehints.resolve_class_path_by_name
 _typehints.resolve_class_path_by_name = lambda cls, name: _AMBIGUOUS.get(name) or _resolve(cls, name)
+_sort = _typehints.sort_subtypes_for_union
+
+
+def _int_first(*given: Any) -> list[Any]:
+    """Python remembers `Optional[Union[int, float]]` in the order that anybody first wrote, float first: limits to 1
+    batch would be 1.0, all."""
+    kinds = list(_sort(*given))  # type: ignore[no-untyped-call]
+    if int in kinds and float in kinds and (at := kinds.index(float)) < (other := kinds.index(int)):
+        kinds[at], kinds[other] = int, float
+    return kinds
+
+
+def _load(text: str) -> Any:
+    """YAML as jsonargparse reads it, but for what has no end: anchors within themselves or each other."""
+    check_plain(read := _loaders_dumpers.yaml_load(text))  # type: ignore[no-untyped-call]
+    return read
+
+
+_typehints.sort_subtypes_for_union = _int_first
+set_loader("yaml", _load, (YAMLError,))
 
 _NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:$|Given value|Expected a path but|Not a valid subclass of|"
@@ -60,7 +84,13 @@ def call(verb: Callable[..., Any], args: Sequence[str]) -> Any:
         _add_option(parser, parameter, helps.get(name, ""), quick=quick)
     stored = [] if quick or "data" not in helps else _stored_data(args)
     words = [re.sub("^--[^=]+", lambda flag: f"--{flag[0][2:].replace('-', '_')}", word) for word in args]
-    return verb(**parser.parse_args([*stored, *words]).as_dict())
+    given = parser.parse_args([*stored, *words]).as_dict()
+    for name, value in given.items():
+        with as_user_error(f"{name}: there can be no such path"):
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, Path):
+                    path.resolve().exists()
+    return verb(**given)
 
 
 def _add_option(parser: ArgumentParser, parameter: Parameter, told: str, *, quick: bool) -> None:
@@ -105,10 +135,11 @@ class Parser(ArgumentParser):
         raise UserError(told(message, self._hint(message))) from ex
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        config = super().parse_args(*args, **kwargs)
-        if not kwargs.get("_skip_validation"):
-            self._check_nulls(config)
-        return config
+        with refusing("The options cannot be read"):
+            config = super().parse_args(*args, **kwargs)
+            if not kwargs.get("_skip_validation"):
+                self._check_nulls(config)
+            return config
 
     def _check_nulls(self, config: Namespace) -> None:
         """jsonargparse takes null, which is its sign of what is not given, for any value, a number too; not here."""

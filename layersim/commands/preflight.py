@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.commands.stored import stored_sections
 from layersim.data import SplitDataModule
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.directory import DEFAULT_ROOT
 from layersim.runs.resume import find_run, run_of_job
@@ -96,7 +96,8 @@ def _told(given: list[str], option: str) -> str | None:
     for word, following in zip(given, [*given[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         if name in ("--config", "-c") and Path(path := value if equals else following).is_file():
-            recipe: Any = yaml.safe_load(Path(path).read_text())
+            with as_user_error(f"The recipe {path} cannot be read"):
+                recipe: Any = yaml.safe_load(Path(path).read_text())
             for key in option.split("."):
                 recipe = recipe.get(key) if isinstance(recipe, dict) else None
             told = recipe or told
@@ -109,11 +110,12 @@ def _typed_checkpoint(args: list[str]) -> str | None:
 
 
 def _typed(args: list[str], option: str, expected: str) -> str | None:
+    """What is typed of an option, the last word of which counts."""
+    told = None
     for word, following in zip(args, [*args[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         if name == option:
             told = value if equals else following
             if not told or (not equals and following.startswith("-")):
                 raise UserError(f"Expected {expected} behind {option}, but got {following or 'none'}.")
-            return told
-    return None
+    return told

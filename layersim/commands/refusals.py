@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
-
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
-from torch import OutOfMemoryError
+from typing import TYPE_CHECKING
 
 from layersim.errors import UserError, reason
-from layersim.runs.whole_checkpoints import newest_whole
 from layersim.writing import REFUSED, refusal
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 _OURS = ("layersim", "callbacks")
 
@@ -35,12 +34,17 @@ def refusing(what: str, remedy: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def running(trainer: Trainer) -> Iterator[None]:
+def running(trainer: "Trainer") -> Iterator[None]:
     """Around the trainer's loops, where exceptions are bugs, but for those by which Lightning says that options do not
     go together, torch that memory is full, and the system that a file cannot be written.
 
     What Lightning itself raises before training has taken a step is of its options, too.
     """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from torch import OutOfMemoryError
+
+    from layersim.runs.whole_checkpoints import newest_whole
+
     directory = Path(trainer.default_root_dir)
     try:
         yield
@@ -57,6 +61,8 @@ def running(trainer: Trainer) -> Iterator[None]:
                 + (f"The newest whole checkpoint is {newest}." if newest else "No checkpoint had been written yet.")
             ) from error
         raised_by = _modules(error)[-1]
+        if raised_by.startswith("torch.optim"):
+            raise UserError(f"The optimizer cannot take a step: {reason(error)} Change --model.optimizer.") from error
         by_a_callback = raised_by.startswith("lightning.pytorch.callbacks")  # such as a metric that is not there
         before = raised_by.startswith("lightning.") and trainer.global_step == 0 and not is_bug(error)
         if isinstance(error, MisconfigurationException) or by_a_callback or before:
@@ -66,7 +72,9 @@ def running(trainer: Trainer) -> Iterator[None]:
 
 def is_bug(error: BaseException) -> bool:
     """Whether code of this project or the user's stands between the guard, or whatever caught the exception first, and
-    where it was raised."""
+    where it was raised; none where jsonargparse itself refuses to make a class, an abstract one."""
+    if _modules(error)[-1].startswith("jsonargparse."):
+        return False
     files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
     installed = [
         "site-packages" in file or "dist-packages" in file or file.startswith((sysconfig.get_path("stdlib"), "<"))

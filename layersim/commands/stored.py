@@ -41,7 +41,14 @@ def stored_sections(
     sections = {"model": model} | {key: config[key] for key in others if key in config}
     files = [Path(word.rpartition("=")[2]) for word in typed]
     own = "\n".join(
-        [*typed, *(file.read_text() for file in files if file.suffix in (".yaml", ".yml") and file.is_file())]
+        [
+            *typed,
+            *(
+                file.read_text(errors="replace")
+                for file in files
+                if file.suffix in (".yaml", ".yml") and file.is_file()
+            ),
+        ]
     )
     found = {key: _without_code(value, key, path, own) for key, value in sections.items()}
     options = below(below(found["model"], "backbone"), "init_args")

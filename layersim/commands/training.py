@@ -23,7 +23,7 @@ from layersim.commands.console import in_few_lines, quiet
 from layersim.commands.default_callbacks import take_shipped_callbacks, with_defaults
 from layersim.commands.exits import ExitRequest, calibrate_exits
 from layersim.commands.export import export_model
-from layersim.commands.models import make_data
+from layersim.commands.models import check_kind, make_data
 from layersim.commands.parser import Parser
 from layersim.commands.preflight import check_limits, classes_of, is_new_head, resumed, with_checkpoint
 from layersim.commands.refusals import refusing, running
@@ -239,6 +239,7 @@ class LayerwiseCLI(LightningCLI):
         if self.subcommand == "export":
             check_destination(self._get(self.config_init, "to"), self._get(self.config_init, "overwrite"))
             return checkpoint
+        check_kind(self.model.backbone, self.datamodule)
         self.datamodule.check(self.model.backbone)
         known, there = self.model.backbone.num_classes, classes_of(self.datamodule)
         if there is not None and there != known and not self.model.backbone.reads_tokens:

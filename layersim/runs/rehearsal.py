@@ -127,7 +127,13 @@ def check_monitors(callbacks: Iterable[object], names: set[str] | None) -> None:
 def evaluated(samples: int, batch_size: int, limit: float | None) -> int:
     """How many of a split's samples an evaluation reads, under a trainer's limit: batches, a share of them, or none."""
     batches = ceil(samples / batch_size)
-    read = batches if limit is None else int(batches * limit) if isinstance(limit, float) else min(limit, batches)
+    read = (
+        batches
+        if limit is None
+        else int(batches * min(1.0, limit))
+        if isinstance(limit, float)
+        else min(limit, batches)
+    )
     return min(samples, read * batch_size)
 
 

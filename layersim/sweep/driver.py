@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from layersim.errors import UserError
+from layersim.sweep import guard
 from layersim.sweep.engine import Engine
 from layersim.sweep.file import SweepFile
 from layersim.sweep.ledger import Ledger, State, Trial
@@ -37,7 +38,7 @@ def installed_command() -> Path:
 
 
 class Driver:
-    """Runs the trials of a sweep one after the other, each as a program of its own.
+    """Runs the trials of a sweep one after the other, each as a program of its own that ends with this one.
 
     Args:
         file: the sweep; it has been checked.
@@ -93,7 +94,15 @@ class Driver:
         with (folder / "output.log").open("w") as output:
             others = [one for one in self.ledger.trials if one.trial != trial.trial]
             stopped = False
-            process = subprocess.Popen([*self._program, *words], stdout=output, stderr=output, env=alone)
+            process = subprocess.Popen(
+                [sys.executable, "-I", guard.__file__, *self._program, *words],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=alone,
+                start_new_session=True,  # a signal of the terminal's is the driver's alone
+                pass_fds=[self.ledger.lock],
+            )
             try:
                 while process.poll() is None:
                     time.sleep(_POLL_SECONDS)
@@ -102,7 +111,8 @@ class Driver:
                         stopped = True
                         process.terminate()
             finally:
-                process.terminate()  # where this program is interrupted, the trial ends with it
+                assert process.stdin is not None
+                process.stdin.close()  # where this program is interrupted, the trial ends with it
                 process.wait()
         trial = self._look(trial, folder, before)
         state: State = "stopped" if stopped else "failed" if process.returncode else "finished"

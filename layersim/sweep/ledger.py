@@ -1,5 +1,6 @@
 """What has become of each trial: JSON lines that survive the program."""
 
+import fcntl
 import json
 import math
 import os
@@ -9,9 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
 
 State = Literal["running", "finished", "stopped", "failed"]
 
@@ -37,8 +36,11 @@ class Trial:
 class Ledger:
     """The trials of one sweep, kept in a file: first the sweep itself, then a line whenever a trial starts or ends."""
 
+    lock: int
+    """An open file, while the ledger is held; a trial that inherits it holds the ledger as long as it runs."""
+
     def __init__(self, path: Path, sweep: dict[str, Any]) -> None:
-        """Opens or begins a ledger.
+        """Opens a ledger, which the first trial begins.
 
         Raises:
             UserError: it belongs to another sweep, or cannot be read.
@@ -46,27 +48,31 @@ class Ledger:
         self.path = path
         self._sweep = sweep
         self._trials: dict[int, Trial] = {}
-        if path.exists():
-            self._read()
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._append({"sweep": sweep})
+        self._read()
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """While in here, no other program runs trials of this ledger, and it tells what others have done before.
 
         Raises:
-            UserError: another one does.
+            UserError: another one does, or a trial that another one has left.
         """
-        try:
-            with FileLock(self.path.with_suffix(".lock"), blocking=False):
-                os.truncate(self.path, self._read())
-                yield
-        except Timeout as error:
-            raise UserError(
-                f"Another `layersim sweep` is running the trials of {self.path}. Wait for it, or stop it."
-            ) from error
+        lock = self.path.with_suffix(".lock")
+        with as_user_error(f"No trials can be kept in {self.path}", "Change --trainer.default_root_dir."):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            lock.touch()
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    "Another `layersim sweep`, or the last trial of one that was killed, is running the trials of "
+                    f"{self.path} ({error.strerror}). Wait for it, or stop it."
+                ) from error
+            self.lock, whole = file.fileno(), self._read()
+            if self.path.exists():
+                os.truncate(self.path, whole)
+            yield
 
     @property
     def trials(self) -> list[Trial]:
@@ -78,8 +84,9 @@ class Ledger:
 
     def _read(self) -> int:
         """Takes in the file's whole lines, and gives their bytes; a program that ended may have cut off the last."""
-        text = self.path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
+        text = self.path.read_bytes() if self.path.exists() else b""
+        if not (whole := text[: text.rfind(b"\n") + 1]):
+            return 0
         try:
             first, *lines = map(json.loads, whole.splitlines())
             self._trials = {line["trial"]: Trial(**line) for line in lines}
@@ -92,5 +99,7 @@ class Ledger:
         return len(whole)
 
     def _append(self, line: dict[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            lines = [line] if file.tell() else [{"sweep": self._sweep}, line]
+            file.write("".join(json.dumps(each) + "\n" for each in lines))

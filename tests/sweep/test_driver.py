@@ -5,12 +5,13 @@ import io
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -22,13 +23,14 @@ from rich.console import Console
 from layersim.__main__ import main
 from layersim.commands.sweep import trials_table
 from layersim.errors import UserError
+from layersim.sweep import driver as driving
 from layersim.sweep.driver import Driver, installed_command
 from layersim.sweep.engine import Engine
 from layersim.sweep.file import read
 from layersim.sweep.ledger import Ledger, Trial
 from tests import tiny
 from tests.measured import measured
-from tests.processes import PATIENCE
+from tests.reliability.children import Child
 
 pytest.importorskip("sweeps", reason="the extra `sweep` is not installed")
 
@@ -138,48 +140,59 @@ def test_only_who_holds_a_ledger_cuts_it_and_knows_what_others_did(tmp_path: Pat
         assert path.read_text() == whole
 
 
+class Grid:
+    """In place of W&B's engine, whose import takes seconds in each process."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.values = config["parameters"]["x"]["values"]
+
+    def suggest(self, trials: Sequence[Trial]) -> dict[str, Any] | None:
+        return {"x": self.values[len(trials)]} if len(trials) < len(self.values) else None
+
+    def stops(self, *_: object) -> bool:
+        return False
+
+
+def drive(path: Path, root: Path, program: str, number: int, disposition: signal.Handlers) -> None:
+    """A driver in a process of its own, started with a signal's disposition; status 2 where another one is at work."""
+    signal.signal(number, disposition)
+    driving.Engine = Grid  # type: ignore[assignment,misc]
+    try:
+        Driver(read(path), root, program=(sys.executable, "-c", program)).run(None)
+    except UserError:
+        sys.exit(2)
+
+
 @contextlib.contextmanager
-def driven(folder: Path, number: signal.Signals, disposition: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A driver that was started with the signal's disposition, `SIG_DFL` or `SIG_IGN`, whatever it is here (nohup has
-    it ignored), and its trial's process id; neither outlives the block."""
-    told = folder / f"pid-{number}-{disposition}"
+def driven(folder: Path, number: signal.Signals, disposition: signal.Handlers) -> Iterator[tuple[Child, int]]:
+    """A driver that was started with the signal's disposition, whatever it is here (nohup has it ignored), and its
+    trial's process id; neither outlives the block."""
+    told = folder / "pid"
     trial = f"import os, pathlib, time; pathlib.Path({str(told)!r}).write_text(str(os.getpid())); time.sleep(3600)"
-    program = f"""
-import signal, sys
-signal.signal({int(number)}, signal.{disposition})
-from pathlib import Path
-from layersim.sweep.file import read
-from layersim.sweep.driver import Driver
-file = read(Path({str(sweep(folder))!r}))
-Driver(file, Path({str(folder / f"{number}-{disposition}")!r}), program=(sys.executable, "-c", {trial!r})).run(1)
-"""
-    with subprocess.Popen([sys.executable, "-c", program]) as process:
-        try:
-            while not (told.exists() and told.read_text()):
-                assert process.poll() is None
-                time.sleep(0.05)
-            yield process, int(told.read_text())
-        finally:
-            process.terminate()
+    child = Child(folder / "output", drive, sweep(folder), folder / "runs", trial, number, disposition)
+    try:
+        assert child.wait_for(lambda: told.exists() and bool(told.read_text()))
+        yield child, int(told.read_text())
+    finally:
+        child.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_the_driver_ends_its_trial_too(number: signal.Signals, tmp_path: Path) -> None:
-    with driven(tmp_path, number, "SIG_DFL") as (process, trial):
-        process.send_signal(number)
-        assert process.wait(PATIENCE) == 128 + number
+    with driven(tmp_path, number, signal.SIG_DFL) as (child, trial):
+        os.kill(child.pid, number)
+        assert child.wait() == 128 + number
         with pytest.raises(ProcessLookupError):
             os.kill(trial, 0)
-        place = tmp_path / f"{number}-SIG_DFL/sweeps/tiny/ledger.jsonl"
-        ledger = Ledger(place, read(tmp_path / "tiny.yaml").config)
+        ledger = Ledger(tmp_path / "runs/sweeps/tiny/ledger.jsonl", read(tmp_path / "tiny.yaml").config)
         assert [one.state for one in ledger.trials] == ["running"], "and will be started again"
 
 
 def test_a_driver_that_was_told_to_ignore_a_hangup_goes_on(tmp_path: Path) -> None:
-    with driven(tmp_path, signal.SIGHUP, "SIG_IGN") as (process, trial):
-        process.send_signal(signal.SIGHUP)
-        process.terminate()  # is what ends it, and its trial
-        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    with driven(tmp_path, signal.SIGHUP, signal.SIG_IGN) as (child, trial):
+        os.kill(child.pid, signal.SIGHUP)
+        os.kill(child.pid, signal.SIGTERM)  # is what ends it, and its trial
+        assert child.wait() == 128 + signal.SIGTERM
         with pytest.raises(ProcessLookupError):
             os.kill(trial, 0)
 
@@ -210,7 +223,7 @@ def test_hyperband_stops_a_trial_that_is_behind(tmp_path: Path) -> None:
 
 
 def test_a_changed_sweep_does_not_go_on_in_the_old_ledger(tmp_path: Path) -> None:
-    driver(sweep(tmp_path))
+    driver(sweep(tmp_path)).run(1)
     with pytest.raises(ValueError, match="written differently"):
         driver(sweep(tmp_path, parameters={"x": {"values": [1]}}))
 
@@ -292,6 +305,7 @@ def test_a_ledger_belongs_to_one_program_at_a_time(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from layersim.sweep.file import read
+from layersim.sweep import driver as driving
 from layersim.sweep.driver import Driver
 driver = Driver(read(Path({str(path)!r})), Path({str(tmp_path / "runs")!r}))
 with driver.ledger.held():
@@ -301,9 +315,103 @@ with driver.ledger.held():
     with subprocess.Popen([sys.executable, "-c", holder], stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=r"Another `layersim sweep` is running the trials of .*ledger\.jsonl"):
+        with pytest.raises(UserError, match=r"Another `layersim sweep`.* is running the trials of .*ledger\.jsonl"):
             driver(path).run(1)
         assert driver(path).ledger.trials == []
         process.kill()  # a lock that outlived its program would stop all later ones
     driver(path).run(1)
     assert [trial.state for trial in driver(path).ledger.trials] == ["finished"]
+
+
+WATCHED = """
+import fcntl, os, pathlib, signal, subprocess, sys, time
+flags = dict(word[2:].split("=", 1) for word in sys.argv[2:])
+place = pathlib.Path(flags["trainer.default_root_dir"], flags["experiment"])
+if flags["x"] == "0.9":  # as where a step never ends
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with open("log", "a") as log, open(flags["x"], "a") as alone:
+    worker = subprocess.Popen(["sleep", "3600"])
+    print(os.getpid(), worker.pid, file=log, flush=True)
+    try:
+        fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("twice", file=log, flush=True)
+    (run := place / f"run{time.time_ns()}").mkdir()
+    (run / "metrics.csv").write_text(f"val/accuracy\\n{flags['x']}\\n")
+    time.sleep(0.5)
+    print("ended", flags["x"], file=log)
+"""
+"""A trial with a process of its own, which tells when there are two of it."""
+
+
+def watched(folder: Path) -> Child:
+    """A driver of such trials."""
+    told = (folder / "tiny.yaml", folder / "runs", WATCHED, signal.SIGHUP, signal.SIG_DFL)
+    return Child(folder / "output", drive, *told, where=folder)
+
+
+def is_there(process: int) -> bool:
+    """Whether it runs; one that has ended and waits for its parent to look does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_killed_driver_takes_its_trial_with_it_and_a_rerun_trains_none_twice(tmp_path: Path) -> None:
+    path, log, draw = (
+        sweep(tmp_path, parameters={"x": {"values": [0.6, 0.7, 0.9]}}),
+        tmp_path / "log",
+        random.Random(18),
+    )
+    kills = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGHUP, None]
+    for number in kills:
+        while True:  # what a kill has left is ending: the next driver says so
+            before = log.stat().st_size if log.exists() else 0
+            child = watched(tmp_path)
+            if number is not None and child.wait_for(lambda at=before: log.exists() and log.stat().st_size > at):
+                time.sleep(draw.random() * 0.4)
+                os.kill(child.pid, number)
+            if child.wait() != 2:
+                break
+            time.sleep(0.1)
+        told = log.read_text().split()
+        pids = [int(word) for word in told if word.isdecimal()]
+        end = time.monotonic() + 10
+        while any(map(is_there, pids)) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not [pid for pid in pids if is_there(pid)], "an orphan"
+    assert "twice" not in told
+    ledger = driver(path).ledger
+    assert [(trial.values["x"], trial.state) for trial in ledger.trials] == [(x, "finished") for x in (0.6, 0.7, 0.9)]
+    assert len(pids) > 6, "some were interrupted"
+
+
+def test_a_ledger_whose_first_line_was_cut_off_begins_anew(tmp_path: Path) -> None:
+    path = sweep(tmp_path, parameters={"x": {"values": [1.0]}})
+    (ledger := driver(path).ledger).path.parent.mkdir(parents=True)
+    ledger.path.write_text('{"sweep": {"meth')
+    driver(path).run(None)
+    assert [trial.state for trial in driver(path).ledger.trials] == ["finished"]
+    with ledger.path.open("rb") as file:
+        whole = file.read()
+    for length in range(len(whole)):  # killed at any instant
+        ledger.path.write_bytes(whole[:length])
+        again = driver(path).ledger
+        with again.held():
+            again.write(Trial(1, {"x": 1.0}, "failed"))
+        assert [trial.state for trial in driver(path).ledger.trials] == ["failed"]
+
+
+def test_a_trial_whose_guard_is_killed_too_holds_the_ledger(tmp_path: Path) -> None:
+    path, log = sweep(tmp_path, parameters={"x": {"values": [0.6]}}), tmp_path / "log"
+    child = watched(tmp_path)
+    assert child.wait_for(lambda: log.exists() and bool(log.read_text()))
+    trial = int(log.read_text().split()[0])
+    guarding = int(Path(f"/proc/{trial}/stat").read_text().rpartition(")")[2].split()[1])
+    for process in (guarding, child.pid):
+        os.kill(process, signal.SIGKILL)
+    os.kill(trial, signal.SIGSTOP)
+    with pytest.raises(UserError, match="the last trial of one that was killed"):
+        driver(path).run(1)
+    os.killpg(trial, signal.SIGKILL)
