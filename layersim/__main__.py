@@ -77,15 +77,11 @@ def main(args: Sequence[str] | None = None) -> int:
                 import_module("layersim.commands.parser").call(getattr(home, verb), rest)
         return 0
     except (UserError, OSError) as error:
-        typed = isinstance(error, UserError) or _is_typed(error, args)
-        if not typed or os.environ.get("LAYERSIM_DEBUG"):
+        known = isinstance(error, UserError) or error.errno in REFUSED or _is_typed(error, args)
+        if not known or os.environ.get("LAYERSIM_DEBUG"):
             raise
-        print(f"layersim: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in REFUSED or os.environ.get("LAYERSIM_DEBUG"):
-            raise
-        print(f"layersim: error: {refusal(error)}.", file=sys.stderr)
+        said = f"{refusal(error)}." if isinstance(error, OSError) else error
+        print(f"layersim: error: {said}", file=sys.stderr)
         return 2
     except Stopped as stop:
         if not stop.told:
