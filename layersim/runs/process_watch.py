@@ -1,13 +1,15 @@
 """What one process of several sees of the others, and what it does where one of them ends.
 
 A thread of each process sends a sign of life to rank 0, and rank 0 to each, over a connection that closes where a
-process dies, is silent where one is stopped, and carries the reason where one raises. With the sign goes the number of
-collectives that the process has begun: where nobody's grows, who is behind rank 0 keeps the others waiting.
+process dies, is silent where one is stopped, and carries the reason where one raises. With the sign go the number of
+collectives that the process has begun, and the seconds that it has computed: where nobody's collectives grow, who is
+behind rank 0 and does not compute keeps the others waiting.
 
 What is not seen: rank 0 that hangs while its threads live looks like work that it does alone (a figure, an upload),
 which may take as long as it likes; the process group's own `timeout`, half an hour, ends the others then. So it does
-where all processes have begun a collective that cannot end. Loader workers end with their process where they are forked
-and the system is Linux; elsewhere torch's own workers look for their parent every five seconds.
+where all processes have begun a collective that cannot end, and where one computes without end. Loader workers end
+with their process where they are forked and the system is Linux; elsewhere torch's own workers look for their parent
+every five seconds.
 """
 
 import contextlib
@@ -29,8 +31,12 @@ from layersim.errors import UserError
 
 _TICK = 0.5
 """Seconds between two signs of life."""
+_WORKS = 0.2
+"""Share of a processor from which on a process counts as computing."""
 GRACE = 4.0
 """Seconds that a process has to end in order, once another's end is known; the thread ends it then."""
+Sign = tuple[int, float]
+"""Of life: collectives that a process has begun, and the seconds that it and what it has started have computed."""
 PARENT = "LAYERSIMPARENT"
 """Tells the processes that DDP starts which one started them."""
 
@@ -74,6 +80,8 @@ class Watch(threading.Thread):
         self._last_said = False
         self._silent: dict[int, int] = {}
         self._begun: dict[int, int] = {}
+        self._worked: dict[int, float] = {}
+        self._worked_before: dict[int, float] = {}
         self._before: dict[int, int] = {}
         self._still = 0
         self._parent = _who_started_this()
@@ -97,7 +105,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         patience: float = math.inf
         while not self._over.wait(_TICK):  # counted in ticks: a whole job that is stopped and goes on is not late
-            self._send(self._collectives())
+            self._send((self._collectives(), sum(os.times()[:4])))
             if (end := self._look()) and self._tell(end):
                 patience = GRACE
             patience -= _TICK
@@ -166,12 +174,12 @@ class Watch(threading.Thread):
                 break
         return those
 
-    def _send(self, message: int | End | None) -> None:
+    def _send(self, message: Sign | End | None) -> None:
         with self._lock:
             for connection in self._peers.values() if not self._last_said else ():
                 with contextlib.suppress(OSError):  # who is gone is found when listened to
                     connection.send(message)
-            self._last_said |= not isinstance(message, int)
+            self._last_said |= not isinstance(message, tuple)
 
     def _look(self) -> End | None:
         """The first end of another process that there is to see."""
@@ -187,11 +195,11 @@ class Watch(threading.Thread):
         self._silent[rank] += 1
         try:
             while connection.poll():
-                said: int | End | None = connection.recv()
-                if not isinstance(said, int):
+                said: Sign | End | None = connection.recv()
+                if not isinstance(said, tuple):
                     self._left.add(rank)
                     return said
-                self._silent[rank], self._begun[rank] = 0, said
+                self._silent[rank], (self._begun[rank], self._worked[rank]) = 0, said
         except (EOFError, OSError):
             self._left.add(rank)
             return End(rank, self._how_it_died(rank))
@@ -206,9 +214,10 @@ class Watch(threading.Thread):
             return None
         begun = {rank: number for rank, number in self._begun.items() if rank not in self._left}
         begun[0] = self._collectives()
-        self._still = self._still + 1 if begun == self._before else 0
-        self._before = begun
         last = min(begun, key=lambda rank: begun[rank])
+        works = self._worked.get(last, 0.0) - self._worked_before.get(last, 0.0) > _WORKS * _TICK
+        self._still = self._still + 1 if begun == self._before and not works else 0
+        self._before, self._worked_before = begun, dict(self._worked)
         if self._still * _TICK <= self._limit or begun[last] == begun[0]:
             return None
         self._kill(last)

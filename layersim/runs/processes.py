@@ -26,8 +26,8 @@ class ProcessWatch(Callback):
     `--trainer.callbacks+=layersim.runs.processes.ProcessWatch --trainer.callbacks.limit=60` gives it another limit.
 
     Args:
-        limit: seconds after which a process that gives no sign of life, or that keeps all others waiting, counts as
-            stopped. Work that rank 0 does alone may take longer.
+        limit: seconds after which a process that gives no sign of life, or that keeps all others waiting and does not
+            compute, counts as stopped. Work that rank 0 does alone may take longer.
     """
 
     def __init__(self, limit: float = 20.0) -> None:

@@ -30,13 +30,15 @@ class Others:
         self.watch = Watch(rank, limit, **options)
         pipes = {other: multiprocessing.Pipe() for other in ([0] if rank else range(1, world))}
         self.ends: dict[int, Connection] = {other: theirs for other, (_, theirs) in pipes.items()}
+        self.work, self.worked = 0.0, 3.0
         self.watch.connect({other: ours for other, (ours, _) in pipes.items()}, {}, lambda: begun)
 
     def look(self, times: int = 1, **begun: int) -> End | None:
         """What is seen after so many looks, before each of which the others give a sign of life: `rank1=5`."""
         for _ in range(times):
             for rank, number in begun.items():
-                self.ends[int(rank.removeprefix("rank"))].send(number)
+                self.ends[int(rank.removeprefix("rank"))].send((number, self.worked))
+            self.worked += self.work
             if end := self.watch._look():
                 return end
         return None
@@ -65,6 +67,17 @@ def test_who_keeps_all_others_waiting_is_named_unless_rank_0_does(begun: dict[st
     assert others.look(TICKS + 1, **begun) is None
     end = others.look(**begun)
     assert (end and end.rank) == late
+
+
+def test_who_computes_is_waited_for() -> None:
+    """As where one process compiles longer than the others."""
+    others = Others(0, 3)
+    others.work = 0.2  # seconds of each half
+    assert others.look(3 * TICKS, rank1=4, rank2=5) is None
+    others.work = 0.05
+    end = others.look(TICKS + 2, rank1=4, rank2=5)
+    assert end is not None
+    assert end.rank == 1, "the control"
 
 
 def test_who_goes_on_keeps_nobody_waiting() -> None:
