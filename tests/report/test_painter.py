@@ -40,7 +40,7 @@ def test_a_process_that_has_ended_is_told_and_started_anew() -> None:
     painter = _painter(os.getpid())
     painter.kill()
     painter.wait()
-    with pytest.raises(RuntimeError, match="its process has ended with status -9"):
+    with pytest.raises(ChildProcessError, match="Vega's process has ended with status -9"):
         vega("vegalite_to_png", vl_spec=DOT)
     assert vega("vegalite_to_png", vl_spec=DOT).startswith(b"\x89PNG")
 

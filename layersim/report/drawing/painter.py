@@ -6,6 +6,7 @@ moment, draws one picture after the other, and ends when the one that it draws f
 """
 
 import atexit
+import errno
 import json
 import os
 import subprocess
@@ -32,7 +33,8 @@ def vega(call: str, **options: Any) -> bytes:
     """What a function of vl_convert makes, such as `vegalite_to_png` of a specification; text as UTF-8.
 
     Raises:
-        RuntimeError: Vega refuses the specification, or its process has ended.
+        RuntimeError: Vega refuses the specification.
+        ChildProcessError: its process has ended; the next call starts another.
     """
     painter = _painter(os.getpid())
     assert painter.stdin is not None
@@ -46,7 +48,8 @@ def vega(call: str, **options: Any) -> bytes:
     made = painter.stdout.read(int(length or 0))
     if not kind:
         _painter.cache_clear()
-        raise RuntimeError(f"Vega did not draw the picture: its process has ended with status {painter.wait()}.")
+        why = f"Vega's process has ended with status {painter.wait()}"  # memory was short, or somebody ended it
+        raise ChildProcessError(errno.EIO, why, "a picture")
     if kind != b"made":
         raise RuntimeError(f"Vega did not draw the picture: {' '.join(made.decode().splitlines()[:2])}")
     return made
