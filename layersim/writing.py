@@ -29,9 +29,11 @@ def named(path: Path, size: int | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:
+            raise  # what no system says
         error.filename, error.filename2 = str(path), None
         needed = "" if size is None else f"{size:,} bytes are needed, "
-        if error.errno is None or error.strerror != os.strerror(error.errno):
+        if error.strerror != os.strerror(error.errno):
             raise  # somebody has told more already
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             with contextlib.suppress(OSError):

@@ -18,7 +18,6 @@ from yaml import YAMLError
 
 from layersim.commands.refusals import refusing
 from layersim.errors import UserError, as_user_error
-from layersim.report.reading import check_plain
 
 _AMBIGUOUS = {"ReduceLROnPlateau": "layersim.optimization.schedules.ReduceLROnPlateau"}
 """Short names that torch's class and Lightning's share, and whose class they mean here."""
@@ -38,6 +37,8 @@ def _int_first(*given: Any) -> list[Any]:
 
 def _load(text: str) -> Any:
     """YAML as jsonargparse reads it, but for what has no end: anchors within themselves or each other."""
+    from layersim.report.reading import check_plain
+
     check_plain(read := _loaders_dumpers.yaml_load(text))  # type: ignore[no-untyped-call]
     return read
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from layersim.errors import UserError
+from layersim.runs.signals import Stopped
 
 DEFAULT_ROOT = Path("runs")
 
@@ -40,10 +41,13 @@ def reserve(root: Path, experiment: str) -> Path:
 @contextlib.contextmanager
 def discarding_unused() -> Iterator[None]:
     """A run in here that a UserError ends, of whichever process, leaves no directory, nor folders made for it, unless
-    something was measured or trained: what else is there, a configuration and loggers' files, tells nothing."""
+    something was measured or trained: what else is there, a configuration and loggers' files, tells nothing. One that a
+    signal ends is kept."""
     _made.clear()
     try:
         yield
+    except Stopped:
+        raise
     except (UserError, SystemExit):
         for directory, above in _made.items():
             results = (path for pattern in ("*.jsonl", "*.ckpt", "*.parquet") for path in directory.rglob(pattern))

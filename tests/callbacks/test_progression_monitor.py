@@ -157,6 +157,7 @@ def test_without_classes_their_part_is_absent(tmp_path: Path) -> None:
     assert not (tmp_path / "figures" / "val-class_paths-epoch-0000.png").exists()
 
 
+@pytest.mark.filterwarnings("ignore:features are not finite first at layer 2")  # the module's own line
 def test_broken_features_are_measured_too(tmp_path: Path) -> None:
     module = tiny.module()
     nn.init.constant_(module.backbone.model.blocks[1].mlp.fc2.bias, torch.nan)  # type: ignore[union-attr, index, arg-type]
