@@ -35,11 +35,17 @@ def _int_first(*given: Any) -> list[Any]:
     return kinds
 
 
+_LONG = 16
+"""Letters from which on YAML without anchors can say what is not plain: for less, `--help` need not import numpy."""
+
+
 def _load(text: str) -> Any:
     """YAML as jsonargparse reads it, but for what has no end: anchors within themselves or each other."""
-    from layersim.report.reading import check_plain
+    read = _loaders_dumpers.yaml_load(text)  # type: ignore[no-untyped-call]
+    if len(text) >= _LONG or "&" in text:
+        from layersim.report.reading import check_plain
 
-    check_plain(read := _loaders_dumpers.yaml_load(text))  # type: ignore[no-untyped-call]
+        check_plain(read)
     return read
 
 
