@@ -20,10 +20,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lost = 0
     for kind in options.kinds:
         program, begun = import_module(f"tests.reliability.{kind}"), time.monotonic()
+        for each in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(each).setLevel(logging.ERROR)
         with tempfile.TemporaryDirectory(prefix=f"layersim-{kind}-") as folder:
             tally = program.run(options.count or program.COUNT, options.seed, Path(folder))
         seconds = time.monotonic() - begun
