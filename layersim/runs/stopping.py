@@ -124,7 +124,7 @@ class StopOnSignal(Callback):
     def _save(self, trainer: Trainer) -> None:
         if trainer.checkpoint_callbacks:
             path = Path(trainer.default_root_dir) / "checkpoints" / STOPPED_FILE
-            trainer.save_checkpoint(trainer.strategy.broadcast(path))
+            trainer.save_checkpoint(trainer.strategy.broadcast(path), weights_only=False)
             self._saved = path
 
     def _leave(self, trainer: Trainer) -> None:
