@@ -60,8 +60,10 @@ def running(trainer: "Trainer") -> Iterator[None]:
                 f"{refusal(error)}. "
                 + (f"The newest whole checkpoint is {newest}." if newest else "No checkpoint had been written yet.")
             ) from error
-        raised_by = _modules(error)[-1]
-        if raised_by.startswith("torch.optim"):
+        modules = _modules(error)
+        asked = [name for name in modules if not name.startswith("torch.")]  # who called torch raised what torch raises
+        raised_by = asked[-1]
+        if modules[-1].startswith("torch.optim"):
             raise UserError(f"The optimizer cannot take a step: {reason(error)} Change --model.optimizer.") from error
         by_a_callback = raised_by.startswith("lightning.pytorch.callbacks")  # such as a metric that is not there
         before = raised_by.startswith("lightning.") and trainer.global_step == 0 and not is_bug(error)

@@ -103,6 +103,8 @@ REFUSED = [
     (["--trainer.val_check_interval=0"], "--trainer.val_check_interval"),
     (["--trainer.limit_train_batches=0.001"], "limit_train_batches"),
     (["--model.lr_scheduler=WarmupDecay", "--model.lr_scheduler_interval=epoch"], "counts optimizer steps"),
+    # what torch refuses Lightning's callback
+    (["--trainer.callbacks+={class_path: EMAWeightAveraging, init_args: {device: meta:7}}"], "Lightning refuses this"),
 ]
 
 
