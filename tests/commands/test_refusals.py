@@ -104,7 +104,7 @@ REFUSED = [
     (["--trainer.limit_train_batches=0.001"], "limit_train_batches"),
     (["--model.lr_scheduler=WarmupDecay", "--model.lr_scheduler_interval=epoch"], "counts optimizer steps"),
     # what torch refuses Lightning's callback
-    (["--trainer.callbacks+={class_path: EMAWeightAveraging, init_args: {device: meta:7}}"], "Lightning refuses this"),
+    (["--trainer.callbacks+={class_path: EMAWeightAveraging, init_args: {device: cuda:77}}"], "Lightning refuses this"),
 ]
 
 
