@@ -100,6 +100,7 @@ REFUSED = [
     # set-up, before the first batch
     ([*ONE_CYCLE, "--model.lr_scheduler.total_steps=9"], r"ends after 9 steps, but this training moves it 23 times"),
     (["--trainer.val_check_interval=1000"], r"val_check_interval` \(1000\)"),
+    (["--trainer.val_check_interval=1000", "--model.lr_scheduler=WarmupDecay"], r"val_check_interval` \(1000\)"),
     (["--trainer.val_check_interval=0"], "--trainer.val_check_interval"),
     (["--trainer.limit_train_batches=0.001"], "limit_train_batches"),
     (["--model.lr_scheduler=WarmupDecay", "--model.lr_scheduler_interval=epoch"], "counts optimizer steps"),
