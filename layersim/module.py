@@ -24,7 +24,7 @@ from layersim.optimization.parameter_groups import ParameterGroups, check_groups
 from layersim.optimization.schedules import Interval, WarmupDecay, check_lasts, interval_of, monitor_of, told, try_out
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
-from layersim.runs.finders import start_from
+from layersim.runs.finders import start_from, steps_of
 from layersim.runs.finite import Finiteness
 from layersim.runs.place import Place
 from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates
@@ -216,7 +216,7 @@ class LayerwiseModule(LightningModule):
                 raise UserError("WarmupDecay counts optimizer steps. Leave --model.lr_scheduler_interval out.")
             schedule.spread_over(self._total_steps())
         else:
-            steps, epochs = self._estimated_steps(), self.trainer.max_epochs
+            steps, epochs = steps_of(self.trainer), self.trainer.max_epochs
             lengths = {"step": steps if steps >= 0 else inf, "epoch": inf if epochs in (None, -1) else epochs}
             check_lasts(schedule, lengths[interval])
             rank_zero_info(told(schedule, interval, lengths["step"], lengths["epoch"]))
@@ -259,21 +259,13 @@ class LayerwiseModule(LightningModule):
 
     def _total_steps(self) -> int:
         """Optimizer steps of the whole training, of which a schedule is a share."""
-        steps = self._estimated_steps()
+        steps = steps_of(self.trainer)
         if not 0 <= steps < inf:
             raise UserError(
                 "The objective or the learning rate changes over the training, whose length is not known here. Set "
                 "--trainer.max_steps or, where the data has a length, --trainer.max_epochs."
             )
         return int(steps)
-
-    def _estimated_steps(self) -> float:
-        try:
-            return self.trainer.estimated_stepping_batches
-        except UserError:
-            raise
-        except ValueError as error:  # Lightning's of its own options, asked through us
-            raise UserError(f"Lightning refuses this: {error} Change the option under --trainer.") from error
 
     def on_fit_start(self) -> None:
         # Validation shares may differ by a batch between processes. DDP's forward would broadcast buffers at each and

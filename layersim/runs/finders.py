@@ -62,3 +62,17 @@ def without_finders(callbacks: list[Any]) -> list[Any]:
     """Callbacks as a configuration names them, without those whose work is done."""
     done = {finder.__name__ for finder in FINDERS}
     return [callback for callback in callbacks if callback.class_path.rpartition(".")[2] not in done]
+
+
+def steps_of(trainer: Trainer) -> float:
+    """Optimizer steps of the whole training, infinity or −1 where Lightning cannot tell.
+
+    Raises:
+        UserError: Lightning refuses an option when it is asked.
+    """
+    try:
+        return trainer.estimated_stepping_batches
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"Lightning refuses this: {error} Change the option under --trainer.") from error
