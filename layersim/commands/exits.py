@@ -13,7 +13,6 @@ from torch import Tensor
 
 from layersim.commands.collecting import Tables, evaluate_epoch, quiet_trainer
 from layersim.data import SplitDataModule
-from layersim.data.splits import shared_samples
 from layersim.errors import UserError
 from layersim.exits import (
     POLICIES,
@@ -148,7 +147,7 @@ class ExitRequest:
         if split not in datamodule.splits:
             raise UserError(f"The data has no split {split!r}. Set --data.{datamodule.test_option}, or --split val.")
         samples = len(datamodule.splits[split])
-        if common := shared_samples(datamodule.splits["train"], datamodule.splits[split]):
+        if common := datamodule.trained_on(split):
             raise UserError(
                 f"{common} of the {samples} samples of the {split} split were trained on: what is chosen on them "
                 "promises nothing of new ones. Choose another --split, or hold samples out of the training data."

@@ -48,7 +48,9 @@ def is_new_head(options: Mapping[str, Any]) -> bool:
 
 
 def classes_of(data: SplitDataModule) -> int | None:
-    """The data's number of classes, None where there are no labels to tell."""
+    """The data's number of classes, None where there are no labels to tell, or a stream's would have to be read."""
+    if data.stream is not None and data.class_names is None:
+        return None
     labelled = any(split.labels is not None and len(split) for split in data.splits.values())
     return data.num_classes if labelled else None
 

@@ -28,6 +28,7 @@ from layersim.commands.parser import Parser
 from layersim.commands.preflight import check_limits, classes_of, is_new_head, resumed, with_checkpoint
 from layersim.commands.refusals import refusing, running
 from layersim.data import SplitDataModule
+from layersim.data.streams import UNTOLD_CLASSES
 from layersim.errors import UserError
 from layersim.export import check_destination
 from layersim.module import LayerwiseModule
@@ -198,6 +199,8 @@ class LayerwiseCLI(LightningCLI):
         given = _as_list(self._get(self.config_init, "trainer").callbacks)  # before Lightning adds its own to the list
         with refusing("Lightning refuses the trainer's options", "Change them under --trainer."):
             trainer = super().instantiate_trainer(**options)
+        if self.subcommand == "fit" and self.datamodule.stream is not None:
+            self.datamodule.stream.check_end(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the recipe's own plugin, or a strategy's
             trainer.strategy.checkpoint_io = WholeCheckpoints()
         stop = [] if trainer.barebones else [StopOnSignal()]  # last, so that it saves what the others know of a step
@@ -224,6 +227,8 @@ class LayerwiseCLI(LightningCLI):
         self._data = make_data(config.data.as_dict())
         self._data.setup()
         if (classes := classes_of(self._data)) is None:
+            if self._data.stream is not None:
+                raise UserError(UNTOLD_CLASSES)
             return
         options["num_classes"] = classes
         rank_zero_info(f"The head is new and tells the data's {classes} classes apart (num_classes is not given).")

@@ -12,7 +12,8 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, default_collate
 
 from layersim.data.samplers import EvaluationSampler, TrainSampler, bucketed_order, evaluation_batch_size
-from layersim.data.splits import Integers, Sample, Split, evaluation_generator
+from layersim.data.splits import Integers, Sample, Split, evaluation_generator, shared_samples
+from layersim.data.streams import UNTOLD_CLASSES, Stream, StreamLoader
 from layersim.errors import UserError
 
 Batch = dict[str, Any]
@@ -103,6 +104,8 @@ class SplitDataModule(LightningDataModule, ABC):
             at_least(1, option, 1 if limit is None else limit)
         self.seed = at_least(0, "seed", seed)
         self.splits: dict[str, Split] = {}
+        self.stream: Stream | None = None
+        """In place of a training split."""
         self.class_names: list[str] | None = None
         self.collate: Callable[[list[Sample]], Batch] = default_collate
 
@@ -155,6 +158,10 @@ class SplitDataModule(LightningDataModule, ABC):
             if split.labels is not None:
                 self._check_labels(name, int(split.labels.min()), int(split.labels.max()), backbone.num_classes)
             self.check_sample(split[0], name, backbone)
+        if self.stream is not None:
+            sample = self.stream.first()
+            self.stream.classes = backbone.num_classes if isinstance(sample.get("label"), int) else None
+            self.check_sample(self.stream.first(), "train", backbone)
 
     def _check_labels(self, split: str, smallest: int, largest: int, known: int) -> None:
         if smallest < (-1 if split == "predict" else 0):
@@ -169,6 +176,17 @@ class SplitDataModule(LightningDataModule, ABC):
                 f"set --model.backbone.init_args.num_classes {self.num_classes}"
             )
 
+    def trained_on(self, split: str) -> int:
+        """How many samples of a split are in the training data too, as far as the names of splits tell.
+
+        Raises:
+            UserError: they do not; see `shared_samples`.
+        """
+        other = self.splits[split]
+        if self.stream is not None:
+            return len(other) if other.source == self.stream.source else 0
+        return shared_samples(self.splits["train"], other)
+
     @property
     def num_classes(self) -> int:
         """C of the data, after setup: as many as there are names, or else the largest label of any split plus one."""
@@ -176,6 +194,8 @@ class SplitDataModule(LightningDataModule, ABC):
             raise UserError("num_classes is known once the data is loaded: call setup() first")
         if self.class_names is not None:
             return len(self.class_names)
+        if self.stream is not None:
+            raise UserError(UNTOLD_CLASSES)
         labelled = [split.labels for split in self.splits.values() if split.labels is not None and len(split)]
         return 1 + max(int(labels.max()) for labels in labelled)
 
@@ -205,8 +225,11 @@ class SplitDataModule(LightningDataModule, ABC):
         return np.sort(np.random.default_rng(self.seed).choice(index, most, replace=False))
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        split = self.splits["train"]
+        split = self.stream or self.splits["train"]
         split.run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # as `seed_everything` leaves it
+        if isinstance(split, Stream):
+            options = {"batch_size": self.batch_size, "drop_last": self.drop_last} | self._loading()
+            return StreamLoader(split, self.trainer, self._batches_read, self.collate, **options)
         seeds = {"seed": self.seed, "run_seed": split.run_seed}
         sampler = TrainSampler(
             split, self.batch_size, **seeds, drop_last=self.drop_last, lengths=split.lengths, place=self._batches_read
@@ -244,17 +267,16 @@ class SplitDataModule(LightningDataModule, ABC):
         return self._loader(split, EvaluationSampler(split, batch_size, order=order), batch_size)
 
     def _loader(self, split: Split, sampler: EvaluationSampler | TrainSampler, batch_size: int) -> DataLoader[Sample]:
-        return Loader(
-            split,
-            batch_size=batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self.pin_memory,
-            collate_fn=self.collate,
+        return Loader(split, batch_size=batch_size, sampler=sampler, collate_fn=self.collate, **self._loading())
+
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": self.pin_memory,
             # its own: workers' seeds then neither depend on nor disturb the model's random numbers
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
 
 
 class DrawnSplits(SplitDataModule):

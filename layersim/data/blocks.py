@@ -74,9 +74,9 @@ class BlockData(SplitDataModule):
                 f"the backbone reads {positions} tokens at most, but blocks have {self.block_size}: "
                 f"set --data.block_size {positions}"
             )
-        blocks = self.splits[split]
-        assert isinstance(blocks, BlockSplit)
-        check_vocabulary(int(blocks.tokens.max()), split, backbone)
+        blocks = self.splits.get(split)  # of a stream nobody knows the largest token beforehand
+        largest = int(blocks.tokens.max()) if isinstance(blocks, BlockSplit) else self.num_classes - 1
+        check_vocabulary(largest, split, backbone)
 
 
 class BlockSplit(Split):
@@ -97,7 +97,12 @@ class BlockSplit(Split):
 
     def inputs(self, place: int) -> Sample:
         first, end = self.bounds[self.index[place]]
-        return dict.fromkeys(("input_ids", "label"), self.tokens[first:end])
+        return as_block(self.tokens[first:end])
+
+
+def as_block(tokens: Tokens) -> Sample:
+    """A block as a sample: what is read is what is predicted."""
+    return dict.fromkeys(("input_ids", "label"), tokens)
 
 
 def block_bounds(offsets: Integers, block_size: int, *, boundaries: Boundaries, keep_partial: bool) -> Integers:

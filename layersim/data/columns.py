@@ -1,5 +1,6 @@
 """How the texts and labels of an opened data set are read."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +31,10 @@ class Labels:
     """What the user should know of them."""
 
 
-def need_column(data: Dataset, column: str, *, option: str) -> None:
+def need_column(names: Iterable[str] | None, column: str, *, option: str) -> None:
     """Raises a UserError that lists the columns there are, unless the data has this one."""
-    if column not in data.column_names:
-        raise UserError(
-            f"there is no column {column}, the data has {', '.join(data.column_names)}: change --data.{option}"
-        )
+    if column not in (there := [*(names or ())]):
+        raise UserError(f"there is no column {column}, the data has {', '.join(there)}: change --data.{option}")
 
 
 def read_texts(data: Dataset, column: str, *, option: str) -> pa.ChunkedArray:
@@ -45,7 +44,7 @@ def read_texts(data: Dataset, column: str, *, option: str) -> pa.ChunkedArray:
     Raises:
         UserError: no such column, or one that holds something else.
     """
-    need_column(data, column, option=option)
+    need_column(data.column_names, column, option=option)
     texts = _values(data, column)
     if not _are_strings(texts):
         raise UserError(f"texts must be strings, but column {column} holds {texts.type}: change --data.{option}")
@@ -59,7 +58,7 @@ def label_faults(data: Dataset, column: str, *, role: str) -> Faults:
     """The rows that have no label, which the predict split may lack, or one that is no text."""
     if role == "predict" and column not in data.column_names:
         return {}
-    need_column(data, column, option="label_column")
+    need_column(data.column_names, column, option="label_column")
     values = _values(data, column)
     absent = np.flatnonzero(pc.is_null(values, nan_is_null=True).to_numpy())
     faults = text_faults(values) if _are_strings(values) else {}
@@ -81,7 +80,7 @@ def read_labels(data: Dataset, column: str, rows: Integers, *, role: str, names:
     """
     if role == "predict" and column not in data.column_names:
         return Labels(rows, None, note="without labels")
-    need_column(data, column, option="label_column")
+    need_column(data.column_names, column, option="label_column")
     column_of = data.features[column]
     values = _values(data, column).take(pa.array(rows))
     if _are_strings(values):
@@ -102,6 +101,17 @@ def read_labels(data: Dataset, column: str, rows: Integers, *, role: str, names:
     if role != "train" and own != names:
         raise UserError(f"the classes are {names} in training, but {own} in another split: name them alike")
     return Labels(rows, numbers, own, ", ".join(filter(None, [note, f"{hidden} without a label" if hidden else ""])))
+
+
+def streamed_label(value: Any) -> int:
+    """The label of a row of a stream, of whose other rows nothing is known.
+
+    Raises:
+        UserError: it has none, or one that would have to be numbered.
+    """
+    if isinstance(value, bool | int) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    raise UserError(f"labels of a stream must be integers, but a row has {value!r}: change --data.label_column")
 
 
 def check_texts(texts: pa.ChunkedArray, column: str, rows: Integers, *, option: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from layersim.data.bad_samples import SKIP, Faults, cell_faults
 from layersim.data.base import Reader, at_least
-from layersim.data.columns import need_column
+from layersim.data.columns import need_column, streamed_label
 from layersim.data.duplicates import image_contents
 from layersim.data.pixels import (
     Cell,
@@ -23,6 +23,7 @@ from layersim.data.pixels import (
     training_transforms,
 )
 from layersim.data.splits import Integers, Sample, Split
+from layersim.data.streams import Row
 from layersim.data.tables import Rows, TableData
 from layersim.errors import UserError, as_user_error
 
@@ -72,9 +73,14 @@ class Images(TableData):
         self.collate = collate_images
         self.read = partial(read_image, most=at_least(1, "max_pixels", max_pixels), scale=large_images == "scale")
 
+    @property
+    def content_columns(self) -> dict[str, str]:
+        return {"image_column": self.image_column}
+
     def load(self) -> dict[str, Split]:
         splits = {role: self._split(chosen) for role, chosen in self.rows().items()}
-        self.compare({role: image_contents(split.images, split.index) for role, split in splits.items()})
+        if self.stream is None:
+            self.compare({role: image_contents(split.images, split.index) for role, split in splits.items()})
         return dict(splits)
 
     def faults(self, data: Dataset, split: str) -> Faults:
@@ -109,6 +115,9 @@ class Images(TableData):
         for role, split in self.splits.items():
             assert isinstance(split, ImageSplit)
             split.preprocessing = self._training if role == "train" else self._evaluation
+        if self.stream is not None:
+            columns = self.image_column, self.label_column
+            self.stream.sample = partial(streamed_image, columns=columns, read=self.read, preprocessing=self._training)
 
     def evaluation_split(self, name: str) -> Split:
         split = copy(self.splits[name])
@@ -165,12 +174,24 @@ class ImageSplit(Split):
             raise UserError(f"{where}: {error}") from error
 
 
+def streamed_image(
+    row: Row,
+    *,
+    columns: tuple[str, str],
+    read: Callable[[Cell], PIL.Image.Image],
+    preprocessing: Callable[[Any], Tensor],
+) -> Sample:
+    """A row of a stream, its image not decoded, as a sample."""
+    image, label = columns
+    return {"image": preprocessing(read(row[image])), "label": streamed_label(row[label])}
+
+
 def image_column(rows: Dataset, column: str) -> Dataset:
     """The data set with its column of images alone, not decoded.
 
     Raises:
         UserError: no such column, or it holds no images.
     """
-    need_column(rows, column, option="image_column")
+    need_column(rows.column_names, column, option="image_column")
     with as_user_error(f"column {column} holds no images", "Change --data.image_column"):
         return rows.select_columns([column]).cast_column(column, Image(decode=False))

@@ -1,22 +1,27 @@
 """Causal language modelling on any texts that `datasets.load_dataset` opens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 from layersim.data.account import held_out, share, tell
 from layersim.data.bad_samples import text_faults
-from layersim.data.blocks import BlockData, BlockSplit, end_of_text
+from layersim.data.blocks import BlockData, BlockSplit, Boundaries, as_block, block_bounds, end_of_text
 from layersim.data.columns import check_texts, read_texts
 from layersim.data.duplicates import contents
-from layersim.data.sequences import Sequences
+from layersim.data.sequences import Sequences, Tokens
 from layersim.data.source_data import SourceData
 from layersim.data.sources import SampleBy
 from layersim.data.splits import Split
+from layersim.data.streams import Row
 from layersim.data.tokenizers import Tokenizer, open_tokenizer, tokenizer_of
+from layersim.errors import UserError
 
 _CHUNK = 1024  # documents tokenised at a time
+_STREAMED = 32  # of a stream, each of whose readers holds as many
 
 
 class LanguageModeling(SourceData, BlockData):
@@ -56,7 +61,11 @@ class LanguageModeling(SourceData, BlockData):
 
     def load(self) -> dict[str, Split]:
         source = self.source(self.sample_by)
-        for role, split in {"train": self.train_split, **self.other_splits}.items():
+        if self.streaming:
+            self.stream, held = self.streamed(source, {"text_column": self.text_column})
+            if held is not None:
+                self.documents["val"] = read_texts(held, self.text_column, option="text_column")
+        for role, split in {"train": None if self.streaming else self.train_split, **self.other_splits}.items():
             if split is not None:
                 data = source.split(split, option=f"{role}_split")
                 texts = read_texts(data, self.text_column, option="text_column")
@@ -76,10 +85,26 @@ class LanguageModeling(SourceData, BlockData):
 
     def _tokenise(self, tokenizer: Tokenizer) -> dict[str, Split]:
         end = end_of_text(tokenizer)
-        documents = {role: Sequences(tokenised(texts, tokenizer, end)) for role, texts in self.documents.items()}
+        documents = {
+            role: Sequences(tokenised(_chunks(texts), tokenizer, end)) for role, texts in self.documents.items()
+        }
         splits = self.pack(documents, tokenizer)
-        tell(self.opened, [self._share(role, splits[role], documents[role]) for role in splits])
-        self.compare({role: contents(texts) for role, texts in self.documents.items()}, "document")
+        shares = [self._share(role, splits[role], documents[role]) for role in splits]
+        if self.stream is not None:
+            shape: dict[str, Any] = {"block_size": self.block_size, "boundaries": self.boundaries}
+            self.stream.pieces = partial(
+                streamed_blocks,
+                column=self.text_column,
+                tokenizer=tokenizer,
+                end=end,
+                keep_partial=self.keep_partial,
+                **shape,
+            )
+            self.stream.sample = as_block
+            shares.insert(0, self.stream.share)
+        tell(self.opened, shares)
+        if self.stream is None:
+            self.compare({role: contents(texts) for role, texts in self.documents.items()}, "document")
         self.documents = {}
         return splits
 
@@ -99,10 +124,43 @@ class LanguageModeling(SourceData, BlockData):
         )
 
 
-def tokenised(texts: pa.ChunkedArray, tokenizer: Tokenizer, end: int) -> Iterator[list[int]]:
-    """The tokens of every document and its end; documents that have none are left out."""
-    for start in range(0, len(texts), _CHUNK):
-        chunk = [text for text in texts.slice(start, _CHUNK).to_pylist() if text]
-        for row in tokenizer.encode(chunk, special=False).tokens if chunk else []:
+def tokenised(texts: Iterable[Sequence[str | None]], tokenizer: Tokenizer, end: int) -> Iterator[list[int]]:
+    """The tokens of every document and its end, of documents that come in chunks; those that have none are left out."""
+    for chunk in texts:
+        told = [text for text in chunk if text]
+        for row in tokenizer.encode(told, special=False).tokens if told else []:
             if row:
                 yield [*row, end]
+
+
+def streamed_blocks(
+    rows: Iterator[Row],
+    *,
+    column: str,
+    tokenizer: Tokenizer,
+    end: int,
+    block_size: int,
+    boundaries: Boundaries,
+    keep_partial: bool,
+) -> Iterator[Tokens]:
+    """The blocks of a stream of documents, as they fill; see `BlockData` for the options."""
+    carried = Sequences([])
+    while chunk := [row[column] for row in islice(rows, _STREAMED)]:
+        if odd := [text for text in chunk if not isinstance(text, str | None)]:
+            raise UserError(f"texts must be strings, but a row of the stream has {odd[0]!r}: change --data.text_column")
+        documents = Sequences([*([carried.values] if carried else []), *tokenised([chunk], tokenizer, end)])
+        joins = boundaries == "join"
+        bounds = block_bounds(
+            documents.offsets, block_size, boundaries=boundaries, keep_partial=keep_partial and not joins
+        )
+        for first, last in bounds:
+            yield documents.values[first:last]
+        rest = len(documents.values) % block_size if joins else 0
+        carried = Sequences([documents.values[len(documents.values) - rest :]] if rest else [])
+    if keep_partial and len(carried.values) > 1:
+        yield carried.values
+
+
+def _chunks(texts: pa.ChunkedArray) -> Iterator[list[str | None]]:
+    for start in range(0, len(texts), _CHUNK):
+        yield texts.slice(start, _CHUNK).to_pylist()

@@ -76,10 +76,11 @@ class SentenceData(SplitDataModule):
             self._encode(splits, self.tokenizer or tokenizer_of(self.tokenizer_name, backbone))
 
     def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
-        encoded = self.splits[split]
-        assert isinstance(encoded, SentenceSplit)
         assert isinstance(self.collate, PadCollate)
-        for token in (encoded.tokens.largest, self.collate.padding["input_ids"]):
+        assert self.tokenizer is not None
+        encoded = self.splits.get(split)  # of a stream nobody knows the largest token beforehand
+        largest = encoded.tokens.largest if isinstance(encoded, SentenceSplit) else self.tokenizer.vocabulary_size - 1
+        for token in (largest, self.collate.padding["input_ids"]):
             check_vocabulary(token, split, backbone)
 
     def _encode(self, splits: dict[str, "SentenceSplit"], tokenizer: Tokenizer) -> None:

@@ -14,6 +14,7 @@ from datasets import (
     Dataset,
     DatasetBuilder,
     DatasetDict,
+    IterableDataset,
     ReadInstruction,
     load_dataset_builder,
     load_from_disk,
@@ -118,6 +119,30 @@ class Source:
             data = data.remove_columns("label").add_column("label", named)
         return data
 
+    def stream(self, split: str, *, option: str) -> IterableDataset:
+        """The rows of one split as they come, none of them written anywhere.
+
+        Args:
+            split: its name.
+            option: the option that named the split, for errors.
+
+        Raises:
+            UserError: no such split, or one that can only be read whole.
+        """
+        there = [*(self.files if self.stored is None else self.stored)]
+        if "[" in split or (self.is_local and split not in there):
+            raise UserError(
+                f"a stream is of a whole split of {self.path}, which has {', '.join(there) or 'other names'}, but got "
+                f"{split}: change --data.{option}, or leave --data.streaming out"
+            )
+        self.used.add(split)
+        if self.stored is not None:
+            data = self.stored[split]
+            with self._reading():
+                return data.to_iterable_dataset(num_shards=min(len(data), max(1, len(data.cache_files))))
+        with self._reading(self._paths([split])):
+            return self._opened(frozenset([split])).as_streaming_dataset(split=split)
+
     def told(self) -> str:
         """What was opened, for the user: which files, and where."""
         if self.stored is not None:
@@ -170,8 +195,8 @@ class Source:
         if self.together and not self.options:
             self._builders[None] = builder
 
-    def _prepared(self, names: frozenset[str]) -> DatasetBuilder:
-        """The builder of these splits, with its rows on disk."""
+    def _opened(self, names: frozenset[str]) -> DatasetBuilder:
+        """The builder of these splits."""
         key = None if self.together else names
         if key not in self._builders:
             if self.location.is_file():
@@ -179,7 +204,11 @@ class Source:
             elif not self.together:
                 self.options["data_files"] = {split: files for split, files in self.files.items() if split in names}
             self._builders[key] = self._builder(**self.options)
-        builder = self._builders[key]
+        return self._builders[key]
+
+    def _prepared(self, names: frozenset[str]) -> DatasetBuilder:
+        """The builder of these splits, with its rows on disk."""
+        builder = self._opened(names)
         with self._reading(self._paths(names)):
             builder.download_and_prepare()
         return builder

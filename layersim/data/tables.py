@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from layersim.data.account import held_out, share, tell
 from layersim.data.bad_samples import Faults
@@ -59,6 +59,11 @@ class TableData(SourceData):
         self.label_column = label_column
         self.other_splits["predict"] = predict_split
 
+    @property
+    @abstractmethod
+    def content_columns(self) -> dict[str, str]:
+        """The columns that the backbone reads, by the option that names each."""
+
     @abstractmethod
     def faults(self, data: Dataset, split: str) -> Faults:
         """What is wrong with a split's rows, apart from their labels."""
@@ -66,13 +71,9 @@ class TableData(SourceData):
     def rows(self) -> dict[str, Rows]:
         """The rows of each split; sets class_names where they are known, and says what was opened."""
         source = self.source()
-        data = source.split(self.train_split, option="train_split")
-        readable = self._readable(data, self.train_split, "train")
-        labels = read_labels(data, self.label_column, readable, role="train")
-        assert labels.values is not None
-        kept = np.arange(len(readable))
         rows: dict[str, Rows] = {}
         shares: list[str] = []
+        opened = {role: split for role, split in self.other_splits.items() if split is not None}
 
         def choose(role: str, data: Dataset, split: str, places: Integers, labels: Labels, note: str) -> None:
             left = self.capped(role, places)
@@ -82,21 +83,34 @@ class TableData(SourceData):
             lacks = f"{known - there} of {known} classes absent" if role in ("val", "test") and there < known else ""
             shares.append(share(role, len(left), len(places), "sample", note, labels.note, lacks))
 
-        held: Integers | None = None
-        if self.other_splits["val"] is None:
-            remedy = "--data.val_fraction or --data.val_split"
-            kept, held = hold_out(labels.values, self.held_out(len(kept)), seed=self.seed, remedy=remedy)
-        choose("train", data, self.train_split, kept, labels, self.train_split if self.train_split != "train" else "")
-        if held is not None:
-            choose("val", data, self.train_split, held, labels, held_out(self.train_split, self.val_fraction))
-        for role, split in self.other_splits.items():
-            if split is not None:
-                data = source.split(split, option=f"{role}_split")
-                readable = self._readable(data, split, role)
-                own = read_labels(data, self.label_column, readable, role=role, names=labels.names)
-                choose(role, data, split, np.arange(len(readable)), own, split if split != role else "")
+        if self.streaming:
+            self.stream, held = self.streamed(source, self.content_columns, also=self.label_column)
+            feature = (self.stream.rows.features or {}).get(self.label_column)
+            names = list(feature.names) if isinstance(feature, ClassLabel) else None
+            shares.append(self.stream.share)
+            if held is not None:
+                labels = read_labels(held, self.label_column, np.arange(len(held)), role="val", names=names)
+                note = f"of those held out of {self.train_split} by val_fraction={self.val_fraction}"
+                choose("val", held, f"what {self.train_split} holds out", np.arange(len(held)), labels, note)
+        else:
+            data = source.split(self.train_split, option="train_split")
+            readable = self._readable(data, self.train_split, "train")
+            labels = read_labels(data, self.label_column, readable, role="train")
+            assert labels.values is not None
+            kept, own, names = np.arange(len(readable)), self.train_split != "train", labels.names
+            if "val" not in opened:
+                remedy = "--data.val_fraction or --data.val_split"
+                kept, apart = hold_out(labels.values, self.held_out(len(kept)), seed=self.seed, remedy=remedy)
+            choose("train", data, self.train_split, kept, labels, self.train_split if own else "")
+            if "val" not in opened:
+                choose("val", data, self.train_split, apart, labels, held_out(self.train_split, self.val_fraction))
+        for role, split in opened.items():
+            data = source.split(split, option=f"{role}_split")
+            readable = self._readable(data, split, role)
+            labels = read_labels(data, self.label_column, readable, role=role, names=names)
+            choose(role, data, split, np.arange(len(readable)), labels, split if split != role else "")
         tell(source.told(), shares)
-        self.class_names = labels.names
+        self.class_names = names
         return rows
 
     def _readable(self, data: Dataset, split: str, role: str) -> Integers:
