@@ -15,7 +15,8 @@ PLACE = "place"
 
 class Place:
     """What a checkpoint carries of a training's place: the random states of every process, the sum of the losses of the
-    epoch's samples so far, and the last value of each metric that a `ReduceLROnPlateau` follows."""
+    epoch's samples so far, the last value of each metric that a `ReduceLROnPlateau` follows, and what the step that it
+    is of has yet to log."""
 
     def __init__(self) -> None:
         self._loss = torch.zeros(2, dtype=torch.float64)
@@ -30,6 +31,7 @@ class Place:
             "random_states": random_states(),
             "loss": self._loss,
             "followed": {name: float(measured[name]) for name in followed if name in measured},
+            "unlogged": unlogged(trainer),
         }
         loop = trainer.fit_loop
         if "loops" in checkpoint and (fetcher := loop._data_fetcher) is not None:
@@ -107,6 +109,17 @@ def await_validation(checkpoint: dict[str, Any], *, due: bool) -> None:
     if (at_end and due) or done["ready"] > done["completed"]:
         validation["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
         validation["current"] = dict.fromkeys(validation["total"], 0)
+    else:  # Lightning goes on counting with the batch that such a mark stands for, so that no validation looks done
+        validation["total"] = dict.fromkeys(validation["total"], validation["total"]["completed"])
+
+
+def unlogged(trainer: Trainer) -> dict[str, float]:
+    """What Lightning logs of a step once the callbacks, one of which may be saving a checkpoint, are done with it."""
+    loop, connector = trainer.fit_loop, trainer._logger_connector
+    batches: Any = loop.epoch_loop.batch_progress.current
+    if batches.processed <= batches.completed or loop._should_accumulate() or not connector.should_update_logs:
+        return {}
+    return {name: float(value) for name, value in connector.metrics["log"].items() if not isinstance(value, dict)}
 
 
 def random_states() -> list[dict[str, Any]]:

@@ -4,11 +4,13 @@ now."""
 import csv
 import os
 import shlex
+import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
@@ -17,6 +19,7 @@ from layersim.report.environment import read_environment
 from layersim.report.secrets import masked
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.place import PLACE
+from layersim.writing import written_whole
 
 STEPS_PER_EPOCH = "steps_per_epoch"
 """A checkpoint's entry: how many optimizer steps an epoch took."""
@@ -53,6 +56,21 @@ def find_run(where: Path, *, last: bool) -> tuple[Path, Path]:
         f"There is no readable checkpoint of {'a run in' if last else 'the run'} {where} to go on from. Give --resume "
         "the directory of a run that has saved one, or train anew."
     )
+
+
+def keep_finished(trainer: Trainer) -> None:
+    """Puts the checkpoint that a training went on from into the run's directory, where nothing was left to train.
+
+    As where a kill came between an epoch's two checkpoints: the newest run's `last.ckpt` is what a training ends with.
+    """
+    folder, source = Path(trainer.default_root_dir) / "checkpoints", trainer.ckpt_path
+    if not (trainer.is_global_zero and source and trainer.checkpoint_callbacks) or any(folder.glob("*.ckpt")):
+        return
+    if read_checkpoint(source)["global_step"] == trainer.global_step:
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(folder / "last.ckpt", Path(source).stat().st_size) as part:
+            shutil.copyfile(source, part)
+        rank_zero_info(f"Nothing was left to train: {folder / 'last.ckpt'} is {source}.")
 
 
 def begun_by() -> dict[str, str]:
@@ -99,6 +117,11 @@ def earlier_rows(path: Path, checkpoint: dict[str, Any]) -> list[dict[str, str]]
             coming = "train/loss_step" not in filled and any(name.startswith(again) for name in filled)
             if step < last or (step == last and not coming):
                 kept.append(filled)
+    coming = checkpoint[PLACE]["unlogged"]
+    if coming and not any(coming.keys() <= row.keys() and int(row["step"]) == last for row in kept):
+        kept.append(
+            {name: str(value) for name, value in {"epoch": checkpoint["epoch"], "step": last, **coming}.items()}
+        )
     total, count = checkpoint[PLACE]["loss"].tolist()
     told = any("train/loss" in row and int(row["step"]) == last for row in kept)
     if count and not told and epoch["processed"] == epoch["ready"]:  # killed between the epoch's checkpoint and its row

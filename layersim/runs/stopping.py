@@ -18,6 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.errors import UserError, reason
+from layersim.runs.resume import keep_finished
 from layersim.runs.signals import ENDING, Stopped, handle, next_sigint_ends, restore
 from layersim.runs.whole_checkpoints import newest_whole
 
@@ -120,6 +121,9 @@ class StopOnSignal(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._training = False
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        keep_finished(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.checkpoint_callbacks:

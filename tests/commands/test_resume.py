@@ -84,6 +84,35 @@ def test_an_epoch_whose_row_was_not_yet_written_is_told_by_its_checkpoint(root: 
     table.write_text(written)
 
 
+def test_a_step_whose_row_was_not_yet_written_is_told_by_its_checkpoint(root: Path) -> None:
+    """Lightning logs a step when its callbacks, one of which has saved it, are done."""
+    killed = root / "mine" / "killed"
+    table, stamp = killed / "metrics.csv", (killed / "checkpoints" / "last.ckpt").stat().st_mtime + 1
+    os.utime(killed / "checkpoints" / "step.ckpt", (stamp, stamp))
+    step = torch.load(killed / "checkpoints" / "step.ckpt", weights_only=True)["global_step"]
+    written = table.read_text()
+    header, *rows = written.splitlines(keepends=True)
+    names = header.strip().split(",")
+    of, loss = names.index("step"), names.index("train/loss_step")
+    before = [row for row in rows if not (row.split(",")[loss] and int(row.split(",")[of]) >= step - 1)]
+    assert len(before) < len(rows)
+    table.write_text("".join([header, *before]))
+    same(resumed(root, f"--resume={killed}"), root / "mine" / "whole")
+    table.write_text(written)
+
+
+def test_a_training_that_has_nothing_left_keeps_its_last_checkpoint(root: Path, tmp_path: Path) -> None:
+    whole = root / "mine" / "whole"
+    others = {path: path.read_bytes() for path in whole.glob("checkpoints/*.ckpt") if path.name.startswith("epoch")}
+    last = (whole / "checkpoints" / "last.ckpt").read_bytes()
+    (whole / "checkpoints" / "last.ckpt").rename(whole / "checkpoints" / "epoch=002.ckpt")
+    run = resumed(root, f"--resume={whole}")
+    for path, content in others.items():
+        path.write_bytes(content)
+    (whole / "checkpoints" / "last.ckpt").write_bytes(last)
+    same(run, whole)
+
+
 def test_the_last_run_of_the_experiment_is_found_and_a_damaged_checkpoint_passed_over(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -137,6 +137,31 @@ def test_a_resumed_training_ends_as_an_unbroken_one(case: str, tmp_path: Path) -
     assert len(read) == len(order) - epochs * per_epoch - steps * together, "no batch is read twice or missed"
 
 
+class Validations(Callback):
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.epochs.append(trainer.current_epoch)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Be aware that when using `ckpt_path`, callbacks")
+def test_a_training_that_is_killed_before_a_validation_and_then_behind_it(tmp_path: Path) -> None:
+    """Lightning counts a batch too many where a validation is begun again, so that it never looks done."""
+    unbroken, order = fit(tmp_path / "unbroken")
+    fit(tmp_path / "first", kill=13, every=BATCHES)
+    (before,) = (tmp_path / "first" / "checkpoints").iterdir()
+    fit(tmp_path / "second", kill=13, ckpt_path=before)
+    (behind,) = (tmp_path / "second" / "checkpoints").iterdir()
+    ended, read = fit(tmp_path / "third", ckpt_path=behind, callbacks=[watch := Validations()])
+    assert differing(ended, unbroken) == []
+    assert read == order[BATCHES:]
+    assert watch.epochs == [1, 2]
+    counts = torch.load(behind, weights_only=True)["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+    assert len({*counts.values()}) == 1, "what `metrics.csv` takes for a validation that is done"
+
+
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_without_the_random_states_another_training_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: it is dropout that differs, not the samples."""
