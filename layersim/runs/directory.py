@@ -11,6 +11,7 @@ from pathlib import Path
 
 from layersim.errors import UserError
 from layersim.runs.signals import Stopped
+from layersim.writing import clear_leftovers
 
 DEFAULT_ROOT = Path("runs")
 
@@ -20,6 +21,8 @@ _made: dict[Path, list[Path]] = {}
 
 def reserve(root: Path, experiment: str) -> Path:
     """Makes a new directory for a run, named by the time and four random hexadecimal digits.
+
+    What killed runs of the experiment left half written is cleared away.
 
     Raises:
         UserError: the directory cannot be made.
@@ -35,6 +38,9 @@ def reserve(root: Path, experiment: str) -> Path:
         except OSError as error:
             raise _cannot_write(root, experiment, str(error)) from error
         _made[directory.resolve()] = above
+        for pattern in ("*", "*/checkpoints"):
+            for folder in (root / experiment).glob(pattern):
+                clear_leftovers(folder, ".*.part")
         return directory.resolve()
 
 

@@ -122,11 +122,14 @@ def test_the_last_run_of_the_experiment_is_found_and_a_damaged_checkpoint_passed
         for checkpoint in path.glob("checkpoints/*.ckpt"):
             os.utime(checkpoint, (0, 0))
     (killed / "checkpoints" / "zzz.ckpt").write_bytes(b"cut short")
+    for left in (killed / "checkpoints" / ".last.ckpt.01234567.part", killed / ".page.html.01234567.part"):
+        left.write_bytes(b"half written when the run was killed")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("experiment: mine\n")
     try:
         words = ["--resume", "last", f"--config={recipe}", f"--trainer.default_root_dir={root}"]
         same(resumed(root, *words), whole)
+        assert not [*root.rglob(".*.part")]
     finally:
         (killed / "checkpoints" / "zzz.ckpt").unlink()
 
