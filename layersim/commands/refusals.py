@@ -1,5 +1,6 @@
 """Doors to libraries that call this project's code back: what they refuse becomes one line, a bug stays a traceback."""
 
+import os
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ def running(trainer: "Trainer") -> Iterator[None]:
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from torch import OutOfMemoryError
+    from torch.distributed import DistError, is_initialized
 
     from layersim.runs.whole_checkpoints import newest_whole
 
@@ -54,6 +56,12 @@ def running(trainer: "Trainer") -> Iterator[None]:
             "--trainer.accumulate_grad_batches to match), or set the backbone's grad_checkpointing: true."
         ) from error
     except Exception as error:
+        if isinstance(error, DistError) and not is_initialized():
+            where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            raise UserError(
+                f"The run's {trainer.world_size} processes did not come together at {where}: {reason(error)} Start all "
+                "of them, where that address can be reached, with the same MASTER_ADDR and MASTER_PORT."
+            ) from error
         if isinstance(error, OSError) and (error.errno in REFUSED or str(directory) in str(error.filename)):
             newest = newest_whole(directory / "checkpoints")
             raise UserError(

@@ -18,11 +18,13 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from lightning.pytorch.utilities import rank_zero_only
 
 from layersim.errors import UserError
+from layersim.runs.agreement import facts, require_agreement
 from layersim.runs.process_watch import GRACE, PARENT, Watch
 
 
 class ProcessWatch(Callback):
-    """Ends all processes of a run within seconds where one dies, stops or raises, and names it. One of the defaults;
+    """Ends all processes of a run within seconds where one dies, stops or raises, and names it. When they meet, those
+    that differ in packages, code, options or data are refused. One of the defaults;
     `--trainer.callbacks+=layersim.runs.processes.ProcessWatch --trainer.callbacks.limit=60` gives it another limit.
 
     Args:
@@ -51,6 +53,7 @@ class ProcessWatch(Callback):
         assert self.watch is not None
         group, world, host = dist.distributed_c10d._get_default_group(), trainer.world_size, socket.gethostname()
         self.watch.rank = trainer.global_rank
+        known = {trainer.global_rank: (host, facts(trainer, pl_module))}
         if trainer.is_global_zero:
             key = secrets.token_bytes(16)
             with Listener(("", 0), backlog=world, authkey=key) as listener:
@@ -58,14 +61,17 @@ class ProcessWatch(Callback):
                 accepted = [listener.accept() for _ in range(world - 1)]
             told = [connection.recv() for connection in accepted]
             peers = {rank: connection for connection, (rank, *_) in zip(accepted, told, strict=True)}
-            pids = {rank: pid for rank, pid, where in told if where == host}
+            pids = {rank: pid for rank, pid, where, _ in told if where == host}
+            known |= {rank: (where, others) for rank, _, where, others in told}
         else:
             address: Any = trainer.strategy.broadcast(None)
             port, key, pid, where = address
             peers = {0: Client((os.environ["MASTER_ADDR"], port), authkey=key)}
-            peers[0].send((trainer.global_rank, os.getpid(), host))
+            peers[0].send((trainer.global_rank, os.getpid(), *known[trainer.global_rank]))
             pids = {0: pid} if where == host else {}
         self.watch.connect(peers, pids, group._get_sequence_number_for_group)  # type: ignore[attr-defined]
+        if trainer.is_global_zero:
+            require_agreement(known)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.watch is not None and not self._by_command:

@@ -1,0 +1,68 @@
+"""What processes must have alike, as one process tells it; two machines that differ are in `tests/test_machines.py`."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lightning.pytorch import Trainer
+
+from layersim.data import Digits
+from layersim.errors import UserError
+from layersim.runs import agreement
+from tests import tiny
+
+
+def told(data: Digits, **options: Any) -> agreement.Facts:
+    data.setup()
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", **options)
+    trainer.datamodule = data  # type: ignore[attr-defined]
+    return agreement.facts(trainer, tiny.module())
+
+
+def differing(one: agreement.Facts, other: agreement.Facts) -> set[str]:
+    return {name for name in {**one, **other} if one.get(name) != other.get(name)}
+
+
+def test_the_same_is_told_twice() -> None:
+    assert told(tiny.digits()) == told(tiny.digits())
+    assert {"package torch", "code of layersim", "train data", "number of val samples"} <= told(tiny.digits()).keys()
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "names"),
+    [
+        ({"seed": 1}, {}, {"--data.seed", "train data", "val data"}),
+        ({"max_train_samples": 100}, {}, {"train data", "number of train samples"}),
+        ({}, {"max_epochs": 3}, {"--trainer.max_epochs"}),
+        ({"batch_size": 7, "eval_batch_size": 64}, {}, {"--data.batch_size"}),  # then steps would overlap
+        ({"num_workers": 1}, {}, set()),
+    ],
+)
+def test_what_differs_is_told_by_name(data: dict[str, Any], options: dict[str, Any], names: set[str]) -> None:
+    assert differing(told(tiny.digits()), told(tiny.digits(**data), **options)) == names
+
+
+def test_a_pixel_that_differs_is_seen() -> None:
+    data = tiny.digits()
+    before = told(data)
+    pixels = data.splits["train"].inputs(0)["image"]
+    data.splits["train"].inputs = lambda place: {"image": pixels + (place == 0)}  # type: ignore[method-assign, attr-defined]
+    assert "train data" in differing(before, told(data))
+
+
+def test_code_and_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = told(tiny.digits())
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
+    (tmp_path / "__init__.py").write_text("")
+    monkeypatch.setitem(agreement.sys.modules, "callbacks", SimpleNamespace(__file__=str(tmp_path / "__init__.py")))  # type: ignore[attr-defined]
+    agreement._code.cache_clear()
+    assert differing(before, told(tiny.digits())) == {"--seed_everything", "code of layersim"}
+    agreement._code.cache_clear()
+
+
+def test_the_machine_that_differs_is_named() -> None:
+    agreement.require_agreement({0: ("here", {"seed": "1"}), 1: ("there", {"seed": "1"})})
+    machines = {0: ("here", {"seed": "1"}), 1: ("there", {"seed": "1"}), 2: ("yonder", {"seed": "1", "model": "big"})}
+    with pytest.raises(UserError, match="rank 2 on yonder has another model than rank 0 on here: big, and none"):
+        agreement.require_agreement(machines)
