@@ -33,6 +33,7 @@ def test_updates_never_ask_for_a_value(
     update(make(), samples)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @each_metric
 @each_size
