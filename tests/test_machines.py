@@ -1,6 +1,7 @@
 """Two machines, one or two processes each, against one process: the same numbers, over a network between them."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -175,3 +176,31 @@ def test_torchrun_over_the_network(each: int, machines: Pair, whole: Path, tmp_p
     alike(only(root, run), whole)
     last = only(root, run) / "checkpoints" / "last.ckpt"
     torchrun("validate", f"--ckpt_path={last}", f"--trainer.default_root_dir={root}/more")
+
+
+SRUN = """#!/bin/bash
+for task in 0 1; do
+  SLURM_PROCID=$task SLURM_NODEID=$task SLURM_LOCALID=0 "$@" & started+=($!)
+done
+status=0
+for task in "${started[@]}"; do wait "$task" || status=$?; done
+exit $status
+"""
+
+
+@pytest.mark.skipif(not os.environ.get("LAYERSIM_LONG"), reason="`make test-long`: Python starts twice")
+def test_slurm_s_script_as_the_docs_have_it(whole: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
+    (script,) = re.findall(r"^# train.sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "train.sh").write_text(script.replace("--trainer.devices=4", "--trainer.devices=1"))
+    (tmp_path / "RECIPE.yaml").write_text("seed_everything: 0\n")
+    for name, text in {"srun": SRUN, "layersim": f'#!/bin/bash\nexec {sys.executable} -m layersim "$@"\n'}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    job = {"JOB_ID": "4071", "NTASKS": "2", "NTASKS_PER_NODE": "1", "NNODES": "2", "JOB_NAME": "train"}
+    environment = os.environ | {f"SLURM_{name}": value for name, value in job.items()}
+    environment |= {"SLURM_NODELIST": "127.0.0.1", "PATH": f"{tmp_path}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    words = ["bash", "train.sh", *fit(tmp_path / "runs", 40)[1:]]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, timeout=PATIENCE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    alike(only(tmp_path / "runs"), whole)
