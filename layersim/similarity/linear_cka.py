@@ -102,6 +102,10 @@ class LinearCKA(Measure):
         self.value_range = (0 if estimator == "biased" else -1, 1)
 
     @property
+    def keeps_sample(self) -> bool:
+        return self.estimator != "minibatch"
+
+    @property
     def options(self) -> dict[str, Any]:
         return dict(self.arguments) if self.estimator == "minibatch" else super().options
 
@@ -139,7 +143,7 @@ class LinearCKA(Measure):
         require_samples(self.count(), LEAST[self.estimator], measure)
         parts = [self.added()] if len(self.sums) else []
         kept = self.kept()
-        used = joined(self.used).cpu().long()
+        used = joined(self.used).long()
         # a group in the sums had all its positions: one of them that still came, came twice
         again = kept.index[torch.isin(kept.index // self.batch_size, used)]
         require_distinct(torch.cat([used * self.batch_size, again, again]).sort().values)

@@ -76,7 +76,7 @@ def process(rank: int, folder: str) -> None:
     capped = RSA(max_samples=20)
     capped.update(related_layers(SAMPLES, 12)[:, SHARES["contiguous"][rank]], SHARES["contiguous"][rank])
     capped.sync(dist_sync_fn=capped.dist_sync_fn)
-    values["gathered"] = {"index": capped.index}
+    values["gathered"] = {"index": torch.cat(capped.index)}
     capped.unsync()
     alone = CosineSimilarity(centering="none")
     if rank == 0:
