@@ -12,6 +12,7 @@ from torch import Tensor
 from layersim.precision import full_precision
 from layersim.similarity.features import centred
 
+WHOLE = 256  # samples whose Gram matrices are computed whole: twice the products, for fewer and larger calls
 ROWS = 128  # of a block of Gram matrices: few, so that little above the diagonal is computed twice
 COLUMNS = 2048  # of a block: many, so that the product is worth its overhead
 FEW = 32  # samples: so few leave rounding nothing to average out over, and float64 costs nothing
@@ -32,13 +33,14 @@ def hsic(layers: Sequence[Tensor], *, unbiased: bool) -> Tensor:
         # layer by layer, as one layer fits the processor's cache; in one precision, the finest that came
         finest = torch.float64 if samples <= FEW or any(x.dtype == torch.float64 for x in layers) else torch.float32
         rows = [centred(layer.to(finest).contiguous(), dim=0) for layer in layers]
-        norms, exponents = near_one(rows)
-        squares = norms.square().double()  # the Grams' diagonals
-        diagonal = squares @ squares.mT
+        exponents = near_one(rows)
         widths = [row.shape[1] for row in rows]
         if gram_products(samples, widths) <= covariance_products(samples, widths):
-            apart = by_grams(rows)
+            apart, squares = by_grams(rows)
+            diagonal = squares @ squares.mT
         else:
+            squares = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]).square().double()
+            diagonal = squares @ squares.mT
             apart = by_covariances(rows) - diagonal
         if unbiased:
             # rows of a centred Gram matrix sum to zero, so all that U-centring needs of them is their diagonal
@@ -51,25 +53,23 @@ def hsic(layers: Sequence[Tensor], *, unbiased: bool) -> Tensor:
     return value * scales[:, None] * scales
 
 
-def near_one(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def near_one(rows: Sequence[Tensor]) -> Tensor:
     """Brings L layers (N, D) near one, in place, by powers of two, which round nothing, since HSIC is of fourth degree:
-    of features of 1e±10 float32 could not hold the products. Gives the lengths of all rows then, (L, N), and the
-    exponents taken off, (L,).
+    of features of 1e±10 float32 could not hold the products. Gives the exponents taken off, (L,).
     """
-    norms = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows])
-    if norms.device.type == "cpu":  # which waits for nothing: most layers are near enough as they are
-        largest = norms.amax(1)
-        if ((largest > 2**-20) & (largest < 2**20)).all():
-            return norms, torch.zeros(len(rows))
+    if rows[0].device.type == "cpu":  # which waits for nothing: most layers are near enough as they are
+        lengths = torch.stack([torch.linalg.vector_norm(row) for row in rows])
+        if ((lengths > 2**-16) & (lengths < 2**20)).all():
+            return torch.zeros(len(rows))
     # of 2¹²⁶ the inverse is a normal number of float32 as well; what is left of layers beyond it does no harm
     exponents = torch.frexp(torch.stack([row.abs().amax() for row in rows])).exponent.clamp(-126, 126)
-    for row, shrink in zip(rows, torch.exp2(-exponents.to(norms.dtype)), strict=True):
+    for row, shrink in zip(rows, torch.exp2(-exponents.to(rows[0].dtype)), strict=True):
         row *= shrink
-    return torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]), exponents
+    return exponents
 
 
 def gram_products(samples: int, widths: Sequence[int]) -> int:
-    """Multiplications of `hsic` by way of Gram matrices, half of which are computed: N² (Σ D + L²) / 2."""
+    """Multiplications of `hsic` by way of Gram matrices, half of which are computed where they are large: N² (Σ D + L²) / 2."""
     return samples**2 * (sum(widths) + len(widths) ** 2) // 2
 
 
@@ -78,23 +78,30 @@ def covariance_products(samples: int, widths: Sequence[int]) -> int:
     return samples * (sum(widths) ** 2 + sum(width**2 for width in widths)) // 2
 
 
-def by_grams(rows: Sequence[Tensor]) -> Tensor:
-    """Σ_{i≠j} G^l_ij G^m_ij with G_ij = <row_i, row_j> of L tensors (N, D), (L, L) float64.
+def by_grams(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Σ_{i≠j} G^l_ij G^m_ij with G_ij = <row_i, row_j> of L tensors (N, D), (L, L) float64, and G_ii, (L, N) float64.
 
     Each row's product is added in float64.
     """
     layers, samples = len(rows), len(rows[0])
     total = torch.zeros(layers, layers, dtype=torch.float64, device=rows[0].device)
-    for top in range(0, samples, ROWS):
-        bottom = min(top + ROWS, samples)
+    squares = []
+    height = samples if samples <= WHOLE else ROWS
+    for top in range(0, samples, height):
+        bottom = min(top + height, samples)
         for left in range(top, samples, COLUMNS):
             right = min(left + COLUMNS, samples)
             block = torch.stack([inner_products(row[top:bottom], row[left:right]) for row in rows])
             if left == top:
-                block[:, :, : bottom - top].triu_(diagonal=1)  # each pair once, none with itself
+                diagonal = block.diagonal(dim1=1, dim2=2)
+                squares.append(diagonal.double())
+                if height < samples:
+                    block[:, :, : bottom - top].triu_(diagonal=1)  # each pair once, none with itself
+                else:
+                    diagonal.zero_()
             pairs = block.transpose(0, 1)  # (R, L, C): a product a row, as float32 loses digits over long sums
             total += (pairs @ pairs.mT).double().sum(0)
-    return 2 * total
+    return (2 if height < samples else 1) * total, torch.cat(squares, dim=1)
 
 
 def by_covariances(rows: Sequence[Tensor]) -> Tensor:
