@@ -69,7 +69,7 @@ def near_one(rows: Sequence[Tensor]) -> Tensor:
 
 
 def gram_products(samples: int, widths: Sequence[int]) -> int:
-    """Multiplications of `hsic` by way of Gram matrices, half of which are computed where they are large: N² (Σ D + L²) / 2."""
+    """Multiplications by way of Gram matrices, half of which are computed above `WHOLE` samples: N² (Σ D + L²) / 2."""
     return samples**2 * (sum(widths) + len(widths) ** 2) // 2
 
 
@@ -94,7 +94,7 @@ def by_grams(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
             block = torch.stack([inner_products(row[top:bottom], row[left:right]) for row in rows])
             if left == top:
                 diagonal = block.diagonal(dim1=1, dim2=2)
-                squares.append(diagonal.double())
+                squares.append(diagonal.to(torch.float64, copy=True))
                 if height < samples:
                     block[:, :, : bottom - top].triu_(diagonal=1)  # each pair once, none with itself
                 else:
