@@ -43,14 +43,25 @@ def hsic(layers: Sequence[Tensor], *, unbiased: bool) -> Tensor:
             diagonal = squares @ squares.mT
             apart = by_covariances(rows) - diagonal
         if unbiased:
-            # rows of a centred Gram matrix sum to zero, so all that U-centring needs of them is their diagonal
-            totals = squares.sum(1)
-            apart += (totals.outer(totals) / (samples - 1) - 2 * diagonal) / (samples - 2)
-            value = apart / (samples * (samples - 3))
+            value = debiased(apart, diagonal, squares.sum(1), samples)
         else:
             value = (apart + diagonal) / (samples - 1) ** 2
     scales = torch.exp2(2 * exponents.double())
     return value * scales[:, None] * scales
+
+
+def debiased(apart: Tensor, diagonal: Tensor, totals: Tensor, samples: int) -> Tensor:
+    """HSIC-1 (L, L) of centred features: rows of a centred Gram matrix sum to zero, so that all that U-centring needs
+    of them is their diagonal.
+
+    Args:
+        apart: (L, L) Σ_{i≠j} G^l_ij G^m_ij.
+        diagonal: (L, L) Σ_i G^l_ii G^m_ii.
+        totals: (L,) Σ_i G_ii.
+        samples: N.
+    """
+    corrected = apart + (totals.outer(totals) / (samples - 1) - 2 * diagonal) / (samples - 2)
+    return corrected / (samples * (samples - 3))
 
 
 def near_one(rows: Sequence[Tensor]) -> Tensor:

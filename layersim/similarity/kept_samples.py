@@ -2,7 +2,7 @@
 and D' width."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -140,13 +140,13 @@ class SampleKeeper(LayerMetric):
                 _make_one(state)
                 state[:] = [state[0][_on(chosen, state[0].device)]]
 
-    def offer(self) -> Tensor | None:
+    def offer(self) -> Any:
         """The smallest hashes of as many positions as count."""
         if self.max_samples is None:
             return None
         return splitmix64(joined(self.index).long()).sort().values[: self.max_samples]
 
-    def agree(self, offers: list[Tensor]) -> None:
+    def agree(self, offers: list[Any]) -> None:
         """Keeps of this process's samples those that are among all processes' first."""
         first = torch.cat(offers).sort().values[: self.max_samples]
         if len(first) == self.max_samples:
