@@ -45,9 +45,9 @@ def linear_cka(
         (L, L) or (L, M) float64, 1 for a layer against itself, in [0, 1] with "biased", else in [−1, 1]. Invariant to
         each layer's own orthogonal map, scale and translation, not to any linear map; "minibatch" not to the order of
         the samples. From float32 products of n samples together, N or `batch_size`: N n L (D + L) FLOPs, twice that up
-        to n = 256, or N L (L + 1) D², whichever is less; and beside the features 4 L n (D + 2 n) bytes, above
-        n = 256 4 L (n D + 2 · 128 · min(n, 2048)), or 8 L n D. A constant layer, or one not finite, has NaN in
-        its row and column, and one UserWarning names it.
+        to n = 256, or N L (L + 1) D², whichever is less; and beside the features 4 n (D + 2 L n) bytes, above n = 256
+        4 L (n D + 2 · 128 · min(n, 2048)), or 8 L n D. A constant layer, or one not finite, has NaN in its row and
+        column, and one UserWarning names it.
 
     Raises:
         UserError: an unknown estimator, not (L, N, D), numbers of samples that differ, too few samples (2 for "biased",
