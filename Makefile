@@ -54,6 +54,7 @@ bench: install ## the benchmarks behind experiments/benchmarks/RESULTS.md (needs
 	$(BIN)/python experiments/benchmarks/similarity.py
 	$(BIN)/python experiments/benchmarks/training_step.py
 	$(BIN)/python experiments/benchmarks/callbacks_overhead.py
+	$(BIN)/python experiments/benchmarks/memory.py
 	$(BIN)/python experiments/benchmarks/vocabulary_loss.py
 	$(BIN)/python experiments/benchmarks/early_exit.py
 	$(BIN)/python experiments/benchmarks/sampled_layers.py

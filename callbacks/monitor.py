@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
 
+import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torchmetrics import Metric
@@ -21,6 +23,8 @@ from layersim.report.drawing.pictures import Picture
 from layersim.report.figures import figures_of
 from layersim.report.quantity import Quantity, logged
 from layersim.runs.rehearsal import made_up
+from layersim.similarity.kept_samples import KeepOn, KeptSamples, SampleKeeper
+from layersim.similarity.layer_metric import join
 from layersim.tapping.output_pooling import Pool
 
 AnyMetric = TypeVar("AnyMetric", bound=Metric)
@@ -42,6 +46,9 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         norm: the name of the norm before the classifier.
         head: the name of the classifier, for monitors that read it.
         label: where in a batch the classes are.
+        keep_on: where a monitor that keeps samples has them: on the model's `device`; or on the `host`, which takes no
+            memory of the device, and measures them there. The monitors of a trainer share one sample of a
+            LayerwiseModule, as large as the largest `max_samples`, which is on the host if one of them says so.
     """
 
     on_bar: str | None = None
@@ -59,6 +66,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         norm: str | None = None,
         head: str | None = None,
         label: str | int | None = None,
+        keep_on: KeepOn = "device",
     ) -> None:
         named = None
         if layers is not None:
@@ -75,7 +83,10 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         """N of all processes, where the monitor has counted them."""
         self.unit = "samples"
         """What a sample of the model is: `samples` or `tokens`."""
+        self.keep_on: KeepOn = keep_on
         self._metrics: dict[str, AnyMetric] = {}
+        self._sample: KeptSamples | None = None
+        self._is_joined = False
         self._tapped: TappedModule | None = None
 
     @abstractmethod
@@ -126,14 +137,23 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         return self.make_metrics(module)
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._is_joined = False
         if self.named is None:
-            self.begin(self.fresh(layerwise(pl_module)), pl_module)
+            first = next(monitor for monitor in _monitors(trainer) if monitor.named is None)
+            self.begin(self.fresh(layerwise(pl_module)), pl_module, None if first is self else first._sample)
         else:
             self._tapped, self._metrics = TappedModule(pl_module, self.named), {}
 
-    def begin(self, made: dict[str, AnyMetric], pl_module: LightningModule) -> None:
-        """An epoch with these metrics."""
+    def begin(self, made: dict[str, AnyMetric], pl_module: LightningModule, sample: KeptSamples | None = None) -> None:
+        """An epoch with these metrics, of which those that keep samples share one: the one that another monitor fills,
+        or where None the monitor's own."""
         self._metrics = {name: metric.to(pl_module.device) for name, metric in made.items()}
+        if sample is None:
+            sample = self._sample = KeptSamples(max_samples=1).to(pl_module.device)
+        for metric in self._metrics.values():
+            if isinstance(metric, SampleKeeper) and metric.keeps_sample:
+                metric.share(sample)
+                sample.keep_on = "host" if "host" in (self.keep_on, sample.keep_on) else "device"
 
     def before(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._tapped is not None:
@@ -145,6 +165,8 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
             if not self._metrics:  # the first batch shows how many layers there are
                 model = self._stand_in(self._tapped.module, len(output.features.values))
                 self.begin(self.fresh(model), self._tapped.module)
+        if self._sample is not None and self._sample.is_shared:
+            self._sample.update(output.features)
         self.update(self._metrics, output)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -157,6 +179,8 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         return cast(LayerwiseModule, NamedModel(module, self.named, layers))
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        if trainer.world_size > 1 and not self._is_joined:
+            _join(_monitors(trainer))
         quantities = self.measure(self._metrics)
         self._metrics = {}  # features that a metric kept are let go
         if self._tapped is not None:
@@ -172,9 +196,30 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
             on_epoch_axis(trainer, [f"{prefix}/{name}" for name in (*numbers, *figures)])
             for name, draw in figures.items():
                 log_figure(trainer, f"{prefix}/{name}", draw())
-        for name, value in numbers.items():
-            # All processes have the same number, so that reducing changes nothing; Lightning warns where none is asked.
-            pl_module.log(f"{prefix}/{name}", value, prog_bar=name == self.on_bar, sync_dist=True)
+        values = torch.tensor([*numbers.values()], dtype=torch.float64, device=pl_module.device)
+        if trainer.world_size > 1:  # all have the same numbers, up to rounding where the processes' machines differ
+            dist.broadcast(values, 0)
+        for name, value in zip(numbers, values, strict=True):
+            # known to all: with `sync_dist` Lightning does not warn, and with `rank_zero_only` it reduces nothing
+            on_bar = name == self.on_bar
+            pl_module.log(f"{prefix}/{name}", value, prog_bar=on_bar, sync_dist=True, rank_zero_only=True)
+
+    def end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        self._sample = None
+
+
+def _monitors(trainer: Trainer) -> list[LayerMonitor[Any]]:
+    return [call for call in trainer.callbacks if isinstance(call, LayerMonitor)]  # type: ignore[attr-defined]
+
+
+def _join(monitors: list[LayerMonitor[Any]]) -> None:
+    """Brings what all processes measured together, for all monitors at once."""
+    metrics: list[Metric] = [metric for each in monitors for metric in each._metrics.values()]
+    join(metrics + [each._sample for each in monitors if each._sample is not None])
+    for metric in metrics:
+        metric.distributed_available_fn = lambda: False
+    for each in monitors:
+        each._is_joined = True
 
 
 def _checked(quantities: dict[str, Quantity], layers: int) -> dict[str, Quantity]:

@@ -159,12 +159,13 @@ def _nc3(
     classifiers = _classifiers(head)
     if not all(isinstance(classifier, nn.Linear) for classifier in classifiers):
         return {}
-    chosen = torch.tensor(classes, device=targets.device)
+    device = next(head.parameters()).device  # features may be kept on the host
+    targets, chosen = targets.to(device), torch.tensor(classes, device=device)
     means, weights = [], []
     for layer, (values, classifier) in enumerate(zip(features, classifiers, strict=True)):
         weight: Tensor = classifier.weight  # type: ignore[assignment]
         raw = isinstance(head, SharedHead) and head.norm == "none" and layer < head.num_layers - 1
-        read = values.to(weight.dtype) if raw else head.final_norm(values.to(weight.dtype))
+        read = values.to(weight) if raw else head.final_norm(values.to(weight))
         means.append(class_means(read, targets, chosen))
         weights.append(weight[chosen])
     return {"self_duality": self_duality(means, weights).tolist()}

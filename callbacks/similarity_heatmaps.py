@@ -17,7 +17,7 @@ from layersim.report.drawing.pictures import Picture, curves
 from layersim.report.figures import figures_of
 from layersim.report.quantity import LAYER, Quantity
 from layersim.runs.rehearsal import classifier_width, made_up
-from layersim.similarity import CosineSimilarity, LinearCKA
+from layersim.similarity import CosineSimilarity, LinearCKA, StreamedCKA
 from layersim.similarity.features import TooFewSamples
 from layersim.similarity.intervals import require_confidence
 from layersim.similarity.measure import Measure, as_measures
@@ -90,6 +90,9 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
         """As any monitor's, of two layers of the model's width: some measures need more samples where D is larger."""
         if self.named is not None:
             return super().rehearse(module, samples)
+        for measure in (self.measures or {}).values():
+            if isinstance(measure, StreamedCKA):
+                measure.require_room(module.num_layers, classifier_width(module))
         names = self.rehearsed(self.fresh(module), made_up(2, classifier_width(module), samples))
         layers = range(1, module.num_layers + 1)
         return {name.replace("layer_01", f"layer_{n:02d}") for name in names if "layer_01" in name for n in layers}

@@ -4,6 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -28,8 +29,15 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 def machine() -> str:
-    """One line on where the figures come from."""
-    return f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    """One line on where the figures come from, which names the processor."""
+    named = [line for line in _processor() if line.startswith("model name")]
+    name = named[0].partition(":")[2].strip() if named else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def _processor() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -26,9 +26,10 @@ from rounds import interleave, machine, ratio, table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from layersim.similarity import CosineSimilarity, LinearCKA, linear_cka
+from layersim.similarity import CosineSimilarity, LinearCKA, StreamedCKA, linear_cka
 from layersim.similarity.features import centred
 from layersim.similarity.hsic import by_grams
+from layersim.similarity.moments import bytes_of
 
 Contestants = dict[str, Callable[[], object]]
 
@@ -96,6 +97,13 @@ def peers_by_model(features: Tensor) -> Contestants:
     return {"torch-cka 0.21": run_torch_cka, "cka-pytorch 1.1.3": run_cka_pytorch}
 
 
+def error(measure: Callable[[Tensor], Tensor], features: Tensor) -> float:
+    """The largest error beside float64's value, with means of fifty spreads."""
+    far = features + 50 * features.std() * torch.randn(len(features), 1, features.shape[2]).sign()
+    centred_far = far.double() - far.double().mean(1, keepdim=True)
+    return float((measure(far) - by_pytorch_cka(centred_far)).abs().max())
+
+
 def alone(threads: list[int], rounds: int) -> None:
     print("\n### Minibatch CKA of one batch of stored features")
     rows = []
@@ -113,9 +121,11 @@ def alone(threads: list[int], rounds: int) -> None:
             row.append(f"{ratio(seconds['pytorch-cka 1.1.3'], seconds['layersim']):.2f}")
             for name in ("torch-cka 0.21", "cka-pytorch 1.1.3"):
                 row += [f"{ratio(slow[name], slow['ours']):.1f}"]
-            rows.append(row)
-    peers = ["pytorch-cka", "torch-cka", "cka-pytorch"]
-    print_table(["features", "threads", "layersim, ms", *(f"{peer} ÷ layersim" for peer in peers)], rows)
+            errors = (error(partial(linear_cka, batch_size=samples), features), error(by_pytorch_cka, features))
+            rows.append([*row, *(f"{each:.0e}" for each in errors)])
+    peers = [f"{peer} ÷ layersim" for peer in ("pytorch-cka", "torch-cka", "cka-pytorch")]
+    errors_of = [f"error of {name}, means of 50 spreads" for name in ("layersim", "pytorch-cka")]
+    print_table(["features", "threads", "layersim, ms", *peers, *errors_of], rows)
 
 
 def full_set(threads: list[int], rounds: int) -> None:
@@ -134,6 +144,28 @@ def full_set(threads: list[int], rounds: int) -> None:
         ratios = f"{ratio(seconds['pytorch-cka'], seconds['layersim']):.2f}"
         rows.append([str(number), milliseconds(seconds["layersim"]), milliseconds(seconds["pytorch-cka"]), ratios])
     print_table(["threads", "layersim, ms", "pytorch-cka, ms", "pytorch-cka ÷ layersim"], rows)
+
+
+def streamed(rounds: int) -> None:
+    print("\n### Debiased CKA of all samples by sums, a sample, beside minibatch CKA (1 thread)")
+    torch.set_num_threads(1)
+    rows = []
+    for layers, width in [(12, 64), (12, 384), (6, 768)]:
+        features = torch.randn(layers, 2048, width).cumsum(0)
+
+        def run(metric: LinearCKA | StreamedCKA, x: Tensor = features) -> None:
+            metric.reset()
+            for batch in torch.arange(2048).split(128):
+                metric.update(x[:, batch], batch)
+            metric.compute()
+
+        sums = StreamedCKA(max_bytes=None)
+        seconds = interleave({"sums": partial(run, sums), "minibatch": partial(run, LinearCKA())}, rounds)
+        each = [f"{1e6 * statistics.median(times) / 2048:.0f}" for times in seconds.values()]
+        expected = linear_cka(features.double(), estimator="debiased")
+        apart = f"{(sums.compute() - expected).abs().max():.0e}"
+        rows.append([f"L{layers} d{width}", *each, f"{bytes_of(layers, width) / 2**20:.0f}", apart])
+    print_table(["features", "by sums, µs", "minibatch, µs", "sums, MiB", "error"], rows)
 
 
 def many_samples(threads: list[int], rounds: int) -> None:
@@ -238,6 +270,7 @@ def main() -> None:
     alone(arguments.threads, arguments.rounds)
     full_set(arguments.threads, arguments.rounds)
     many_samples(arguments.threads, rounds=3)
+    streamed(rounds=3)
     intervals(arguments.threads[0], rounds=3)
     if not arguments.no_model:
         end_to_end(arguments.threads[0], rounds=2)

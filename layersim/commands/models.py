@@ -27,7 +27,6 @@ from layersim.errors import UserError, as_user_error
 from layersim.evaluation import evaluate
 from layersim.metrics import KeptSamples
 from layersim.module import LayerwiseModule
-from layersim.outputs import LayerFeatures
 from layersim.runs.checkpoints import check_fits, read_checkpoint
 from layersim.similarity.positions import splitmix64
 
@@ -174,7 +173,7 @@ def read_features(
     Raises:
         UserError: data that the model cannot read, no such split, or `max_samples` below 4.
     """
-    kept = _OnHost(max_samples=max_samples, least=LEAST)
+    kept = KeptSamples(max_samples=max_samples, least=LEAST, keep_on="host")
     chosen = fitted_split(backbone, data, split, name)
     rows = torch.arange(len(chosen))
     if not backbone.reads_tokens:
@@ -222,13 +221,6 @@ def check_kind(backbone: Backbone, data: SplitDataModule) -> None:
     first = next((split[0] for split in data.splits.values() if len(split)), {"image": None})
     if "image" not in first and backbone.input_size is not None:
         raise UserError("the data are texts, but the model reads images: choose other --data")
-
-
-class _OnHost(KeptSamples):
-    """Keeps features on the host, wherever the model runs."""
-
-    def update(self, batch: LayerFeatures) -> None:
-        super().update(LayerFeatures(batch.values.cpu(), batch.targets, batch.position))
 
 
 def print_outcome(table: Table, numbers: Path, figure: Path) -> None:

@@ -11,6 +11,7 @@ from layersim.similarity.properties import Properties
 from layersim.similarity.rbf_cka import RBFCKA, rbf_cka
 from layersim.similarity.regression import RegressionR2, regression_r2
 from layersim.similarity.rsa import RSA, rsa
+from layersim.similarity.streamed_cka import StreamedCKA
 
 __all__ = [
     "CKNNA",
@@ -29,6 +30,7 @@ __all__ = [
     "Procrustes",
     "Properties",
     "RegressionR2",
+    "StreamedCKA",
     "angular_distance",
     "cknna",
     "cosine",

@@ -101,6 +101,10 @@ class CosineSimilarity(Measure):
         return (together - apart) / (together + apart)
 
     @property
+    def keeps_sample(self) -> bool:
+        return self.centering == "samples"
+
+    @property
     def options(self) -> dict[str, Any]:
         return super().options if self.centering == "samples" else dict(self.arguments)
 

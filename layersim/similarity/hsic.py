@@ -4,7 +4,7 @@ Both ways to it take each pair once, have memory bounded whatever N is, and mult
 shorter depends on N and D alone, so it is chosen by the products that it needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from layersim.precision import full_precision
 from layersim.similarity.features import centred
 
+WHOLE = 256  # samples whose Gram matrices are computed whole: twice the products, for fewer and larger calls
 ROWS = 128  # of a block of Gram matrices: few, so that little above the diagonal is computed twice
 COLUMNS = 2048  # of a block: many, so that the product is worth its overhead
 FEW = 32  # samples: so few leave rounding nothing to average out over, and float64 costs nothing
@@ -29,47 +30,56 @@ def hsic(layers: Sequence[Tensor], *, unbiased: bool) -> Tensor:
     samples, device = len(layers[0]), layers[0].device
     assert samples >= (4 if unbiased else 2)
     with full_precision(device):
-        # layer by layer, as one layer fits the processor's cache; in one precision, the finest that came
+        # in one precision, the finest that came
         finest = torch.float64 if samples <= FEW or any(x.dtype == torch.float64 for x in layers) else torch.float32
-        rows = [centred(layer.to(finest).contiguous(), dim=0) for layer in layers]
-        norms, exponents = near_one(rows)
-        squares = norms.square().double()  # the Grams' diagonals
-        diagonal = squares @ squares.mT
-        widths = [row.shape[1] for row in rows]
-        if gram_products(samples, widths) <= covariance_products(samples, widths):
-            apart = by_grams(rows)
-        else:
+        exponents: list[Tensor] = []
+        # layer by layer, as one layer and what becomes of it fit the processor's cache
+        prepared = (near_one(centred(layer.to(finest).contiguous(), dim=0), exponents) for layer in layers)
+        widths = [layer.shape[1] for layer in layers]
+        if gram_products(samples, widths) > covariance_products(samples, widths):
+            rows = list(prepared)
+            squares = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]).square().double()
+            diagonal = squares @ squares.mT
             apart = by_covariances(rows) - diagonal
+        else:
+            apart, squares = by_whole_grams(prepared) if samples <= WHOLE else by_grams(list(prepared))
+            diagonal = squares @ squares.mT
         if unbiased:
-            # rows of a centred Gram matrix sum to zero, so all that U-centring needs of them is their diagonal
-            totals = squares.sum(1)
-            apart += (totals.outer(totals) / (samples - 1) - 2 * diagonal) / (samples - 2)
-            value = apart / (samples * (samples - 3))
+            value = debiased(apart, diagonal, squares.sum(1), samples)
         else:
             value = (apart + diagonal) / (samples - 1) ** 2
-    scales = torch.exp2(2 * exponents.double())
+    scales = torch.exp2(2 * torch.stack(exponents).double())
     return value * scales[:, None] * scales
 
 
-def near_one(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Brings L layers (N, D) near one, in place, by powers of two, which round nothing, since HSIC is of fourth degree:
-    of features of 1e±10 float32 could not hold the products. Gives the lengths of all rows then, (L, N), and the
-    exponents taken off, (L,).
+def debiased(apart: Tensor, diagonal: Tensor, totals: Tensor, samples: int) -> Tensor:
+    """HSIC-1 (L, L) of centred features: rows of a centred Gram matrix sum to zero, so that all that U-centring needs
+    of them is their diagonal.
+
+    Args:
+        apart: (L, L) Σ_{i≠j} G^l_ij G^m_ij.
+        diagonal: (L, L) Σ_i G^l_ii G^m_ii.
+        totals: (L,) Σ_i G_ii.
+        samples: N.
     """
-    norms = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows])
-    if norms.device.type == "cpu":  # which waits for nothing: most layers are near enough as they are
-        largest = norms.amax(1)
-        if ((largest > 2**-20) & (largest < 2**20)).all():
-            return norms, torch.zeros(len(rows))
+    corrected = apart + (totals.outer(totals) / (samples - 1) - 2 * diagonal) / (samples - 2)
+    return corrected / (samples * (samples - 3))
+
+
+def near_one(row: Tensor, exponents: list[Tensor]) -> Tensor:
+    """Brings a layer (N, D) near one, in place, by a power of two, which rounds nothing, since HSIC is of fourth
+    degree: of features of 1e±10 float32 could not hold the products. Appends the exponent taken off, ()."""
+    # asked of the host alone, where nobody waits: most layers are near enough as they are
+    if row.device.type == "cpu" and 2**-16 < torch.linalg.vector_norm(row).item() < 2**20:
+        exponents.append(torch.zeros(()))
+        return row
     # of 2¹²⁶ the inverse is a normal number of float32 as well; what is left of layers beyond it does no harm
-    exponents = torch.frexp(torch.stack([row.abs().amax() for row in rows])).exponent.clamp(-126, 126)
-    for row, shrink in zip(rows, torch.exp2(-exponents.to(norms.dtype)), strict=True):
-        row *= shrink
-    return torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]), exponents
+    exponents.append(torch.frexp(row.abs().amax()).exponent.clamp(-126, 126))
+    return row.mul_(torch.exp2(-exponents[-1].to(row.dtype)))
 
 
 def gram_products(samples: int, widths: Sequence[int]) -> int:
-    """Multiplications of `hsic` by way of Gram matrices, half of which are computed: N² (Σ D + L²) / 2."""
+    """Multiplications by way of Gram matrices, half of which are computed above `WHOLE` samples: N² (Σ D + L²) / 2."""
     return samples**2 * (sum(widths) + len(widths) ** 2) // 2
 
 
@@ -78,23 +88,37 @@ def covariance_products(samples: int, widths: Sequence[int]) -> int:
     return samples * (sum(widths) ** 2 + sum(width**2 for width in widths)) // 2
 
 
-def by_grams(rows: Sequence[Tensor]) -> Tensor:
-    """Σ_{i≠j} G^l_ij G^m_ij with G_ij = <row_i, row_j> of L tensors (N, D), (L, L) float64.
+def by_whole_grams(rows: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """`by_grams` of few samples: twice the products, but in a few large calls."""
+    grams = torch.stack([inner_products(row, row) for row in rows])
+    diagonals = grams.diagonal(dim1=1, dim2=2)
+    squares = diagonals.to(torch.float64, copy=True)
+    diagonals.zero_()
+    return _sums_of_rows(grams), squares
 
-    Each row's product is added in float64.
-    """
+
+def by_grams(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Σ_{i≠j} G^l_ij G^m_ij with G_ij = <row_i, row_j> of L tensors (N, D), (L, L), and G_ii, (L, N): float64."""
     layers, samples = len(rows), len(rows[0])
     total = torch.zeros(layers, layers, dtype=torch.float64, device=rows[0].device)
+    squares = []
     for top in range(0, samples, ROWS):
         bottom = min(top + ROWS, samples)
         for left in range(top, samples, COLUMNS):
             right = min(left + COLUMNS, samples)
             block = torch.stack([inner_products(row[top:bottom], row[left:right]) for row in rows])
             if left == top:
+                squares.append(block.diagonal(dim1=1, dim2=2).to(torch.float64, copy=True))
                 block[:, :, : bottom - top].triu_(diagonal=1)  # each pair once, none with itself
-            pairs = block.transpose(0, 1)  # (R, L, C): a product a row, as float32 loses digits over long sums
-            total += (pairs @ pairs.mT).double().sum(0)
-    return 2 * total
+            total += _sums_of_rows(block)
+    return 2 * total, torch.cat(squares, dim=1)
+
+
+def _sums_of_rows(block: Tensor) -> Tensor:
+    """Σ_ij A^l_ij A^m_ij of (L, R, C), (L, L) float64: each row's product is added in float64, as float32 loses digits
+    over long sums."""
+    pairs = block.transpose(0, 1)
+    return (pairs @ pairs.mT).double().sum(0)
 
 
 def by_covariances(rows: Sequence[Tensor]) -> Tensor:
@@ -135,7 +159,7 @@ def hsic_without_groups(layers: Sequence[Tensor], sizes: list[int], *, unbiased:
     count, samples = len(sizes), len(layers[0])
     finest = torch.promote_types(torch.float32, max((x.dtype for x in layers), key=lambda dtype: dtype.itemsize))
     with full_precision(layers[0].device):
-        near_one(rows := [centred(layer.to(finest).contiguous(), dim=0) for layer in layers])
+        rows = [near_one(centred(layer.to(finest).contiguous(), dim=0), []) for layer in layers]
         between = _pairs_of_groups(rows, sizes)
         numbers = torch.arange(count).repeat_interleave(torch.tensor(sizes))
         of_group = torch.nn.functional.one_hot(numbers, count).to(between)  # (N, J)

@@ -1,20 +1,20 @@
 """Samples that metrics keep: the same ones however the data is batched and split. Letters: L and M layers, N samples, D
 and D' width."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from layersim.errors import UserError
 from layersim.outputs import LayerFeatures
 from layersim.similarity.layer_metric import LayerMetric
 from layersim.similarity.positions import require_distinct, splitmix64
+
+KeepOn = Literal["device", "host"]
+"""Where samples are kept: where they came, or in the host's memory, where they are then measured too."""
 
 PROCESS_STRIDE = 2**40  # samples a process may number by itself before it meets the next process's numbers
 
@@ -33,10 +33,10 @@ class Samples:
 
 class SampleKeeper(LayerMetric):
     """Keeps `max_samples` samples at most: those whose position in the data set has the smallest hash, so that it does
-    not matter who saw which when.
+    not matter who saw which when. They are chosen before anything is copied, and take the place of those they replace.
 
     Every state is a list, empty at first, whose parts are joined along their first dimension across processes: neither
-    L, D nor the dtype need be known beforehand, and a process without any batch takes part with zero rows.
+    L, D nor the dtype need be known beforehand, and a process without any batch takes part with nothing.
     """
 
     full_state_update = True
@@ -44,6 +44,8 @@ class SampleKeeper(LayerMetric):
     higher_is_better = None
     group = 1
     """Numbering by itself starts at a multiple of it."""
+    reads_targets = False
+    """Whether it reads the targets of samples that are shared."""
 
     seen: list[Tensor]
     """At most one (1,) int64 tensor on the host."""
@@ -54,11 +56,26 @@ class SampleKeeper(LayerMetric):
     index: list[Tensor]
     """(n,) int64 tensors on the host: their samples' positions."""
 
-    def __init__(self, *, max_samples: int | None) -> None:
-        super().__init__(dist_sync_fn=gather_uneven)
+    def __init__(self, *, max_samples: int | None, keep_on: KeepOn = "device") -> None:
+        super().__init__()
         self.max_samples = max_samples
+        self.keep_on = keep_on
+        self.is_shared = False
+        """Whether metrics read of it."""
+        self._shared: tuple[KeptSamples, ...] = ()  # in a tuple, as torch takes a module for a part of this one
         for state in ("seen", "features", "others", "index"):
             self.add_state(state, [], dist_reduce_fx="cat")
+
+    @property
+    def keeps_sample(self) -> bool:
+        """Whether all that it reads at the end are the kept samples, so that several can share them."""
+        return True
+
+    def share(self, sample: "KeptSamples") -> None:
+        """Keeps nothing from now on, and reads of a sample which is given the same batches and holds as many."""
+        own, held = self.max_samples, sample.max_samples
+        sample.max_samples = None if own is None or held is None else max(own, held)
+        self._shared, sample.is_shared = (sample,), True
 
     def require_cap(self, least: int) -> None:
         """Raises UserError where `max_samples` is below what whoever measures the samples needs."""
@@ -87,43 +104,53 @@ class SampleKeeper(LayerMetric):
         return int(joined(self.seen).sum())
 
     def keep(self, batch: Samples) -> None:
-        """Keeps the batch; of more than twice `max_samples`, those that the hash of their position chooses."""
+        """Keeps the batch; of more than `max_samples`, those that the hash of their position chooses."""
+        if self._shared:
+            return
         if self.index and bool(self.others) != (batch.other is not None):
             raise UserError("other: expected with every update or with none: reset the metric in between")
-        # copies: features are often a slice, which would keep the whole batch's activations alive
-        for state, given in ((self.features, batch.features), (self.others, batch.other)):
-            if given is not None:
-                state.append(_samples_first(given).clone(memory_format=torch.contiguous_format))
-        self.index.append(batch.index)
-        if self.max_samples is not None and sum(map(len, self.index)) > 2 * self.max_samples:
-            self.select(splitmix64(torch.cat(self.index)).argsort()[: self.max_samples])
+        held, most = sum(map(len, self.index)), self.max_samples
+        came = torch.arange(len(batch.index))
+        left = came[:0]  # places of samples that are let go
+        if most is not None and held + len(came) > most:
+            stays = torch.zeros(held + len(came), dtype=torch.bool)
+            stays[splitmix64(torch.cat([*self.index, batch.index])).argsort()[:most]] = True
+            left, came = (~stays[:held]).nonzero().flatten(), stays[held:].nonzero().flatten()
+        if len(came):
+            self._put(self.features, batch.features, came, left)
+            self._put(self.index, batch.index, came, left)
+            if batch.other is not None:
+                self._put(self.others, batch.other, came, left)
+
+    @torch.inference_mode(False)  # whose tensors may not be changed outside of it
+    def _put(self, state: list[Tensor], given: Tensor, came: Tensor, places: Tensor) -> None:
+        """Copies the samples that `came` into these places of a state, and the rest behind them."""
+        rows = _samples_first(given)[_on(came, given.device)].contiguous()
+        rows = rows.cpu() if self.keep_on == "host" else rows
+        if len(places):
+            _make_one(state)
+            state[0].index_copy_(0, _on(places, state[0].device), rows[: len(places)])
+        if len(rows) > len(places):
+            state.append(rows[len(places) :])
 
     def select(self, chosen: Tensor) -> None:
-        """Lets go of all kept samples but the `chosen`, (n,) numbers on the host."""
+        """Lets go of all kept samples but the `chosen`, (n,) numbers on the host, in this order."""
         for state in (self.features, self.others, self.index):
             if state:
-                rows = torch.cat(state)
-                state[:] = [rows[chosen.to(rows.device, non_blocking=True)]]
+                _make_one(state)
+                state[:] = [state[0][_on(chosen, state[0].device)]]
 
-    def sync(
-        self,
-        dist_sync_fn: Callable[..., Any] | None = None,
-        process_group: Any = None,
-        should_sync: bool = True,
-        distributed_available: Callable[[], bool] | None = None,
-    ) -> None:
-        """As torchmetrics' own; but of the rows over `max_samples` of all processes none travels, only hashes."""
-        available = distributed_available or self.distributed_available_fn
-        if self.max_samples is not None and should_sync and not self._is_synced and available():
-            self._let_go(self.max_samples, process_group or self.process_group)
-        super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
+    def offer(self) -> Any:
+        """The smallest hashes of as many positions as count."""
+        if self.max_samples is None:
+            return None
+        return splitmix64(joined(self.index).long()).sort().values[: self.max_samples]
 
-    def _let_go(self, most: int, group: Any) -> None:
-        """Keeps of this process's samples those that are among all processes' first `most`, now and so ever after."""
-        own = splitmix64(joined(self.index).cpu().long())
-        first = torch.cat(gather_uneven(own.sort().values[:most], group)).sort().values[:most]
-        if len(first) == most:
-            self.select((own <= first[-1]).nonzero().flatten())
+    def agree(self, offers: list[Any]) -> None:
+        """Keeps of this process's samples those that are among all processes' first."""
+        first = torch.cat(offers).sort().values[: self.max_samples]
+        if len(first) == self.max_samples:
+            self.select((splitmix64(joined(self.index).long()) <= first[-1]).nonzero().flatten())
 
     def kept(self, these: Tensor | None = None) -> Samples:
         """What all processes kept, by ascending position, `max_samples` at most.
@@ -134,17 +161,24 @@ class SampleKeeper(LayerMetric):
         Raises:
             UserError: a position came twice.
         """
-        index, features, others = joined(self.index).cpu().long(), joined(self.features), joined(self.others)
-        if not len(index):
-            return Samples(features.new_empty(0, 0, 0), None, index)
+        keeper = self._shared[0] if self._shared else self
+        if not keeper.index:
+            return Samples(torch.empty(0, 0, 0), None, torch.empty(0, dtype=torch.int64))
+        index = joined(keeper.index)
         chosen = splitmix64(index).argsort()[: self.max_samples] if these is None else these.nonzero().flatten()
         order = chosen[index[chosen].argsort()]
         require_distinct(index[order])
+        if these is None and len(order) == len(index) and not torch.equal(index[order], index):
+            keeper.select(order)  # those who share it need not copy it
+            order = torch.arange(len(order))
 
-        def taken(rows: Tensor) -> Tensor:
-            return _samples_first(rows[order.to(rows.device, non_blocking=True)])
+        def taken(state: list[Tensor]) -> Tensor:
+            _make_one(state)
+            whole = len(order) == len(state[0]) and torch.equal(order, torch.arange(len(order)))
+            return _samples_first(state[0] if whole else state[0][_on(order, state[0].device)])
 
-        return Samples(taken(features), taken(others) if len(others) else None, index[order])
+        others = keeper.others if keeper is self or self.reads_targets else []
+        return Samples(taken(keeper.features), taken(others) if others else None, joined(keeper.index)[order])
 
 
 class KeptSamples(SampleKeeper):
@@ -154,13 +188,15 @@ class KeptSamples(SampleKeeper):
     Without positions samples are numbered as they come, each process from a start of its own.
     """
 
-    def __init__(self, *, max_samples: int | None, least: int = 1) -> None:
-        """`least`: how many samples whoever measures them needs.
+    reads_targets = True
+
+    def __init__(self, *, max_samples: int | None, least: int = 1, keep_on: KeepOn = "device") -> None:
+        """`least`: how many samples whoever measures them needs; `keep_on`: where they are kept.
 
         Raises:
             UserError: `max_samples` below `least`.
         """
-        super().__init__(max_samples=max_samples)
+        super().__init__(max_samples=max_samples, keep_on=keep_on)
         self.require_cap(least)
 
     def update(self, batch: LayerFeatures) -> None:
@@ -179,27 +215,20 @@ class KeptSamples(SampleKeeper):
         return kept.features, kept.other, kept.index
 
 
-def gather_uneven(state: Tensor, group: Any = None) -> list[Tensor]:
-    """Every process's `state`, equal but for their number of rows; a process without any takes part with zero rows.
-
-    torchmetrics gathers tensors of one dtype and number of dimensions only, and a process that never saw a batch knows
-    neither: without this its peers would hang or fail. NCCL takes no host memory, so such states travel by the GPU.
-    """
-    known: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(known, (tuple(state.shape), state.dtype), group=group)
-    shape, dtype = max(known, key=lambda shape_and_dtype: math.prod(shape_and_dtype[0]))
-    home = state.device
-    if state.numel() == 0:
-        state = torch.zeros((0, *shape[1:]), dtype=dtype, device=home)
-    if "nccl" in str(dist.get_backend(group)):
-        state = state.to(torch.device("cuda", torch.cuda.current_device()))
-    return [part.to(home) for part in gather_all_tensors(state, group)]
-
-
 def joined(parts: list[Tensor]) -> Tensor:
-    """A list state as one tensor: after gathering, torchmetrics leaves one in the place of the list."""
-    whole: Tensor = parts if isinstance(parts, Tensor) else torch.cat(parts) if parts else torch.empty(0)
-    return whole
+    """A list state as one tensor."""
+    return torch.cat(parts) if parts else torch.empty(0)
+
+
+def _make_one(parts: list[Tensor]) -> None:
+    """Joins the tensors of a state in place, so that none is there twice."""
+    if len(parts) > 1:
+        parts[:] = [torch.cat(parts)]
+
+
+def _on(rows: Tensor, device: torch.device) -> Tensor:
+    """Numbers of rows where the rows are; no GPU waits for them."""
+    return rows.to(device, non_blocking=True)
 
 
 def _samples_first(values: Tensor) -> Tensor:

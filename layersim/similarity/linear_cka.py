@@ -45,9 +45,9 @@ def linear_cka(
         (L, L) or (L, M) float64, 1 for a layer against itself, in [0, 1] with "biased", else in [−1, 1]. Invariant to
         each layer's own orthogonal map, scale and translation, not to any linear map; "minibatch" not to the order of
         the samples. From float32 products of n samples together, N or `batch_size`: N n L (D + L) FLOPs, twice that up
-        to n = 128, or N L (L + 1) D², whichever is less; and beside the features 4 L (n D + 2 · 128 · min(n, 2048))
-        bytes or 8 L n D. A constant layer, or one not finite, has NaN in its row and column, and one UserWarning names
-        it.
+        to n = 256, or N L (L + 1) D², whichever is less; and beside the features 4 n (D + 2 L n) bytes, above n = 256
+        4 L (n D + 2 · 128 · min(n, 2048)), or 8 L n D. A constant layer, or one not finite, has NaN in its row and
+        column, and one UserWarning names it.
 
     Raises:
         UserError: an unknown estimator, not (L, N, D), numbers of samples that differ, too few samples (2 for "biased",
@@ -102,6 +102,10 @@ class LinearCKA(Measure):
         self.value_range = (0 if estimator == "biased" else -1, 1)
 
     @property
+    def keeps_sample(self) -> bool:
+        return self.estimator != "minibatch"
+
+    @property
     def options(self) -> dict[str, Any]:
         return dict(self.arguments) if self.estimator == "minibatch" else super().options
 
@@ -139,7 +143,7 @@ class LinearCKA(Measure):
         require_samples(self.count(), LEAST[self.estimator], measure)
         parts = [self.added()] if len(self.sums) else []
         kept = self.kept()
-        used = joined(self.used).cpu().long()
+        used = joined(self.used).long()
         # a group in the sums had all its positions: one of them that still came, came twice
         again = kept.index[torch.isin(kept.index // self.batch_size, used)]
         require_distinct(torch.cat([used * self.batch_size, again, again]).sort().values)

@@ -60,6 +60,10 @@ class Measure(SampleKeeper):
             self.add_state(state, [], dist_reduce_fx="cat")
 
     @property
+    def keeps_sample(self) -> bool:
+        return type(self).update is Measure.update
+
+    @property
     def properties(self) -> Properties | None:
         """What leaves the value as it is, with these options; None where a measure does not say."""
         return None
@@ -95,7 +99,7 @@ class Measure(SampleKeeper):
         Raises:
             UserError: what `compute` raises, a confidence out of bounds, or too few samples to leave some out.
         """
-        self.sync(dist_sync_fn=self.dist_sync_fn)
+        self.sync()
         try:
             return self.interval_of_state(confidence)
         finally:

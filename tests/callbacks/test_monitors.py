@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
-from callbacks import LayerAccuracyMonitor, RunRecorder, SaturationMonitor, SimilarityHeatmaps
+from callbacks import LayerAccuracyMonitor, ProgressionMonitor, RunRecorder, SaturationMonitor, SimilarityHeatmaps
 from layersim.errors import UserError
 from layersim.metrics import measured_depth, saturation_layer
 from layersim.report.records import read_records
-from layersim.similarity import CosineSimilarity, LinearCKA, cosine, linear_cka
+from layersim.similarity import AngularDistance, CosineSimilarity, LinearCKA, cosine, linear_cka
 from tests import tiny
 from tests.measured import measured
 
@@ -169,3 +169,28 @@ def test_another_module_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="LayerwiseModule, but got Other"):
         trainer(tmp_path, [SaturationMonitor()]).validate(Other(), tiny.digits())
+
+
+def test_monitors_share_one_sample(tmp_path: Path) -> None:
+    """The largest cap's, however many measures of how many monitors read it; it is gone when the epoch is."""
+    heatmaps = SimilarityHeatmaps({"a": CosineSimilarity(max_samples=60), "b": CosineSimilarity(max_samples=50)})
+    angles = SimilarityHeatmaps({"c": AngularDistance(centering="samples", max_samples=70)}, keep_on="host")
+    progression, kept = ProgressionMonitor(max_samples=80), list[int]()
+
+    class Look(Callback):
+        def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            monitors = (heatmaps, angles, progression)
+            metrics = [metric for each in monitors for metric in each._metrics.values()]
+            kept.extend(sum(map(len, getattr(metric, "features", []))) for metric in metrics)
+            assert heatmaps._sample is not None
+            kept.append(sum(map(len, heatmaps._sample.features)))
+            assert heatmaps._sample.keep_on == "host"
+            assert angles._sample is progression._sample is None
+
+    trainer(tmp_path, [Look(), heatmaps, angles, progression]).validate(tiny.module(), tiny.digits(), verbose=False)
+    assert kept == [0, 0, 0, 0, 0, 80]
+    assert heatmaps._sample is None
+    for name, cap in {"a": 60, "b": 50}.items():
+        alone = SimilarityHeatmaps({"alone": CosineSimilarity(max_samples=cap)})
+        trainer(tmp_path / name, [alone]).validate(tiny.module(), tiny.digits(), verbose=False)
+        assert alone.quantities["alone"].values == heatmaps.quantities[name].values

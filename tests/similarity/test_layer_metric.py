@@ -3,17 +3,20 @@
 import importlib
 import pkgutil
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor
 from torchmetrics import Metric
 
 import layersim.metrics
 import layersim.similarity
 from layersim.similarity import CosineSimilarity, LinearCKA
-from layersim.similarity.layer_metric import LayerMetric
+from layersim.similarity.layer_metric import LayerMetric, join
 
 
 def counter(base: Any) -> Any:
@@ -67,3 +70,54 @@ def test_every_metric_of_ours_keeps_its_shape() -> None:
         found |= {made for made in below if made.__module__.startswith("layersim.")}
     assert len(found) > 15
     assert all(issubclass(made, LayerMetric) for made in found)
+
+
+class OfAllKinds(Metric):
+    """Somebody's metric, with every kind of state that torchmetrics joins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(3), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("largest", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="max")
+        self.add_state("middle", torch.zeros(()), dist_reduce_fx="mean")
+        self.add_state("each", torch.zeros(2), dist_reduce_fx=None)
+        self.add_state("rows", [], dist_reduce_fx="cat")
+        self.add_state("loose", [], dist_reduce_fx=None)
+
+    def update(self, number: int) -> None:
+        self.total += torch.arange(3) * number
+        self.count += number
+        self.largest = torch.tensor([number, -number], dtype=torch.float64)
+        self.middle += number
+        self.each += number
+        for rows in range(number):
+            self.rows.append(torch.full((rows, 2), float(number)))
+            self.loose.append(torch.full((2,), number * 10 + rows))
+
+    def compute(self) -> None:
+        return None
+
+
+def joining(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    theirs = OfAllKinds()
+    theirs.update(2)  # torchmetrics itself gathers lists of one length alone
+    ours, nothing = deepcopy(theirs), OfAllKinds()
+    ours.rows[:] = [rows + rank for rows in ours.rows]
+    theirs.rows[:] = [rows + rank for rows in theirs.rows]
+    theirs.sync()
+    join([ours, nothing, counter(LayerMetric)(2)])
+    for name in ("total", "count", "largest", "middle", "each"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+    assert torch.equal(torch.cat(ours.rows), theirs.rows)  # type: ignore[arg-type]
+    in_turn = [each.tolist() for each in theirs.loose]  # the processes' first, then their second, ...
+    assert [each.tolist() for each in ours.loose] == in_turn[::2] + in_turn[1::2]
+    assert nothing.rows == nothing.loose == []
+    assert nothing.count == 0
+    dist.destroy_process_group()
+
+
+def test_all_kinds_of_states_are_joined_as_torchmetrics_joins_them(tmp_path: Path) -> None:
+    mp.start_processes(joining, args=(str(tmp_path),), nprocs=2, start_method="fork")

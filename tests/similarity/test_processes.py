@@ -16,7 +16,9 @@ from layersim.similarity import (
     MeanCCA,
     MutualKNN,
     RegressionR2,
+    StreamedCKA,
     cosine,
+    linear_cka,
 )
 from layersim.similarity.measure import Measure
 from layersim.similarity.positions import splitmix64
@@ -66,6 +68,17 @@ def process(rank: int, folder: str) -> None:
     warnings.filterwarnings("ignore", ".*method of metric .* was called before")  # by the process that has nothing
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     values = {name: compute(shares[rank], batch=13) for name, shares in SHARES.items()}
+    for name, shares in SHARES.items():
+        streamed = StreamedCKA()
+        for index in shares[rank].split(13) if len(shares[rank]) else ():
+            streamed.update(related_layers(SAMPLES, 12)[:, index] + 50, index)
+        constant = StreamedCKA()
+        if len(shares[rank]):
+            constant.update(torch.full((2, len(shares[rank]), 3), 0.1), shares[rank])
+        with pytest.warns(UserWarning, match="NaN for layer 1, 2"):
+            assert constant.compute().isnan().all()
+        values[name]["streamed"] = streamed.compute()
+        values[name]["streamed again"] = streamed.compute()
     numbers_itself = LinearCKA(batch_size=20)
     numbers_itself.update(related_layers(SAMPLES, 12)[:, SHARES["contiguous"][rank]])
     values["no positions"] = {"minibatch": numbers_itself.compute()}
@@ -76,7 +89,7 @@ def process(rank: int, folder: str) -> None:
     capped = RSA(max_samples=20)
     capped.update(related_layers(SAMPLES, 12)[:, SHARES["contiguous"][rank]], SHARES["contiguous"][rank])
     capped.sync(dist_sync_fn=capped.dist_sync_fn)
-    values["gathered"] = {"index": capped.index}
+    values["gathered"] = {"index": torch.cat(capped.index)}
     capped.unsync()
     alone = CosineSimilarity(centering="none")
     if rank == 0:
@@ -107,6 +120,15 @@ def test_two_processes_equal_one(
 ) -> None:
     for rank in (0, 1):
         torch.testing.assert_close(both[rank][share][name], alone[name], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_sums_of_two_processes_add(both: list[dict[str, dict[str, torch.Tensor]]], share: str) -> None:
+    """About whatever origins they were, far from zero, and where one process has none."""
+    expected = linear_cka(related_layers(SAMPLES, 12).double(), estimator="debiased")
+    for values in both:
+        torch.testing.assert_close(values[share]["streamed"], expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(values[share]["streamed again"], expected, rtol=0, atol=1e-6)
 
 
 def test_only_samples_that_are_kept_travel(both: list[dict[str, dict[str, torch.Tensor]]]) -> None:
