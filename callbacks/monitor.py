@@ -11,7 +11,8 @@ from torch import nn
 from torchmetrics import Metric
 
 from callbacks.evaluation import EvaluationCallback, Stage, layerwise
-from callbacks.loggers import log_figure, make_directory, on_epoch_axis
+from callbacks.figures import Figures
+from callbacks.loggers import make_directory, on_epoch_axis
 from callbacks.tapped_module import Named, NamedModel, TappedModule
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
@@ -76,6 +77,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         self.unit = "samples"
         """What a sample of the model is: `samples` or `tokens`."""
         self._metrics: dict[str, AnyMetric] = {}
+        self._figures = Figures()
         self._tapped: TappedModule | None = None
 
     @abstractmethod
@@ -151,6 +153,10 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         if self._tapped is not None:
             self._tapped.tap.close()
             self._tapped = None
+        self._figures.finish(trainer, in_haste=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._figures.finish(trainer)
 
     def _stand_in(self, module: nn.Module, layers: int) -> LayerwiseModule:
         assert self.named is not None
@@ -171,7 +177,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
             figures = self.figures(quantities)
             on_epoch_axis(trainer, [f"{prefix}/{name}" for name in (*numbers, *figures)])
             for name, draw in figures.items():
-                log_figure(trainer, f"{prefix}/{name}", draw())
+                self._figures.add(trainer, f"{prefix}/{name}", draw())
         for name, value in numbers.items():
             # All processes have the same number, so that reducing changes nothing; Lightning warns where none is asked.
             pl_module.log(f"{prefix}/{name}", value, prog_bar=name == self.on_bar, sync_dist=True)
