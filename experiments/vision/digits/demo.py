@@ -80,6 +80,7 @@ def main() -> int:
     root: Path = options.root
     root.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and the trainings end too
     os.environ |= ENVIRONMENT | {"COLUMNS": str(Console().width)}
     length = f"--trainer.max_epochs={options.epochs}"
     fits = {f"digits/{name}": ["fit", f"--config={RECIPES / name}.yaml", length] for name in OBJECTIVES}
