@@ -2,10 +2,6 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
-DIGITS := experiments/vision/digits
-COMPARED := last_layer aligned separate_heads
-QUIET := --trainer.logger=false --trainer.enable_model_summary=false
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -26,13 +22,7 @@ install: .venv/installed ## make .venv with the pinned environment (uv where it 
 	touch $@
 
 demo: install ## train a small ViT on the digits with three objectives, compare them, and see what leaving early saves
-	for objective in $(COMPARED); do \
-		$(BIN)/layersim fit --config $(DIGITS)/$$objective.yaml --trainer.default_root_dir=$(DEMO) $(QUIET) && \
-		$(BIN)/layersim exits --ckpt_path $(DEMO)/digits/$$objective/*/checkpoints/last.ckpt --risk 0.03 \
-			--trainer.default_root_dir=$(DEMO) --experiment=exits/$$objective $(QUIET) || exit 1; \
-	done
-	$(BIN)/layersim compare $(COMPARED:%=$(DEMO)/digits/%/*) --output $(DEMO)/comparison.png
-	$(BIN)/layersim compare $(COMPARED:%=$(DEMO)/exits/%/*) --output $(DEMO)/exits.png
+	$(BIN)/python experiments/vision/digits/demo.py runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 test: install ## the whole test suite, one process a core (at most four)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -5,14 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from PIL import Image
-
-from layersim.report.drawing.pictures import Picture, save_picture
 
 
 def validates_within_epochs(trainer: Trainer) -> bool:
@@ -50,19 +46,6 @@ def dispensable(what: str, directory: Path) -> Iterator[None]:
         warnings.warn(told, stacklevel=1)  # always from here, so that Python shows it once
 
 
-def log_figure(trainer: Trainer, name: str, figure: Picture) -> None:
-    """Saves a figure as `figures/<name>-epoch-<n>.png` in the run's directory, with the step behind it where a training
-    validates within epochs, and logs it. For rank zero alone."""
-    step = f"-step-{trainer.global_step:06d}" if validates_within_epochs(trainer) else ""
-    file = f"{name.replace('/', '-')}-epoch-{trainer.current_epoch:04d}{step}.png"
-    path = Path(trainer.default_root_dir) / "figures" / file
-    with dispensable("Figures", path.parent):
-        path.parent.mkdir(exist_ok=True)  # and none above: a run's directory that is gone stays so
-        save_picture(figure, path)
-        for logger in trainer.loggers:
-            _log_image(trainer, logger, name, path)
-
-
 def log_outcome(trainer: Trainer, page: Path, columns: dict[str, list[float]]) -> None:
     """Hands over what a run came to, for rank zero alone: its page, to W&B as the artifact `report-<run id>`; and to
     W&B the table `layers`, a row a layer, counted from 1.
@@ -83,17 +66,3 @@ def log_outcome(trainer: Trainer, page: Path, columns: dict[str, list[float]]) -
                 rank_zero_info(f"W&B did not take the run's page ({error}); it lies in {page}.")
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_artifact(logger.run_id, str(page))
-
-
-def _log_image(trainer: Trainer, logger: Logger, name: str, path: Path) -> None:
-    if isinstance(logger, WandbLogger):
-        import wandb
-
-        image = {name: wandb.Image(str(path)), "epoch": trainer.current_epoch}
-        logger.log_metrics(image, step=trainer.global_step)
-    elif isinstance(logger, TensorBoardLogger):
-        with Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("RGB"))
-        logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
-    elif isinstance(logger, MLFlowLogger):
-        logger.experiment.log_artifact(logger.run_id, str(path), "figures")

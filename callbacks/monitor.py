@@ -13,7 +13,8 @@ from torch import nn
 from torchmetrics import Metric
 
 from callbacks.evaluation import EvaluationCallback, Stage, layerwise
-from callbacks.loggers import log_figure, make_directory, on_epoch_axis
+from callbacks.figures import Figures
+from callbacks.loggers import make_directory, on_epoch_axis
 from callbacks.tapped_module import Named, NamedModel, TappedModule
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
@@ -87,6 +88,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         self._metrics: dict[str, AnyMetric] = {}
         self._sample: KeptSamples | None = None
         self._is_joined = False
+        self._figures = Figures()
         self._tapped: TappedModule | None = None
 
     @abstractmethod
@@ -173,6 +175,10 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         if self._tapped is not None:
             self._tapped.tap.close()
             self._tapped = None
+        self._figures.finish(trainer, in_haste=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._figures.finish(trainer)
 
     def _stand_in(self, module: nn.Module, layers: int) -> LayerwiseModule:
         assert self.named is not None
@@ -195,7 +201,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
             figures = self.figures(quantities)
             on_epoch_axis(trainer, [f"{prefix}/{name}" for name in (*numbers, *figures)])
             for name, draw in figures.items():
-                log_figure(trainer, f"{prefix}/{name}", draw())
+                self._figures.add(trainer, f"{prefix}/{name}", draw())
         values = torch.tensor([*numbers.values()], dtype=torch.float64, device=pl_module.device)
         if trainer.world_size > 1:  # all have the same numbers, up to rounding where the processes' machines differ
             dist.broadcast(values, 0)

@@ -69,7 +69,9 @@ def main(args: Sequence[str] | None = None) -> int:
         with ended_by_signals():
             if verb not in VERBS:
                 raise UserError(f"There is no verb {verb!r}. `layersim --help` lists them.")
-            if verb in _LOOPS:
+            if verb in _LOOPS and {"-h", "--help"} & {*rest}:
+                print(import_module("layersim.commands.loop_help").own_help(verb, VERBS[verb]))
+            elif verb in _LOOPS:
                 import_module("layersim.commands.training").main(args)
             elif main := getattr(home := import_module(f"layersim.commands.{verb}"), "main", None):
                 main(rest)

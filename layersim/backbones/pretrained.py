@@ -18,12 +18,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
 )
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
 from layersim.backbones.families import Task
 from layersim.backbones.resized_weights import resized
@@ -180,14 +178,16 @@ def _processor(name: str | None, hub: dict[str, Any]) -> Any:
         if not any((folder / file).is_file() for file in PROCESSORS):
             return None
         with as_user_error(f"The image processor of {name} cannot be opened", f"Mend or remove its {PROCESSORS[0]}."):
-            return AutoImageProcessor.from_pretrained(name, **hub)
+            return transformers.AutoImageProcessor.from_pretrained(name, **hub)
     try:
-        return AutoImageProcessor.from_pretrained(name, **hub)
+        return transformers.AutoImageProcessor.from_pretrained(name, **hub)
     except OSError:  # a repository of weights alone
         return None
 
 
 def _usual_processor(name: str | None, config: Any) -> Any:
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING  # not at each start
+
     if type(config) in IMAGE_PROCESSOR_MAPPING:
         kinds = IMAGE_PROCESSOR_MAPPING[type(config)]
         with as_user_error(f"transformers has no usual image processor for {config.model_type}", _NAME):

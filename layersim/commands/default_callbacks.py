@@ -24,6 +24,12 @@ def take_shipped_callbacks() -> None:
         del sys.path[0]
 
 
+def import_for_trials() -> None:
+    """Imports what each trial of a sweep would import; nothing here asks for a GPU, which does not outlive a fork."""
+    import_module("layersim.commands.training")
+    take_shipped_callbacks()
+
+
 def with_defaults(
     given: Sequence[Any], defaults: Sequence[Any], without: str | Sequence[str] | None
 ) -> tuple[list[Any], list[str]]:

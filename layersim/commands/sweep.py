@@ -46,7 +46,8 @@ def sweep(file: Path, *, count: int | None = None, check: bool = False) -> None:
         return
     if count is None and read_file.config["method"] != "grid" and "run_cap" not in read_file.config:
         raise UserError(f"A {read_file.config['method']} sweep has no end. Say --count N, or `run_cap: N` in {file}.")
-    driver = Driver(read_file, Path(recipe["trainer.default_root_dir"] or DEFAULT_ROOT))
+    root = Path(recipe["trainer.default_root_dir"] or DEFAULT_ROOT)
+    driver = Driver(read_file, root, warm_up="layersim.commands.default_callbacks:import_for_trials")
     driver.run(count)
     Console().print(trials_table(driver.ledger.trials, read_file.metric, maximize=read_file.maximize))
     if best := driver.best():

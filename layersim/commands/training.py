@@ -23,6 +23,7 @@ from layersim.commands.console import in_few_lines, quiet
 from layersim.commands.default_callbacks import take_shipped_callbacks, with_defaults
 from layersim.commands.exits import ExitRequest, calibrate_exits
 from layersim.commands.export import export_model
+from layersim.commands.loop_help import HANDED_ON, OWN, asked_section, print_section
 from layersim.commands.models import check_kind, make_data
 from layersim.commands.parser import Parser
 from layersim.commands.preflight import check_limits, classes_of, is_new_head, resumed, with_checkpoint
@@ -44,16 +45,14 @@ from layersim.runs.tracking import RunLogger, WholeTable, finish
 from layersim.runs.whole_checkpoints import WholeCheckpoints
 from layersim.sweep.flags import from_agent, under_agent
 
-_HANDED_ON = {"model", "datamodule", "trainer", "dataloaders", "train_dataloaders", "val_dataloaders"}
-"""What a verb gets from its recipe, and not as an option of its own."""
-
 _RUN_DIRECTORY = "LAYERSIM_RUN_DIRECTORY"
 """Tells the processes that DDP starts where their run lives."""
 
 
 class _Trainer(Trainer):
-    """Lightning's, with our verbs where LightningCLI looks for their options."""
+    """Lightning's Trainer."""
 
+    # Our verbs, where LightningCLI looks for their options.
     exits = staticmethod(calibrate_exits)
     export = staticmethod(export_model)
 
@@ -92,29 +91,19 @@ class LayerwiseCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        return {self._verb: _HANDED_ON}
+        return {self._verb: HANDED_ON}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--experiment", type=str, default="default", help="Runs are kept in <default_root_dir>/<experiment>/."
-        )
-        parser.add_argument(
-            "--without",
-            type=str | list[str] | None,
-            default=None,
-            help="Default callbacks to leave out, by the names of their classes: SimilarityHeatmaps,ExitCurveMonitor.",
-        )
+        parser.add_argument("--experiment", type=str, default="default", help=OWN["experiment"])
+        parser.add_argument("--without", type=str | list[str] | None, default=None, help=OWN["without"])
         if self._verb == "fit":
-            parser.add_argument(
-                "--resume",
-                type=str | None,
-                default=None,
-                help="Go on with the run of this directory, or with the `last` of the experiment, from its newest "
-                "checkpoint and by its configuration.",
-            )
+            parser.add_argument("--resume", type=str | None, default=None, help=OWN["resume"])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
+        if asked := asked_section(args):
+            print_section(self._parser(self._verb), self._verb, asked)
+            sys.exit()
         self.config = parser.parse_args(with_checkpoint(resumed(args)))
         verb = self.config.subcommand
         self.config[verb].pop("resume", None)

@@ -27,17 +27,17 @@ class RunConfig(SaveConfigCallback):
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
-        self.config_dict: dict[str, Any] = yaml.safe_load(self._text())
+        self._read()
 
-    def _text(self) -> str:
-        return masked(self.parser.dump(self.config, skip_none=False))
+    def _read(self) -> None:
+        self._text = masked(self.parser.dump(self.config, skip_none=False))
+        self.config_dict: dict[str, Any] = yaml.safe_load(self._text)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         path = Path(trainer.default_root_dir) / self.config_filename
-        text = self._text()
         with written_whole(path) as part:
-            part.write_text(text)
-        if MASK in text:
+            part.write_text(self._text)
+        if MASK in self._text:
             rank_zero_info(f"What looks like a password or a token is masked in {path}: type it where that runs again.")
         write_environment(
             path.parent,
@@ -59,7 +59,7 @@ class RunConfig(SaveConfigCallback):
         for flag, value in values.items():
             self.config[flag] = value
         self.config.trainer.callbacks = without_finders(self.config.trainer.callbacks)
-        self.config_dict = yaml.safe_load(self._text())
+        self._read()
         pl_module.save_hyperparameters(dict(pl_module.hparams) | self.config_dict["model"], logger=False)
         if trainer.is_global_zero:
             self.save_config(trainer, pl_module, "fit")

@@ -1,8 +1,10 @@
 """A sweep without a server: draw a trial, run the sweep's command line, write down what came of it."""
 
 import csv
+import json
 import math
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from layersim.errors import UserError
-from layersim.sweep import guard
 from layersim.sweep.engine import Engine
 from layersim.sweep.file import SweepFile
 from layersim.sweep.ledger import Ledger, State, Trial
 
 _POLL_SECONDS = 0.2
+_AN_AGENTS = ("WANDB_SWEEP_ID", "WANDB_RUN_ID")
+"""What W&B's agent tells a trial of its own."""
 
 
 def installed_command() -> Path:
@@ -38,17 +41,22 @@ def installed_command() -> Path:
 
 
 class Driver:
-    """Runs the trials of a sweep one after the other, each as a program of its own that ends with this one.
+    """Runs the trials of a sweep one after the other, each as a process of its own that ends with this one.
 
     Args:
         file: the sweep; it has been checked.
         root: where runs are kept. Trial 3 lives under `<root>/sweeps/<file's name>/trial-003/`, with all that it
             printed in `output.log`; the ledger lies beside the trials.
         program: what is started with a trial's words; the installed command where None.
+        warm_up: the name of a function that imports what the program, then a Python script, needs, once for all trials
+            (`package.module:function`).
     """
 
-    def __init__(self, file: SweepFile, root: Path, program: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, file: SweepFile, root: Path, program: Sequence[str] | None = None, warm_up: str | None = None
+    ) -> None:
         self._file = file
+        self._warm_up = [] if warm_up is None else [warm_up]
         self._program = program or [str(installed_command())]
         self._root = root
         self._place = f"sweeps/{file.path.stem}"
@@ -61,13 +69,28 @@ class Driver:
         Raises:
             UserError: another program runs trials of this sweep.
         """
-        with self.ledger.held(), _ends_by_exit():
+        with self.ledger.held(), _ends_by_exit(), self._guarding() as guarding:
             for _ in range(sys.maxsize if count is None else count):
                 trial = self._next()
                 if trial is None:
                     print("All trials have been run.")
                     return
-                self._run(trial)
+                self._run(trial, guarding)
+
+    @contextmanager
+    def _guarding(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The process that starts the trials. Where this program is interrupted, it ends, and with it a trial."""
+        command = [sys.executable, "-P", "-m", "layersim.sweep.guard", *self._warm_up]
+        options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+        options["env"] = {name: value for name, value in os.environ.items() if name not in _AN_AGENTS}
+        # In a session of its own: a signal of the terminal's is the driver's alone.
+        with subprocess.Popen(command, start_new_session=True, pass_fds=[self.ledger.lock], **options) as process:
+            try:
+                yield process
+            finally:
+                assert process.stdin is not None
+                process.stdin.close()
+                process.terminate()  # it may still be importing
 
     def _next(self) -> Trial | None:
         trials = self.ledger.trials
@@ -79,7 +102,7 @@ class Driver:
         values = self._engine.suggest(trials)
         return None if values is None else Trial(len(trials) + 1, values, "running")
 
-    def _run(self, trial: Trial) -> None:
+    def _run(self, trial: Trial, guarding: subprocess.Popen[bytes]) -> None:
         self.ledger.write(trial)
         experiment = f"{self._place}/trial-{trial.trial:03d}"
         folder = self._root / experiment
@@ -89,35 +112,23 @@ class Driver:
             trial.values, f"--experiment={experiment}", f"--trainer.default_root_dir={self._root}"
         )
         print(f"trial {trial.trial}: {_said(trial.values)}", flush=True)
-        alone = {name: value for name, value in os.environ.items() if name not in ("WANDB_SWEEP_ID", "WANDB_RUN_ID")}
-        started = time.monotonic()
-        with (folder / "output.log").open("w") as output:
-            others = [one for one in self.ledger.trials if one.trial != trial.trial]
-            stopped = False
-            process = subprocess.Popen(
-                [sys.executable, "-I", guard.__file__, *self._program, *words],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                env=alone,
-                start_new_session=True,  # a signal of the terminal's is the driver's alone
-                pass_fds=[self.ledger.lock],
-            )
-            try:
-                while process.poll() is None:
-                    time.sleep(_POLL_SECONDS)
-                    trial = self._look(trial, folder, before)
-                    if not stopped and self._engine.stops(trial, others):
-                        stopped = True
-                        process.terminate()
-            finally:
-                assert process.stdin is not None
-                process.stdin.close()  # where this program is interrupted, the trial ends with it
-                process.wait()
+        started, stopped, output = time.monotonic(), False, folder / "output.log"
+        others = [one for one in self.ledger.trials if one.trial != trial.trial]
+        assert guarding.stdin is not None
+        assert guarding.stdout is not None
+        asked = {"words": [*self._program, *words], "output": str(output)}
+        guarding.stdin.write(json.dumps(asked).encode() + b"\n")
+        while not select.select([guarding.stdout], [], [], _POLL_SECONDS)[0]:
+            trial = self._look(trial, folder, before)
+            if not stopped and self._engine.stops(trial, others):
+                stopped = True
+                guarding.terminate()
+        if not (status := guarding.stdout.readline().strip()):
+            raise UserError(f"The process that starts the trials has ended. Look into {output}, and start again.")
         trial = self._look(trial, folder, before)
-        state: State = "stopped" if stopped else "failed" if process.returncode else "finished"
+        state: State = "stopped" if stopped else "failed" if int(status) else "finished"
         self.ledger.write(trial := replace(trial, state=state))
-        self._tell(trial, folder / "output.log", time.monotonic() - started)
+        self._tell(trial, output, time.monotonic() - started)
 
     def _look(self, trial: Trial, folder: Path, before: set[Path]) -> Trial:
         """The trial with its directory and the history of its metric, as far as it has come."""

@@ -1,6 +1,5 @@
-"""What W&B draws validation against, and what becomes of figures that cannot be written."""
+"""What W&B draws validation against."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +7,7 @@ import pytest
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from callbacks.loggers import log_figure, on_epoch_axis
+from callbacks.loggers import on_epoch_axis
 
 
 class Defined(WandbLogger):
@@ -40,24 +39,3 @@ def test_validations_within_epochs_are_drawn_by_step(verb: TrainerFn, options: d
     trainer: Any = SimpleNamespace(loggers=[logger], state=SimpleNamespace(fn=verb), **options)
     on_epoch_axis(trainer, ["val/accuracy"])
     assert logger.axes == {"val/accuracy": axis}
-
-
-def test_figures_that_cannot_be_written_are_a_warning_and_a_directory_that_is_gone_stays_so(tmp_path: Path) -> None:
-    options = {"val_check_interval": 1.0, "check_val_every_n_epoch": 1, "current_epoch": 0, "loggers": []}
-    trainer: Any = SimpleNamespace(
-        default_root_dir=str(tmp_path / "run"), state=SimpleNamespace(fn=TrainerFn.FITTING), **options
-    )
-    encoding = {"x": {"field": "x", "type": "quantitative"}}
-    picture = {"mark": "point", "data": {"values": [{"x": 1}]}, "encoding": encoding}
-    for name in ("val/cka", "val/accuracy"):  # the same words, so that Python shows them once
-        with pytest.warns(UserWarning, match="Figures") as told:
-            log_figure(trainer, name, picture)
-        (warned,) = told
-        place = tmp_path / "run/figures"
-        assert str(warned.message) == (
-            f"Figures cannot be written to {place}, and the run goes on without: No such file or directory."
-        )
-    assert not [*tmp_path.iterdir()]
-    (tmp_path / "run").mkdir()
-    log_figure(trainer, "val/cka", picture)
-    assert (tmp_path / "run/figures/val-cka-epoch-0000.png").is_file()

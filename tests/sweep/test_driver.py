@@ -153,12 +153,14 @@ class Grid:
         return False
 
 
-def drive(path: Path, root: Path, program: str, number: int, disposition: signal.Handlers) -> None:
+def drive(
+    path: Path, root: Path, program: str, number: int, disposition: signal.Handlers, warm_up: str | None = None
+) -> None:
     """A driver in a process of its own, started with a signal's disposition; status 2 where another one is at work."""
     signal.signal(number, disposition)
     driving.Engine = Grid  # type: ignore[assignment,misc]
     try:
-        Driver(read(path), root, program=(sys.executable, "-c", program)).run(None)
+        Driver(read(path), root, (program,) if warm_up else (sys.executable, "-c", program), warm_up).run(None)
     except UserError:
         sys.exit(2)
 
@@ -288,6 +290,81 @@ def test_a_real_trial_is_a_run_like_any_other(
     (record,) = measured(directory)
     assert trial.history == [pytest.approx(record["accuracy"][-1])]
     assert "Best so far, trial 1" in capsys.readouterr().out
+
+
+FORKED = """
+import os, sys, time, warm, own
+flags = dict(word[2:].split("=", 1) for word in sys.argv[2:])
+print(warm.since, own.process, os.getpid(), os.getcwd(), os.environ.get("WANDB_RUN_ID"), *sys.argv[:2], flush=True)
+assert __name__ == "__main__"
+assert os.getsid(0) == os.getpid()
+assert not sys.stdin.read()
+if float(flags["x"]) < 0:
+    sys.exit("x is negative")
+if float(flags["x"]) > 1:
+    time.sleep(3600)
+os.makedirs(run := os.path.join(flags["trainer.default_root_dir"], flags["experiment"], "run"))
+with open(os.path.join(run, "metrics.csv"), "w") as file:
+    file.write("val/accuracy\\n" + flags["x"] + "\\n")
+"""
+
+
+@pytest.fixture
+def forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A script that stands in for the command, a module that is imported once for all trials, and one for each."""
+    (tmp_path / "warm.py").write_text("import time\nsince = time.monotonic()\ndef up(): ...\n")
+    (tmp_path / "own.py").write_text("import os\nprocess = os.getpid()\n")
+    (tmp_path / "program.py").write_text(FORKED)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("WANDB_RUN_ID", "an agent's")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "program.py"
+
+
+def test_trials_share_imports_and_nothing_else(forked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = forked.parent
+    first = Driver(read(sweep(home)), home / "runs", (str(forked),), "warm:up")
+    first.run(None)
+    assert [trial.state for trial in first.ledger.trials] == ["finished", "failed", "finished"]
+    assert "failed: x is negative" in capsys.readouterr().out
+    said = [path.read_text().splitlines()[0].split() for path in sorted(home.glob("runs/**/output.log"))]
+    assert len({since for since, *_ in said}) == 1
+    assert len({process for _, process, *_ in said}) == 3
+    for _, own, process, folder, agent, *words in said:
+        assert own == process
+        assert (folder, agent, words) == (str(home), "None", [str(forked), "fit"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_forked_trial_ends_with_the_driver(number: signal.Signals, forked: Path) -> None:
+    home = forked.parent
+    path = sweep(home, parameters={"x": {"values": [2.0]}})
+    told = (path, home / "runs", str(forked), signal.SIGHUP, signal.SIG_DFL, "warm:up")
+    environment = {"PYTHONPATH": os.environ["PYTHONPATH"]}
+    child = Child(home / "output", drive, *told, where=home, environment=environment)
+    output = home / "runs/sweeps/tiny/trial-001/output.log"
+    assert child.wait_for(lambda: output.exists() and "\n" in output.read_text())
+    trial = int(output.read_text().split()[2])
+    os.kill(child.pid, number)
+    child.wait()
+    end = time.monotonic() + 10
+    while is_there(trial) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not is_there(trial)
+
+
+def test_what_trials_share_asks_for_no_gpu() -> None:
+    """Which a fork could not use; whether there is one is not asked either."""
+    program = """
+import torch
+asked = []
+for name in ("is_available", "device_count", "_lazy_init"):
+    setattr(torch.cuda, name, lambda *_, name=name: asked.append(name))
+from layersim.commands.default_callbacks import import_for_trials
+import_for_trials()
+assert not asked, asked
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_trials_are_started_by_the_installed_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from threading import Lock
 from typing import Any
 
 _PROGRAM = """
@@ -29,6 +30,10 @@ for line in sys.stdin.buffer:
 """
 
 
+_turns: dict[int, Lock] = {}
+"""For the threads of each process, by its id: one that is forked has a painter of its own."""
+
+
 def vega(call: str, **options: Any) -> bytes:
     """What a function of vl_convert makes, such as `vegalite_to_png` of a specification; text as UTF-8.
 
@@ -36,23 +41,24 @@ def vega(call: str, **options: Any) -> bytes:
         RuntimeError: Vega refuses the specification.
         ChildProcessError: its process has ended; the next call starts another.
     """
-    painter = _painter(os.getpid())
-    assert painter.stdin is not None
-    assert painter.stdout is not None
-    try:
-        painter.stdin.write(json.dumps([call, options], allow_nan=False).encode() + b"\n")
-        painter.stdin.flush()
-    except BrokenPipeError:
-        pass  # what it said last tells why
-    kind, _, length = painter.stdout.readline().partition(b" ")
-    made = painter.stdout.read(int(length or 0))
-    if not kind:
-        _painter.cache_clear()
-        why = f"Vega's process has ended with status {painter.wait()}"  # memory was short, or somebody ended it
-        raise ChildProcessError(errno.EIO, why, "a picture")
-    if kind != b"made":
-        raise RuntimeError(f"Vega did not draw the picture: {' '.join(made.decode().splitlines()[:2])}")
-    return made
+    with _turns.setdefault(os.getpid(), Lock()):
+        painter = _painter(os.getpid())
+        assert painter.stdin is not None
+        assert painter.stdout is not None
+        try:
+            painter.stdin.write(json.dumps([call, options], allow_nan=False).encode() + b"\n")
+            painter.stdin.flush()
+        except BrokenPipeError:
+            pass  # what it said last tells why
+        kind, _, length = painter.stdout.readline().partition(b" ")
+        made = painter.stdout.read(int(length or 0))
+        if not kind:
+            _painter.cache_clear()
+            why = f"Vega's process has ended with status {painter.wait()}"  # memory was short, or somebody ended it
+            raise ChildProcessError(errno.EIO, why, "a picture")
+        if kind != b"made":
+            raise RuntimeError(f"Vega did not draw the picture: {' '.join(made.decode().splitlines()[:2])}")
+        return made
 
 
 @cache

@@ -1,7 +1,10 @@
 """Still pictures: a specification with its rows, its look and its size, and how it becomes a PNG file."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +177,24 @@ def beside(pictures: Sequence[Picture], columns: int, **more: Any) -> Picture:
 def save_picture(picture: Picture, path: Path) -> None:
     """Writes it as PNG. Whoever looks at `path` meanwhile sees the old picture or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _draw(picture, path)
+
+
+def drawn_later(picture: Picture, path: Path) -> Future[None]:
+    """The same, into a folder that is there, by a thread that does one after the other: Vega's process does the work,
+    and whoever asks goes on."""
+    return _thread(os.getpid()).submit(_draw, picture, path)
+
+
+def _draw(picture: Picture, path: Path) -> None:
     image = vega("vegalite_to_png", vl_spec=picture, config=_LOOK, scale=1.5)
     with written_whole(path) as part:
         part.write_bytes(image)
+
+
+@cache
+def _thread(owner: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1)
 
 
 def layer_ticks(layers: int) -> list[int]:

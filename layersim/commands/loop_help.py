@@ -1,0 +1,109 @@
+"""What `layersim fit --help` and its like tell: the verb's own options first, Lightning's and the classes' on request.
+
+The first page imports no library and none of the verbs, whose options it reads in their source.
+"""
+
+import argparse
+import ast
+from collections.abc import Sequence
+from importlib.util import find_spec
+from itertools import chain
+from textwrap import fill
+from typing import Any
+
+import docstring_parser
+
+OWN = {
+    "config": "(or -c) a recipe: YAML with these options; of several, and of what is typed, the last counts",
+    "ckpt_path": "the checkpoint to load; a training goes on from it",
+    "weights_only": "load nothing but tensors and plain types; by default as torch does",
+    "resume": "Go on with the run of this directory, or with the `last` of the experiment, from its newest checkpoint "
+    "and by its configuration.",
+    "experiment": "Runs are kept in <default_root_dir>/<experiment>/.",
+    "without": "Default callbacks to leave out, by the names of their classes: SimilarityHeatmaps,ExitCurveMonitor.",
+    "seed_everything": "a number to seed all generators with, or true for one that is drawn; 0 where left out",
+    "verbose": "Lightning's table beside layersim's",
+    "return_predictions": "keep in memory what the steps return, features of every layer too",
+    "print_config": "print the whole configuration, and end",
+}
+"""Options that are no class's: of all verbs, but for those that `_ONLY` names."""
+_ONLY = {
+    "resume": ("fit",),
+    "weights_only": ("fit", "validate", "test", "predict"),
+    "verbose": ("validate", "test"),
+    "return_predictions": ("predict",),
+}
+_FUNCTIONS = {"exits": "calibrate_exits", "export": "export_model"}
+HANDED_ON = {"model", "datamodule", "trainer", "dataloaders", "train_dataloaders", "val_dataloaders"}
+"""What a verb gets from its recipe, and not as an option of its own."""
+_MORE = """
+more options:
+  --trainer.NAME VALUE   Lightning's Trainer and the run's place; --trainer.help
+  --model.NAME VALUE     backbone, objective, head, optimizer, ...; --model.help
+  --data CLASS           the data, with --data.NAME VALUE; --data.help
+  --OPTION.help CLASS    a class's own, such as --trainer.callbacks.help CLASS,
+                         --model.backbone.help CLASS, --data.help CLASS
+  --help=all             everything at once
+"""
+
+
+def own_help(verb: str, does: str) -> str:
+    """The first page, 80 columns wide at most."""
+    description, options = _function(verb) if verb in _FUNCTIONS else (f"{does[0].upper()}{does[1:]}.", {})
+    parser = argparse.ArgumentParser(
+        f"layersim {verb}",
+        f"layersim {verb} [--config RECIPE] [options]",
+        description,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=79, max_help_position=28),
+        add_help=False,
+    )
+    group = parser.add_argument_group("options")
+    group.add_argument("-h", "--help", action="store_true", help="show this text")
+    for name, told in (options | _shared(verb)).items():
+        group.add_argument(f"--{name}", metavar="VALUE", help=told.replace("%", "%%"))
+    return parser.format_help() + _MORE
+
+
+def print_section(parser: Any, verb: str, asked: str) -> None:
+    """Prints what was asked for (`trainer`, `model`, or `all`, own options first) of the verb's own parser."""
+    rooms: dict[str, list[Any]] = {"own": [], "trainer": [], "model": [], "data": []}
+    for group in parser._action_groups:
+        if group._group_actions:
+            first = group._group_actions[0].dest.partition(".")[0]
+            rooms[first if first in rooms else "own"].append(group)
+    parser._action_groups = [*chain(*rooms.values())] if asked == "all" else rooms[asked]
+    for group in parser._action_groups:
+        group.title = fill(group.title, 79)
+        for action in group._group_actions:
+            if action.metavar is None and len(action.option_strings[0]) > 25 and not action.choices:
+                action.metavar = "VALUE"
+    parser.prog, parser.usage = f"layersim {verb}", f"layersim {verb} [options]"
+    parser.print_help()
+
+
+def asked_section(words: Sequence[str]) -> str:
+    """What is typed to ask for a part of the help; empty where nothing is."""
+    asked = {"--help=all": "all", "--trainer.help": "trainer", "--model.help": "model"}
+    return next((asked[word] for word in words if word in asked), "")
+
+
+def _shared(verb: str) -> dict[str, str]:
+    return {name: told for name, told in OWN.items() if verb in _ONLY.get(name, (verb,))}
+
+
+def _function(verb: str) -> tuple[str, dict[str, str]]:
+    """What a verb's function does and has for options, from its source."""
+    spec = find_spec(f"layersim.commands.{verb}")
+    assert spec is not None
+    tree = ast.parse(spec.loader.get_source(spec.name))  # type: ignore[union-attr]
+    (function,) = (one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name == _FUNCTIONS[verb])
+    told = docstring_parser.parse(ast.get_docstring(function) or "")
+    helps = {one.arg_name: one.description for one in told.params}
+    names, given = [one.arg for one in function.args.args], [ast.unparse(one) for one in function.args.defaults]
+    defaults = dict(zip(reversed(names), reversed(given)))  # noqa: B905 (what has none comes first)
+    options = {
+        name: f"{helps[name]} ({f'default: {defaults[name]}' if name in defaults else 'required'})"
+        for name in names
+        if name not in HANDED_ON and name not in OWN
+    }
+    return told.description or "", options

@@ -1,0 +1,84 @@
+"""What `layersim fit --help` and its like tell: the verb's own options first, and nothing that cannot be asked for."""
+
+import contextlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from layersim.__main__ import VERBS, main
+from layersim.commands.training import LayerwiseCLI
+from tests.processes import PATIENCE
+
+LOOPS = ("fit", "validate", "test", "predict", "exits", "export")
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with contextlib.suppress(SystemExit):
+        assert main(words) == 0
+    return capsys.readouterr().out
+
+
+def options(text: str) -> set[str]:
+    """What a page of argparse's lists: `--name` at the beginning of a line, and those that stand beside it."""
+    lines = re.findall(r"^  (-.*?)(?:  |$)", text, re.MULTILINE)
+    return {word for line in lines for word in re.findall(r"--[\w.+]+", line)}
+
+
+@pytest.fixture(scope="module")
+def taken() -> dict[str, set[str]]:
+    """The options of each verb that its parser takes."""
+
+    class Asked(Exception): ...
+
+    found: dict[str, set[str]] = {}
+
+    class Asking(LayerwiseCLI):
+        def parse_arguments(self, parser: object, args: object) -> None:
+            actions = self._parser(self._verb)._actions
+            found[self._verb] = {flag for action in actions for flag in action.option_strings if flag[:2] == "--"}
+            raise Asked
+
+    for verb in LOOPS:
+        with pytest.raises(Asked):
+            Asking([verb])
+    return found
+
+
+@pytest.mark.parametrize("verb", LOOPS)
+def test_the_first_page_has_all_of_the_verbs_own_options_and_fits_a_terminal(
+    verb: str, taken: dict[str, set[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = told(capsys, verb, "--help")
+    own = {flag for flag in taken[verb] if "." not in flag and flag not in ("--trainer", "--model", "--data")}
+    assert options(page.partition("more options:")[0]) == {flag for flag in own if flag[-1] != "+"}
+    assert page.index("--config") < page.index("--trainer.")
+    assert max(map(len, page.splitlines())) <= 80
+    for reach in ("--trainer.help", "--model.help", "--data.help", "--help=all", "--trainer.callbacks.help"):
+        assert reach in page
+    assert told(capsys, verb, "-h") == page
+    assert VERBS[verb][1:].split(",")[0] in page or verb in ("exits", "export")
+
+
+def test_whatever_the_parser_takes_can_be_asked_for(
+    taken: dict[str, set[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = told(capsys, "exits", "--help=all")
+    assert options(page) >= taken["exits"]
+    assert page.index("--risk ") < page.index("--trainer.")
+    assert max(map(len, page.splitlines())) <= 80
+    for section in ("trainer", "model"):
+        listed = options(told(capsys, "fit", f"--{section}.help"))
+        assert listed == {flag for flag in taken["fit"] if flag.partition(".")[0] == f"--{section}"}
+
+
+def test_the_first_page_needs_no_library_that_computes() -> None:
+    program = """
+import sys
+from layersim.__main__ import main
+assert main([sys.argv[1], "--help"]) == 0
+assert not {"torch", "lightning", "numpy", "jsonargparse", "layersim.commands.exits"} & sys.modules.keys()
+"""
+    for verb in ("fit", "exits"):
+        subprocess.run([sys.executable, "-c", program, verb], check=True, capture_output=True, timeout=PATIENCE)
