@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -28,6 +29,7 @@ from layersim.runs.finders import start_from, steps_of
 from layersim.runs.finite import Finiteness
 from layersim.runs.place import Place
 from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates
+from layersim.sharding import run_with_the_others, shard
 
 _ALIKE = ParameterGroups()
 
@@ -81,6 +83,8 @@ class LayerwiseModule(LightningModule):
         self._seed = 0
         self._place = Place()
         self._finite = Finiteness()
+        self.most_batches = 0
+        """Of an evaluation, those of the process that reads most; known where the model is sharded."""
         if compile:
             self.backbone.compile()
 
@@ -112,6 +116,10 @@ class LayerwiseModule(LightningModule):
         if stage == "fit" and isinstance(strategy, DDPStrategy) and self.has_unused_parameters:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # of a ModelParallelStrategy
+            shard(self, self.device_mesh)
+
     def forward(self, batch: dict[str, Any]) -> LayerOutput:
         """All that the model knows of a batch at every layer, with the objective's value where there are targets."""
         features = self.backbone(batch)
@@ -129,7 +137,7 @@ class LayerwiseModule(LightningModule):
         length = self._total_steps() if self.objective.follows_length else None
         step = Step(self.global_step, self.trainer.fit_loop.epoch_loop.total_batch_idx, length, self._seed)
         layers = self._asked(step)
-        loss_of = partial(self._loss_of, layers=layers, step=step)
+        loss_of = partial(self.loss_of, layers=layers, step=step)
         self._finite.begin(batch, batch_idx, layers, loss_of)
         features, loss = loss_of(batch)
         if not (isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad):
@@ -142,7 +150,8 @@ class LayerwiseModule(LightningModule):
             )
         return self._of_all_samples(loss, features)
 
-    def _loss_of(self, batch: dict[str, Any], layers: list[int], step: Step) -> tuple[LayerFeatures, Tensor]:
+    def loss_of(self, batch: dict[str, Any], layers: list[int], step: Step) -> tuple[LayerFeatures, Tensor]:
+        """The features of `layers`, and the objective's loss, (), at this step of a training."""
         features: LayerFeatures = self.backbone(batch, layers)
         if features.targets is None:
             raise UserError("Training needs a label for every sample, but the data gives none.")
@@ -192,6 +201,12 @@ class LayerwiseModule(LightningModule):
 
     def on_train_batch_end(self, *_: Any) -> None:
         self._finite.end(self)
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if isinstance(self, FSDPModule):  # after the callbacks, which may have to meet at this batch
+            run_with_the_others(self, batch, batch_idx)
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self) -> None:
         self._finite.tell_broken()

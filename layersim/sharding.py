@@ -1,0 +1,79 @@
+"""A model whose parameters are spread over processes: torch's `fully_shard` (FSDP2) under Lightning's
+ModelParallelStrategy, which makes the processes, saves, and loads."""
+
+from collections import Counter
+from collections.abc import Iterator
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+from layersim.backbones.base import Backbone
+from layersim.errors import UserError, as_user_error
+
+if TYPE_CHECKING:
+    from layersim.module import LayerwiseModule
+
+
+def shard(module: "LayerwiseModule", mesh: DeviceMesh) -> None:
+    """Spreads the parameters over the mesh's data-parallel processes, in place; once.
+
+    Each block is a group, gathered when it runs, forwards and backwards. So are token embeddings that nothing else
+    reads. All else, the head and what the objective learns among it, is the module's own group: it is gathered when
+    `forward` or `loss_of` begins, and stays whole until its gradients are summed. So the head's weights may be read
+    anywhere in there, at every layer, and are gathered once a step.
+
+    Raises:
+        UserError: a mesh for tensor parallelism; a backbone that does not tell its blocks; a model that torch refuses.
+    """
+    if isinstance(module, FSDPModule):
+        return
+    processes, parts = mesh.size(), mesh.size(1)
+    if parts > 1:
+        raise UserError(
+            f"Each process reads samples of its own here, but the strategy splits tensors over {parts} of them. Set "
+            f"--trainer.strategy.init_args.data_parallel_size={processes} and tensor_parallel_size=1."
+        )
+    samples = mesh["data_parallel"]
+    with as_user_error("torch cannot shard this model", "Choose --trainer.strategy=ddp."):
+        for part in _parts(module.backbone):
+            fully_shard(part, mesh=samples)
+        fully_shard(module, mesh=samples)
+    register_fsdp_forward_method(module, "loss_of")
+    rank_zero_info(f"Parameters, gradients and the optimizer's state are spread over {processes} processes.")
+
+
+def _parts(backbone: Backbone) -> Iterator[nn.Module]:
+    """The modules that are gathered on their own: blocks, and an embedding whose weights have no second use."""
+    yield from backbone.blocks
+    embedding = getattr(backbone.model, "get_input_embeddings", lambda: None)()
+    uses = Counter(parameter for _, parameter in backbone.named_parameters(remove_duplicate=False))
+    if embedding is not None and all(uses[parameter] == 1 for parameter in embedding.parameters()):
+        yield embedding
+
+
+def run_with_the_others(module: "LayerwiseModule", batch: dict[str, Any], batch_idx: int) -> None:
+    """At the end of each batch of an evaluation: behind this process's last it runs the backbone, for nothing, as often
+    as others have batches left, since they gather their blocks from all processes.
+
+    Raises:
+        UserError: the data do not tell how many batches there are.
+    """
+    trainer = module.trainer
+    (limit,) = (trainer.predict_loop if trainer.predicting else trainer._evaluation_loop).max_batches
+    if limit == inf:
+        raise UserError(
+            "A sharded model runs each batch on all processes together, so that it is evaluated on data that tell "
+            "their length. Set --trainer.limit_val_batches (limit_test_batches, limit_predict_batches)."
+        )
+    own = int(limit)
+    if batch_idx == 0:
+        most = trainer.strategy.reduce(torch.tensor(own, device=module.device), reduce_op="max")
+        module.most_batches = int(most)
+    if batch_idx + 1 == own:
+        for _ in range(own, module.most_batches):
+            module.backbone(batch)
