@@ -14,22 +14,22 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error
 from layersim.heads import Head, SharedHead
 from layersim.objectives import Aligned, Objective, Reading, Step
+from layersim.optimization import schedules
 from layersim.optimization.parameter_groups import ParameterGroups, check_groups
-from layersim.optimization.schedules import Interval, WarmupDecay, check_lasts, interval_of, monitor_of, told, try_out
+from layersim.optimization.schedules import Interval, WarmupDecay
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
 from layersim.runs.finders import start_from, steps_of
 from layersim.runs.finite import Finiteness
 from layersim.runs.place import Place
 from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates
-from layersim.sharding import run_with_the_others, shard
+from layersim.sharding import refuse_other_sharding, run_with_the_others, shard
 
 _ALIKE = ParameterGroups()
 
@@ -83,8 +83,7 @@ class LayerwiseModule(LightningModule):
         self._seed = 0
         self._place = Place()
         self._finite = Finiteness()
-        self.most_batches = 0
-        """Of an evaluation, those of the process that reads most; known where the model is sharded."""
+        self.most_batches = 0  # of an evaluation, on the process that reads most; where the model is sharded
         if compile:
             self.backbone.compile()
 
@@ -111,10 +110,15 @@ class LayerwiseModule(LightningModule):
         return any(layers[-1] < self.num_layers - 1 or self.head.unused_parameters(layers) for layers in choices)
 
     def setup(self, stage: str) -> None:
-        refuse_mps(self.trainer.strategy.root_device)
         strategy = self.trainer.strategy  # whatever it was named by; what the user told it to do stays
-        if stage == "fit" and isinstance(strategy, DDPStrategy) and self.has_unused_parameters:
-            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        refuse_mps(strategy.root_device)
+        refuse_other_sharding(strategy)
+        if stage == "fit" and isinstance(strategy, DDPStrategy):
+            # Validation shares may differ by a batch between processes. DDP's forward would broadcast buffers at each
+            # and wait for ever; a transformer's buffers (position tables) are constants.
+            strategy._ddp_kwargs["broadcast_buffers"] = False
+            if self.has_unused_parameters:
+                strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # of a ModelParallelStrategy
@@ -203,8 +207,7 @@ class LayerwiseModule(LightningModule):
         self._finite.end(self)
 
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        if isinstance(self, FSDPModule):  # after the callbacks, which may have to meet at this batch
-            run_with_the_others(self, batch, batch_idx)
+        run_with_the_others(self, batch, batch_idx)  # after the callbacks, which may have to meet at this batch
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
@@ -220,10 +223,10 @@ class LayerwiseModule(LightningModule):
         self._rates = starting_rates(optimizer)
         if schedule is None:
             return optimizer
-        interval = self.lr_scheduler_interval or interval_of(schedule)
+        interval = self.lr_scheduler_interval or schedules.interval_of(schedule)
         entry: LRSchedulerConfigType = {"scheduler": schedule, "interval": interval}
         if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            entry["monitor"] = monitor_of(schedule)
+            entry["monitor"] = schedules.monitor_of(schedule)
             entry["frequency"] = self.trainer.check_val_every_n_epoch or 1
             rank_zero_info(f"ReduceLROnPlateau follows {entry['monitor']}, of which the {schedule.mode} counts.")
         elif isinstance(schedule, WarmupDecay):
@@ -233,8 +236,8 @@ class LayerwiseModule(LightningModule):
         else:
             steps, epochs = steps_of(self.trainer), self.trainer.max_epochs
             lengths = {"step": steps if steps >= 0 else inf, "epoch": inf if epochs in (None, -1) else epochs}
-            check_lasts(schedule, lengths[interval])
-            rank_zero_info(told(schedule, interval, lengths["step"], lengths["epoch"]))
+            schedules.check_lasts(schedule, lengths[interval])
+            rank_zero_info(schedules.told(schedule, interval, lengths["step"], lengths["epoch"]))
         return {"optimizer": optimizer, "lr_scheduler": entry}
 
     def grouped_parameters(self) -> list[dict[str, Any]]:
@@ -245,17 +248,7 @@ class LayerwiseModule(LightningModule):
         groups = self.grouped_parameters()
         check_groups(groups, self)
         optimizer = self._optimizer_of(groups)
-        if self.lr_scheduler is None:
-            return optimizer, None
-        before = {group["lr"] for group in optimizer.param_groups}
-        with as_user_error("torch cannot make the learning-rate schedule", "Change --model.lr_scheduler."):
-            schedule = self.lr_scheduler(optimizer)
-        if len(before) > 1 and len({*starting_rates(optimizer)}) == 1:
-            raise UserError(
-                f"{type(schedule).__name__} starts all parameters from one learning rate, but their groups have "
-                f"{len(before)}. Change --model.lr_scheduler, or leave rates out of --model.parameter_groups."
-            )
-        return optimizer, schedule
+        return optimizer, self.lr_scheduler and schedules.scheduled(optimizer, self.lr_scheduler)
 
     def _optimizer_of(self, parameters: Any) -> Optimizer:
         with as_user_error("torch cannot make the optimizer", "Change --model.optimizer."):
@@ -269,8 +262,8 @@ class LayerwiseModule(LightningModule):
         """
         _, schedule = self._make_optimizer()
         if schedule is not None:
-            try_out(schedule)
-        return monitor_of(schedule)
+            schedules.try_out(schedule)
+        return schedules.monitor_of(schedule)
 
     def _total_steps(self) -> int:
         """Optimizer steps of the whole training, of which a schedule is a share."""
@@ -281,12 +274,6 @@ class LayerwiseModule(LightningModule):
                 "--trainer.max_steps or, where the data has a length, --trainer.max_epochs."
             )
         return int(steps)
-
-    def on_fit_start(self) -> None:
-        # Validation shares may differ by a batch between processes. DDP's forward would broadcast buffers at each and
-        # wait for ever; a transformer's buffers (position tables) are constants.
-        if isinstance(model := self.trainer.strategy.model, DistributedDataParallel):
-            model.broadcast_buffers = False
 
     def on_train_epoch_start(self) -> None:
         self._place.begin_epoch()
@@ -316,10 +303,11 @@ class LayerwiseModule(LightningModule):
             return
         self._place.load(checkpoint)
         optimizer, schedule = self._make_optimizer()
-        prefer_given_options(checkpoint, optimizer, dict(self.hparams))
-        scheduled = self.objective.follows_length or isinstance(schedule, WarmupDecay)
+        loaded = self.trainer.optimizers if isinstance(self, FSDPModule) else []
+        prefer_given_options(checkpoint, optimizer, dict(self.hparams), loaded)
+        by_length = self.objective.follows_length or isinstance(schedule, WarmupDecay)
         begun = bool(checkpoint["global_step"])  # else, as where a finder puts weights back, there is no place to lose
-        if begun and scheduled and self._total_steps() != self.trainer.max_steps:  # else the length is the user's own
+        if begun and by_length and self._total_steps() != self.trainer.max_steps:  # else the length is the user's own
             check_length(checkpoint, self._steps_per_epoch())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

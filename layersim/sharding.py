@@ -47,6 +47,26 @@ def shard(module: "LayerwiseModule", mesh: DeviceMesh) -> None:
     rank_zero_info(f"Parameters, gradients and the optimizer's state are spread over {processes} processes.")
 
 
+def refuse_other_sharding(strategy: object) -> None:
+    """Refuses a strategy that spreads parameters in another way, in which a head cannot be read at every layer.
+
+    Args:
+        strategy: the trainer's, its name, or a recipe's `class_path` and `init_args`.
+
+    Raises:
+        UserError: torch's first FSDP, or DeepSpeed's stage 3.
+    """
+    path = getattr(strategy, "class_path", type(strategy).__name__)
+    name = strategy if isinstance(strategy, str) else str(path)
+    options = getattr(strategy, "init_args", None) or {}
+    stage_3 = "stage_3" in name or getattr(strategy, "zero_stage_3", options.get("stage") == 3)
+    if name.startswith("fsdp") or name.endswith("FSDPStrategy") or ("deepspeed" in name.lower() and stage_3):
+        raise UserError(
+            f"{name} spreads parameters so that one head cannot be read at every layer. Set "
+            "--trainer.strategy.class_path=lightning.pytorch.strategies.ModelParallelStrategy."
+        )
+
+
 def _parts(backbone: Backbone) -> Iterator[nn.Module]:
     """The modules that are gathered on their own: blocks, and an embedding whose weights have no second use."""
     yield from backbone.blocks
@@ -57,12 +77,14 @@ def _parts(backbone: Backbone) -> Iterator[nn.Module]:
 
 
 def run_with_the_others(module: "LayerwiseModule", batch: dict[str, Any], batch_idx: int) -> None:
-    """At the end of each batch of an evaluation: behind this process's last it runs the backbone, for nothing, as often
-    as others have batches left, since they gather their blocks from all processes.
+    """At the end of each batch of an evaluation: behind its last a process runs a sharded model, for nothing, as often
+    as others have batches left, since they gather its parts from all processes.
 
     Raises:
         UserError: the data do not tell how many batches there are.
     """
+    if not isinstance(module, FSDPModule):
+        return
     trainer = module.trainer
     (limit,) = (trainer.predict_loop if trainer.predicting else trainer._evaluation_loop).max_batches
     if limit == inf:
@@ -75,5 +97,6 @@ def run_with_the_others(module: "LayerwiseModule", batch: dict[str, Any], batch_
         most = trainer.strategy.reduce(torch.tensor(own, device=module.device), reduce_op="max")
         module.most_batches = int(most)
     if batch_idx + 1 == own:
+        read = {key: value for key, value in batch.items() if key != "label" or not trainer.predicting}
         for _ in range(own, module.most_batches):
-            module.backbone(batch)
+            module(read)  # all of it: torch gathers in the backward of the next step by what forwards have gathered

@@ -5,17 +5,35 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 import torch
 
 from layersim.commands.console import quiet
-from tests.sharding.cases import CASES, train
+from tests.sharding.cases import CASES, RESUMED, adam, go_on, train
+
+
+def keep(found: dict[str, Any], path: Path) -> None:
+    if os.environ["LOCAL_RANK"] == "0":
+        torch.save(found, path)
+
 
 if __name__ == "__main__":
     home = Path(sys.argv[1])
     warnings.simplefilter("error")
+    warnings.filterwarnings(
+        "ignore", "The dirpath has changed"
+    )  # a run that goes on is kept elsewhere, as it is compared
     quiet()
     for name, case in CASES.items():
-        found = train(case, home / name, 2)
-        if os.environ["LOCAL_RANK"] == "0":
-            torch.save(found, home / f"{name}.pt")
+        keep(train(case, home / "two" / name, 2), home / f"{name}.pt")
+    for name, case in RESUMED.items():
+        runs = {kind: home / kind / name for kind in ("file", "folder", "alone")}
+        for kind in ("file", "folder"):
+            train(case, runs[kind], 2, folder=kind == "folder", optimizer=adam())
+        while not (runs["alone"] / "end.ckpt").exists():  # of the one process, which works meanwhile
+            sleep(0.01)
+        for kind, run in runs.items():
+            found = go_on(case, run.with_name(f"{name}, on"), 2, run / "end.ckpt", folder=kind == "folder")
+            keep(found, home / f"{name}, {kind}.pt")

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather, DefaultReduceScatter
@@ -25,7 +24,10 @@ from layersim.evaluation import everywhere
 from layersim.heads import SeparateHeads
 from layersim.module import LayerwiseModule
 from layersim.objectives import Aligned, Alternating, Distilled, Objective, UncertaintyWeighted
+from layersim.optimization.parameter_groups import ParameterGroups
 from layersim.outputs import LayerOutput
+from layersim.runs.sharded_checkpoints import WholeShards
+from layersim.runs.whole_checkpoints import WholeCheckpoints
 from layersim.similarity import CosineSimilarity, LinearCKA
 from tests import tiny
 
@@ -62,6 +64,13 @@ CASES = {
 }
 
 
+RESUMED = {
+    "GPT-2, groups": Case(GPT2, options={"parameter_groups": ParameterGroups(decay_norms_and_biases=False)}),
+    "Llama, adapters, AdamW": CASES["Llama, adapters"],
+}
+"""What is saved after an epoch, by AdamW, and goes on with half of the learning rate."""
+
+
 class Made(Split):
     """Images, or texts of six tokens and fewer; of a language model the labels are the tokens."""
 
@@ -93,8 +102,8 @@ class Data(SplitDataModule):
         return {role: Made(role, self.case) for role in ("train", "val")}
 
 
-def build(case: Case) -> LayerwiseModule:
-    """The module, the same on every process; its gradients are its steps."""
+def build(case: Case, optimizer: Any) -> LayerwiseModule:
+    """The module, the same on every process."""
     options = dict(case.options)
     own = {key: options[key] for key in ("lora", "grad_checkpointing") if key in options}
     if case.model is None:
@@ -107,8 +116,8 @@ def build(case: Case) -> LayerwiseModule:
             task=task, pretrained=False, num_classes=classes, config_args=dict(case.model), **own
         )
     objective: Objective = case.objective()
-    head = {"head": options["head"]} if "head" in options else {}
-    return LayerwiseModule(backbone, objective, optimizer=partial(torch.optim.SGD, lr=0.1), **head)
+    ours = {key: options[key] for key in ("head", "parameter_groups") if key in options}
+    return LayerwiseModule(backbone, objective, optimizer=optimizer, **ours)
 
 
 class Gathers(DefaultAllGather):
@@ -181,27 +190,22 @@ def whole(tensor: Tensor) -> Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
-def quiet(directory: Path, **options: Any) -> dict[str, Any]:
-    return {
-        "default_root_dir": directory,
-        "accelerator": "cpu",
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "logger": False,
-        "num_sanity_val_steps": 0,
-    } | options
+def train(
+    case: Case, directory: Path, processes: int, *, sharded: bool | None = None, folder: bool = False, **options: Any
+) -> dict[str, Any]:
+    """One epoch of three steps, and a validation: what came of it, whole, on every process.
 
-
-def strategy(processes: int) -> dict[str, Any]:
-    if processes == 1:
-        return {"devices": 1}
-    made = ModelParallelStrategy(processes, 1, save_distributed_checkpoint=False)
-    return {"devices": processes, "strategy": made}
-
-
-def train(case: Case, directory: Path, processes: int) -> dict[str, Any]:
-    """One epoch of three steps, and a validation: what came of it, whole, on every process."""
-    module, noted = build(case), Noted()
+    Args:
+        case: of plain SGD, whose gradients are its steps, unless another `optimizer` is given.
+        directory: of the run, with its checkpoint `end.ckpt`.
+        processes: of which this is one.
+        sharded: whether the model is; of several processes it is.
+        folder: whether each process saves its own part.
+        **options: `optimizer`; `ckpt_path`, to go on from; and the trainer's.
+    """
+    sharded = processes > 1 if sharded is None else sharded
+    module, noted = build(case, options.pop("optimizer", partial(torch.optim.SGD, lr=0.1))), Noted()
+    ckpt_path = options.pop("ckpt_path", None)
     measures = {"cosine": CosineSimilarity(), "cka": LinearCKA(estimator="debiased", max_samples=100)}
     callbacks = [
         noted,
@@ -209,13 +213,24 @@ def train(case: Case, directory: Path, processes: int) -> dict[str, Any]:
         SaturationMonitor(),
         SimilarityHeatmaps(measures),
         recorder := RunRecorder(),
-        ModelCheckpoint(directory / "checkpoints", filename="end"),
+        ModelCheckpoint(directory, filename="end"),
     ]
-    wanted = {key: value for key, value in case.options.items() if "grad_b" in key or "clip" in key}
-    options = quiet(directory, max_epochs=1, callbacks=callbacks, **strategy(processes), **wanted)
-    Trainer(**options).fit(module, Data(case, processes))
-    sharded = isinstance(module, FSDPModule)
-    assert sharded == (processes > 1)
+    steps = {key: value for key, value in case.options.items() if key.startswith(("gradient_clip", "accumulate"))}
+    trainer = Trainer(
+        default_root_dir=directory,
+        accelerator="cpu",
+        devices=processes,
+        strategy=WholeShards(save_distributed_checkpoint=folder) if sharded else "auto",
+        callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        num_sanity_val_steps=2,  # of which one process has one
+        **{"max_epochs": 1, **steps, **options},
+    )
+    trainer.fit(module, Data(case, processes), ckpt_path=ckpt_path)
+    assert isinstance(module, FSDPModule) == sharded
     return {
         "losses": noted.losses,
         "counted": noted.counted,
@@ -225,3 +240,13 @@ def train(case: Case, directory: Path, processes: int) -> dict[str, Any]:
         "predictions": noted.predictions,
         "record": recorder.records[-1].to_line(),
     }
+
+
+def go_on(case: Case, directory: Path, processes: int, ckpt_path: Path, **options: Any) -> dict[str, Any]:
+    """A second epoch, from a checkpoint of the first."""
+    return train(case, directory, processes, ckpt_path=ckpt_path, optimizer=adam(0.005), max_epochs=2, **options)
+
+
+def adam(rate: float = 0.01) -> Any:
+    """AdamW that does not make a step of the rounding of a gradient that is nought."""
+    return partial(torch.optim.AdamW, lr=rate, eps=1e-3)
