@@ -9,9 +9,14 @@ from time import sleep
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
 
+from layersim.__main__ import main
 from layersim.commands.console import quiet
-from tests.sharding.cases import CASES, RESUMED, adam, go_on, train
+from layersim.errors import UserError
+from layersim.sharding import shard
+from tests import tiny
+from tests.sharding.cases import CASES, RESUMED, adam, build, go_on, train
 
 
 def keep(found: dict[str, Any], path: Path) -> None:
@@ -37,3 +42,22 @@ if __name__ == "__main__":
         for kind, run in runs.items():
             found = go_on(case, run.with_name(f"{name}, on"), 2, run / "end.ckpt", folder=kind == "folder")
             keep(found, home / f"{name}, {kind}.pt")
+    try:
+        shard(build(CASES["ViT"], adam()), init_device_mesh("cpu", (1, 2), mesh_dim_names=("data_parallel", "other")))
+    except UserError as error:
+        (home / "refused.txt").write_text(str(error))
+    warnings.simplefilter("default")  # of what the command's libraries say at every start
+    few = ["--data.max_train_samples=60", "--data.max_eval_samples=50", "--data.eval_batch_size=20"]
+    lightnings = "--trainer.strategy.class_path=lightning.pytorch.strategies.ModelParallelStrategy"
+    sys.exit(
+        main(
+            [
+                "fit",
+                *tiny.FLAGS,
+                *few,
+                "--trainer.devices=2",
+                lightnings,
+                f"--trainer.default_root_dir={home / 'command'}",
+            ]
+        )
+    )

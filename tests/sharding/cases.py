@@ -49,12 +49,15 @@ class Case:
     objective: Any = Aligned
     options: dict[str, Any] = field(default_factory=dict)
     """Of the backbone, the module or the trainer, by their names."""
+    tolerance: float = 1e-5
 
 
 CASES = {
     "ViT": Case(),
     "ViT, separate heads, learned weights": Case(objective=UncertaintyWeighted, options={"head": SeparateHeads}),
     "ViT, distilled": Case(objective=Distilled),
+    "ViT, bf16-mixed": Case(options={"precision": "bf16-mixed"}, tolerance=1e-2),
+    "ViT, bf16-true": Case(options={"precision": "bf16-true"}, tolerance=5e-2),
     "BERT, alternating": Case(BERT, Alternating),
     "GPT-2, tied": Case(GPT2, options={"gradient_clip_val": 0.05}),
     "GPT-2, alternating, accumulated": Case(GPT2, Alternating, {"accumulate_grad_batches": 2}),
@@ -215,7 +218,11 @@ def train(
         recorder := RunRecorder(),
         ModelCheckpoint(directory, filename="end"),
     ]
-    steps = {key: value for key, value in case.options.items() if key.startswith(("gradient_clip", "accumulate"))}
+    steps = {
+        key: value
+        for key, value in case.options.items()
+        if key.startswith(("gradient_clip", "accumulate", "precision"))
+    }
     trainer = Trainer(
         default_root_dir=directory,
         accelerator="cpu",
