@@ -83,7 +83,6 @@ class LayerwiseModule(LightningModule):
         self._seed = 0
         self._place = Place()
         self._finite = Finiteness()
-        self.most_batches = 0  # of an evaluation, on the process that reads most; where the model is sharded
         if compile:
             self.backbone.compile()
 
@@ -207,7 +206,7 @@ class LayerwiseModule(LightningModule):
         self._finite.end(self)
 
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        run_with_the_others(self, batch, batch_idx)  # after the callbacks, which may have to meet at this batch
+        run_with_the_others(self, batch)  # after the callbacks, which may have to meet at this batch
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 

@@ -3,7 +3,6 @@ ModelParallelStrategy, which makes the processes, saves, and loads."""
 
 from collections import Counter
 from collections.abc import Iterator
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,27 +75,14 @@ def _parts(backbone: Backbone) -> Iterator[nn.Module]:
         yield embedding
 
 
-def run_with_the_others(module: "LayerwiseModule", batch: dict[str, Any], batch_idx: int) -> None:
+def run_with_the_others(module: "LayerwiseModule", batch: dict[str, Any]) -> None:
     """At the end of each batch of an evaluation: behind its last a process runs a sharded model, for nothing, as often
-    as others have batches left, since they gather its parts from all processes.
-
-    Raises:
-        UserError: the data do not tell how many batches there are.
-    """
+    as others have batches left, since they gather its parts from all processes."""
     if not isinstance(module, FSDPModule):
         return
     trainer = module.trainer
-    (limit,) = (trainer.predict_loop if trainer.predicting else trainer._evaluation_loop).max_batches
-    if limit == inf:
-        raise UserError(
-            "A sharded model runs each batch on all processes together, so that it is evaluated on data that tell "
-            "their length. Set --trainer.limit_val_batches (limit_test_batches, limit_predict_batches)."
-        )
-    own = int(limit)
-    if batch_idx == 0:
-        most = trainer.strategy.reduce(torch.tensor(own, device=module.device), reduce_op="max")
-        module.most_batches = int(most)
-    if batch_idx + 1 == own:
-        read = {key: value for key, value in batch.items() if key != "label" or not trainer.predicting}
-        for _ in range(own, module.most_batches):
-            module(read)  # all of it: torch gathers in the backward of the next step by what forwards have gathered
+    loop = trainer.predict_loop if trainer.predicting else trainer._evaluation_loop
+    done = torch.tensor(int(loop.batch_progress.is_last_batch), device=module.device)
+    read = {key: value for key, value in batch.items() if key != "label" or not trainer.predicting}
+    while not trainer.strategy.reduce(done.clone(), reduce_op="min") and done:
+        module(read)  # all of it: torch gathers in the backward of the next step by what forwards have gathered

@@ -218,11 +218,7 @@ def train(
         recorder := RunRecorder(),
         ModelCheckpoint(directory, filename="end"),
     ]
-    steps = {
-        key: value
-        for key, value in case.options.items()
-        if key.startswith(("gradient_clip", "accumulate", "precision"))
-    }
+    trainers = ("gradient_clip_val", "accumulate_grad_batches", "precision")
     trainer = Trainer(
         default_root_dir=directory,
         accelerator="cpu",
@@ -234,7 +230,7 @@ def train(
         enable_model_summary=False,
         logger=False,
         num_sanity_val_steps=2,  # of which one process has one
-        **{"max_epochs": 1, **steps, **options},
+        **{"max_epochs": 1, **{key: case.options[key] for key in trainers if key in case.options}, **options},
     )
     trainer.fit(module, Data(case, processes), ckpt_path=ckpt_path)
     assert isinstance(module, FSDPModule) == sharded
