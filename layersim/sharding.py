@@ -81,7 +81,7 @@ def run_with_the_others(module: "LayerwiseModule", batch: dict[str, Any]) -> Non
     if not isinstance(module, FSDPModule):
         return
     trainer = module.trainer
-    loop = trainer.predict_loop if trainer.predicting else trainer._evaluation_loop
+    loop: Any = trainer.predict_loop if trainer.predicting else trainer._evaluation_loop
     done = torch.tensor(int(loop.batch_progress.is_last_batch), device=module.device)
     read = {key: value for key, value in batch.items() if key != "label" or not trainer.predicting}
     while not trainer.strategy.reduce(done.clone(), reduce_op="min") and done:

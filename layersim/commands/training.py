@@ -245,14 +245,9 @@ class LayerwiseCLI(LightningCLI):
         if path := self._get(self.config, "ckpt_path"):
             sharded = isinstance(self._get(self.config_init, "trainer").strategy, ModelParallelStrategy)
             checkpoint = read_checkpoint(path, shapes_only=sharded)
-            if Path(path).is_dir() and self.subcommand == "fit" and not sharded:
-                raise UserError(
-                    f"{path} is a sharded model's, whose training goes on with --trainer.strategy.class_path="
-                    "lightning.pytorch.strategies.ModelParallelStrategy, on any number of processes."
-                )
             check_fits(checkpoint["state_dict"], self.model, path)
             if self.subcommand != "export":  # which needs the weights alone
-                check_complete(checkpoint, path, resume=self.subcommand == "fit")
+                check_complete(checkpoint, path, resume=self.subcommand == "fit", sharded=sharded)
         if self.subcommand == "export":
             check_destination(self._get(self.config_init, "to"), self._get(self.config_init, "overwrite"))
             return checkpoint

@@ -42,18 +42,24 @@ def read_checkpoint(path: str | Path, *, shapes_only: bool = False) -> dict[str,
     return checkpoint
 
 
-def check_complete(checkpoint: dict[str, Any], path: str | Path, *, resume: bool) -> None:
+def check_complete(checkpoint: dict[str, Any], path: str | Path, *, resume: bool, sharded: bool = False) -> None:
     """Whether Lightning can take a checkpoint as one of its own, and training can go on from it.
 
     Args:
         checkpoint: as `read_checkpoint` gives it.
         path: for the error.
         resume: whether training goes on, which needs more than weights.
+        sharded: whether the model's parameters are spread over processes.
 
     Raises:
         UserError: it does not tell which Lightning wrote it, or one of another major version; it holds weights alone,
-            or only a part of a training's state.
+            or only a part of a training's state; it is a sharded training's folder, and the model is whole.
     """
+    if resume and not sharded and Path(path).is_dir():
+        raise UserError(
+            f"{path} is a sharded model's, whose training goes on with --trainer.strategy.class_path="
+            "lightning.pytorch.strategies.ModelParallelStrategy, on any number of processes."
+        )
     here, wrote = version("lightning"), checkpoint.get("pytorch-lightning_version")
     if str(wrote).partition(".")[0] != here.partition(".")[0]:
         told = "does not tell which Lightning wrote it" if wrote is None else f"was written by Lightning {wrote}"
