@@ -51,6 +51,7 @@ class LayerwiseModule(LightningModule):
         lr_scheduler_interval: whether the schedule moves every optimizer `step` or every `epoch`. Where None: by steps
             if it counts them (`WarmupDecay`, `OneCycleLR` and others of `total_steps`, `CyclicLR`), else by epochs; a
             line tells.
+        activation_checkpointing: blocks, from 1, that run again in the backward, to save memory; True: all.
         compile: compile the backbone with `torch.compile`.
 
     Raises:
@@ -66,6 +67,7 @@ class LayerwiseModule(LightningModule):
         parameter_groups: ParameterGroups = _ALIKE,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Interval | None = None,
+        activation_checkpointing: bool | list[int] = False,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -83,6 +85,7 @@ class LayerwiseModule(LightningModule):
         self._seed = 0
         self._place = Place()
         self._finite = Finiteness()
+        backbone.recompute(activation_checkpointing)
         if compile:
             self.backbone.compile()
 
@@ -113,9 +116,7 @@ class LayerwiseModule(LightningModule):
         refuse_mps(strategy.root_device)
         refuse_other_sharding(strategy)
         if stage == "fit" and isinstance(strategy, DDPStrategy):
-            # Validation shares may differ by a batch between processes. DDP's forward would broadcast buffers at each
-            # and wait for ever; a transformer's buffers (position tables) are constants.
-            strategy._ddp_kwargs["broadcast_buffers"] = False
+            strategy._ddp_kwargs["broadcast_buffers"] = False  # constants; of unequal shares one would wait for ever
             if self.has_unused_parameters:
                 strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
@@ -283,9 +284,8 @@ class LayerwiseModule(LightningModule):
 
     def on_train_start(self) -> None:
         self._place.take_up(self)
-        # what `seed_everything` was told, since building a model may set torch's own
-        seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
-        self._seed = self.trainer.strategy.broadcast(seed)
+        seed = os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())  # building a model may set torch's own
+        self._seed = self.trainer.strategy.broadcast(int(seed))
         if self._found_rate is not None:
             (optimizer,) = self.trainer.optimizers
             self._rates = [group.get("lr", self._found_rate) for group in self.grouped_parameters()]

@@ -61,7 +61,7 @@ CASES = {
     "BERT, alternating": Case(BERT, Alternating),
     "GPT-2, tied": Case(GPT2, options={"gradient_clip_val": 0.05}),
     "GPT-2, alternating, accumulated": Case(GPT2, Alternating, {"accumulate_grad_batches": 2}),
-    "Llama, tied": Case(LLAMA | {"tie_word_embeddings": True}, options={"grad_checkpointing": True}),
+    "Llama, tied": Case(LLAMA | {"tie_word_embeddings": True}, options={"activation_checkpointing": [2]}),
     "Llama, untied, alternating": Case(LLAMA | {"tie_word_embeddings": False}, Alternating),
     "Llama, adapters": Case(LLAMA | {"tie_word_embeddings": False}, options={"lora": Lora(r=2)}),
 }
@@ -108,7 +108,7 @@ class Data(SplitDataModule):
 def build(case: Case, optimizer: Any) -> LayerwiseModule:
     """The module, the same on every process."""
     options = dict(case.options)
-    own = {key: options[key] for key in ("lora", "grad_checkpointing") if key in options}
+    own = {"lora": options["lora"]} if "lora" in options else {}
     if case.model is None:
         backbone: Any = tiny.backbone()
     else:
@@ -119,7 +119,7 @@ def build(case: Case, optimizer: Any) -> LayerwiseModule:
             task=task, pretrained=False, num_classes=classes, config_args=dict(case.model), **own
         )
     objective: Objective = case.objective()
-    ours = {key: options[key] for key in ("head", "parameter_groups") if key in options}
+    ours = {key: options[key] for key in ("head", "parameter_groups", "activation_checkpointing") if key in options}
     return LayerwiseModule(backbone, objective, optimizer=optimizer, **ours)
 
 
