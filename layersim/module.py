@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from layersim.backbones.base import Backbone
@@ -115,10 +116,8 @@ class LayerwiseModule(LightningModule):
         strategy = self.trainer.strategy  # whatever it was named by; what the user told it to do stays
         refuse_mps(strategy.root_device)
         refuse_other_sharding(strategy)
-        if stage == "fit" and isinstance(strategy, DDPStrategy):
-            strategy._ddp_kwargs["broadcast_buffers"] = False  # constants; of unequal shares one would wait for ever
-            if self.has_unused_parameters:
-                strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        if stage == "fit" and isinstance(strategy, DDPStrategy) and self.has_unused_parameters:
+            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # of a ModelParallelStrategy
@@ -144,14 +143,7 @@ class LayerwiseModule(LightningModule):
         loss_of = partial(self.loss_of, layers=layers, step=step)
         self._finite.begin(batch, batch_idx, layers, loss_of)
         features, loss = loss_of(batch)
-        if not (isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad):
-            came = type(loss).__name__
-            if isinstance(loss, Tensor):
-                came = f"one of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a gradient"
-            raise UserError(
-                f"Expected a loss of shape () with a gradient from {type(self.objective).__name__}, but got {came}. "
-                "Change its `forward`."
-            )
+        self.objective.check(loss)
         return self._of_all_samples(loss, features)
 
     def loss_of(self, batch: dict[str, Any], layers: list[int], step: Step) -> tuple[LayerFeatures, Tensor]:
@@ -274,6 +266,12 @@ class LayerwiseModule(LightningModule):
                 "--trainer.max_steps or, where the data has a length, --trainer.max_epochs."
             )
         return int(steps)
+
+    def on_fit_start(self) -> None:
+        # Validation shares may differ by a batch between processes. DDP's forward would broadcast buffers at each and
+        # wait for ever; a transformer's buffers (position tables) are constants.
+        if isinstance(model := self.trainer.strategy.model, DistributedDataParallel):
+            model.broadcast_buffers = False
 
     def on_train_epoch_start(self) -> None:
         self._place.begin_epoch()
