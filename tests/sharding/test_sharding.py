@@ -156,7 +156,7 @@ def test_the_command_reads_what_a_sharded_run_has_saved(
     assert TimmBackbone("local-dir:exported", pretrained=True).num_layers == 2
     capsys.readouterr()
     sharded = "--trainer.strategy.class_path=lightning.pytorch.strategies.ModelParallelStrategy"
-    layersim("exits", *given, *quiet, sharded, status=2)
+    layersim("exits", *given, *quiet, sharded, "--risk=0.5", status=2)
     assert "Set --measure_speed=false, or leave --trainer.strategy out" in capsys.readouterr().err
     layersim("fit", *given, *quiet, status=2)
     assert "is a sharded model's, whose training goes on with --trainer.strategy" in capsys.readouterr().err
