@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -20,14 +21,16 @@ from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error
 from layersim.heads import Head, SharedHead
 from layersim.objectives import Aligned, Objective, Reading, Step
+from layersim.optimization import schedules
 from layersim.optimization.parameter_groups import ParameterGroups, check_groups
-from layersim.optimization.schedules import Interval, WarmupDecay, check_lasts, interval_of, monitor_of, told, try_out
+from layersim.optimization.schedules import Interval, WarmupDecay
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
 from layersim.runs.finders import start_from, steps_of
 from layersim.runs.finite import Finiteness
 from layersim.runs.place import Place
 from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates
+from layersim.sharding import refuse_other_sharding, run_with_the_others, shard
 
 _ALIKE = ParameterGroups()
 
@@ -49,6 +52,7 @@ class LayerwiseModule(LightningModule):
         lr_scheduler_interval: whether the schedule moves every optimizer `step` or every `epoch`. Where None: by steps
             if it counts them (`WarmupDecay`, `OneCycleLR` and others of `total_steps`, `CyclicLR`), else by epochs; a
             line tells.
+        activation_checkpointing: blocks, from 1, that run again in the backward, to save memory; True: all.
         compile: compile the backbone with `torch.compile`.
 
     Raises:
@@ -64,6 +68,7 @@ class LayerwiseModule(LightningModule):
         parameter_groups: ParameterGroups = _ALIKE,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Interval | None = None,
+        activation_checkpointing: bool | list[int] = False,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -81,6 +86,7 @@ class LayerwiseModule(LightningModule):
         self._seed = 0
         self._place = Place()
         self._finite = Finiteness()
+        backbone.recompute(activation_checkpointing)
         if compile:
             self.backbone.compile()
 
@@ -107,10 +113,15 @@ class LayerwiseModule(LightningModule):
         return any(layers[-1] < self.num_layers - 1 or self.head.unused_parameters(layers) for layers in choices)
 
     def setup(self, stage: str) -> None:
-        refuse_mps(self.trainer.strategy.root_device)
         strategy = self.trainer.strategy  # whatever it was named by; what the user told it to do stays
+        refuse_mps(strategy.root_device)
+        refuse_other_sharding(strategy)
         if stage == "fit" and isinstance(strategy, DDPStrategy) and self.has_unused_parameters:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # of a ModelParallelStrategy
+            shard(self, self.device_mesh)
 
     def forward(self, batch: dict[str, Any]) -> LayerOutput:
         """All that the model knows of a batch at every layer, with the objective's value where there are targets."""
@@ -129,20 +140,14 @@ class LayerwiseModule(LightningModule):
         length = self._total_steps() if self.objective.follows_length else None
         step = Step(self.global_step, self.trainer.fit_loop.epoch_loop.total_batch_idx, length, self._seed)
         layers = self._asked(step)
-        loss_of = partial(self._loss_of, layers=layers, step=step)
+        loss_of = partial(self.loss_of, layers=layers, step=step)
         self._finite.begin(batch, batch_idx, layers, loss_of)
         features, loss = loss_of(batch)
-        if not (isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad):
-            came = type(loss).__name__
-            if isinstance(loss, Tensor):
-                came = f"one of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a gradient"
-            raise UserError(
-                f"Expected a loss of shape () with a gradient from {type(self.objective).__name__}, but got {came}. "
-                "Change its `forward`."
-            )
+        self.objective.check(loss)
         return self._of_all_samples(loss, features)
 
-    def _loss_of(self, batch: dict[str, Any], layers: list[int], step: Step) -> tuple[LayerFeatures, Tensor]:
+    def loss_of(self, batch: dict[str, Any], layers: list[int], step: Step) -> tuple[LayerFeatures, Tensor]:
+        """The features of `layers`, and the objective's loss, (), at this step of a training."""
         features: LayerFeatures = self.backbone(batch, layers)
         if features.targets is None:
             raise UserError("Training needs a label for every sample, but the data gives none.")
@@ -193,6 +198,11 @@ class LayerwiseModule(LightningModule):
     def on_train_batch_end(self, *_: Any) -> None:
         self._finite.end(self)
 
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        run_with_the_others(self, batch)  # after the callbacks, which may have to meet at this batch
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+
     def on_validation_epoch_end(self) -> None:
         self._finite.tell_broken()
 
@@ -205,10 +215,10 @@ class LayerwiseModule(LightningModule):
         self._rates = starting_rates(optimizer)
         if schedule is None:
             return optimizer
-        interval = self.lr_scheduler_interval or interval_of(schedule)
+        interval = self.lr_scheduler_interval or schedules.interval_of(schedule)
         entry: LRSchedulerConfigType = {"scheduler": schedule, "interval": interval}
         if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            entry["monitor"] = monitor_of(schedule)
+            entry["monitor"] = schedules.monitor_of(schedule)
             entry["frequency"] = self.trainer.check_val_every_n_epoch or 1
             rank_zero_info(f"ReduceLROnPlateau follows {entry['monitor']}, of which the {schedule.mode} counts.")
         elif isinstance(schedule, WarmupDecay):
@@ -218,8 +228,8 @@ class LayerwiseModule(LightningModule):
         else:
             steps, epochs = steps_of(self.trainer), self.trainer.max_epochs
             lengths = {"step": steps if steps >= 0 else inf, "epoch": inf if epochs in (None, -1) else epochs}
-            check_lasts(schedule, lengths[interval])
-            rank_zero_info(told(schedule, interval, lengths["step"], lengths["epoch"]))
+            schedules.check_lasts(schedule, lengths[interval])
+            rank_zero_info(schedules.told(schedule, interval, lengths["step"], lengths["epoch"]))
         return {"optimizer": optimizer, "lr_scheduler": entry}
 
     def grouped_parameters(self) -> list[dict[str, Any]]:
@@ -230,17 +240,7 @@ class LayerwiseModule(LightningModule):
         groups = self.grouped_parameters()
         check_groups(groups, self)
         optimizer = self._optimizer_of(groups)
-        if self.lr_scheduler is None:
-            return optimizer, None
-        before = {group["lr"] for group in optimizer.param_groups}
-        with as_user_error("torch cannot make the learning-rate schedule", "Change --model.lr_scheduler."):
-            schedule = self.lr_scheduler(optimizer)
-        if len(before) > 1 and len({*starting_rates(optimizer)}) == 1:
-            raise UserError(
-                f"{type(schedule).__name__} starts all parameters from one learning rate, but their groups have "
-                f"{len(before)}. Change --model.lr_scheduler, or leave rates out of --model.parameter_groups."
-            )
-        return optimizer, schedule
+        return optimizer, self.lr_scheduler and schedules.scheduled(optimizer, self.lr_scheduler)
 
     def _optimizer_of(self, parameters: Any) -> Optimizer:
         with as_user_error("torch cannot make the optimizer", "Change --model.optimizer."):
@@ -254,8 +254,8 @@ class LayerwiseModule(LightningModule):
         """
         _, schedule = self._make_optimizer()
         if schedule is not None:
-            try_out(schedule)
-        return monitor_of(schedule)
+            schedules.try_out(schedule)
+        return schedules.monitor_of(schedule)
 
     def _total_steps(self) -> int:
         """Optimizer steps of the whole training, of which a schedule is a share."""
@@ -282,9 +282,8 @@ class LayerwiseModule(LightningModule):
 
     def on_train_start(self) -> None:
         self._place.take_up(self)
-        # what `seed_everything` was told, since building a model may set torch's own
-        seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
-        self._seed = self.trainer.strategy.broadcast(seed)
+        seed = os.environ.get("PL_GLOBAL_SEED", torch.initial_seed())  # building a model may set torch's own
+        self._seed = self.trainer.strategy.broadcast(int(seed))
         if self._found_rate is not None:
             (optimizer,) = self.trainer.optimizers
             self._rates = [group.get("lr", self._found_rate) for group in self.grouped_parameters()]
@@ -301,10 +300,11 @@ class LayerwiseModule(LightningModule):
             return
         self._place.load(checkpoint)
         optimizer, schedule = self._make_optimizer()
-        prefer_given_options(checkpoint, optimizer, dict(self.hparams))
-        scheduled = self.objective.follows_length or isinstance(schedule, WarmupDecay)
+        loaded = self.trainer.optimizers if isinstance(self, FSDPModule) else []
+        prefer_given_options(checkpoint, optimizer, dict(self.hparams), loaded)
+        by_length = self.objective.follows_length or isinstance(schedule, WarmupDecay)
         begun = bool(checkpoint["global_step"])  # else, as where a finder puts weights back, there is no place to lose
-        if begun and scheduled and self._total_steps() != self.trainer.max_steps:  # else the length is the user's own
+        if begun and by_length and self._total_steps() != self.trainer.max_steps:  # else the length is the user's own
             check_length(checkpoint, self._steps_per_epoch())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

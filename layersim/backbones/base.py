@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from layersim.backbones.calls import watched
 from layersim.errors import UserError
@@ -112,8 +114,35 @@ class Backbone(nn.Module, ABC):
             )
         return torch.stack([tokens for tokens in features if tokens is not None])
 
+    def recompute(self, blocks: bool | Sequence[int]) -> None:
+        """Has blocks run again in a training step's backward, in place of keeping what they computed, to save memory.
+
+        Args:
+            blocks: their numbers in `blocks`, from 1; True: all; False: none.
+
+        Raises:
+            UserError: a number that no block has.
+        """
+        every = range(1, len(self.blocks) + 1) if blocks else range(0)
+        chosen = every if isinstance(blocks, bool) else blocks
+        if wrong := sorted({*chosen} - {*every}):
+            raise UserError(
+                f"Expected blocks of 1 … {len(every)} to recompute, but got {', '.join(map(str, wrong))}. Change "
+                "--model.activation_checkpointing."
+            )
+        for number in chosen:
+            block = self.blocks[number - 1]
+            block.forward = partial(_recomputed, block, block.forward)
+
     def _does_not_say(self, what: str) -> UserError:
         return UserError(
-            f"{type(self).__name__} does not say how its blocks are called, which early exit and export ask for: "
-            f"give it {what} (see layersim.Backbone)."
+            f"{type(self).__name__} does not say how its blocks are called, which early exit, export, sharding and "
+            f"activation checkpointing ask for: give it {what} (see layersim.Backbone)."
         )
+
+
+def _recomputed(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What the block's own forward gives."""
+    if not (block.training and torch.is_grad_enabled()):
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)

@@ -45,7 +45,6 @@ class TransformersBackbone(Backbone):
         trust_remote_code: run code that comes with the model.
         config_args: overrides of the configuration, such as `num_hidden_layers`; with `name_or_path` None also
             `model_type`, the family.
-        grad_checkpointing: recompute blocks in the backward pass, to save memory.
         lora: train low-rank adapters in the blocks in place of their weights, and the head; needs the extra `lora`.
         blocks: where the model keeps its blocks, a path in the base model such as `encoder.layer`; found where None.
         final_norm: its norm between the last block and the classifier, a path in the base model; found where None.
@@ -71,7 +70,6 @@ class TransformersBackbone(Backbone):
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
         config_args: dict[str, Any] | None = None,
-        grad_checkpointing: bool = False,
         lora: Lora | None = None,
         blocks: str | None = None,
         final_norm: str | None = None,
@@ -124,9 +122,6 @@ class TransformersBackbone(Backbone):
         if lora:
             adapt(self.model, self.blocks, [self.final_norm, self.classifier], lora)
         self._check_logits(expected)
-        if grad_checkpointing:
-            with as_user_error("transformers cannot recompute blocks", "Leave the backbone's grad_checkpointing out."):
-                self.model.activation_checkpointing_enable({"use_reentrant": False})
 
     def _lay_out(self, **named: Any) -> Tensor:
         """Finds the layout's parts in the model, and a tiny batch to compare models by; gives its own logits of it."""

@@ -38,7 +38,6 @@ class TimmBackbone(Backbone):
         num_classes: C, from 2; where None the weights file's, or timm's own number.
         img_size: side of the (square) images in pixels, or (height, width); timm's own where None.
         in_chans: image channels.
-        grad_checkpointing: recompute blocks in the backward pass, to save memory.
         model_args: any further keyword of `timm.create_model`, such as `depth`, `embed_dim` or `drop_path_rate`.
 
     Raises:
@@ -58,7 +57,6 @@ class TimmBackbone(Backbone):
         num_classes: int | None = None,
         img_size: int | tuple[int, int] | None = None,
         in_chans: int = 3,
-        grad_checkpointing: bool = False,
         model_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -78,9 +76,6 @@ class TimmBackbone(Backbone):
         check_layout(self.model, name)
         if checkpoint_path:
             load_weights(self.model, checkpoint_path, create, num_classes, in_chans)
-        if grad_checkpointing:
-            with as_user_error(f"timm cannot recompute the blocks of {name}", "Leave grad_checkpointing out."):
-                self.model.set_grad_checkpointing()
         self.num_layers = len(self.blocks)
         self.num_classes = self.model.num_classes
         self.pooling = TimmPooling(self.model)

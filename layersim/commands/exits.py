@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from torch import Tensor
@@ -94,6 +95,11 @@ def calibrate_exits(
     asked.check_on(model, datamodule)
     directory = None if trainer is None else Path(trainer.default_root_dir)
     trainer = trainer or quiet_trainer()
+    if measure_speed and isinstance(trainer.strategy, ModelParallelStrategy):
+        raise UserError(
+            "One process times the model, which a sharded one does not run alone. Set --measure_speed=false, or leave "
+            "--trainer.strategy out: one process reads a sharded training's checkpoint too."
+        )
     chosen = POLICIES[policy]()
     fitted = None
     if temperature_share:

@@ -70,8 +70,8 @@ def read_source(given: str) -> Source:
     if colon and library == "transformers":
         return Source(given, name, _backbone("TransformersBackbone", name_or_path=name), any_task=True)
     path = Path(given).expanduser()
-    if path.is_dir():
-        if not (path / _LAST).is_file():
+    if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint's
+        if not (path / _LAST).exists():
             raise UserError(f"{given} is no run's directory: it holds no {_LAST}. Expected {FORMS}.")
         path /= _LAST
     if path.suffix == ".ckpt":

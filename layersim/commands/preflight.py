@@ -60,7 +60,7 @@ def with_checkpoint(given: list[str]) -> list[str]:
     recipe that stands before all others."""
     if not (path := _typed_checkpoint(given)):
         return given
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, shapes_only=True)
     own_data = any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given)
     stored = stored_sections(checkpoint, path, given, () if own_data else ("data", "experiment"))
     return [given[0], "--config", yaml.safe_dump(stored), *given[1:]]

@@ -53,7 +53,7 @@ def running(trainer: "Trainer") -> Iterator[None]:
     except OutOfMemoryError as error:
         raise UserError(
             f"The device's memory is full: {reason(error)} Lower --data.batch_size (and raise "
-            "--trainer.accumulate_grad_batches to match), or set the backbone's grad_checkpointing: true."
+            "--trainer.accumulate_grad_batches to match), or set --model.activation_checkpointing=true."
         ) from error
     except Exception as error:
         if isinstance(error, DistError) and not is_initialized():

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import (
     LightningArgumentParser,
     LightningCLI,
 )
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from layersim.commands.console import in_few_lines, quiet
@@ -40,9 +41,11 @@ from layersim.runs.configuration import RunConfig
 from layersim.runs.processes import ending_together
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.runs.resume import earlier_rows
+from layersim.runs.sharded_checkpoints import WholeShards
 from layersim.runs.stopping import StopOnSignal, stopped_first
 from layersim.runs.tracking import RunLogger, WholeTable, finish
 from layersim.runs.whole_checkpoints import WholeCheckpoints
+from layersim.sharding import refuse_other_sharding
 from layersim.sweep.flags import from_agent, under_agent
 
 _RUN_DIRECTORY = "LAYERSIM_RUN_DIRECTORY"
@@ -135,6 +138,7 @@ class LayerwiseCLI(LightningCLI):
             self._asked().check()
         run_directory.check_writable(*self._place())
         check_limits(self._get(self.config, "trainer"), str(self.subcommand), self._get(self.config, "split"))
+        refuse_other_sharding(self._get(self.config, "trainer").strategy)
         if self._get(self.config, "ckpt_path"):  # what the published weights lack comes from there
             warnings.filterwarnings("ignore", ".*( has no trained | is adapted to this model)", UserWarning)
 
@@ -192,6 +196,8 @@ class LayerwiseCLI(LightningCLI):
             self.datamodule.stream.check_end(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the recipe's own plugin, or a strategy's
             trainer.strategy.checkpoint_io = WholeCheckpoints()
+        if type(trainer.strategy) is ModelParallelStrategy:
+            trainer.strategy.__class__ = WholeShards
         stop = [] if trainer.barebones else [StopOnSignal()]  # last, so that it saves what the others know of a step
         trainer.callbacks = [*in_few_lines(trainer.callbacks, given), *stop]  # type: ignore[attr-defined]
         return trainer
@@ -226,10 +232,11 @@ class LayerwiseCLI(LightningCLI):
         """All that can be known to go wrong, found before a run directory exists. Returns the checkpoint, if any."""
         checkpoint: dict[str, Any] = {}
         if path := self._get(self.config, "ckpt_path"):
-            checkpoint = read_checkpoint(path)
+            sharded = isinstance(self._get(self.config_init, "trainer").strategy, ModelParallelStrategy)
+            checkpoint = read_checkpoint(path, shapes_only=sharded)
             check_fits(checkpoint["state_dict"], self.model, path)
             if self.subcommand != "export":  # which needs the weights alone
-                check_complete(checkpoint, path, resume=self.subcommand == "fit")
+                check_complete(checkpoint, path, resume=self.subcommand == "fit", sharded=sharded)
         if self.subcommand == "export":
             check_destination(self._get(self.config_init, "to"), self._get(self.config_init, "overwrite"))
             return checkpoint

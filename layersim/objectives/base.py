@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from layersim.errors import UserError
 from layersim.objectives.reading import Reading, Step, weighted_layers
 
 
@@ -37,6 +38,18 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, read: Reading) -> Tensor:
         """The loss, (), from what was read at `layers`; it needs a gradient in training, not in evaluation."""
+
+    def check(self, loss: object) -> None:
+        """Refuses, with a UserError, what a training step got in place of a loss."""
+        if isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad:
+            return
+        came = type(loss).__name__
+        if isinstance(loss, Tensor):
+            came = f"one of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a gradient"
+        raise UserError(
+            f"Expected a loss of shape () with a gradient from {type(self).__name__}, but got {came}. Change its "
+            "`forward`."
+        )
 
 
 class WeightedSum(Objective):

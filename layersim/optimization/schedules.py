@@ -1,6 +1,7 @@
 """Learning-rate schedules: what they count, and one that knows how many steps the training takes."""
 
 import warnings
+from collections.abc import Callable
 from math import cos, inf, pi
 from typing import Any, Literal
 
@@ -22,6 +23,23 @@ class ReduceLROnPlateau(cli.ReduceLROnPlateau):
 
     def __init__(self, optimizer: Optimizer, monitor: str = "val/loss", *args: Any, **kwargs: Any) -> None:
         super().__init__(optimizer, monitor, *args, **kwargs)
+
+
+def scheduled(optimizer: Optimizer, make: Callable[[Optimizer], Any]) -> Any:
+    """The schedule that `make` makes for the optimizer.
+
+    Raises:
+        UserError: torch does not take its options, or it gives groups of several learning rates one.
+    """
+    before = {group["lr"] for group in optimizer.param_groups}
+    with as_user_error("torch cannot make the learning-rate schedule", "Change --model.lr_scheduler."):
+        schedule = make(optimizer)
+    if len(before) > 1 and len({group.get("initial_lr", group["lr"]) for group in optimizer.param_groups}) == 1:
+        raise UserError(
+            f"{type(schedule).__name__} starts all parameters from one learning rate, but their groups have "
+            f"{len(before)}. Change --model.lr_scheduler, or leave rates out of --model.parameter_groups."
+        )
+    return schedule
 
 
 def monitor_of(schedule: object) -> str | None:

@@ -8,22 +8,32 @@ import torch
 from torch import Tensor, nn
 
 from layersim.errors import UserError
+from layersim.runs.sharded_checkpoints import read_folder
 from layersim.runs.whole_checkpoints import reading
 
 _READ: dict[str, Any] = {"state_dict": None, "hyper_parameters": {}, "layersim": {}}
 """The entries of a checkpoint that the command reads, and what stands for one that is not there."""
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's contents, its tensors mapped from the file, not read; plain values and tensors only.
+def read_checkpoint(path: str | Path, *, shapes_only: bool = False) -> dict[str, Any]:
+    """A checkpoint's contents, plain values and tensors only: a file's tensors are mapped, not read; of a sharded
+    model's folder all is read but the optimizers' states.
+
+    Args:
+        path: of the file or folder.
+        shapes_only: leave the values of a folder's weights where they are.
 
     Raises:
         UserError: no such file, or one that is cut short, corrupt, or no Lightning checkpoint.
     """
-    if not Path(path).is_file():
+    if not Path(path).exists() or (Path(path).is_dir() and Path(path).suffix != ".ckpt"):
         raise UserError(f"There is no checkpoint {path}. Give the path of a .ckpt file as --ckpt_path.")
     with reading(Path(path)):
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint: dict[str, Any] = (
+            read_folder(Path(path), shapes_only=shapes_only)
+            if Path(path).is_dir()
+            else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        )
     for entry, absent in _READ.items():
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(entry, absent), dict):
             raise UserError(
@@ -32,18 +42,24 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_complete(checkpoint: dict[str, Any], path: str | Path, *, resume: bool) -> None:
+def check_complete(checkpoint: dict[str, Any], path: str | Path, *, resume: bool, sharded: bool = False) -> None:
     """Whether Lightning can take a checkpoint as one of its own, and training can go on from it.
 
     Args:
         checkpoint: as `read_checkpoint` gives it.
         path: for the error.
         resume: whether training goes on, which needs more than weights.
+        sharded: whether the model's parameters are spread over processes.
 
     Raises:
         UserError: it does not tell which Lightning wrote it, or one of another major version; it holds weights alone,
-            or only a part of a training's state.
+            or only a part of a training's state; it is a sharded training's folder, and the model is whole.
     """
+    if resume and not sharded and Path(path).is_dir():
+        raise UserError(
+            f"{path} is a sharded model's, whose training goes on with --trainer.strategy.class_path="
+            "lightning.pytorch.strategies.ModelParallelStrategy, on any number of processes."
+        )
     here, wrote = version("lightning"), checkpoint.get("pytorch-lightning_version")
     if str(wrote).partition(".")[0] != here.partition(".")[0]:
         told = "does not tell which Lightning wrote it" if wrote is None else f"was written by Lightning {wrote}"
@@ -103,7 +119,7 @@ def check_fits(state: dict[str, Tensor], module: nn.Module, path: str | Path) ->
 
 def _check_finite(parameters: dict[str, Tensor], path: str | Path) -> None:
     for name, values in parameters.items():
-        if broken := int((~values.isfinite()).sum()):
+        if not values.is_meta and (broken := int((~values.isfinite()).sum())):
             raise UserError(
                 f"The checkpoint {path} is of a training that went wrong: {name} has {broken} of {values.numel()} "
                 "values that are NaN or infinite. Take an earlier checkpoint (--ckpt_path)."

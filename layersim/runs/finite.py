@@ -26,7 +26,7 @@ def broken(values: Tensor) -> Tensor:
     return ~values.sum(dim=-1, dtype=torch.float32).isfinite()
 
 
-def first_broken(batch: Batch, features: LayerFeatures, layers: list[int], head: Head | None) -> str:
+def first_broken(batch: Batch, features: LayerFeatures, layers: list[int], head: Head) -> str:
     """What is first not finite on the way from a batch to its loss, with its layer (from 1) and its sample; empty where
     all is finite, up to each layer's loss.
 
@@ -34,7 +34,7 @@ def first_broken(batch: Batch, features: LayerFeatures, layers: list[int], head:
         batch: its inputs.
         features: (K, N, D) of
         layers: these K layers.
-        head: reads them; None where its parameters are spread over processes, which do not look together.
+        head: reads them; a sharded model's is whole from its forward to its backward.
     """
     for key, value in batch.items():
         if isinstance(value, Tensor) and value.is_floating_point() and value.ndim:
@@ -44,7 +44,7 @@ def first_broken(batch: Batch, features: LayerFeatures, layers: list[int], head:
     for layer, values, rows in zip(layers, features.values.detach(), broken(features.values), strict=True):
         if rows.any():
             return f"features of layer {layer + 1}, of {_of(rows, batch, features)}"
-        if head is None or features.targets is None:
+        if features.targets is None:
             continue
         if not head.losses(values[None], features.targets, [layer]).isfinite().all():
             losses = [head.losses(values[None, [n]], features.targets[[n]], [layer]) for n in range(len(rows))]
@@ -94,8 +94,7 @@ class Finiteness:
             return
         where = "in another process"
         if not torch.isfinite(loss):
-            head = module.head if _is_whole(module) else None
-            where = first_broken(self._batch, features, self._layers, head)
+            where = first_broken(self._batch, features, self._layers, module.head)
         self._stop(module, f"The loss is {total.item()}", where or type(module.objective).__name__)
 
     def check_gradients(self, module: "LayerwiseModule") -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def find_run(where: Path, *, last: bool) -> tuple[Path, Path]:
     for path in reversed(found):
         config = path.parent.parent / "config.yaml"
         try:
-            checkpoint = read_checkpoint(path)
+            checkpoint = read_checkpoint(path, shapes_only=True)
         except UserError as error:
             rank_zero_info(f"{error} The one before it is tried.")
             continue
@@ -134,7 +135,9 @@ def starting_rates(optimizer: Optimizer) -> list[float]:
     return [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
 
 
-def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: dict[str, Any]) -> None:
+def prefer_given_options(
+    checkpoint: dict[str, Any], given: Optimizer, hparams: dict[str, Any], loaded: Sequence[Optimizer] = ()
+) -> None:
     """Rewrites a checkpoint's optimizer and scheduler states, in place, to the options of the optimizer that was given.
 
     Group by group: momenta and counts stay. A changed learning rate moves the whole schedule by its ratio to the old
@@ -144,6 +147,7 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
         checkpoint: as Lightning saves it, with `RATES`; rates that it does not tell are taken to be those of now.
         given: an optimizer with the options that training shall go on with, and with its schedule.
         hparams: the module's hyper-parameters now; compared to the checkpoint's where both were made by the command.
+        loaded: the training's optimizers, where they hold the checkpoint's state already: of a sharded model.
 
     Raises:
         UserError: another optimizer, other groups or another schedule than the checkpoint's: its state means nothing to
@@ -158,8 +162,8 @@ def prefer_given_options(checkpoint: dict[str, Any], given: Optimizer, hparams: 
     moved = {"params", "lr", "initial_lr"}
     if any(schedule.get("cycle_momentum") for schedule in checkpoint.get("lr_schedulers", [])):
         moved |= {"momentum", "betas"}
-    for state in checkpoint.get("optimizer_states", []):
-        groups = state["param_groups"]
+    states = checkpoint.get("optimizer_states", [])
+    for groups in [each.param_groups for each in loaded] or [state["param_groups"] for state in states]:
         _refuse_change("parameter groups", [*map(_told, groups)], [*map(_told, given.param_groups)])
         for number, (group, now, rate) in enumerate(
             zip(groups, given.param_groups, starting_rates(given), strict=True)

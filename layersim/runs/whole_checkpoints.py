@@ -17,6 +17,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.errors import UserError, reason
+from layersim.runs.sharded_checkpoints import is_whole_folder, read_folder
 from layersim.writing import written_whole
 
 _MARK = b"sha256="
@@ -52,14 +53,17 @@ class WholeCheckpoints(TorchCheckpointIO):
             file.write(_MARK + hashlib.sha256(content).hexdigest().encode())
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
-        with contextlib.nullcontext() if "://" in str(path) else reading(Path(path)):
-            loaded: dict[str, Any] = super().load_checkpoint(path, *args, **options)
-        return loaded
+        if "://" in str(path):
+            return dict(super().load_checkpoint(path, *args, **options))
+        with reading(Path(path)):
+            if Path(path).is_dir():
+                return read_folder(Path(path), shapes_only=False)
+            return dict(super().load_checkpoint(path, *args, **options))
 
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Around whatever reads a checkpoint. Where that has no checksum to tell by, a line says so, once.
+    """Around whatever reads a checkpoint, file or folder. Where that has no checksum to tell by, a line says so, once.
 
     Raises:
         UserError: its content is not what was written, or cannot be read; the newest whole checkpoint beside it is
@@ -68,7 +72,8 @@ def reading(path: Path) -> Iterator[None]:
     if (whole := is_whole(path)) is None:
         _tell_no_checksum(path.resolve())
     elif not whole:
-        raise _unusable(path, "is damaged: its checksum is of another content")
+        what = "its checksum is of another content" if path.is_file() else "files in it are missing or changed"
+        raise _unusable(path, f"is damaged: {what}")
     try:
         yield
     except Exception as error:  # unpickling raises whatever the damage suggests
@@ -77,7 +82,9 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def is_whole(path: Path) -> bool | None:
-    """Whether a file's checksum is that of its content; None where it has none."""
+    """Whether a file's checksum, or those of a folder, are those of the content; None where it has none."""
+    if path.is_dir():
+        return is_whole_folder(path)
     with path.open("rb") as file:
         length = max(file.seek(0, io.SEEK_END) - _COMMENT, 0)
         file.seek(max(length - 2, 0))
@@ -94,7 +101,7 @@ def is_whole(path: Path) -> bool | None:
 
 def newest_whole(folder: Path, *, other_than: Path | None = None) -> Path | None:
     """The checkpoint in a folder that was written last, of those whose checksum is right; None where there is none."""
-    there = [path for path in folder.glob("*.ckpt") if path != other_than and path.is_file()]
+    there = [path for path in folder.glob("*.ckpt") if path != other_than and path.exists()]
     newest_first = sorted(there, key=lambda path: path.stat().st_mtime_ns, reverse=True)
     return next((path for path in newest_first if is_whole(path)), None)
 

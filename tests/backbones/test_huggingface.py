@@ -174,32 +174,35 @@ def test_every_parameter_gets_a_gradient(family: str, task: str) -> None:
     assert [name for name, gradient in gradients.items() if gradient is None] == []
 
 
-@pytest.mark.parametrize("family", ["BERT", "DeBERTa-v2 with a convolution", "ViT", "GPT-2", "Llama"])
-def test_gradient_checkpointing_gives_the_same_gradients(family: str) -> None:
+@pytest.mark.parametrize("family", ["BERT", "DeBERTa-v2 with a convolution", "ALBERT", "ViT", "GPT-2", "Llama"])
+@pytest.mark.parametrize("blocks", [True, [1]])
+def test_gradient_checkpointing_gives_the_same_gradients(family: str, blocks: bool | list[int]) -> None:
     """Blocks run twice, and are read once."""
     arguments = CLASSIFIERS[family] | ({"attention_probs_dropout_prob": 0.0} if family in ENCODERS else {})
     gradients, runs = [], []
-    for recompute in (False, True):
-        backbone = build(arguments, grad_checkpointing=recompute)
-        block = attrgetter(backbone.layout.blocks)(backbone.model.base_model)[0]
-        norm = next(module for module in block.modules() if "Norm" in type(module).__name__)
-        ran: list[Any] = []
-        norm.register_forward_hook(lambda *_, ran=ran: ran.append(1))
+    for chosen in (False, blocks):
+        backbone = build(arguments)
+        backbone.recompute(chosen)
+        ran: list[list[Any]] = []
+        for block in backbone.blocks:
+            norm = next(module for module in block.modules() if "Norm" in type(module).__name__)
+            ran.append([])
+            norm.register_forward_pre_hook(lambda *_, ran=ran[-1]: ran.append(1))
         gradients.append(aligned_gradients(backbone))
-        runs.append(len(ran))
-    assert runs[1] == 2 * runs[0]
+        runs.append([*map(len, ran)])
+    assert runs[1] == [2 * count if blocks is True or not place else count for place, count in enumerate(runs[0])]
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_block_that_is_not_there_cannot_run_again() -> None:
+    with pytest.raises(UserError, match=r"Expected blocks of 1 … 3 to recompute, but got 0, 4\. Change --model\.activ"):
+        build(CLASSIFIERS["BERT"]).recompute([0, 1, 4])
 
 
 def test_what_only_pretraining_uses_is_frozen() -> None:
     frozen = [name for name, value in build(IMAGES["DINOv2"]).named_parameters() if not value.requires_grad]
     assert frozen == ["model.dinov2.embeddings.mask_token"]
-
-
-def test_gradient_checkpointing_that_the_library_has_not() -> None:
-    with pytest.raises(UserError, match=r"does not support activation checkpointing.*grad_checkpointing"):
-        build(CLASSIFIERS["ALBERT"], grad_checkpointing=True)
 
 
 @pytest.mark.parametrize("family", ["BERT", "ModernBERT, mean", "ViT", "DINOv2", "GPT-2", "Llama", "OPT"])
