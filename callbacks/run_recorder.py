@@ -12,6 +12,7 @@ from rich.console import Console
 from callbacks.evaluation import EvaluationCallback, layerwise
 from callbacks.loggers import make_directory
 from layersim.errors import UserError
+from layersim.evaluation import reduced
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.quantity import Quantity
@@ -74,7 +75,7 @@ class RunRecorder(EvaluationCallback):
             self._samples += output.features.values.shape[1]
 
     def end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        samples = trainer.strategy.reduce(torch.tensor(self._samples, device=pl_module.device), reduce_op="sum")
+        samples = reduced(torch.tensor(self._samples, device=pl_module.device), "sum")
         publishing = [call for call in trainer.callbacks if isinstance(call, Publishes)]  # type: ignore[attr-defined]
         counted = next((call for call in publishing if getattr(call, "num_samples", 0)), None)
         ours = isinstance(pl_module, LayerwiseModule) or counted is None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
+from layersim.evaluation import reduced
 from layersim.heads import SharedHead
 from layersim.outputs import LayerFeatures, LayerOutput, Readout
 from layersim.tapping.feature_tap import FeatureTap
@@ -162,7 +163,7 @@ class TappedModule:
     def shape(self) -> tuple[int, int]:
         """L, and N of all processes; to be called on each."""
         samples = torch.tensor(self._samples, device=self.module.device)
-        return len(self.tap.names), int(self.module.trainer.strategy.reduce(samples, reduce_op="sum"))
+        return len(self.tap.names), int(reduced(samples, "sum"))
 
 
 def _labels(batch: Any, where: str | int | None, samples: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error
+from layersim.evaluation import reduced
 from layersim.heads import Head, SharedHead
 from layersim.objectives import Aligned, Objective, Reading, Step
 from layersim.optimization import schedules
@@ -183,8 +184,7 @@ class LayerwiseModule(LightningModule):
         """
         world, samples = self.trainer.world_size, features.values.shape[1]
         sums = torch.stack([loss.detach().double() * samples, loss.new_tensor(samples, dtype=torch.float64)])
-        if world > 1:
-            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        sums = reduced(sums, "sum")
         total, count = sums
         # of all processes: one that stops alone leaves the others waiting
         self._finite.check_loss(self, total / count, loss, features)

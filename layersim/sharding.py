@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error
+from layersim.evaluation import reduced
 
 if TYPE_CHECKING:
     from layersim.module import LayerwiseModule
@@ -84,5 +85,5 @@ def run_with_the_others(module: "LayerwiseModule", batch: dict[str, Any]) -> Non
     loop: Any = trainer.predict_loop if trainer.predicting else trainer._evaluation_loop
     done = torch.tensor(int(loop.batch_progress.is_last_batch), device=module.device)
     read = {key: value for key, value in batch.items() if key != "label" or not trainer.predicting}
-    while not trainer.strategy.reduce(done.clone(), reduce_op="min") and done:
+    while not reduced(done, "min") and done:
         module(read)  # all of it: torch gathers in the backward of the next step by what forwards have gathered

@@ -18,6 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.errors import UserError, reason
+from layersim.evaluation import reduced
 from layersim.runs.resume import keep_finished
 from layersim.runs.signals import ENDING, Stopped, handle, next_sigint_ends, restore
 from layersim.runs.whole_checkpoints import newest_whole
@@ -75,7 +76,7 @@ class StopOnSignal(Callback):
         number = self.received
         if trainer.world_size > 1:
             own = torch.tensor(number, device=trainer.strategy.root_device)
-            number = int(trainer.strategy.reduce(own, reduce_op="max"))
+            number = int(reduced(own, "max"))
         self.received = self.received or number
         return bool(number)
 
@@ -100,7 +101,7 @@ class StopOnSignal(Callback):
             self._leave(trainer)
         if self._training and trainer.world_size > 1:
             own = torch.tensor(trainer.num_val_batches, device=trainer.strategy.root_device)
-            self._shared = trainer.strategy.reduce(own, reduce_op="min").tolist()
+            self._shared = reduced(own, "min").tolist()
 
     def on_validation_batch_end(
         self,
