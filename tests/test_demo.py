@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.measured import measured
 from tests.processes import PATIENCE
 
@@ -17,6 +19,7 @@ def demo(root: Path, epochs: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
 
+@pytest.mark.skipif(not os.environ.get("LAYERSIM_LONG"), reason="`make test-long`: a minute")
 def test_the_demo_measures_what_the_command_does_alone(tmp_path: Path) -> None:
     done = demo(tmp_path, 1)
     assert done.returncode == 0, done.stderr

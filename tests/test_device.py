@@ -4,10 +4,12 @@ In order of importance, for the day that a machine is lent for some minutes.
 """
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 from torch.nn.functional import cross_entropy
 
 from layersim.__main__ import main
@@ -23,6 +25,15 @@ from tests.similarity.every_measure import METRICS
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a directory of its own
 on_cuda = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_cuda)])
+
+
+@pytest.fixture(autouse=True)
+def _alone_again() -> Iterator[None]:
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 ACCELERATOR = {"cpu": "cpu", "cuda": "gpu"}
 
 

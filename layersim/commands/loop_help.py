@@ -76,7 +76,7 @@ def print_section(parser: Any, verb: str, asked: str) -> None:
         group.title = fill(group.title, 79)
         for action in group._group_actions:
             if action.metavar is None and len(action.option_strings[0]) > 25 and not action.choices:
-                action.metavar = "VALUE"
+                action.metavar = "VALUE" if sum(map(len, action.option_strings)) < 64 else "X"
     parser.prog, parser.usage = f"layersim {verb}", f"layersim {verb} [options]"
     parser.print_help()
 

@@ -62,7 +62,7 @@ REFUSED = [
     (["--trainer.devices=0"], r"`Trainer\(devices='0'\)` value is not a valid input"),
     (["--trainer.accelerator=inf"], "accelerator='inf'"),
     (["--trainer.strategy=abc"], "strategy='abc'"),
-    (["--trainer.strategy=fsdp"], "requires a GPU"),
+    (["--trainer.strategy=fsdp"], "one head cannot be read at every layer. Set .*ModelParallelStrategy"),
     (["--trainer.strategy=deepspeed"], "DeepSpeed"),
     (["--trainer.val_check_interval=2.5"], r"2\.5 for val_check_interval"),
     (["--trainer.limit_train_batches=2.5"], r"2\.5 for limit_train_batches"),

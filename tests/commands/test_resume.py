@@ -13,7 +13,7 @@ from layersim.__main__ import main
 from layersim.report.records import read_records
 from layersim.runs.signals import Stopped
 from tests import tiny
-from tests.processes import run_command
+from tests.commands.test_interruption import on_two, only
 
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a directory of its own
 
@@ -157,9 +157,12 @@ def test_two_processes_go_on_within_an_epoch(tmp_path: Path) -> None:
     every = ["ModelCheckpoint", "every_n_train_steps=3", "save_top_k=-1", "filename={step:03d}"]
     kept = [f"--trainer.callbacks{'.' if number else '+='}{word}" for number, word in enumerate(every)]
     words = [*tiny.FLAGS, DROPOUT, *kept, "--data.batch_size=100", "--trainer.max_epochs=2"]
-    whole = run_command("fit", 2, tmp_path / "whole", *words)
+    home = f"--trainer.default_root_dir={tmp_path / 'runs'}"
+    assert [status for status, _ in on_two(tmp_path / "whole", ["fit", *words, home])] == [0, 0]
+    whole = only(tmp_path / "runs")
     for later in set((whole / "checkpoints").glob("*.ckpt")) - {whole / "checkpoints" / "step=003.ckpt"}:
         later.rename(tmp_path / later.name)
-    again = run_command("fit", 2, tmp_path / "again", f"--resume={whole}")
+    assert [status for status, _ in on_two(tmp_path / "again", ["fit", f"--resume={whole}"])] == [0, 0]
+    again = only(tmp_path / "runs", whole)
     (tmp_path / "last.ckpt").rename(whole / "checkpoints" / "last.ckpt")
     same(again, whole)
