@@ -1,12 +1,12 @@
 """The command in processes of its own, for tests of what one process and several find."""
 
-import subprocess
-import sys
+import socket
 from pathlib import Path
 from typing import Any
 
 from layersim.__main__ import main
 from tests.measured import measured
+from tests.reliability.children import Child, command
 
 PATIENCE = 3600
 """Seconds that a process of its own may take: no test fails because the machine does much else."""
@@ -22,12 +22,27 @@ def run_command(verb: str, processes: int, root: Path, *flags: str) -> Path:
     if processes == 1:
         assert main([*words, "--trainer.devices=1"]) == 0
     else:
-        spread = [f"--trainer.devices={processes}", "--trainer.strategy=ddp"]
-        command = [sys.executable, "-m", "layersim", *words, *spread]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        for status, said in spread_over(processes, root / f"{verb}-{processes} says", words):
+            assert status == 0, said[-4000:]
     (directory,) = (path for path in home.glob("*/*") if path.is_dir())
     return directory
+
+
+def spread_over(processes: int, folder: Path, words: list[str]) -> list[tuple[int, str]]:
+    """Status and words of so many processes of the command, begun as torchrun begins them; what each says is kept in
+    the folder, in a file named after its rank."""
+    folder.mkdir()
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes), "GROUP_RANK": "0"}
+    shared |= {"LOCAL_WORLD_SIZE": str(processes), "TORCHELASTIC_RUN_ID": folder.name}
+    ddp = [f"--trainer.devices={processes}", "--trainer.strategy=ddp"]
+    children = [
+        Child(folder / rank, command, [*words, *ddp], environment=shared | {"RANK": rank, "LOCAL_RANK": rank})
+        for rank in map(str, range(processes))
+    ]
+    return [(child.wait(PATIENCE), child.said) for child in children]
 
 
 def last_record(directory: Path) -> dict[str, Any]:

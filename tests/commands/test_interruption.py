@@ -5,8 +5,8 @@ import os
 import re
 import shlex
 import signal
-import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from layersim.__main__ import main
 from layersim.report.records import read_records
 from layersim.runs.whole_checkpoints import is_whole
 from tests import tiny
+from tests.processes import spread_over
 from tests.reliability.children import Child, command
 
 
@@ -222,20 +223,7 @@ def test_a_second_interruption_ends_at_once(tmp_path: Path) -> None:
     assert not [*root.glob("*/*/checkpoints/*")]
 
 
-def on_two(folder: Path, words: list[str]) -> list[tuple[int, str]]:
-    """Status and words of two processes, as torchrun starts them."""
-    folder.mkdir()
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = str(one.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    shared |= {"TORCHELASTIC_RUN_ID": folder.name, "GROUP_RANK": "0"}
-    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp"]
-    children = [
-        Child(folder / str(rank), command, [*words, *ddp], environment=shared | {"RANK": rank, "LOCAL_RANK": rank})
-        for rank in ("0", "1")
-    ]
-    return [(child.wait(), child.said) for child in children]
+on_two = partial(spread_over, 2)
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_batch_start"])

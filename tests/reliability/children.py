@@ -10,6 +10,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["layersim.commands.training", "callbacks", "tests.tiny"])
 
@@ -87,6 +89,8 @@ def _begin(
     multiprocessing.set_start_method("fork", force=True)  # else its loader workers import everything anew
     os.chdir(where)
     os.environ |= environment
+    if "RANK" in environment:  # which Lightning reads when it is imported, as it was before this process began
+        rank_zero_only.rank = int(environment["RANK"])  # type: ignore[attr-defined]
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
