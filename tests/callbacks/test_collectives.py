@@ -79,7 +79,7 @@ def test_collectives_do_not_depend_on_layers_or_measures(tmp_path: Path, monkeyp
     (large, _), two = measured(tmp_path / "large", 6, MANY, 2)
     assert small == other == large
     # to agree on what travels, twice two; what does; sums of two dtypes; a monitor's numbers, by five; the recorder's
-    assert len(large) == 4 + 1 + 2 + 5 + 2
+    assert len(large) == 4 + 1 + 2 + 5 + 1
     _, one = measured(tmp_path / "one", 6, MANY, 1)
     assert one.keys() == two.keys()
     assert one["saturation"] == two["saturation"]

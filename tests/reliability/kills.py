@@ -132,14 +132,15 @@ def _broken(
         ends.append(f"{when}, {'gone on with' if there else 'begun anew, as no checkpoint was there yet'}")
     children = _start(case, folder, resume)
     statuses = [child.wait() for child in children]
+    wrong = ""
     if any(statuses):
-        yield True, f"{told}: the training that goes on ended with {statuses}: {children[0].said[-300:]!r}"
-        return
-    if different := _different(_ended(folder), expected):
-        yield True, f"{told}: {', '.join(different)} differ"
-        return
-    for end in ends:
-        yield False, f"killed {end}: bitwise equal"
+        wrong = f"the training that goes on ended with {statuses}: {children[0].said[-300:]!r}"
+    elif different := _different(_ended(folder), expected):
+        wrong = f"{', '.join(different)} differ"
+    if wrong:
+        yield True, f"{told}: {wrong}"
+    for end in ends[1:] if wrong else ends:
+        yield False, "one of a chain that ended wrong" if wrong else f"killed {end}: bitwise equal"
 
 
 def _saves(folder: Path, nth: int, seen: set[Path]) -> bool:
