@@ -1,6 +1,7 @@
 """The command. A verb is the file of its name in `commands/`; `--help` and `--version` import none of them."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -77,7 +78,11 @@ def main(args: Sequence[str] | None = None) -> int:
                 main(rest)
             else:
                 import_module("layersim.commands.parser").call(getattr(home, verb), rest)
+            sys.stdout.flush()
         return 0
+    except BrokenPipeError:  # whoever reads has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python writes when it ends
+        return 128 + signal.SIGPIPE
     except (UserError, OSError) as error:
         known = isinstance(error, UserError) or error.errno in REFUSED or _is_typed(error, args)
         if not known or os.environ.get("LAYERSIM_DEBUG"):

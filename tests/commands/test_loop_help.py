@@ -1,6 +1,7 @@
 """What `layersim fit --help` and its like tell: the verb's own options first, and nothing that cannot be asked for."""
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -82,3 +83,13 @@ assert not {"torch", "lightning", "numpy", "jsonargparse", "layersim.commands.ex
 """
     for verb in ("fit", "exits"):
         subprocess.run([sys.executable, "-c", program, verb], check=True, capture_output=True, timeout=PATIENCE)
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
+    """`layersim fit --help | head -0`, as far as the command sees it."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", "import sys, layersim.__main__ as it; sys.exit(it.main(['fit', '--help']))"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + 13, "")
