@@ -159,8 +159,7 @@ class SplitDataModule(LightningDataModule, ABC):
                 self._check_labels(name, int(split.labels.min()), int(split.labels.max()), backbone.num_classes)
             self.check_sample(split[0], name, backbone)
         if self.stream is not None:
-            sample = self.stream.first()
-            self.stream.classes = backbone.num_classes if isinstance(sample.get("label"), int) else None
+            self.stream.classes = backbone.num_classes
             self.check_sample(self.stream.first(), "train", backbone)
 
     def _check_labels(self, split: str, smallest: int, largest: int, known: int) -> None:

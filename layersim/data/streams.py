@@ -42,8 +42,7 @@ class Stream(IterableDataset[Sample]):
     run_seed = 0
     """Of the run that trains on it."""
     classes: int | None = None
-    """C of the backbone, which no label may reach; None where there are no labels."""
-
+    """C of the backbone, which no label may reach; None until it is known."""
     sample: Callable[[Any], Sample] | None = None
     """Makes of a piece what the backbone reads, and "label" where there is one; set once the backbone is known."""
 
@@ -111,10 +110,11 @@ class Stream(IterableDataset[Sample]):
         if self.sample is None:
             raise UserError("it is not known yet what the backbone reads: call check(backbone) before reading samples")
         sample = self.sample(piece)
-        if self.classes is not None and not 0 <= sample["label"] < self.classes:
+        label = sample["label"]  # a language model's are tokens, which the tokenizer answers for
+        if self.classes is not None and isinstance(label, int) and not 0 <= label < self.classes:
             raise UserError(
                 f"labels must lie in 0..{self.classes - 1}, as the backbone has {self.classes} classes, but a row of "
-                f"{self.told} has {sample['label']}: set --model.backbone.init_args.num_classes"
+                f"{self.told} has {label}: set --model.backbone.init_args.num_classes"
             )
         return sample
 
