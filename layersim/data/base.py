@@ -3,7 +3,7 @@
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, default_collate
 
+from layersim.data.loader import Loader
 from layersim.data.samplers import EvaluationSampler, TrainSampler, bucketed_order, evaluation_batch_size
 from layersim.data.splits import Integers, Sample, Split, evaluation_generator, shared_samples
 from layersim.data.streams import UNTOLD_CLASSES, Stream, StreamLoader
@@ -29,22 +30,6 @@ class Reader(Protocol):
     @property
     def input_size(self) -> tuple[int, int, int] | None:
         """(channels, height, width) of the images that it reads; None if any will do, or if it reads no images."""
-
-
-class Loader(DataLoader[Sample]):
-    """A loader that begins an epoch with its first batch: Lightning asks for the iterator before it tells a resumed
-    training's epoch, and workers that read ahead would read another one's order.
-
-    To Lightning it is one that can go on within an epoch. It keeps no state for that: `TrainSampler` asks the trainer.
-    """
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        yield from super().__iter__()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 class SplitDataModule(LightningDataModule, ABC):

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from datasets.distributed import split_dataset_by_node
 from lightning import Trainer
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
+from layersim.data.loader import Loader
 from layersim.data.splits import Sample, seeded
 from layersim.errors import UserError, as_user_error
 
@@ -128,7 +129,7 @@ class Stream(IterableDataset[Sample]):
             yield row
 
 
-class StreamLoader(DataLoader[Any]):
+class StreamLoader(Loader):
     """Batches of a stream; a training that goes on within an epoch reads on where it was.
 
     What has been read is passed over: the rows are read again, but no sample is made of them, save a batch of each
@@ -170,11 +171,6 @@ class StreamLoader(DataLoader[Any]):
                     yield batch
             if self.stream.processes > 1 and not batches:
                 raise UserError(f"{self.stream.told} has no row for process {self.stream.rank}: give fewer processes")
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 def hold_out_rows(
