@@ -111,7 +111,8 @@ def open_module(source: Source, *, tokens: bool = False, seed: int = 0, device: 
 def make_data(section: Mapping[str, Any]) -> SplitDataModule:
     """The data that a recipe's section `data` names; what their class refuses is a UserError."""
     with refusing("These options do not go together", "Change --data."):
-        given = {"_class_path": section["class_path"], **section.get("init_args", {})}
+        own = deepcopy(section.get("init_args", {}))  # in which jsonargparse puts objects of its own
+        given = {"_class_path": section["class_path"], **own}
         data: SplitDataModule = instantiate_module(SplitDataModule, given)  # type: ignore[type-abstract]
         return data
 

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from layersim import LayerwiseModule
 from layersim.__main__ import main
+from layersim.commands.models import make_data
 from layersim.report import read_records
 from layersim.report.transfer import TransferReport, read_transfer_report
 from tests import tiny
@@ -109,3 +110,12 @@ def test_refusals(
     monkeypatch.setattr("layersim.transfer.shifted_accuracies", lambda *args, **named: pytest.fail("measured"))
     layersim("transfer", *(option.format(run=run) for option in options), status=2)
     assert said in capsys.readouterr().err
+
+
+def test_a_recipes_data_stay_as_they_are_when_they_are_made() -> None:
+    """jsonargparse turns nested classes into objects of its own, in place, which no report can hold."""
+    crop = {"class_path": "torchvision.transforms.v2.RandomCrop", "init_args": {"size": 32}}
+    section = {"class_path": "layersim.data.Images", "init_args": {"path": "folder", "train_transforms": [crop]}}
+    before = json.dumps(section)
+    assert make_data(section).num_workers == make_data(section).num_workers  # and so can be made again
+    assert json.dumps(section) == before
