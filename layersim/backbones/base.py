@@ -38,6 +38,8 @@ class Backbone(nn.Module, ABC):
     """Whether every token is a sample, as in a language model, and not every input."""
     norm_before_pooling: bool = False
     """Whether the final norm is part of the features, because the model pools after it and the two do not commute."""
+    folded: str | None = None
+    """Of a model prepared for the removal of blocks: what was folded into its weights, in words."""
 
     @property
     @abstractmethod

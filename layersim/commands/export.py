@@ -8,11 +8,13 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from layersim import export
+from layersim.backbones import Backbone
 from layersim.commands.collecting import evaluate_epoch, quiet_trainer
 from layersim.commands.models import check_kind
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.export.removal import Criterion
+from layersim.heads import Head
 from layersim.metrics import LayerAccuracy
 from layersim.metrics.effective_depth import check_epsilon, effective_depth
 from layersim.module import LayerwiseModule
@@ -29,6 +31,7 @@ def export_model(
     tolerance: float | None = None,
     remove: int | None = None,
     criterion: Criterion = "angular",
+    replace: Literal["linear"] | None = None,
     removal_batches: int = 50,
     format: Literal["stock", "onnx", "torch"] = "stock",
     overwrite: bool = False,
@@ -51,6 +54,8 @@ def export_model(
             costs is measured on the validation split. The first block always stays.
         criterion: how change is measured: the `angular` distance of what goes into the blocks to what comes out
             (arXiv 2403.17887), or the blocks' `influence` (arXiv 2403.03853).
+        replace: what stands in for the blocks that `remove` leaves out: `linear`, a map estimated on training data and
+            folded into the weights of the block before (arXiv 2505.02819); nothing where None.
         removal_batches: training batches that `remove` looks at.
         format: `stock`, `onnx` or `torch`.
         overwrite: replace an export that stands there.
@@ -59,11 +64,13 @@ def export_model(
         What was written.
 
     Raises:
-        UserError: more than one of layers, tolerance and remove; a number out of its range; a destination that
-            exists; a model that cannot be written so.
+        UserError: more than one of layers, tolerance and remove; replace without remove; a number out of its range; a
+            destination that exists; a model that cannot be written so.
     """
     if sum(option is not None for option in (layers, tolerance, remove)) > 1:
         raise UserError("Expected at most one of --layers, --tolerance and --remove, but got several.")
+    if replace is not None and remove is None:
+        raise UserError("--replace says what stands in for removed blocks. Set --remove, or leave --replace out.")
     trainer = trainer or quiet_trainer()
     if trainer.world_size > 1:
         raise UserError("A model is exported by one process. Set --trainer.devices=1.")
@@ -75,11 +82,12 @@ def export_model(
         checkpoint = read_checkpoint(ckpt_path)
         check_fits(checkpoint["state_dict"], model, ckpt_path)
         model.load_state_dict(checkpoint["state_dict"])
+    backbone, head = model.backbone, model.head
     kept: int | list[int] = model.num_layers if layers is None else layers
     told = f"{kept} of {model.num_layers} layers"
     if tolerance is not None or remove is not None:
-        check_kind(model.backbone, datamodule)
-        datamodule.check(model.backbone)
+        check_kind(backbone, datamodule)
+        datamodule.check(backbone)
     if tolerance is not None:
         (accuracies,) = evaluate_epoch(trainer, model, datamodule, LayerAccuracy(model.num_layers))
         if (depth := effective_depth(accuracies.tolist(), tolerance)) is None:
@@ -87,34 +95,48 @@ def export_model(
         kept = depth
         told = f"{kept} of {model.num_layers} layers, the fewest within {tolerance:g} of the best layer's accuracy,"
     elif remove is not None:
-        kept = _without_blocks(model, datamodule, remove, criterion, removal_batches)
+        kept, backbone, head = _without_blocks(model, datamodule, remove, criterion, replace, removal_batches)
         told = f"layers {[layer + 1 for layer in kept]}"
     if format == "stock":
         names = _class_names(checkpoint) or datamodule.class_names
-        named = names if names and len(names) == model.backbone.num_classes else None
-        path = export.export_stock(model.backbone, model.head, kept, to, class_names=named, overwrite=overwrite)
+        named = names if names and len(names) == backbone.num_classes else None
+        path = export.export_stock(backbone, head, kept, to, class_names=named, overwrite=overwrite)
     else:
         write = {"onnx": export.export_onnx, "torch": export.export_program}[format]
-        path = write(model.backbone, model.head, kept, to, overwrite=overwrite)
+        path = write(backbone, head, kept, to, overwrite=overwrite)
     Console().print(f"Exported {told} to {path}; its README.md says how to load it.", soft_wrap=True)
     return path
 
 
 def _without_blocks(
-    model: LayerwiseModule, datamodule: SplitDataModule, blocks: int, criterion: Criterion, batches: int
-) -> list[int]:
-    """The layers that stay, 0 … L − 1."""
+    model: LayerwiseModule,
+    datamodule: SplitDataModule,
+    blocks: int,
+    criterion: Criterion,
+    replace: Literal["linear"] | None,
+    batches: int,
+) -> tuple[list[int], Backbone, Head]:
+    """The layers that stay, 0 … L − 1, and the backbone and head that they are taken from."""
+    pair = model.backbone, model.head
     changes = export.feature_changes(model.backbone, islice(datamodule.train_dataloader(), batches), criterion)
     removal = export.propose_removal(changes, blocks, criterion)
-    trial = export.try_removal(model.backbone, model.head, removal, datamodule.val_dataloader())
-    Console().print(
+    if replace is not None:
+        pair = export.replace_linear(*pair, removal, islice(datamodule.train_dataloader(), batches))
+    trial = export.try_removal(
+        model.backbone, model.head, removal, datamodule.val_dataloader(), pair if replace is not None else None
+    )
+    told = (
         f"Without blocks {removal.first} … {removal.last}, whose removal changes features least "
         f"({criterion} {removal.change:.4f}), on {trial.samples} samples: "
         f"loss {trial.whole.loss:.4f} → {trial.measured.loss:.4f} (predicted {trial.predicted.loss:.4f}), "
         f"accuracy {trial.whole.accuracy:.4f} → {trial.measured.accuracy:.4f} "
         f"(predicted {trial.predicted.accuracy:.4f})."
     )
-    return removal.kept
+    if trial.replaced is not None:
+        loss, accuracy = trial.replaced.loss, trial.replaced.accuracy
+        told += f" With a linear map in their place: loss {loss:.4f}, accuracy {accuracy:.4f}."
+    Console().print(told)
+    return removal.kept, *pair
 
 
 def _class_names(checkpoint: dict[str, Any]) -> list[str] | None:

@@ -3,6 +3,7 @@
 from layersim.export.destination import check_destination
 from layersim.export.programs import export_onnx, export_program
 from layersim.export.removal import Removal, RemovalTrial, Score, feature_changes, propose_removal, try_removal
+from layersim.export.replacement import replace_linear
 from layersim.export.stock import export_stock
 from layersim.export.truncation import truncate
 
@@ -16,6 +17,7 @@ __all__ = [
     "export_stock",
     "feature_changes",
     "propose_removal",
+    "replace_linear",
     "truncate",
     "try_removal",
 ]

@@ -21,6 +21,7 @@ def record_of(backbone: Backbone, head: Head, kept: Sequence[int], form: Format)
         "head": type(head).__name__,
         "layers": [layer + 1 for layer in kept],
         "of": backbone.num_layers,
+        **({"folded": backbone.folded} if backbone.folded else {}),
         "versions": {name: version(name) for name in dict.fromkeys(("layersim", "torch", library.name))},
     }
 
@@ -34,6 +35,8 @@ def readme(record: dict[str, Any], usage: str) -> str:
         what = f"the first {len(kept)} of {whole} layers"
     else:
         what = f"{len(kept)} of {whole} layers ({', '.join(map(str, kept))})"
+    if "folded" in record:
+        what += f"; {record['folded']}"
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     return (
         f"# {record['model']}, {what}\n\n"

@@ -63,6 +63,8 @@ class RemovalTrial:
     else a first-order guess."""
     measured: Score
     """Of the stock model without the blocks, really run."""
+    replaced: Score | None = None
+    """Of that with something in the blocks' place, where there is anything."""
 
 
 def feature_changes(
@@ -107,8 +109,16 @@ def propose_removal(changes: Tensor, blocks: int, criterion: Criterion = "angula
     return Removal(before + 2, before + 1 + blocks, layers, criterion, spans[before])
 
 
-def try_removal(backbone: Backbone, head: Head, removal: Removal, batches: Iterable[Mapping[str, Any]]) -> RemovalTrial:
+def try_removal(
+    backbone: Backbone,
+    head: Head,
+    removal: Removal,
+    batches: Iterable[Mapping[str, Any]],
+    replaced: tuple[Backbone, Head] | None = None,
+) -> RemovalTrial:
     """Predicts and measures a removal on labelled batches, best those that the removal was not chosen on.
+
+    Beside it, the same removal from a backbone and head that were prepared for it (`replace_linear`), where given.
 
     The prediction reads h_L − h_last + h_before: the last layer's features without what the removed blocks added. It
     takes blocks as terms of a sum, and leaves out that those above would see another input.
@@ -116,7 +126,8 @@ def try_removal(backbone: Backbone, head: Head, removal: Removal, batches: Itera
     Raises:
         UserError: as `truncate`; no batches, or batches without labels.
     """
-    (totals,) = evaluate(_Trial(backbone, head, removal), batches, _Sum(3, 3))
+    stock = [truncate(*pair, removal.kept) for pair in ((backbone, head), replaced) if pair is not None]
+    (totals,) = evaluate(_Trial(backbone, head, removal, stock), batches, _Sum(2 + len(stock), 3))
     if not (samples := int(totals[0, 2])):
         raise UserError("Expected batches to measure a removal on, but got none.")
     return RemovalTrial(samples, *(Score(*row[:2]) for row in (totals / samples).tolist()))
@@ -139,13 +150,13 @@ class _Changes(nn.Module):
 
 
 class _Trial(nn.Module):
-    """The whole model, the prediction and the stock model on one batch: (3, 3) in float64, each one's summed
+    """The whole model, the prediction and the stock models on one batch: a row each in float64, its summed
     cross-entropy, correct predictions and samples."""
 
-    def __init__(self, backbone: Backbone, head: Head, removal: Removal) -> None:
+    def __init__(self, backbone: Backbone, head: Head, removal: Removal, stock: list[nn.Module]) -> None:
         super().__init__()
         self.backbone, self.head, self.removal = backbone, head, removal
-        self.library, self.stock = library_of(backbone), truncate(backbone, head, removal.kept)
+        self.library, self.stock = library_of(backbone), nn.ModuleList(stock)
 
     def forward(self, batch: Mapping[str, Any]) -> Tensor:
         whole, before, removed = self.removal.num_layers - 1, self.removal.first - 2, self.removal.last - 1
@@ -159,11 +170,13 @@ class _Trial(nn.Module):
         logits = [
             self.head.logits(at[whole].unsqueeze(0), [whole])[0],
             self.head.logits(guess.unsqueeze(0), [self.removal.kept[-1]])[0],
-            self.library.logits(self.stock, batch),
+            *(self.library.logits(model, batch) for model in self.stock),
         ]
         losses = [cross_entropy(rows.double(), targets, reduction="sum") for rows in logits]
         correct = [(rows.argmax(dim=-1) == targets).sum() for rows in logits]
-        return torch.stack([torch.stack(losses), torch.stack(correct), losses[0].new_full((3,), len(targets))], dim=1)
+        return torch.stack(
+            [torch.stack(losses), torch.stack(correct), losses[0].new_full((len(logits),), len(targets))], dim=1
+        )
 
 
 class _Sum:

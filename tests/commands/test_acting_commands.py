@@ -1,6 +1,7 @@
 """`layersim exits` and `layersim export` on a small model trained on the digits."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -208,7 +209,14 @@ def test_removing_a_block_says_what_it_costs(
     layersim("export", f"--ckpt_path={checkpoint}", "--to=cut", "--remove=1", "--trainer.enable_progress_bar=false")
     assert json.loads((tmp_path / "cut" / "layersim.json").read_text())["layers"] in ([1, 2], [1, 3])
     assert [path.name for path in tmp_path.iterdir()] == ["cut"], "no run directory, and nothing else"
-    assert "on 719 samples: loss" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "on 719 samples: loss" in said
+    assert "linear map" not in said
+    layersim("export", f"--ckpt_path={checkpoint}", "--to=stands", "--remove=1", "--replace=linear")
+    assert re.search(r"With a linear map in their place: loss \d", " ".join(capsys.readouterr().out.split()))
+    assert "carries a linear map" in json.loads((tmp_path / "stands/layersim.json").read_text())["folded"]
+    layersim("export", f"--ckpt_path={checkpoint}", "--to=other", "--replace=linear", status=2)
+    assert "Set --remove" in capsys.readouterr().err
 
 
 def test_an_export_that_stands_is_kept(
