@@ -28,7 +28,7 @@ test: install ## the whole test suite, one process a core (at most four)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-long: install ## what takes too long for `make test`: every family, made tiny and read; faults by the thousand (tests/RELIABILITY.md)
-	LAYERSIM_LONG=1 $(BIN)/python -m pytest tests/backbones/test_survey.py tests/test_machines.py tests/test_demo.py
+	LAYERSIM_LONG=1 $(BIN)/python -m pytest tests/backbones/test_survey.py tests/test_machines.py tests/test_demo.py tests/export/test_leaving.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability
 
 lint: install ## style

@@ -92,7 +92,13 @@ class Backbone(nn.Module, ABC):
     def read_blocks(
         self, batch: Mapping[str, Any], read: Callable[[Tensor], Tensor], layers: Collection[int] | None = None
     ) -> Tensor:
-        """(K, …) what `read` makes of the block outputs at `layers`, all where None, while the model's forward runs.
+        """(K, …) what `each_read` gives, in one tensor."""
+        return torch.stack(self.each_read(batch, read, layers))
+
+    def each_read(
+        self, batch: Mapping[str, Any], read: Callable[[Tensor], Tensor], layers: Collection[int] | None = None
+    ) -> list[Tensor]:
+        """What `read` makes of the block outputs at K `layers`, all where None, while the model's forward runs.
 
         Gradient checkpointing recomputes blocks when these hooks are gone, so nothing is read twice.
 
@@ -114,7 +120,7 @@ class Backbone(nn.Module, ABC):
                 "it drops blocks in training, a dropped block has no features: turn that off (in config_args, for "
                 "transformers)."
             )
-        return torch.stack([tokens for tokens in features if tokens is not None])
+        return [tokens for tokens in features if tokens is not None]
 
     def recompute(self, blocks: bool | Sequence[int]) -> None:
         """Has blocks run again in a training step's backward, in place of keeping what they computed, to save memory.

@@ -76,10 +76,13 @@ def watched(
 ) -> Iterator[None]:
     """While the model runs in here, hands what each block puts out to `take`, and whether it refines the one before."""
 
-    def after(module: nn.Module, args: object, kwargs: object, output: Any) -> None:
-        take(output if isinstance(output, Tensor) else output[0], module is refiner)
+    def handing(refines: bool) -> Callable[..., None]:
+        def after(module: nn.Module, args: object, kwargs: object, output: Any) -> None:
+            take(output if isinstance(output, Tensor) else output[0], refines)
 
-    with hooked([*blocks, *([] if refiner is None else [refiner])], after=after):
+        return after
+
+    with hooked(blocks, after=handing(False)), hooked([] if refiner is None else [refiner], after=handing(True)):
         yield
 
 

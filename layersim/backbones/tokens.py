@@ -31,7 +31,7 @@ def pooled(tokens: Tensor, mask: Tensor | None, rule: Rule, prefix: int = 0) -> 
     Raises:
         UserError: the first axis holds something else than the mask's N samples, as where a model has the tokens first.
     """
-    if mask is not None and len(tokens) != len(mask):
+    if mask is not None and tokens.shape[0] != mask.shape[0]:  # `len` would fix the number in an exported program
         raise UserError(
             f"A block puts out {tuple(tokens.shape)} for {len(mask)} samples: this model cannot be read here."
         )
@@ -46,7 +46,7 @@ def pooled(tokens: Tensor, mask: Tensor | None, rule: Rule, prefix: int = 0) -> 
         real = real.to(tokens.dtype)
         return (tokens * real.unsqueeze(-1)).sum(dim=1) / real.sum(dim=1, keepdim=True)
     places = torch.arange(tokens.shape[1], device=tokens.device)
-    return tokens[torch.arange(len(tokens), device=tokens.device), (places * (real > 0)).argmax(dim=1)]
+    return tokens[torch.arange(tokens.shape[0], device=tokens.device), (places * (real > 0)).argmax(dim=1)]
 
 
 @dataclass(frozen=True)

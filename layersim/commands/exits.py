@@ -37,7 +37,7 @@ from layersim.module import LayerwiseModule
 from layersim.report.exits import ExitReport, write_exit_report
 from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.tradeoff import tradeoff_table
-from layersim.runs.parameters import parameters_of
+from layersim.runs.parameters import fingerprint, parameters_of
 
 _TIMED = 5
 """Thresholds that are timed beside the chosen one, evenly spread over the mean exit layer."""
@@ -116,7 +116,7 @@ def calibrate_exits(
         )
     else:
         found = best_within(table, chosen, thresholds, budget)
-    report = _report_of(model, table, chosen, found, temperatures, thresholds, seed, str(trainer.strategy.root_device))
+    report = _report_of(model, table, chosen, found, temperatures, thresholds, seed, trainer)
     if trainer.is_global_zero:
         if measure_speed:
             report = _timed(report, trainer, model, datamodule, chosen, temperatures, split)
@@ -172,7 +172,7 @@ def _report_of(
     temperatures: Tensor | None,
     thresholds: Sequence[float],
     seed: int,
-    device: str,
+    trainer: Trainer,
 ) -> ExitReport:
     """The record of a threshold that was found on a table, without speeds."""
     layers, samples = table.scores.shape
@@ -189,11 +189,13 @@ def _report_of(
         curve=vars(exit_curve(table, thresholds, seed=seed)),
         speed=[],
         batch_size=None,
-        device=device,
+        device=str(trainer.strategy.root_device),
         oracle={"mean_exit_layer": oracle, "layer_gain": layers / oracle},
         parameters=parameters_of(model),
         head=type(model.head).__name__,
         objective=type(model.objective).__name__,
+        weights=fingerprint(model),
+        precision=str(trainer.precision),
         **{key: getattr(found, key) for key in told},
     )
 

@@ -4,6 +4,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Trainer
 from rich.console import Console
 
@@ -13,12 +14,15 @@ from layersim.commands.collecting import evaluate_epoch, quiet_trainer
 from layersim.commands.models import check_kind
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
+from layersim.exits import POLICIES, EarlyExit
 from layersim.export.removal import Criterion
 from layersim.heads import Head
 from layersim.metrics import LayerAccuracy
 from layersim.metrics.effective_depth import check_epsilon, effective_depth
 from layersim.module import LayerwiseModule
+from layersim.report.exits import EXITS_FILE, ExitReport, read_exit_report
 from layersim.runs.checkpoints import check_fits, read_checkpoint
+from layersim.runs.parameters import fingerprint
 
 
 def export_model(
@@ -33,6 +37,7 @@ def export_model(
     criterion: Criterion = "angular",
     replace: Literal["linear"] | None = None,
     removal_batches: int = 50,
+    exits: Path | None = None,
     format: Literal["stock", "onnx", "torch"] = "stock",
     overwrite: bool = False,
 ) -> Path:
@@ -57,6 +62,8 @@ def export_model(
         replace: what stands in for the blocks that `remove` leaves out: `linear`, a map estimated on training data and
             folded into the weights of the block before (arXiv 2505.02819); nothing where None.
         removal_batches: training batches that `remove` looks at.
+        exits: with `--format onnx`: the `exits.json` of `layersim exits`, or its run's directory; the file computes no
+            layer behind the one at which the last sample of its batch leaves.
         format: `stock`, `onnx` or `torch`.
         overwrite: replace an export that stands there.
 
@@ -77,6 +84,12 @@ def export_model(
     if tolerance is not None:
         check_epsilon(tolerance, "--tolerance")
     export.check_destination(to, overwrite)
+    if exits is not None and (format != "onnx" or (layers, tolerance, remove) != (None, None, None)):
+        raise UserError(
+            "A model with exits is written whole, as ONNX, which can branch where its last sample has left. Set "
+            "--format=onnx, and leave --layers, --tolerance and --remove out."
+        )
+    report = None if exits is None else _report_at(exits, model)
     checkpoint: dict[str, Any] = {}
     if ckpt_path is not None:
         checkpoint = read_checkpoint(ckpt_path)
@@ -97,7 +110,10 @@ def export_model(
     elif remove is not None:
         kept, backbone, head = _without_blocks(model, datamodule, remove, criterion, replace, removal_batches)
         told = f"layers {[layer + 1 for layer in kept]}"
-    if format == "stock":
+    if report is not None:
+        told = "all layers with their exits"
+        path = export.export_leaving(_early_exit(report, model), to, overwrite=overwrite)
+    elif format == "stock":
         names = _class_names(checkpoint) or datamodule.class_names
         named = names if names and len(names) == backbone.num_classes else None
         path = export.export_stock(backbone, head, kept, to, class_names=named, overwrite=overwrite)
@@ -137,6 +153,33 @@ def _without_blocks(
         told += f" With a linear map in their place: loss {loss:.4f}, accuracy {accuracy:.4f}."
     Console().print(told)
     return removal.kept, *pair
+
+
+def _report_at(place: Path, model: LayerwiseModule) -> ExitReport:
+    """The threshold in an `exits.json` or a run's directory."""
+    report = read_exit_report(place)
+    if report is None:
+        raise UserError(f"There is no {EXITS_FILE} at {place}: `layersim exits` writes it. Change --exits.")
+    if report.threshold is None or report.policy not in POLICIES or report.layers != model.num_layers:
+        what = "lets no sample leave early" if report.threshold is None else f"is of a model of {report.layers} layers"
+        raise UserError(f"{place} {what} by the policy {report.policy}, and fits nothing to write. Change --exits.")
+    if report.precision not in ("32-true", "32", "64-true"):
+        raise UserError(
+            f"The threshold in {place} was chosen in {report.precision}, whose scores are not those of an ONNX file in "
+            "float32. Run `layersim exits` with --trainer.precision=32-true."
+        )
+    return report
+
+
+def _early_exit(report: ExitReport, model: LayerwiseModule) -> EarlyExit:
+    """The model with the exits of a report, which must be this very model's."""
+    if (here := fingerprint(model)) != report.weights:
+        raise UserError(
+            f"The threshold was chosen for a model with other weights ({report.weights}, here {here}), and promises "
+            "nothing of this one. Run `layersim exits` on this checkpoint."
+        )
+    temperatures = None if report.temperatures is None else torch.tensor(report.temperatures)
+    return EarlyExit(model.backbone, model.head, POLICIES[report.policy](), report.threshold, temperatures)
 
 
 def _class_names(checkpoint: dict[str, Any]) -> list[str] | None:

@@ -1,6 +1,7 @@
 """Exports: stock checkpoints and programs of a model, whole, truncated or without some blocks."""
 
 from layersim.export.destination import check_destination
+from layersim.export.leaving import export_leaving
 from layersim.export.programs import export_onnx, export_program
 from layersim.export.removal import Removal, RemovalTrial, Score, feature_changes, propose_removal, try_removal
 from layersim.export.replacement import replace_linear
@@ -12,6 +13,7 @@ __all__ = [
     "RemovalTrial",
     "Score",
     "check_destination",
+    "export_leaving",
     "export_onnx",
     "export_program",
     "export_stock",

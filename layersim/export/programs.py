@@ -3,7 +3,7 @@
 Letters: N samples, T tokens, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,6 @@ from torch.export import Dim, ExportedProgram
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error, root_reason
 from layersim.export.destination import check_destination, destination
-from layersim.export.library import Library
 from layersim.export.record import Format, readme, record_of
 from layersim.export.truncation import agree, kept_layers, library_of, truncate
 from layersim.heads import Head
@@ -57,6 +56,12 @@ def export_onnx(
         UserError: as `export_program`; the extra `onnx` is not installed; weights of bfloat16, which NumPy, and with it
             onnxruntime, does not know.
     """
+    check_onnx(backbone)
+    return _export(backbone, head, layers, Path(to), "onnx", overwrite)
+
+
+def check_onnx(backbone: Backbone) -> None:
+    """Refuses, with a UserError, what cannot be written as ONNX here; nothing is built for that."""
     if absent := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
         raise UserError(f"Writing ONNX needs {', '.join(absent)}, not installed here: pip install 'layersim[onnx]'.")
     if any(parameter.dtype == torch.bfloat16 for parameter in backbone.parameters()):
@@ -64,27 +69,30 @@ def export_onnx(
             "onnxruntime takes and gives no bfloat16, which this model has. Set the backbone's dtype to float32, or "
             "export another format."
         )
-    return _export(backbone, head, layers, Path(to), "onnx", overwrite)
 
 
-class _Logits(nn.Module):
-    """Only the logits, from inputs of the names that layersim's data give them, whatever the library calls them."""
+class _Named(nn.Module):
+    """A module whose inputs have the names that layersim's data give them, whatever the library calls them.
 
-    def __init__(self, model: nn.Module, library: Library) -> None:
+    Args:
+        module: what is run.
+        read: what is wanted of it and a batch.
+    """
+
+    def __init__(self, module: nn.Module, read: Callable[[Any, dict[str, Tensor]], Any]) -> None:
         super().__init__()
-        self.model = model
-        self.library = library
+        self.module, self.read = module, read
 
 
-class _ImageLogits(_Logits):
-    def forward(self, image: Tensor) -> Tensor:
-        return self.library.output(self.model, {"image": image})
+class _OfImages(_Named):
+    def forward(self, image: Tensor) -> Any:
+        return self.read(self.module, {"image": image})
 
 
-class _TextLogits(_Logits):
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+class _OfTexts(_Named):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Any:
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        return self.library.output(self.model, {"input_ids": input_ids, "attention_mask": attention_mask, **types})
+        return self.read(self.module, {"input_ids": input_ids, "attention_mask": attention_mask, **types})
 
 
 def _export(
@@ -92,40 +100,48 @@ def _export(
 ) -> Path:
     check_destination(to, overwrite)
     model = truncate(backbone, head, layers).cpu()
-    program = _traced(model, backbone)
+    named = named_inputs(model, backbone, library_of(backbone).output)
+    program = traced(named, backbone, model)
     record = record_of(backbone, head, kept_layers(layers, backbone.num_layers), form)
-    inputs = _example(backbone, times=3)
+    inputs = example(backbone, times=3)
     with destination(to, record, overwrite=overwrite) as folder, torch.no_grad():
-        run = _torch_archive if form == "torch.export" else _onnx_file
-        found, expected = run(program, folder, inputs), program.module()(**inputs)
-        stock = _logits(model, backbone)(**inputs)
+        if form == "torch.export":
+            found = _torch_archive(program, folder, inputs)
+        else:
+            (found,) = onnx_file(program, folder, inputs)
+        expected, stock = program.module()(**inputs), named(**inputs)
         if not (agree(expected, stock, tolerance=1e-5) and agree(found, stock, tolerance=1e-4)):
             raise UserError(
                 f"The {form} program differs from the model by {(found - stock).abs().max().item():.1e} in its logits. "
                 "Nothing was exported; a stock checkpoint can be."
             )
-        named = ", ".join(f"{name}={name}" for name in inputs)
-        (folder / "README.md").write_text(readme(record, _USAGE[form] % named))
+        (folder / "README.md").write_text(readme(record, _USAGE[form] % by_name(inputs)))
     return to
 
 
-def _traced(model: nn.Module, backbone: Backbone) -> ExportedProgram:
-    """The model as torch.export's program, the batch and the length of texts left open."""
-    inputs = _example(backbone, times=2)
+def named_inputs(
+    module: nn.Module, backbone: Backbone, read: Callable[[Any, dict[str, Tensor]], Any]
+) -> _OfImages | _OfTexts:
+    """What `read` wants of the module and a batch of the backbone's kind, a tensor or a tuple of them, as a module."""
+    kind = _OfImages if backbone.input_size else _OfTexts
+    return kind(module, read).eval()
+
+
+def by_name(inputs: Iterable[str]) -> str:
+    """As keywords stand in a call."""
+    return ", ".join(f"{name}={name}" for name in inputs)
+
+
+def traced(module: _OfImages | _OfTexts, backbone: Backbone, model: nn.Module) -> ExportedProgram:
+    """The module, which runs the model, as torch.export's program, the batch and the length of texts left open."""
+    inputs = example(backbone, times=2)
     batch, tokens = Dim("batch"), Dim("tokens", max=getattr(backbone, "max_positions", None))
     open_axes = {0: batch} if backbone.input_size else {0: batch, 1: tokens}
     with as_user_error(f"torch.export cannot follow {type(model).__name__}", _STOCK, why=_why), torch.no_grad():
-        return torch.export.export(
-            _logits(model, backbone), (), inputs, dynamic_shapes=dict.fromkeys(inputs, open_axes)
-        )
+        return torch.export.export(module, (), inputs, dynamic_shapes=dict.fromkeys(inputs, open_axes))
 
 
-def _logits(model: nn.Module, backbone: Backbone) -> nn.Module:
-    kind = _ImageLogits if backbone.input_size else _TextLogits
-    return kind(model, library_of(backbone)).eval()
-
-
-def _example(backbone: Backbone, times: int) -> dict[str, Tensor]:
+def example(backbone: Backbone, times: int) -> dict[str, Tensor]:
     """The library's small batch so many times over: more samples, and longer texts."""
     small = library_of(backbone).small_batch()
     if not backbone.input_size and _tells_pairs_apart(backbone):
@@ -151,12 +167,20 @@ def _torch_archive(program: ExportedProgram, folder: Path, inputs: dict[str, Ten
     return logits
 
 
-def _onnx_file(program: ExportedProgram, folder: Path, inputs: dict[str, Tensor]) -> Tensor:
+def onnx_file(
+    program: ExportedProgram,
+    folder: Path,
+    inputs: dict[str, Tensor],
+    change: Callable[[Any], None] = lambda graph: None,
+) -> list[Tensor]:
+    """Writes `model.onnx`, once `change` has had its graph (`onnx_ir.Graph`), and gives what onnxruntime makes of the
+    inputs with it."""
     with as_user_error("The model cannot be written as ONNX", _STOCK, why=_why):
         written = torch.onnx.export(program, dynamo=True, verbose=False)
         assert written is not None
+        change(written.model.graph)
         written.save(folder / "model.onnx")
     with as_user_error("onnxruntime cannot run the model", _STOCK, why=_why):
         session = import_module("onnxruntime").InferenceSession(folder / "model.onnx")
-        (logits,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
-    return torch.from_numpy(logits)
+        found = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    return [torch.from_numpy(each) for each in found]

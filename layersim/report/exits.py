@@ -67,9 +67,13 @@ class ExitReport:
     """The class of the head."""
     objective: str
     """The class of the objective that it was trained with."""
+    weights: str
+    """By which the model is known again: its fingerprint."""
+    precision: str
+    """In which it was read, as Lightning names it."""
 
     def __post_init__(self) -> None:
-        for key in ("policy", "device", "head", "objective"):
+        for key in ("policy", "device", "head", "objective", "weights", "precision"):
             if not isinstance(getattr(self, key), str):
                 raise UserError(f"{key}: expected a name, got {getattr(self, key)!r}.")
         counts = {"layers": (), "samples": (), "exits": (self.layers,)}
@@ -107,10 +111,12 @@ def write_exit_report(directory: Path, report: ExitReport) -> Path:
     return write_report(directory / EXITS_FILE, values)
 
 
-def read_exit_report(directory: Path) -> ExitReport | None:
-    """The report in a run's directory, None where there is none; a key that this version does not know is passed over.
+def read_exit_report(place: Path) -> ExitReport | None:
+    """The report in a run's directory, or in a file, None where there is none; a key that this version does not know is
+    passed over.
 
     Raises:
         UserError: the file cannot be read, is no JSON object, a key is missing, or a value does not fit.
     """
-    return read_report(directory / EXITS_FILE, ExitReport, "exits", or_nan=_LOSSES)
+    path = place / EXITS_FILE if place.is_dir() else place
+    return read_report(path, ExitReport, "exits", or_nan=_LOSSES)

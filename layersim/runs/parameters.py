@@ -1,5 +1,9 @@
-"""How many numbers a model has."""
+"""How many numbers a model has, and by what it is known again."""
 
+from hashlib import sha256
+from typing import Any
+
+import torch
 from torch import nn
 
 from layersim.module import LayerwiseModule
@@ -27,3 +31,15 @@ def parameters_of(module: LayerwiseModule) -> dict[str, float]:
 def _count(*modules: nn.Module) -> int:
     """Numbers in the modules' parameters, each counted once."""
     return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
+
+
+def fingerprint(module: LayerwiseModule) -> str:
+    """Of the backbone's and the head's weights, 16 hexadecimal digits: equal where all are, to the bit. On several
+    processes that share a model out, called by all."""
+    digest = sha256()
+    for part in (module.backbone, module.head):
+        for name, value in part.state_dict().items():
+            whole: Any = value.full_tensor() if hasattr(value, "full_tensor") else value
+            digest.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
+            digest.update(whole.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

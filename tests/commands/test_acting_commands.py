@@ -219,6 +219,36 @@ def test_removing_a_block_says_what_it_costs(
     assert "Set --remove" in capsys.readouterr().err
 
 
+def test_exits_go_into_the_file_that_onnxruntime_reads(
+    layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    found = exits(layersim, checkpoint, "--risk=0.05", "--measure_speed=false")
+    (written,) = tmp_path.rglob("exits.json")
+    given = ["export", f"--ckpt_path={checkpoint}", "--format=onnx", f"--exits={written}"]
+    layersim(*given, "--to=served")
+    image = torch.randn(3, 1, 8, 8).numpy()
+    _, layers = onnxruntime.InferenceSession(tmp_path / "served/model.onnx").run(None, {"image": image})
+    assert all(1 <= layer <= 3 for layer in layers)
+    assert json.loads((tmp_path / "served/layersim.json").read_text())["exits"]["threshold"] == found["threshold"]
+    capsys.readouterr()
+    layersim(*given, "--to=no", "--layers=2", status=2)
+    layersim(*given[:2], f"--exits={written}", "--to=no", status=2)
+    assert capsys.readouterr().err.count("Set --format=onnx, and leave --layers, --tolerance and --remove out") == 2
+    for changes, message in (
+        ({"weights": "0" * 16}, "chosen for a model with other weights"),
+        ({"precision": "bf16-mixed"}, "chosen in bf16-mixed"),
+        ({"threshold": None}, "lets no sample leave early"),
+    ):
+        written.write_text(json.dumps(found | changes))
+        layersim(*given, "--to=no", status=2)
+        assert message in " ".join(capsys.readouterr().err.split())
+    written.unlink()
+    layersim(*given, "--to=no", status=2)
+    assert "There is no exits.json at" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "no").exists()
+
+
 def test_an_export_that_stands_is_kept(
     layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

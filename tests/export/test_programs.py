@@ -104,6 +104,6 @@ def test_a_program_that_says_something_else_is_not_left(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize(("family", "takes"), [("BERT", True), ("ALBERT", True), ("DistilBERT", False)])
 def test_models_that_tell_sentences_of_a_pair_apart_take_their_types(family: str, takes: bool) -> None:
-    example = programs._example(tiny_transformers.build(ENCODERS[family]), 2)
+    example = programs.example(tiny_transformers.build(ENCODERS[family]), 2)
     assert ("token_type_ids" in example) is takes
     assert {tuple(tensor.shape) for tensor in example.values()} == {(4, 8)}

@@ -11,7 +11,7 @@ from layersim.report.exits import ExitReport, read_exit_report, write_exit_repor
 KEYS = [
     "policy", "threshold", "temperatures", "layers", "samples", "mean_exit_layer", "layer_gain", "exits", "accuracy",
     "full_accuracy", "loss", "full_loss", "promise", "curve", "speed", "batch_size", "device", "oracle", "parameters",
-    "head", "objective",
+    "head", "objective", "weights", "precision",
 ]  # fmt: skip
 
 
@@ -56,6 +56,8 @@ def report(**changes: Any) -> ExitReport:
         "parameters": {"model": 12345, "head": 170, "separate_heads": 12515, "share_saved": 170 / 12515},
         "head": "SharedHead",
         "objective": "Aligned",
+        "weights": "0123456789abcdef",
+        "precision": "32-true",
     }
     return ExitReport(**(values | changes))
 
