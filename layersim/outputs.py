@@ -1,11 +1,14 @@
-"""What travels from the backbone to the callbacks. Letters: L layers, N samples, D width."""
+"""What travels from the backbone to the callbacks. Letters: L layers, N samples, D width.
+
+Not frozen, since Lightning moves what `predict_step` returns to the host field by field.
+"""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class LayerFeatures:
     """What the blocks put out at the token that counts, before the final norm.
 
@@ -21,7 +24,7 @@ class LayerFeatures:
     """(N,) place of each sample among the data that is read, on the host: 0, 1, … whatever the number of processes."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Readout:
     """What the head says at every layer."""
 
@@ -36,7 +39,7 @@ class Readout:
     empty where there are no targets."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class LayerOutput:
     """One evaluation step's result, as the callbacks receive it."""
 

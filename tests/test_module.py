@@ -78,6 +78,14 @@ def test_prediction_needs_no_labels() -> None:
     assert output.loss is None
 
 
+def test_lightnings_trainer_gives_predictions_back(tmp_path: Path) -> None:
+    module, data = tiny.module(), batch()
+    (output,) = trainer(tmp_path).predict(module, DataLoader([{key: value[0] for key, value in data.items()}]))
+    expected = module.eval().predict_step({key: value[:1] for key, value in data.items()}, 0)
+    torch.testing.assert_close(output.features.values, expected.features.values)
+    assert torch.equal(output.readout.predictions, expected.readout.predictions)
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The layers that each training step reads, filled as it goes."""

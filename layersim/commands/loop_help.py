@@ -23,7 +23,6 @@ OWN = {
     "without": "Default callbacks to leave out, by the names of their classes: SimilarityHeatmaps,ExitCurveMonitor.",
     "seed_everything": "a number to seed all generators with, or true for one that is drawn; 0 where left out",
     "verbose": "Lightning's table beside layersim's",
-    "return_predictions": "keep in memory what the steps return, features of every layer too",
     "print_config": "print the whole configuration, and end",
 }
 """Options that are no class's: of all verbs, but for those that `_ONLY` names."""
@@ -31,10 +30,11 @@ _ONLY = {
     "resume": ("fit",),
     "weights_only": ("fit", "validate", "test", "predict"),
     "verbose": ("validate", "test"),
-    "return_predictions": ("predict",),
 }
 _FUNCTIONS = {"exits": "calibrate_exits", "export": "export_model"}
-HANDED_ON = {"model", "datamodule", "trainer", "dataloaders", "train_dataloaders", "val_dataloaders"}
+HANDED_ON = {
+    "model", "datamodule", "trainer", "dataloaders", "train_dataloaders", "val_dataloaders", "return_predictions",
+}  # fmt: skip
 """What a verb gets from its recipe, and not as an option of its own."""
 _MORE = """
 more options:

@@ -125,8 +125,6 @@ class LayerwiseCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})  # RunRecorder's table says it better than Lightning's
-        if subcommand == "predict":
-            parser.set_defaults({"return_predictions": False})  # else every feature of every layer stays in memory
         return parser
 
     def _set_seed(self) -> None:
@@ -203,7 +201,9 @@ class LayerwiseCLI(LightningCLI):
         return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        ours = {"trainer": self.trainer} if subcommand in vars(_Trainer) else {}
+        ours: dict[str, Any] = {"trainer": self.trainer} if subcommand in vars(_Trainer) else {}
+        if subcommand == "predict":  # nobody is there to take them, features of every layer
+            ours["return_predictions"] = False
         return super()._prepare_subcommand_kwargs(subcommand) | ours
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -1,5 +1,7 @@
 """Which runs are there, and what became of each."""
 
+import contextlib
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,9 +44,11 @@ def find_runs(roots: Sequence[Path]) -> list[Listed]:
     for root in roots:
         if not root.is_dir():
             raise UserError(f"expected a directory of runs, got {root}, which is none.")
-        homes |= {path.parent for name in (RECORDS_FILE, CONFIG_FILE) for path in root.rglob(name)}
+        # passes over folders that may not be read, or are gone again
+        homes |= {Path(home) for home, _, files in os.walk(root) if not {RECORDS_FILE, CONFIG_FILE}.isdisjoint(files)}
     own = [home for home in homes if "wandb" not in home.parts]  # where W&B keeps a config.yaml of a run's own
-    return sorted(map(_listed, own), key=lambda run: (-run.changed, run.directory))
+    found = (_listed(home) for home in own)
+    return sorted((run for run in found if run), key=lambda run: (-run.changed, run.directory))
 
 
 def runs_table(runs: Sequence[Listed], root: Path, now: float) -> Table:
@@ -76,9 +80,14 @@ def age(seconds: float) -> str:
     return f"{max(0, int(seconds))} s"
 
 
-def _listed(directory: Path) -> Listed:
+def _listed(directory: Path) -> Listed | None:
     records, config = directory / RECORDS_FILE, directory / CONFIG_FILE
-    changed = max(path.stat().st_mtime for path in (records, config) if path.exists())
+    times = []
+    for path in (records, config):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    if not times:  # deleted since it was found
+        return None
     found: list[LayerRecord] = []
     notices: list[str] = []
     objective = "?"
@@ -92,7 +101,7 @@ def _listed(directory: Path) -> Listed:
     notices += [str(warning.message) for warning in warned]
     validations = [record for record in found if record.stage == "validate"] or found
     last = validations[-1] if validations else None
-    return Listed(directory, objective, last, changed, " ".join(notices) or None)
+    return Listed(directory, objective, last, max(times), " ".join(notices) or None)
 
 
 def _measured(record: LayerRecord | None) -> dict[str, str]:

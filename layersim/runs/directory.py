@@ -80,6 +80,8 @@ def check_writable(root: Path, experiment: str) -> None:
         )
     place = (root / experiment).absolute()
     while not place.exists():
+        if place.is_symlink():
+            raise _cannot_write(root, experiment, f"{place} is a link that leads nowhere")
         place = place.parent
     if not place.is_dir():
         raise _cannot_write(root, experiment, f"{place} is a file")

@@ -272,6 +272,9 @@ def test_a_run_directory_that_cannot_be_written(
     layersim("fit", *tiny.FLAGS, "--trainer.default_root_dir=file", status=2)
     assert "file is a file" in (error := capsys.readouterr().err)
     assert "--trainer.default_root_dir" in error
+    (tmp_path / "loop").symlink_to("loop")
+    layersim("fit", *tiny.FLAGS, "--trainer.default_root_dir=loop", status=2)
+    assert "loop is a link that leads nowhere" in capsys.readouterr().err
 
 
 def test_help_and_version_import_nothing_heavy() -> None:

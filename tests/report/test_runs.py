@@ -1,6 +1,9 @@
 import io
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -74,6 +77,22 @@ def test_what_is_broken_is_listed_and_told(tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr().out
     assert "cut by an interruption" in said
     assert "expected YAML" in said
+
+
+def test_what_is_deleted_while_runs_are_looked_for_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stays", "emptied", "gone"):
+        make(tmp_path / name, 45, record())
+    walk = os.walk
+
+    def deleting(root: Path) -> Iterator[Any]:
+        shutil.rmtree(tmp_path / "gone")  # before it is reached
+        yield from walk(root)
+        shutil.rmtree(tmp_path / "emptied")  # after it was
+
+    monkeypatch.setattr(os, "walk", deleting)
+    assert [run.directory.name for run in find_runs([tmp_path])] == ["stays"]
 
 
 def test_no_run_and_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
