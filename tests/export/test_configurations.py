@@ -10,7 +10,7 @@ from layersim.errors import UserError
 from layersim.export import export_onnx, export_program, export_stock
 from layersim.export.transformers_library import cut_entries
 from layersim.heads import SharedHead
-from tests.backbones.test_huggingface import OTHERS
+from tests.backbones.test_other_families import OTHERS
 from tests.backbones.tiny_transformers import DECODER, build
 from tests.export.exported import readout
 from tests.export.test_stock import loaded, logits
