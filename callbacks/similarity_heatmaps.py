@@ -1,7 +1,7 @@
 """Similarity of every pair of layers."""
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from layersim.similarity import CosineSimilarity, LinearCKA, StreamedCKA
 from layersim.similarity.features import TooFewSamples
 from layersim.similarity.intervals import require_confidence
 from layersim.similarity.measure import Measure, as_measures
+from layersim.similarity.null import require_permutations
 
 AS_READ = "as read"
 """The order of data that are not layersim's: whatever it may be."""
@@ -49,6 +50,10 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
         confidence: also measure, record and draw the interval of every value at this confidence, such as 0.95, by the
             jackknife (`layersim.similarity.jackknife`): free for minibatch CKA, some values' cost for measures that
             keep their samples. Tokens of one text are not independent, and their intervals too narrow.
+        null: also measure what chance makes of every value, from so many permutations of the samples, such as 200
+            (`layersim.similarity.Measure.null`): recorded as p, p over the whole map, and the value calibrated to it;
+            cells that are not beyond chance are hatched. It costs about so many times the value. Tokens of one text are
+            not independent, and their p too small.
         colors: whose range the heat maps' colours have: the measure's, `fixed`, so that all pictures can be laid side
             by side; or the `data`'s, which tells 0.90 and 0.99 apart.
         **named: the parts of a module that is not ours; see LayerMonitor.
@@ -61,22 +66,31 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
         measures: dict[str, Measure | Metric] | None = None,  # a recipe's short name is looked up in this order
         *,
         confidence: float | None = None,
+        null: int | None = None,
         colors: Range = "fixed",
         **named: Any,
     ) -> None:
         super().__init__(**named)
         if confidence is not None:
             require_confidence(confidence)
-        self.measures = None if measures is None else as_measures(measures)
+        self.measures = None if measures is None else self._prepared(as_measures(measures), null)
         self.confidence = confidence
+        self.null = null
         self.colors: Range = colors
         self._order = AS_READ
         self._left_out: set[str] = set()
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, Measure]:
         grouped = self.named is None and module.backbone.input_size is not None and self._order != AS_READ
-        measures = self.measures or default_measures(grouped=grouped)
+        measures = self.measures or self._prepared(default_measures(grouped=grouped), self.null)
         return {name: deepcopy(measure) for name, measure in measures.items()}
+
+    @staticmethod
+    def _prepared(measures: dict[str, Measure], null: int | None) -> dict[str, Measure]:
+        if null is not None:
+            for measure in measures.values():
+                measure.expect_null(null)
+        return measures
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._order = getattr(trainer.datamodule, "order", AS_READ)  # type: ignore[attr-defined]
@@ -97,14 +111,21 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
         layers = range(1, module.num_layers + 1)
         return {name.replace("layer_01", f"layer_{n:02d}") for name in names if "layer_01" in name for n in layers}
 
+    def rehearsed(self, metrics: dict[str, Measure], output: LayerOutput) -> set[str]:
+        if self.null is not None:
+            require_permutations(self.null, output.features.values.shape[1])
+        twin = copy(self)
+        twin.null = None  # permutations take long, and tell no other names
+        return super(SimilarityHeatmaps, twin).rehearsed(metrics, output)
+
     def measure(self, metrics: dict[str, Measure]) -> dict[str, Quantity]:
         read = {"order": self._order}
         measured = {}
         for name, metric in metrics.items():
             try:
-                measured[name] = similarity_quantity(metric, read, self.confidence)
+                measured[name] = similarity_quantity(metric, read, self.confidence, self.null)
             except TooFewSamples as error:
-                if self.measures is not None or self.confidence is not None:
+                if self.measures is not None or self.confidence is not None or self.null is not None:
                     raise
                 if name not in self._left_out:
                     rank_zero_info(f"SimilarityHeatmaps leaves {name} out: {error}.")
@@ -127,10 +148,15 @@ def default_measures(*, grouped: bool) -> dict[str, Measure]:
     return {"cosine": CosineSimilarity(max_samples=4096), "cka": cka}
 
 
-def similarity_quantity(metric: Measure, read: Mapping[str, Any], confidence: float | None) -> Quantity:
-    """A metric's (L, L) values, and their intervals at this confidence where it is not None."""
+def similarity_quantity(
+    metric: Measure, read: Mapping[str, Any], confidence: float | None, permutations: int | None = None
+) -> Quantity:
+    """A metric's (L, L) values; their intervals at this confidence, and what so many permutations make of them, where
+    these are not None."""
     told: dict[str, Any] = {"axes": (LAYER, LAYER), "label": metric.label, "range": tuple(metric.value_range)}
     told |= {"better": "lower" if metric.identical == 0 else "higher", "options": metric.options | dict(read)}
+    if permutations is not None:
+        told["null"] = metric.null(permutations).told()
     if confidence is None:
         return Quantity(values=metric.compute().tolist(), **told)
     found = metric.interval(confidence)

@@ -47,6 +47,7 @@ def similarity(
     options: dict[str, Any] = {},  # noqa: B006 - read only
     split: Literal["val", "test"] = "val",
     max_samples: int = 4096,
+    null: int | None = None,
     device: str = "auto",
     seed: int = 0,
     to: Path | None = None,
@@ -63,8 +64,10 @@ def similarity(
             debiased where none is given
         split: of the data to read
         max_samples: samples (or tokens) to compare at most
+        null: tell which pairs of layers are more alike than chance makes them, from so many permutations of the
+            samples of model b, such as 200
         device: where models run, such as cpu or cuda:1
-        seed: of weights that nobody has trained, and of the order of the samples
+        seed: of weights that nobody has trained, of the order of the samples, and of permutations
         to: a new directory for what comes out
 
     Raises:
@@ -82,7 +85,9 @@ def similarity(
     if data is None:
         raise UserError("Neither model tells its data. Set --data, such as --data=Digits.")
     _check_place(to)
-    metric = _metric(measure, options)
+    metric = _metric(measure, options, None if null is None else max_samples)
+    if null is not None:
+        metric.expect_null(null, seed)
     told = [source.name for source in sources.values()]
     names = told if told[0] != told[1] else [a, b]
     features = []
@@ -91,6 +96,7 @@ def similarity(
         module = open_module(source, tokens=isinstance(own, BlockData), seed=seed, device=device)
         features.append(read_features(module.backbone, own, split=split, max_samples=max_samples, name=name))
     first, second = features
+    similarity = compare_models(first, second, metric, seed=seed, names=names).tolist()
     report = AcrossReport(
         models={
             side: {"name": name, "given": source.given}
@@ -104,7 +110,8 @@ def similarity(
         data=data,
         split=split,
         samples=first.values.shape[1],
-        similarity=compare_models(first, second, metric, seed=seed, names=names).tolist(),
+        similarity=similarity,
+        null=None if null is None else metric.null(null, seed).told(),
     )
     if to is None:
         to = run_directory.reserve(run_directory.DEFAULT_ROOT, _EXPERIMENT)
@@ -152,8 +159,9 @@ def compare_models(
     return found
 
 
-def _metric(name: str, options: dict[str, Any]) -> "Measure":
-    """The measure of that name, which keeps all samples; it refuses its options before any model is read."""
+def _metric(name: str, options: dict[str, Any], most: int | None) -> "Measure":
+    """The measure of that name, of all samples that it is given; it refuses its options before any model is read. With
+    `most` one that could do without keeps so many of them."""
     if name not in MEASURES:
         near = get_close_matches(name.lower(), MEASURES)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -163,7 +171,8 @@ def _metric(name: str, options: dict[str, Any]) -> "Measure":
     parser.add_class_arguments(kind, "options", skip={"max_samples"}, instantiate=False)
     if name == "cka":
         options = {"estimator": "debiased"} | options
-    return kind(**parser.parse_object({"options": options}).options.as_dict(), max_samples=None)
+    capped = {"max_samples": most if name in ("cosine", "angular") else None}
+    return kind(**parser.parse_object({"options": options}).options.as_dict(), **capped)
 
 
 def _check_place(to: Path | None) -> None:

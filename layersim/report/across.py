@@ -5,9 +5,9 @@ Letters: L layers of model a, M layers of model b.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -15,7 +15,7 @@ from layersim.report.drawing.colors import scale_of
 from layersim.report.drawing.pictures import INK, Picture, heat_map, shorten
 from layersim.report.json_report import write_report
 from layersim.report.numbers import expect_numbers
-from layersim.report.quantity import Quantity
+from layersim.report.quantity import Quantity, without_nan
 from layersim.report.terminal import table_by_layer
 
 ACROSS_FILE = "similarity.json"
@@ -47,6 +47,8 @@ class AcrossReport:
     """N that were compared."""
     similarity: list[list[float]]
     """(L, M), first layers first; NaN where a layer could not be measured."""
+    null: dict[str, Any] | None = None
+    """As of a `Quantity`."""
 
     def __post_init__(self) -> None:
         expect_numbers("similarity", self.similarity, (len(self.similarity), len(self.similarity[0])))
@@ -61,6 +63,13 @@ class AcrossReport:
         """(M,) for each layer of b the layer of a that is most like it."""
         return [self._best(column) for column in zip(*self.similarity, strict=True)]
 
+    @property
+    def quantity(self) -> Quantity:
+        """The similarities as they are drawn, a up and b across."""
+        up, across = (f"layer of {shorten(self.models[side]['name'], 40)}" for side in "ab")
+        better: Literal["lower"] | None = "lower" if self.identical == 0 else None
+        return Quantity(values=self.similarity, axes=(up, across), range=self.range, better=better, null=self.null)
+
     def _best(self, values: Sequence[float]) -> int | None:
         known = [place for place, value in enumerate(values) if not math.isnan(value)]
         best = min(known, key=lambda place: abs(values[place] - self.identical), default=None)
@@ -71,15 +80,16 @@ def write_across_report(directory: Path, report: AcrossReport) -> Path:
     """Writes `similarity.json`, a key a line, NaN as null; gives the file's path."""
     values = asdict(report) | {
         "layers": {"a": len(report.similarity), "b": len(report.similarity[0])},
-        "similarity": [[None if math.isnan(value) else value for value in row] for row in report.similarity],
         "matches": {"a": report.matches_of_a, "b": report.matches_of_b},
     }
-    return write_report(directory / ACROSS_FILE, values)
+    return write_report(directory / ACROSS_FILE, without_nan(values))
 
 
 def across_table(report: AcrossReport) -> Table:
     """A row a layer: its best match in the other model, either way, and how alike the two are."""
     options = ", ".join(f"{name} {value}" for name, value in sorted(report.options.items()))
+    chance = report.quantity.within_chance()
+    caption = f"{report.measure} of {report.samples} samples: {options}"
     transposed = list(zip(*report.similarity, strict=True))
     columns = []
     for side, other, matches, rows in (
@@ -91,16 +101,15 @@ def across_table(report: AcrossReport) -> Table:
         columns.append((report.measure, [f"{value:.3f}" for value in best]))
     return table_by_layer(
         "\n".join(f"{side}: {report.models[side]['name']}" for side in "ab"),
-        f"{report.measure} of {report.samples} samples: {options}",
+        f"{caption}\nNo more than chance: {chance}" if chance else caption,
         columns,
     )
 
 
 def across_figure(report: AcrossReport) -> Picture:
     """The heat map of all pairs, a up and b across; each layer of a has its best match in b outlined."""
-    axes = tuple(f"layer of {shorten(report.models[side]['name'], 40)}" for side in "ab")
-    shown = Quantity(values=report.similarity, axes=axes, range=report.range)
-    scale = scale_of(report.label, replace(shown, better="lower" if report.identical == 0 else None), [shown.values])
+    shown = report.quantity
+    scale = scale_of(report.label, shown, [shown.values])
     drawn = heat_map(shown, scale, f"{report.label[:1].upper()}{report.label[1:]}, {report.samples:,} samples")
     matched = [{"x": match, "y": str(row)} for row, match in enumerate(report.matches_of_a, start=1) if match]
     place = drawn["layer"][0]["encoding"]

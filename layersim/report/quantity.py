@@ -20,7 +20,9 @@ LAYER = "layer"
 """The axis of L layers, counted from 1."""
 RATIO = "ratio"
 """The unit of what is compared by division, as perplexities are."""
-_NUMBERS = ("values", "interval")
+BY_CHANCE = 0.05
+"""Above this p over the whole map a cell is no more than chance may make it."""
+_NUMBERS = ("values", "interval", "null")
 """Fields in which null stands for NaN."""
 
 
@@ -50,6 +52,9 @@ class Quantity:
     """How it was computed: numbers compare only where these agree."""
     interval: dict[str, Any] | None = None
     """`confidence`, and `low` and `high` in the shape of the values."""
+    null: dict[str, Any] | None = None
+    """What chance makes of it: `p` and `p_family`, of a cell and over the whole map, and `calibrated`, all in the shape
+    of the values, from so many `permutations` drawn by a `seed`."""
     ticks: dict[str, list[Any]] = field(default_factory=dict)
     """What stands along an axis that does not count from 1, by the axis: epochs, thresholds (None: of no one), classes.
     A list under another name, as long as a single axis, is what a curve is drawn along in the axis's place."""
@@ -84,12 +89,22 @@ class Quantity:
 
     def to_last(self) -> Self:
         """Of a matrix the curve of every layer with the last."""
-        ends = self.interval and {
-            key: [row[-1] for row in end] if key in ("low", "high") else end for key, end in self.interval.items()
-        }
         told = {each.name: getattr(self, each.name) for each in fields(self)}
-        told |= {"values": [row[-1] for row in self.values], "axes": (LAYER,), "interval": ends}
-        return type(self)(**told)
+        for key, shaped in _SHAPED.items():
+            told[key] = told[key] and told[key] | {name: [row[-1] for row in told[key][name]] for name in shaped}
+        return type(self)(**told | {"values": [row[-1] for row in self.values], "axes": (LAYER,)})
+
+    def within_chance(self) -> str:
+        """How many pairs of layers are not beyond chance, and of how many; of one model's layers (l, m) and (m, l) are
+        one pair where they have one p. Empty where nothing tells."""
+        if self.null is None or len(self.axes) != 2:
+            return ""
+        p = np.asarray(self.null["p_family"], dtype=np.float64)
+        if self.is_matrix and np.array_equal(p, p.T, equal_nan=True):
+            p = p[np.triu_indices(len(p), 1)]
+        known, permutations = p[~np.isnan(p)], self.null["permutations"]
+        counts = f"{(known > BY_CHANCE).sum()} of {known.size} pairs"
+        return f"{counts} (family-wise p > {BY_CHANCE}, {permutations} permutations)"
 
     def check(self, name: str, layers: int) -> None:
         """Refuses what does not fit its axes.
@@ -124,12 +139,13 @@ class Quantity:
             if tick not in self.axes and (len(self.axes) != 1 or len(entries) != len(values)):
                 expected = f"ticks of {', '.join(self.axes) or 'no axis'}"
                 raise UserError(f"{name}: expected {expected}, got {len(entries)} of {tick}.")
-        for end in ("low", "high") if self.interval is not None else ():
-            ends = np.asarray((self.interval or {}).get(end), dtype=object)
-            if ends.shape != values.shape:
-                raise UserError(f"{name}: expected {end} of its interval in the shape of its values, got {ends.shape}.")
-            if not all(map(_is_number, ends.flat)):
-                raise UserError(f"{name}: expected numbers as {end} of its interval.")
+        for key, part in ((key, part) for key, shaped in _SHAPED.items() if getattr(self, key) for part in shaped):
+            found_part = np.asarray(getattr(self, key).get(part), dtype=object)
+            if found_part.shape != values.shape:
+                told = f"expected {part} of its {key} in the shape of its values, got {found_part.shape}"
+                raise UserError(f"{name}: {told}.")
+            if not all(map(_is_number, found_part.flat)):
+                raise UserError(f"{name}: expected numbers as {part} of its {key}.")
 
     def to_json(self) -> dict[str, Any]:
         """Its fields as JSON has them: without what is as it is unless told; NaN and infinity as null."""
@@ -154,8 +170,10 @@ class Quantity:
 
 _DEFAULTS: dict[str, Any] = {
     "axes": (), "label": "", "unit": "", "range": (None, None), "better": None, "overall": None, "options": {},
-    "interval": None, "ticks": {},
+    "interval": None, "null": None, "ticks": {},
 }  # fmt: skip
+_SHAPED = {"interval": ("low", "high"), "null": ("p", "p_family", "calibrated")}
+"""Numbers in the shape of the values."""
 
 
 def _is_number(value: Any) -> bool:
@@ -192,6 +210,10 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "interval": (
         "an object with a number as confidence, or null",
         lambda ends: ends is None or (isinstance(ends, Mapping) and _is_number(ends.get("confidence", 0.95))),
+    ),
+    "null": (
+        "an object with a whole number of permutations, or null",
+        lambda null: null is None or (isinstance(null, Mapping) and isinstance(null.get("permutations"), int)),
     ),
 }
 """What a field must be, in words and as a test."""
@@ -253,7 +275,8 @@ def told(value: float, unit: str, layers: int, samples: int) -> str:
 
 
 def single_numbers(quantities: Mapping[str, Quantity], layers: int, samples: int) -> dict[str, str]:
-    """All that holds for all layers together, for people, by name, with its interval and how it was computed."""
+    """All that holds for all layers together, for people, by name, with its interval and how it was computed; and of
+    similarities how many chance explains."""
     found = {}
     for name, quantity in quantities.items():
         if not quantity.axes:
@@ -262,6 +285,8 @@ def single_numbers(quantities: Mapping[str, Quantity], layers: int, samples: int
                 shown += f", {three(ends['low'])} … {three(ends['high'])}"
             options = ", ".join(f"{key} {option}" for key, option in quantity.options.items())
             found[quantity.name_of(name)] = f"{shown} ({options})" if options else shown
+        elif chance := quantity.within_chance():
+            found[f"{quantity.name_of(name)} no more than chance"] = chance
     return found
 
 

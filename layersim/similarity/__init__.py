@@ -6,6 +6,7 @@ from layersim.similarity.intervals import Interval, jackknife
 from layersim.similarity.linear_cka import LinearCKA, linear_cka
 from layersim.similarity.measure import Measure, PairMeasure
 from layersim.similarity.neighbours import CKNNA, MutualKNN, cknna, mutual_knn
+from layersim.similarity.null import Null
 from layersim.similarity.procrustes import Procrustes, procrustes
 from layersim.similarity.properties import Properties
 from layersim.similarity.rbf_cka import RBFCKA, rbf_cka
@@ -26,6 +27,7 @@ __all__ = [
     "MeanCCA",
     "Measure",
     "MutualKNN",
+    "Null",
     "PairMeasure",
     "Procrustes",
     "Properties",

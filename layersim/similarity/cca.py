@@ -1,7 +1,6 @@
 """Canonical correlations of layers: their mean, of the directions with most variance, and weighed by projection.
 Letters: L and M layers, N samples, D and D' width, r and s ranks."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from layersim.errors import UserError
 from layersim.similarity.features import Layers, TooFewSamples, centred
-from layersim.similarity.layer_pairs import compare_layers, nuclear_norms
+from layersim.similarity.layer_pairs import LayerPairs, nuclear_norms
 from layersim.similarity.measure import Measure
 from layersim.similarity.properties import Properties
 
@@ -36,7 +35,7 @@ def mean_cca(features: Layers, other: Layers | None = None) -> Tensor:
         UserError: not (L, N, D), numbers of samples that differ, or as few as a layer's rank + 1 (D + 1 at most), or
             than 3.
     """
-    return _compare(features, other, _mean_correlations, MeanCCA.label)
+    return _pairs()(features, other)
 
 
 def svcca(features: Layers, other: Layers | None = None, *, variance: float = 0.99) -> Tensor:
@@ -60,8 +59,7 @@ def svcca(features: Layers, other: Layers | None = None, *, variance: float = 0.
         UserError: a share out of bounds, not (L, N, D), numbers of samples that differ, fewer than 3, or as few as the
             number of directions kept + 1.
     """
-    _check_variance(variance)
-    return _compare(features, other, _mean_correlations, SVCCA.label, variance)
+    return _pairs(variance)(features, other)
 
 
 def pwcca(features: Layers, other: Layers | None = None) -> Tensor:
@@ -85,7 +83,18 @@ def pwcca(features: Layers, other: Layers | None = None) -> Tensor:
         UserError: not (L, N, D), numbers of samples that differ, or no more than two layers' ranks together (D + D' at
             most): then correlations are 1 whatever the data, and their weights undetermined.
     """
-    return _compare(features, other, _weighted_correlations, PWCCA.label)
+    return _weighted_pairs()(features, other)
+
+
+def _pairs(variance: float | None = None) -> "LayerPairs[Subspace]":
+    if variance is not None:
+        _check_variance(variance)
+    label = MeanCCA.label if variance is None else SVCCA.label
+    return LayerPairs(label, LEAST, lambda x: require_room(subspace(x, variance), label), _mean_correlations)
+
+
+def _weighted_pairs() -> "LayerPairs[Subspace]":
+    return LayerPairs(PWCCA.label, LEAST, lambda x: require_room(subspace(x), PWCCA.label), _weighted_correlations)
 
 
 class MeanCCA(Measure):
@@ -95,6 +104,7 @@ class MeanCCA(Measure):
     value_range = (0, 1)
     least = LEAST
     function = staticmethod(mean_cca)
+    pairs = staticmethod(_pairs)
     properties = Properties(orthogonal="own", linear="own", translation="own")
 
 
@@ -105,6 +115,7 @@ class SVCCA(Measure):
     value_range = (0, 1)
     least = LEAST
     function = staticmethod(svcca)
+    pairs = staticmethod(_pairs)
     properties = Properties(orthogonal="own", translation="own")
 
     def __init__(self, *, variance: float = 0.99, max_samples: int | None = 4096) -> None:
@@ -121,6 +132,7 @@ class PWCCA(Measure):
     value_range = (0, 1)
     least = LEAST
     function = staticmethod(pwcca)
+    pairs = staticmethod(_weighted_pairs)
     properties = Properties(orthogonal="none", translation="own", symmetric=False)
 
 
@@ -137,6 +149,10 @@ class Subspace:
     def rank(self) -> int:
         """r."""
         return self.basis.shape[1]
+
+    def __getitem__(self, order: Tensor) -> "Subspace":
+        """That of the samples in another order."""
+        return Subspace(self.basis[order], self.loadings)
 
 
 def subspace(layer: Tensor, variance: float | None = None) -> Subspace | None:
@@ -170,19 +186,6 @@ def require_room(found: Subspace | None, measure: str) -> Subspace | None:
             "directions it keeps, or linear CKA"
         )
     return found
-
-
-def _compare(
-    features: Layers,
-    other: Layers | None,
-    compare: Callable[[list[Subspace], list[Subspace]], Tensor],
-    measure: str,
-    variance: float | None = None,
-) -> Tensor:
-    def look(layer: Tensor) -> Subspace | None:
-        return require_room(subspace(layer, variance), measure)
-
-    return compare_layers(features, other, look, compare, least=LEAST, measure=measure)
 
 
 def _mean_correlations(left: list[Subspace], right: list[Subspace]) -> Tensor:

@@ -73,23 +73,19 @@ def angular_distance(features: Layers, other: Layers | None = None, *, centering
 class CosineSimilarity(Measure):
     """`cosine` over batches and processes: the same value whatever the batch size, the order or the split.
 
-    With centering "samples" the features are kept, `max_samples` of them at most: those whose position has the smallest
-    hash, so that the choice depends on the data alone. Otherwise sums and counts are all it holds.
+    With centering "samples" or with `max_samples` the features are kept, so many of them at most: those whose position
+    has the smallest hash, so that the choice depends on the data alone. Otherwise sums and counts are all it holds.
     """
 
     label = "cosine similarity"
     value_range = (-1, 1)
     least = 2
     function = staticmethod(cosine)
+    keeps_by = "set max_samples, such as 4096"
 
     def __init__(self, *, centering: Centering = "samples", max_samples: int | None = None) -> None:
-        """See `cosine`. Raises UserError for an unknown centering, `max_samples` below 2, or `max_samples` where
-        nothing is kept."""
+        """See `cosine`. Raises UserError for an unknown centering, or `max_samples` below 2."""
         require_centering(centering)
-        if max_samples is not None and centering != "samples":
-            raise UserError(
-                f'max_samples: centering="{centering}" keeps no samples to cap, got {max_samples}: leave it out'
-            )
         super().__init__(max_samples=max_samples)
         self.arguments = {"centering": centering}
         self.centering: Centering = centering
@@ -102,11 +98,11 @@ class CosineSimilarity(Measure):
 
     @property
     def keeps_sample(self) -> bool:
-        return self.centering == "samples"
+        return self.centering == "samples" or self.max_samples is not None
 
     @property
     def options(self) -> dict[str, Any]:
-        return super().options if self.centering == "samples" else dict(self.arguments)
+        return super().options if self.keeps_sample else dict(self.arguments)
 
     @property
     def properties(self) -> Properties:
@@ -119,7 +115,7 @@ class CosineSimilarity(Measure):
     def update(self, features: Layers, index: Tensor | None = None, *, other: Layers | None = None) -> None:
         batch = self.admitted(features, index, other)
         require_equal_widths(batch.features, batch.other, self.label)
-        if self.centering == "samples":
+        if self.keeps_sample:
             self.keep(batch)
             return
         chunks = _directions(batch.features, batch.other, self.centering)
@@ -127,16 +123,34 @@ class CosineSimilarity(Measure):
             self.add(_compared(*chunk, self.compare), positions)
 
     def compute(self) -> Tensor:
-        if self.centering == "samples":
+        if self.keeps_sample:
             return super().compute()
         sums, counts = self._sums()
         return warn_undefined(_mean(sums.sum(0), counts.sum()))
 
     def interval_of_state(self, confidence: float) -> Interval:
-        """From the groups' sums, or, with centering "samples", from the kept samples."""
-        if self.centering == "samples":
+        """From the groups' sums, or from the kept samples."""
+        if self.keeps_sample:
             return super().interval_of_state(confidence)
         return jackknife_of_sums(_mean, *self._sums(), confidence, "samples")
+
+    def permuted(self, features: Tensor, other: Tensor | None, orders: Tensor) -> Tensor:
+        """From inner products of float64 directions: P N L M D multiplications, and 8 N (L + M) D bytes."""
+        require_equal_widths(features, other, self.label)
+        _require_directions(features.shape[1], self.centering, self.label)
+        directions = zip(*_directions(features, other, self.centering), strict=True)
+        sides = (torch.cat(chunks, dim=1).transpose(0, 1).double() for chunks in directions)
+        # of float32's length, whose error arccos would enlarge
+        ours, theirs = (side / torch.linalg.vector_norm(side, dim=2, keepdim=True) for side in sides)
+        total: Tensor = ours.new_zeros(len(orders), len(features), theirs.shape[1])
+        for rows, places in zip(torch.split(ours, CHUNK), torch.split(orders, CHUNK, dim=1), strict=True):
+            for sums, order in zip(total, places, strict=True):
+                sums += self.of_cosines(rows @ theirs[order].mT).sum(0)
+        return total.div_(len(ours))
+
+    @staticmethod
+    def of_cosines(cosines: Tensor) -> Tensor:
+        return cosines
 
     def _sums(self) -> tuple[Tensor, Tensor]:
         _require_directions(self.count(), self.centering, self.label)
@@ -146,7 +160,7 @@ class CosineSimilarity(Measure):
 class AngularDistance(CosineSimilarity):
     """`angular_distance` over batches and processes: the same value whatever the batch size, the order or the split.
 
-    As `CosineSimilarity`, it keeps features with centering "samples" alone.
+    As `CosineSimilarity`, it keeps features with centering "samples" or `max_samples` alone.
     """
 
     label = "angular distance"
@@ -161,6 +175,10 @@ class AngularDistance(CosineSimilarity):
     @staticmethod
     def compare(apart: Tensor, together: Tensor) -> Tensor:
         return torch.atan2(apart, together) * (2 / math.pi)
+
+    @staticmethod
+    def of_cosines(cosines: Tensor) -> Tensor:
+        return cosines.clamp(-1, 1).arccos() / math.pi  # rounding leads beyond 1
 
 
 def require_centering(centering: str) -> None:

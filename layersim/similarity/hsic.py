@@ -66,6 +66,19 @@ def debiased(apart: Tensor, diagonal: Tensor, totals: Tensor, samples: int) -> T
     return corrected / (samples * (samples - 3))
 
 
+def centred_kernel(kernel: Tensor, *, unbiased: bool) -> Tensor:
+    """An (N, N) kernel centred in place, so that Σ_ij of two layers' products is their HSIC, times N (N − 3) where
+    `unbiased`, else (N − 1)²."""
+    if unbiased:
+        means = kernel.fill_diagonal_(0).sum(1) / (len(kernel) - 2)
+        kernel += means.sum() / (len(kernel) - 1) - means[:, None] - means
+        kernel.fill_diagonal_(0)
+    else:
+        means = kernel.mean(1)
+        kernel += means.mean() - means[:, None] - means
+    return kernel
+
+
 def near_one(row: Tensor, exponents: list[Tensor]) -> Tensor:
     """Brings a layer (N, D) near one, in place, by a power of two, which rounds nothing, since HSIC is of fourth
     degree: of features of 1e±10 float32 could not hold the products. Appends the exponent taken off, ()."""

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.similarity.features import Layers, TooFewSamples, as_pair, require_samples, warn_undefined
-from layersim.similarity.hsic import hsic, hsic_without_groups
+from layersim.precision import full_precision
+from layersim.similarity.features import Layers, TooFewSamples, as_pair, centred, require_samples, warn_undefined
+from layersim.similarity.hsic import centred_kernel, hsic, hsic_without_groups
 from layersim.similarity.intervals import (
     GROUPS,
     Interval,
@@ -19,7 +20,9 @@ from layersim.similarity.intervals import (
     sums_by_group,
 )
 from layersim.similarity.kept_samples import Samples, joined
+from layersim.similarity.layer_pairs import LayerPairs, permuted_products, relation_cosines
 from layersim.similarity.measure import Measure
+from layersim.similarity.null import Null, require_permutations, shuffled
 from layersim.similarity.positions import dealt, require_distinct
 from layersim.similarity.properties import Properties
 
@@ -63,6 +66,22 @@ def linear_cka(
     return warn_undefined(_ratio(total), features, other)
 
 
+def _pairs(estimator: Estimator) -> LayerPairs[Tensor]:
+    """The measure of all samples at once by its definition, for its null."""
+
+    def look(layer: Tensor) -> Tensor | None:
+        gram = _centred_gram(layer, estimator)
+        return gram if gram.any() else None
+
+    return LayerPairs(f'linear CKA with estimator="{estimator}"', LEAST[estimator], look, relation_cosines)
+
+
+def _centred_gram(layer: Tensor, estimator: Estimator) -> Tensor:
+    """(N, N) float64 of (N, D) features."""
+    rows = centred(layer.double(), dim=0)
+    return centred_kernel(rows @ rows.mT, unbiased=estimator != "biased")
+
+
 class LinearCKA(Measure):
     """`linear_cka` over batches and processes: the same value whatever the loader's batch size, the order or the split.
 
@@ -73,14 +92,20 @@ class LinearCKA(Measure):
 
     "debiased", "biased": the features are kept, `max_samples` of them at most: those whose position has the smallest
     hash, so that the choice depends on the data alone.
+
+    A null of "minibatch" permutes within each group of positions, as samples come: `expect_null` before the first
+    update says how often.
     """
 
     function = staticmethod(linear_cka)
+    pairs = staticmethod(_pairs)
     label = "linear CKA"
     value_range = (-1, 1)
 
     used: list[Tensor]
     """(n,) int64 tensors on the host: the numbers of the groups in the sums."""
+    nulls: list[Tensor]
+    """At most one (1 + P, L, M) float64 tensor: HSIC summed over the groups, with the samples of each in P orders."""
 
     def __init__(
         self, *, estimator: Estimator = "minibatch", batch_size: int = 64, max_samples: int | None = None
@@ -97,6 +122,9 @@ class LinearCKA(Measure):
         self.require_cap(LEAST[estimator])
         self.arguments = {"estimator": estimator} | ({"batch_size": batch_size} if estimator == "minibatch" else {})
         self.add_state("used", [], dist_reduce_fx="cat")
+        self.add_state("nulls", [], dist_reduce_fx="sum")
+        self.expected: tuple[int, int] | None = None
+        """The permutations and the seed of the null that will be asked for."""
         self.estimator: Estimator = estimator
         self.batch_size = self.group = batch_size
         self.value_range = (0 if estimator == "biased" else -1, 1)
@@ -137,6 +165,31 @@ class LinearCKA(Measure):
         unit = f"batches of {self.batch_size} positions"
         return jackknife_of_sums(lambda total, _: _ratio(total), *self._sums(), confidence, unit)
 
+    def expect_null(self, permutations: int = 200, seed: int = 0) -> None:
+        if self.estimator != "minibatch":
+            return super().expect_null(permutations, seed)
+        require_permutations(permutations)
+        if self.count() and self.expected != (permutations, seed):
+            raise UserError(
+                f'null: estimator="minibatch" keeps no samples, and permutes as they come: call expect_null('
+                f"{permutations}, {seed}) before the first update, or choose "
+                'LinearCKA(estimator="debiased", max_samples=4096)'
+            )
+        self.expected = permutations, seed
+        return None
+
+    def null_of_state(self, permutations: int, seed: int) -> Null:
+        if self.estimator != "minibatch":
+            return super().null_of_state(permutations, seed)
+        sums, counts = self._sums()
+        require_permutations(permutations, min(self.count(), self.batch_size), int(counts.sum()))
+        kept = self.kept()
+        waiting = self._permuted(kept) if len(kept.index) else ()
+        bordered = sums.sum(0)
+        values = torch.stack([*self.nulls, *waiting]).sum(0).to(bordered.device) / _roots(bordered)
+        alone = torch.equal(bordered.diagonal()[:-1], bordered[-1, :-1])  # every layer stands beside itself
+        return self.null_of(values, seed, alone=alone)
+
     def _sums(self) -> tuple[Tensor, Tensor]:
         """HSIC of all samples, complete groups or not, summed and counted in each jackknife group."""
         measure = f'linear CKA with estimator="{self.estimator}"'
@@ -165,6 +218,20 @@ class LinearCKA(Measure):
         enough = numbers[sizes >= LEAST[self.estimator]]
         return torch.stack(values) if values else torch.empty(0), enough
 
+    def _permuted(self, batch: Samples) -> Iterator[Tensor]:
+        """Of each group of the batch's ascending positions, (1 + P, L, M) HSIC with its samples in each order, where a
+        null was asked for."""
+        sizes = torch.unique_consecutive(batch.index // self.batch_size, return_counts=True)[1].tolist()
+        sets = [torch.split(x, sizes, dim=1) for x in (batch.features, batch.other) if x is not None]
+        for index, *group in zip(torch.split(batch.index, sizes), *sets, strict=True):
+            if self.expected is None or len(index) < LEAST[self.estimator]:
+                continue
+            with full_precision(group[0].device), torch.no_grad():
+                grams = [[_centred_gram(layer, self.estimator) for layer in layers] for layers in group]
+                orders = shuffled(index, *self.expected).to(group[0].device)
+                products = permuted_products(grams[0], grams[-1], orders)
+            yield products / (len(index) * (len(index) - 3))
+
     def _holds_whole_groups(self, index: Tensor) -> bool:
         """Whether (n,) positions are whole groups and nothing else, in order; asked of the host, so no GPU waits."""
         if not len(index) or len(index) % self.batch_size or int(index[0]) % self.batch_size:
@@ -185,6 +252,8 @@ class LinearCKA(Measure):
         """Adds whole groups to the sums."""
         values, numbers = self._measured(batch)
         self.add(values, numbers)
+        for sums in self._permuted(batch):
+            self.nulls[:] = [self.nulls[0].to(sums.device) + sums if self.nulls else sums]
         self.used.append(numbers)
 
 
@@ -223,8 +292,12 @@ def _bordered(value: Tensor, first: int, last: int) -> Tensor:
 
 
 def _ratio(bordered: Tensor) -> Tensor:
-    roots = bordered[:-1, -1:].sqrt() * bordered[-1:, :-1].sqrt()
-    return bordered[:-1, :-1] / roots
+    return bordered[:-1, :-1] / _roots(bordered)
+
+
+def _roots(bordered: Tensor) -> Tensor:
+    roots: Tensor = bordered[:-1, -1:].sqrt() * bordered[-1:, :-1].sqrt()
+    return roots
 
 
 def _interval(kept: Samples, estimator: Estimator, confidence: float) -> Interval:

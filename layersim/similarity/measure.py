@@ -3,9 +3,10 @@ N samples, D and D' width."""
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,11 @@ from layersim.precision import widened
 from layersim.similarity.features import Layers, as_pair, warn_undefined
 from layersim.similarity.intervals import Interval, jackknife, sums_by_group
 from layersim.similarity.kept_samples import SampleKeeper, Samples, joined
+from layersim.similarity.layer_pairs import LayerPairs
+from layersim.similarity.null import Null, null_of_values, require_permutations, shuffled
 from layersim.similarity.properties import Properties
+
+Found = TypeVar("Found")
 
 
 class Measure(SampleKeeper):
@@ -40,6 +45,10 @@ class Measure(SampleKeeper):
     """How many samples it needs, whatever its options."""
     function: Callable[..., Tensor]
     """The measure: (L, N, D) features, against themselves or (M, N, D') others, → (L, M)."""
+    pairs: ClassVar[Callable[..., LayerPairs[Any]] | None] = None
+    """The function in two parts, by the same options, where it has them: so that a null looks at each layer once."""
+    keeps_by: ClassVar[str] = "let `update` keep its samples"
+    """What makes it keep samples where it does not."""
 
     sums: list[Tensor]
     """At most one (1, G, …, …) float64 tensor: a sum for each jackknife group, so that an interval needs no samples."""
@@ -99,9 +108,62 @@ class Measure(SampleKeeper):
         Raises:
             UserError: what `compute` raises, a confidence out of bounds, or too few samples to leave some out.
         """
+        return self._of_all(partial(self.interval_of_state, confidence))
+
+    def expect_null(self, permutations: int = 200, seed: int = 0) -> None:
+        """Says, before the first update, that `null` will be asked for.
+
+        Raises:
+            UserError: fewer than 19 permutations, or a measure that keeps no samples to permute.
+        """
+        require_permutations(permutations)
+        if not self.keeps_sample:
+            raise UserError(f"null: {self.label} keeps no samples to permute with these options: {self.keeps_by}")
+
+    def null(self, permutations: int = 200, seed: int = 0) -> Null:
+        """The value, and what it is where samples are paired by chance: of all processes' samples, those of one side in
+        P random orders. The same N and seed give the same orders for all pairs of layers and all measures.
+
+        It costs what P values cost, less what is done for each layer alone.
+
+        Raises:
+            UserError: what `compute` and `expect_null` raise, or more permutations than the samples have orders.
+        """
+        self.expect_null(permutations, seed)
+        return self._of_all(partial(self.null_of_state, permutations, seed))
+
+    def null_of_state(self, permutations: int, seed: int) -> Null:
+        """The null of the samples in the state as it is, whether joined across processes or not."""
+        kept = self.kept()
+        samples = kept.features.shape[1]
+        require_permutations(permutations, samples)
+        orders = shuffled(torch.arange(samples), permutations, seed).to(kept.features.device)
+        return self.null_of(self.permuted(kept.features, kept.other, orders), seed, alone=kept.other is None)
+
+    def permuted(self, features: Tensor, other: Tensor | None, orders: Tensor) -> Tensor:
+        """(P, L, M) values with the samples of `other`, or of the columns' features, in each of (P, N) orders."""
+        if self.pairs is not None:
+            return self.pairs(**self.arguments).permuted(features, other, orders)
+        theirs = features if other is None else other
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "similarity is NaN")  # said of the value
+            return torch.stack([self.function(features, theirs[:, order], **self.arguments) for order in orders])
+
+    def null_of(self, values: Tensor, seed: int, *, alone: bool) -> Null:
+        """That of (1 + P, L, M) values, of which the first are those of the samples as they are."""
+        lower = self.identical == 0 or self.better == "lower"
+        if math.isnan(self.identical) and self.better is None:
+            raise UserError(
+                f"null: {self.label} does not say whether a high value or a low one is that of alike layers"
+            )
+        mirrored = alone and self.properties is not None and self.properties.symmetric
+        return null_of_values(values, self.identical, lower=lower, alone=alone, mirrored=mirrored, seed=seed)
+
+    def _of_all(self, measured: Callable[[], Found]) -> Found:
+        """What is measured with the states of all processes joined."""
         self.sync()
         try:
-            return self.interval_of_state(confidence)
+            return measured()
         finally:
             self.unsync(should_unsync=self._is_synced)
 

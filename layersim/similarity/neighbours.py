@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.similarity.features import Layers, as_features
-from layersim.similarity.layer_pairs import compare_layers, relation_products
+from layersim.similarity.features import Layers
+from layersim.similarity.layer_pairs import LayerPairs, relation_cosines
 from layersim.similarity.measure import Measure
 from layersim.similarity.properties import Properties
 
@@ -33,17 +33,18 @@ def mutual_knn(features: Layers, other: Layers | None = None, *, k: int = 10) ->
         UserError: k below 1, not (L, N, D), numbers of samples that differ, or fewer than k + 2 samples: with k + 1
             everybody is everybody's neighbour.
     """
+    return _mutual(k)(features, other)
+
+
+def _mutual(k: int) -> LayerPairs[Tensor]:
     _require_neighbours(k)
-    features = as_features(features)
 
     def look(layer: Tensor) -> Tensor | None:
         kernel = _cosine_kernel(layer)
         return None if kernel is None else _nearest(kernel, k)
 
-    overlap = compare_layers(
-        features, other, look, relation_products, least=k + 2, measure=f"mutual k-nearest neighbours with k={k}"
-    )
-    return overlap / (features.shape[1] * k)
+    # every layer has N k neighbours: the cosine is the share that two have in common
+    return LayerPairs(f"mutual k-nearest neighbours with k={k}", k + 2, look, relation_cosines)
 
 
 def cknna(features: Layers, other: Layers | None = None, *, k: int = 10) -> Tensor:
@@ -67,6 +68,10 @@ def cknna(features: Layers, other: Layers | None = None, *, k: int = 10) -> Tens
     Raises:
         UserError: k below 1, not (L, N, D), numbers of samples that differ, or fewer than k + 1 samples.
     """
+    return _local(k)(features, other)
+
+
+def _local(k: int) -> LayerPairs[Tensor]:
     _require_neighbours(k)
 
     def look(layer: Tensor) -> Tensor | None:
@@ -74,10 +79,9 @@ def cknna(features: Layers, other: Layers | None = None, *, k: int = 10) -> Tens
         if kernel is None:
             return None
         local = (kernel - kernel.mean(1, keepdim=True)) * _nearest(kernel, k)
-        length = torch.linalg.vector_norm(local)
-        return None if length == 0 else local / length
+        return local if local.any() else None
 
-    return compare_layers(features, other, look, relation_products, least=k + 1, measure=f"CKNNA with k={k}")
+    return LayerPairs(f"CKNNA with k={k}", k + 1, look, relation_cosines)
 
 
 class MutualKNN(Measure):
@@ -86,6 +90,7 @@ class MutualKNN(Measure):
     label = "mutual nearest neighbours"
     value_range = (0, 1)
     function = staticmethod(mutual_knn)
+    pairs = staticmethod(_mutual)
     properties = Properties(orthogonal="own")
 
     def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
@@ -102,6 +107,7 @@ class CKNNA(Measure):
     label = "CKNNA"
     value_range = (-1, 1)
     function = staticmethod(cknna)
+    pairs = staticmethod(_local)
     properties = Properties(orthogonal="own")
 
     def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:

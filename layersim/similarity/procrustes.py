@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from layersim.similarity.features import Layers, centred
-from layersim.similarity.layer_pairs import compare_layers, nuclear_norms
+from layersim.similarity.layer_pairs import LayerPairs, nuclear_norms
 from layersim.similarity.measure import Measure
 from layersim.similarity.properties import Properties
 
@@ -31,13 +31,18 @@ def procrustes(features: Layers, other: Layers | None = None) -> Tensor:
     Raises:
         UserError: not (L, N, D), numbers of samples that differ, or fewer than 2 samples.
     """
-    return compare_layers(features, other, _unit_shape, nuclear_norms, least=LEAST, measure=Procrustes.label)
+    return _pairs()(features, other)
+
+
+def _pairs() -> LayerPairs[Tensor]:
+    return LayerPairs(Procrustes.label, LEAST, _unit_shape, nuclear_norms)
 
 
 class Procrustes(Measure):
     """`procrustes` over batches and processes, of `max_samples` samples at most."""
 
     function = staticmethod(procrustes)
+    pairs = staticmethod(_pairs)
     label = "Procrustes similarity"
     value_range = (0, 1)
     least = LEAST

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from layersim.errors import UserError
 from layersim.similarity.features import Layers
-from layersim.similarity.layer_pairs import compare_layers, relation_products
+from layersim.similarity.hsic import centred_kernel
+from layersim.similarity.layer_pairs import LayerPairs, relation_cosines
 from layersim.similarity.measure import Measure
 from layersim.similarity.properties import Properties
 
@@ -43,21 +44,25 @@ def rbf_cka(
         UserError: an unknown estimator, a bandwidth that is not positive, not (L, N, D), numbers of samples that
             differ, or too few samples (2 for "biased", 4 for "debiased").
     """
+    return _pairs(bandwidth, estimator)(features, other)
+
+
+def _pairs(bandwidth: float, estimator: RBFEstimator) -> LayerPairs[Tensor]:
     _check(estimator, bandwidth)
 
     def look(layer: Tensor) -> Tensor | None:
         distances = torch.pdist(layer)
         sigma = bandwidth * _median(distances)
-        return None if sigma == 0 else _centred_kernel(distances / sigma, len(layer), estimator)
+        return None if sigma == 0 else _kernel(distances / sigma, len(layer), estimator)
 
-    measure = f'RBF CKA with estimator="{estimator}"'
-    return compare_layers(features, other, look, relation_products, least=LEAST[estimator], measure=measure)
+    return LayerPairs(f'RBF CKA with estimator="{estimator}"', LEAST[estimator], look, relation_cosines)
 
 
 class RBFCKA(Measure):
     """`rbf_cka` over batches and processes, of `max_samples` samples at most: N² numbers are kept for each layer."""
 
     function = staticmethod(rbf_cka)
+    pairs = staticmethod(_pairs)
     label = "RBF CKA"
     value_range = (-1, 1)
     properties = Properties(orthogonal="own", translation="own")
@@ -87,8 +92,8 @@ def _median(values: Tensor) -> Tensor:
     return (values.kthvalue(lower).values + values.kthvalue(upper).values) / 2
 
 
-def _centred_kernel(distances: Tensor, samples: int, estimator: str) -> Tensor | None:
-    """(N, N) centred kernel of length one, from the N (N − 1) / 2 distances in units of σ; None where it is zero."""
+def _kernel(distances: Tensor, samples: int, estimator: str) -> Tensor | None:
+    """(N, N) centred kernel, from the N (N − 1) / 2 distances in units of σ; None where it is zero."""
     kernel = torch.zeros(samples, samples, dtype=distances.dtype, device=distances.device)
     above = torch.triu_indices(samples, samples, 1, device=distances.device)
     similar = torch.expm1(-distances.square() / 2)  # less one everywhere, as centring takes it off
@@ -96,12 +101,5 @@ def _centred_kernel(distances: Tensor, samples: int, estimator: str) -> Tensor |
         similar -= similar[0].clone()  # where no diagonal counts any other number may go as well: equal ones leave zero
     kernel[above[0], above[1]] = similar
     kernel += kernel.mT.clone()
-    if estimator == "biased":
-        means = kernel.mean(1)
-        kernel += means.mean() - means[:, None] - means
-    else:
-        means = kernel.sum(1) / (samples - 2)
-        kernel += means.sum() / (samples - 1) - means[:, None] - means
-        kernel.fill_diagonal_(0)
-    length = torch.linalg.vector_norm(kernel)
-    return None if length == 0 else kernel / length
+    kernel = centred_kernel(kernel, unbiased=estimator == "debiased")
+    return kernel if kernel.any() else None

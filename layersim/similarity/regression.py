@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from layersim.similarity.cca import LEAST, require_room, subspace
-from layersim.similarity.features import Layers, centred
-from layersim.similarity.layer_pairs import compare_layers
+from layersim.similarity.cca import LEAST, Subspace, require_room, subspace
+from layersim.similarity.features import Layers
+from layersim.similarity.layer_pairs import LayerPairs
 from layersim.similarity.measure import Measure
 from layersim.similarity.properties import Properties
 
@@ -31,28 +31,25 @@ def regression_r2(features: Layers, other: Layers | None = None) -> Tensor:
         UserError: not (L, N, D), numbers of samples that differ, fewer than 3, or as few as a layer's rank + 1 (D + 1
             at most).
     """
-    return compare_layers(features, other, _look, _explained, least=LEAST, measure=RegressionR2.label)
+    return _pairs()(features, other)
+
+
+def _pairs() -> LayerPairs[Subspace]:
+    return LayerPairs(RegressionR2.label, LEAST, lambda x: require_room(subspace(x), RegressionR2.label), _explained)
 
 
 class RegressionR2(Measure):
     """`regression_r2` over batches and processes, of `max_samples` samples at most."""
 
     function = staticmethod(regression_r2)
+    pairs = staticmethod(_pairs)
     label = "regression R²"
     value_range = (0, 1)
     least = LEAST
     properties = Properties(orthogonal="own", translation="own", symmetric=False)
 
 
-def _look(layer: Tensor) -> tuple[Tensor, Tensor] | None:
-    """(N, r) basis and (N, D) centred features of length one."""
-    found = require_room(subspace(layer), RegressionR2.label)
-    if found is None:
-        return None
-    target = centred(layer, dim=0)
-    return found.basis, target / torch.linalg.vector_norm(target)
-
-
-def _explained(left: list[tuple[Tensor, Tensor]], right: list[tuple[Tensor, Tensor]]) -> Tensor:
-    targets = torch.stack([target for _, target in right])
-    return torch.stack([(basis.mT @ targets).square().sum((1, 2)) for basis, _ in left])
+def _explained(left: list[Subspace], right: list[Subspace]) -> Tensor:
+    targets = torch.stack([found.basis @ found.loadings for found in right])
+    targets /= torch.linalg.vector_norm(targets, dim=(1, 2), keepdim=True)
+    return torch.stack([(found.basis.mT @ targets).square().sum((1, 2)) for found in left])

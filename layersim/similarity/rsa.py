@@ -7,7 +7,7 @@ from torch import Tensor
 
 from layersim.errors import UserError
 from layersim.similarity.features import Layers, centred
-from layersim.similarity.layer_pairs import compare_layers, relation_products
+from layersim.similarity.layer_pairs import LayerPairs, relation_cosines
 from layersim.similarity.measure import Measure
 from layersim.similarity.properties import Properties, Reach
 
@@ -34,6 +34,10 @@ def rsa(features: Layers, other: Layers | None = None, *, distance: Distance = "
     Raises:
         UserError: an unknown distance, not (L, N, D), numbers of samples that differ, or fewer than 3 samples.
     """
+    return _pairs(distance)(features, other)
+
+
+def _pairs(distance: Distance) -> LayerPairs[Tensor]:
     _check(distance)
 
     def look(layer: Tensor) -> Tensor | None:
@@ -44,16 +48,16 @@ def rsa(features: Layers, other: Layers | None = None, *, distance: Distance = "
                 return None
         # of unit vectors ½‖u − v‖² is 1 − their correlation: the same ranks
         ranks = centred(_ranks(torch.pdist(layer)), dim=0)
-        length = torch.linalg.vector_norm(ranks)
-        return None if length == 0 else ranks / length
+        return ranks if ranks.any() else None
 
-    return compare_layers(features, other, look, relation_products, least=LEAST, measure=RSA.label)
+    return LayerPairs(RSA.label, LEAST, look, relation_cosines)
 
 
 class RSA(Measure):
     """`rsa` over batches and processes, of `max_samples` samples at most: N² / 2 numbers are kept for each layer."""
 
     function = staticmethod(rsa)
+    pairs = staticmethod(_pairs)
     label = "RSA"
     value_range = (-1, 1)
     least = LEAST

@@ -28,6 +28,7 @@ class StreamedCKA(Measure):
     label = "linear CKA"
     value_range = (-1, 1)
     function = staticmethod(linear_cka)
+    keeps_by = 'choose LinearCKA(estimator="debiased", max_samples=4096)'
 
     used: list[Tensor]
     """(n,) int64 tensors on the host: positions of samples that are in the sums."""

@@ -15,7 +15,7 @@ from layersim.report.drawing import specifications
 from layersim.report.drawing.colors import Scale
 from layersim.report.drawing.painter import vega
 from layersim.report.drawing.specifications import COUNTED, Spec, cells, lines, still
-from layersim.report.quantity import LAYER, RATIO, Quantity
+from layersim.report.quantity import BY_CHANCE, LAYER, RATIO, Quantity
 from layersim.writing import written_whole
 
 Picture = dict[str, Any]
@@ -32,7 +32,15 @@ _LOOK: dict[str, Any] = {
     "padding": 10,
     "font": "Liberation Sans, DejaVu Sans, sans-serif",
     "view": {"stroke": None},
-    "title": {"anchor": "start", "frame": "group", "fontSize": 14, "fontWeight": "normal", "color": INK, "offset": 10},
+    "title": {
+        "anchor": "start",
+        "frame": "group",
+        "fontSize": 14,
+        "fontWeight": "normal",
+        "color": INK,
+        "offset": 10,
+        "subtitleColor": INK,
+    },
     "axis": _TEXT | {"gridColor": "#e3e3e3", "domainColor": INK, "tickColor": INK},
     "axisBand": {"grid": False, "ticks": False, "domain": False},
     "axisX": {"grid": False},
@@ -61,6 +69,7 @@ def rows(quantity: Quantity, series: str = "") -> list[dict[str, Any]]:
     least, most = (-math.inf if quantity.range[0] is None else quantity.range[0], quantity.range[1] or math.inf)
     ends = quantity.interval or {}
     low, high = (np.clip(ends[end], least, most) if end in ends else None for end in ("low", "high"))
+    p = None if quantity.null is None else np.asarray(quantity.null["p_family"], dtype=np.float64)
     ticks = [[*quantity.ticks.get(axis, range(1, length + 1))] for axis, length in zip(quantity.axes, shape)]  # noqa: B905
     if len(shape) == 1:
         ticks = [[*quantity.ticks.get(quantity.along, ticks[0])]]
@@ -70,6 +79,7 @@ def rows(quantity: Quantity, series: str = "") -> list[dict[str, Any]]:
         named = [str(tick[at]) for tick, at in zip(ticks, place[:-1])]  # noqa: B905
         row = {"id": number, "x": _finite(x), "y": series or ", ".join(named), "value": _finite(value)}
         row |= {"low": low[place].item(), "high": high[place].item()} if low is not None and high is not None else {}
+        row |= {} if p is None else {"chance": bool(p[place] > BY_CHANCE)}
         found.append(row | {"short": _short(float(value))})
     return found
 
@@ -121,6 +131,7 @@ def curves(
 
 def heat_map(quantity: Quantity, scale: Scale, title: str, *, side: int = SIDE, bar: bool = True) -> Picture:
     """A value for every pair of ticks of two axes, the first at the bottom left; each in its cell where there is room.
+    Cells that are not beyond chance are hatched.
 
     Args:
         quantity: of two axes; the second runs across. NaN is grey.
@@ -136,7 +147,10 @@ def heat_map(quantity: Quantity, scale: Scale, title: str, *, side: int = SIDE, 
     told = legend if bar else {"disable": True}
     ends: dict[str, Any] = {"low": scale.low, "high": scale.high, "cell": cell}
     spec = cells(quantity.axes[-1], quantity.axes[0], scale.colors, legend=told, **ends)
-    return _picture(spec, rows(quantity), title, int(max(cell * across, 48)), int(height))
+    drawn = _picture(spec, rows(quantity), title, int(max(cell * across, 48)), int(height))
+    if not (chance := quantity.within_chance()):
+        return drawn
+    return drawn | {"title": {"text": drawn["title"], "subtitle": ["Hatched: no more than chance,", chance]}}
 
 
 def bars(quantity: Quantity, title: str) -> Picture:

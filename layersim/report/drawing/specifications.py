@@ -3,8 +3,8 @@
 A specification holds no numbers. It is given rows `now` and, on the page alone, those of the `others`, faint behind,
 and the slider's place in `time`; and parameters: `walked`, the row that the page's keyboard reads out, and of a heat
 map `low` and `high`, the ends of its colours, and `cell`, the width of a cell in pixels. A row has `id`, `x`, `y` (a
-series, or a row of cells), `value`, `low` and `high` (an interval), `short`, the text of its cell, and on the page
-`told`, that of its tooltip.
+series, or a row of cells), `value`, `low` and `high` (an interval), `short`, the text of its cell, `chance`, whether
+that is no more than chance makes it, and on the page `told`, that of its tooltip.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,9 @@ LAYERS = ("every layer",)
 COUNTED = ("samples", "tokens")
 READABLE = 19
 """Pixels of a cell that has room for its number."""
+_HATCH = "M-1,-.5L-.5,-1M-1,0L0,-1M-1,.5L.5,-1M-1,1L1,-1M-.5,1L1,-.5M0,1L1,0M.5,1L1,.5"
+"""Seven strokes in the square from −1 to 1."""
+_FAINT = {"filled": False, "strokeWidth": 1, "opacity": 0.6}
 _TOLD = {"tooltip": {"field": "told"}}
 _WALKED = {"transform": [{"filter": "datum.id === walked"}]}
 _DARK = {"viridis": "{} < 0.431", "RdBu": "abs({} - 0.514) > 0.381"}
@@ -121,6 +124,8 @@ def cells(
     along = f"(datum.value - {low}) / ({high} - {low})"
     dark = _DARK[name].format(along if name == colors else f"(1 - {along})")
     ink = {"text": {"field": "short"}, "color": {"condition": {"test": dark, "value": "white"}, "value": "black"}}
+    stroke = {"stroke": ink["color"]}
+    hatch = _mark("point", place | stroke, shape=_HATCH, size={"expr": f"{cell} * {cell}"}, **_FAINT)
     number = _mark("text", place | ink, fontSize={"expr": f"min(12, 0.44 * {cell})"})
     told = {"legend": legend} if legend else {}
     return _layered(
@@ -129,6 +134,7 @@ def cells(
             place | {"color": _channel("value", "quantitative", None, scale=scheme | ends, **told)} | _TOLD,
             invalid="show",
         ),
+        hatch | {"transform": [{"filter": "datum.chance"}]},
         number | {"transform": [{"filter": f"{cell} >= {READABLE} && isValid(datum.value)"}]},
         _WALKED | _mark("rect", place, style="walked"),
         low=0,

@@ -51,9 +51,11 @@ def drawn_record(record: LayerRecord) -> dict[str, Any]:
 
 
 def _drawn(quantity: Quantity) -> dict[str, Any]:
-    """Its values and, where there are, ticks and the ends of its interval (of a matrix, to the last layer alone)."""
+    """Its values and, where there are, ticks, the ends of its interval (of a matrix, to the last layer alone), and what
+    chance makes of it."""
     ends = (quantity.to_last() if quantity.is_matrix else quantity).interval or {}
     told = {"ticks": quantity.ticks, "low": ends.get("low"), "high": ends.get("high")}
+    told |= {key: (quantity.null or {}).get(key) for key in ("p_family", "calibrated")}
     values = _finite(quantity.values, 4 if len(quantity.axes) > 1 else 6)
     return {"values": values} | {key: _finite(value, 6) for key, value in told.items() if value not in (None, {})}
 
@@ -92,7 +94,9 @@ def _charts(name: str, found: Sequence[Quantity]) -> Iterator[Chart]:
         scales = {span: scale_of(label, quantity, [np.ravel(one.values) for one in found], span) for span in _SPANS}
         spans = {span: [scale.low, scale.high] for span, scale in scales.items()}
         title = f"{label}, layer by layer" if quantity.is_matrix else f"{label} by {' and '.join(map(words, axes))}"
-        yield _chart(keys, quantity, title, cells(axes[-1], ", ".join(axes[:-1]), scales["fixed"].colors), spans=spans)
+        spec = cells(axes[-1], ", ".join(axes[:-1]), scales["fixed"].colors)
+        note = "Hatched: no more than chance, family-wise p > 0.05" if any(one.null for one in found) else ""
+        yield _chart(keys, quantity, title, spec, spans=spans, note=note)
     if quantity.is_matrix:
         last, title = quantity.to_last(), f"{label} to the last layer"
         yield _chart(keys, last, title, lines(LAYER, last.unit, log=log), last=True, column=f"{name} to last")

@@ -57,7 +57,7 @@ class Group:
                 ends = {"confidence": CONFIDENCE, "low": (mean - half).tolist(), "high": (mean + half).tolist()}
                 unit = "share" if first.unit in COUNTED else first.unit
                 interval = ends if len(each) > 1 else None
-                found[name] = replace(first, values=mean.tolist(), unit=unit, interval=interval)
+                found[name] = replace(first, values=mean.tolist(), unit=unit, interval=interval, null=None)
         return found
 
 

@@ -29,7 +29,7 @@ function short(value) {
   return (Math.abs(value) < 9.995 ? value.toFixed(2) : value.toPrecision(3)).replace(/^(-?)0(?=\.)/, "$1").replace("-", "−");
 }
 
-/** The values of a quantity, one a row: its place along the axes, its interval, and in words where it stands. */
+/** The values of a quantity, one a row: its place along the axes, its interval, whether chance makes it, and in words where it stands. */
 function rowsOf(chart, quantity, record) {
   if (!quantity) return [];
   const { ticks = {} } = quantity;
@@ -40,6 +40,7 @@ function rowsOf(chart, quantity, record) {
   const [least, most] = chart.range;
   const within = (end) => (known(end) ? Math.min(Math.max(end, least ?? end), most ?? end) : null);
   const counted = chart.unit === "samples" || chart.unit === "tokens";
+  const last = (part) => (chart.last ? part?.map((row) => row.at(-1)) : part);
   const rows = [];
   const walk = (values, low, high, at) => {
     if (at.length < axes.length) return values.forEach((one, place) => walk(one, low?.[place], high?.[place], [...at, place]));
@@ -50,11 +51,12 @@ function rowsOf(chart, quantity, record) {
     const value = counted ? one / record.samples : one;
     const said = say(value, counted ? "share" : chart.unit, record.layers);
     const interval = known(low) ? `, interval ${say(low)} to ${say(high)}` : "";
+    const [p, calibrated] = [quantity.p_family, quantity.calibrated].map((part) => at.reduce((some, place) => some?.[place], last(part)));
+    const tested = known(p) ? `, family-wise p ${say(p)}, calibrated ${say(calibrated)}` : "";
     const y = places.slice(0, -1).join(", ");
-    rows.push({ x, y, value, low: within(low), high: within(high), at: words.join(", "), said, interval });
+    rows.push({ x, y, value, low: within(low), high: within(high), chance: p > 0.05, at: words.join(", "), said, interval: interval + tested });
   };
-  const values = chart.last ? quantity.values.map((row) => row.at(-1)) : quantity.values;
-  walk(values, quantity.low, quantity.high, []);
+  walk(last(quantity.values), quantity.low, quantity.high, []);
   return rows;
 }
 
@@ -109,7 +111,7 @@ function figure(chart) {
   const host = html("div", { class: "chart" });
   const readout = html("output", { class: "readout", "aria-live": "polite" });
   const size = html("button", { type: "button", class: "size", "aria-label": `${chart.title}: larger or smaller` }, "⤢");
-  const node = html("figure", { class: classes }, html("figcaption", {}, chart.title), size, host, readout);
+  const node = html("figure", { class: classes }, html("figcaption", {}, chart.title), html("p", { class: "note" }, chart.note ?? ""), size, host, readout);
   let [shown, made, width, walked] = [{ now: [] }, null, 0, null]; // walked: the line of rows, and the place in it
 
   async function make() {
