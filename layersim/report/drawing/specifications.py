@@ -20,7 +20,7 @@ READABLE = 19
 """Pixels of a cell that has room for its number."""
 _HATCH = "M-1,-.5L-.5,-1M-1,0L0,-1M-1,.5L.5,-1M-1,1L1,-1M-.5,1L1,-.5M0,1L1,0M.5,1L1,.5"
 """Seven strokes in the square from −1 to 1."""
-_FAINT = {"filled": False, "strokeWidth": 1, "opacity": 0.6}
+_FAINT = {"filled": False, "strokeWidth": 1, "opacity": 0.45}
 _TOLD = {"tooltip": {"field": "told"}}
 _WALKED = {"transform": [{"filter": "datum.id === walked"}]}
 _DARK = {"viridis": "{} < 0.431", "RdBu": "abs({} - 0.514) > 0.381"}
