@@ -28,7 +28,8 @@ test: install ## the whole test suite, one process a core (at most four)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-long: install ## what takes too long for `make test`: every family, made tiny and read; faults by the thousand (tests/RELIABILITY.md)
-	LAYERSIM_LONG=1 $(BIN)/python -m pytest tests/backbones/test_survey.py tests/test_machines.py tests/test_demo.py tests/export/test_leaving.py
+	LAYERSIM_LONG=1 $(BIN)/python -m pytest tests/backbones/test_survey.py tests/test_machines.py tests/test_demo.py \
+		tests/export/test_leaving.py tests/similarity/test_null.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability
 
 lint: install ## style
@@ -42,6 +43,7 @@ bench: install ## the benchmarks behind experiments/benchmarks/RESULTS.md (needs
 	if command -v uv >/dev/null; then uv pip install --quiet --python $(BIN)/python -e '.[bench]'; \
 	else $(BIN)/pip install --quiet -e '.[bench]'; fi
 	$(BIN)/python experiments/benchmarks/similarity.py
+	$(BIN)/python experiments/benchmarks/similarity_null.py
 	$(BIN)/python experiments/benchmarks/training_step.py
 	$(BIN)/python experiments/benchmarks/callbacks_overhead.py
 	$(BIN)/python experiments/benchmarks/memory.py

@@ -19,7 +19,7 @@ from layersim import LayerwiseModule
 from layersim.__main__ import main
 from layersim.commands import models as opening
 from layersim.commands.models import open_module, read_source
-from layersim.similarity import angular_distance, cosine, linear_cka
+from layersim.similarity import AngularDistance, LinearCKA, angular_distance, cosine, linear_cka
 from layersim.similarity.positions import splitmix64
 from tests import tiny
 
@@ -105,6 +105,29 @@ def test_of_a_distance_the_smallest_is_best(pair: tuple[Path, Path], layersim: C
     expected = angular_distance(features(pair[0]), features(pair[1]))
     close(read["similarity"], expected)
     assert read["matches"]["a"] == (expected.argmin(1) + 1).tolist() != (expected.argmax(1) + 1).tolist()
+
+
+def test_what_chance_makes_of_it(
+    pair: tuple[Path, Path], layersim: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [f"--a={pair[0]}", f"--b={pair[1]}", "--null=39", "--seed=3"]
+    for measure, metric in {
+        "cka": LinearCKA(estimator="debiased"),
+        "angular": AngularDistance(max_samples=4096),
+    }.items():
+        read = similarity(layersim, *models, f"--measure={measure}", to=f"out-{measure}")
+        metric.update(features(pair[0]), other=features(pair[1]))
+        expected = metric.null(39, 3)
+        close(read["similarity"], expected.value)
+        close(read["null"]["calibrated"], expected.calibrated)
+        assert (read["null"]["permutations"], read["null"]["seed"]) == (39, 3)
+        many = int((expected.p_family > 0.05).sum())
+        assert f"No more than chance: {many} of 9 pairs (family-wise p > 0.05, 39 permutations)" in " ".join(
+            capsys.readouterr().out.split()
+        )
+    assert similarity(layersim, *models[:2], to="without")["null"] is None
+    layersim("similarity", *models[:2], "--null=5", status=2)
+    assert "null: expected at least 19 permutations" in capsys.readouterr().err
 
 
 def test_two_tokenizers_depths_and_widths(layersim: Command, tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ _SIMILARITIES: dict[str, dict[str, Any]] = {
 
 
 def quantities(**values: Any) -> dict[str, Quantity]:
-    """Quantities by name; `similarity` holds matrices by the measure's name, `options` and `intervals` what belongs to
-    any; `exit_curve` its thresholds, mean exit layers and accuracies; `to_epoch` L numbers by measure and epoch. What
-    is a Quantity stays one."""
-    options, intervals = values.pop("options", {}), values.pop("intervals", {})
+    """Quantities by name; `similarity` holds matrices by the measure's name, `options`, `intervals` and `nulls` what
+    belongs to any; `exit_curve` its thresholds, mean exit layers and accuracies; `to_epoch` L numbers by measure and
+    epoch. What is a Quantity stays one."""
+    options, intervals, nulls = (values.pop(key, {}) for key in ("options", "intervals", "nulls"))
     similarity, exits, to_epoch = (values.pop(key, {}) for key in ("similarity", "exit_curve", "to_epoch"))
     found: dict[str, Quantity] = {}
     for name, kind in _KINDS.items():
@@ -38,6 +38,7 @@ def quantities(**values: Any) -> dict[str, Quantity]:
             found[name] = Quantity(values=values[name], **kind)
     for name, matrix in similarity.items():
         told = _SIMILARITIES.get(name, {}) | {"options": options.get(name, {}), "interval": intervals.get(name)}
+        told["null"] = nulls.get(name)
         found[name] = Quantity(values=matrix, axes=(LAYER, LAYER), **told)
     if exits:
         ticks = {key: exits[key] for key in ("threshold", "mean_exit_layer")}

@@ -22,6 +22,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 PATIENCE = 600_000  # ms, of a machine that does much else
 EPOCHS = 4
 LAYERS = 3
+P = [[math.nan, 0.05, 0.15], [0.05, math.nan, 0.051], [0.15, 0.051, math.nan]]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ def measured(epoch: int, shift: float = 0.0) -> LayerRecord:
         exit_curve=curve,
         similarity={"cosine": matrix, HOSTILE: matrix},
         intervals={"cosine": {"confidence": 0.95, "low": low, "high": high}},
+        nulls={"cosine": {"p": P, "p_family": P, "calibrated": matrix, "permutations": 19, "seed": 0}},
         to_epoch={"cka": {other: [0.9 - 0.1 * epoch, 0.6, 0.5] for other in range(epoch)}} if epoch else {},
         wobble=Quantity(values=[0.25 + 0.1 * epoch, 0.75], axes=("joint",), unit="share", ticks={"joint": [1.5, 2.5]}),
         heat=Quantity(values=30.0 + epoch, unit="°C"),
@@ -163,13 +165,31 @@ def test_every_quantity_is_drawn_also_one_nobody_has_heard_of(browser: Any, page
     assert dots.evaluate_all(up) == pytest.approx([78 / 80, 79 / 80, 1])
     last = "Cosine similarity to the last layer"
     assert watched.marks(last, "mark-area").count() == 1
-    assert watched.rows(last, "told")[1] == "layer 2: 0.400, interval 0.350 to 0.450"
+    assert watched.rows(last, "told")[1] == (
+        "layer 2: 0.400, interval 0.350 to 0.450, family-wise p 0.051, calibrated 0.400"
+    )
     assert watched.rows("Cka to epoch by epoch and layer", "y") == [*"000111222"]
     watched.page.get_by_role("slider", name="Epoch").fill("1")
     assert watched.rows("Cka to epoch by epoch and layer", "y") == [*"000"]
     watched.page.get_by_role("slider", name="Epoch").fill("0")
     assert watched.panel("Cka to epoch by epoch and layer").count() == 0, "nothing lies before the first epoch"
     assert watched.rows("Wobble by joint") == pytest.approx([0.25, 0.75])
+    watched.close()
+
+
+def test_what_chance_explains_is_hatched_and_told(browser: Any, pages: dict[str, Path]) -> None:
+    watched = Watched(browser, pages["one"])
+    chance = [False, False, True, False, False, True, True, True, False]
+    assert watched.rows(COSINE, "chance") == chance
+    strokes = "all => all.map(one => one.getAttribute('d').split('M').length - 1)"
+    assert watched.marks(COSINE, "mark-symbol").evaluate_all(strokes).count(7) == 4
+    assert watched.rows(COSINE, "told")[2] == "layer 1, layer 3: 0.200, family-wise p 0.150, calibrated 0.200"
+    assert watched.rows(COSINE, "told")[0] == "layer 1, layer 1: 1.000"
+    shown = watched.panel(COSINE).locator(".note")
+    assert shown.text_content() == "Hatched: no more than chance, family-wise p > 0.05"
+    assert watched.panel("Accuracy by layer").locator(".note").is_hidden()
+    facts = watched.page.locator("section.run dt", has_text="cosine similarity no more than chance").locator("xpath=..")
+    assert facts.locator("dd").text_content() == "2 of 3 pairs (family-wise p > 0.05, 19 permutations)"
     watched.close()
 
 

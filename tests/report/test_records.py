@@ -65,6 +65,10 @@ def test_round_trip_of_all_kinds_and_of_what_nobody_has_heard_of() -> None:
     curve = {"threshold": [0.0, 0.5, None], "mean_exit_layer": [1.0, 1.5, 2.0], "accuracy": [0.1, 0.7, 0.9]}
     written = record(intervals={"cka": ends}, strange=strange, exit_curve=curve, to_epoch={"cka": {4: [1.0, 0.5]}})
     assert LayerRecord.from_line(written.to_line()) == written
+    tested = LayerRecord.from_line(record(nulls={"cka": NULL}).to_line()).quantities["cka"].null or {}
+    assert math.isnan(tested["p"][0][0])
+    assert tested["p"][0][1] == 0.5
+    assert tested["permutations"] == 19
     assert record(left_out=3).left_out == 3
     assert "left_out" not in record().to_line()
     for other in (
@@ -100,8 +104,8 @@ def test_an_option_and_a_tick_that_are_null_stay_null() -> None:
 
 def test_of_a_newer_version_the_rest_is_read_and_the_unknown_named() -> None:
     line = json.loads(record().to_line()) | {"version": 7, "weather": 1}
-    line["quantities"]["cka"]["null"] = {"mean": 0.2}
-    with pytest.warns(UserWarning, match="a record of version 7, read by version 1: weather, cka.null is not known"):
+    line["quantities"]["cka"]["mood"] = {"mean": 0.2}
+    with pytest.warns(UserWarning, match="a record of version 7, read by version 1: weather, cka.mood is not known"):
         assert LayerRecord.from_line(json.dumps(line)) == record()
 
 
@@ -109,6 +113,8 @@ def of(values: Any, *axes: str, **told: Any) -> Quantity:
     return Quantity(values=values, axes=axes, **told)
 
 
+CELLS = [[math.nan, 0.5], [0.5, math.nan]]
+NULL = {"p": CELLS, "p_family": CELLS, "calibrated": CELLS, "permutations": 19, "seed": 0}
 ENDS = {"low": [[0, 0], [0, 0]], "high": [[0, 0], [0, 0]]}
 
 
@@ -123,6 +129,15 @@ ENDS = {"low": [[0, 0], [0, 0]], "high": [[0, 0], [0, 0]]}
         ({"own": of([1.0], "class", ticks={"class": [3, 4]})}, r"own: expected numbers over class \(2\), got 1 of"),
         ({"own": of(1.0, ticks={"class": [3, 4]})}, "own: expected ticks of no axis, got 2 of class"),
         ({"own": of([1.0], "class", ticks={"other": [3, 4]})}, "own: expected ticks of class, got 2 of other"),
+        (
+            {"nulls": {"cka": NULL | {"p": [0.5]}}},
+            r"cka: expected p of its null in the shape.*got \(1,\)",
+        ),
+        ({"nulls": {"cka": NULL | {"calibrated": [["a"] * 2] * 2}}}, "cka: expected numbers as calibrated of its null"),
+        (
+            {"nulls": {"cka": NULL | {"permutations": None}}},
+            "cka: expected an object with a whole number",
+        ),
         ({"intervals": {"cka": {"low": ENDS["low"]}}}, r"cka: expected high of its interval in the shape .*got \(\)"),
     ],
 )
