@@ -98,6 +98,7 @@ class LinearCKA(Measure):
     """
 
     function = staticmethod(linear_cka)
+    keeps_by = 'call expect_null before the first update, or choose LinearCKA(estimator="debiased", max_samples=4096)'
     pairs = staticmethod(_pairs)
     label = "linear CKA"
     value_range = (-1, 1)
@@ -123,8 +124,6 @@ class LinearCKA(Measure):
         self.arguments = {"estimator": estimator} | ({"batch_size": batch_size} if estimator == "minibatch" else {})
         self.add_state("used", [], dist_reduce_fx="cat")
         self.add_state("nulls", [], dist_reduce_fx="sum")
-        self.expected: tuple[int, int] | None = None
-        """The permutations and the seed of the null that will be asked for."""
         self.estimator: Estimator = estimator
         self.batch_size = self.group = batch_size
         self.value_range = (0 if estimator == "biased" else -1, 1)
@@ -165,30 +164,22 @@ class LinearCKA(Measure):
         unit = f"batches of {self.batch_size} positions"
         return jackknife_of_sums(lambda total, _: _ratio(total), *self._sums(), confidence, unit)
 
-    def expect_null(self, permutations: int = 200, seed: int = 0) -> None:
-        if self.estimator != "minibatch":
-            return super().expect_null(permutations, seed)
-        require_permutations(permutations)
-        if self.count() and self.expected != (permutations, seed):
-            raise UserError(
-                f'null: estimator="minibatch" keeps no samples, and permutes as they come: call expect_null('
-                f"{permutations}, {seed}) before the first update, or choose "
-                'LinearCKA(estimator="debiased", max_samples=4096)'
-            )
-        self.expected = permutations, seed
-        return None
+    def require_null(self, permutations: int, seed: int) -> None:
+        if self.estimator == "minibatch" and self.expected == (permutations, seed):
+            require_permutations(permutations)
+        else:
+            super().require_null(permutations, seed)
 
     def null_of_state(self, permutations: int, seed: int) -> Null:
         if self.estimator != "minibatch":
             return super().null_of_state(permutations, seed)
         sums, counts = self._sums()
         require_permutations(permutations, min(self.count(), self.batch_size), int(counts.sum()))
-        kept = self.kept()
-        waiting = self._permuted(kept) if len(kept.index) else ()
         bordered = sums.sum(0)
-        values = torch.stack([*self.nulls, *waiting]).sum(0).to(bordered.device) / _roots(bordered)
-        alone = torch.equal(bordered.diagonal()[:-1], bordered[-1, :-1])  # every layer stands beside itself
-        return self.null_of(values, seed, alone=alone)
+        own = bordered.nan_to_num()
+        alone = torch.equal(own.diagonal()[:-1], own[-1, :-1])  # every layer stands beside itself
+        total = torch.stack([*self.nulls, *self._permuted(self.kept())]).sum(0)
+        return self.null_of(total / _roots(bordered), seed, alone=alone)
 
     def _sums(self) -> tuple[Tensor, Tensor]:
         """HSIC of all samples, complete groups or not, summed and counted in each jackknife group."""
@@ -219,18 +210,19 @@ class LinearCKA(Measure):
         return torch.stack(values) if values else torch.empty(0), enough
 
     def _permuted(self, batch: Samples) -> Iterator[Tensor]:
-        """Of each group of the batch's ascending positions, (1 + P, L, M) HSIC with its samples in each order, where a
-        null was asked for."""
+        """Of each group of the batch's ascending positions, (1 + P, L, M) HSIC with its samples in each order; nothing
+        where no null was asked for."""
+        if self.expected is None or not len(batch.index):
+            return
         sizes = torch.unique_consecutive(batch.index // self.batch_size, return_counts=True)[1].tolist()
         sets = [torch.split(x, sizes, dim=1) for x in (batch.features, batch.other) if x is not None]
         for index, *group in zip(torch.split(batch.index, sizes), *sets, strict=True):
-            if self.expected is None or len(index) < LEAST[self.estimator]:
-                continue
-            with full_precision(group[0].device), torch.no_grad():
-                grams = [[_centred_gram(layer, self.estimator) for layer in layers] for layers in group]
-                orders = shuffled(index, *self.expected).to(group[0].device)
-                products = permuted_products(grams[0], grams[-1], orders)
-            yield products / (len(index) * (len(index) - 3))
+            if (samples := len(index)) >= LEAST["minibatch"]:
+                with full_precision(group[0].device), torch.no_grad():
+                    grams = [[_centred_gram(layer, self.estimator) for layer in layers] for layers in group]
+                    orders = shuffled(index, *self.expected).to(group[0].device)
+                    products = permuted_products(grams[0], grams[-1], orders)
+                yield products / (samples * (samples - 3))
 
     def _holds_whole_groups(self, index: Tensor) -> bool:
         """Whether (n,) positions are whole groups and nothing else, in order; asked of the host, so no GPU waits."""

@@ -65,6 +65,8 @@ class Measure(SampleKeeper):
         self.require_cap(self.least)
         self.arguments: dict[str, Any] = {}
         """What the function is given beside features."""
+        self.expected: tuple[int, int] | None = None
+        """The permutations and the seed of the null that will be asked for."""
         for state in ("sums", "units"):
             self.add_state(state, [], dist_reduce_fx="cat")
 
@@ -116,6 +118,11 @@ class Measure(SampleKeeper):
         Raises:
             UserError: fewer than 19 permutations, or a measure that keeps no samples to permute.
         """
+        self.expected = permutations, seed
+        self.require_null(permutations, seed)
+
+    def require_null(self, permutations: int, seed: int) -> None:
+        """Raises what `expect_null` does."""
         require_permutations(permutations)
         if not self.keeps_sample:
             raise UserError(f"null: {self.label} keeps no samples to permute with these options: {self.keeps_by}")
@@ -129,7 +136,7 @@ class Measure(SampleKeeper):
         Raises:
             UserError: what `compute` and `expect_null` raise, or more permutations than the samples have orders.
         """
-        self.expect_null(permutations, seed)
+        self.require_null(permutations, seed)
         return self._of_all(partial(self.null_of_state, permutations, seed))
 
     def null_of_state(self, permutations: int, seed: int) -> Null:

@@ -378,6 +378,7 @@ def test_a_recipe_names_measures_shortly_and_other_metrics_by_their_path(callbac
     assert isinstance(made["theirs"].metric, TorchmetricsCosine)
 
 
+@pytest.mark.filterwarnings("ignore:Using `DistributedSampler` with the dataloaders")
 def test_what_chance_makes_is_recorded_and_drawn(tmp_path: Path) -> None:
     """As the metrics give it for all samples at once, beside intervals, and of two processes as of one."""
     measures = {"cosine": CosineSimilarity(), "cka": LinearCKA(batch_size=16), "rsa": RSA()}

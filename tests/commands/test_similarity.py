@@ -19,6 +19,7 @@ from layersim import LayerwiseModule
 from layersim.__main__ import main
 from layersim.commands import models as opening
 from layersim.commands.models import open_module, read_source
+from layersim.data.splits import evaluation_generator
 from layersim.similarity import AngularDistance, LinearCKA, angular_distance, cosine, linear_cka
 from layersim.similarity.positions import splitmix64
 from tests import tiny
@@ -111,12 +112,13 @@ def test_what_chance_makes_of_it(
     pair: tuple[Path, Path], layersim: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = [f"--a={pair[0]}", f"--b={pair[1]}", "--null=39", "--seed=3"]
+    order = torch.from_numpy(evaluation_generator(3).permutation(360))
     for measure, metric in {
         "cka": LinearCKA(estimator="debiased"),
         "angular": AngularDistance(max_samples=4096),
     }.items():
         read = similarity(layersim, *models, f"--measure={measure}", to=f"out-{measure}")
-        metric.update(features(pair[0]), other=features(pair[1]))
+        metric.update(features(pair[0]), order, other=features(pair[1]))
         expected = metric.null(39, 3)
         close(read["similarity"], expected.value)
         close(read["null"]["calibrated"], expected.calibrated)

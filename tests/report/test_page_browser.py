@@ -182,7 +182,7 @@ def test_what_chance_explains_is_hatched_and_told(browser: Any, pages: dict[str,
     chance = [False, False, True, False, False, True, True, True, False]
     assert watched.rows(COSINE, "chance") == chance
     strokes = "all => all.map(one => one.getAttribute('d').split('M').length - 1)"
-    assert watched.marks(COSINE, "mark-symbol").evaluate_all(strokes).count(7) == 4
+    assert watched.marks(COSINE, "mark-symbol").evaluate_all(strokes).count(8) == 4
     assert watched.rows(COSINE, "told")[2] == "layer 1, layer 3: 0.200, family-wise p 0.150, calibrated 0.200"
     assert watched.rows(COSINE, "told")[0] == "layer 1, layer 1: 1.000"
     shown = watched.panel(COSINE).locator(".note")
@@ -215,9 +215,9 @@ def test_charts_are_read_by_keyboard_and_pointer(browser: Any, pages: dict[str, 
     panel.locator("svg.marks").focus()
     for key, said in (
         ("ArrowRight", "layer 1, layer 1: 1.000"),
-        ("ArrowRight", "layer 1, layer 2: 0.400"),
+        ("ArrowRight", "layer 1, layer 2: 0.400, family-wise p 0.050, calibrated 0.400"),
         ("ArrowUp", "layer 2, layer 2: 1.000"),
-        ("End", "layer 2, layer 3: 0.400"),
+        ("End", "layer 2, layer 3: 0.400, family-wise p 0.051, calibrated 0.400"),
     ):
         watched.page.keyboard.press(key)
         assert readout.text_content() == said
@@ -227,7 +227,7 @@ def test_charts_are_read_by_keyboard_and_pointer(browser: Any, pages: dict[str, 
     assert watched.marks(COSINE, "mark-rect").count() == 9
     watched.marks(COSINE, "mark-rect").nth(2).hover()
     tooltip = watched.page.locator("#vg-tooltip-element")
-    assert tooltip.text_content() == "layer 1, layer 3: 0.200"
+    assert tooltip.text_content() == "layer 1, layer 3: 0.200, family-wise p 0.150, calibrated 0.200"
     exits = "Accuracy with early exit by mean exit layer"
     watched.marks(exits, "mark-symbol").last.hover()
     assert tooltip.text_content() == "threshold none, mean exit layer 3: 0.800"

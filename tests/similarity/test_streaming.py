@@ -19,7 +19,6 @@ from layersim.similarity import (
     LinearCKA,
     MeanCCA,
     MutualKNN,
-    cosine,
     linear_cka,
 )
 from layersim.similarity.measure import Measure
@@ -142,7 +141,7 @@ CAPPED = {
 def test_the_cap_chooses_by_position_alone(name: str) -> None:
     chosen = splitmix64(torch.arange(150)).argsort()[:20].sort().values
     assert chosen.tolist() != list(range(20))
-    expected = (cosine if name == "cosine" else lambda x: linear_cka(x, estimator="debiased"))(FEATURES[:, chosen])
+    expected = function_of(CAPPED[name]())(FEATURES[:, chosen])
     for seed, batch in [(0, 1), (1, 7), (2, 64), (3, 150)]:
         order = torch.randperm(150, generator=torch.Generator().manual_seed(seed))
         metric = CAPPED[name]()

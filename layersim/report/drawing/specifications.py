@@ -18,8 +18,10 @@ LAYERS = ("every layer",)
 COUNTED = ("samples", "tokens")
 READABLE = 19
 """Pixels of a cell that has room for its number."""
-_HATCH = "M-1,-.5L-.5,-1M-1,0L0,-1M-1,.5L.5,-1M-1,1L1,-1M-.5,1L1,-.5M0,1L1,0M.5,1L1,.5"
-"""Seven strokes in the square from −1 to 1."""
+_HATCH = (
+    "M-1,-.75L-.75,-1M-1,-.25L-.25,-1M-1,.25L.25,-1M-1,.75L.75,-1M-.75,1L1,-.75M-.25,1L1,-.25M.25,1L1,.25M.75,1L1,.75"
+)
+"""Eight strokes in the square from −1 to 1, none through its middle, where the pointer finds the cell."""
 _FAINT = {"filled": False, "strokeWidth": 1, "opacity": 0.45}
 _TOLD = {"tooltip": {"field": "told"}}
 _WALKED = {"transform": [{"filter": "datum.id === walked"}]}
@@ -125,7 +127,7 @@ def cells(
     dark = _DARK[name].format(along if name == colors else f"(1 - {along})")
     ink = {"text": {"field": "short"}, "color": {"condition": {"test": dark, "value": "white"}, "value": "black"}}
     stroke = {"stroke": ink["color"]}
-    hatch = _mark("point", place | stroke, shape=_HATCH, size={"expr": f"{cell} * {cell}"}, **_FAINT)
+    hatch = _mark("point", place | stroke | _TOLD, shape=_HATCH, size={"expr": f"{cell} * {cell}"}, **_FAINT)
     number = _mark("text", place | ink, fontSize={"expr": f"min(12, 0.44 * {cell})"})
     told = {"legend": legend} if legend else {}
     return _layered(
