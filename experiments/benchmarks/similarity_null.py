@@ -5,7 +5,7 @@
 Biased linear CKA of 12 layers of width 384 on one thread. The package takes one pair of layers at a time and any
 function of two layers: once the CKA of its own README, once layersim's, which takes the cheaper way for the pair. Of
 its 66 pairs two are timed, as its time is in proportion to them; layersim does all. Rounds are interleaved, ratios are
-medians over the rounds. Needs the extra `bench`. 6 minutes on a busy core.
+medians over the rounds, and seconds the processor's. Needs the extra `bench`. 3 minutes on a quiet core.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def against_the_package(samples: int, rounds: int) -> None:
         contestants: dict[str, Callable[[], object]] = {"layersim": partial(by_layersim, metric, permutations)}
         for measure in (cka_of_readme, cka_of_pair):
             contestants[measure.__name__] = partial(by_package, features, orders, measure)
-        seconds = interleave(contestants, rounds)
+        seconds = interleave(contestants, rounds, time.process_time)
         null, theirs = metric.null(permutations), by_package(features, orders, cka_of_readme)
         ours = [[float(part[pair]) for part in (null.calibrated, null.p, null.threshold)] for pair in PAIRS]
         apart = (torch.tensor(ours) - torch.tensor(theirs)).abs().max().item()
@@ -89,7 +89,7 @@ def against_the_package(samples: int, rounds: int) -> None:
         rows.append([str(permutations), f"{statistics.median(seconds['layersim']):.2f}", *ratios, f"{apart:.0e}"])
     peers = [f"package with {cka} ÷ layersim" for cka in ("the CKA of its README", "layersim's CKA")]
     print(f"\n### Linear CKA of {samples} samples, {LAYERS} layers of width {WIDTH}: all pairs of layers\n")
-    print(table(["permutations", "layersim, s", *peers, "numbers apart"], rows))
+    print(table(["permutations", "layersim, processor s", *peers, "numbers apart"], rows))
 
 
 def of_each_measure(samples: int) -> None:
@@ -99,21 +99,21 @@ def of_each_measure(samples: int) -> None:
         filled(metric, features)
         seconds = {}
         for name, run in {"value": metric.compute, "null": partial(by_layersim, metric, 19)}.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            seconds[name] = time.perf_counter() - start
+            seconds[name] = time.process_time() - start
         each = seconds["null"] / 20
         rows.append(
             [metric.label, f"{1000 * seconds['value']:.0f}", f"{1000 * each:.0f}", f"{each / seconds['value']:.2f}"]
         )
     batched = LinearCKA()
     batched.expect_null(19)
-    start = time.perf_counter()
+    start = time.process_time()
     filled(batched, features).null(19)  # type: ignore[operator]
-    each = (time.perf_counter() - start) / 20
-    start = time.perf_counter()
+    each = (time.process_time() - start) / 20
+    start = time.process_time()
     filled(LinearCKA(), features).compute()
-    value = time.perf_counter() - start
+    value = time.process_time() - start
     rows.append(["linear CKA of minibatches", f"{1000 * value:.0f}", f"{1000 * each:.1f}", f"{each / value:.2f}"])
     print(f"\n### A permutation beside the value ({samples} samples, {LAYERS} layers of width {WIDTH}), once each\n")
     print(table(["measure", "value, ms", "a permutation, ms", "permutation ÷ value"], rows))
