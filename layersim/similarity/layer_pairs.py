@@ -3,7 +3,7 @@ width, P orders of the samples."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,15 +11,8 @@ from torch import Tensor
 from layersim.precision import full_precision
 from layersim.similarity.features import Layers, as_pair, require_samples, warn_undefined
 
-
-class OfSamples(Protocol):
-    """What was found of N samples, such as (N, …) numbers."""
-
-    def __getitem__(self, order: Any, /) -> Any:
-        """The same of the samples in another order, (N,)."""
-
-
-Found = TypeVar("Found", bound=OfSamples)
+Found = TypeVar("Found")
+"""Of N samples; indexed by an order of theirs, (N,), it is that of the samples in this order. Or a relation of them."""
 
 CHUNK = 2**15  # entries of a relation that are multiplied at once: those of all layers fit the cache
 

@@ -89,8 +89,8 @@ def null_of_values(values: Tensor, identical: float, *, lower: bool, alone: bool
 
     return Null(
         value=value,
-        p=told((alike >= reached).double().mean(0)),
-        p_family=told((alike.amax((1, 2))[:, None, None] >= reached).double().mean(0)),
+        p=told((alike >= reached).sum(0).double() / len(values)),
+        p_family=told((alike.amax((1, 2))[:, None, None] >= reached).sum(0).double() / len(values)),
         calibrated=told((alike[0] - threshold).relu() / room),
         mean=told(values[1:].mean(0)),
         threshold=told(sign * threshold),
