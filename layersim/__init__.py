@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from layersim.errors import UserError
     from layersim.evaluation import evaluate
     from layersim.exits import EarlyExit
-    from layersim.heads import Head, SeparateHeads, SharedHead
+    from layersim.heads import Head, LinearProbes, SeparateHeads, SharedHead, TunedLens
     from layersim.module import LayerwiseModule
     from layersim.objectives import (
         Aligned,
         Alternating,
         CosineRegularized,
         Distilled,
+        KLToLast,
         LastLayer,
         Mixed,
         Objective,
@@ -43,11 +44,13 @@ __all__ = [
     "FeatureTap",
     "Head",
     "Images",
+    "KLToLast",
     "LanguageModeling",
     "LastLayer",
     "LayerFeatures",
     "LayerOutput",
     "LayerwiseModule",
+    "LinearProbes",
     "Measure",
     "Mixed",
     "Objective",
@@ -63,6 +66,7 @@ __all__ = [
     "Text",
     "TimmBackbone",
     "TransformersBackbone",
+    "TunedLens",
     "UncertaintyWeighted",
     "UserError",
     "evaluate",
@@ -74,11 +78,11 @@ _HOMES = {
     "errors": ("UserError",),
     "evaluation": ("evaluate",),
     "exits": ("EarlyExit",),
-    "heads": ("Head", "SeparateHeads", "SharedHead"),
+    "heads": ("Head", "LinearProbes", "SeparateHeads", "SharedHead", "TunedLens"),
     "module": ("LayerwiseModule",),
     "objectives": (
         *("Aligned", "Alternating", "CosineRegularized", "Distilled", "LastLayer", "Mixed", "Objective", "Progressive"),
-        "UncertaintyWeighted",
+        *("KLToLast", "UncertaintyWeighted"),
     ),
     "optimization.parameter_groups": ("ParameterGroups",),
     "outputs": ("LayerFeatures", "LayerOutput", "Readout"),

@@ -18,6 +18,7 @@ VERBS = {
     "predict": "write predictions and confidences of every layer (parquet)",
     "exits": "choose, with a guarantee, when samples may leave early; measure what it saves",
     "export": "write a stock checkpoint (or ONNX) that needs no layersim, cut to the depth it needs",
+    "lens": "tell what is readable, recoverable and known at each layer of any model, as it is",
     "similarity": "compare two models layer by layer: all pairs, and each layer's best match",
     "sweep": "check a W&B sweep file, and run its trials here without a server",
     "transfer": "measure a model's layers on shifted images, and by linear probes on another task",

@@ -41,10 +41,18 @@ class Head(nn.Module, ABC):
         self.label_smoothing = label_smoothing
         self.num_layers = backbone.num_layers
         self.num_classes = backbone.num_classes
+        self.final_norm = backbone.final_norm
 
     @abstractmethod
     def logits(self, features: Tensor, layers: Sequence[int]) -> Tensor:
         """(K, N, D) features of the K `layers` (numbers 0 … L − 1) → (K, N, C) logits."""
+
+    def parts_at(self, layer: int) -> tuple[nn.Module, nn.Module]:
+        """What reads the features of a layer, 0 … L − 1: what stands in the place of the model's final norm (that norm
+        itself, where nothing else does), and the classifier. Export and `layersim lens` ask for it."""
+        raise UserError(
+            f"{type(self).__name__} does not say what it reads a layer with, which export asks for: give it parts_at."
+        )
 
     def unused_parameters(self, layers: Sequence[int]) -> bool:
         """Whether reading only these layers leaves some of the head's parameters without a gradient."""
@@ -136,9 +144,12 @@ class SharedHead(Head):
                 "This model's final norm stands before its pooling, so features cannot be read without it. "
                 "Set the head's norm to final."
             )
-        self.final_norm = backbone.final_norm
         self.classifier = backbone.classifier
         self.norm = norm
+
+    def parts_at(self, layer: int) -> tuple[nn.Module, nn.Module]:
+        is_raw = self.norm == "none" and layer < self.num_layers - 1
+        return nn.Identity() if is_raw else self.final_norm, self.classifier
 
     def logits(self, features: Tensor, layers: Sequence[int]) -> Tensor:
         logits: Tensor = self.classifier(self._normed(features, layers))
@@ -168,27 +179,113 @@ class SeparateHeads(Head):
 
     def __init__(self, backbone: Backbone, *, label_smoothing: float = 0.0) -> None:
         super().__init__(backbone, label_smoothing=label_smoothing)
-        self.final_norm = backbone.final_norm
         below = [_fresh_copy(backbone.classifier) for _ in range(self.num_layers - 1)]
         self.classifiers = nn.ModuleList([*below, backbone.classifier])
 
+    def parts_at(self, layer: int) -> tuple[nn.Module, nn.Module]:
+        return self.final_norm, self.classifiers[layer]
+
     def logits(self, features: Tensor, layers: Sequence[int]) -> Tensor:
-        features = self.final_norm(features)
+        features = self._normed(features)
         return torch.stack([self.classifiers[layer](rows) for layer, rows in zip(layers, features, strict=True)])
 
     def linear_parts(self, features: Tensor, layers: Sequence[int]) -> list[tuple[Tensor, nn.Linear]] | None:
         linear = [made for layer in layers if isinstance(made := self.classifiers[layer], nn.Linear)]
         if len(linear) < len(layers) or len(layers) * features.shape[1] * self.num_classes <= MAX_TABLE:
             return None
-        return list(zip(self.final_norm(features).split(1), linear, strict=True))
+        return list(zip(torch.split(self._normed(features), 1), linear, strict=True))
 
     def unused_parameters(self, layers: Sequence[int]) -> bool:
         return len(layers) < self.num_layers
 
+    def _normed(self, features: Tensor) -> Tensor:
+        normed: Tensor = self.final_norm(features)
+        return normed
+
+
+class LinearProbes(SeparateHeads):
+    """A linear classifier for each layer, the last too, of its features as they are: what a layer *knows*, whether or
+    not the model's own classifier can read it (Alain & Bengio 2016, arXiv 1610.01644). For a frozen model, see
+    `freeze` of LayerwiseModule.
+
+    Args:
+        backbone: gives the width of its features and, for `normed`, its `final_norm`.
+        features: `raw`: what the blocks put out; `normed`: that behind the model's final norm.
+        label_smoothing: see Head.
+    """
+
+    def __init__(
+        self, backbone: Backbone, features: Literal["raw", "normed"] = "raw", *, label_smoothing: float = 0.0
+    ) -> None:
+        Head.__init__(self, backbone, label_smoothing=label_smoothing)
+        self.features = features
+        self.classifiers = nn.ModuleList(
+            _nothing(nn.Linear(backbone.width, self.num_classes)) for _ in range(self.num_layers)
+        )
+
+    def parts_at(self, layer: int) -> tuple[nn.Module, nn.Module]:
+        return nn.Identity() if self.features == "raw" else self.final_norm, self.classifiers[layer]
+
+    def unused_parameters(self, layers: Sequence[int]) -> bool:
+        return self.features == "raw" or super().unused_parameters(layers)  # the norm is read nowhere
+
+    def _normed(self, features: Tensor) -> Tensor:
+        return features if self.features == "raw" else super()._normed(features)
+
+
+class Translator(nn.Linear):
+    """h + A h + b, (…, D) → (…, D), the identity at first."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+        _nothing(self)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + super().forward(features.to(self.weight.dtype)).to(features.dtype)
+
+
+class TunedLens(SharedHead):
+    """The model's own head behind an affine map for each layer below the last: what is *recoverable* of a layer.
+
+    logits_l = classifier(final_norm(h_l + A_l h_l + b_l)), A and b 0 at first, so that it starts as the shared head;
+    the last layer is read as it is (the tuned lens, arXiv 2303.08112). Trained to the last layer's own distribution
+    (`KLToLast`) on a frozen model: with `freeze=backbone` the maps alone train, since final norm and classifier *are*
+    the backbone's.
+
+    Args:
+        backbone: gives `final_norm`, `classifier` and the width of its features.
+        label_smoothing: see Head.
+    """
+
+    def __init__(self, backbone: Backbone, *, label_smoothing: float = 0.0) -> None:
+        super().__init__(backbone, label_smoothing=label_smoothing)
+        self.maps = nn.ModuleList(Translator(backbone.width) for _ in range(self.num_layers - 1))
+
+    def parts_at(self, layer: int) -> tuple[nn.Module, nn.Module]:
+        norm, classifier = super().parts_at(layer)
+        return nn.Sequential(self.maps[layer], norm) if layer < self.num_layers - 1 else norm, classifier
+
+    def unused_parameters(self, layers: Sequence[int]) -> bool:
+        return len({*layers} - {self.num_layers - 1}) < self.num_layers - 1
+
+    def _normed(self, features: Tensor, layers: Sequence[int]) -> Tensor:
+        translated = [
+            self.maps[layer](rows) if layer < self.num_layers - 1 else rows
+            for layer, rows in zip(layers, features, strict=True)
+        ]
+        return super()._normed(torch.stack(translated), layers)
+
+
+def _nothing(linear: nn.Linear) -> nn.Linear:
+    """The map with weights of 0: for every input the same."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
 
 def _fresh_copy(classifier: nn.Module) -> nn.Module:
     """A copy with weights drawn anew, so that separate heads do not start in agreement."""
-    fresh = copy.deepcopy(classifier)
+    fresh = copy.deepcopy(classifier).requires_grad_()  # whatever is frozen of the model
     for module in fresh.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from math import ceil, inf
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -20,8 +20,9 @@ from torch.optim import Optimizer
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error
 from layersim.evaluation import reduced
-from layersim.heads import Head, SharedHead
-from layersim.objectives import Aligned, Objective, Reading, Step
+from layersim.freezing import freeze_parts
+from layersim.heads import Head, SharedHead, TunedLens
+from layersim.objectives import Aligned, KLToLast, Objective, Reading, Step
 from layersim.optimization import schedules
 from layersim.optimization.parameter_groups import ParameterGroups, check_groups
 from layersim.optimization.schedules import Interval, WarmupDecay
@@ -44,8 +45,11 @@ class LayerwiseModule(LightningModule):
 
     Args:
         backbone: yields the layers' features.
-        objective: what is minimised; the aligned loss with linear weights where None.
-        head: how features are read: `SharedHead` (the model's own head for all layers) or `SeparateHeads`.
+        objective: what is minimised; where None `KLToLast` for a `TunedLens`, else the aligned loss, weights linear.
+        head: how features are read: `SharedHead` (the model's own head for all layers), `SeparateHeads`; of a frozen
+            model `TunedLens` or `LinearProbes`.
+        freeze: parts that stay as they are, in evaluation mode and without a gradient: `backbone`, with its final norm
+            and classifier, or `head`; in a list or separated by commas.
         optimizer: made from the parameters.
         parameter_groups: in what the optimizer's options differ between parameters; by default in nothing.
         lr_scheduler: made from the optimizer. torch's `ReduceLROnPlateau` follows `val/loss`; `ReduceLROnPlateau` of
@@ -65,6 +69,7 @@ class LayerwiseModule(LightningModule):
         backbone: Backbone,
         objective: Objective | None = None,
         head: Callable[[Backbone], Head] = SharedHead,
+        freeze: str | list[str] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         parameter_groups: ParameterGroups = _ALIKE,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -75,9 +80,10 @@ class LayerwiseModule(LightningModule):
         super().__init__()
         self.backbone: Backbone = backbone
         self.head = head(backbone)
-        self.objective = objective or Aligned()
+        self.frozen = freeze_parts(self, freeze)
+        self.objective = objective or (KLToLast() if isinstance(self.head, TunedLens) else Aligned())
         self.objective.build(backbone.num_layers)
-        self._asked(None)
+        self.objective.asked(backbone.num_layers, None)
         self.optimizer = optimizer
         self.parameter_groups = parameter_groups
         self.lr_scheduler = lr_scheduler
@@ -110,8 +116,14 @@ class LayerwiseModule(LightningModule):
     @property
     def has_unused_parameters(self) -> bool:
         """Whether some training step leaves parameters without a gradient, so that DDP must look for them."""
-        choices = self.objective.choices(self.num_layers)
-        return any(layers[-1] < self.num_layers - 1 or self.head.unused_parameters(layers) for layers in choices)
+        choices, top = self.objective.choices(self.num_layers), 0 if "backbone" in self.frozen else self.num_layers - 1
+        return any(layers[-1] < top or self.head.unused_parameters(layers) for layers in choices)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self.frozen:
+            getattr(self, part).eval()
+        return self
 
     def setup(self, stage: str) -> None:
         strategy = self.trainer.strategy  # whatever it was named by; what the user told it to do stays
@@ -130,8 +142,7 @@ class LayerwiseModule(LightningModule):
         readout = self.head(features.values, features.targets, range(self.num_layers))
         if features.targets is None:
             return LayerOutput(features, readout)
-        layers = self._asked(None)
-        values, losses = features.values, readout.losses
+        layers, values, losses = self.objective.asked(self.num_layers, None), features.values, readout.losses
         if len(layers) < self.num_layers:
             values, losses = values[layers], losses[layers]
         read = Reading(self.head, values, features.targets, layers, self.num_layers, known_losses=losses)
@@ -140,7 +151,7 @@ class LayerwiseModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         length = self._total_steps() if self.objective.follows_length else None
         step = Step(self.global_step, self.trainer.fit_loop.epoch_loop.total_batch_idx, length, self._seed)
-        layers = self._asked(step)
+        layers = self.objective.asked(self.num_layers, step)
         loss_of = partial(self.loss_of, layers=layers, step=step)
         self._finite.begin(batch, batch_idx, layers, loss_of)
         features, loss = loss_of(batch)
@@ -149,21 +160,12 @@ class LayerwiseModule(LightningModule):
 
     def loss_of(self, batch: dict[str, Any], layers: list[int], step: Step) -> tuple[LayerFeatures, Tensor]:
         """The features of `layers`, and the objective's loss, (), at this step of a training."""
-        features: LayerFeatures = self.backbone(batch, layers)
+        with torch.set_grad_enabled("backbone" not in self.frozen and torch.is_grad_enabled()):
+            features: LayerFeatures = self.backbone(batch, layers)
         if features.targets is None:
             raise UserError("Training needs a label for every sample, but the data gives none.")
         read = Reading(self.head, features.values, features.targets, layers, self.num_layers, step)
         return features, self.objective(read)
-
-    def _asked(self, step: Step | None) -> list[int]:
-        """The layers that the objective reads."""
-        layers = self.objective.layers(self.num_layers, step)
-        if not layers or layers != sorted({*layers} & {*range(self.num_layers)}):
-            raise UserError(
-                f"Expected some of the layers 0 … {self.num_layers - 1}, ascending, but "
-                f"{type(self.objective).__name__} asks for {layers}. Change its `layers`."
-            )
-        return layers
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> LayerOutput:  # type: ignore[override]
         output: LayerOutput = self(batch)  # Lightning hands whatever a step returns to the callbacks

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from layersim import heads
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.heads import Head, SeparateHeads, SharedHead
+from layersim.heads import Head, LinearProbes, SeparateHeads, SharedHead, TunedLens
 from layersim.outputs import LayerFeatures
 
 
@@ -208,6 +209,61 @@ def test_separate_heads_have_a_classifier_for_each_layer(features: Tensor) -> No
     assert not torch.equal(weights[0], weights[1]), "separate heads start apart"
     assert sum(p.numel() for p in head.parameters()) == 3 * (4 * 5 + 5) + 2 * 4
     torch.testing.assert_close(head.logits(features[[2]], [2]), logits[[2]])
+
+
+class Wide(Plain):
+    """The same, which tells its width."""
+
+    width = 4
+
+
+def test_a_tuned_lens_starts_as_the_shared_head_and_is_its_formula(features: Tensor, targets: Tensor) -> None:
+    """classifier(norm(h + A h + b)) below the last layer, which is read as it is."""
+    backbone = Wide()
+    shared, lens = SharedHead(backbone), TunedLens(backbone)
+    assert torch.equal(lens.logits(features, range(3)), shared.logits(features, range(3)))
+    assert lens.final_norm is backbone.norm
+    assert sum(p.numel() for p in lens.maps.parameters()) == 2 * (4 * 4 + 4)
+    for parameter in lens.maps.parameters():
+        nn.init.normal_(parameter)
+    moved = torch.stack(
+        [rows + rows @ made.weight.T + made.bias for rows, made in zip(features, lens.maps, strict=False)]
+    )
+    expected = backbone.linear(backbone.norm(torch.cat([moved, features[2:]])))
+    torch.testing.assert_close(lens.logits(features, range(3)), expected)
+    torch.testing.assert_close(lens.logits(features[[1, 2]], [1, 2]), expected[1:])
+    losses = torch.stack([nn.functional.cross_entropy(rows, targets) for rows in expected])
+    torch.testing.assert_close(
+        lens.loss(features, targets, range(3), [0.2, 0.3, 0.5]), losses @ torch.tensor([0.2, 0.3, 0.5])
+    )
+
+
+@pytest.mark.parametrize("kind", ["raw", "normed"])
+def test_probes_read_every_layer_by_a_classifier_of_its_own(kind: Any, features: Tensor, targets: Tensor) -> None:
+    backbone = Wide()
+    probes = LinearProbes(backbone, kind)
+    assert torch.equal(probes.logits(features, range(3)), torch.zeros(3, 7, 5)), "at first they say nothing"
+    for parameter in probes.classifiers.parameters():
+        nn.init.normal_(parameter)
+    read = features if kind == "raw" else backbone.norm(features)
+    expected = torch.stack([made(rows) for made, rows in zip(probes.classifiers, read, strict=True)])
+    torch.testing.assert_close(probes.logits(features, range(3)), expected)
+    assert all(made is not backbone.linear for made in probes.classifiers), "at the last layer too"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads, "MAX_TABLE", 0)
+        found = probes.loss(features, targets, range(3), [0.2, 0.3, 0.5])
+    losses = torch.stack([nn.functional.cross_entropy(rows, targets) for rows in expected])
+    torch.testing.assert_close(found, losses @ torch.tensor([0.2, 0.3, 0.5]))
+
+
+@pytest.mark.parametrize("make", [SharedHead, SeparateHeads, TunedLens, LinearProbes, partial(SharedHead, norm="none")])
+def test_parts_at_a_layer_are_what_reads_it(make: Any, features: Tensor) -> None:
+    head = make(Wide())
+    for parameter in head.parameters():
+        nn.init.normal_(parameter)
+    for layer in range(3):
+        norm, classifier = head.parts_at(layer)
+        torch.testing.assert_close(classifier(norm(features[layer])), head.logits(features[[layer]], [layer])[0])
 
 
 def test_half_precision_features_are_read_in_float32(features: Tensor, targets: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from layersim.backbones.calls import watched
 from layersim.errors import UserError
+from layersim.evaluation import evaluating
 from layersim.outputs import LayerFeatures
 
 
@@ -61,6 +62,32 @@ class Backbone(nn.Module, ABC):
     def refiner(self) -> nn.Module | None:
         """A module that changes what the block before it put out, and is part of that block."""
         return None
+
+    @property
+    def width(self) -> int:
+        """D, the width of the features, found by reading a small batch."""
+        with evaluating(self), torch.no_grad():
+            return int(self.forward(self.small_batch()).values.shape[-1])
+
+    def small_batch(self) -> dict[str, Tensor]:
+        """A small batch on the model's device, to compare models by.
+
+        Raises:
+            UserError: the backbone has none.
+        """
+        batch, size = self.tiny_batch, self.input_size
+        if batch is None and size is None:
+            raise UserError(
+                f"{type(self).__name__} has neither an input_size nor a tiny_batch, by which models are compared and "
+                "measured: give it either (see layersim.Backbone)."
+            )
+        if batch is None:
+            batch = {"image": torch.linspace(-1, 1, 2 * torch.Size(size or ()).numel()).view(2, *(size or ()))}
+        parameter = next(self.parameters())
+        return {
+            key: value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
+            for key, value in batch.items()
+        }
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What the model's own forward takes of a batch, by keyword; first what it mainly is given, a row a sample."""

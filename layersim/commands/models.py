@@ -4,16 +4,15 @@ features of a sample of the data. Letters: L layers, N samples, D width."""
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from lightning.pytorch.cli import instantiate_module
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -22,7 +21,7 @@ from layersim.commands.refusals import refusing
 from layersim.commands.stored import stored_sections
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
-from layersim.data.splits import Sample, Split
+from layersim.data.splits import Integers, Sample, Split
 from layersim.errors import UserError, as_user_error
 from layersim.evaluation import evaluate
 from layersim.metrics import KeptSamples
@@ -55,6 +54,18 @@ class Source:
     """A recipe's section `data`: what the model was trained on."""
     any_task: bool = False
     """Whether the data settle what it is: a name in transformers may be a classifier or a language model."""
+    path: Path | None = None
+    """Of a checkpoint."""
+    predicts: bool = True
+    """Whether it has a classifier; some models are published without."""
+
+    def for_data(self, *, tokens: bool) -> "Source":
+        """The same with its task settled: whether the data are a language model's."""
+        if not self.any_task:
+            return self
+        section = deepcopy(self.model)
+        section["backbone"]["init_args"]["task"] = "language-modeling" if tokens else "classification"
+        return replace(self, model=section, any_task=False)
 
 
 def read_source(given: str) -> Source:
@@ -65,8 +76,7 @@ def read_source(given: str) -> Source:
     """
     library, colon, name = given.partition(":")
     if colon and library == "timm":
-        # a classifier of one class, for the published models that have none; nothing reads it
-        return Source(given, name, _backbone("TimmBackbone", name=name, pretrained=True, num_classes=1))
+        return _timm(given, name)
     if colon and library == "transformers":
         return Source(given, name, _backbone("TransformersBackbone", name_or_path=name), any_task=True)
     path = Path(given).expanduser()
@@ -93,9 +103,7 @@ def open_module(source: Source, *, tokens: bool = False, seed: int = 0, device: 
     Raises:
         UserError: a model that cannot be built, weights that do not fit it, or a device that is not here.
     """
-    section = deepcopy(source.model)
-    if source.any_task:
-        section["backbone"]["init_args"]["task"] = "language-modeling" if tokens else "classification"
+    section = deepcopy(source.for_data(tokens=tokens).model)
     torch.manual_seed(seed)
     with warnings.catch_warnings(), refusing(f"The model of {source.given} cannot be built"):
         warnings.filterwarnings("ignore", ".* has no trained .*", UserWarning)  # classifiers: none is read here
@@ -121,6 +129,16 @@ def _backbone(kind: str, /, **options: Any) -> dict[str, Any]:
     return {"backbone": {"class_path": f"layersim.backbones.{kind}", "init_args": options}}
 
 
+def _timm(given: str, name: str) -> Source:
+    """A published model; one without a classifier gets one of two classes, which says nothing."""
+    from timm import is_model
+    from timm.models import get_pretrained_cfg
+
+    known = get_pretrained_cfg(name) if is_model(name) else None
+    without = {} if known is None or known.num_classes else {"num_classes": 2}
+    return Source(given, name, _backbone("TimmBackbone", name=name, pretrained=True, **without), predicts=not without)
+
+
 def _checkpoint(given: str, path: Path) -> Source:
     checkpoint = read_checkpoint(path)
     stored = stored_sections(checkpoint, path)
@@ -133,7 +151,7 @@ def _checkpoint(given: str, path: Path) -> Source:
     name = path.stem if run is None else f"{run.parent.name}/{run.name}"
     if run is not None and path.name != _LAST.name:
         name = f"{name} {path.stem}"
-    return Source(given, name, stored["model"], checkpoint["state_dict"], stored.get("data"))
+    return Source(given, name, stored["model"], checkpoint["state_dict"], stored.get("data"), path=path)
 
 
 def _recipe(given: str, path: Path) -> Source:
@@ -207,6 +225,33 @@ def fitted_split(backbone: Backbone, data: SplitDataModule, split: str, name: st
     return chosen
 
 
+def labels_of(data: SplitDataModule, split: str) -> Integers:
+    """Of a split that is to be measured.
+
+    Raises:
+        UserError: there is no such split, or it has no labels.
+    """
+    data.setup()
+    if split not in data.splits:
+        raise UserError(f"The data have no {split} split: set {data.test_option}, or --split val.")
+    labels = data.splits[split].labels
+    if labels is None:
+        raise UserError(f"Accuracy needs labels, but the {split} split has none. Choose other data.")
+    return labels
+
+
+def run_directory(given: str) -> Path:
+    """That which a model's path lies in.
+
+    Raises:
+        UserError: it lies in none.
+    """
+    path = Path(given).expanduser().resolve()
+    if not path.is_dir() and path.parent.name != "checkpoints":
+        raise UserError(f"{given} lies in no run's directory. Set --to, a directory for what comes out.")
+    return path if path.is_dir() else path.parent.parent
+
+
 def check_kind(backbone: Backbone, data: SplitDataModule) -> None:
     """Whether these data are of a kind that the model reads; they are set up for it.
 
@@ -224,7 +269,7 @@ def check_kind(backbone: Backbone, data: SplitDataModule) -> None:
         raise UserError("the data are texts, but the model reads images: choose other --data")
 
 
-def print_outcome(table: Table, numbers: Path, figure: Path) -> None:
+def print_outcome(table: RenderableType, numbers: Path, figure: Path) -> None:
     """The table, and where numbers and figure lie, each path on a line of its own."""
     console = Console()
     console.print(table)

@@ -33,6 +33,7 @@ from layersim.data import SplitDataModule
 from layersim.data.streams import UNTOLD_CLASSES
 from layersim.errors import UserError
 from layersim.export import check_destination
+from layersim.freezing import named_parts
 from layersim.module import LayerwiseModule
 from layersim.report.secrets import masked
 from layersim.runs import directory as run_directory
@@ -134,6 +135,8 @@ class LayerwiseCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         if self.subcommand == "exits":
             self._asked().check()
+        model = self._get(self.config, "model")
+        named_parts(model.freeze, str(getattr(model.head, "class_path", model.head)))
         run_directory.check_writable(*self._place())
         check_limits(self._get(self.config, "trainer"), str(self.subcommand), self._get(self.config, "split"))
         refuse_other_sharding(self._get(self.config, "trainer").strategy)

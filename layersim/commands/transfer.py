@@ -8,7 +8,6 @@ from layersim.errors import UserError, as_user_error
 
 if TYPE_CHECKING:
     from layersim.data import SplitDataModule
-    from layersim.data.splits import Integers
     from layersim.module import LayerwiseModule
     from layersim.report.transfer import TransferReport
 
@@ -51,7 +50,7 @@ def transfer(
         UserError: a model that is no checkpoint, or predicts tokens; nothing to measure; strengths that no shift can
             do; data that the model cannot read, or that have no labels or one class; a directory that cannot be made.
     """
-    from layersim.commands.models import make_data, open_module, print_outcome, read_source
+    from layersim.commands.models import labels_of, make_data, open_module, print_outcome, read_source, run_directory
     from layersim.report.drawing.pictures import save_picture
     from layersim.report.transfer import TransferReport, transfer_figure, transfer_table, write_transfer_report
     from layersim.transfer import check_strengths, shifted_accuracies
@@ -62,7 +61,7 @@ def transfer(
     data = data or source.data
     if data is None:
         raise UserError("The model does not tell its data. Set --data, such as --data=Digits.")
-    to = to or _run_directory(ckpt_path)
+    to = to or run_directory(ckpt_path)
     with as_user_error(f"The directory {to} cannot be made", "Change --to."):
         to.mkdir(parents=True, exist_ok=True)
     module = open_module(source, device=device)
@@ -75,7 +74,7 @@ def transfer(
         raise UserError("Nothing to measure: shifts are for models of images. Set --to_data for a linear probe.")
     if shifting:  # all that is asked for is checked before anything is measured
         check_strengths(strengths, module.backbone.input_size)
-        _labels(images, split)
+        labels_of(images, split)
         images.check(module.backbone)
     if task is not None:
         _check_task(module, task, split)
@@ -100,50 +99,32 @@ def _probe(
 ) -> dict[str, Any]:
     """A linear probe on each layer's features, fitted to the training split of other data."""
     from layersim.commands.models import read_features
-    from layersim.transfer import linear_probe
+    from layersim.transfer import fit_probe
 
     fitted, tested = (
         read_features(module.backbone, data, split=name, max_samples=max_samples, name=f"{name} of --to_data")
         for name in ("train", split)
     )
     targets, test_targets = (side.identity[:, 1].numpy() for side in (fitted, tested))
-    probes = [
-        linear_probe(train.double().numpy(), targets, test.double().numpy(), test_targets, seed=seed)
-        for train, test in zip(fitted.values, tested.values, strict=True)
+    probes = [fit_probe(features.double().numpy(), targets, seed=seed) for features in fitted.values]
+    accuracies = [
+        probe.accuracy(features.double().numpy(), test_targets)
+        for probe, features in zip(probes, tested.values, strict=True)
     ]
     return {
         "classes": len(set(targets.tolist())),
         "train_samples": len(targets),
         "samples": len(test_targets),
         "penalty": [probe.penalty for probe in probes],
-        "accuracy": [probe.accuracy for probe in probes],
+        "accuracy": accuracies,
     }
 
 
 def _check_task(module: "LayerwiseModule", data: "SplitDataModule", split: str) -> None:
     """Refuses other data that the model cannot read, or that have nothing to probe."""
-    from layersim.commands.models import fitted_split
+    from layersim.commands.models import fitted_split, labels_of
 
     for name in ("train", split):
         fitted_split(module.backbone, data, name, "the probe (--to_data)")
-        if len(set(_labels(data, name).tolist())) < 2:
+        if len(set(labels_of(data, name).tolist())) < 2:
             raise UserError(f"A probe needs two classes or more, but the {name} split of --to_data has one.")
-
-
-def _labels(data: "SplitDataModule", split: str) -> "Integers":
-    """Of a split that is to be measured."""
-    data.setup()
-    if split not in data.splits:
-        raise UserError(f"The data have no {split} split: set {data.test_option}, or --split val.")
-    labels = data.splits[split].labels
-    if labels is None:
-        raise UserError(f"Accuracy needs labels, but the {split} split has none. Choose other data.")
-    return labels
-
-
-def _run_directory(given: str) -> Path:
-    """That which a model's path lies in."""
-    path = Path(given).expanduser().resolve()
-    if not path.is_dir() and path.parent.name != "checkpoints":
-        raise UserError(f"{given} lies in no run's directory. Set --to, a directory for what comes out.")
-    return path if path.is_dir() else path.parent.parent

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
@@ -86,26 +85,6 @@ class Library:
     def logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """(N, C) logits of the model's own forward, of the samples that layersim reads."""
         return self.output(model, batch)
-
-    def small_batch(self) -> dict[str, Tensor]:
-        """A small batch on the model's device, to compare models by.
-
-        Raises:
-            UserError: the backbone has none.
-        """
-        batch, size = self.backbone.tiny_batch, self.backbone.input_size
-        if batch is None and size is None:
-            raise UserError(
-                f"{type(self.backbone).__name__} has neither an input_size nor a tiny_batch, by which export compares "
-                "models: give it either (see layersim.Backbone)."
-            )
-        if batch is None:
-            batch = {"image": torch.linspace(-1, 1, 2 * torch.Size(size).numel()).view(2, *size)}
-        parameter = next(self.model.parameters())
-        return {
-            key: value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
-            for key, value in batch.items()
-        }
 
     def save(self, model: nn.Module, folder: Path, class_names: Sequence[str] | None) -> None:
         """Writes a model of `untrained`, with weights, as the library does."""

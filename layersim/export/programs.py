@@ -99,7 +99,7 @@ def _export(
     backbone: Backbone, head: Head, layers: int | Sequence[int], to: Path, form: Format, overwrite: bool
 ) -> Path:
     check_destination(to, overwrite)
-    model = truncate(backbone, head, layers).cpu()
+    model = truncate(backbone, head, layers, stock=False).cpu()
     named = named_inputs(model, backbone, library_of(backbone).output)
     program = traced(named, backbone, model)
     record = record_of(backbone, head, kept_layers(layers, backbone.num_layers), form)
@@ -143,7 +143,7 @@ def traced(module: _OfImages | _OfTexts, backbone: Backbone, model: nn.Module) -
 
 def example(backbone: Backbone, times: int) -> dict[str, Tensor]:
     """The library's small batch so many times over: more samples, and longer texts."""
-    small = library_of(backbone).small_batch()
+    small = backbone.small_batch()
     if not backbone.input_size and _tells_pairs_apart(backbone):
         small["token_type_ids"] = torch.zeros_like(small["input_ids"])
         small["token_type_ids"][:, 2:] = 1

@@ -53,7 +53,7 @@ def export_stock(
     with destination(to, record, overwrite=overwrite) as folder:
         library.save(model, folder, class_names)
         (folder / "README.md").write_text(readme(record, library.usage))
-        batch = library.small_batch()
+        batch = backbone.small_batch()
         with torch.no_grad():
             found, expected = library.logits(library.load(folder, model).eval(), batch), library.logits(model, batch)
         if not agree(found, expected):

@@ -1,5 +1,6 @@
 """A model of its own library alone, cut to some of its layers. Letters: L layers, N samples, C classes."""
 
+import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -17,13 +18,13 @@ from layersim.evaluation import evaluating
 from layersim.export.library import Library
 from layersim.export.timm_library import TimmLibrary
 from layersim.export.transformers_library import TransformersLibrary
-from layersim.heads import Head, SeparateHeads, SharedHead
+from layersim.heads import Head
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 
-def truncate(backbone: Backbone, head: Head, layers: int | Sequence[int]) -> nn.Module:
-    """A stock model with the first `layers` blocks, or with the blocks listed: of the class of the backbone's own.
+def truncate(backbone: Backbone, head: Head, layers: int | Sequence[int], *, stock: bool = True) -> nn.Module:
+    """A model with the first `layers` blocks, or with the blocks listed: of the class of the backbone's own.
 
     Its logits are the readout at its last layer: a shared head is the model's own, of separate heads the one that reads
     that layer takes the place of the model's. Weights are copies; the model is in evaluation mode, on the backbone's
@@ -32,22 +33,33 @@ def truncate(backbone: Backbone, head: Head, layers: int | Sequence[int]) -> nn.
 
     Args:
         backbone: timm's, transformers', or one of one's own that says how its blocks are called.
-        head: `SharedHead` or `SeparateHeads` of that backbone.
+        head: of that backbone, one that tells `parts_at` a layer.
         layers: how many, 1 … L; or ascending layer numbers from 0.
+        stock: whether the library must be able to build it. Where not, what the head reads with in the place of the
+            model's norm (raw features, a lens's map) takes that place.
 
     Raises:
-        UserError: `layers` outside their range; a shared head that reads raw features (norm: none) at the last layer
-            that is kept, which no stock model does; a family that the library cannot build with these layers.
+        UserError: `layers` outside their range; a head that at the last layer that is kept reads what no stock model
+            reads; a family that the library cannot build with these layers.
     """
     kept = kept_layers(layers, backbone.num_layers)
     library = library_of(backbone)
-    _check_head(head, kept[-1], backbone.num_layers)
-    untied = isinstance(head, SeparateHeads) and kept[-1] < backbone.num_layers - 1
-    model = library.untrained(kept, tied=not untied)
-    weights = _weights_read_at(kept[-1], backbone, head, library.model)
+    whole = library.model
+    norm, classifier = head.parts_at(kept[-1])
+    if stock and norm is not head.final_norm:
+        raise UserError(
+            f"{type(head).__name__} reads layer {kept[-1] + 1} raw or through a map, which no stock model does. Export "
+            f"a program (--format torch or onnx) or, where it reads the last layer as the model does, all "
+            f"{backbone.num_layers} layers."
+        )
+    replaced = _replaced(whole, backbone.classifier, classifier)
+    model = library.untrained(kept, tied=not replaced)
+    weights = {name: value.detach() for name, value in merged_weights(whole).items()} | replaced
     _move_weights(weights, model, library.place, library.sources(kept), kept, backbone.num_layers)
+    if norm is not head.final_norm:
+        _place_norm(model, next((name for name, part in whole.named_modules() if part is head.final_norm), None), norm)
     model.eval()
-    batch = library.small_batch()
+    batch = backbone.small_batch()
     with torch.no_grad():
         found, expected = library.logits(model, batch), readout_without(backbone, head, kept, batch)
     if not agree(found, expected):
@@ -125,17 +137,32 @@ def agree(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
     return bool((found - expected).abs().max() <= tolerance * max(1.0, expected.abs().max().item()))
 
 
-def _weights_read_at(layer: int, backbone: Backbone, head: Head, model: nn.Module) -> dict[str, Tensor]:
-    """The backbone's model's weights, adapters added to theirs, with the classifier that reads `layer` in the place of
-    the model's own."""
-    weights = {name: value.detach() for name, value in merged_weights(model).items()}
-    if isinstance(head, SeparateHeads):
-        # of tied weights the last name is the classifier's: a head is defined after what it stands on
-        names = {id(value): name for name, value in model.named_parameters(remove_duplicate=False)}
-        read = dict(head.classifiers[layer].named_parameters())
-        for name, value in backbone.classifier.named_parameters():
-            weights[names[id(value)]] = read[name].detach()
-    return weights
+def _replaced(model: nn.Module, own: nn.Module, read: nn.Module) -> dict[str, Tensor]:
+    """By their names in the model, the weights of the classifier that reads in the place of the model's own, where it
+    is another one."""
+    # of tied weights the last name is the classifier's: a head is defined after what it stands on
+    names = {id(value): name for name, value in model.named_parameters(remove_duplicate=False)}
+    ours, theirs = dict(own.named_parameters()), dict(read.named_parameters())
+    if all(theirs.get(name) is value for name, value in ours.items()):
+        return {}
+    if absent := ours.keys() ^ theirs.keys():
+        raise UserError(
+            f"The classifier of a {type(model).__name__} has {', '.join(ours)}, in whose place the head's, of "
+            f"{', '.join(theirs)}, cannot stand ({', '.join(sorted(absent))}). Export all layers of a TunedLens, or a "
+            "run with SeparateHeads."
+        )
+    return {names[id(value)]: theirs[name].detach() for name, value in ours.items()}
+
+
+def _place_norm(model: nn.Module, name: str | None, norm: nn.Module) -> None:
+    """Puts a copy of what stands before the classifier in the place of the model's final norm."""
+    if name is None:
+        raise UserError(
+            f"The final norm of {type(model).__name__} is no part of its own, so that nothing can take its place. "
+            "Export all layers, or another head."
+        )
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, copy.deepcopy(norm))
 
 
 def _move_weights(
@@ -177,13 +204,3 @@ def _of_layers(weight: Tensor, shape: torch.Size, kept: Sequence[int], layers: i
             "layersim does not know which entries are which layer's."
         )
     return weight.index_select(differ[0], torch.tensor(list(kept), device=weight.device))
-
-
-def _check_head(head: Head, last: int, num_layers: int) -> None:
-    if not isinstance(head, SharedHead | SeparateHeads):
-        raise UserError(f"Expected a SharedHead or SeparateHeads to export, but got {type(head).__name__}.")
-    if isinstance(head, SharedHead) and head.norm == "none" and last < num_layers - 1:
-        raise UserError(
-            f"The head reads layer {last + 1} raw (norm: none), but a stock model norms its last block's output: its "
-            f"logits would differ. Export all {num_layers} layers, or train with the head's norm set to final."
-        )

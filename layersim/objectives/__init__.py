@@ -4,6 +4,7 @@ from layersim.objectives.aligned import Aligned, LastLayer
 from layersim.objectives.base import Objective, WeightedSum
 from layersim.objectives.cosine_regularized import CosineRegularized
 from layersim.objectives.distilled import Distilled
+from layersim.objectives.kl_to_last import KLToLast
 from layersim.objectives.reading import Reading, Step
 from layersim.objectives.scheduled import Alternating, Mixed, Progressive
 from layersim.objectives.uncertainty_weighted import UncertaintyWeighted
@@ -14,6 +15,7 @@ __all__ = [
     "Alternating",
     "CosineRegularized",
     "Distilled",
+    "KLToLast",
     "LastLayer",
     "LayerWeights",
     "Mixed",

@@ -30,6 +30,20 @@ class Objective(nn.Module, ABC):
         """The layers (0 … L − 1, ascending) that are read at a training step, or, `step` None, in evaluation: all."""
         return list(range(num_layers))
 
+    def asked(self, num_layers: int, step: Step | None) -> list[int]:
+        """The same, checked.
+
+        Raises:
+            UserError: they are not some of the layers, ascending.
+        """
+        layers = self.layers(num_layers, step)
+        if not layers or layers != sorted({*layers} & {*range(num_layers)}):
+            raise UserError(
+                f"Expected some of the layers 0 … {num_layers - 1}, ascending, but {type(self).__name__} asks for "
+                f"{layers}. Change its `layers`."
+            )
+        return layers
+
     def choices(self, num_layers: int) -> list[list[int]]:
         """The choices of layers whose classifiers training steps use, or those that leave most unused, as DDP must know
         them. To be told where they are not those that the first step reads."""

@@ -1,4 +1,4 @@
-"""Distillation from the last layer. Letters: K layers, N samples, C classes."""
+"""Distillation from the last layer."""
 
 from math import isfinite
 
@@ -16,8 +16,7 @@ class Distilled(Aligned):
     on the last layer's own distribution p(L), softened by the temperature τ and cut off from the gradient.
 
     The multi-exit distillation of Phuong & Lampert 2019 ("Distillation-based training for multi-exit architectures")
-    and Zhang et al. 2019 (arXiv 1905.08094), without its term on features. Evaluation reports Σ λl CE(l). The logits of
-    all layers are alive at once: at vocabulary scale it is refused.
+    and Zhang et al. 2019 (arXiv 1905.08094), without its term on features. Evaluation reports Σ λl CE(l).
 
     Args:
         weights: the λ, as in `Aligned`; the last layer's may not be zero, since it teaches.
@@ -41,19 +40,8 @@ class Distilled(Aligned):
     def forward(self, read: Reading) -> Tensor:
         if read.step is None:
             return super().forward(read)
-        taught = divergences(read.logits(), self.temperature)
+        taught = read.divergences(self.temperature)
         alpha = taught.new_tensor([*[self.alpha] * (len(taught) - 1), 0.0])
         losses = (1 - alpha) * read.losses + alpha * taught
         weights = self.weights(read.num_layers, read.step)
         return torch.dot(losses, losses.new_tensor([weights[layer] for layer in read.layers]))
-
-
-def divergences(logits: Tensor, temperature: float) -> Tensor:
-    """(K,) τ² KL(p_K ‖ p_k) in nats, mean over the samples of (K, N, C) logits, p the softmax at temperature τ.
-
-    The last layer's p_K is a constant: gradients are those of the other layers, and with τ² they keep their size
-    whatever the temperature is (Hinton et al. 2015, §2.1).
-    """
-    log_p = (logits / temperature).log_softmax(dim=-1)
-    teacher = log_p[-1].detach()
-    return temperature**2 * (teacher.exp() * (teacher - log_p)).sum(dim=-1).mean(dim=1)

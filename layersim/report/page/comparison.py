@@ -15,6 +15,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from layersim.report.configuration import flat, seed_of
 from layersim.report.drawing.specifications import COUNTED
 from layersim.report.exits import ExitReport
+from layersim.report.lens import lens_panels
 from layersim.report.numbers import three
 from layersim.report.page.charts import Chart, charts, static_chart
 from layersim.report.page.section import RunPage, table
@@ -124,18 +125,21 @@ def compared_charts(
     names: Sequence[str],
     records: Sequence[LayerRecord],
     exits: Mapping[str, ExitReport],
+    lenses: Mapping[str, LayerRecord],
 ) -> list[Chart]:
-    """What runs tell side by side: curves by layer of each group, each run's heat maps, and what exits cost.
+    """What runs tell side by side: curves by layer of each group, each run's heat maps, what exits cost, and what each
+    run's layers know.
 
     Args:
         groups: of the runs.
         names: of the runs.
         records: of each run the one that is compared.
         exits: by the run's name, of those that have them.
+        lenses: the same of what `layersim lens` found.
     """
     drawn = {group.title: group.curves(records) for group in groups}
     large = worth_of_groups(groups, records)[0], f"{shared_name(records, 'matrix')} to last"
-    made = exit_charts(exits)
+    made = exit_charts(exits) + lens_charts(lenses)
     for name in dict.fromkeys(name for found in drawn.values() for name in found):
         shown = {group: found[name] for group, found in drawn.items() if name in found}
         label = next(iter(shown.values())).label
@@ -161,6 +165,15 @@ def exit_charts(reports: Mapping[str, ExitReport]) -> list[Chart]:
     return [
         static_chart(f"calibrated exits: accuracy by {along}", shown, along=along, extra=chosen_points(reports, along))
         for along, shown in (tradeoff_curves(reports) if reports else {}).items()
+    ]
+
+
+def lens_charts(lenses: Mapping[str, LayerRecord]) -> list[Chart]:
+    """What each run's layers say, a series for each who reads; the run is named where there are several."""
+    return [
+        static_chart(f"{title} by layer{f': {name}' if len(lenses) > 1 else ''}", shown)
+        for name, record in lenses.items()
+        for title, shown in lens_panels(record).items()
     ]
 
 

@@ -25,6 +25,7 @@ from layersim.report.page.comparison import (
     exit_charts,
     group_runs,
     interval_table,
+    lens_charts,
     runs_table,
     worth_of_groups,
 )
@@ -141,8 +142,9 @@ def _comparison(
 ) -> tuple[str, list[Chart], list[str]]:
     """The comparison as HTML, the charts that no slider moves, and what must be known of it."""
     exits = {name: page.exits for name, page in zip(names, pages, strict=True) if page.exits is not None}
+    lenses = {name: page.lens for name, page in zip(names, pages, strict=True) if page.lens is not None}
     if len(pages) == 1:
-        return "", exit_charts(exits), []
+        return "", exit_charts(exits) + lens_charts(lenses), []
     groups = group_runs([page.run.name for page in pages], records)
     worth = worth_of_groups(groups, records)
     parts = [
@@ -155,7 +157,8 @@ def _comparison(
         runs_table(worth[0], names, pages, records),
         "</section>",
     ]
-    return "\n".join(parts), compared_charts(groups, names, records, exits), comparison_notices(groups, pages, records)
+    drawn = compared_charts(groups, names, records, exits, lenses)
+    return "\n".join(parts), drawn, comparison_notices(groups, pages, records)
 
 
 def _fill(*, data: dict[str, Any], **texts: str) -> str:

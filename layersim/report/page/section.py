@@ -14,6 +14,7 @@ from typing import Any
 from layersim.report.configuration import CONFIG_FILE, below, class_of, init_args, read_configuration, seed_of
 from layersim.report.environment import environment, read_environment
 from layersim.report.exits import ExitReport, read_exit_report
+from layersim.report.lens import read_lens_record
 from layersim.report.numbers import three
 from layersim.report.quantity import LAYER, single_numbers, told
 from layersim.report.reading import read_text
@@ -34,6 +35,7 @@ class RunPage:
     config_text: str
     """as it is; empty where the run has none."""
     exits: ExitReport | None
+    lens: LayerRecord | None
     environment: dict[str, Any] | None
     notices: list[str]
     """What a reader must know of the reading: a line that was lost."""
@@ -53,14 +55,12 @@ def read_run(directory: Path) -> RunPage:
     if not config.is_file():
         notices.append(f"{config} is not there: the page cannot tell how this run was made.")
     text = masked(read_text(config)) if config.is_file() else ""
-    exits, recorded = read_exit_report(directory), read_environment(directory)
-    return RunPage(run, read_configuration(directory), text, exits, recorded, notices)
+    exits, lens, recorded = read_exit_report(directory), read_lens_record(directory), read_environment(directory)
+    return RunPage(run, read_configuration(directory), text, exits, lens, recorded, notices)
 
 
 def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> str:
     """The run's HTML, at one record."""
-    columns = layer_cells(record)
-    rows = [[str(layer + 1), *(cells[layer] for cells in columns.values())] for layer in range(record.layers)]
     caption = f"Epoch {record.epoch}, step {record.step}, {record.samples:,} {record.unit}"
     parts = [
         f'<section class="run" id="run-{number}" aria-labelledby="run-{number}-name">',
@@ -70,7 +70,8 @@ def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> st
         '<div class="panels"></div>',
         _facts(_summary(page, record)),
         '<div class="panels"></div>',
-        _folded("Numbers by layer", f'<div class="numbers">{table(caption, ["layer", *columns], rows)}</div>'),
+        _folded("Numbers by layer", f'<div class="numbers">{_by_layer(caption, record)}</div>'),
+        "" if page.lens is None else _folded("What each layer knows", _known(page.lens)),
         _folded("How it was computed", _facts(_computed(record))),
         "" if page.exits is None else _folded("Early exit and parameters", _facts(exit_summary(page.exits))),
         _folded(f"Configuration ({CONFIG_FILE})", _preformatted(page.config_text)) if page.config_text else "",
@@ -78,6 +79,17 @@ def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> st
         "</section>",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _by_layer(caption: str, record: LayerRecord) -> str:
+    columns = layer_cells(record)
+    rows = [[str(layer + 1), *(cells[layer] for cells in columns.values())] for layer in range(record.layers)]
+    return table(caption, ["layer", *columns], rows)
+
+
+def _known(lens: LayerRecord) -> str:
+    """What is readable, recoverable and known, and how it was found."""
+    return _by_layer(f"{lens.stage}, {lens.samples:,} {lens.unit}", lens) + _facts(_computed(lens))
 
 
 def headline(record: LayerRecord) -> str:

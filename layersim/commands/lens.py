@@ -1,0 +1,255 @@
+"""`layersim lens --ckpt_path MODEL`: what is readable, recoverable and known at each layer of a model as it is?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from layersim.commands.parser import Data
+from layersim.errors import UserError, as_user_error
+
+if TYPE_CHECKING:
+    from layersim.commands.models import Source
+    from layersim.data import SplitDataModule
+    from layersim.heads import Head
+    from layersim.module import LayerwiseModule
+    from layersim.outputs import LayerFeatures
+    from layersim.report.records import LayerRecord
+
+FIGURE_FILE, FOLDER = "lens.png", "lens"
+Kind = Literal["tuned", "linear", "separate"]
+KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "tuned": ("TunedLens", {"class_path": "layersim.objectives.KLToLast"}, "recoverable"),
+    "linear": ("LinearProbes", {"class_path": "layersim.objectives.Aligned"}, "known"),
+    "separate": ("SeparateHeads", {"class_path": "layersim.objectives.Aligned"}, "head each"),
+}
+"""By kind the head, the objective that it is trained on, and what it tells of a layer."""
+MOST_BYTES = 2**31
+"""Of features that are kept, of both splits together."""
+_TOGETHER = 4096  # samples that are measured at once
+
+
+def lens(
+    *,
+    ckpt_path: str,
+    kind: list[Kind] = ["tuned", "linear", "separate"],  # noqa: B006
+    data: Data = None,
+    split: Literal["val", "test"] = "val",
+    max_samples: int = 16384,
+    steps: int = 1000,
+    device: str = "auto",
+    seed: int = 0,
+    to: Path | None = None,
+) -> "LayerRecord":
+    """Measure what is readable at each layer of a model as it is (by its own head), recoverable (by an affine map in
+    front of that head), and known (by a linear probe), beside a head for each layer and chance. Heads are trained on
+    features of the training split; the model is not. Writes lens.json and lens.png into the run's directory, and a
+    checkpoint for each kind into its folder lens, which `exits`, `validate` and `export` take.
+
+    Args:
+        ckpt_path: a run's directory, a checkpoint, a recipe, timm:NAME or transformers:NAME
+        kind: tuned, linear, separate, or several of these
+        data: as in `fit`; where left out, those it was trained on
+        split: to measure on
+        max_samples: samples (or tokens) of each split at most; fewer where their features exceed 2 GiB
+        steps: of Adam, where a head is trained so
+        device: where the model runs, such as cpu or cuda:1
+        seed: of weights that nobody has trained, and of samples that are drawn
+        to: a directory in place of the run's
+
+    Raises:
+        UserError: a model or data that cannot be read, or do not fit; data of other classes than the model tells apart;
+            a split without labels; fewer training samples than classes; a directory that cannot be made.
+    """
+
+    from layersim.commands.models import fitted_split, labels_of, make_data, print_outcome, read_features, read_source
+    from layersim.data.blocks import BlockData
+    from layersim.heads import SharedHead
+    from layersim.outputs import LayerFeatures
+    from layersim.report.drawing.pictures import save_picture
+    from layersim.report.lens import CHANCE, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
+    from layersim.report.page import PAGE_FILE, write_page
+    from layersim.report.records import RECORDS_FILE, LayerRecord
+
+    source = read_source(ckpt_path)
+    data = data or source.data
+    if data is None:
+        raise UserError("The model does not tell its data. Set --data, such as --data=Digits.")
+    to = _place(ckpt_path, source, to)
+    own = make_data(data)
+    tokens = isinstance(own, BlockData)
+    source, module = _opened(source.for_data(tokens=tokens), own, kind, seed=seed, device=device)
+    backbone = module.backbone
+    for name in ("train", split):  # all that is asked for is checked before anything is measured
+        fitted_split(backbone, own, name, ckpt_path)
+        if not tokens:
+            labels_of(own, name)
+    most = _most(max_samples, backbone.num_layers * backbone.width)
+    sides = {
+        name: read_features(backbone, own, split=name, max_samples=most, name=f"the {name} split")
+        for name in ("train", split)
+    }
+    shown, measured = (LayerFeatures(side.values, side.identity[:, 1]) for side in sides.values())
+    samples = measured.values.shape[1]
+    heads: dict[str, Head] = {}
+    if source.predicts:
+        heads[READABLE] = module.head if type(module.head) is SharedHead else SharedHead(backbone)
+        _tell_trained_everywhere(source, module)
+    options: dict[str, dict[str, Any]] = {}
+    for each in dict.fromkeys(kind):
+        _, _, told = KINDS[each]
+        heads[told], options[told] = _trained(each, source, data, module, shown, steps, seed, to / FOLDER)
+    readings = {name: _measure(head, measured) for name, head in heads.items()}
+    accuracies, losses = ({name: both[place] for name, both in readings.items()} for place in (0, 1))
+    accuracies[CHANCE], losses[CHANCE] = _chance(shown, measured, backbone.num_classes, backbone.num_layers)
+    options[CHANCE] = {"answer": "the training samples' classes, each counted once more"}
+    assert shown.targets is not None
+    options = {name: {"fitted to": len(shown.targets)} | options.get(name, {}) for name in accuracies}
+    options[READABLE] = {}
+    record = LayerRecord(
+        epoch=0,
+        step=0,
+        stage="validate" if split == "val" else "test",
+        layers=backbone.num_layers,
+        samples=samples,
+        unit="tokens" if tokens else "samples",
+        quantities=lens_quantities(accuracies, losses, options, tokens=tokens),
+    )
+    save_picture(lens_figure(record), to / FIGURE_FILE)
+    print_outcome(lens_table(record), write_lens_record(to, record), to / FIGURE_FILE)
+    if (to / PAGE_FILE).exists() and (to / RECORDS_FILE).exists():
+        write_page([to], to / PAGE_FILE)
+    return record
+
+
+def _place(given: str, source: "Source", to: Path | None) -> Path:
+    """Where what comes out is put, made."""
+    from layersim.commands.models import run_directory
+    from layersim.runs import directory
+
+    if to is None and source.path is not None:
+        return run_directory(given)
+    to = to or directory.reserve(directory.DEFAULT_ROOT, "lens")
+    with as_user_error(f"The directory {to} cannot be made", "Change --to."):
+        to.mkdir(parents=True, exist_ok=True)
+    return to
+
+
+def _opened(
+    source: "Source", data: "SplitDataModule", kind: list[Kind], *, seed: int, device: str
+) -> tuple["Source", "LayerwiseModule"]:
+    """The model; for probes alone one of the data's classes, whatever it was made for."""
+    from dataclasses import replace
+
+    from layersim.commands.models import open_module
+    from layersim.commands.preflight import classes_of
+
+    module = open_module(source, seed=seed, device=device)
+    data.setup()
+    classes = classes_of(data)
+    if classes is None or module.backbone.reads_tokens or (source.predicts and classes == module.backbone.num_classes):
+        return source, module
+    predicts = f"tells {module.backbone.num_classes} classes apart" if source.predicts else "predicts nothing"
+    if [*kind] != ["linear"] or source.state is not None:
+        raise UserError(
+            f"{source.given} {predicts}, but the data have {classes} classes: none can be read or recovered. "
+            "What a published model's layers know of them a probe tells: --kind linear."
+        )
+    section = {**source.model, "backbone": {**source.model["backbone"]}}
+    section["backbone"]["init_args"] = {**section["backbone"]["init_args"], "num_classes": classes}
+    source = replace(source, model=section, predicts=False)
+    return source, open_module(source, seed=seed, device=device)
+
+
+def _most(samples: int, numbers: int) -> int:
+    """How many samples of each split are kept, of `numbers` float32 each."""
+    from lightning.pytorch.utilities import rank_zero_info
+
+    if (fit := max(1, MOST_BYTES // (8 * numbers))) < samples:
+        rank_zero_info(f"At most {fit:,} samples of each split are read, whose features are 2 GiB together.")
+    return min(samples, fit)
+
+
+def _tell_trained_everywhere(source: "Source", module: "LayerwiseModule") -> None:
+    from lightning.pytorch.utilities import rank_zero_info
+
+    objective = type(module.objective).__name__
+    if source.state is not None and objective != "LastLayer":
+        rank_zero_info(
+            f"This model's head was trained at its layers already ({objective}): a lens may add little to it."
+        )
+
+
+def _trained(
+    kind: str,
+    source: "Source",
+    data: dict[str, Any],
+    module: "LayerwiseModule",
+    shown: "LayerFeatures",
+    steps: int,
+    seed: int,
+    folder: Path,
+) -> tuple["Head", dict[str, Any]]:
+    """The head of this kind, trained on the features and saved with the model, and how it was trained."""
+    from importlib.metadata import version
+
+    from layersim import heads
+    from layersim.module import LayerwiseModule
+    from layersim.objectives import Aligned, KLToLast, Reading
+    from layersim.runs.checkpoints import read_checkpoint
+    from layersim.runs.whole_checkpoints import WholeCheckpoints
+    from layersim.transfer.frozen_heads import fit_probes, train_head
+
+    name, objective, told = KINDS[kind]
+    made: heads.Head = getattr(heads, name)(module.backbone)
+    loss = KLToLast() if kind == "tuned" else Aligned("uniform")
+    frozen = LayerwiseModule(module.backbone, loss, head=lambda _: made, freeze="backbone").to(module.device)
+    made = frozen.head
+    options: dict[str, Any] = {"steps": steps}
+    if isinstance(made, heads.LinearProbes):
+        language = module.backbone.reads_tokens
+        found = fit_probes(made, loss, shown, steps=steps, seed=seed, told=f"Fitting what is {told}", language=language)
+        options = options if None in found else {"penalty": found}
+    else:
+        each = Reading.divergences if kind == "tuned" else lambda read: read.losses
+        train_head(made, loss, each, shown, steps=steps, seed=seed, told=f"Training ({name})")
+    known = {} if source.path is None else read_checkpoint(source.path)
+    trained = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "state_dict")
+    section = {"head": {"class_path": f"layersim.heads.{name}"}, "objective": objective, "freeze": "backbone"}
+    config = {**known.get("layersim", {}).get("config", {}), "model": source.model | section, "data": data}
+    checkpoint = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": version("lightning")}
+    checkpoint |= {key: value for key, value in known.items() if key not in trained}
+    checkpoint |= {
+        "state_dict": {key: value.cpu() for key, value in frozen.state_dict().items()},
+        "hyper_parameters": {"_instantiator": "lightning.pytorch.cli.instantiate_module", **config["model"]},
+        "layersim": {"config": config, "wandb_run_id": None},
+    }
+    WholeCheckpoints().save_checkpoint(checkpoint, folder / f"{kind}.ckpt")
+    return made.eval(), options
+
+
+def _measure(head: "Head", features: "LayerFeatures") -> tuple[list[float], list[float]]:
+    """(L,) accuracies and losses in nats."""
+    import torch
+
+    assert features.targets is not None
+    total, device = len(features.targets), next(head.parameters()).device
+    right, lost = torch.zeros(2, head.num_layers, dtype=torch.float64)
+    for rows in torch.split(torch.arange(total), _TOGETHER):
+        targets = features.targets[rows].to(device)
+        with torch.no_grad():
+            read = head(features.values[:, rows].to(device), targets, range(head.num_layers))
+        right += (read.predictions == targets).sum(dim=1).cpu()
+        lost += read.losses.double().cpu() * len(rows)
+    return (right / total).tolist(), (lost / total).tolist()
+
+
+def _chance(
+    shown: "LayerFeatures", measured: "LayerFeatures", classes: int, layers: int
+) -> tuple[list[float], list[float]]:
+    """Accuracy of always saying the training samples' most frequent class, and the loss of saying their frequencies,
+    each class counted once more than it came; the same at every layer."""
+    assert shown.targets is not None
+    assert measured.targets is not None
+    counts = shown.targets.bincount(minlength=classes)
+    right = (measured.targets == counts.argmax()).double().mean().item()
+    nats = -((counts + 1).double() / (counts + 1).sum()).log()[measured.targets].mean().item()
+    return [right] * layers, [nats] * layers

@@ -1,0 +1,112 @@
+"""`lens.json`: what is readable, recoverable and known at each layer, and the gaps between. Letter: L layers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+
+from layersim.errors import UserError
+from layersim.report.drawing.pictures import Picture, beside, curves
+from layersim.report.json_report import MOST_BYTES, write_report
+from layersim.report.numbers import perplexity, three
+from layersim.report.quantity import RATIO, Quantity, curve
+from layersim.report.reading import DamagedFile, read_text
+from layersim.report.records import LayerRecord
+from layersim.report.terminal import Beside, SideBySide
+
+LENS_FILE = "lens.json"
+NAMES = READABLE, RECOVERABLE, KNOWN, SEPARATE, CHANCE = "readable", "recoverable", "known", "head each", "chance"
+"""By the shared head; by a tuned lens; by a linear probe; by a head for each layer; by an answer that is always the
+same."""
+GAPS = ((RECOVERABLE, READABLE), (KNOWN, RECOVERABLE))
+
+
+def lens_quantities(
+    accuracies: Mapping[str, Sequence[float]],
+    losses: Mapping[str, Sequence[float]],
+    options: Mapping[str, Mapping[str, Any]],
+    *,
+    tokens: bool = False,
+) -> dict[str, Quantity]:
+    """Accuracies and losses as a record has them, with the gaps: of losses, in nats, what the second has more.
+
+    Args:
+        accuracies: L each, by who reads.
+        losses: the same, cross-entropies in nats.
+        options: how each was made.
+        tokens: whether losses are told as perplexities.
+    """
+    found = {}
+    told: dict[str, Any] = {"unit": RATIO, "range": (1, None)} if tokens else {"unit": "nats", "range": (0, None)}
+    for who, values in accuracies.items():
+        more = {"options": dict(options.get(who, {}))}
+        found[who] = curve([*values], label=f"accuracy: {who}", range=(0, 1), better="higher", **more)
+    for who, values in losses.items():
+        shown, name = (perplexity(values), "perplexity") if tokens else ([*values], "loss")
+        more = {"options": dict(options.get(who, {}))}
+        found[f"{who}_{name}"] = curve(shown, label=f"{name}: {who}", better="lower", **told, **more)
+    for upper, lower in GAPS:
+        if {upper, lower} <= accuracies.keys():
+            won, saved = _less(accuracies[upper], accuracies[lower]), _less(losses[lower], losses[upper])
+            gap = f"{upper} − {lower}"
+            found[f"{upper}_{lower}_gap"] = curve(won, label=f"accuracy gap: {gap}", range=(-1, 1))
+            found[f"{upper}_{lower}_loss_gap"] = curve(saved, label=f"loss gap: {gap}", unit="nats")
+    return found
+
+
+def _less(some: Sequence[float], others: Sequence[float]) -> list[float]:
+    return [one - other for one, other in zip(some, others, strict=True)]
+
+
+def write_lens_record(directory: Path, record: LayerRecord) -> Path:
+    """Writes the record into a directory, a key a line, and gives the file's path."""
+    return write_report(directory / LENS_FILE, json.loads(record.to_line()))
+
+
+def read_lens_record(directory: Path) -> LayerRecord | None:
+    """The record in a run's directory, None where there is none.
+
+    Raises:
+        DamagedFile: it cannot be read.
+    """
+    if not (path := directory / LENS_FILE).exists():
+        return None
+    try:
+        return LayerRecord.from_line(read_text(path, MOST_BYTES))
+    except UserError as error:
+        raise DamagedFile(f"{path} is damaged; run `layersim lens` again. {error}") from error
+
+
+def lens_panels(record: LayerRecord) -> dict[str, dict[str, Quantity]]:
+    """What belongs in one picture, by its title: quantities by who reads."""
+    found: dict[str, dict[str, Quantity]] = {}
+    for name, quantity in record.quantities.items():
+        title, _, who = quantity.name_of(name).rpartition(": ")
+        found.setdefault(title, {})[who] = quantity
+    return found
+
+
+def lens_table(record: LayerRecord) -> Group:
+    """A row a layer and a column for each who reads, and for each gap: of accuracies, and of losses or perplexities."""
+    tables = []
+    for is_accuracy in (True, False):
+        shown = {
+            f"{title.removeprefix('accuracy gap').removeprefix('accuracy')}\n{who}".strip().replace(" − ", "\n− "): one
+            for title, several in lens_panels(record).items()
+            if title.startswith("accuracy") == is_accuracy
+            for who, one in several.items()
+        }
+        rows = {str(at + 1): [three(one.values[at]) for one in shown.values()] for at in range(record.layers)}
+        tables.append(SideBySide("layer", [*shown], rows, least=len(max(NAMES, key=len))))
+    return Group(Beside(f"What each layer says, by accuracy, on {record.samples:,} {record.unit}"), *tables)
+
+
+def lens_figure(record: LayerRecord) -> Picture:
+    """A panel each of accuracies, losses and gaps by layer, a curve for each who reads."""
+    drawn = [
+        curves(shown, f"{title[:1].upper()}{title[1:]} by layer", width=390, height=220, series=[*shown])
+        for title, shown in lens_panels(record).items()
+    ]
+    return beside(drawn, 2)
