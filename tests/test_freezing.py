@@ -1,4 +1,4 @@
-"""Parts that a training leaves as they are: bitwise, in evaluation mode, without a graph, on two processes as on one."""
+"""Parts that a training leaves as they are: bitwise, in evaluation mode, without a graph, on two processes too."""
 
 from functools import partial
 from pathlib import Path
@@ -121,6 +121,7 @@ def test_nothing_to_train_is_refused(options: dict[str, Any], said: str) -> None
         module(**options)
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty")
 def test_a_resumed_training_of_a_lens_ends_with_the_same_numbers(tmp_path: Path) -> None:
     """From the checkpoint of its third step of six; dropout of the frozen model is off."""
 

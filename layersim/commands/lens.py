@@ -60,7 +60,7 @@ def lens(
             a split without labels; fewer training samples than classes; a directory that cannot be made.
     """
 
-    from layersim.commands.models import fitted_split, labels_of, make_data, print_outcome, read_features, read_source
+    from layersim.commands.models import make_data, print_outcome, read_features, read_source
     from layersim.data.blocks import BlockData
     from layersim.heads import SharedHead
     from layersim.outputs import LayerFeatures
@@ -76,12 +76,8 @@ def lens(
     to = _place(ckpt_path, source, to)
     own = make_data(data)
     tokens = isinstance(own, BlockData)
-    source, module = _opened(source.for_data(tokens=tokens), own, kind, seed=seed, device=device)
+    source, module = _opened(source.for_data(tokens=tokens), own, split, kind, seed=seed, device=device)
     backbone = module.backbone
-    for name in ("train", split):  # all that is asked for is checked before anything is measured
-        fitted_split(backbone, own, name, ckpt_path)
-        if not tokens:
-            labels_of(own, name)
     most = _most(max_samples, backbone.num_layers * backbone.width)
     sides = {
         name: read_features(backbone, own, split=name, max_samples=most, name=f"the {name} split")
@@ -134,24 +130,27 @@ def _place(given: str, source: "Source", to: Path | None) -> Path:
 
 
 def _opened(
-    source: "Source", data: "SplitDataModule", kind: list[Kind], *, seed: int, device: str
+    source: "Source", data: "SplitDataModule", split: str, kind: list[Kind], *, seed: int, device: str
 ) -> tuple["Source", "LayerwiseModule"]:
-    """The model; for probes alone one of the data's classes, whatever it was made for."""
+    """The model, which these data fit; for probes alone one of the data's classes, whatever it was made for."""
     from dataclasses import replace
 
-    from layersim.commands.models import open_module
-    from layersim.commands.preflight import classes_of
+    from layersim.commands.models import fitted_split, labels_of, open_module
 
     module = open_module(source, seed=seed, device=device)
-    data.setup()
-    classes = classes_of(data)
-    if classes is None or module.backbone.reads_tokens or (source.predicts and classes == module.backbone.num_classes):
+    for name in ("train", split):  # all that is asked for is checked before anything is measured
+        fitted_split(module.backbone, data, name, source.given)
+        if not module.backbone.reads_tokens:
+            labels_of(data, name)
+    classes = data.num_classes
+    if module.backbone.reads_tokens or (source.predicts and classes == module.backbone.num_classes):
         return source, module
     predicts = f"tells {module.backbone.num_classes} classes apart" if source.predicts else "predicts nothing"
     if [*kind] != ["linear"] or source.state is not None:
         raise UserError(
             f"{source.given} {predicts}, but the data have {classes} classes: none can be read or recovered. "
-            "What a published model's layers know of them a probe tells: --kind linear."
+            "What a published model's layers know of them, probes tell: --kind linear; of a checkpoint's, "
+            "`layersim transfer --to_data`."
         )
     section = {**source.model, "backbone": {**source.model["backbone"]}}
     section["backbone"]["init_args"] = {**section["backbone"]["init_args"], "num_classes": classes}

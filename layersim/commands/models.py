@@ -219,6 +219,8 @@ def fitted_split(backbone: Backbone, data: SplitDataModule, split: str, name: st
         if split not in data.splits:
             raise UserError(f"there is no {split} split: set --data.{data.test_option}, or --split val")
         chosen = data.evaluation_split(split)
+        if not len(chosen):
+            raise UserError(f"the {split} split is empty: change --data")
         data.check_sample(chosen[0], split, backbone)
     except UserError as error:
         raise UserError(f"The data do not fit {name}: {error}") from error
