@@ -52,12 +52,14 @@ def truncate(backbone: Backbone, head: Head, layers: int | Sequence[int], *, sto
             f"a program (--format torch or onnx) or, where it reads the last layer as the model does, all "
             f"{backbone.num_layers} layers."
         )
-    replaced = _replaced(whole, backbone.classifier, classifier)
+    fits = [*dict(classifier.named_parameters())] == [*dict(backbone.classifier.named_parameters())]
+    replaced = _replaced(whole, backbone.classifier, classifier) if fits or stock else {}
     model = library.untrained(kept, tied=not replaced)
     weights = {name: value.detach() for name, value in merged_weights(whole).items()} | replaced
     _move_weights(weights, model, library.place, library.sources(kept), kept, backbone.num_layers)
-    if norm is not head.final_norm:
-        _place_norm(model, next((name for name, part in whole.named_modules() if part is head.final_norm), None), norm)
+    other = [(head.final_norm, norm)] * (norm is not head.final_norm)
+    for own, read in other + [(backbone.classifier, classifier)] * (not fits and not stock):
+        _place(model, next((name for name, part in whole.named_modules() if part is own), None), read)
     model.eval()
     batch = backbone.small_batch()
     with torch.no_grad():
@@ -154,15 +156,15 @@ def _replaced(model: nn.Module, own: nn.Module, read: nn.Module) -> dict[str, Te
     return {names[id(value)]: theirs[name].detach() for name, value in ours.items()}
 
 
-def _place_norm(model: nn.Module, name: str | None, norm: nn.Module) -> None:
-    """Puts a copy of what stands before the classifier in the place of the model's final norm."""
+def _place(model: nn.Module, name: str | None, part: nn.Module) -> None:
+    """Puts a copy of what a head reads with in the place of a part of the model's own, its norm or its classifier."""
     if name is None:
         raise UserError(
-            f"The final norm of {type(model).__name__} is no part of its own, so that nothing can take its place. "
-            "Export all layers, or another head."
+            f"The final norm or the classifier of {type(model).__name__} is no single part, so that nothing can take "
+            "its place. Export all layers, or another head."
         )
     parent, _, own = name.rpartition(".")
-    setattr(model.get_submodule(parent), own, copy.deepcopy(norm))
+    setattr(model.get_submodule(parent), own, copy.deepcopy(part))
 
 
 def _move_weights(

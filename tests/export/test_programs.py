@@ -1,6 +1,7 @@
 """torch.export archives and ONNX files of truncated models, on batches of other sizes than they were traced on."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from layersim.backbones.base import Backbone
 from layersim.errors import UserError
 from layersim.export import programs
 from layersim.export.programs import export_onnx, export_program
-from layersim.heads import Head, SharedHead
+from layersim.export.truncation import library_of, truncate
+from layersim.heads import Head, LinearProbes, SharedHead, TunedLens
 from tests.backbones import test_vision, tiny_transformers
 from tests.backbones.tiny_transformers import CLASSIFIERS, ENCODERS
 from tests.export.exported import separate
+
+RAW = partial(SharedHead, norm="none")
 
 
 def build(family: str) -> tuple[Backbone, Head, dict[str, Tensor]]:
@@ -48,6 +52,38 @@ def test_a_torch_archive_gives_the_readout(family: str, tmp_path: Path) -> None:
     one = {name: tensor[:1] for name, tensor in inputs.items()}
     torch.testing.assert_close(found["model"](**one), readout(backbone, head, one, 1), rtol=1e-5, atol=1e-5)
     assert json.loads((to / "layersim.json").read_text())["format"] == "torch.export"
+
+
+@pytest.mark.parametrize("family", ["ViT, class token", "ViT, average pooling with fc_norm", "GPT-2"])
+@pytest.mark.parametrize("make", [TunedLens, LinearProbes, partial(LinearProbes, features="normed"), RAW])
+def test_what_no_stock_model_reads_a_program_does(make: Any, family: str, tmp_path: Path) -> None:
+    """A map before the norm, and no norm at all; in a stock model they are refused, but where the norm stays."""
+    backbone, _, inputs = build(family)
+    head = make(backbone).eval()
+    own = head.maps if isinstance(head, TunedLens) else head.parts_at(1)[1]
+    for parameter in own.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    expected = readout(backbone, head, inputs, 1)
+    model = truncate(backbone, head, 2, stock=False)
+    torch.testing.assert_close(library_of(backbone).output(model, inputs), expected, rtol=1e-4, atol=1e-4)
+    if getattr(head, "features", "raw") == "raw":
+        with pytest.raises(UserError, match="reads layer 2 raw or through a map, which no stock model does"):
+            truncate(backbone, head, 2)
+    if (make, family) == (TunedLens, "ViT, class token"):
+        found = torch.export.load(export_program(backbone, head, 2, tmp_path / "export") / "model.pt2").module()(
+            **inputs
+        )
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_map_has_no_place_where_the_model_has_no_norm() -> None:
+    backbone, _, _ = build("BERT")
+    with pytest.raises(
+        UserError, match="The final norm or the classifier of BertForSequenceClassification is no single part"
+    ):
+        truncate(backbone, TunedLens(backbone), 2, stock=False)
+    with pytest.raises(UserError, match="in whose place the head's, of weight, bias, cannot stand"):
+        truncate(backbone, LinearProbes(backbone, "normed"), 2)
 
 
 @pytest.mark.parametrize("family", ["ViT, class token", "BERT"])
@@ -87,7 +123,7 @@ def test_a_model_that_cannot_be_followed_is_told(tmp_path: Path, monkeypatch: py
         def forward(self, image: Tensor) -> Tensor:
             return image.sum(dim=(1, 2)) if image.sum() > 0 else image.mean(dim=(1, 2))
 
-    monkeypatch.setattr(programs, "truncate", lambda *_: Chooses())
+    monkeypatch.setattr(programs, "truncate", lambda *_, **__: Chooses())
     with pytest.raises(UserError, match=r"torch.export cannot follow Chooses: .*Export a stock checkpoint instead"):
         export_program(backbone, SharedHead(backbone), 2, tmp_path / "export")
     assert not list(tmp_path.iterdir())
