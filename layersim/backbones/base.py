@@ -35,6 +35,8 @@ class Backbone(nn.Module, ABC):
     """Channels, height and width of the images it takes; None where it takes no images."""
     tiny_batch: Mapping[str, Tensor] | None = None
     """A small batch to compare models by, where that is no ramp of an image of `input_size`."""
+    fresh_classifier: bool = False
+    """Whether the weights that were loaded had no classifier, so that its own says nothing before it is trained."""
     reads_tokens: bool = False
     """Whether every token is a sample, as in a language model, and not every input."""
     norm_before_pooling: bool = False

