@@ -280,7 +280,7 @@ def test_a_run_directory_that_cannot_be_written(
 def test_help_and_version_import_nothing_heavy() -> None:
     """Nor does a verb's, wherever no class of the user's is asked about."""
     told = {"--help": "compare", "--version": "layersim 0."}
-    quick = ("similarity", "claims", "sweep", "transfer", "compare", "report", "runs", "dashboard", "families")
+    quick = ("similarity", "claims", "sweep", "transfer", "lens", "compare", "report", "runs", "dashboard", "families")
     told |= {f"{verb} --help": f"usage: layersim {verb}" for verb in quick}
     program = f"""
 import sys

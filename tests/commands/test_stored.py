@@ -59,6 +59,7 @@ def checkpoint_of(backbone: str, options: dict[str, Any], path: Path) -> Path:
         ["export", "--to=out", "--ckpt_path"],
         ["similarity", "--to=out", "--b=timm:vit_tiny_patch16_224", "--a"],
         ["transfer", "--to=out", "--ckpt_path"],
+        ["lens", "--to=out", "--ckpt_path"],
     ],
 )
 def test_a_checkpoints_trust_runs_nothing_and_one_line_says_what_to_type(
