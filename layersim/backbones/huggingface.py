@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any, Literal
 
@@ -51,6 +52,9 @@ class TransformersBackbone(Backbone):
         classifier: its classifier, a path in the whole model, or several to go through in turn; an activation that the
             model calls as a function is named as in `torch.nn`.
         pooling: the token that its text classifier looks at; found where None.
+        pool: `mean`: a text's classifier is given the mean over its tokens in place of that token, which is nearly
+            constant in the first layers of many encoders. The model's own output is another then, and no checkpoint
+            that its library alone can run holds the change.
 
     Raises:
         UserError: a model that cannot be fetched, opened, or read; an option that does not fit it.
@@ -75,6 +79,7 @@ class TransformersBackbone(Backbone):
         final_norm: str | None = None,
         classifier: str | list[str] | None = None,
         pooling: Literal["first", "last", "mean"] | None = None,
+        pool: Literal["mean"] | None = None,
     ) -> None:
         super().__init__()
         if pretrained and name_or_path is None:
@@ -122,6 +127,10 @@ class TransformersBackbone(Backbone):
         if lora:
             adapt(self.model, self.blocks, [self.final_norm, self.classifier], lora)
         self._check_logits(expected)
+        if pool is not None:
+            if task != "classification" or self._images:
+                raise UserError(f"Expected a classifier of texts to pool by {pool}. Leave the backbone's pool out.")
+            self.layout = replace(self.layout, pooling=pool)
 
     def _lay_out(self, **named: Any) -> Tensor:
         """Finds the layout's parts in the model, and a tiny batch to compare models by; gives its own logits of it."""
