@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
 from layersim.backbones.calls import last_output
-from layersim.backbones.families import Task, Unexplained, at, layout_of, part_of
+from layersim.backbones.families import Layout, Task, Unexplained, at, layout_of, part_of
 from layersim.backbones.logit_path import OneToken, close
 from layersim.backbones.lora import Lora, adapt
 from layersim.backbones.pretrained import configuration, image_config, shortened, trained, untrained
@@ -61,6 +61,7 @@ class TransformersBackbone(Backbone):
     """
 
     tiny_batch: Mapping[str, Tensor]
+    layout: Layout
 
     def __init__(
         self,
