@@ -142,6 +142,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
             axes=("epoch", LAYER),
             label=f"{metric.label} to epoch",
             range=metric.value_range,
+            better="lower" if metric.identical == 0 else "higher",
             options=self._options(metric),
             ticks={"epoch": earlier},
         )

@@ -120,7 +120,7 @@ class TappedModule:
         features = self.features(batch)
         if self.named.head is None:
             nothing = features.values.new_empty(0)
-            return LayerOutput(features, Readout(nothing, nothing, nothing, nothing))
+            return LayerOutput(features, Readout(nothing, nothing, nothing, nothing, nothing))
         targets = _labels(batch, self.named.label, features.values.shape[1]).to(features.values.device)
         layers = len(features.values)
         head = NamedModel(self.module, self.named, layers).head

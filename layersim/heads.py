@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
+from layersim.metrics.calibration import against_target
 from layersim.objectives.vocabulary_loss import layered_cross_entropy, weighted_sum
 from layersim.outputs import Readout
 from layersim.precision import widened
@@ -103,7 +104,7 @@ class Head(nn.Module, ABC):
     def forward(self, features: Tensor, targets: Tensor | None, layers: Sequence[int]) -> Readout:
         """The readout of (K, N, D) features at `layers`; its losses are empty where `targets` (N,) is None."""
         chunk = max(1, MAX_LOGITS // self.num_classes)
-        predictions, confidences, log_likelihoods, log_odds = [], [], [], []
+        predictions, confidences, told = [], [], []
         for place, layer in enumerate(layers):
             for start in range(0, features.shape[1], chunk):
                 rows = slice(start, start + chunk)
@@ -113,16 +114,14 @@ class Head(nn.Module, ABC):
                 confidences.append(confidence.exp())
                 predictions.append(prediction)
                 if targets is not None:
-                    own = targets[rows].view(1, -1, 1)
-                    others = logits.scatter(-1, own, -torch.inf).logsumexp(dim=-1)
-                    log_likelihoods.append(log_probabilities.gather(-1, own).squeeze(-1))
-                    log_odds.append(logits.gather(-1, own).squeeze(-1) - others)
+                    told.append(against_target(log_probabilities, targets[rows].unsqueeze(0)))
         shape = features.shape[:2]
         prediction, confidence = (torch.cat(parts, dim=1).view(shape) for parts in (predictions, confidences))
         if targets is None:
-            return Readout(features.new_empty(0), prediction, confidence, features.new_empty(0))
-        likelihood, odds = (torch.cat(parts, dim=1).view(shape) for parts in (log_likelihoods, log_odds))
-        return Readout(-likelihood.mean(dim=1), prediction, confidence, odds)
+            none = features.new_empty(0)
+            return Readout(none, prediction, confidence, none, none)
+        likelihood, odds, brier = (torch.cat(parts, dim=1).view(shape) for parts in zip(*told, strict=True))
+        return Readout(-likelihood.mean(dim=1), prediction, confidence, odds, brier)
 
 
 class SharedHead(Head):

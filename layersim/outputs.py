@@ -37,6 +37,8 @@ class Readout:
     target_log_odds: Tensor
     """(L, N) ln p / (1 − p) of the true class's probability p, which in float32 is 1 long before the odds stop rising;
     empty where there are no targets."""
+    briers: Tensor
+    """(L, N) Brier score Σc (pc − 1[c = target])², in 0 … 2; empty where there are no targets."""
 
 
 @dataclass

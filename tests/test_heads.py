@@ -69,6 +69,8 @@ def test_readout_against_each_layer_by_hand(features: Tensor, targets: Tensor) -
         assert readout.confidences[layer].tolist() == pytest.approx(probabilities.max(-1).values.tolist(), abs=1e-6)
         of_targets = probabilities[torch.arange(7), targets].tolist()
         assert readout.target_log_odds[layer].sigmoid().tolist() == pytest.approx(of_targets, abs=1e-6)
+        briers = (probabilities - torch.eye(probabilities.shape[1])[targets]).square().sum(1)
+        assert readout.briers[layer].tolist() == pytest.approx(briers.tolist(), abs=1e-6)
 
 
 def test_log_odds_rise_where_probabilities_are_one_already() -> None:
@@ -174,11 +176,12 @@ def test_reading_in_chunks_changes_nothing(features: Tensor, targets: Tensor, mo
     assert torch.equal(chunked.predictions, whole.predictions)
     torch.testing.assert_close(chunked.confidences, whole.confidences)
     torch.testing.assert_close(chunked.target_log_odds, whole.target_log_odds)
+    torch.testing.assert_close(chunked.briers, whole.briers)
 
 
 def test_without_targets_there_are_no_losses(features: Tensor) -> None:
     readout = SharedHead(Plain())(features, None, range(3))
-    assert readout.losses.numel() == readout.target_log_odds.numel() == 0
+    assert readout.losses.numel() == readout.target_log_odds.numel() == readout.briers.numel() == 0
     assert readout.predictions.shape == (3, 7)
 
 

@@ -1,10 +1,11 @@
 """What measuring costs: epochs of training and validation with all callbacks against the same with none.
 
-    python experiments/benchmarks/callbacks_overhead.py [--images 128] [--rounds 3] [--threads 2]
+    python experiments/benchmarks/callbacks_overhead.py [--images 128] [--rounds 3] [--threads 2] [--more]
 
 (a) ViT-S/16 at 224 pixels, 12 layers, random images: one epoch of half a minute, far shorter than real ones. (b) the
 ViT of `make demo` on the digits, its 24 epochs of a second: figures are drawn while the next epoch runs, and what is
-left, with the run's page, when the last one has ended. Medians over interleaved rounds. About 10 minutes on 2 cores.
+left, with the run's page, when the last one has ended. `--more` measures calibration and geometry too, which are on
+where a recipe asks for them. Medians over interleaved rounds. About 10 minutes on 2 cores.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from callbacks import (
     ExitCurveMonitor,
     LayerAccuracyMonitor,
+    LayerCalibrationMonitor,
+    LayerGeometryMonitor,
     ReportWriter,
     RunRecorder,
     SaturationMonitor,
@@ -43,11 +46,14 @@ class RandomImages(Dataset[dict[str, Tensor]]):
         return {"image": self.images[index], "label": self.labels[index], "position": torch.tensor(index)}
 
 
-def fit(module: LayerwiseModule, loaders: dict[str, object], epochs: int, *, measured: bool) -> Callable[[], None]:
+def fit(
+    module: LayerwiseModule, loaders: dict[str, object], epochs: int, *, measured: bool, more: bool = False
+) -> Callable[[], None]:
     """So many epochs of fit, with all callbacks or with none."""
 
     def run() -> None:
         measuring = [LayerAccuracyMonitor(), SaturationMonitor(), SimilarityHeatmaps(), ExitCurveMonitor()]
+        measuring += [LayerCalibrationMonitor(), LayerGeometryMonitor()] if more else []
         monitors = [*measuring, RunRecorder(), ReportWriter()]
         with tempfile.TemporaryDirectory() as directory:
             trainer = Trainer(
@@ -71,6 +77,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--more", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
@@ -92,7 +99,7 @@ def main() -> None:
     for name, (backbone, loaders, epochs) in cases.items():
         module = LayerwiseModule(backbone)
         contestants = {
-            "on": fit(module, loaders, epochs, measured=True),
+            "on": fit(module, loaders, epochs, measured=True, more=options.more),
             "off": fit(module, loaders, epochs, measured=False),
         }
         seconds = interleave(contestants, options.rounds)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
 from layersim.backbones.calls import last_output
-from layersim.backbones.families import Task, Unexplained, at, layout_of, part_of
+from layersim.backbones.families import Layout, Task, Unexplained, at, layout_of, part_of
 from layersim.backbones.logit_path import OneToken, close
 from layersim.backbones.lora import Lora, adapt
 from layersim.backbones.pretrained import configuration, image_config, shortened, trained, untrained
@@ -51,12 +52,16 @@ class TransformersBackbone(Backbone):
         classifier: its classifier, a path in the whole model, or several to go through in turn; an activation that the
             model calls as a function is named as in `torch.nn`.
         pooling: the token that its text classifier looks at; found where None.
+        pool: `mean`: a text's classifier is given the mean over its tokens in place of that token, which is nearly
+            constant in the first layers of many encoders. The model's own output is another then, and no checkpoint
+            that its library alone can run holds the change.
 
     Raises:
         UserError: a model that cannot be fetched, opened, or read; an option that does not fit it.
     """
 
     tiny_batch: Mapping[str, Tensor]
+    layout: Layout
 
     def __init__(
         self,
@@ -75,6 +80,7 @@ class TransformersBackbone(Backbone):
         final_norm: str | None = None,
         classifier: str | list[str] | None = None,
         pooling: Literal["first", "last", "mean"] | None = None,
+        pool: Literal["mean"] | None = None,
     ) -> None:
         super().__init__()
         if pretrained and name_or_path is None:
@@ -122,6 +128,10 @@ class TransformersBackbone(Backbone):
         if lora:
             adapt(self.model, self.blocks, [self.final_norm, self.classifier], lora)
         self._check_logits(expected)
+        if pool is not None:
+            if task != "classification" or self._images:
+                raise UserError(f"Expected a classifier of texts to pool by {pool}. Leave the backbone's pool out.")
+            self.layout = replace(self.layout, pooling=pool)
 
     def _lay_out(self, **named: Any) -> Tensor:
         """Finds the layout's parts in the model, and a tiny batch to compare models by; gives its own logits of it."""

@@ -25,6 +25,7 @@ from layersim.exits import (
     Risk,
     best_within,
     calibrate,
+    calibrations,
     check_promise,
     exit_curve,
     split_for_temperatures,
@@ -36,7 +37,7 @@ from layersim.metrics import mean_saturation_layer, saturation_layer
 from layersim.module import LayerwiseModule
 from layersim.report.exits import ExitReport, write_exit_report
 from layersim.report.page import PAGE_FILE, write_page
-from layersim.report.tradeoff import tradeoff_table
+from layersim.report.tradeoff import calibration_table, tradeoff_table
 from layersim.runs.parameters import fingerprint, parameters_of
 
 _TIMED = 5
@@ -182,6 +183,7 @@ def _report_of(
     return ExitReport(
         policy=policy.name,
         temperatures=None if temperatures is None else temperatures.tolist(),
+        calibration=calibrations(table),
         layers=layers,
         samples=samples,
         exits=list(found.exits),
@@ -243,6 +245,7 @@ def _show(report: ExitReport, found: ExitSummary, directory: Path | None, stage:
     early = 1 - report.exits[-1] / report.samples
     hint = " The model was trained at its last layer alone." if report.objective == "LastLayer" else ""
     console.print(f"{early:.1%} of the samples leave before the last layer.{hint}")
+    console.print(calibration_table(report))
     console.print(tradeoff_table({report.policy if directory is None else directory.name: report}))
     if directory is None:
         return

@@ -16,7 +16,7 @@ from layersim.exits.policies import (
 )
 from layersim.exits.runner import EarlyExit, Exited
 from layersim.exits.speed import Speed, measure_speed
-from layersim.exits.table import ExitSummary, ExitTable, Risk, exit_table, join_tables, summarize
+from layersim.exits.table import ExitSummary, ExitTable, Risk, calibrations, exit_table, join_tables, summarize
 from layersim.exits.temperature import fit_temperatures, split_for_temperatures
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "accuracy_at",
     "best_within",
     "calibrate",
+    "calibrations",
     "check_promise",
     "exit_counts",
     "exit_curve",

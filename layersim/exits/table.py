@@ -9,11 +9,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from layersim.errors import UserError
 from layersim.exits.policies import Policy, View, exit_layer, next_streak
 from layersim.heads import MAX_LOGITS, Head
+from layersim.metrics.calibration import against_target, calibration, calibration_sums
 from layersim.outputs import LayerFeatures
 from layersim.precision import widened
 
@@ -27,9 +27,12 @@ class ExitTable:
     predictions: Tensor
     """(L, N) most likely class."""
     losses: Tensor
-    """(L, N) cross-entropies in nats, after the layers' temperatures."""
-    briers: Tensor
-    """(L, N) half Brier scores ½ Σc (pc − 1[c = target])², in [0, 1]: 0 sure and right, 1 sure and wrong."""
+    """(L, N) cross-entropies in nats, after the layers' temperatures, as are"""
+    sureness: Tensor
+    """(2, L, N): the confidence in the prediction, and the Brier score Σc (pc − 1[c = target])², in 0 … 2: 0 sure and
+    right, 2 sure and wrong."""
+    untempered: Tensor
+    """(2, L, N) the same without temperatures."""
     targets: Tensor
     """(N,) classes."""
 
@@ -75,34 +78,38 @@ def exit_table(head: Head, features: LayerFeatures, policy: Policy, temperatures
 
 
 def _read(head: Head, values: Tensor, targets: Tensor, policy: Policy, temperatures: Tensor) -> ExitTable:
-    scores, predictions, losses, briers = [], [], [], []
+    scores, predictions, losses, sureness, untempered = [], [], [], [], []
     previous: Tensor | None = None
     before: Tensor | None = None
     streak: Tensor | None = None
     for layer, temperature in enumerate(temperatures):
         logits = widened(head.logits(values[layer : layer + 1], [layer])[0])
+        raw = _sureness(logits, targets)
         logits = logits / temperature.to(logits)
+        loss, sure = raw if temperature == 1 else _sureness(logits, targets)
         prediction = logits.argmax(dim=-1)
         streak = next_streak(prediction, before, streak)
         scores.append(policy.score(View(logits, values[layer], previous, streak)))
         predictions.append(prediction)
-        losses.append(cross_entropy(logits, targets, reduction="none"))
-        briers.append(half_brier(logits, targets))
+        losses.append(loss)
+        sureness.append(sure)
+        untempered.append(raw[1])
         previous, before = values[layer], prediction
-    return ExitTable(torch.stack(scores), torch.stack(predictions), torch.stack(losses), torch.stack(briers), targets)
+    return ExitTable(
+        scores=torch.stack(scores),
+        predictions=torch.stack(predictions),
+        losses=torch.stack(losses),
+        sureness=torch.stack(sureness, dim=1),
+        untempered=torch.stack(untempered, dim=1),
+        targets=targets,
+    )
 
 
-def half_brier(logits: Tensor, targets: Tensor) -> Tensor:
-    """½ Σc (pc − 1[c = target])² of (N, C) logits and (N,) targets: (N,) in [0, 1].
-
-    The quadratic score (Brier 1950), halved: like cross-entropy least, in expectation, for the true probabilities, but
-    bounded.
-    """
-    probabilities = logits.softmax(dim=-1)
-    target = probabilities.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    others = probabilities.scatter(-1, targets.unsqueeze(-1), 0.0).square().sum(dim=-1)
-    half: Tensor = ((1 - target).square() + others) / 2
-    return half
+def _sureness(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) cross-entropies, and (2, N) confidences and Brier scores, of (N, C) logits."""
+    log_probabilities = logits.log_softmax(dim=-1)
+    likelihoods, _, briers = against_target(log_probabilities, targets)
+    return -likelihoods, torch.stack([log_probabilities.amax(dim=-1).exp(), briers])
 
 
 Risk = Literal["error", "disagreement", "loss"]
@@ -134,10 +141,19 @@ def drops(table: ExitTable, risk: Risk) -> Tensor:
         case "disagreement":
             cost = (table.predictions != table.predictions[-1]).double()
         case "loss":
-            cost = table.briers.double()
+            cost = table.sureness[1].double() / 2
         case _:
             raise UserError(f"Expected a risk among {', '.join(get_args(Risk))}, but got {risk!r}.")
     return cost - cost[-1]
+
+
+def calibrations(table: ExitTable) -> dict[str, dict[str, list[float]]]:
+    """Each layer's calibration, `before` its temperature and `after`: `error`, `brier` and `overconfidence`, L each."""
+    right = table.predictions == table.targets
+    read = {"before": table.untempered, "after": table.sureness}
+    found = {when: calibration(calibration_sums(sure[0], right, sure[1])) for when, sure in read.items()}
+    told = ("error", "brier", "overconfidence")
+    return {when: {key: each[key].tolist() for key in told} for when, each in found.items()}
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,8 @@ def truncate(backbone: Backbone, head: Head, layers: int | Sequence[int], *, sto
     if not agree(found, expected):
         raise UserError(
             f"A {type(model).__name__} with the layers {', '.join(str(layer + 1) for layer in kept)} does not give the "
-            "readout at its last layer: something in the model depends on a block's place, and the library cannot "
-            "express it. Keep the first layers only, or choose another model."
+            "readout at its last layer: something in the model depends on a block's place, or the backbone's pool "
+            "reads other tokens, which the library cannot express. Keep the first layers only, or choose another model."
         )
     return model
 

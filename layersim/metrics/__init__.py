@@ -1,5 +1,6 @@
 """What a readout tells, and what the path of features through the layers does."""
 
+from layersim.metrics.calibration import LayerCalibration
 from layersim.metrics.class_means import (
     ClassPaths,
     NeuralCollapse,
@@ -9,6 +10,7 @@ from layersim.metrics.class_means import (
     self_duality,
 )
 from layersim.metrics.effective_depth import effective_depth, measured_depth, paired_interval
+from layersim.metrics.geometry import LayerGeometry, effective_rank, intrinsic_dimension
 from layersim.metrics.monotonicity import Rise, TargetProbability, cosine_to_last, rise
 from layersim.metrics.progression import Agreement, agreement, progression, rise_record
 from layersim.metrics.readout import (
@@ -30,7 +32,9 @@ __all__ = [
     "ClassPaths",
     "KeptSamples",
     "LayerAccuracy",
+    "LayerCalibration",
     "LayerF1",
+    "LayerGeometry",
     "LayerLoss",
     "NeuralCollapse",
     "RightAtBoth",
@@ -43,6 +47,8 @@ __all__ = [
     "class_paths",
     "cosine_to_last",
     "effective_depth",
+    "effective_rank",
+    "intrinsic_dimension",
     "layer_confusion",
     "mean_saturation_layer",
     "measured_depth",

@@ -13,6 +13,8 @@ EXITS_FILE = "exits.json"
 
 _SPEED = ("mean_exit_layer", "accuracy", "layer_gain", "wall_gain", "seconds", "full_seconds")
 _NUMBERS = ("mean_exit_layer", "layer_gain", "accuracy", "full_accuracy", "loss", "full_loss")
+CALIBRATION = {"error": "calibration error", "brier": "Brier score", "overconfidence": "confidence − accuracy"}
+"""What is told of each layer's calibration, in words."""
 _LOSSES = ("loss", "full_loss")  # infinite where a model is sure and wrong; JSON has null for that
 
 
@@ -31,6 +33,9 @@ class ExitReport:
     """None: every sample goes through all layers."""
     temperatures: list[float] | None
     """L numbers that the layers' logits are divided by; None: by nothing."""
+    calibration: dict[str, dict[str, list[float]]]
+    """`before` the temperatures and `after` (equal where there are none), L numbers each, on the samples that the
+    threshold was chosen on: `error` (expected calibration error), `brier`, `overconfidence` (confidence − accuracy)."""
     layers: int
     """L."""
     samples: int
@@ -82,6 +87,9 @@ class ExitReport:
         numbers |= {key: shape for key, shape in optional.items() if getattr(self, key) is not None}
         for key, shape in numbers.items():
             expect_numbers(key, getattr(self, key), shape, counts=key in (*counts, "batch_size"))
+        expect_shapes("calibration", self.calibration, {}, others=("before", "after"))
+        for when, told in self.calibration.items():
+            expect_shapes(f"calibration.{when}", told, dict.fromkeys(CALIBRATION, (self.layers,)))
         if self.promise is not None:
             promised = dict.fromkeys(("target", "observed_risk", "bound"), ())
             expect_shapes("promise", self.promise, promised, others=("method", "risk", "confidence"))

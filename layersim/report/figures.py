@@ -36,7 +36,7 @@ def figures_of(
             found[name if quantity.better is None else f"layer_{name}"] = partial(
                 curves, {label: quantity}, f"{label} by layer"
             )
-        elif len(axes) == 2 and axes[1] == LAYER:
+        elif len(axes) == 2:
             found[name] = partial(matrix, quantity, label, span=span)
         elif len(axes) == 1:
             found[name] = partial(curves, {label: quantity}, label)
@@ -46,10 +46,10 @@ def figures_of(
 
 
 def matrix(quantity: Quantity, name: str, *, span: Range = "fixed") -> Picture:
-    """Values of every pair of layers, or of layers (across) at each tick of another axis.
+    """Values of every pair of layers, or of other ticks of two axes.
 
     Args:
-        quantity: of two axes, the second of layers.
+        quantity: of two axes.
         name: for people.
         span: of the colours, see `scale_of`.
     """

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Mapping
 
+from rich.table import Table
+
 from layersim.errors import UserError
 from layersim.report.drawing.pictures import Picture, beside, curves
-from layersim.report.exits import ExitReport
-from layersim.report.quantity import Quantity
-from layersim.report.terminal import SideBySide, gathered
+from layersim.report.exits import CALIBRATION, ExitReport
+from layersim.report.numbers import three
+from layersim.report.quantity import Quantity, curve
+from layersim.report.terminal import SideBySide, gathered, table_by_layer
 
 _NOTE = "Bands: 95 % bootstrap over samples, at each threshold. Large marks: the threshold that was chosen."
 BY_LAYER, BY_TIME = "mean exit layer", "milliseconds a sample"
@@ -80,6 +83,29 @@ def tradeoff_table(reports: Mapping[str, ExitReport]) -> SideBySide:
     """
     rows = gathered([exit_summary(report) for report in reports.values()])
     return SideBySide("exits", list(reports), rows, least=12)
+
+
+def calibration_curves(reports: Mapping[str, ExitReport]) -> dict[str, dict[str, Quantity]]:
+    """What is told of each layer's calibration, in words, and of it by the run's name a curve without temperatures and,
+    where there are any, one with them."""
+    ends = {"error": (0, 1), "brier": (0, 2), "overconfidence": (-1, 1)}
+    found: dict[str, dict[str, Quantity]] = {label: {} for label in CALIBRATION.values()}
+    for name, report in reports.items():
+        whens = {"before": ", untempered", "after": ""} if report.temperatures else {"after": ""}
+        for when, suffix in whens.items():
+            for key, label in CALIBRATION.items():
+                found[label][name + suffix] = curve(report.calibration[when][key], range=ends[key])
+    return found
+
+
+def calibration_table(report: ExitReport) -> Table:
+    """How sure each layer is against how right, on the samples of the threshold; without → with its temperature."""
+    columns = {
+        label: zip(*(each.values for each in shown.values()), strict=True)
+        for label, shown in calibration_curves({"": report}).items()
+    }
+    cells = ((label, [" → ".join(map(three, values)) for values in column]) for label, column in columns.items())
+    return table_by_layer("", "Without its temperature → with it." if report.temperatures else "", cells)
 
 
 def exit_summary(report: ExitReport) -> dict[str, str]:

@@ -148,5 +148,6 @@ def made_up(layers: int, width: int, samples: int) -> LayerOutput:
     targets, numbers = torch.arange(samples) % 2, torch.arange(samples)
     features = LayerFeatures(torch.randn(layers, samples, width, generator=draw), targets, numbers)
     confidences = torch.rand(layers, samples, generator=draw)
-    readout = Readout(torch.ones(layers), targets.expand(layers, -1), confidences, torch.logit(confidences, eps=1e-6))
+    odds = torch.logit(confidences, eps=1e-6)
+    readout = Readout(torch.ones(layers), targets.expand(layers, -1), confidences, odds, confidences)
     return LayerOutput(features, readout, torch.ones(()))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from layersim.backbones import TransformersBackbone
 from layersim.errors import UserError
+from layersim.export import truncate
 from layersim.heads import SharedHead
 from layersim.objectives import Aligned
 from tests.backbones.tiny_transformers import (
@@ -107,6 +108,25 @@ def test_a_mean_over_tokens_is_taken_behind_the_norm(family: str) -> None:
     assert len(list(backbone.final_norm.parameters())) == 0
     with pytest.raises(UserError, match="final norm stands before its pooling"):
         SharedHead(backbone, norm="none")
+
+
+def test_the_mean_over_tokens_may_be_read_in_place_of_the_first() -> None:
+    options: dict[str, Any] = {"task": "classification", "pretrained": False, "config_args": ENCODERS["BERT"]}
+    torch.manual_seed(0)
+    own = TransformersBackbone(**options).eval()
+    torch.manual_seed(0)
+    mean = TransformersBackbone(**options, pool="mean").eval()
+    batch = batch_for(own)
+    states = own.model(**{key: batch[key] for key in ("input_ids", "attention_mask")}, output_hidden_states=True)
+    mask = batch["attention_mask"][..., None].float()
+    expected = [(layer * mask).sum(1) / mask.sum(1) for layer in states.hidden_states[1:]]
+    torch.testing.assert_close(mean(batch).values, torch.stack(expected))
+    assert not torch.allclose(mean(batch).values, own(batch).values, atol=0.1)
+    assert SharedHead(mean).logits(mean(batch).values, range(L)).shape == (L, len(mask), own.num_classes)
+    with pytest.raises(UserError, match="the backbone's pool reads other tokens"):
+        truncate(mean, SharedHead(mean), 2)
+    with pytest.raises(UserError, match="Expected a classifier of texts to pool by mean"):
+        TransformersBackbone(task="language-modeling", pretrained=False, config_args=CAUSAL["GPT-2"], pool="mean")
 
 
 def test_the_classifier_of_a_language_model_is_its_one_linear_map() -> None:

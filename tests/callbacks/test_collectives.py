@@ -11,6 +11,8 @@ from torch.profiler import ProfilerActivity, profile
 from callbacks import (
     ExitCurveMonitor,
     LayerAccuracyMonitor,
+    LayerCalibrationMonitor,
+    LayerGeometryMonitor,
     ProgressionMonitor,
     RunRecorder,
     SaturationMonitor,
@@ -63,6 +65,8 @@ def measured(path: Path, depth: int, measures: dict[str, Any], devices: int) -> 
         ExitCurveMonitor(),
         ProgressionMonitor(max_samples=200),
         SimilarityHeatmaps(measures),
+        LayerCalibrationMonitor(),
+        LayerGeometryMonitor(max_samples=200),
     ]
     strategy = "ddp_fork" if devices > 1 else "auto"
     run = trainer(path, [Counter(path), *monitors, RunRecorder()], devices=devices, strategy=strategy)
@@ -78,8 +82,8 @@ def test_collectives_do_not_depend_on_layers_or_measures(tmp_path: Path, monkeyp
     (small, other), _ = measured(tmp_path / "small", 3, FEW, 2)
     (large, _), two = measured(tmp_path / "large", 6, MANY, 2)
     assert small == other == large
-    # to agree on what travels, twice two; what does; sums of two dtypes; a monitor's numbers, by five; the recorder's
-    assert len(large) == 4 + 1 + 2 + 5 + 1
+    # to agree on what travels, twice two; what does; sums of two dtypes; a monitor's numbers, by seven; the recorder's
+    assert len(large) == 4 + 1 + 2 + 7 + 1
     _, one = measured(tmp_path / "one", 6, MANY, 1)
     assert one.keys() == two.keys()
     assert one["saturation"] == two["saturation"]

@@ -182,7 +182,7 @@ def measured_alone(features: Tensor, classes: Tensor | None) -> tuple[Progressio
     layers, samples, _ = features.shape
     empty = torch.empty(0)
     log_odds = empty if classes is None else torch.randn(layers, samples)
-    readout = Readout(empty, empty, empty, log_odds)
+    readout = Readout(empty, empty, empty, log_odds, empty)
     monitor = ProgressionMonitor()
     metrics = monitor.make_metrics(tiny.module())
     monitor.update(metrics, LayerOutput(LayerFeatures(features, classes, torch.arange(samples)), readout))

@@ -65,6 +65,9 @@ def test_temperatures_are_fitted_on_other_samples(layersim: Callable[..., Path],
     assert found["samples"] == 719 - round(0.3 * 719)
     assert len(found["temperatures"]) == 3
     assert found["speed"] == []
+    before, after = found["calibration"]["before"], found["calibration"]["after"]
+    assert sum(after["brier"]) < sum(before["brier"])  # what temperatures are for, on samples that they have not seen
+    assert sum(map(abs, after["overconfidence"])) < sum(map(abs, before["overconfidence"]))
 
 
 def test_exits_tell_what_they_are_at(
@@ -123,6 +126,9 @@ def test_two_processes_find_what_one_finds(checkpoint: Path, tmp_path: Path) -> 
     assert two["exits"] == one["exits"]
     assert two["temperatures"] == pytest.approx(one["temperatures"], rel=1e-6)
     assert two["threshold"] == one["threshold"]
+    for when, told in one["calibration"].items():
+        for name, values in told.items():
+            assert two["calibration"][when][name] == pytest.approx(values, rel=1e-6, abs=1e-6)
     assert two["curve"] == one["curve"]
 
 

@@ -7,16 +7,19 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from layersim.exits import ExitTable
-from layersim.exits.table import half_brier
+from layersim.metrics.calibration import against_target
 
 
 def table_of(logits: Tensor, targets: Tensor) -> ExitTable:
     """The confidence policy's table of (L, N, C) logits."""
+    briers = against_target(logits.log_softmax(dim=-1), targets.expand(logits.shape[:2]))[2]
+    sure = torch.stack([logits.softmax(dim=-1).amax(dim=-1), briers])
     return ExitTable(
         scores=logits.softmax(dim=-1).amax(dim=-1),
         predictions=logits.argmax(dim=-1),
         losses=torch.stack([cross_entropy(layer, targets, reduction="none") for layer in logits]),
-        briers=torch.stack([half_brier(layer, targets) for layer in logits]),
+        sureness=sure,
+        untempered=sure,
         targets=targets,
     )
 

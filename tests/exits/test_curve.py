@@ -126,7 +126,9 @@ def output(confidences: Tensor, predictions: Tensor, targets: Tensor) -> LayerOu
     layers, samples = confidences.shape
     features = LayerFeatures(torch.zeros(layers, samples, 2), targets, torch.arange(samples))
     return LayerOutput(
-        features, Readout(torch.zeros(layers), predictions, confidences, torch.empty(0)), torch.tensor(0.0)
+        features,
+        Readout(torch.zeros(layers), predictions, confidences, torch.empty(0), torch.empty(0)),
+        torch.tensor(0.0),
     )
 
 

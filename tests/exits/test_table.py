@@ -4,8 +4,17 @@ import pytest
 import torch
 
 from layersim.errors import UserError
-from layersim.exits import POLICIES, Confidence, Patience, Policy, exit_table, join_tables, summarize, table
-from layersim.exits.table import half_brier
+from layersim.exits import (
+    POLICIES,
+    Confidence,
+    Patience,
+    Policy,
+    calibrations,
+    exit_table,
+    join_tables,
+    summarize,
+    table,
+)
 from layersim.heads import Head, SeparateHeads
 from layersim.outputs import LayerFeatures
 from tests.exits.readouts import table_of
@@ -41,8 +50,19 @@ def test_temperatures_divide_each_layers_logits(head: Head, features: LayerFeatu
     read = exit_table(head, features, Confidence(), temperatures)
     logits = head.logits(features.values, range(3)).detach() / temperatures.float().view(3, 1, 1)
     expected = table_of(logits, features.targets)
-    for column in ("scores", "predictions", "losses", "briers"):
+    for column in ("scores", "predictions", "losses", "sureness"):
         torch.testing.assert_close(getattr(read, column), getattr(expected, column))
+    plain = table_of(head.logits(features.values, range(3)).detach(), features.targets)
+    torch.testing.assert_close(read.untempered, plain.sureness)
+    calibrated = calibrations(read)
+    for when, one in (("before", plain), ("after", expected)):
+        confidences, right = one.scores.double(), (one.predictions == features.targets).double()
+        over = (confidences - right).mean(dim=1)
+        assert calibrated[when]["overconfidence"] == pytest.approx(over.tolist(), abs=1e-6)
+        assert calibrated[when]["brier"] == pytest.approx(one.sureness[1].mean(dim=1).tolist(), abs=1e-6)
+        assert all(
+            error + 1e-6 >= abs(gap) for error, gap in zip(calibrated[when]["error"], over.tolist(), strict=True)
+        )
     with pytest.raises(UserError, match=r"Expected 3 positive temperatures, .*but got \[1\.0, 1\.0\]"):
         exit_table(head, features, Confidence(), torch.ones(2))
     with pytest.raises(UserError, match=r"but got \[1\.0, 0\.0, 1\.0\]"):
@@ -82,12 +102,6 @@ def test_samples_and_targets_are_needed(head: Head, features: LayerFeatures) -> 
         exit_table(head, LayerFeatures(features.values), Confidence())
     with pytest.raises(UserError, match="but got none"):
         join_tables([])
-
-
-def test_half_brier_by_hand() -> None:
-    probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-    expected = torch.tensor([(0.25 + 0.09 + 0.04) / 2, (0.25 + 0.49 + 0.04) / 2, 0.0, 1.0])
-    torch.testing.assert_close(half_brier(probabilities.log(), torch.tensor([0, 1, 0, 2])), expected)
 
 
 def test_a_summary_by_hand() -> None:

@@ -25,7 +25,7 @@ def output(predictions: Tensor, targets: Tensor) -> LayerOutput:
     layers, samples = predictions.shape
     return LayerOutput(
         LayerFeatures(torch.zeros(layers, samples, 2), targets),
-        Readout(torch.zeros(layers), predictions, torch.ones(layers, samples), torch.empty(0)),
+        Readout(torch.zeros(layers), predictions, torch.ones(layers, samples), torch.empty(0), torch.empty(0)),
     )
 
 

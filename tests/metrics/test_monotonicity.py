@@ -21,7 +21,7 @@ def output(probabilities: Tensor, targets: bool = True) -> LayerOutput:
     classes = torch.zeros(samples, dtype=torch.int64) if targets else None
     features = LayerFeatures(torch.zeros(layers, samples, 2), classes, torch.arange(samples))
     empty = torch.empty(0)
-    return LayerOutput(features, Readout(empty, empty, empty, probabilities.logit() if targets else empty))
+    return LayerOutput(features, Readout(empty, empty, empty, probabilities.logit() if targets else empty, empty))
 
 
 def test_shares_by_hand() -> None:

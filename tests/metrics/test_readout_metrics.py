@@ -30,7 +30,9 @@ def output(predictions: Tensor, targets: Tensor, losses: Tensor | None = None, l
     features = LayerFeatures(torch.zeros(layers, samples, 2), targets, torch.arange(samples))
     losses = torch.zeros(layers) if losses is None else losses
     return LayerOutput(
-        features, Readout(losses, predictions, torch.ones(layers, samples), torch.empty(0)), torch.tensor(loss)
+        features,
+        Readout(losses, predictions, torch.ones(layers, samples), torch.empty(0), torch.empty(0)),
+        torch.tensor(loss),
     )
 
 

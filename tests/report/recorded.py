@@ -46,7 +46,7 @@ def quantities(**values: Any) -> dict[str, Quantity]:
         found["exit_curve"] = Quantity(values=exits["accuracy"], axes=("threshold",), **told)
     for name, epochs in to_epoch.items():
         ticks = {"epoch": [*epochs]}
-        told = {"label": f"{name} to epoch", "range": (-1, 1), "ticks": ticks}
+        told = {"label": f"{name} to epoch", "range": (-1, 1), "better": "higher", "ticks": ticks}
         found[f"{name}_to_epoch"] = Quantity(values=[*epochs.values()], axes=("epoch", LAYER), **told)
     return found | {name: one for name, one in values.items() if isinstance(one, Quantity)}
 

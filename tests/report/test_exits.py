@@ -9,7 +9,8 @@ from layersim.errors import UserError
 from layersim.report.exits import ExitReport, read_exit_report, write_exit_report
 
 KEYS = [
-    "policy", "threshold", "temperatures", "layers", "samples", "mean_exit_layer", "layer_gain", "exits", "accuracy",
+    "policy", "threshold", "temperatures", "calibration", "layers", "samples", "mean_exit_layer", "layer_gain", "exits",
+    "accuracy",
     "full_accuracy", "loss", "full_loss", "promise", "curve", "speed", "batch_size", "device", "oracle", "parameters",
     "head", "objective", "weights", "precision",
 ]  # fmt: skip
@@ -25,6 +26,10 @@ def report(**changes: Any) -> ExitReport:
         "policy": "confidence",
         "threshold": 0.75,
         "temperatures": [1.5, 0.5],
+        "calibration": {
+            "before": {"error": [0.25, 0.125], "brier": [1.0, 0.5], "overconfidence": [0.25, -0.0625]},
+            "after": {"error": [0.0625, 0.125], "brier": [0.75, 0.5], "overconfidence": [0.0625, 0.0]},
+        },
         "layers": 2,
         "samples": 80,
         "mean_exit_layer": 1.25,
@@ -119,6 +124,11 @@ def test_the_wall_gain_is_that_of_the_threshold(speeds: list[dict[str, Any]], ga
         ({"accuracy": None}, "accuracy: expected one number, got None"),
         ({"policy": None}, "policy: expected a name, got None"),
         ({"temperatures": [1.0]}, "temperatures: expected 2 numbers, got 1"),
+        ({"calibration": {"before": {}}}, "calibration: .*; after absent"),
+        (
+            {"calibration": report().calibration | {"after": {"error": [1.0], "brier": [], "overconfidence": []}}},
+            r"calibration\.after\.error: expected 2 numbers, got 1",
+        ),
         ({"threshold": "high"}, "threshold: expected one number, got 'high'"),
         (
             {"promise": {"method": "ltt"}},

@@ -341,19 +341,28 @@ def test_what_is_drawn_follows_from_axes_and_unit() -> None:
         "sheep": curve([3, 5], unit="samples"),
         "push": Quantity(values=[[1.0, 0.5], [0.5, 1.0]], axes=(LAYER, LAYER)),
         "tide": Quantity(values=[[1.0, 0.5]] * 3, axes=("moon", LAYER), ticks={"moon": ["a", "b", "c"]}),
+        "gain": Quantity(
+            values=[[0.1, math.nan], [0.2, 0.3]],
+            axes=(LAYER, "hour"),
+            range=(-1, 1),
+            interval={"low": [[0.0, math.nan], [0.1, 0.1]], "high": [[0.2, math.nan], [0.3, 0.5]]},
+        ),
         "dusk": Quantity(values=[0.2, 0.9], axes=("hour",), range=(0, 1), ticks={"hour": [6, 21], "light": [9.0, 0.5]}),
         "walk": Quantity(values=ways, axes=("dog", LAYER, "place"), ticks={"dog": ["x", "y", "z"]}),
         "mean": Quantity(values=0.5),
         "blob": Quantity(values=[[[[0.5]]]], axes=("a", "b", "c", "d")),
     }
     figures = {name: draw() for name, draw in figures_of(strange).items()}
-    assert list(figures) == ["layer_pull", "sheep", "push", "tide", "dusk", "walk"]
+    assert list(figures) == ["layer_pull", "sheep", "push", "tide", "gain", "dusk", "walk"]
     for picture in figures.values():
         altair.LayerChart.from_dict(picture)
     pull = figures["layer_pull"]
     assert (channel(pull, "line", "y")["title"], points(pull), domain(pull)[0]) == ("newtons", [(1, 3.0), (2, 5.0)], 0)
     assert "share of 8 samples" in figures["sheep"]["title"]
     assert [row["y"] for row in figures["tide"]["data"]["values"]] == ["a", "a", "b", "b", "c", "c"]
+    gain = figures["gain"]  # of both signs, neither of them better: 0 is in the middle whatever the values are
+    assert (ends(gain), channel(gain, "rect", "color")["scale"]["scheme"]) == ((-1, 1), "redblue")
+    assert [row["low"] for row in gain["data"]["values"]] == [0.0, None, 0.1, 0.1]
     dusk = figures["dusk"]
     assert (channel(dusk, "line", "x")["title"], points(dusk), domain(dusk)) == (
         "light",

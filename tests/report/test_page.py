@@ -349,7 +349,7 @@ def test_what_nobody_has_heard_of_is_compared(tmp_path: Path) -> None:
 
 
 def test_exits_and_seconds_are_shown_where_there_are_any() -> None:
-    layers, seconds = exit_charts({"timed": report(), "not": report(speed=[])})
+    layers, seconds, *calibrated = exit_charts({"timed": report(), "not": report(speed=[], temperatures=None)})
     timed = layers["record"]["quantities"]["timed"]
     assert layers["title"] == "Calibrated exits: accuracy by mean exit layer"
     assert (timed["ticks"]["mean exit layer"], timed["values"]) == ([1.0, 1.25, 2.0], [0.5, 0.875, 0.9])
@@ -360,7 +360,11 @@ def test_exits_and_seconds_are_shown_where_there_are_any() -> None:
     ]
     assert [*seconds["record"]["quantities"]] == ["timed"]
     assert seconds["along"] == "milliseconds a sample"
-    assert len(exit_charts({"not": report(speed=[])})) == 1
+    assert len(exit_charts({"not": report(speed=[])})) == 1 + 3
+    error = calibrated[0]
+    assert error["title"] == "Exits: calibration error by layer"
+    told = {name: one["values"] for name, one in error["record"]["quantities"].items()}
+    assert told == {"timed, untempered": [0.25, 0.125], "timed": [0.0625, 0.125], "not": [0.0625, 0.125]}
     assert exit_charts({}) == []
 
 

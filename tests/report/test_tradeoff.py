@@ -9,7 +9,7 @@ from rich.console import Console
 from layersim.commands.compare import compare
 from layersim.errors import UserError
 from layersim.report.exits import ExitReport, write_exit_report
-from layersim.report.tradeoff import tradeoff_figure, tradeoff_table
+from layersim.report.tradeoff import calibration_table, tradeoff_figure, tradeoff_table
 from tests.report.test_compare import make_run, record
 from tests.report.test_exits import report
 from tests.report.test_figures import channel, domain, points, said
@@ -75,6 +75,16 @@ def test_the_table_of_three_runs_fits_80_columns() -> None:
         ["parameters", "12,345", "12,345", "12,515"],
         ["saved", "by", "one", "head", "1.4%", "1.4%", "0.0%"],
     ]
+
+
+def test_calibration_without_and_with_temperatures_by_layer() -> None:
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(calibration_table(report()), calibration_table(report(temperatures=None)))
+    told = [line.split() for line in console.export_text().splitlines() if line.strip()]
+    assert told[2] == ["1", "0.250", "→", "0.062", "1.000", "→", "0.750", "0.250", "→", "0.062"]
+    assert told[3] == ["2", "0.125", "→", "0.125", "0.500", "→", "0.500", "-0.062", "→", "0.000"]
+    assert ["1", "0.062", "0.750", "0.062"] in told
+    assert any(line[:2] == ["Without", "its"] for line in told)
 
 
 def test_compare_draws_the_runs_that_have_exits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,8 +27,8 @@ class Scale:
 def scale_of(name: str, quantity: Quantity, values: Sequence[ArrayLike], span: Range = "fixed") -> Scale:
     """The colours of a quantity.
 
-    From dark to light where all values are 0 or more, else to both sides of 0. What is alike is bright, so that where
-    lower is better the colours are turned.
+    From dark to light where all values are 0 or more, else, and where both signs can be and neither is better, to both
+    sides of 0. What is alike is bright, so that where lower is better the colours are turned.
 
     Args:
         name: of the quantity, for people.
@@ -41,7 +41,8 @@ def scale_of(name: str, quantity: Quantity, values: Sequence[ArrayLike], span: R
     every = every[np.isfinite(every)]
     least, most = (float(every.min()), float(every.max())) if every.size else (0.0, 1.0)
     low, high = (None, None) if span == "data" else quantity.range
-    if least >= _ZERO:
+    signed = least < _ZERO or (quantity.better is None and (quantity.range[0] or 0) < 0)
+    if not signed:
         low = least if low is None else max(low, 0.0)
         high = most if high is None else high
     else:
@@ -49,5 +50,5 @@ def scale_of(name: str, quantity: Quantity, values: Sequence[ArrayLike], span: R
         low = -low
     if low == high:
         low, high = low - 0.5, high + 0.5
-    turned = "_r" if (quantity.better == "lower") != (least < _ZERO) else ""
-    return Scale(name, low, high, ("viridis" if least >= _ZERO else "RdBu") + turned)
+    turned = "_r" if (quantity.better == "lower") != signed else ""
+    return Scale(name, low, high, ("RdBu" if signed else "viridis") + turned)

@@ -78,7 +78,7 @@ def rows(quantity: Quantity, series: str = "") -> list[dict[str, Any]]:
         x, value = values[place] if plane else (ticks[-1][place[-1]], values[place])
         named = [str(tick[at]) for tick, at in zip(ticks, place[:-1])]  # noqa: B905
         row = {"id": number, "x": _finite(x), "y": series or ", ".join(named), "value": _finite(value)}
-        row |= {"low": low[place].item(), "high": high[place].item()} if low is not None and high is not None else {}
+        row |= {end: _finite(each[place]) for end, each in (("low", low), ("high", high)) if each is not None}
         row |= {} if p is None else {"chance": bool(p[place] > BY_CHANCE)}
         found.append(row | {"short": _short(float(value))})
     return found

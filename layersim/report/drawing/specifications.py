@@ -128,7 +128,7 @@ def cells(
     ink = {"text": {"field": "short"}, "color": {"condition": {"test": dark, "value": "white"}, "value": "black"}}
     stroke = {"stroke": ink["color"]}
     hatch = _mark("point", place | stroke | _TOLD, shape=_HATCH, size={"expr": f"{cell} * {cell}"}, **_FAINT)
-    number = _mark("text", place | ink, fontSize={"expr": f"min(12, 0.44 * {cell})"})
+    number = _mark("text", place | ink, fontSize={"expr": f"min(12, {cell} * min(0.44, 1.76 / length(datum.short)))"})
     told = {"legend": legend} if legend else {}
     return _layered(
         _mark(

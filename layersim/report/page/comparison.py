@@ -22,7 +22,7 @@ from layersim.report.page.section import RunPage, table
 from layersim.report.quantity import Quantity, curves, single_numbers
 from layersim.report.records import LayerRecord, shared_name
 from layersim.report.table import options_note
-from layersim.report.tradeoff import chosen_points, tradeoff_curves
+from layersim.report.tradeoff import calibration_curves, chosen_points, tradeoff_curves
 
 CONFIDENCE = 0.95
 
@@ -161,11 +161,12 @@ def compared_charts(
 
 def exit_charts(reports: Mapping[str, ExitReport]) -> list[Chart]:
     """Accuracy against mean exit layer and, where it was measured, against time, a series a run; large marks are the
-    thresholds that were chosen."""
+    thresholds that were chosen. Then each layer's calibration."""
+    calibrated = calibration_curves(reports) if reports else {}
     return [
         static_chart(f"calibrated exits: accuracy by {along}", shown, along=along, extra=chosen_points(reports, along))
         for along, shown in (tradeoff_curves(reports) if reports else {}).items()
-    ]
+    ] + [static_chart(f"exits: {label} by layer", shown) for label, shown in calibrated.items()]
 
 
 def lens_charts(lenses: Mapping[str, LayerRecord]) -> list[Chart]:
