@@ -71,8 +71,7 @@ def main(args: Sequence[str] | None = None) -> int:
         with ended_by_signals():
             if verb not in VERBS:
                 raise UserError(f"There is no verb {verb!r}. `layersim --help` lists them.")
-            args = import_module("layersim.commands.recipes").with_paths(args)
-            rest = args[1:]
+            verb, *rest = args = list(import_module("layersim.commands.recipes").with_paths(args))
             if verb in _LOOPS and {"-h", "--help"} & {*rest}:
                 print(import_module("layersim.commands.loop_help").own_help(verb, VERBS[verb]))
             elif verb in _LOOPS:
