@@ -49,7 +49,7 @@ types: install ## strict type checks
 	$(BIN)/mypy
 
 docs: install ## build the documentation into site/, a warning being an error
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 package: install ## build a source archive and a wheel into dist/, and check what an index would say of them
 	rm -rf dist build

@@ -30,14 +30,14 @@ def recipes(names: list[str] = []) -> None:  # noqa: B006 - read only
 
 def named() -> dict[str, Path]:
     """Every recipe by its name: its place below `experiments/`, without `vision/` or `text/`."""
-    places = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sorted(ROOT.rglob("*.yaml"))}
-    return {re.sub("^(vision|text)/", "", place): path for place, path in places.items()}
+    places = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in ROOT.rglob("*.yaml")}
+    return dict(sorted((re.sub("^(vision|text)/", "", place), path) for place, path in places.items()))
 
 
 def shows(path: Path) -> str:
     """The first sentence of a recipe's header."""
     header = path.read_text().partition("\n#\n")[0]
-    return re.split(r"(?<=[.;]) (?![^(]*\))", header.replace("\n#", "").removeprefix("# "))[0].rstrip(";.")
+    return re.split(r"(?<=[.;?]) (?![^(]*\))", header.replace("\n#", "").removeprefix("# "))[0].rstrip(";.")
 
 
 def path_of(name: str) -> Path:
