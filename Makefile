@@ -1,21 +1,23 @@
 # layersim: every target is explained by `make help`.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-BIN := .venv/bin
+PYTHONS ?= python3.11 python3.12 python3.13
+VENV ?= .venv
+BIN := $(VENV)/bin
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-install: .venv/installed ## make .venv with the pinned environment (uv where it is there, else pip)
+install: $(VENV)/installed ## make .venv with the pinned environment (uv where it is there, else pip)
 
-.venv/installed: requirements.lock pyproject.toml
-	rm -rf .venv
+$(VENV)/installed: requirements.lock pyproject.toml
+	rm -rf $(VENV)
 	if command -v uv >/dev/null; then \
-		uv venv --quiet --python $(PYTHON) .venv && \
+		uv venv --quiet --python $(PYTHON) $(VENV) && \
 		uv pip install --quiet --python $(BIN)/python -r requirements.lock && \
 		uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
 	else \
-		$(PYTHON) -m venv .venv && \
+		$(PYTHON) -m venv $(VENV) && \
 		$(BIN)/pip install --quiet -r requirements.lock && \
 		$(BIN)/pip install --quiet --no-deps -e .; \
 	fi
@@ -31,6 +33,13 @@ test-long: install ## what takes too long for `make test`: every family, made ti
 	LAYERSIM_LONG=1 $(BIN)/python -m pytest tests/backbones/test_survey.py tests/test_machines.py tests/test_demo.py \
 		tests/export/test_leaving.py tests/similarity/test_null.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability
+	LAYERSIM_LONG=1 $(BIN)/python -m pytest tests/test_packaging.py
+	$(MAKE) test-pythons
+
+test-pythons: ## the whole suite on each supported Python that this machine has (PYTHONS="/path/to/python3.12 …")
+	for python in $(PYTHONS); do \
+		if $$python -c '' 2>/dev/null; then $(MAKE) test PYTHON=$$python VENV=.venv-$$(basename $$python) || exit 1; \
+		else echo "$$python is not here."; fi; done
 
 lint: install ## style
 	$(BIN)/ruff check .
@@ -38,6 +47,17 @@ lint: install ## style
 
 types: install ## strict type checks
 	$(BIN)/mypy
+
+docs: install ## build the documentation into site/, a warning being an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+notebooks: install ## run three tutorials, and keep what they print beside them
+	$(BIN)/python docs/notebooks.py
+
+package: install ## build a source archive and a wheel into dist/, and check what an index would say of them
+	rm -rf dist build
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 bench: install ## the benchmarks behind experiments/benchmarks/RESULTS.md (needs the extra `bench`; an hour and a half)
 	if command -v uv >/dev/null; then uv pip install --quiet --python $(BIN)/python -e '.[bench]'; \
@@ -56,9 +76,9 @@ evidence: install ## train and judge what experiments/paper/RESULTS.md tells (DA
 
 lock: ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra demo --extra onnx --extra dashboard \
-		--extra sweep --extra lora --no-header --no-annotate --no-emit-index-url --upgrade --output-file requirements.lock pyproject.toml
+		--extra sweep --extra lora --extra docs --no-header --no-annotate --no-emit-index-url --upgrade --output-file requirements.lock pyproject.toml
 
 clean: ## remove the environment and caches, never a run
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache build dist site *.egg-info
 
-.PHONY: help install demo test test-long lint types bench evidence lock clean
+.PHONY: help install demo test test-long test-pythons lint types docs notebooks package bench evidence lock clean

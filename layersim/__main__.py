@@ -27,6 +27,7 @@ VERBS = {
     "report": "write one run as a page that opens in any browser",
     "runs": "list runs: objective, accuracy, effective depth, age",
     "dashboard": "make a W&B workspace and a report of what layersim logs",
+    "recipes": "list the recipes that come with layersim, or print one",
     "families": "list the families of timm and transformers that are read, and why others are not",
 }
 _LINES = "\n".join(f"  {verb:<10} {does}" for verb, does in VERBS.items())
@@ -38,7 +39,7 @@ verbs:
 {_LINES}
 
 Each verb explains its options: `layersim fit --help`.
-A recipe is a YAML file with options: `layersim fit --config experiments/vision/digits/aligned.yaml`.
+A recipe is a YAML file with options: `layersim fit --config recipe:digits/aligned`.
 What is typed beats the recipe: `--model.optimizer.init_args.lr=0.0005 --trainer.max_epochs=10`.
 
 options:
@@ -71,6 +72,7 @@ def main(args: Sequence[str] | None = None) -> int:
         with ended_by_signals():
             if verb not in VERBS:
                 raise UserError(f"There is no verb {verb!r}. `layersim --help` lists them.")
+            verb, *rest = args = list(import_module("layersim.commands.recipes").with_paths(args))
             if verb in _LOOPS and {"-h", "--help"} & {*rest}:
                 print(import_module("layersim.commands.loop_help").own_help(verb, VERBS[verb]))
             elif verb in _LOOPS:

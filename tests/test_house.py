@@ -1,4 +1,4 @@
-"""Who may import whom: one direction, no way back (README, "How it is built")."""
+"""Who may import whom: one direction, no way back (docs/house.md)."""
 
 import ast
 from pathlib import Path

@@ -192,14 +192,14 @@ def test_a_wrong_option_is_refused(stand_ins: Path, tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize("recipe", TASKS, ids=key)
 def test_a_tasks_header_tells_what_to_expect(recipe: Path) -> None:
     said = header(recipe)
-    assert f"--config experiments/paper/{key(recipe)}" in said
+    assert f"--config recipe:paper/{key(recipe).removesuffix('.yaml')}" in said
     for word in ("4 GPUs: ", "Hardware: ", "Hours (an estimate", "Published", "Differs from the paper: "):
         assert word in said.replace("\n# ", " "), word
 
 
 @pytest.mark.parametrize("recipe", [*OBJECTIVES, *DEPTHS], ids=key)
 def test_an_overlays_header_tells_its_command(recipe: Path) -> None:
-    assert f"--config experiments/paper/{key(recipe)}" in header(recipe)
+    assert f"--config recipe:paper/{key(recipe).removesuffix('.yaml')}" in header(recipe)
 
 
 def test_the_index_names_every_recipe() -> None:

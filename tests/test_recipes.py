@@ -64,7 +64,8 @@ def stdlib_code() -> None:
 
 def verb(recipe: Path) -> str:
     """What the header tells to run."""
-    command = next(line for line in header(recipe).splitlines() if f"--config experiments/{key(recipe)}" in line)
+    named = f"--config recipe:{key(recipe).removesuffix('.yaml').partition('/')[2]}"
+    command = next(line for line in header(recipe).splitlines() if named in line)
     return command.split()[2]
 
 

@@ -9,6 +9,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
+from layersim.commands.recipes import with_paths
 from layersim.commands.stored import stored_sections
 from layersim.data import SplitDataModule
 from layersim.errors import UserError, as_user_error
@@ -58,6 +59,7 @@ def classes_of(data: SplitDataModule) -> int | None:
 def with_checkpoint(given: list[str]) -> list[str]:
     """A verb and its words with a typed checkpoint's model, and its data where neither recipe nor data are typed, as a
     recipe that stands before all others."""
+    given = with_paths(given)  # of a sweep's trial
     if not (path := _typed_checkpoint(given)):
         return given
     checkpoint = read_checkpoint(path, shapes_only=True)

@@ -56,8 +56,8 @@ def fit_temperatures(head: Head, features: LayerFeatures) -> Tensor:
     all that is ever alive.
 
     Warns:
-        of layers whose temperature lies at a bound: samples all classified rightly and surely, or logits that say less
-        than none.
+        UserWarning: a layer's temperature lies at a bound: samples all classified rightly and surely, or logits that
+            say less than none.
 
     Raises:
         UserError: there are no samples, no targets, or logits that are not finite.

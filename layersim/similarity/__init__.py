@@ -1,18 +1,39 @@
-"""How alike are the layers? A pure function for each measure, and the metric that streams it."""
+"""How alike are the layers? A pure function for each measure, and the metric that streams it.
 
-from layersim.similarity.cca import PWCCA, SVCCA, MeanCCA, mean_cca, pwcca, svcca
-from layersim.similarity.directions import AngularDistance, CosineSimilarity, angular_distance, cosine
+The functions need torch alone. The metrics need torchmetrics, and are imported when the first of them is asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from layersim.similarity.cca import mean_cca, pwcca, svcca
+from layersim.similarity.directions import angular_distance, cosine
 from layersim.similarity.intervals import Interval, jackknife
-from layersim.similarity.linear_cka import LinearCKA, linear_cka
-from layersim.similarity.measure import Measure, PairMeasure
-from layersim.similarity.neighbours import CKNNA, MutualKNN, cknna, mutual_knn
+from layersim.similarity.linear_cka import linear_cka
+from layersim.similarity.neighbours import cknna, mutual_knn
 from layersim.similarity.null import Null
-from layersim.similarity.procrustes import Procrustes, procrustes
+from layersim.similarity.procrustes import procrustes
 from layersim.similarity.properties import Properties
-from layersim.similarity.rbf_cka import RBFCKA, rbf_cka
-from layersim.similarity.regression import RegressionR2, regression_r2
-from layersim.similarity.rsa import RSA, rsa
-from layersim.similarity.streamed_cka import StreamedCKA
+from layersim.similarity.rbf_cka import rbf_cka
+from layersim.similarity.regression import regression_r2
+from layersim.similarity.rsa import rsa
+
+if TYPE_CHECKING:
+    from layersim.similarity.grouped_cka import LinearCKA
+    from layersim.similarity.measure import Measure, PairMeasure
+    from layersim.similarity.sampled_measures import (
+        CKNNA,
+        PWCCA,
+        RBFCKA,
+        RSA,
+        SVCCA,
+        MeanCCA,
+        MutualKNN,
+        Procrustes,
+        RegressionR2,
+    )
+    from layersim.similarity.streamed_cka import StreamedCKA
+    from layersim.similarity.streamed_directions import AngularDistance, CosineSimilarity
 
 __all__ = [
     "CKNNA",
@@ -47,3 +68,14 @@ __all__ = [
     "rsa",
     "svcca",
 ]
+
+_METRICS = ("measure", "sampled_measures", "grouped_cka", "streamed_cka", "streamed_directions")
+
+
+def __getattr__(name: str) -> Any:
+    """One metric brings all: a recipe's short names are looked for among the subclasses of `Measure` that there are."""
+    if name in __all__:
+        for module in [import_module(f"layersim.similarity.{home}") for home in _METRICS]:
+            globals().update({each: vars(module)[each] for each in __all__ if each in vars(module)})
+        return globals()[name]
+    raise AttributeError(f"module 'layersim.similarity' has no attribute {name!r}")

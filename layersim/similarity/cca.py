@@ -9,8 +9,6 @@ from torch import Tensor
 from layersim.errors import UserError
 from layersim.similarity.features import Layers, TooFewSamples, centred
 from layersim.similarity.layer_pairs import LayerPairs, nuclear_norms
-from layersim.similarity.measure import Measure
-from layersim.similarity.properties import Properties
 
 LEAST = 3  # samples: what two differ by is one direction, which every layer has
 
@@ -35,7 +33,7 @@ def mean_cca(features: Layers, other: Layers | None = None) -> Tensor:
         UserError: not (L, N, D), numbers of samples that differ, or as few as a layer's rank + 1 (D + 1 at most), or
             than 3.
     """
-    return _pairs()(features, other)
+    return cca_pairs()(features, other)
 
 
 def svcca(features: Layers, other: Layers | None = None, *, variance: float = 0.99) -> Tensor:
@@ -59,7 +57,7 @@ def svcca(features: Layers, other: Layers | None = None, *, variance: float = 0.
         UserError: a share out of bounds, not (L, N, D), numbers of samples that differ, fewer than 3, or as few as the
             number of directions kept + 1.
     """
-    return _pairs(variance)(features, other)
+    return cca_pairs(variance)(features, other)
 
 
 def pwcca(features: Layers, other: Layers | None = None) -> Tensor:
@@ -83,57 +81,18 @@ def pwcca(features: Layers, other: Layers | None = None) -> Tensor:
         UserError: not (L, N, D), numbers of samples that differ, or no more than two layers' ranks together (D + D' at
             most): then correlations are 1 whatever the data, and their weights undetermined.
     """
-    return _weighted_pairs()(features, other)
+    return pwcca_pairs()(features, other)
 
 
-def _pairs(variance: float | None = None) -> "LayerPairs[Subspace]":
+def cca_pairs(variance: float | None = None) -> "LayerPairs[Subspace]":
     if variance is not None:
-        _check_variance(variance)
-    label = MeanCCA.label if variance is None else SVCCA.label
+        check_variance(variance)
+    label = "mean CCA" if variance is None else "SVCCA"
     return LayerPairs(label, LEAST, lambda x: require_room(subspace(x, variance), label), _mean_correlations)
 
 
-def _weighted_pairs() -> "LayerPairs[Subspace]":
-    return LayerPairs(PWCCA.label, LEAST, lambda x: require_room(subspace(x), PWCCA.label), _weighted_correlations)
-
-
-class MeanCCA(Measure):
-    """`mean_cca` over batches and processes, of `max_samples` samples at most."""
-
-    label = "mean CCA"
-    value_range = (0, 1)
-    least = LEAST
-    function = staticmethod(mean_cca)
-    pairs = staticmethod(_pairs)
-    properties = Properties(orthogonal="own", linear="own", translation="own")
-
-
-class SVCCA(Measure):
-    """`svcca` over batches and processes, of `max_samples` samples at most."""
-
-    label = "SVCCA"
-    value_range = (0, 1)
-    least = LEAST
-    function = staticmethod(svcca)
-    pairs = staticmethod(_pairs)
-    properties = Properties(orthogonal="own", translation="own")
-
-    def __init__(self, *, variance: float = 0.99, max_samples: int | None = 4096) -> None:
-        """See `svcca`. Raises UserError for a share out of bounds, or `max_samples` below 3."""
-        _check_variance(variance)
-        super().__init__(max_samples=max_samples)
-        self.arguments = {"variance": variance}
-
-
-class PWCCA(Measure):
-    """`pwcca` over batches and processes, of `max_samples` samples at most."""
-
-    label = "PWCCA"
-    value_range = (0, 1)
-    least = LEAST
-    function = staticmethod(pwcca)
-    pairs = staticmethod(_weighted_pairs)
-    properties = Properties(orthogonal="none", translation="own", symmetric=False)
+def pwcca_pairs() -> "LayerPairs[Subspace]":
+    return LayerPairs("PWCCA", LEAST, lambda x: require_room(subspace(x), "PWCCA"), _weighted_correlations)
 
 
 @dataclass(frozen=True)
@@ -226,6 +185,6 @@ def _require_room_for_both(first: Subspace, second: Subspace) -> None:
         )
 
 
-def _check_variance(variance: float) -> None:
+def check_variance(variance: float) -> None:
     if not 0 < variance <= 1:
         raise UserError(f"variance: expected a share above 0, up to 1, got {variance}")

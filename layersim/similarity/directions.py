@@ -3,7 +3,7 @@ Letters: L and M layers, N samples, D width."""
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,9 +11,6 @@ from torch import Tensor
 from layersim.errors import UserError
 from layersim.precision import widened
 from layersim.similarity.features import Layers, as_pair, centred, require_equal_widths, require_samples, warn_undefined
-from layersim.similarity.intervals import Interval, jackknife_of_sums
-from layersim.similarity.measure import Measure
-from layersim.similarity.properties import Properties
 
 Centering = Literal["none", "samples", "components"]
 Comparison = Callable[[Tensor, Tensor], Tensor]
@@ -43,7 +40,7 @@ def cosine(features: Layers, other: Layers | None = None, *, centering: Centerin
         UserError: an unknown centering, not (L, N, D), widths or numbers of samples that differ, or too few samples (2
             with "samples", else 1).
     """
-    return _mean_comparison(features, other, centering, CosineSimilarity)
+    return _mean_comparison(features, other, centering, "cosine similarity", cosine_of)
 
 
 def angular_distance(features: Layers, other: Layers | None = None, *, centering: Centering = "none") -> Tensor:
@@ -67,118 +64,18 @@ def angular_distance(features: Layers, other: Layers | None = None, *, centering
         UserError: an unknown centering, not (L, N, D), widths or numbers of samples that differ, or too few samples (2
             with "samples", else 1).
     """
-    return _mean_comparison(features, other, centering, AngularDistance)
+    return _mean_comparison(features, other, centering, "angular distance", angle_of)
 
 
-class CosineSimilarity(Measure):
-    """`cosine` over batches and processes: the same value whatever the batch size, the order or the split.
-
-    With centering "samples" or with `max_samples` the features are kept, so many of them at most: those whose position
-    has the smallest hash, so that the choice depends on the data alone. Otherwise sums and counts are all it holds.
-    """
-
-    label = "cosine similarity"
-    value_range = (-1, 1)
-    least = 2
-    function = staticmethod(cosine)
-    keeps_by = "set max_samples, such as 4096"
-
-    def __init__(self, *, centering: Centering = "samples", max_samples: int | None = None) -> None:
-        """See `cosine`. Raises UserError for an unknown centering, or `max_samples` below 2."""
-        require_centering(centering)
-        super().__init__(max_samples=max_samples)
-        self.arguments = {"centering": centering}
-        self.centering: Centering = centering
-
-    @staticmethod
-    def compare(apart: Tensor, together: Tensor) -> Tensor:
-        """‖u + v‖² − ‖u − v‖² = 4 <u, v>, over their sum: exactly 1 for equal directions, and never more."""
-        apart, together = apart.square(), together.square()
-        return (together - apart) / (together + apart)
-
-    @property
-    def keeps_sample(self) -> bool:
-        return self.centering == "samples" or self.max_samples is not None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return super().options if self.keeps_sample else dict(self.arguments)
-
-    @property
-    def properties(self) -> Properties:
-        return Properties(
-            orthogonal="none" if self.centering == "components" else "shared",
-            translation="own" if self.centering == "samples" else "none",
-            equal_widths=True,
-        )
-
-    def update(self, features: Layers, index: Tensor | None = None, *, other: Layers | None = None) -> None:
-        batch = self.admitted(features, index, other)
-        require_equal_widths(batch.features, batch.other, self.label)
-        if self.keeps_sample:
-            self.keep(batch)
-            return
-        chunks = _directions(batch.features, batch.other, self.centering)
-        for chunk, positions in zip(chunks, torch.split(batch.index, CHUNK), strict=True):
-            self.add(_compared(*chunk, self.compare), positions)
-
-    def compute(self) -> Tensor:
-        if self.keeps_sample:
-            return super().compute()
-        sums, counts = self._sums()
-        return warn_undefined(_mean(sums.sum(0), counts.sum()))
-
-    def interval_of_state(self, confidence: float) -> Interval:
-        """From the groups' sums, or from the kept samples."""
-        if self.keeps_sample:
-            return super().interval_of_state(confidence)
-        return jackknife_of_sums(_mean, *self._sums(), confidence, "samples")
-
-    def permuted(self, features: Tensor, other: Tensor | None, orders: Tensor) -> Tensor:
-        """From inner products of float64 directions: P N L M D multiplications, and 8 N (L + M) D bytes."""
-        require_equal_widths(features, other, self.label)
-        _require_directions(features.shape[1], self.centering, self.label)
-        directions = zip(*_directions(features, other, self.centering), strict=True)
-        sides = (torch.cat(chunks, dim=1).transpose(0, 1).double() for chunks in directions)
-        # of float32's length, whose error arccos would enlarge
-        ours, theirs = (side / torch.linalg.vector_norm(side, dim=2, keepdim=True) for side in sides)
-        total: Tensor = ours.new_zeros(len(orders), len(features), theirs.shape[1])
-        for rows, places in zip(torch.split(ours, CHUNK), torch.split(orders, CHUNK, dim=1), strict=True):
-            for sums, order in zip(total, places, strict=True):
-                sums += self.of_cosines(rows @ theirs[order].mT).sum(0)
-        return total.div_(len(ours))
-
-    @staticmethod
-    def of_cosines(cosines: Tensor) -> Tensor:
-        return cosines
-
-    def _sums(self) -> tuple[Tensor, Tensor]:
-        _require_directions(self.count(), self.centering, self.label)
-        return self.added()
+def cosine_of(apart: Tensor, together: Tensor) -> Tensor:
+    """‖u + v‖² − ‖u − v‖² = 4 <u, v>, over their sum: exactly 1 for equal directions, and never more."""
+    apart, together = apart.square(), together.square()
+    return (together - apart) / (together + apart)
 
 
-class AngularDistance(CosineSimilarity):
-    """`angular_distance` over batches and processes: the same value whatever the batch size, the order or the split.
-
-    As `CosineSimilarity`, it keeps features with centering "samples" or `max_samples` alone.
-    """
-
-    label = "angular distance"
-    value_range = (0, 1)
-    identical = 0.0
-    function = staticmethod(angular_distance)
-
-    def __init__(self, *, centering: Centering = "none", max_samples: int | None = None) -> None:
-        """See `CosineSimilarity`."""
-        super().__init__(centering=centering, max_samples=max_samples)
-
-    @staticmethod
-    def compare(apart: Tensor, together: Tensor) -> Tensor:
-        return torch.atan2(apart, together) * (2 / math.pi)
-
-    @staticmethod
-    def of_cosines(cosines: Tensor) -> Tensor:
-        return cosines.clamp(-1, 1).arccos() / math.pi  # rounding leads beyond 1
+def angle_of(apart: Tensor, together: Tensor) -> Tensor:
+    """In units of π, from the lengths of differences and sums."""
+    return torch.atan2(apart, together) * (2 / math.pi)
 
 
 def require_centering(centering: str) -> None:
@@ -188,28 +85,28 @@ def require_centering(centering: str) -> None:
 
 
 def _mean_comparison(
-    features: Layers, other: Layers | None, centering: Centering, kind: type[CosineSimilarity]
+    features: Layers, other: Layers | None, centering: Centering, measure: str, compare: Comparison
 ) -> Tensor:
     require_centering(centering)
     features, other = as_pair(features, other)
-    require_equal_widths(features, other, kind.label)
-    _require_directions(features.shape[1], centering, kind.label)
-    chunks = _directions(features, other, centering)
-    total = torch.stack([_compared(*chunk, kind.compare).sum(0) for chunk in chunks]).sum(0)
+    require_equal_widths(features, other, measure)
+    require_directions(features.shape[1], centering, measure)
+    chunks = directions(features, other, centering)
+    total = torch.stack([compared(*chunk, compare).sum(0) for chunk in chunks]).sum(0)
     return warn_undefined(total / features.shape[1], features, other)
 
 
-def _require_directions(came: int, centering: Centering, measure: str) -> None:
+def require_directions(came: int, centering: Centering, measure: str) -> None:
     require_samples(came, 2 if centering == "samples" else 1, f'{measure} with centering="{centering}"')
 
 
 @torch.no_grad()
-def _directions(features: Tensor, other: Tensor | None, centering: Centering) -> Iterator[tuple[Tensor, Tensor]]:
+def directions(features: Tensor, other: Tensor | None, centering: Centering) -> Iterator[tuple[Tensor, Tensor]]:
     """(L, n, D) and (M, n, D) vectors of length one, CHUNK samples at a time; without `other`, the same ones twice."""
     sets = [_centred_layers(layers, centering) for layers in (features, other) if layers is not None]
     for chunk in zip(*(torch.split(layers, CHUNK, dim=1) for layers in sets), strict=True):
-        directions = [_of_length_one(vectors, centering) for vectors in chunk]
-        yield directions[0], directions[-1]
+        units = [_of_length_one(vectors, centering) for vectors in chunk]
+        yield units[0], units[-1]
 
 
 def _centred_layers(features: Tensor, centering: Centering) -> Tensor:
@@ -227,7 +124,7 @@ def _of_length_one(vectors: Tensor, centering: Centering) -> Tensor:
 
 
 @torch.no_grad()
-def _compared(first: Tensor, second: Tensor, compare: Comparison) -> Tensor:
+def compared(first: Tensor, second: Tensor, compare: Comparison) -> Tensor:
     """(n, L, M) float64. A sample's own values do not depend on its batch.
 
     Angles come from differences and sums, not from inner products, whose rounding leads beyond 1 and loses what is
@@ -244,7 +141,3 @@ def _compared(first: Tensor, second: Tensor, compare: Comparison) -> Tensor:
             if second is first:
                 chords[:, start:, row] = lengths
     return compare(apart, together)
-
-
-def _mean(total: Tensor, count: Tensor) -> Tensor:
-    return total / count

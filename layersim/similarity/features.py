@@ -1,18 +1,22 @@
 """What a measure demands of the features, does to them first, and says when a layer cannot be measured.
 Letters: L and M layers, N samples, D and D' width."""
 
+import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from layersim.errors import UserError, as_user_error
 
-Layers = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Layers = Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]
+else:
+    Layers = Any
 """(L, N, D): a tensor, a NumPy array, or a list of L layers (N, D), each one or the other."""
 
 
@@ -55,7 +59,8 @@ def as_pair(features: Layers, other: Layers | None) -> tuple[Tensor, Tensor | No
 
 
 def _as_tensor(given: object, name: str) -> Tensor:
-    if isinstance(given, np.ndarray):
+    np = sys.modules.get("numpy")  # nobody without it has an array of it
+    if np is not None and isinstance(given, np.ndarray):
         with as_user_error(f"{name}: torch cannot read this array", "Convert it by .astype(np.float32)"):
             given = torch.from_numpy(np.require(given, requirements=("C", "W")))
     if not isinstance(given, Tensor):

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from scipy.special import stdtrit  # type: ignore[import-untyped]
 from torch import Tensor
 
 from layersim.errors import UserError
@@ -128,6 +127,8 @@ def interval_of_replicates(
             f"interval: expected {unit} in at least 2 groups, got {int(sizes.sum())} {unit} in {len(sizes)}: use more "
             "data, or ask for no interval"
         )
+    from scipy.special import stdtrit  # type: ignore[import-untyped]  # intervals alone need more than torch
+
     shares = (sizes / sizes.sum()).to(value).view(-1, 1, 1)
     pseudo = value + (1 / shares - 1) * (value - torch.stack(list(without)))
     variance = ((pseudo - (shares * pseudo).sum(0)).square() * (shares / (1 - shares))).mean(0)

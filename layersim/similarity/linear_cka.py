@@ -1,30 +1,14 @@
 """Linear centred kernel alignment between layers. Letters: L and M layers, N samples, D and D' width."""
 
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.precision import full_precision
-from layersim.similarity.features import Layers, TooFewSamples, as_pair, centred, require_samples, warn_undefined
-from layersim.similarity.hsic import centred_kernel, hsic, hsic_without_groups
-from layersim.similarity.intervals import (
-    GROUPS,
-    Interval,
-    interval_of_replicates,
-    jackknife_of_sums,
-    leaving_out,
-    require_confidence,
-    sums_by_group,
-)
-from layersim.similarity.kept_samples import Samples, joined
-from layersim.similarity.layer_pairs import LayerPairs, permuted_products, relation_cosines
-from layersim.similarity.measure import Measure
-from layersim.similarity.null import Null, require_permutations, shuffled
-from layersim.similarity.positions import dealt, require_distinct
-from layersim.similarity.properties import Properties
+from layersim.similarity.features import Layers, as_pair, require_samples, warn_undefined
+from layersim.similarity.hsic import hsic
 
 Estimator = Literal["minibatch", "debiased", "biased"]
 
@@ -56,197 +40,14 @@ def linear_cka(
         UserError: an unknown estimator, not (L, N, D), numbers of samples that differ, too few samples (2 for "biased",
             else 4) or `batch_size` < 4.
     """
-    _check(estimator, batch_size)
+    check_estimator(estimator, batch_size)
     features, other = as_pair(features, other)
     require_samples(features.shape[1], LEAST[estimator], f'linear CKA with estimator="{estimator}"')
     if torch.float64 in (features.dtype, getattr(other, "dtype", None)):  # whose range HSIC's fourth degree can leave
         features, other = _near_one(features), None if other is None else _near_one(other)
     sizes = batch_size if estimator == "minibatch" else features.shape[1]
-    total = torch.stack(list(_hsic_of_groups(features, other, sizes, estimator))).sum(0)
-    return warn_undefined(_ratio(total), features, other)
-
-
-def _pairs(estimator: Estimator) -> LayerPairs[Tensor]:
-    """The measure of all samples at once by its definition, for its null."""
-
-    def look(layer: Tensor) -> Tensor | None:
-        gram = _centred_gram(layer, estimator)
-        return gram if gram.any() else None
-
-    return LayerPairs(f'linear CKA with estimator="{estimator}"', LEAST[estimator], look, relation_cosines)
-
-
-def _centred_gram(layer: Tensor, estimator: Estimator) -> Tensor:
-    """(N, N) float64 of (N, D) features."""
-    rows = centred(layer.double(), dim=0)
-    return centred_kernel(rows @ rows.mT, unbiased=estimator != "biased")
-
-
-class LinearCKA(Measure):
-    """`linear_cka` over batches and processes: the same value whatever the loader's batch size, the order or the split.
-
-    "minibatch": the groups are made of positions in the data set, group = position // `batch_size`, not of the loader's
-    batches. An update of whole groups is used at once; other samples wait until their group is complete, at the latest
-    for `compute`, where those of all processes meet. So processes that take contiguous shares of the data keep almost
-    nothing, and processes that take turns keep everything.
-
-    "debiased", "biased": the features are kept, `max_samples` of them at most: those whose position has the smallest
-    hash, so that the choice depends on the data alone.
-
-    A null of "minibatch" permutes within each group of positions, as samples come: `expect_null` before the first
-    update says how often.
-    """
-
-    function = staticmethod(linear_cka)
-    keeps_by = 'call expect_null before the first update, or choose LinearCKA(estimator="debiased", max_samples=4096)'
-    pairs = staticmethod(_pairs)
-    label = "linear CKA"
-    value_range = (-1, 1)
-
-    used: list[Tensor]
-    """(n,) int64 tensors on the host: the numbers of the groups in the sums."""
-    nulls: list[Tensor]
-    """At most one (1 + P, L, M) float64 tensor: HSIC summed over the groups, with the samples of each in P orders."""
-
-    def __init__(
-        self, *, estimator: Estimator = "minibatch", batch_size: int = 64, max_samples: int | None = None
-    ) -> None:
-        """See `linear_cka`. Raises UserError for an unknown estimator, `batch_size` < 4, `max_samples` below what the
-        estimator needs, or `max_samples` with "minibatch"."""
-        _check(estimator, batch_size)
-        if max_samples is not None and estimator == "minibatch":
-            raise UserError(
-                f'max_samples: estimator="minibatch" streams and keeps no samples to cap, got {max_samples}: leave it '
-                'out, or choose estimator="debiased"'
-            )
-        super().__init__(max_samples=max_samples)
-        self.require_cap(LEAST[estimator])
-        self.arguments = {"estimator": estimator} | ({"batch_size": batch_size} if estimator == "minibatch" else {})
-        self.add_state("used", [], dist_reduce_fx="cat")
-        self.add_state("nulls", [], dist_reduce_fx="sum")
-        self.estimator: Estimator = estimator
-        self.batch_size = self.group = batch_size
-        self.value_range = (0 if estimator == "biased" else -1, 1)
-
-    @property
-    def keeps_sample(self) -> bool:
-        return self.estimator != "minibatch"
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.arguments) if self.estimator == "minibatch" else super().options
-
-    @property
-    def properties(self) -> Properties:
-        return Properties(orthogonal="own", translation="own", permutation=self.estimator != "minibatch")
-
-    def update(self, features: Layers, index: Tensor | None = None, *, other: Layers | None = None) -> None:
-        batch = self.admitted(features, index, other)
-        if self.estimator != "minibatch":
-            self.keep(batch)
-        elif self._holds_whole_groups(batch.index):
-            self._use(batch)
-        else:
-            self.keep(batch)
-            self._use_complete()
-
-    def compute(self) -> Tensor:
-        if self.estimator != "minibatch":
-            return super().compute()
-        sums, _ = self._sums()
-        return warn_undefined(_ratio(sums.sum(0)))
-
-    def interval_of_state(self, confidence: float) -> Interval:
-        """From the sums over groups of consecutive positions, each of which counts as one sample; or, with another
-        estimator, from sums over pairs of the kept samples."""
-        if self.estimator != "minibatch":
-            return _interval(self.kept(), self.estimator, confidence)
-        unit = f"batches of {self.batch_size} positions"
-        return jackknife_of_sums(lambda total, _: _ratio(total), *self._sums(), confidence, unit)
-
-    def require_null(self, permutations: int, seed: int) -> None:
-        if self.estimator == "minibatch" and self.expected == (permutations, seed):
-            require_permutations(permutations)
-        else:
-            super().require_null(permutations, seed)
-
-    def null_of_state(self, permutations: int, seed: int) -> Null:
-        if self.estimator != "minibatch":
-            return super().null_of_state(permutations, seed)
-        sums, counts = self._sums()
-        require_permutations(permutations, min(self.count(), self.batch_size), int(counts.sum()))
-        bordered = sums.sum(0)
-        own = bordered.nan_to_num()
-        alone = torch.equal(own.diagonal()[:-1], own[-1, :-1])  # every layer stands beside itself
-        total = torch.stack([*self.nulls, *self._permuted(self.kept())]).sum(0)
-        return self.null_of(total / _roots(bordered), seed, alone=alone)
-
-    def _sums(self) -> tuple[Tensor, Tensor]:
-        """HSIC of all samples, complete groups or not, summed and counted in each jackknife group."""
-        measure = f'linear CKA with estimator="{self.estimator}"'
-        require_samples(self.count(), LEAST[self.estimator], measure)
-        parts = [self.added()] if len(self.sums) else []
-        kept = self.kept()
-        used = joined(self.used).long()
-        # a group in the sums had all its positions: one of them that still came, came twice
-        again = kept.index[torch.isin(kept.index // self.batch_size, used)]
-        require_distinct(torch.cat([used * self.batch_size, again, again]).sort().values)
-        if len(kept.index):
-            values, numbers = self._measured(kept)
-            parts += [sums_by_group(values, numbers)] if len(numbers) else []
-        if not parts:
-            raise TooFewSamples(
-                f"{measure} needs a group of {self.batch_size} consecutive positions with at least 4 samples, got "
-                "none: give each sample its position in the data set as index, or raise batch_size"
-            )
-        sums, counts = zip(*parts, strict=True)
-        return torch.stack(sums).sum(0), torch.stack(counts).sum(0)
-
-    def _measured(self, batch: Samples) -> tuple[Tensor, Tensor]:
-        """HSIC (n, L + 1, M + 1) in each of n groups of the batch's ascending positions, and the groups' numbers."""
-        numbers, sizes = torch.unique_consecutive(batch.index // self.batch_size, return_counts=True)
-        values = list(_hsic_of_groups(batch.features, batch.other, sizes.tolist(), self.estimator))
-        enough = numbers[sizes >= LEAST[self.estimator]]
-        return torch.stack(values) if values else torch.empty(0), enough
-
-    def _permuted(self, batch: Samples) -> Iterator[Tensor]:
-        """Of each group of the batch's ascending positions, (1 + P, L, M) HSIC with its samples in each order; nothing
-        where no null was asked for."""
-        if self.expected is None or not len(batch.index):
-            return
-        sizes = torch.unique_consecutive(batch.index // self.batch_size, return_counts=True)[1].tolist()
-        sets = [torch.split(x, sizes, dim=1) for x in (batch.features, batch.other) if x is not None]
-        for index, *group in zip(torch.split(batch.index, sizes), *sets, strict=True):
-            if (samples := len(index)) >= LEAST["minibatch"]:
-                with full_precision(group[0].device), torch.no_grad():
-                    grams = [[_centred_gram(layer, self.estimator) for layer in layers] for layers in group]
-                    orders = shuffled(index, *self.expected).to(group[0].device)
-                    products = permuted_products(grams[0], grams[-1], orders)
-                yield products / (samples * (samples - 3))
-
-    def _holds_whole_groups(self, index: Tensor) -> bool:
-        """Whether (n,) positions are whole groups and nothing else, in order; asked of the host, so no GPU waits."""
-        if not len(index) or len(index) % self.batch_size or int(index[0]) % self.batch_size:
-            return False
-        return torch.equal(index, torch.arange(len(index)) + index[0])
-
-    def _use_complete(self) -> None:
-        """Uses the complete groups once they are half of what waits, so that copying stays linear."""
-        index = torch.cat(self.index)
-        _, group, sizes = torch.unique(index // self.batch_size, return_inverse=True, return_counts=True)
-        complete = (sizes >= self.batch_size)[group]
-        if 2 * int(complete.sum()) < len(index) or not complete.any():
-            return
-        self._use(self.kept(complete))
-        self.select((~complete).nonzero().flatten())
-
-    def _use(self, batch: Samples) -> None:
-        """Adds whole groups to the sums."""
-        values, numbers = self._measured(batch)
-        self.add(values, numbers)
-        for sums in self._permuted(batch):
-            self.nulls[:] = [self.nulls[0].to(sums.device) + sums if self.nulls else sums]
-        self.used.append(numbers)
+    total = torch.stack(list(hsic_of_groups(features, other, sizes, estimator))).sum(0)
+    return warn_undefined(ratio(total), features, other)
 
 
 def _near_one(layers: Tensor) -> Tensor:
@@ -255,14 +56,14 @@ def _near_one(layers: Tensor) -> Tensor:
     return torch.ldexp(layers.double(), -torch.frexp(largest).exponent)
 
 
-def _check(estimator: str, batch_size: int) -> None:
+def check_estimator(estimator: str, batch_size: int) -> None:
     if estimator not in get_args(Estimator):
         raise UserError(f'estimator: expected one of {", ".join(get_args(Estimator))}, got "{estimator}"')
     if batch_size < LEAST["minibatch"]:
         raise UserError(f"batch_size: expected at least 4, as unbiased HSIC divides by N − 3, got {batch_size}")
 
 
-def _hsic_of_groups(
+def hsic_of_groups(
     features: Tensor, other: Tensor | None, sizes: int | list[int], estimator: Estimator
 ) -> Iterator[Tensor]:
     """HSIC (L, M) in each group of consecutive samples, `sizes` of them, that has enough; with each layer's own value
@@ -271,37 +72,23 @@ def _hsic_of_groups(
         if group[0].shape[1] < LEAST[estimator]:
             continue
         value = hsic([layer for layers in group for layer in layers], unbiased=estimator != "biased")
-        yield _bordered(value, len(group[0]), len(group[-1]))
+        yield bordered(value, len(group[0]), len(group[-1]))
 
 
-def _bordered(value: Tensor, first: int, last: int) -> Tensor:
+def bordered(value: Tensor, first: int, last: int) -> Tensor:
     """HSIC of all layers together → (L + 1, M + 1) of the `first` L with the `last` M."""
     own = value.diagonal()
-    bordered = value.new_zeros(first + 1, last + 1)
-    bordered[:-1, :-1] = value[:first, -last:]
-    bordered[:-1, -1], bordered[-1, :-1] = own[:first], own[-last:]
-    return bordered
+    whole = value.new_zeros(first + 1, last + 1)
+    whole[:-1, :-1] = value[:first, -last:]
+    whole[:-1, -1], whole[-1, :-1] = own[:first], own[-last:]
+    return whole
 
 
-def _ratio(bordered: Tensor) -> Tensor:
-    return bordered[:-1, :-1] / _roots(bordered)
+def ratio(values: Tensor) -> Tensor:
+    """(L + 1, M + 1) as `bordered` gives them → (L, M)."""
+    return values[:-1, :-1] / roots(values)
 
 
-def _roots(bordered: Tensor) -> Tensor:
-    roots: Tensor = bordered[:-1, -1:].sqrt() * bordered[-1:, :-1].sqrt()
-    return roots
-
-
-def _interval(kept: Samples, estimator: Estimator, confidence: float) -> Interval:
-    """The jackknife of the estimators that take all samples at once, without measuring again without each group."""
-    require_confidence(confidence)
-    value = linear_cka(kept.features, kept.other, estimator=estimator)
-    group, order = dealt(kept.index, GROUPS).sort(stable=True)
-    sizes = torch.unique_consecutive(group, return_counts=True)[1]
-    with leaving_out(int(sizes.max()), len(group)):
-        require_samples(len(group) - int(sizes.max()), LEAST[estimator], f'linear CKA with estimator="{estimator}"')
-    sets = [layers[:, order.to(layers.device)] for layers in (kept.features, kept.other) if layers is not None]
-    layers = [layer for layers in sets for layer in layers]
-    hsics = hsic_without_groups(layers, sizes.tolist(), unbiased=estimator != "biased")
-    without = [_ratio(_bordered(rest, len(sets[0]), len(sets[-1]))) for rest in hsics]
-    return interval_of_replicates(value, without, sizes, confidence, "samples")
+def roots(values: Tensor) -> Tensor:
+    found: Tensor = values[:-1, -1:].sqrt() * values[-1:, :-1].sqrt()
+    return found

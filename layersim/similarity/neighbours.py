@@ -7,8 +7,6 @@ from torch import Tensor
 from layersim.errors import UserError
 from layersim.similarity.features import Layers
 from layersim.similarity.layer_pairs import LayerPairs, relation_cosines
-from layersim.similarity.measure import Measure
-from layersim.similarity.properties import Properties
 
 
 def mutual_knn(features: Layers, other: Layers | None = None, *, k: int = 10) -> Tensor:
@@ -33,11 +31,11 @@ def mutual_knn(features: Layers, other: Layers | None = None, *, k: int = 10) ->
         UserError: k below 1, not (L, N, D), numbers of samples that differ, or fewer than k + 2 samples: with k + 1
             everybody is everybody's neighbour.
     """
-    return _mutual(k)(features, other)
+    return mutual_pairs(k)(features, other)
 
 
-def _mutual(k: int) -> LayerPairs[Tensor]:
-    _require_neighbours(k)
+def mutual_pairs(k: int) -> LayerPairs[Tensor]:
+    require_neighbours(k)
 
     def look(layer: Tensor) -> Tensor | None:
         kernel = _cosine_kernel(layer)
@@ -68,11 +66,11 @@ def cknna(features: Layers, other: Layers | None = None, *, k: int = 10) -> Tens
     Raises:
         UserError: k below 1, not (L, N, D), numbers of samples that differ, or fewer than k + 1 samples.
     """
-    return _local(k)(features, other)
+    return cknna_pairs(k)(features, other)
 
 
-def _local(k: int) -> LayerPairs[Tensor]:
-    _require_neighbours(k)
+def cknna_pairs(k: int) -> LayerPairs[Tensor]:
+    require_neighbours(k)
 
     def look(layer: Tensor) -> Tensor | None:
         kernel = _cosine_kernel(layer)
@@ -84,41 +82,7 @@ def _local(k: int) -> LayerPairs[Tensor]:
     return LayerPairs(f"CKNNA with k={k}", k + 1, look, relation_cosines)
 
 
-class MutualKNN(Measure):
-    """`mutual_knn` over batches and processes, of `max_samples` samples at most: the value depends on their number."""
-
-    label = "mutual nearest neighbours"
-    value_range = (0, 1)
-    function = staticmethod(mutual_knn)
-    pairs = staticmethod(_mutual)
-    properties = Properties(orthogonal="own")
-
-    def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
-        """See `mutual_knn`. Raises UserError for k below 1, or `max_samples` below k + 2."""
-        _require_neighbours(k)
-        super().__init__(max_samples=max_samples)
-        self.require_cap(k + 2)
-        self.arguments = {"k": k}
-
-
-class CKNNA(Measure):
-    """`cknna` over batches and processes, of `max_samples` samples at most: the value depends on their number."""
-
-    label = "CKNNA"
-    value_range = (-1, 1)
-    function = staticmethod(cknna)
-    pairs = staticmethod(_local)
-    properties = Properties(orthogonal="own")
-
-    def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
-        """See `cknna`. Raises UserError for k below 1, or `max_samples` below k + 1."""
-        _require_neighbours(k)
-        super().__init__(max_samples=max_samples)
-        self.require_cap(k + 1)
-        self.arguments = {"k": k}
-
-
-def _require_neighbours(k: int) -> None:
+def require_neighbours(k: int) -> None:
     if k < 1:
         raise UserError(f"k: expected at least 1 neighbour, got {k}")
 

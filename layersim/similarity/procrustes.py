@@ -5,8 +5,6 @@ from torch import Tensor
 
 from layersim.similarity.features import Layers, centred
 from layersim.similarity.layer_pairs import LayerPairs, nuclear_norms
-from layersim.similarity.measure import Measure
-from layersim.similarity.properties import Properties
 
 LEAST = 2
 
@@ -31,22 +29,11 @@ def procrustes(features: Layers, other: Layers | None = None) -> Tensor:
     Raises:
         UserError: not (L, N, D), numbers of samples that differ, or fewer than 2 samples.
     """
-    return _pairs()(features, other)
+    return procrustes_pairs()(features, other)
 
 
-def _pairs() -> LayerPairs[Tensor]:
-    return LayerPairs(Procrustes.label, LEAST, _unit_shape, nuclear_norms)
-
-
-class Procrustes(Measure):
-    """`procrustes` over batches and processes, of `max_samples` samples at most."""
-
-    function = staticmethod(procrustes)
-    pairs = staticmethod(_pairs)
-    label = "Procrustes similarity"
-    value_range = (0, 1)
-    least = LEAST
-    properties = Properties(orthogonal="own", translation="own")
+def procrustes_pairs() -> LayerPairs[Tensor]:
+    return LayerPairs("Procrustes similarity", LEAST, _unit_shape, nuclear_norms)
 
 
 def _unit_shape(layer: Tensor) -> Tensor | None:

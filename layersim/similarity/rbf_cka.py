@@ -9,8 +9,6 @@ from layersim.errors import UserError
 from layersim.similarity.features import Layers
 from layersim.similarity.hsic import centred_kernel
 from layersim.similarity.layer_pairs import LayerPairs, relation_cosines
-from layersim.similarity.measure import Measure
-from layersim.similarity.properties import Properties
 
 RBFEstimator = Literal["biased", "debiased"]
 
@@ -44,11 +42,11 @@ def rbf_cka(
         UserError: an unknown estimator, a bandwidth that is not positive, not (L, N, D), numbers of samples that
             differ, or too few samples (2 for "biased", 4 for "debiased").
     """
-    return _pairs(bandwidth, estimator)(features, other)
+    return rbf_pairs(bandwidth, estimator)(features, other)
 
 
-def _pairs(bandwidth: float, estimator: RBFEstimator) -> LayerPairs[Tensor]:
-    _check(estimator, bandwidth)
+def rbf_pairs(bandwidth: float, estimator: RBFEstimator) -> LayerPairs[Tensor]:
+    check_kernel(estimator, bandwidth)
 
     def look(layer: Tensor) -> Tensor | None:
         distances = torch.pdist(layer)
@@ -58,28 +56,7 @@ def _pairs(bandwidth: float, estimator: RBFEstimator) -> LayerPairs[Tensor]:
     return LayerPairs(f'RBF CKA with estimator="{estimator}"', LEAST[estimator], look, relation_cosines)
 
 
-class RBFCKA(Measure):
-    """`rbf_cka` over batches and processes, of `max_samples` samples at most: N² numbers are kept for each layer."""
-
-    function = staticmethod(rbf_cka)
-    pairs = staticmethod(_pairs)
-    label = "RBF CKA"
-    value_range = (-1, 1)
-    properties = Properties(orthogonal="own", translation="own")
-
-    def __init__(
-        self, *, bandwidth: float = 1.0, estimator: RBFEstimator = "biased", max_samples: int | None = 1024
-    ) -> None:
-        """See `rbf_cka`. Raises UserError for an unknown estimator, a bandwidth that is not positive, or `max_samples`
-        below what it needs."""
-        _check(estimator, bandwidth)
-        super().__init__(max_samples=max_samples)
-        self.require_cap(LEAST[estimator])
-        self.arguments = {"bandwidth": bandwidth, "estimator": estimator}
-        self.value_range = (0 if estimator == "biased" else -1, 1)
-
-
-def _check(estimator: str, bandwidth: float) -> None:
+def check_kernel(estimator: str, bandwidth: float) -> None:
     if estimator not in get_args(RBFEstimator):
         raise UserError(f'estimator: expected one of {", ".join(get_args(RBFEstimator))}, got "{estimator}"')
     if not bandwidth > 0:

@@ -6,8 +6,6 @@ from torch import Tensor
 from layersim.similarity.cca import LEAST, Subspace, require_room, subspace
 from layersim.similarity.features import Layers
 from layersim.similarity.layer_pairs import LayerPairs
-from layersim.similarity.measure import Measure
-from layersim.similarity.properties import Properties
 
 
 def regression_r2(features: Layers, other: Layers | None = None) -> Tensor:
@@ -31,22 +29,11 @@ def regression_r2(features: Layers, other: Layers | None = None) -> Tensor:
         UserError: not (L, N, D), numbers of samples that differ, fewer than 3, or as few as a layer's rank + 1 (D + 1
             at most).
     """
-    return _pairs()(features, other)
+    return regression_pairs()(features, other)
 
 
-def _pairs() -> LayerPairs[Subspace]:
-    return LayerPairs(RegressionR2.label, LEAST, lambda x: require_room(subspace(x), RegressionR2.label), _explained)
-
-
-class RegressionR2(Measure):
-    """`regression_r2` over batches and processes, of `max_samples` samples at most."""
-
-    function = staticmethod(regression_r2)
-    pairs = staticmethod(_pairs)
-    label = "regression R²"
-    value_range = (0, 1)
-    least = LEAST
-    properties = Properties(orthogonal="own", translation="own", symmetric=False)
+def regression_pairs() -> LayerPairs[Subspace]:
+    return LayerPairs("regression R²", LEAST, lambda x: require_room(subspace(x), "regression R²"), _explained)
 
 
 def _explained(left: list[Subspace], right: list[Subspace]) -> Tensor:

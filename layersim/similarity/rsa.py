@@ -8,8 +8,6 @@ from torch import Tensor
 from layersim.errors import UserError
 from layersim.similarity.features import Layers, centred
 from layersim.similarity.layer_pairs import LayerPairs, relation_cosines
-from layersim.similarity.measure import Measure
-from layersim.similarity.properties import Properties, Reach
 
 Distance = Literal["euclidean", "correlation"]
 
@@ -34,11 +32,11 @@ def rsa(features: Layers, other: Layers | None = None, *, distance: Distance = "
     Raises:
         UserError: an unknown distance, not (L, N, D), numbers of samples that differ, or fewer than 3 samples.
     """
-    return _pairs(distance)(features, other)
+    return rsa_pairs(distance)(features, other)
 
 
-def _pairs(distance: Distance) -> LayerPairs[Tensor]:
-    _check(distance)
+def rsa_pairs(distance: Distance) -> LayerPairs[Tensor]:
+    check_distance(distance)
 
     def look(layer: Tensor) -> Tensor | None:
         if distance == "correlation":
@@ -50,32 +48,10 @@ def _pairs(distance: Distance) -> LayerPairs[Tensor]:
         ranks = centred(_ranks(torch.pdist(layer)), dim=0)
         return ranks if ranks.any() else None
 
-    return LayerPairs(RSA.label, LEAST, look, relation_cosines)
+    return LayerPairs("RSA", LEAST, look, relation_cosines)
 
 
-class RSA(Measure):
-    """`rsa` over batches and processes, of `max_samples` samples at most: N² / 2 numbers are kept for each layer."""
-
-    function = staticmethod(rsa)
-    pairs = staticmethod(_pairs)
-    label = "RSA"
-    value_range = (-1, 1)
-    least = LEAST
-
-    def __init__(self, *, distance: Distance = "euclidean", max_samples: int | None = 1024) -> None:
-        """See `rsa`. Raises UserError for an unknown distance, or `max_samples` below 3."""
-        _check(distance)
-        super().__init__(max_samples=max_samples)
-        self.arguments = {"distance": distance}
-        self.distance: Distance = distance
-
-    @property
-    def properties(self) -> Properties:
-        own: Reach = "own" if self.distance == "euclidean" else "none"
-        return Properties(orthogonal=own, translation=own)
-
-
-def _check(distance: str) -> None:
+def check_distance(distance: str) -> None:
     if distance not in get_args(Distance):
         raise UserError(f'distance: expected one of {", ".join(get_args(Distance))}, got "{distance}"')
 

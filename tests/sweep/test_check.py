@@ -50,8 +50,8 @@ def test_what_an_agent_prints_is_said_in_the_options_words() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments/sweeps").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_sweep_passes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_every_shipped_sweep_passes(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     file = read(path)
     assert check(file)["experiment"] == "digits/aligned"
     assert file.metric in ("val/accuracy", "val/accuracy/layer_03")

@@ -1,0 +1,152 @@
+"""Measures that need all of their samples at once: metrics that keep as many as they may, then call the function."""
+
+from layersim.similarity.cca import LEAST as LEAST_OF_CCA
+from layersim.similarity.cca import cca_pairs, check_variance, mean_cca, pwcca, pwcca_pairs, svcca
+from layersim.similarity.measure import Measure
+from layersim.similarity.neighbours import cknna, cknna_pairs, mutual_knn, mutual_pairs, require_neighbours
+from layersim.similarity.procrustes import LEAST as LEAST_OF_SHAPES
+from layersim.similarity.procrustes import procrustes, procrustes_pairs
+from layersim.similarity.properties import Properties, Reach
+from layersim.similarity.rbf_cka import LEAST as LEAST_OF_KERNELS
+from layersim.similarity.rbf_cka import RBFEstimator, check_kernel, rbf_cka, rbf_pairs
+from layersim.similarity.regression import regression_pairs, regression_r2
+from layersim.similarity.rsa import LEAST as LEAST_OF_RANKS
+from layersim.similarity.rsa import Distance, check_distance, rsa, rsa_pairs
+
+
+class MeanCCA(Measure):
+    """`mean_cca` over batches and processes, of `max_samples` samples at most."""
+
+    label = "mean CCA"
+    value_range = (0, 1)
+    least = LEAST_OF_CCA
+    function = staticmethod(mean_cca)
+    pairs = staticmethod(cca_pairs)
+    properties = Properties(orthogonal="own", linear="own", translation="own")
+
+
+class SVCCA(Measure):
+    """`svcca` over batches and processes, of `max_samples` samples at most."""
+
+    label = "SVCCA"
+    value_range = (0, 1)
+    least = LEAST_OF_CCA
+    function = staticmethod(svcca)
+    pairs = staticmethod(cca_pairs)
+    properties = Properties(orthogonal="own", translation="own")
+
+    def __init__(self, *, variance: float = 0.99, max_samples: int | None = 4096) -> None:
+        """See `svcca`. Raises UserError for a share out of bounds, or `max_samples` below 3."""
+        check_variance(variance)
+        super().__init__(max_samples=max_samples)
+        self.arguments = {"variance": variance}
+
+
+class PWCCA(Measure):
+    """`pwcca` over batches and processes, of `max_samples` samples at most."""
+
+    label = "PWCCA"
+    value_range = (0, 1)
+    least = LEAST_OF_CCA
+    function = staticmethod(pwcca)
+    pairs = staticmethod(pwcca_pairs)
+    properties = Properties(orthogonal="none", translation="own", symmetric=False)
+
+
+class MutualKNN(Measure):
+    """`mutual_knn` over batches and processes, of `max_samples` samples at most: the value depends on their number."""
+
+    label = "mutual nearest neighbours"
+    value_range = (0, 1)
+    function = staticmethod(mutual_knn)
+    pairs = staticmethod(mutual_pairs)
+    properties = Properties(orthogonal="own")
+
+    def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
+        """See `mutual_knn`. Raises UserError for k below 1, or `max_samples` below k + 2."""
+        require_neighbours(k)
+        super().__init__(max_samples=max_samples)
+        self.require_cap(k + 2)
+        self.arguments = {"k": k}
+
+
+class CKNNA(Measure):
+    """`cknna` over batches and processes, of `max_samples` samples at most: the value depends on their number."""
+
+    label = "CKNNA"
+    value_range = (-1, 1)
+    function = staticmethod(cknna)
+    pairs = staticmethod(cknna_pairs)
+    properties = Properties(orthogonal="own")
+
+    def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
+        """See `cknna`. Raises UserError for k below 1, or `max_samples` below k + 1."""
+        require_neighbours(k)
+        super().__init__(max_samples=max_samples)
+        self.require_cap(k + 1)
+        self.arguments = {"k": k}
+
+
+class Procrustes(Measure):
+    """`procrustes` over batches and processes, of `max_samples` samples at most."""
+
+    function = staticmethod(procrustes)
+    pairs = staticmethod(procrustes_pairs)
+    label = "Procrustes similarity"
+    value_range = (0, 1)
+    least = LEAST_OF_SHAPES
+    properties = Properties(orthogonal="own", translation="own")
+
+
+class RBFCKA(Measure):
+    """`rbf_cka` over batches and processes, of `max_samples` samples at most: N² numbers are kept for each layer."""
+
+    function = staticmethod(rbf_cka)
+    pairs = staticmethod(rbf_pairs)
+    label = "RBF CKA"
+    value_range = (-1, 1)
+    properties = Properties(orthogonal="own", translation="own")
+
+    def __init__(
+        self, *, bandwidth: float = 1.0, estimator: RBFEstimator = "biased", max_samples: int | None = 1024
+    ) -> None:
+        """See `rbf_cka`. Raises UserError for an unknown estimator, a bandwidth that is not positive, or `max_samples`
+        below what it needs."""
+        check_kernel(estimator, bandwidth)
+        super().__init__(max_samples=max_samples)
+        self.require_cap(LEAST_OF_KERNELS[estimator])
+        self.arguments = {"bandwidth": bandwidth, "estimator": estimator}
+        self.value_range = (0 if estimator == "biased" else -1, 1)
+
+
+class RegressionR2(Measure):
+    """`regression_r2` over batches and processes, of `max_samples` samples at most."""
+
+    function = staticmethod(regression_r2)
+    pairs = staticmethod(regression_pairs)
+    label = "regression R²"
+    value_range = (0, 1)
+    least = LEAST_OF_CCA
+    properties = Properties(orthogonal="own", translation="own", symmetric=False)
+
+
+class RSA(Measure):
+    """`rsa` over batches and processes, of `max_samples` samples at most: N² / 2 numbers are kept for each layer."""
+
+    function = staticmethod(rsa)
+    pairs = staticmethod(rsa_pairs)
+    label = "RSA"
+    value_range = (-1, 1)
+    least = LEAST_OF_RANKS
+
+    def __init__(self, *, distance: Distance = "euclidean", max_samples: int | None = 1024) -> None:
+        """See `rsa`. Raises UserError for an unknown distance, or `max_samples` below 3."""
+        check_distance(distance)
+        super().__init__(max_samples=max_samples)
+        self.arguments = {"distance": distance}
+        self.distance: Distance = distance
+
+    @property
+    def properties(self) -> Properties:
+        own: Reach = "own" if self.distance == "euclidean" else "none"
+        return Properties(orthogonal=own, translation=own)
