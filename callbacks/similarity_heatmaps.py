@@ -53,7 +53,7 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
         null: also measure what chance makes of every value, from so many permutations of the samples, such as 200
             (`layersim.similarity.Measure.null`): recorded as p, p over the whole map, and the value calibrated to it;
             cells that are not beyond chance are hatched. It costs about so many times the value. Tokens of one text are
-            not independent, and their p too small.
+            not independent, and their p too small. In YAML the option's name stands in quotes: `"null": 200`.
         colors: whose range the heat maps' colours have: the measure's, `fixed`, so that all pictures can be laid side
             by side; or the `data`'s, which tells 0.90 and 0.99 apart.
         **named: the parts of a module that is not ours; see LayerMonitor.

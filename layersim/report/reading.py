@@ -127,6 +127,8 @@ def check_plain(read: Any, most: int = _MOST_VALUES, *, finite: bool = False) ->
             raise UserError("expected numbers of at most 64 bits, got infinity.")
         inner = [each for each in level if isinstance(each, dict | list)] if kinds & {dict, list} else []
         texts = [each for each in level if isinstance(each, str)] if str in kinds else []
+        if any(None in each for each in inner if isinstance(each, dict)):
+            raise UserError('expected text as a name, got null: YAML takes it for nothing, write "null" in quotes.')
         for text in (*texts, *(key for each in inner if isinstance(each, dict) for key in each)):
             if not isinstance(text, str) or any("\ud800" <= letter <= "\udfff" for letter in text):
                 raise UserError(f"expected text, got {short(text)}.")

@@ -16,6 +16,7 @@ from torchmetrics import CosineSimilarity as TorchmetricsCosine
 from callbacks import EpochSimilarity, LayerAccuracyMonitor, RunRecorder, SimilarityHeatmaps
 from callbacks.tapped_module import Named, TappedModule
 from layersim import LayerwiseModule, UserError
+from layersim.commands.parser import _load
 from layersim.data.samplers import EvaluationSampler
 from layersim.report.records import LayerRecord, read_records
 from layersim.similarity import RSA, AngularDistance, CosineSimilarity, LinearCKA, StreamedCKA, cosine, linear_cka
@@ -427,3 +428,9 @@ def test_more_permutations_than_orders_are_refused_before_training(tmp_path: Pat
     with pytest.raises(TooFewSamples, match="4 samples have 23 other orders, got 24"):
         rehearsed.rehearse(tiny.module(), 4)
     assert rehearsed.rehearse(tiny.module(), 5) == {f"cosine_to_last/layer_{n:02d}" for n in (1, 2, 3)}
+
+
+def test_in_yaml_the_option_is_quoted() -> None:
+    assert _load('{class_path: SimilarityHeatmaps, init_args: {"null": 39}}')["init_args"] == {"null": 39}
+    with pytest.raises(UserError, match='expected text as a name, got null: YAML takes it for nothing, write "null"'):
+        _load("{class_path: SimilarityHeatmaps, init_args: {null: 39}}")
