@@ -48,14 +48,15 @@ class LayerGeometryMonitor(LayerMonitor[LayerGeometry]):
     def measure(self, metrics: dict[str, LayerGeometry]) -> dict[str, Quantity]:
         found = metrics["geometry"].compute()
         duplicates, kept = found["duplicates"].tolist(), {"max_samples": self.max_samples}
-        different = kept | ({"equal samples left out": duplicates} if any(duplicates) else {})
+        left_out = {"equal_samples": curve(duplicates, unit="samples", range=(0, None))} if any(duplicates) else {}
         self._advise((found["mean_cosine"][0] > CONSTANT).nonzero().flatten().add(1).tolist())
         rank, cosine = {"centering": self.centering} | kept, "cosine of unrelated samples"
         return {
             "mean_cosine": _with_interval(found["mean_cosine"], label=cosine, range=(-1, 1)),
             "norm": _with_interval(found["norm"], label="norm of features", unit=RATIO, range=(0, None)),
             "effective_rank": _with_interval(found["effective_rank"], range=(1, None), options=rank),
-            "intrinsic_dimension": _with_interval(found["intrinsic_dimension"], range=(0, None), options=different),
+            "intrinsic_dimension": _with_interval(found["intrinsic_dimension"], range=(0, None), options=kept),
+            **left_out,
         }
 
     def _advise(self, layers: list[int]) -> None:

@@ -128,8 +128,9 @@ def _quantities(record: dict[str, Any]) -> dict[str, Quantity]:
             axes=("class", LAYER, "principal component"),
             label="class means",
             ticks={"class": paths["classes"]},
-            options={"variance explained": paths["explained"]},
         )
+        label = "variance of class means in the plane"
+        found["class_plane"] = Quantity(values=paths["explained"], label=label, unit="share", range=(0, 1))
     return found
 
 

@@ -83,7 +83,7 @@ class LayerwiseModule(LightningModule):
         self.frozen = freeze_parts(self, freeze)
         self.objective = objective or (KLToLast() if isinstance(self.head, TunedLens) else Aligned())
         self.objective.build(backbone.num_layers)
-        self.objective.asked(backbone.num_layers, None)
+        self.objective.checked_layers(backbone.num_layers, None)
         self.optimizer = optimizer
         self.parameter_groups = parameter_groups
         self.lr_scheduler = lr_scheduler
@@ -142,7 +142,7 @@ class LayerwiseModule(LightningModule):
         readout = self.head(features.values, features.targets, range(self.num_layers))
         if features.targets is None:
             return LayerOutput(features, readout)
-        layers, values, losses = self.objective.asked(self.num_layers, None), features.values, readout.losses
+        layers, values, losses = self.objective.checked_layers(self.num_layers, None), features.values, readout.losses
         if len(layers) < self.num_layers:
             values, losses = values[layers], losses[layers]
         read = Reading(self.head, values, features.targets, layers, self.num_layers, known_losses=losses)
@@ -151,7 +151,7 @@ class LayerwiseModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         length = self._total_steps() if self.objective.follows_length else None
         step = Step(self.global_step, self.trainer.fit_loop.epoch_loop.total_batch_idx, length, self._seed)
-        layers = self.objective.asked(self.num_layers, step)
+        layers = self.objective.checked_layers(self.num_layers, step)
         loss_of = partial(self.loss_of, layers=layers, step=step)
         self._finite.begin(batch, batch_idx, layers, loss_of)
         features, loss = loss_of(batch)

@@ -30,7 +30,7 @@ class Objective(nn.Module, ABC):
         """The layers (0 … L − 1, ascending) that are read at a training step, or, `step` None, in evaluation: all."""
         return list(range(num_layers))
 
-    def asked(self, num_layers: int, step: Step | None) -> list[int]:
+    def checked_layers(self, num_layers: int, step: Step | None) -> list[int]:
         """The same, checked.
 
         Raises:

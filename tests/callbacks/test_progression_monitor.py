@@ -86,8 +86,11 @@ def test_the_record_after_training_is_what_the_definitions_give(tmp_path: Path) 
         "path_over_chord": pytest.approx(measured["path_over_chord"]),
         "cosine_cka_pearson": pytest.approx(expected["cosine_cka"]["pearson"], rel=1e-3),
         "cosine_cka_spearman": pytest.approx(expected["cosine_cka"]["spearman"], rel=1e-3),
+        "class_plane": pytest.approx(expected["class_paths"]["explained"], rel=1e-3),
         **{name: pytest.approx(measured[name][-1]) for name in (*COLLAPSE, "self_duality")},
     }
+    settings = {type(value) for quantity in told.values() for value in quantity.options.values()}
+    assert settings <= {int, str}, "how it was measured, which seeds share, and nothing that was"
     for name in ("cosine_path", "target_probability", "distance_to_segment", "nc1"):
         by_layer = [logged[f"{name}/layer_{layer:02d}"] for layer in (1, 2, 3)]
         assert by_layer == pytest.approx(measured[name]), name

@@ -13,6 +13,7 @@ from found import trained
 from tasks import TASKS, Task
 
 from layersim.__main__ import main as layersim
+from layersim.report.lens import LENS_FILE
 from layersim.report.transfer import TRANSFER_FILE
 
 QUIET = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -59,6 +60,8 @@ def finish(job: Job, fit: list[str], root: Path) -> float:
     if (task.images or task.probe) and not measured:
         to = [f"--to_data={task.probe}"] if task.probe else []
         call("transfer", f"--ckpt_path={directory / 'checkpoints' / 'last.ckpt'}", *to)
+    if job.objective in task.objectives and not (directory / LENS_FILE).exists():
+        call("lens", f"--ckpt_path={directory / 'checkpoints' / 'last.ckpt'}")
     return time.monotonic() - start
 
 

@@ -3,12 +3,13 @@
     python experiments/paper/evidence/results.py ROOT
 
 Writes tables.md (verdicts; the objectives side by side; every layer of every task), claims.md (what `layersim claims`
-says of each task) and evidence.png into ROOT.
+says of each task) and evidence.png into ROOT, and what `knowledge.py` writes.
 """
 
 import sys
 from pathlib import Path
 
+import knowledge
 from found import all_trained
 from picture import picture
 from rich.console import Console
@@ -42,6 +43,7 @@ def write(root: Path, console: Console) -> None:
     save_picture(picture(found), root / "evidence.png")
     for file in ("tables.md", "claims.md", "evidence.png"):
         console.print(f"{root / file}", soft_wrap=True, highlight=False)
+    knowledge.write(root, console)
 
 
 def _judged(trainings: Trainings) -> tuple[Arms, list[Verdict]]:

@@ -20,6 +20,7 @@ from layersim.report.configuration import (
 )
 from layersim.report.environment import read_environment
 from layersim.report.exits import read_exit_report
+from layersim.report.lens import read_lens_record
 from layersim.report.reading import DamagedFile
 from layersim.report.records import RECORDS_FILE
 from layersim.report.run import load_run
@@ -144,8 +145,10 @@ def _read(directory: Path) -> FinishedRun | None:
         bases = [base for base in (Path(), *directory.parents) if (base / checkpoint).exists()]
         origin = (*bases, Path())[0].joinpath(checkpoint).resolve().parent.parent
     transfer = read_transfer_report(directory) or read_transfer_report(origin)
+    lens = read_lens_record(directory) or read_lens_record(origin)
     environment = read_environment(directory) or {}
-    return FinishedRun(directory, config, validated[-1], origin, read_exit_report(directory), transfer, environment)
+    exits = read_exit_report(directory)
+    return FinishedRun(directory, config, validated[-1], origin, exits, transfer, lens, environment)
 
 
 def _unfinished(run: FinishedRun) -> str:

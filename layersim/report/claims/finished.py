@@ -9,7 +9,7 @@ import numpy as np
 
 from layersim.report.claims.intervals import CONFIDENCE, Measured, NotMeasured, Numbers, shares
 from layersim.report.exits import ExitReport
-from layersim.report.quantity import LAYER
+from layersim.report.quantity import BY_CHANCE, LAYER
 from layersim.report.records import LayerRecord
 from layersim.report.transfer import TransferReport
 
@@ -29,6 +29,7 @@ class FinishedRun:
     """The run that trained the model: itself, or that of the checkpoint that it evaluated."""
     exits: ExitReport | None = None
     transfer: TransferReport | None = None
+    lens: LayerRecord | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -83,6 +84,26 @@ class FinishedRun:
             return {**ticks, "accuracy": accuracy}, self.samples, "confidence"
         rule = f"{self.exits.policy}{' of tempered logits' if self.exits.temperatures is not None else ''}"
         return self.exits.curve, None if self.samples is None else self.exits.samples, rule
+
+    def within_chance(self, measure: str, name: str) -> float:
+        """The share of the pairs of layers that are no more alike than chance makes them."""
+        self.similarity(measure, name)
+        p = (self.record.quantities[measure].null or {}).get("p_family")
+        if p is None:
+            raise NotMeasured(
+                f"no null of the {name} was recorded: give callbacks.SimilarityHeatmaps a null, such as 200"
+            )
+        compared = np.array(p, dtype=np.float64)[~np.eye(self.layers, dtype=bool)]
+        if np.isnan(compared).any():
+            raise NotMeasured(f"the {name} is NaN at some layer")
+        return float((compared > BY_CHANCE).mean())
+
+    def read_by(self, who: str) -> Measured:
+        """(L,) accuracies of one who reads the layers of the model as it is."""
+        if self.lens is None or who not in self.lens.quantities:
+            raise NotMeasured(f"what is {who} was not measured: run `layersim lens`")
+        samples = None if self.lens.unit == "tokens" else self.lens.samples
+        return known(shares(self.lens.quantities[who].values, samples), f"what is {who} is NaN at some layer")
 
     def _values(self, name: str, what: str, monitor: str, axes: tuple[str, ...]) -> Any:
         """The quantity's; refuses that nothing is told, or something else under that name."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from layersim.report.claims.claim import GAIN, LOSS, ONE_HEAD, Limits, alike, claim
 from layersim.report.claims.finished import FinishedRun, known
 from layersim.report.claims.intervals import Measured, NotMeasured, Numbers, normal_quantile, shares
+from layersim.report.claims.left_open import LEFT_OPEN
 
 BUDGETS = (0.5, 0.75)
 """Mean exit layers at which early exit is compared, as shares of L."""
@@ -251,7 +252,7 @@ def absolute_depth(run: FinishedRun, limits: Limits) -> Measured:
 CLAIMS = (
     similarity_rises, cosine_follows_cka, accuracy_rises, probability_rises, shallow_layers, last_layer,
     more_saturation, earlier_saturation, effective_depth, one_head_on_par, parameters_saved, transfer_shift,
-    transfer_task,
+    transfer_task, *LEFT_OPEN,
 )  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 from layersim.report.claims import Verdict, judge, read_arms
 from layersim.report.exits import write_exit_report
-from layersim.report.records import append_record
+from layersim.report.lens import lens_quantities, write_lens_record
+from layersim.report.records import LayerRecord, append_record
 from layersim.report.transfer import TransferReport, write_transfer_report
 from tests.report.recorded import recorded
 from tests.report.test_exits import report as exit_report
@@ -27,7 +28,8 @@ WAYS: dict[str, dict[str, Any]] = {
 LAYERS = np.arange(4)
 APART = np.abs(LAYERS[:, None] - LAYERS)
 Facts = dict[str, Any]
-"""Fields of a record, `exits` (the share of parameters saved), `shifted` or `probed` (accuracies by layer)."""
+"""Fields of a record, `exits` (the share of parameters saved); by layer accuracies `shifted`, `probed`, or as a lens
+has them, `readable` and `known`."""
 Way = Callable[[int], Facts]
 """From the seed."""
 
@@ -46,6 +48,7 @@ def make(
     """A finished run of four layers."""
     told = dict(facts or {})
     saved, shifted, probed = (told.pop(key, None) for key in ("exits", "shifted", "probed"))
+    lens = {who: told.pop(who) for who in ("readable", "known") if who in told}
     backbone = {"class_path": "layersim.TransformersBackbone", "init_args": {"name_or_path": "tiny", "task": task}}
     config = {
         "seed_everything": seed,
@@ -67,6 +70,10 @@ def make(
         probe = {"data": {}, "classes": 2, "train_samples": 9, "samples": 500, "penalty": [1.0] * 4, "accuracy": probed}
         report = TransferReport(**transfer, accuracy=shifted, shifts=steps, probe=None if probed is None else probe)
         write_transfer_report(directory, report)
+    if lens:
+        quantities = lens_quantities(lens, {who: [1.0] * 4 for who in lens}, {})
+        where: Facts = {"epoch": 0, "step": 0, "stage": "validate", "layers": 4, "samples": 800}
+        write_lens_record(directory, LayerRecord(**where, quantities=quantities))
     return directory
 
 
@@ -100,6 +107,20 @@ def two_measures(follows: float, size: float) -> Way:
         noise = np.random.default_rng(seed).normal(size=(4, 4))
         nearness = 1 - 0.2 * APART
         return {"similarity": {"cosine": nearness.tolist(), "cka": (follows * nearness + size * noise).tolist()}}
+
+    return facts
+
+
+def chance(*p: float) -> Way:
+    """Family-wise p of the pairs (1, 2), (1, 3) … (3, 4), of cosine and CKA alike."""
+
+    def facts(seed: int) -> Facts:
+        family = np.full((4, 4), np.nan)
+        family[np.triu_indices(4, 1)] = p
+        family = np.where(np.isnan(family), family.T, family)
+        null = {"permutations": 199, "p": family.tolist(), "p_family": family.tolist(), "calibrated": APART.tolist()}
+        values = (1 - 0.2 * APART).tolist()
+        return {"similarity": {"cosine": values, "cka": values}, "nulls": {"cosine": null, "cka": null}}
 
     return facts
 

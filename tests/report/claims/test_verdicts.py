@@ -19,6 +19,7 @@ from tests.report.claims.synthetic import (
     RISES,
     WORSE,
     Way,
+    chance,
     cosine,
     curve,
     exits,
@@ -75,6 +76,15 @@ CASES: list[tuple[str, str, dict[str, Way]]] = [
     ("transfer-task", "holds", {"standard": field("probed", LATE), "aligned": field("probed", EARLY, 0.002)}),
     ("transfer-task", "does not hold", {"standard": field("probed", FALLS), "aligned": field("probed", FLAT)}),
     ("transfer-task", "cannot tell", {"standard": field("probed", FLAT), "aligned": field("probed", FLAT, 0.05)}),
+    ("features-readable", "holds", {"standard": field("readable", LATE), "aligned": field("readable", EARLY)}),
+    ("features-readable", "does not hold", {"standard": field("readable", EARLY), "aligned": field("readable", EARLY)}),
+    ("features-readable", "cannot tell", {"standard": field("readable", LATE), "aligned": field("known", EARLY)}),
+    ("features-know-more", "holds", {"standard": field("known", LATE), "aligned": field("known", EARLY)}),
+    ("features-know-more", "does not hold", {"standard": field("known", EARLY), "aligned": field("known", LATE)}),
+    ("features-know-more", "cannot tell", {"standard": field("known", FLAT), "aligned": field("known", FLAT, 0.05)}),
+    ("similarity-beyond-chance", "holds", {"aligned": chance(*[0.005] * 6)}),
+    ("similarity-beyond-chance", "does not hold", {"aligned": chance(*[0.005] * 5, 0.06)}),
+    ("similarity-beyond-chance", "cannot tell", {"aligned": cosine(0.2)}),
 ]  # fmt: skip
 
 
@@ -111,6 +121,10 @@ def test_numbers_are_what_they_say(tmp_path: Path) -> None:
     # the best one's 0.97 less 0.01 is reached between 0.5 at 3 and 0.97 at 4, and by 0.96 at 3
     depths = 3 + 0.46 / 0.47, 3
     assert number("effective-depth", {"standard": late, "aligned": early}) == pytest.approx(depths[0] - depths[1])
+    shared, probed = fixed(readable=LATE, known=EARLY), fixed(readable=EARLY, known=FLAT)
+    assert number("features-readable", {"standard": shared, "aligned": probed}) == pytest.approx(0.7 - 0.1)
+    assert number("features-know-more", {"standard": shared, "aligned": probed}) == pytest.approx(0.35 - 0.7)
+    assert number("similarity-beyond-chance", {"aligned": chance(*[0.005] * 5, 0.06)}) == pytest.approx(1 / 6)
     # at layers 2 and 3 of 4 the curves go through (1, 0.5), (2.5, middle), (4, 0.9)
     at_two, at_three = (0.1 * (2 - 1) / 1.5, 0.1 * (4 - 3) / 1.5)
     assert number("one-head-on-par", {"separate": late, "aligned": early}) == pytest.approx(max(at_two, at_three))
