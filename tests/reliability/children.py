@@ -86,6 +86,7 @@ def _begin(
     output: Path, where: Path, environment: dict[str, str], function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored by what runs in its background
     multiprocessing.set_start_method("fork", force=True)  # else its loader workers import everything anew
     os.chdir(where)
     os.environ |= environment
