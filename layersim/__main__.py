@@ -62,14 +62,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if args is None else args)
     verb, rest = (args[0], args[1:]) if args else ("--help", [])
-    if verb in ("-h", "--help"):
-        print(HELP)
-        return 0
-    if verb == "--version":
-        print(f"layersim {version('layersim')}")
-        return 0
     try:
         with ended_by_signals():
+            if verb in ("-h", "--help", "--version"):
+                print(f"layersim {version('layersim')}" if verb == "--version" else HELP, flush=True)
+                return 0
             if verb not in VERBS:
                 raise UserError(f"There is no verb {verb!r}. `layersim --help` lists them.")
             verb, *rest = args = list(import_module("layersim.commands.recipes").with_paths(args))

@@ -85,11 +85,12 @@ assert not {"torch", "lightning", "numpy", "jsonargparse", "layersim.commands.ex
         subprocess.run([sys.executable, "-c", program, verb], check=True, capture_output=True, timeout=PATIENCE)
 
 
-def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
+@pytest.mark.parametrize("words", [["fit", "--help"], ["--help"], ["--version"]])
+def test_a_reader_that_has_seen_enough_gets_no_traceback(words: list[str]) -> None:
     """`layersim fit --help | head -0`, as far as the command sees it."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-c", "import sys, layersim.__main__ as it; sys.exit(it.main(['fit', '--help']))"]
+    command = [sys.executable, "-c", f"import sys, layersim.__main__ as it; sys.exit(it.main({words}))"]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + 13, "")
