@@ -1,5 +1,7 @@
 """Measures that need all of their samples at once: metrics that keep as many as they may, then call the function."""
 
+from typing import ClassVar
+
 from layersim.similarity.cca import LEAST as LEAST_OF_CCA
 from layersim.similarity.cca import cca_pairs, check_variance, mean_cca, pwcca, pwcca_pairs, svcca
 from layersim.similarity.measure import Measure
@@ -53,38 +55,41 @@ class PWCCA(Measure):
     properties = Properties(orthogonal="none", translation="own", symmetric=False)
 
 
-class MutualKNN(Measure):
-    """`mutual_knn` over batches and processes, of `max_samples` samples at most: the value depends on their number."""
+class _OfNeighbours(Measure):
+    """A measure of each sample's k nearest neighbours."""
+
+    beyond: ClassVar[int]
+    """How many samples it needs more than k."""
+    properties = Properties(orthogonal="own")
+
+    def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
+        """See the function. Raises UserError for k below 1, or `max_samples` below what k needs."""
+        require_neighbours(k)
+        super().__init__(max_samples=max_samples)
+        self.require_cap(k + self.beyond)
+        self.arguments = {"k": k}
+
+
+class MutualKNN(_OfNeighbours):
+    """`mutual_knn` over batches and processes, of `max_samples` samples at most (k + 2 at least): the value depends on
+    their number."""
 
     label = "mutual nearest neighbours"
     value_range = (0, 1)
+    beyond = 2
     function = staticmethod(mutual_knn)
     pairs = staticmethod(mutual_pairs)
-    properties = Properties(orthogonal="own")
-
-    def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
-        """See `mutual_knn`. Raises UserError for k below 1, or `max_samples` below k + 2."""
-        require_neighbours(k)
-        super().__init__(max_samples=max_samples)
-        self.require_cap(k + 2)
-        self.arguments = {"k": k}
 
 
-class CKNNA(Measure):
-    """`cknna` over batches and processes, of `max_samples` samples at most: the value depends on their number."""
+class CKNNA(_OfNeighbours):
+    """`cknna` over batches and processes, of `max_samples` samples at most (k + 1 at least): the value depends on their
+    number."""
 
     label = "CKNNA"
     value_range = (-1, 1)
+    beyond = 1
     function = staticmethod(cknna)
     pairs = staticmethod(cknna_pairs)
-    properties = Properties(orthogonal="own")
-
-    def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
-        """See `cknna`. Raises UserError for k below 1, or `max_samples` below k + 1."""
-        require_neighbours(k)
-        super().__init__(max_samples=max_samples)
-        self.require_cap(k + 1)
-        self.arguments = {"k": k}
 
 
 class Procrustes(Measure):
