@@ -226,6 +226,11 @@ class TransformersBackbone(Backbone):
         with as_user_error(f"{self.name} cannot take the batch", "Change the data.", why=shortened):
             return super().run(batch)
 
+    def extend(self, batch: Mapping[str, Any], cache: Any) -> object:
+        """The base model's forward on new tokens (N, T), whose keys and values join those that `cache`, a `Cache` of
+        transformers, has of the S before them; the batch's attention mask is that of all (N, S + T)."""
+        return self.model.base_model(**self._model_inputs(batch) | {"past_key_values": cache, "use_cache": True})
+
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         return self._for_whole(self._model_inputs(batch))
 

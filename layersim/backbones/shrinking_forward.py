@@ -13,15 +13,12 @@ import torch
 from torch import Tensor
 
 from layersim.backbones.base import Backbone
+from layersim.backbones.block_arguments import Axes, Place, given_shapes, grown_axes, mapped
 from layersim.backbones.calls import first_tensor, hooked, watched
 from layersim.errors import UserError, as_user_error
 
 Visit = Callable[[int, Tensor, Tensor], Tensor]
 """Called with a layer, the numbers (n,) of the samples that remain, and their features (n, D); gives (n,) who stays."""
-Place = tuple[int | str, ...]
-"""Where a tensor lies in what a layer's block is given: the layer, then names and indices down to the tensor."""
-Axes = dict[Place, int | None]
-"""The axis along which each of those tensors has a row for each sample; None where it has none."""
 
 
 class ShrinkingForward:
@@ -69,7 +66,8 @@ class ShrinkingForward:
         if mask is not None:  # the sample with most padding, so that the model masks as for the whole batch
             rows = (rows + int(mask.sum(dim=1).argmin())) % samples
         three = _rows(batch, rows)
-        axes.update(_axes(*(_shapes(self.backbone, few) for few in (_rows(three, torch.arange(2)), three))))
+        two, of_three = (given_shapes(self.backbone, few) for few in (_rows(three, torch.arange(2)), three))
+        axes.update(_axes(two, of_three))
         self._check(three, axes)
 
     def _check(self, three: Mapping[str, Any], axes: Axes) -> None:
@@ -150,7 +148,7 @@ class _Run:
                 raise UserError(f"{_CANNOT}: a block is given {size} rows for {before} samples.")
             return tensor.index_select(axis, index[size])
 
-        changed: tuple[Any, Any] = _mapped((args, kwargs), cut)
+        changed: tuple[Any, Any] = mapped((args, kwargs), cut)
         return changed
 
     def _ask(self) -> Tensor:
@@ -195,32 +193,12 @@ def _rows(batch: Mapping[str, Any], rows: Tensor) -> dict[str, Tensor]:
     return {key: value[rows] for key, value in batch.items() if isinstance(value, Tensor)}
 
 
-def _shapes(backbone: Backbone, batch: Mapping[str, Any]) -> dict[Place, torch.Size]:
-    """The shape of every tensor that the model's own forward gives its blocks."""
-    shapes: dict[Place, torch.Size] = {}
-    layer = -1
-
-    def note(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal layer
-        layer += 1
-
-        def shape(place: Place, tensor: Tensor) -> Tensor:
-            shapes[(layer, *place)] = tensor.shape
-            return tensor
-
-        _mapped((args, kwargs), shape)
-
-    with hooked(backbone.blocks, before=note):
-        backbone.run(batch)
-    return shapes
-
-
 def _axes(two: dict[Place, torch.Size], three: dict[Place, torch.Size]) -> Axes:
     """The axis of each tensor that is 2 long with two samples and 3 long with three; None where nothing grows."""
     axes: Axes = {}
     for place, after in three.items():
         before = two.get(place, torch.Size())
-        grown = [axis for axis in range(len(after)) if before[axis : axis + 1] != after[axis : axis + 1]]
+        grown = grown_axes(before, after)
         if grown and (len(grown) > 1 or len(before) != len(after) or before[grown[0]] != 2 or after[grown[0]] != 3):
             raise UserError(
                 f"{_CANNOT}: its blocks are given a tensor that is {tuple(before)} for two samples and {tuple(after)} "
@@ -228,15 +206,3 @@ def _axes(two: dict[Place, torch.Size], three: dict[Place, torch.Size]) -> Axes:
             )
         axes[place] = grown[0] if grown else None
     return axes
-
-
-def _mapped(value: Any, change: Callable[[Place, Tensor], Tensor], place: Place = ()) -> Any:
-    """The same tuples, lists and dictionaries, with other tensors in them."""
-    if isinstance(value, Tensor):
-        return change(place, value)
-    if isinstance(value, dict):
-        return {key: _mapped(part, change, (*place, key)) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        parts = [_mapped(part, change, (*place, number)) for number, part in enumerate(value)]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value

@@ -2,6 +2,7 @@
 
 from layersim.exits.calibration import Calibration, Method, best_within, calibrate, check_promise
 from layersim.exits.curve import ExitCounts, ExitCurve, accuracy_at, exit_counts, exit_curve, exit_curve_area
+from layersim.exits.generation import TokenExit, Written
 from layersim.exits.policies import (
     POLICIES,
     Confidence,
@@ -37,7 +38,9 @@ __all__ = [
     "Risk",
     "Similarity",
     "Speed",
+    "TokenExit",
     "View",
+    "Written",
     "accuracy_at",
     "best_within",
     "calibrate",

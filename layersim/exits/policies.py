@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, log
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -49,6 +49,8 @@ class Policy(ABC):
     """A rule to leave: how sure a layer is (score), and a threshold that it must reach. The higher the surer."""
 
     name: ClassVar[str]
+    reads: ClassVar[Literal["logits", "predictions", "features"]] = "logits"
+    """What the score asks for: the streak comes of predictions, and these of logits."""
 
     @abstractmethod
     def score(self, view: View) -> Tensor:
@@ -142,6 +144,7 @@ class Patience(Policy):
     """
 
     name = "patience"
+    reads = "predictions"
 
     def score(self, view: View) -> Tensor:
         return view.streak.float()
@@ -168,6 +171,7 @@ class Similarity(Policy):
     """
 
     name = "similarity"
+    reads = "features"
 
     def score(self, view: View) -> Tensor:
         features = widened(view.features)

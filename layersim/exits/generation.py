@@ -1,0 +1,316 @@
+"""Text written token by token, each of which leaves at the first layer that is sure of it.
+
+Keys and values of the layers that a token skipped are made when a later token of its text comes to that layer, of all
+that are missing there at once; where none ever comes, never.
+
+Letters: L layers, N texts, n of them, P tokens of the prompts, T new tokens, q tokens of each text, D width, V
+vocabulary.
+"""
+
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from layersim.backbones.base import Backbone
+from layersim.backbones.calls import first_tensor, hooked, watched
+from layersim.backbones.huggingface import TransformersBackbone
+from layersim.errors import UserError, as_user_error
+from layersim.evaluation import evaluating
+from layersim.exits.block_calls import CANNOT, BlockCalls, learned_axes, text_batch
+from layersim.exits.policies import Policy, View, next_streak
+from layersim.exits.token_cache import TokenCache
+from layersim.heads import Head
+from layersim.precision import widened
+
+
+@dataclass(frozen=True)
+class Written:
+    """New tokens of N texts, and where each left."""
+
+    tokens: Tensor
+    """(N, T) new tokens; behind a stop token, that token again."""
+    exit_layers: Tensor
+    """(N, T) layers 0 … L − 1; −1 behind a stop token."""
+    losses: Tensor | None
+    """(N, T) negative log-probability, in nats, of the token that was forced there; None where none was."""
+
+    def mean_exit_layer(self) -> float:
+        """Counted from 1, over the tokens up to the stop token."""
+        return float(self.exit_layers[self.exit_layers >= 0].double().mean()) + 1
+
+
+class TokenExit:
+    """A causal language model that spends on each token as many layers as a policy asks for.
+
+    Prompts go through all layers. Greedy: each new token is the most likely one at the layer where it leaves.
+
+    Args:
+        backbone: of a language model of transformers whose blocks keep keys and values.
+        head: reads its layers.
+        policy: how sure a layer is of a token.
+        threshold: of the policy's score, at which a token leaves; None: only the last layer lets go, which gives the
+            tokens of transformers' own greedy `generate`.
+        exit_layers: layers, 0 … L − 1, at which tokens may leave; all where None. Reading a layer costs as much as the
+            head does, which with a large vocabulary is more than a narrow model's layer.
+        keys: `copied`: keys and values of the layers that a token skipped are made of what it was where it left (CALM);
+            `exact`: the token is taken through those layers, together with the first one behind it that comes there
+            (as in FREE, arXiv 2310.05424), which costs more arithmetic and, for one text, hardly more time.
+
+    Raises:
+        UserError: no language model; one that keeps something else than keys and values of all its tokens, such as a
+            recurrent state; a threshold outside the policy's range; exit layers that the model has not.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: Head,
+        policy: Policy,
+        threshold: float | None,
+        exit_layers: Collection[int] | None = None,
+        keys: Literal["copied", "exact"] = "copied",
+    ) -> None:
+        layers = backbone.num_layers
+        if not (backbone.reads_tokens and isinstance(backbone, TransformersBackbone)):
+            raise UserError("Expected a language model of transformers. Exits of classifiers are EarlyExit's.")
+        if backbone.refiner is not None or backbone.layout.sequence_first:
+            raise UserError(f"{CANNOT}: its blocks cannot be called one by one.")
+        if threshold is not None:
+            policy.check(threshold, backbone.num_classes, layers)
+        if wrong := sorted({*(exit_layers or ())} - {*range(layers)}):
+            raise UserError(f"Expected exit layers of 0 … {layers - 1}, but got {', '.join(map(str, wrong))}.")
+        self.backbone = backbone
+        self.head = head
+        self.policy = policy
+        self.threshold = threshold
+        self.exits = {*range(layers - 1)} & ({*range(layers)} if exit_layers is None else {*exit_layers})
+        self.keys = keys
+        with evaluating(backbone, head), torch.inference_mode():
+            with as_user_error(CANNOT):
+                self.axes = learned_axes(backbone)
+            self._rehearse()
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        max_new_tokens: int = 64,
+        *,
+        stop: Collection[int] = (),
+        forced: Tensor | None = None,
+    ) -> Written:
+        """Writes behind prompts.
+
+        Args:
+            input_ids: (N, P) prompts, those that are shorter padded in front.
+            attention_mask: (N, P), 0 where a prompt is padded; all 1 where None.
+            max_new_tokens: T.
+            stop: tokens at which a text ends, such as the tokenizer's `eos_token_id`.
+            forced: (N, T) tokens to write whatever the model would, to measure its loss of them.
+
+        Raises:
+            UserError: prompts that are padded behind, or more tokens than the model has positions.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if not (mask[:, -1] > 0).all():
+            raise UserError(
+                "Expected prompts that are padded in front, so that all go on at the same place, but got padding at "
+                "their ends. Set the tokenizer's padding_side to left."
+            )
+        if max_new_tokens < 1 or (forced is not None and forced.shape != (len(input_ids), max_new_tokens)):
+            raise UserError(f"Expected at least one new token, and as many forced ones, but got {max_new_tokens}.")
+        most, length = self.backbone.max_positions, input_ids.shape[1] + max_new_tokens
+        if most is not None and length > most:
+            raise UserError(f"The model takes up to {most} tokens, but {length} are asked for. Lower max_new_tokens.")
+        with evaluating(self.backbone, self.head), torch.inference_mode():
+            return _Writing(self, input_ids, mask, max_new_tokens).write({*stop}, forced)
+
+    def _rehearse(self) -> None:
+        """Makes sure, on a tiny input, that each layer keeps keys and values, and that with these the model gives what
+        it gives without."""
+        ids = self.backbone.small_batch()["input_ids"][:1]
+        prompts, forced = torch.cat([ids, ids.roll(1)]), ids[:, 1:].repeat(2, 1)
+        mask = torch.ones_like(prompts)
+        mask[1, 0] = 0
+        with as_user_error(CANNOT):
+            writing = _Writing(self, prompts, mask, forced.shape[1], full=True)
+            found = writing.write(set(), forced).losses
+        if not writing.cache.is_complete:
+            raise UserError(f"{CANNOT}: not each of its layers keeps keys and values of its own.")
+        whole = text_batch(torch.cat([prompts, forced], dim=1), torch.cat([mask, torch.ones_like(forced)], dim=1))
+        logits = widened(self.backbone.model(**self.backbone.inputs(whole)).logits)
+        behind = logits[:, prompts.shape[1] - 1 : -1]
+        expected = cross_entropy(behind.flatten(0, 1), forced.flatten(), reduction="none").view_as(forced)
+        tolerance = 5e-2 if self.backbone.model.dtype in (torch.bfloat16, torch.float16) else 1e-3
+        assert found is not None
+        if not (found - expected).abs().max() <= tolerance * expected.abs().max():
+            raise UserError(f"{CANNOT}: with keys and values kept it gives other logits than without.")
+
+
+class _Writing:
+    """One call of `generate`: the texts so far, their keys and values, and what the tokens left behind."""
+
+    def __init__(self, by: TokenExit, ids: Tensor, mask: Tensor, new: int, *, full: bool = False) -> None:
+        self.by, self.backbone = by, by.backbone
+        self.ids, self.new = ids, new
+        self.texts, self.prompt = ids.shape
+        self.last = self.backbone.num_layers - 1
+        self.exits = set() if full or by.threshold is None else by.exits
+        self.mask = torch.cat([mask, mask.new_ones(self.texts, new)], dim=1)
+        self.cache = TokenCache(self.last + 1, self.texts, self.prompt + new)
+        self.blocks = BlockCalls(self.backbone, by.axes, self.mask, self.cache)
+        self.filled = [[self.prompt] * self.texts for _ in range(self.last + 1)]
+        """By layer and text: so many first tokens have keys and values there."""
+        self.states: Tensor | None = None
+        """(N, T, D) what new tokens were where they left."""
+
+    def write(self, stop: set[int], forced: Tensor | None) -> Written:
+        tokens = self.ids.new_zeros(self.texts, self.new)
+        layers = torch.full_like(tokens, -1)
+        losses = None if forced is None else torch.zeros(tokens.shape, device=tokens.device)
+        going = list(range(self.texts))
+        for step in range(self.new):
+            rows = torch.tensor(going, device=tokens.device)
+            logits, left = self._read(rows, tokens[rows, step - 1 : step]) if step else self._read_prompts()
+            chosen = logits.argmax(dim=-1) if forced is None else forced[rows, step]
+            if losses is not None:
+                losses[rows, step] = cross_entropy(logits, chosen, reduction="none").to(losses)
+            tokens[rows, step], layers[rows, step] = chosen, left
+            if stop:
+                told = dict(zip(going, chosen.tolist(), strict=True))
+                for row, token in told.items():
+                    if token in stop:
+                        tokens[row, step:] = token
+                going = [row for row, token in told.items() if token not in stop]
+                if not going:
+                    break
+        return Written(tokens, layers, losses)
+
+    def _read_prompts(self) -> tuple[Tensor, Tensor]:
+        """Logits (N, V) of the first new tokens, and the last layer for each of them."""
+        self.cache.start, self.cache.end, self.cache.rows, self.cache.places = 0, self.prompt, None, None
+        seen: list[Tensor] = []
+
+        def see(tokens: Tensor, refines: bool) -> None:
+            seen[:] = [tokens[:, -1]]
+
+        with watched(self.backbone.blocks, None, see):
+            self.backbone.extend(text_batch(self.ids, self.mask[:, : self.prompt]), self.cache)
+        return self._logits(seen[0], self.last), torch.full_like(self.ids[:, 0], self.last)
+
+    def _read(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, V) behind the last tokens (n, 1) of the texts that go on, and the layers (n,) they left at."""
+        place = self.cache.end
+        self.cache.start, self.cache.end = place, place + 1
+        states = self._embedded(text_batch(tokens, self.mask[rows, : place + 1]))
+        here, seen, called = torch.arange(len(rows), device=rows.device), _Seen(), None
+        told: list[tuple[Tensor, Tensor, int]] = []
+        texts, reads = rows.tolist(), self.by.policy.reads
+        for layer in range(self.last + 1):
+            missing = self._missing(layer, texts, place)
+            if (calling := (texts, missing)) != called:
+                places = torch.tensor(missing, device=rows.device)
+                self.blocks.at(None if len(texts) == self.texts else rows[here], places)
+                called = calling
+            if places.shape[1] > 1:
+                states = torch.cat([self._left(rows[here], places[:, :-1], states), states], dim=1)
+            read = self.blocks(layer, states)
+            if places.shape[1] > 1 and self.by.keys == "exact":
+                self._leave(rows[here].unsqueeze(1), places, read)
+            states, features = read[:, -1:], read[:, -1]
+            if layer == self.last:
+                told.append((here, self._logits(features, layer), layer))
+            elif layer in self.exits:
+                logits = None if reads == "features" else self._logits(features, layer)
+                leaves = self._leaves(seen.view(logits, features, reads))
+                if leaves.any():
+                    gone, stays = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
+                    of_them = self._logits(features[gone], layer) if logits is None else logits[gone]
+                    told.append((here[gone], of_them, layer))
+                    self._leave(rows[here[gone]], torch.full_like(gone, place), features[gone])
+                    if not len(stays):
+                        break
+                    here, states = here[stays], states[stays]
+                    texts = rows[here].tolist()
+                    seen.keep(stays)
+        back = torch.cat([who for who, _, _ in told]).argsort()
+        layers = torch.cat([torch.full_like(who, layer) for who, _, layer in told])
+        return torch.cat([logits for _, logits, _ in told])[back], layers[back]
+
+    def _embedded(self, batch: dict[str, Tensor]) -> Tensor:
+        """(n, 1, D) what the model's own forward gives its first block."""
+        given: list[Tensor] = []
+
+        def take(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = first_tensor([*args, *kwargs.values()])
+            assert hidden is not None
+            given.append(hidden)
+            raise _Embedded
+
+        with suppress(_Embedded), hooked([self.backbone.blocks[0]], before=take):
+            self.backbone.extend(batch, self.cache)
+        return given[0]
+
+    def _missing(self, layer: int, texts: list[int], place: int) -> list[list[int]]:
+        """Places (n, q) of the tokens that have no keys and values at the layer, the last one being new; in texts where
+        fewer are missing the new one stands several times, which does no harm."""
+        filled = self.filled[layer]
+        missing = [[*range(filled[text], place + 1)] for text in texts]
+        for text in texts:
+            filled[text] = place + 1
+        most = max(map(len, missing))
+        return [each + [place] * (most - len(each)) for each in missing] if most > 1 else missing
+
+    def _leave(self, rows: Tensor, places: Tensor, features: Tensor) -> None:
+        """Keeps what tokens were where they left."""
+        if self.states is None:
+            self.states = features.new_empty(self.texts, self.new, features.shape[-1])
+        self.states[rows, places - self.prompt] = features
+
+    def _left(self, rows: Tensor, places: Tensor, states: Tensor) -> Tensor:
+        """(n, q − 1, D) what tokens were where they left; in the new one's place, where it stands again, its own (n, 1,
+        D)."""
+        assert self.states is not None
+        left = self.states[rows.unsqueeze(1), places - self.prompt]
+        return torch.where((places == self.cache.start).unsqueeze(2), states, left)
+
+    def _leaves(self, view: View) -> Tensor:
+        assert self.by.threshold is not None
+        return self.by.policy.leaves(self.by.policy.score(view), self.by.threshold)
+
+    def _logits(self, features: Tensor, layer: int) -> Tensor:
+        return widened(self.by.head.logits(features.unsqueeze(0), [layer]).squeeze(0))
+
+
+class _Seen:
+    """What a policy was shown of tokens on their way."""
+
+    features: Tensor | None = None
+    predictions: Tensor | None = None
+    streak: Tensor | None = None
+
+    def view(self, logits: Tensor | None, features: Tensor, reads: str) -> View:
+        """At the next layer that is read, with what the policy reads; what it does not is made up."""
+        before, self.features = self.features, features
+        if logits is None or reads != "predictions":
+            nothing = features.new_zeros(len(features), 1)
+            return View(nothing if logits is None else logits, features, before, nothing)
+        predictions = logits.argmax(dim=-1)
+        self.streak = next_streak(predictions, self.predictions, self.streak)
+        self.predictions = predictions
+        return View(logits, features, before, self.streak)
+
+    def keep(self, stays: Tensor) -> None:
+        """The others have left."""
+        for name in ("features", "predictions", "streak"):
+            if (known := getattr(self, name)) is not None:
+                setattr(self, name, known[stays])
+
+
+class _Embedded(BaseException):  # no error, which a guard at a library's door would take it for
+    """The first block is about to be called: the rest of the model's forward is not needed."""
