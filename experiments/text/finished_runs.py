@@ -1,11 +1,9 @@
-"""Finished runs of language models, and prompts from their own held-out data."""
+"""Finished runs of language models."""
 
 from pathlib import Path
 
-import torch
 import yaml
 from jsonargparse import ArgumentParser
-from torch import Tensor
 
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
@@ -23,13 +21,3 @@ def open_run(run: Path) -> tuple[str, LayerwiseModule, SplitDataModule]:
     data: SplitDataModule = parser.instantiate_classes(parser.parse_object({"data": config["data"]})).data
     data.check(module.backbone)
     return config["experiment"].split("/")[-1], module, data
-
-
-def prompts_of(data: SplitDataModule, count: int, length: int) -> Tensor:
-    """(N, P) the first tokens of so many held-out samples, in the order that the data's seed draws."""
-    split = data.splits["val"]
-    rows = [split[place]["input_ids"] for place in split.order.tolist()]
-    found = [torch.as_tensor(row[:length]).long() for row in rows if len(row) >= length][:count]
-    if not found:
-        raise UserError(f"Expected held-out samples of {length} tokens or more, but there is none.")
-    return torch.stack(found)

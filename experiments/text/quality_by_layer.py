@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finished_runs import open_run, prompts_of
+from finished_runs import open_run
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from layersim.data.blocks import first_tokens
 from layersim.errors import UserError, as_user_error
 from layersim.export import truncate
 from layersim.module import LayerwiseModule
@@ -99,7 +100,7 @@ def main() -> None:
     options = parser.parse_args()
     opened = [open_run(run) for run in options.run]
     _, first, data = opened[0]
-    prompts, judge = prompts_of(data, options.prompts, options.length), cut(first, first.num_layers)
+    prompts, judge = first_tokens(data.splits["val"], options.prompts, options.length), cut(first, first.num_layers)
     found = {name: quality_by_layer(module, judge, prompts, options.new) for name, module, _ in opened}
     print(f"{len(prompts)} prompts of {options.length} tokens, {options.new} new ones, nucleus 0.95\n")
     print(f"| run | layer | {' | '.join(MEASURES)} |\n| --- | --- | --- | --- | --- |")

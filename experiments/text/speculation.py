@@ -29,11 +29,12 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from finished_runs import open_run, prompts_of
+from finished_runs import open_run
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.generation import BaseStreamer
 
+from layersim.data.blocks import first_tokens
 from layersim.errors import UserError, as_user_error
 from layersim.evaluation import evaluating
 
@@ -186,7 +187,7 @@ def main() -> None:
     _, module, data = open_run(options.run)
     model: Any = module.backbone.model
     check_drafting(model)
-    prompts, layers = prompts_of(data, options.prompts, options.length), range(1, module.num_layers)
+    prompts, layers = first_tokens(data.splits["val"], options.prompts, options.length), range(1, module.num_layers)
     with undisturbed(model):
         plain = [write(model, row, None, options.new) for row in prompts]
         found = [draft(model, prompts, plain, layer, options.new) for layer in layers]

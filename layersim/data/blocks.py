@@ -1,9 +1,11 @@
 """Language modelling on blocks of tokens, wherever the documents come from."""
 
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from layersim.data.base import Reader, SplitDataModule, at_least
 from layersim.data.sequences import PadCollate, Sequences, Tokens
@@ -98,6 +100,19 @@ class BlockSplit(Split):
     def inputs(self, place: int) -> Sample:
         first, end = self.bounds[self.index[place]]
         return as_block(self.tokens[first:end])
+
+
+def first_tokens(split: Split, count: int, length: int) -> Tensor:
+    """(N, length) the first tokens of N ≤ `count` blocks that have so many, in the order that the data's seed draws.
+
+    Raises:
+        UserError: no block has.
+    """
+    rows = (torch.as_tensor(split[place]["input_ids"][:length]).long() for place in split.order.tolist())
+    found = list(islice((row for row in rows if len(row) == length), count))
+    if not found:
+        raise UserError(f"Expected blocks of {length} tokens or more, but there is none. Raise --data.block_size.")
+    return torch.stack(found)
 
 
 def as_block(tokens: Tokens) -> Sample:

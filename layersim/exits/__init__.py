@@ -19,6 +19,8 @@ from layersim.exits.runner import EarlyExit, Exited
 from layersim.exits.speed import Speed, measure_speed
 from layersim.exits.table import ExitSummary, ExitTable, Risk, calibrations, exit_table, join_tables, summarize
 from layersim.exits.temperature import fit_temperatures, split_for_temperatures
+from layersim.exits.token_calibration import TokenCalibration, calibrate_tokens
+from layersim.exits.token_speed import TokenSpeed, measure_token_speed
 
 __all__ = [
     "POLICIES",
@@ -38,12 +40,15 @@ __all__ = [
     "Risk",
     "Similarity",
     "Speed",
+    "TokenCalibration",
     "TokenExit",
+    "TokenSpeed",
     "View",
     "Written",
     "accuracy_at",
     "best_within",
     "calibrate",
+    "calibrate_tokens",
     "calibrations",
     "check_promise",
     "exit_counts",
@@ -54,6 +59,7 @@ __all__ = [
     "fit_temperatures",
     "join_tables",
     "measure_speed",
+    "measure_token_speed",
     "next_streak",
     "split_for_temperatures",
     "summarize",

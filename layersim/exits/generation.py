@@ -9,6 +9,7 @@ vocabulary.
 
 from collections.abc import Collection
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -129,6 +130,18 @@ class TokenExit:
             raise UserError(f"The model takes up to {most} tokens, but {length} are asked for. Lower max_new_tokens.")
         with evaluating(self.backbone, self.head), torch.inference_mode():
             return _Writing(self, input_ids, mask, max_new_tokens).write({*stop}, forced)
+
+    def at(self, threshold: float | None) -> "TokenExit":
+        """The same with another threshold.
+
+        Raises:
+            UserError: it lies outside the policy's range.
+        """
+        if threshold is not None:
+            self.policy.check(threshold, self.backbone.num_classes, self.backbone.num_layers)
+        other = copy(self)
+        other.threshold = threshold
+        return other
 
     def _rehearse(self) -> None:
         """Makes sure, on a tiny input, that each layer keeps keys and values, and that with these the model gives what

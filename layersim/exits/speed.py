@@ -60,15 +60,15 @@ def measure_speed(
 
 
 def _time(run: Callable[[Batch], object], batches: Sequence[Batch]) -> float:
-    _wait()
+    wait()
     start = time.perf_counter()
     for batch in batches:
         run(batch)
-    _wait()
+    wait()
     return time.perf_counter() - start
 
 
-def _wait() -> None:
+def wait() -> None:
     """Until an accelerator has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -1,0 +1,215 @@
+"""The threshold at which a language model's tokens may leave early while a promise about its texts still holds.
+
+Tokens of one text hang together, so that it is texts that are counted. Letters: L layers, N texts, P tokens of the
+prompts, T new tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from layersim.errors import UserError
+from layersim.evaluation import evaluating
+from layersim.exits.block_calls import text_batch
+from layersim.exits.calibration import require_share
+from layersim.exits.generation import TokenExit
+from layersim.exits.policies import check_thresholds
+from layersim.exits.promises import Bet, Counted
+from layersim.precision import widened
+
+TokenRisk = Literal["disagreement", "loss", "continuation"]
+TOKEN_RISKS: dict[TokenRisk, str] = {
+    "disagreement": "the share of a text's new tokens that the full model would not have written behind the same words",
+    "loss": "the rise of a text's loss over the full model's, in nats a token, counted as 1 at most and −1 at least",
+    "continuation": "the share of texts in which some token differs from the full model's",
+}
+"""What a text costs, in words."""
+_STEPS = 16
+"""Thresholds that are tried at most: each is a text written anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCalibration:
+    """A threshold, what it promises of new texts, and what it did to the N it was chosen on."""
+
+    policy: str
+    threshold: float | None
+    """None: only the last layer lets go."""
+    keys: str
+    exit_layers: list[int]
+    """Layers 1 … L − 1 at which tokens may leave."""
+    risk: TokenRisk
+    target: float
+    """The risk that is promised not to be exceeded."""
+    confidence: float
+    """The probability of the promise."""
+    observed_risk: float
+    """The mean of the risk over the N texts."""
+    bound: float
+    """What the promise says of the risk at most; at most the target."""
+    texts: int
+    prompt_tokens: int
+    new_tokens: int
+    layers: int
+    exits: list[int]
+    """L counts: new tokens that left at each layer."""
+    mean_exit_layer: float
+    """Of new tokens, counted from 1; a text's first one leaves at the last layer, where its prompt is read."""
+    layer_gain: float
+    """L / mean exit layer."""
+    tried: list[dict[str, float]]
+    """Thresholds from the most cautious one down to the first that failed: `threshold`, `mean_exit_layer`, `risk`,
+    `bound`."""
+
+    def explain(self) -> str:
+        """The bound and what it means, in plain words."""
+        what = TOKEN_RISKS[self.risk]
+        rule = (
+            f"No threshold of the policy {self.policy} can be promised to keep {what} at or below {self.target:g}: "
+            "every token goes through all layers."
+            if self.threshold is None
+            else f"A token leaves at the first layer where {self.policy} ≥ {self.threshold:.9g}."
+        )
+        return (
+            f"{rule} With probability {self.confidence:g} over the draw of these {self.texts} texts, {what} is at most "
+            f"{self.target:g} on average over new texts of {self.new_tokens} tokens; the upper bound at this threshold "
+            f"is {self.bound:.4g}. Measured on these texts: {self.observed_risk:.4g}. New tokens leave at layer "
+            f"{self.mean_exit_layer:.2f} of {self.layers} on average, {self.layer_gain:.2f} times fewer layers. The "
+            "promise is for texts drawn independently like these, written greedily by a model that was fixed without "
+            "them."
+        )
+
+
+def check_token_promise(texts: int, *, target: float, risk: TokenRisk, confidence: float) -> Counted | Bet:
+    """The promise, and what can be said against it before anything is written.
+
+    Raises:
+        UserError: target, confidence or risk out of range, or too few texts to promise this of the full model.
+    """
+    require_share("a risk target", target)
+    require_share("a confidence", confidence)
+    if risk not in get_args(TokenRisk):
+        raise UserError(f"Expected a risk of tokens among {', '.join(get_args(TokenRisk))}, but got {risk!r}.")
+    promise = (Counted if risk == "continuation" else Bet)(target, 1 - confidence)
+    if texts < promise.samples_needed():
+        raise UserError(
+            f"Expected at least {promise.samples_needed()} texts to promise a risk ({risk}) of at most {target:g} with "
+            f"confidence {confidence:g}, but got {texts}: so few could not promise it even of the full model. Give "
+            "more texts, or raise the risk."
+        )
+    return promise
+
+
+def calibrate_tokens(
+    exits: TokenExit,
+    input_ids: Tensor,
+    following: Tensor,
+    *,
+    target: float,
+    risk: TokenRisk = "disagreement",
+    confidence: float = 0.95,
+    thresholds: Sequence[float] | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> TokenCalibration:
+    """The least threshold that is promised to keep the risk at most at the target.
+
+    From the most cautious one down each threshold is tried: texts are written with it, and what they cost is tested;
+    the last that passed is the answer. Since the order was fixed before the texts were seen, no correction for the
+    number of thresholds is needed (fixed-sequence testing, arXiv 2110.01052). A text's `continuation` is tested by the
+    exact binomial tail, the others by betting (see `layersim.exits.promises`).
+
+    Args:
+        exits: the model; its threshold is not looked at.
+        input_ids: (N, P) prompts.
+        following: (N, T) what really followed, of which `loss` is taken; for the others T alone counts.
+        target: the risk, in (0, 1).
+        confidence: in (0, 1).
+        thresholds: ascending, and fixed without looking at the texts; 16 of the policy's where None.
+        batch_size: texts that are written side by side.
+        seed: of the random order in which the promise bets on the texts.
+
+    Raises:
+        UserError: an option out of its range, or too few texts.
+    """
+    promise = check_token_promise(len(input_ids), target=target, risk=risk, confidence=confidence)
+    backbone, policy = exits.backbone, exits.policy
+    if thresholds is None:
+        thresholds = policy.thresholds(backbone.num_classes, backbone.num_layers, _STEPS)
+    check_thresholds(thresholds)
+    order = torch.randperm(len(input_ids), generator=torch.Generator().manual_seed(seed))
+    texts = _Texts(exits, input_ids[order], following[order], risk, batch_size)
+    layers, losses = texts.written(None)
+    threshold, kept, told = None, losses, layers
+    tried = []
+    for candidate in reversed(thresholds):
+        layers, losses = texts.written(candidate)
+        bound = promise.bound(losses)
+        mean = float(layers.double().mean()) + 1
+        tried.append({"threshold": candidate, "mean_exit_layer": mean, "risk": losses.mean().item(), "bound": bound})
+        if not promise.keeps(losses):
+            break
+        threshold, kept, told = candidate, losses, layers
+    mean = float(told.double().mean()) + 1
+    return TokenCalibration(
+        policy=policy.name,
+        threshold=threshold,
+        keys=exits.keys,
+        exit_layers=sorted(layer + 1 for layer in exits.exits),
+        risk=risk,
+        target=target,
+        confidence=confidence,
+        observed_risk=kept.mean().item(),
+        bound=promise.bound(kept),
+        texts=len(input_ids),
+        prompt_tokens=input_ids.shape[1],
+        new_tokens=following.shape[1],
+        layers=backbone.num_layers,
+        exits=told.flatten().bincount(minlength=backbone.num_layers).tolist(),
+        mean_exit_layer=mean,
+        layer_gain=backbone.num_layers / mean,
+        tried=tried,
+    )
+
+
+class _Texts:
+    """Prompts, written on with one threshold after the other."""
+
+    def __init__(self, exits: TokenExit, ids: Tensor, following: Tensor, risk: TokenRisk, batch_size: int) -> None:
+        self.exits, self.risk = exits, risk
+        places = range(0, len(ids), batch_size)
+        self.batches = [(ids[at : at + batch_size], following[at : at + batch_size]) for at in places]
+        self.full: list[Tensor] = []
+
+    def written(self, threshold: float | None) -> tuple[Tensor, Tensor]:
+        """(N, T) the layers, from 0, that new tokens left at, and (N,) what the texts cost; None first."""
+        exits = self.exits.at(threshold)
+        layers, losses = [], []
+        for number, (ids, following) in enumerate(self.batches):
+            forced = following if self.risk == "loss" else None
+            new = exits.generate(ids, None, following.shape[1], forced=forced)
+            if threshold is None:
+                self.full.append(new.tokens if new.losses is None else new.losses)
+            layers.append(new.exit_layers)
+            if new.losses is not None:
+                losses.append((new.losses.double().mean(dim=1) - self.full[number].double().mean(dim=1)).clamp(-1, 1))
+            elif self.risk == "continuation":
+                losses.append((new.tokens != self.full[number]).any(dim=1).double())
+            else:
+                losses.append((new.tokens != self._choices(ids, new.tokens)).double().mean(dim=1))
+        return torch.cat(layers), torch.cat(losses).cpu()
+
+    def _choices(self, ids: Tensor, new: Tensor) -> Tensor:
+        """(n, T) what the full model would have written at each place behind the same words."""
+        return full_logits(self.exits, ids, new).argmax(dim=-1)
+
+
+def full_logits(exits: TokenExit, ids: Tensor, new: Tensor) -> Tensor:
+    """(n, T, V) the full model's logits at the places of new tokens (n, T) behind prompts (n, P), in one pass."""
+    backbone, whole = exits.backbone, torch.cat([ids, new], dim=1)
+    with evaluating(backbone), torch.inference_mode():
+        logits = backbone.model(**backbone.inputs(text_batch(whole, torch.ones_like(whole)))).logits
+    return widened(logits[:, ids.shape[1] - 1 : -1])
