@@ -40,7 +40,7 @@ class Texts:
     number: int = 256
     prompt: int = 32
     new: int = 32
-    keys: Literal["copied", "exact"] = "copied"
+    keys: Literal["exact", "copied"] = "exact"
     exit_layers: list[int] | None = None
     batch_size: int = 32
 

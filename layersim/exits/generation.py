@@ -58,9 +58,9 @@ class TokenExit:
             tokens of transformers' own greedy `generate`.
         exit_layers: layers, 0 … L − 1, at which tokens may leave; all where None. Reading a layer costs as much as the
             head does, which with a large vocabulary is more than a narrow model's layer.
-        keys: `copied`: keys and values of the layers that a token skipped are made of what it was where it left (CALM);
-            `exact`: the token is taken through those layers, together with the first one behind it that comes there
-            (as in FREE, arXiv 2310.05424), which costs more arithmetic and, for one text, hardly more time.
+        keys: `exact`: a token that skipped layers is taken through them together with the first one behind it that
+            comes there (as in FREE, arXiv 2310.05424), so that keys and values are the model's own; `copied`: they are
+            made of what it was where it left (CALM, arXiv 2207.07061), in the same time.
 
     Raises:
         UserError: no language model; one that keeps something else than keys and values of all its tokens, such as a
@@ -74,7 +74,7 @@ class TokenExit:
         policy: Policy,
         threshold: float | None,
         exit_layers: Collection[int] | None = None,
-        keys: Literal["copied", "exact"] = "copied",
+        keys: Literal["exact", "copied"] = "exact",
     ) -> None:
         layers = backbone.num_layers
         if not (backbone.reads_tokens and isinstance(backbone, TransformersBackbone)):

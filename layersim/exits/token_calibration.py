@@ -16,7 +16,7 @@ from layersim.evaluation import evaluating
 from layersim.exits.block_calls import text_batch
 from layersim.exits.calibration import require_share
 from layersim.exits.generation import TokenExit
-from layersim.exits.policies import check_thresholds
+from layersim.exits.policies import Patience, check_thresholds
 from layersim.exits.promises import Bet, Counted
 from layersim.precision import widened
 
@@ -27,8 +27,8 @@ TOKEN_RISKS: dict[TokenRisk, str] = {
     "continuation": "the share of texts in which some token differs from the full model's",
 }
 """What a text costs, in words."""
-_STEPS = 16
-"""Thresholds that are tried at most: each is a text written anew."""
+_SHARES = [*(step / 20 for step in range(1, 20)), 0.98, 0.99, 0.999]
+"""Of a policy's range, where thresholds are tried: few, since for each one all texts are written anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def calibrate_tokens(
         following: (N, T) what really followed, of which `loss` is taken; for the others T alone counts.
         target: the risk, in (0, 1).
         confidence: in (0, 1).
-        thresholds: ascending, and fixed without looking at the texts; 16 of the policy's where None.
+        thresholds: ascending, and fixed without looking at the texts; 22 in the policy's range where None.
         batch_size: texts that are written side by side.
         seed: of the random order in which the promise bets on the texts.
 
@@ -138,7 +138,10 @@ def calibrate_tokens(
     promise = check_token_promise(len(input_ids), target=target, risk=risk, confidence=confidence)
     backbone, policy = exits.backbone, exits.policy
     if thresholds is None:
-        thresholds = policy.thresholds(backbone.num_classes, backbone.num_layers, _STEPS)
+        low, high = policy.bounds(backbone.num_classes, backbone.num_layers)
+        thresholds = [low + share * (high - low) for share in _SHARES]
+        if isinstance(policy, Patience):
+            thresholds = policy.thresholds(backbone.num_classes, backbone.num_layers)
     check_thresholds(thresholds)
     order = torch.randperm(len(input_ids), generator=torch.Generator().manual_seed(seed))
     texts = _Texts(exits, input_ids[order], following[order], risk, batch_size)

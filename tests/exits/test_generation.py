@@ -145,12 +145,12 @@ def test_copied_keys_give_what_calm_gives_written_out(threshold: float) -> None:
     head = SharedHead(backbone)
     ids, _ = prompts()
 
-    written = TokenExit(backbone, head, Confidence(), threshold).generate(ids, None, T)
+    written = TokenExit(backbone, head, Confidence(), threshold, keys="copied").generate(ids, None, T)
 
     expected = [copied_by_hand(backbone, head, threshold, row.unsqueeze(0)) for row in ids]
     assert written.tokens.tolist() == [tokens for tokens, _ in expected]
     assert written.exit_layers.tolist() == [layers for _, layers in expected]
-    exact = TokenExit(backbone, head, Confidence(), threshold, keys="exact").generate(ids, None, T)
+    exact = TokenExit(backbone, head, Confidence(), threshold).generate(ids, None, T)
     assert (exact.tokens != written.tokens).any(), "the two ways differ"
 
 
