@@ -23,7 +23,7 @@ from layersim.backbones.huggingface import TransformersBackbone
 from layersim.errors import UserError, as_user_error
 from layersim.evaluation import evaluating
 from layersim.exits.block_calls import CANNOT, BlockCalls, learned_axes, text_batch
-from layersim.exits.policies import Policy, View, next_streak
+from layersim.exits.policies import Policy, Seen, View
 from layersim.exits.token_cache import TokenCache
 from layersim.heads import Head
 from layersim.precision import widened
@@ -221,7 +221,7 @@ class _Writing:
         place = self.cache.end
         self.cache.start, self.cache.end = place, place + 1
         states = self._embedded(text_batch(tokens, self.mask[rows, : place + 1]))
-        here, seen, called = torch.arange(len(rows), device=rows.device), _Seen(), None
+        here, seen, called = torch.arange(len(rows), device=rows.device), Seen(), None
         told: list[tuple[Tensor, Tensor, int]] = []
         texts, reads = rows.tolist(), self.by.policy.reads
         for layer in range(self.last + 1):
@@ -298,31 +298,6 @@ class _Writing:
 
     def _logits(self, features: Tensor, layer: int) -> Tensor:
         return widened(self.by.head.logits(features.unsqueeze(0), [layer]).squeeze(0))
-
-
-class _Seen:
-    """What a policy was shown of tokens on their way."""
-
-    features: Tensor | None = None
-    predictions: Tensor | None = None
-    streak: Tensor | None = None
-
-    def view(self, logits: Tensor | None, features: Tensor, reads: str) -> View:
-        """At the next layer that is read, with what the policy reads; what it does not is made up."""
-        before, self.features = self.features, features
-        if logits is None or reads != "predictions":
-            nothing = features.new_zeros(len(features), 1)
-            return View(nothing if logits is None else logits, features, before, nothing)
-        predictions = logits.argmax(dim=-1)
-        self.streak = next_streak(predictions, self.predictions, self.streak)
-        self.predictions = predictions
-        return View(logits, features, before, self.streak)
-
-    def keep(self, stays: Tensor) -> None:
-        """The others have left."""
-        for name in ("features", "predictions", "streak"):
-            if (known := getattr(self, name)) is not None:
-                setattr(self, name, known[stays])
 
 
 class _Embedded(BaseException):  # no error, which a guard at a library's door would take it for

@@ -45,6 +45,31 @@ def next_streak(predictions: Tensor, before: Tensor | None, streak: Tensor | Non
     return torch.where(predictions == before, streak + 1, 1)
 
 
+class Seen:
+    """What a policy was shown of tokens on their way."""
+
+    features: Tensor | None = None
+    predictions: Tensor | None = None
+    streak: Tensor | None = None
+
+    def view(self, logits: Tensor | None, features: Tensor, reads: str) -> View:
+        """At the next layer that is read, with what the policy reads; what it does not is made up."""
+        before, self.features = self.features, features
+        if logits is None or reads != "predictions":
+            nothing = features.new_zeros(len(features), 1)
+            return View(nothing if logits is None else logits, features, before, nothing)
+        predictions = logits.argmax(dim=-1)
+        self.streak = next_streak(predictions, self.predictions, self.streak)
+        self.predictions = predictions
+        return View(logits, features, before, self.streak)
+
+    def keep(self, stays: Tensor) -> None:
+        """The others have left."""
+        for name in ("features", "predictions", "streak"):
+            if (known := getattr(self, name)) is not None:
+                setattr(self, name, known[stays])
+
+
 class Policy(ABC):
     """A rule to leave: how sure a layer is (score), and a threshold that it must reach. The higher the surer."""
 

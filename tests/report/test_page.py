@@ -3,7 +3,6 @@ import hashlib
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,113 +16,10 @@ from layersim.errors import UserError
 from layersim.report.drawing.specifications import LAYERS, bars, cells, lines
 from layersim.report.environment import environment
 from layersim.report.page import write_page
-from layersim.report.page.charts import Chart, charts
-from layersim.report.page.comparison import differences, exit_charts, group_runs, mean_interval
 from layersim.report.page.document import MOST_NUMBERS, library, thin
 from layersim.report.page.section import headline
 from layersim.report.quantity import LAYER, Quantity
-from layersim.report.records import LayerRecord, append_record
-from tests.report.recorded import recorded
-from tests.report.test_exits import report
-
-HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>"
-
-
-def record(epoch: int = 0, layers: int = 2, **changes: Any) -> LayerRecord:
-    matrix = [[1.0 if i == j else (epoch + 1) / (10 + i + j) for j in range(layers)] for i in range(layers)]
-    values: dict[str, Any] = {
-        "epoch": epoch,
-        "step": 10 * (epoch + 1),
-        "stage": "validate",
-        "layers": layers,
-        "samples": 80,
-        "accuracy": [(layer + 1 + epoch / 10) / (layers + 1) for layer in range(layers)],
-        "loss": [2.25 / (layer + 1) for layer in range(layers)],
-        "saturation": [80 - layers + 1, *[1] * (layers - 1)],
-        "saturated_early": 0.75,
-        "mean_saturation_layer": 1.25,
-        "effective_depth": layers,
-        "similarity": {"cosine": matrix, "cka": matrix},
-    }
-    return recorded(**(values | changes))
-
-
-def make_run(directory: Path, *records: LayerRecord, config: str = "") -> Path:
-    for one in records:
-        append_record(directory / "layers.jsonl", one)
-    (directory / "config.yaml").write_text(config or "experiment: digits\nseed_everything: 0\n")
-    return directory
-
-
-class Reader(HTMLParser):
-    """Elements by name, and the text of the tables' cells in their order."""
-
-    def __init__(self, page: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, list[str]] = {}
-        self._within: list[str] = []
-        self.feed(page.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "input"):
-            self._within.append(tag)
-            self.texts.setdefault(tag, []).append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._within.pop() == tag  # what is opened is closed, in order
-
-    def handle_data(self, data: str) -> None:
-        for tag in set(self._within):
-            self.texts[tag][-1] += data
-
-    @property
-    def data(self) -> Any:
-        return json.loads(next(text for text in self.texts["script"] if text.startswith("{")))
-
-
-def test_interval_is_students() -> None:
-    mean, half = mean_interval([[1.0, 0.5], [2.0, 0.5], [3.0, 0.5]])
-    assert mean.tolist() == [2.0, 0.5]
-    assert half == pytest.approx([4.302652729749464 / math.sqrt(3), 0.0], rel=1e-9)  # t(0.975, 2), from tables 4.303
-    mean, half = mean_interval([[0.25, 0.75]])
-    assert mean.tolist() == [0.25, 0.75]
-    assert np.isnan(half).all()
-
-
-def test_interval_covers_the_truth_19_times_in_20() -> None:
-    rng = np.random.default_rng(0)
-    draws = rng.normal(0.3, 0.1, size=(4, 40_000))  # 40 000 layers of 4 runs
-    mean, half = mean_interval(draws)
-    assert (abs(mean - 0.3) < half).mean() == pytest.approx(0.95, abs=0.005)
-    normal = 1.96 * draws.std(axis=0, ddof=1) / 2
-    assert (abs(mean - 0.3) < normal).mean() < 0.9  # the control: without Student's factor it is no 95 % interval
-
-
-def test_runs_are_grouped_by_their_name_less_the_seed_and_by_their_depth() -> None:
-    names = ["a", "b-seed1", "a", "b-seed2", "b", "a", "seed3"]
-    records = [record(layers=3 if place == 5 else 2) for place in range(7)]
-    groups = {group.name: group.members for group in group_runs(names, records)}
-    assert groups == {"a (2 layers)": [0, 2], "b": [1, 3, 4], "a (3 layers)": [5], "seed3": [6]}
-
-
-def test_differences_but_the_seed_are_told() -> None:
-    base = {"experiment": "a", "model": {"optimizer": {"lr": 0.1}, "head": None}}
-    assert differences([base | {"seed_everything": 0}, base | {"seed_everything": 1, "experiment": "b"}]) == []
-    splits: list[dict[str, Any]] = [
-        base | {"seed_everything": seed, "data": {"init_args": {"seed": seed, "size": 8}}} for seed in (0, 1)
-    ]
-    assert differences(splits) == []
-    splits[1] |= {"seed_everything": 0}
-    assert differences(splits) == [], "the same weights on another split"
-    splits[1]["data"]["init_args"]["size"] = 16
-    assert differences(splits) == ["their configurations differ in data.init_args.size"]
-    other = {"seed_everything": 0, "model": {"optimizer": {"lr": 0.2}, "head": None}}
-    assert differences([base | {"seed_everything": 0}, other]) == [
-        "their configurations differ in model.optimizer.lr",
-        "more than one has the seed 0",
-    ]
+from tests.report.page_runs import HOSTILE, Reader, channels, make_run, record, shown
 
 
 def test_the_page_holds_every_number_of_the_run(tmp_path: Path) -> None:
@@ -140,16 +36,6 @@ def test_the_page_holds_every_number_of_the_run(tmp_path: Path) -> None:
     assert last["cka"]["values"] == [[1.0, 0.1818], [0.1818, 1.0]]
     assert last["saturation"]["values"] == [79, 1]
     assert last["effective_depth"]["values"] == 2
-
-
-def shown(*records: LayerRecord) -> dict[str, Chart]:
-    """Charts by title."""
-    return {chart["title"]: chart for chart in charts(records)}
-
-
-def channels(chart: Chart, kind: str) -> dict[str, Any]:
-    """The encoding of a chart's layer of this mark."""
-    return next(layer["encoding"] for layer in chart["spec"]["layer"] if layer["mark"]["type"] == kind)
 
 
 def test_every_quantity_has_its_charts_and_the_story_comes_first() -> None:
@@ -294,95 +180,6 @@ model:
     assert (facts["seed"], facts["run"]) == ("7", "x1")
     assert read.texts["h1"] == ["digits/aligned"]
     assert config in read.texts["pre"][0]
-
-
-def test_several_runs_are_compared_over_their_seeds(tmp_path: Path) -> None:
-    def one(name: str, experiment: str, seed: int, *accuracy: float) -> Path:
-        config = f"experiment: {experiment}\nseed_everything: {seed}\n"
-        return make_run(tmp_path / name, record(accuracy=list(accuracy)), config=config)
-
-    runs = [one("x1", "a", 1, 0.5, 0.8), one("x2", "a", 2, 0.7, 0.8), one("x3", "b", 1, 0.25, 0.5)]
-    assert write_page(runs, tmp_path / "page.html") == []
-    read = Reader(tmp_path / "page.html")
-    half = 12.706204736432095 * 0.1  # t(0.975, 1) s / √2 with s = 0.2 / √2
-    chart = read.data["static"][0]
-    assert (chart["title"], chart["large"]) == ("Accuracy by layer", True)
-    band = chart["record"]["quantities"]["a, 2 runs"]
-    assert band["values"] == [0.6, 0.8]
-    assert band["low"] == pytest.approx([0.6 - half, 0.8], abs=1e-5)
-    assert band["high"] == pytest.approx([0.6 + half, 0.8], abs=1e-5)
-    assert chart["record"]["quantities"]["b"] == {"values": [0.25, 0.5]}
-    assert (
-        "Accuracy at half of the layers 0.600 (a, 2 runs), 0.250 (b); at the last 0.800 (a, 2 runs), 0.500 (b)."
-        in (read.texts["p"])
-    )
-    maps = [each["title"] for each in read.data["static"] if "spans" in each]
-    assert maps[:3] == [f"Cosine similarity, layer by layer: {name}" for name in ("a (x1)", "a (x2)", "b")]
-    (saturated,) = (each for each in read.data["static"] if each["title"] == "Saturated here by layer")
-    assert saturated["record"]["quantities"]["b"]["values"] == [79 / 80, 1 / 80]
-    assert read.texts["td"][:4] == ["0.600 ± 1.271", "0.250", "0.800 ± 0.000", "0.500"]
-    assert "a (x2)" in read.texts["th"]
-    notices = write_page([runs[0], one("x4", "a", 1, 0.5, 0.5)], tmp_path / "page.html")
-    assert "the seed 1" in notices[0]
-    assert notices == Reader(tmp_path / "page.html").texts["li"]
-
-
-def test_what_nobody_has_heard_of_is_compared(tmp_path: Path) -> None:
-    ticks = {"season": ["dry", "wet"]}
-    own = {
-        "wobble": Quantity(values=[1.0, 10.0], axes=(LAYER,), label="wobbling"),
-        "drift": Quantity(values=[0.5, 0.75], axes=("season",), ticks=ticks),
-        "tilt": Quantity(values=[[-0.5, 0.25]], axes=("head", LAYER)),
-        "heat": Quantity(values=36.6, unit="°C"),
-    }
-    runs = [make_run(tmp_path / name, record(**own), config=f"experiment: {name}\n") for name in "ab"]
-    runs.append(make_run(tmp_path / "c", record(), config="experiment: c\n"))
-    write_page(runs, tmp_path / "page.html")
-    read = Reader(tmp_path / "page.html")
-    shown = {
-        one["title"]: [*one["record"]["quantities"]] if "record" in one else one["run"] for one in read.data["static"]
-    }
-    assert shown["Wobbling by layer"] == shown["Drift by season"] == ["a", "b"]
-    maps = {title: run for title, run in shown.items() if title.startswith("Tilt")}
-    assert maps == {"Tilt by head and layer: a": 0, "Tilt by head and layer: b": 1}
-    assert "heat" in read.texts["th"]
-
-
-def test_exits_and_seconds_are_shown_where_there_are_any() -> None:
-    layers, seconds, *calibrated = exit_charts({"timed": report(), "not": report(speed=[], temperatures=None)})
-    timed = layers["record"]["quantities"]["timed"]
-    assert layers["title"] == "Calibrated exits: accuracy by mean exit layer"
-    assert (timed["ticks"]["mean exit layer"], timed["values"]) == ([1.0, 1.25, 2.0], [0.5, 0.875, 0.9])
-    assert (timed["low"], timed["high"]) == ([0.375, 0.8, 0.825], [0.625, 0.9375, 0.9625])
-    assert [(each["series"], each["x"], each["value"]) for each in layers["extra"]] == [
-        ("timed", 1.25, 0.875),
-        ("not", 1.25, 0.875),
-    ]
-    assert [*seconds["record"]["quantities"]] == ["timed"]
-    assert seconds["along"] == "milliseconds a sample"
-    assert len(exit_charts({"not": report(speed=[])})) == 1 + 3
-    error = calibrated[0]
-    assert error["title"] == "Exits: calibration error by layer"
-    told = {name: one["values"] for name, one in error["record"]["quantities"].items()}
-    assert told == {"timed, untempered": [0.25, 0.125], "timed": [0.0625, 0.125], "not": [0.0625, 0.125]}
-    assert exit_charts({}) == []
-
-
-def test_measures_that_were_not_computed_alike_are_told(tmp_path: Path) -> None:
-    ways = [{"cosine": {"centering": way}, "cka": {"batch": 64}} for way in ("samples", "components")]
-    runs = [
-        make_run(tmp_path / f"x{i}", record(options=options), config=f"experiment: run{i}\n")
-        for i, options in enumerate(ways)
-    ]
-    assert write_page(runs, tmp_path / "page.html") == [
-        "cosine was computed in different ways, its numbers do not compare."
-    ]
-    read = Reader(tmp_path / "page.html")
-    facts = [*zip(read.texts["dt"], read.texts["dd"], strict=True)]
-    assert [value for name, value in facts if name == "cosine"] == [
-        "centering samples",
-        "centering components",
-    ]
 
 
 def test_names_are_text_and_never_markup(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ Needs Chromium or Chrome on the PATH and the package playwright, whose own brows
 """
 
 import math
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,8 @@ import pytest
 from layersim.report.page import write_page
 from layersim.report.quantity import Quantity
 from layersim.report.records import LayerRecord
-from tests.report.test_page import HOSTILE, make_run, record
+from tests.report.contrast import contrast
+from tests.report.page_runs import HOSTILE, make_run, record
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -388,23 +388,3 @@ def test_text_stands_out_and_fits_a_phone(browser: Any, pages: dict[str, Path], 
     ):
         assert contrast(watched.page.locator(selector).locator("visible=true").first) >= 4.5  # WCAG AA
     watched.close()
-
-
-def contrast(found: Any) -> float:
-    """WCAG 2.2, of an element's text and of the first painted ground behind it."""
-    pair = found.evaluate(
-        """(node) => {
-          const style = getComputedStyle(node);
-          const ink = node instanceof SVGElement ? style.fill : style.color;
-          let ground = node;
-          while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
-          return [ink, getComputedStyle(ground).backgroundColor];
-        }"""
-    )
-    light, dark = sorted(luminance([int(part) for part in re.findall(r"\d+", color)[:3]]) for color in pair)[::-1]
-    return (light + 0.05) / (dark + 0.05)
-
-
-def luminance(color: list[int]) -> float:
-    linear = [part / 255 / 12.92 if part / 255 <= 0.04045 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in color]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
