@@ -122,19 +122,18 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         self._model, self._args = model, args
 
     def _before(self, model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """An evaluation's forward pass begins; the last one before the Trainer ends its step is what counts."""
+        """A forward pass begins; the last one in evaluation before the Trainer ends its step is what counts."""
         self._read = None
-        if model.training or torch.is_grad_enabled():
+        if model.training or torch.is_grad_enabled() or named.get("past_key_values") is not None:
             return
-        batch = {**inspect.signature(model.forward).bind_partial(*inputs).arguments, **named}
-        batch = {key: value for key, value in batch.items() if value is not None}
+        placed = inspect.signature(model.forward).bind_partial(*inputs).arguments if inputs else {}
+        batch = {key: value for key, value in {**placed, **named}.items() if value is not None}
         self._given = [*batch]
         if self.measures.needs_labels and not {self._label, *LABELS} & {*batch}:
             return
         samples = next((len(each) for each in batch.values() if isinstance(each, Tensor) and each.ndim), 0)
         first = self._passed + self._args.process_index * samples
         batch["position"] = first + torch.arange(samples)
-        self.measures.same_keys(batch)
         self.measures.reader.open(batch)
         self._read = batch
 
@@ -145,7 +144,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         kind = next(model.parameters()).device.type
         dtype = torch.bfloat16 if args.bf16 else torch.float16
         with torch.autocast(kind, dtype, enabled=bool(args.bf16 or args.fp16)):  # as the forward within is run
-            self._read = self.measures.reader.read(batch, below=self._samples_of_all()), len(batch["position"])
+            self._read = self.measures.reader.read(batch, below=self._samples_of_all()), batch
 
     def _samples_of_all(self) -> int | None:
         """How many samples there are up to here, where the last batch of all processes is filled up with others."""
@@ -164,8 +163,9 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
             if self._is_training:
                 raise self._no_labels()
             return
-        (output, samples), self._read = self._read, None
-        self._passed += samples * args.world_size
+        (output, batch), self._read = self._read, None
+        self.measures.same_keys(batch)
+        self._passed += len(batch["position"]) * args.world_size
         if output is not None:
             self.measures.take(output)
 

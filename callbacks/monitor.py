@@ -238,6 +238,7 @@ def join_all(metrics: Sequence[Mapping[str, Metric]], samples: Sequence[KeptSamp
     join(every + [each for each in samples if each is not None])
     for metric in every:
         metric.distributed_available_fn = lambda: False
+        metric._update_count = max(metric._update_count, 1)  # else torchmetrics warns where this process had no batch
 
 
 def _checked(quantities: dict[str, Quantity], layers: int) -> dict[str, Quantity]:
