@@ -221,7 +221,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
                     columns = {name: one.values for name, one in curves(record.quantities).items()}
                     send_outcome(run.run, folder / PAGE_FILE, columns)
             console = Console()
-            console.print(layer_table(record))
+            console.print("\n", layer_table(record))  # behind the Trainer's bar, which is still open
             console.print(f"Records and figures: {folder}", soft_wrap=True)
         self._written = {}
 
