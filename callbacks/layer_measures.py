@@ -36,6 +36,7 @@ from layersim.report.quantity import Quantity
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, append_record
 from layersim.similarity.measure import NAMES, Measure, measure_named
 from layersim.tapping.output_pooling import Pool
+from layersim.tapping.submodules import named_submodules
 
 MONITORS: dict[str, type[LayerMonitor[Any]]] = {
     "accuracy": LayerAccuracyMonitor,
@@ -100,13 +101,15 @@ class LayerMeasures:
         head: str | None = None,
         label: str | int | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise UserError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
         named = None
         if layers is not None:
             named = Named(layers=layers, pool=pool, layout=layout, norm=norm, head=head, label=label)
         elif norm or head or layout or label is not None or pool != "cls":
             raise UserError("norm, head, label, pool and layout belong to layers: name these too.")
         self.model = model
-        self.reader = reader_of(model, named)
+        self.reader = reader_of(named_submodules(model)[""], named)
         self.monitors = monitors_of(measures, reads_head=self.reader.reads_head)
         self.reset()
 
@@ -132,8 +135,8 @@ class LayerMeasures:
         Raises:
             UserError: as `watching`; a batch that does not fit the model's forward.
         """
-        device = next((each.device for each in self.model.parameters()), torch.device("cpu"))
-        batch = move_data_to_device(batch, device)
+        device = self._device()
+        batch = _with_position(move_data_to_device(batch, device), position)
         forked = [device] if device.type == "cuda" else []
         with evaluating(self.model), torch.no_grad(), torch.random.fork_rng(forked), self.watching(batch, position):
             call(self.model, batch)
@@ -151,6 +154,7 @@ class LayerMeasures:
             UserError: nothing ran, layers that differ in their width or number, labels that are missing; a batch with
                 other keys than those before.
         """
+        batch = _with_position(batch, position)
         self.same_keys(batch)
         self.reader.open(batch)
         try:
@@ -161,7 +165,7 @@ class LayerMeasures:
         with torch.no_grad():
             output = self.reader.read(batch)
             assert output is not None
-            if position is not None:
+            if position is not None and not isinstance(batch, Mapping):
                 output.features.position = position
             self.take(output)
 
@@ -203,8 +207,7 @@ class LayerMeasures:
         if not layers:
             raise UserError("Nothing was measured yet: call update(batch) first, or run the model in watching().")
         if not self._layers:
-            device = next((each.device for each in self.model.parameters()), torch.device("cpu"))
-            self._begin(layers, device)  # a process without any batch
+            self._begin(layers, self._device())  # a process without any batch
         states = [(monitor._metrics, monitor._sample) for monitor in self.monitors]
         if processes() > 1:
             states = copy.deepcopy(states)  # what is joined cannot be added to
@@ -256,11 +259,19 @@ class LayerMeasures:
                     figures.add(moment, f"{prefix}/{name}", draw())
         return record
 
+    def _device(self) -> torch.device:
+        return next((each.device for each in self.model.parameters()), torch.device("cpu"))
+
     def _begin(self, layers: int, device: torch.device) -> None:
         refuse_mps(device)
         self._layers = layers
         for monitor in self.monitors:
             monitor.begin(self.reader.model(layers), device, self.monitors[0])
+
+
+def _with_position(batch: Any, position: Tensor | None) -> Any:
+    """A mapping tells its samples' positions itself, from which a language model's tokens have theirs."""
+    return {**batch, "position": position} if isinstance(batch, Mapping) and position is not None else batch
 
 
 def monitors_of(measures: Measures, *, reads_head: bool) -> list[LayerMonitor[Any]]:
@@ -273,7 +284,11 @@ def monitors_of(measures: Measures, *, reads_head: bool) -> list[LayerMonitor[An
         return [SimilarityHeatmaps(dict(measures))]
     if measures is None:
         measures = USUAL if reads_head else ("similarity",)
-    asked = list(dict.fromkeys([measures] if isinstance(measures, str | LayerMonitor) else measures))
+    if isinstance(measures, str | LayerMonitor):
+        measures = [measures]
+    if not isinstance(measures, Sequence):
+        raise UserError(f"measures: expected names in a list, got {type(measures).__name__}: of {', '.join(_KNOWN)}.")
+    asked = list(dict.fromkeys(measures))
     if not asked:
         raise UserError(f"measures: expected at least one of {', '.join(_KNOWN)}.")
     usual = default_measures(grouped=False)

@@ -74,7 +74,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         self._figures = Figures()
         self._homes: dict[Path, Path] = {}
         self._written: dict[Path, tuple[LayerRecord, Moment]] = {}
-        self._is_training = False
+        self._is_training = self._has_trained = False
         self._resumed_at = 0
         self._start()
 
@@ -91,6 +91,8 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self._attach(args, model)
         self._is_training, self._resumed_at = True, state.global_step
+        if self._has_trained:
+            self._homes = {}  # another training is another run
         if args.eval_strategy == "no":
             warnings.warn(
                 "LayerMeasuresCallback measures at evaluations, and there are none while this trains: set "
@@ -112,6 +114,13 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
             raise UserError(
                 "With label_smoothing_factor the Trainer keeps the labels from the model, and no accuracy of its "
                 'layers can be measured. Leave it out, or measure features alone: measures=["cka", "geometry"].'
+            )
+        config = getattr(model, "config", None)
+        kind = "regression" if getattr(config, "num_labels", 0) == 1 else getattr(config, "problem_type", None)
+        if self.measures.needs_labels and kind in ("regression", "multi_label_classification"):
+            raise UserError(
+                f"Layers have an accuracy where each sample has one class, but this model is for {kind}: measure "
+                'features alone, measures=["cka", "geometry"].'
             )
         for hook in self._hooks:
             hook.remove()
@@ -208,7 +217,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
             self._conclude()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._is_training = False
+        self._is_training, self._has_trained = False, True
         self._conclude()
 
     def _conclude(self) -> None:

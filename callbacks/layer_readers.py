@@ -7,13 +7,15 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from callbacks.tapped_module import LABELS, Named, ReadModel, TappedModule, of_those_below, unread
+from callbacks.tapped_module import LABELS, Named, ReadModel, TappedModule, check_classes, of_those_below, unread
 from layersim.backbones.base import Backbone
 from layersim.backbones.tokens import POSITIONS
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerFeatures, LayerOutput
+from layersim.tapping.submodules import named_submodules
 
 _BESIDE = {*LABELS, "index", "position"}
 """Entries of a batch that no model is given."""
@@ -139,7 +141,8 @@ def reader_of(model: nn.Module, named: Named | None) -> Reader:
             return TransformersReader(bare)
         except UserError as error:
             raise UserError(
-                f"{error} Or name the layers, whose features alone are measured then: {_ways(bare)}."
+                f"The layers of a {type(bare).__name__} and what reads them are not found, as those of classifiers and "
+                f"causal language models. Name the layers, to measure their features: {_ways(bare)}."
             ) from error
     raise UserError(f"Name the layers of a {type(model).__name__} that are measured, such as {_ways(model)}.")
 
@@ -151,10 +154,12 @@ def call(model: nn.Module, batch: Any) -> None:
     Raises:
         UserError: the batch does not fit.
     """
-    if isinstance(model, LayerwiseModule | Backbone):
+    model = model.module if isinstance(model, DistributedDataParallel) else model  # which may wait for the others
+    bare = named_submodules(model)[""]
+    if isinstance(bare, LayerwiseModule | Backbone):
         model(batch)
         return
-    own = inspect.signature(model.forward).parameters.values()
+    own = inspect.signature(bare.forward).parameters.values()
     free = [each for each in own if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     needed = [each.name for each in free if each.default is each.empty]
     if isinstance(batch, Mapping):
@@ -166,8 +171,8 @@ def call(model: nn.Module, batch: Any) -> None:
             model(batch[others[0]])
         else:
             raise UserError(
-                f"{type(model).__name__}.forward takes {', '.join(each.name for each in free)}, but the batch has "
-                f"{', '.join(map(str, batch))}. Run it yourself: with measures.watching(batch): model(…)."
+                f"{type(bare).__name__}.forward takes {', '.join(each.name for each in free)}, but the batch has "
+                f"{', '.join(map(str, batch)) or 'nothing'}. Run it yourself: with measures.watching(batch): model(…)."
             )
     elif isinstance(batch, Sequence):
         model(*batch[: max(1, len(needed))])
@@ -179,6 +184,10 @@ def _of_shared_head(backbone: Backbone, features: LayerFeatures) -> LayerOutput:
     """What a LayerwiseModule trained on the last layer alone makes of them."""
     if features.targets is None:
         return unread(features)
+    if features.targets.shape != (features.values.shape[1],):
+        came = f"labels of shape {tuple(features.targets.shape)}"
+        raise UserError(f"Expected a class for each of {features.values.shape[1]} samples in a batch, but got {came}.")
+    check_classes(features.targets, backbone.num_classes)
     model = ReadModel(backbone)
     readout = model.head(features.values, features.targets, range(model.num_layers))
     return LayerOutput(features, readout, readout.losses[-1])
@@ -188,6 +197,7 @@ def _ways(model: nn.Module) -> str:
     """The model's lists of modules, as patterns."""
     lists = (nn.ModuleList, nn.Sequential)
     found = [name for name, part in model.named_modules() if name and isinstance(part, lists) and len(part) > 1]
-    names = found or [name for name, _ in model.named_children()]
+    outer = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+    names = outer or [name for name, _ in model.named_children()]
     ends = ".*" if found else ""
     return " or ".join(f'layers="{name}{ends}"' for name in names[:3]) or 'layers="…"'

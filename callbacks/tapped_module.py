@@ -146,6 +146,7 @@ class TappedModule:
         if kept.targets is None:
             return unread(kept)
         features, targets = kept, kept.targets
+        check_classes(targets, self.model(1).backbone.num_classes)
         layers = len(features.values)
         head = self.model(layers).head
         dtype = next((each.dtype for each in head.classifier.parameters()), features.values.dtype)
@@ -225,6 +226,13 @@ def labels_of(batch: Any, where: str | int | None, samples: int) -> Tensor:
         f"Expected the integer classes of {samples} samples in each batch, but got {came}. Set the label to their "
         "key, or their place, in a batch."
     )
+
+
+def check_classes(targets: Tensor, classes: int) -> None:
+    """Refuses labels that are none of the classifier's, counted from 0."""
+    least, most = (int(end) for end in targets.aminmax()) if len(targets) else (0, 0)
+    if least < 0 or most >= classes:
+        raise UserError(f"Expected labels 0 … {classes - 1}, the classifier's classes, but got {least} … {most}.")
 
 
 def _position(batch: Any, samples: int) -> Tensor | None:

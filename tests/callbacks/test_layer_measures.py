@@ -302,6 +302,19 @@ NET = tiny.backbone().model
             lambda: LayerMeasures(tiny.backbone()).update({"image": torch.ones(2, 1, 8, 8)}),
             "Expected labels in each batch, for what reads the classifier, but found none",
         ),
+        (
+            lambda: LayerMeasures(NET, measures="accuracy", **PARTS).update((batches()[0]["image"], torch.arange(64))),
+            "Expected labels 0 … 9, the classifier's classes, but got 0 … 63",
+        ),
+        (
+            lambda: LayerMeasures(tiny.backbone(), measures="accuracy").update(
+                {"image": torch.ones(2, 1, 8, 8), "label": torch.arange(3)}
+            ),
+            r"Expected a class for each of 2 samples in a batch, but got labels of shape \(3,\)",
+        ),
+        (lambda: LayerMeasures("bert", "blocks.*"), "model: expected a torch.nn.Module, got str"),  # type: ignore[arg-type]
+        (lambda: LayerMeasures(NET, 3), "layers: expected one or more names or patterns"),  # type: ignore[arg-type]
+        (lambda: LayerMeasures(NET, "blocks.*", 3), "measures: expected names in a list, got int"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_measured_is_told(make: Any, message: str) -> None:

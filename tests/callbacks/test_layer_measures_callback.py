@@ -313,9 +313,12 @@ def test_what_cannot_be_measured_is_refused_as_the_trainer_is_made(
         trainer(Plain(), tmp_path, LayerMeasuresCallback(**callback), test=digits(), **options)
 
 
-def test_smoothed_labels_are_kept_from_the_model(tmp_path: Path) -> None:
+def test_labels_that_are_no_classes_or_kept_from_the_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="With label_smoothing_factor the Trainer keeps the labels from the model"):
         trainer(model_of("BERT").model, tmp_path, LayerMeasuresCallback(), label_smoothing_factor=0.1)
+    model = tiny_transformers.build({**FAMILIES["BERT"], "problem_type": "regression"}).model
+    with pytest.raises(UserError, match="this model is for regression: measure features alone"):
+        trainer(model, tmp_path, LayerMeasuresCallback())
     features = LayerMeasuresCallback(measures="cosine")
     trainer(model_of("BERT").model, tmp_path, features, test=rows("BERT"), label_smoothing_factor=0.1).evaluate()
     assert [*read_records(tmp_path / "layers.jsonl")[0].quantities] == ["cosine"]
