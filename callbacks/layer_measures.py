@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -29,6 +29,7 @@ from callbacks.similarity_heatmaps import SimilarityHeatmaps, default_measures
 from callbacks.tapped_module import LABELS, Named
 from layersim.errors import UserError
 from layersim.evaluation import evaluating, everywhere, process, processes
+from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.precision import refuse_mps
 from layersim.report.page import PAGE_FILE, write_page
@@ -266,7 +267,7 @@ class LayerMeasures:
         refuse_mps(device)
         self._layers = layers
         for monitor in self.monitors:
-            monitor.begin(self.reader.model(layers), device, self.monitors[0])
+            monitor.begin(cast(LayerwiseModule, self.reader.model(layers)), device, self.monitors[0])
 
 
 def _with_position(batch: Any, position: Tensor | None) -> Any:

@@ -24,7 +24,6 @@ from layersim.report.quantity import curves, logged
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, read_records
 from layersim.report.table import layer_table
 from layersim.runs.directory import reserve
-from layersim.tapping.output_pooling import Pool
 from layersim.writing import written_whole
 
 _STEP = "train/global_step"
@@ -43,14 +42,10 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
     with which accelerate fills the last batch count once.
 
     Args:
-        layers: see LayerMeasures, as for the other options; those of a transformers model are found where None.
+        layers: see LayerMeasures, as for `measures`; those of a transformers model are found where None.
         measures: what is measured.
-        pool: with `layers`, how a module's output becomes (N, D).
-        layout: which axis of their outputs is what.
-        norm: the name of the norm before the classifier.
-        head: the name of the classifier.
-        label: where the labels are among what the model is given.
         directory: where the record is kept; the Trainer's `output_dir` where None.
+        **named: `pool`, `layout`, `norm`, `head` and `label`, which belong to `layers`.
     """
 
     def __init__(
@@ -58,17 +53,11 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         layers: str | Sequence[str] | None = None,
         measures: Measures = None,
         *,
-        pool: Pool = "cls",
-        layout: str | None = None,
-        norm: str | None = None,
-        head: str | None = None,
-        label: str | None = None,
         directory: str | Path | None = None,
+        **named: Any,
     ) -> None:
         self.directory = directory
-        self._options: dict[str, Any] = {"layers": layers, "measures": measures, "pool": pool, "layout": layout}
-        self._options |= {"norm": norm, "head": head, "label": label}
-        self._label = label
+        self._options: dict[str, Any] = {"layers": layers, "measures": measures, **named}
         self._model: nn.Module | None = None
         self._hooks: list[Any] = []
         self._figures = Figures()
@@ -138,7 +127,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         placed = inspect.signature(model.forward).bind_partial(*inputs).arguments if inputs else {}
         batch = {key: value for key, value in {**placed, **named}.items() if value is not None}
         self._given = [*batch]
-        if self.measures.needs_labels and not {self._label, *LABELS} & {*batch}:
+        if self.measures.needs_labels and not {self._options.get("label"), *LABELS} & {*batch}:
             return
         samples = next((len(each) for each in batch.values() if isinstance(each, Tensor) and each.ndim), 0)
         first = self._passed + self._args.process_index * samples
@@ -230,7 +219,8 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
                     columns = {name: one.values for name, one in curves(record.quantities).items()}
                     send_outcome(run.run, folder / PAGE_FILE, columns)
             console = Console()
-            console.print("\n", layer_table(record))  # behind the Trainer's bar, which is still open
+            console.print()  # behind the Trainer's bar, which is still open
+            console.print(layer_table(record))
             console.print(f"Records and figures: {folder}", soft_wrap=True)
         self._written = {}
 

@@ -1,9 +1,10 @@
 """What is read of a model's layers while it runs, whoever runs it. Letters: L layers, N samples."""
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,34 +22,36 @@ _BESIDE = {*LABELS, "index", "position"}
 """Entries of a batch that no model is given."""
 
 
-class Reader(Protocol):
+class Reader(ABC):
     """Reads one forward pass after the other."""
 
-    @property
-    def reads_head(self) -> bool:
-        """Whether there is a classifier to read."""
+    reads_head: bool = True
+    """Whether there is a classifier to read."""
 
+    @abstractmethod
     def model(self, layers: int) -> Any:
         """What monitors ask of the model, where it has so many layers."""
 
+    @abstractmethod
     def open(self, batch: Any) -> None:
         """Before the model runs on this batch."""
 
+    @abstractmethod
     def read(self, batch: Any, below: int | None = None) -> LayerOutput | None:
         """What its layers put out since, and what the classifier reads there, of the samples whose position is below
         that; None where there are none."""
 
+    @abstractmethod
     def close(self) -> None:
         """Lets go of the model, which has failed."""
 
     def options(self) -> dict[str, Any]:
         """What every quantity tells of how it was read."""
+        return {}
 
 
-class OwnReader:
+class OwnReader(Reader):
     """What a LayerwiseModule puts out, or a Backbone, through the model's own head."""
-
-    reads_head = True
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -75,18 +78,13 @@ class OwnReader:
     def close(self) -> None:
         self._hook.close()
 
-    def options(self) -> dict[str, Any]:
-        return {}
 
-
-class TransformersReader:
+class TransformersReader(Reader):
     """The layers of a transformers model, found as `TransformersBackbone` finds them, while its own forward runs.
 
     Raises:
         UserError: a model that cannot be read so.
     """
-
-    reads_head = True
 
     def __init__(self, model: Any) -> None:
         from layersim.backbones.huggingface import TransformersBackbone
@@ -124,11 +122,8 @@ class TransformersReader:
     def close(self) -> None:
         self._hooks.pop_all()
 
-    def options(self) -> dict[str, Any]:
-        return {}
 
-
-def reader_of(model: nn.Module, named: Named | None) -> Reader:
+def reader_of(model: nn.Module, named: Named | None) -> Reader | TappedModule:
     """How the layers of a model are read: by the parts that are named; of ours, and of transformers' own, without."""
     if named is not None:
         return TappedModule(model, named)

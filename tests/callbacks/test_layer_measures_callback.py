@@ -102,13 +102,17 @@ def lines(folder: Path) -> list[str]:
     return (folder / "layers.jsonl").read_text().splitlines()
 
 
-@pytest.mark.parametrize("family", ["BERT", "ViT", "GPT-2", "Llama"])
-def test_the_same_weights_give_the_same_record_bit_for_bit(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "precision"),
+    [*((family, "32-true") for family in ("BERT", "ViT", "GPT-2", "Llama")), ("BERT", "bf16-mixed")],
+)
+def test_the_same_weights_give_the_same_record_bit_for_bit(family: str, precision: Any, tmp_path: Path) -> None:
     backbone = model_of(family)
-    lightning_trainer(tmp_path / "lightning", usual()).validate(
+    lightning_trainer(tmp_path / "lightning", usual(), precision=precision).validate(
         LayerwiseModule(backbone, objective=LastLayer()), loader(rows(family)), verbose=False
     )
-    metrics = trainer(backbone.model, tmp_path / "hf", LayerMeasuresCallback(), test=rows(family)).evaluate()
+    told = {"test": rows(family), "bf16": precision != "32-true"}
+    metrics = trainer(backbone.model, tmp_path / "hf", LayerMeasuresCallback(), **told).evaluate()
     assert lines(tmp_path / "hf") == lines(tmp_path / "lightning")
     assert (tmp_path / "hf" / "report.html").exists()
     assert (tmp_path / "hf" / "figures" / "val-cka-epoch-0000.png").exists()
