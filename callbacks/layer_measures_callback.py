@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -149,7 +149,11 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         from accelerate.state import GradientState
 
         loader = GradientState()
-        if self._args.world_size == 1 or not loader.end_of_dataloader or loader.remainder <= 0:
+        if self._args.world_size == 1 or not loader.end_of_dataloader:
+            return None
+        if loader.remainder < 0 and not self._args.dataloader_drop_last:
+            rank_zero_warn("accelerate does not tell how many samples there are: the last batch's may count twice.")
+        if loader.remainder <= 0:
             return None
         return self._passed + int(loader.remainder)
 
