@@ -3,29 +3,20 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torchmetrics import Metric
 
-from callbacks.epoch_similarity import EpochSimilarity
-from callbacks.exit_curve_monitor import ExitCurveMonitor
 from callbacks.figures import Figures
-from callbacks.layer_accuracy_monitor import LayerAccuracyMonitor
-from callbacks.layer_calibration_monitor import LayerCalibrationMonitor
-from callbacks.layer_f1_monitor import LayerF1Monitor
-from callbacks.layer_geometry_monitor import LayerGeometryMonitor
 from callbacks.layer_readers import call, reader_of
 from callbacks.loggers import Moment, dispensable
-from callbacks.monitor import LayerMonitor, join_all
-from callbacks.progression_monitor import ProgressionMonitor
+from callbacks.measures_by_name import Measures, monitors_of
+from callbacks.monitor import join_all
 from callbacks.run_recorder import published
-from callbacks.saturation_monitor import SaturationMonitor
-from callbacks.similarity_heatmaps import SimilarityHeatmaps, default_measures
 from callbacks.tapped_module import LABELS, Named
 from layersim.errors import UserError
 from layersim.evaluation import evaluating, everywhere, process, processes
@@ -34,28 +25,11 @@ from layersim.outputs import LayerOutput
 from layersim.precision import refuse_mps
 from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.quantity import Quantity
-from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, append_record
-from layersim.similarity.measure import NAMES, Measure, measure_named
+from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, append_record, read_records
+from layersim.runs.directory import reserve
 from layersim.tapping.output_pooling import Pool
 from layersim.tapping.submodules import named_submodules
-
-MONITORS: dict[str, type[LayerMonitor[Any]]] = {
-    "accuracy": LayerAccuracyMonitor,
-    "similarity": SimilarityHeatmaps,
-    "saturation": SaturationMonitor,
-    "exits": ExitCurveMonitor,
-    "progression": ProgressionMonitor,
-    "geometry": LayerGeometryMonitor,
-    "calibration": LayerCalibrationMonitor,
-    "f1": LayerF1Monitor,
-}
-"""What is measured beside similarities, by name."""
-USUAL = ("accuracy", "similarity", "saturation", "exits")
-"""What `layersim fit` measures unless told otherwise."""
-
-_KNOWN = (*MONITORS, *NAMES)
-
-Measures = str | LayerMonitor[Any] | Sequence[str | LayerMonitor[Any]] | Mapping[str, Metric] | None
+from layersim.writing import written_whole
 
 
 class LayerMeasures:
@@ -112,6 +86,8 @@ class LayerMeasures:
         self.model = model
         self.reader = reader_of(named_submodules(model)[""], named)
         self.monitors = monitors_of(measures, reads_head=self.reader.reads_head)
+        self._homes: dict[Path, Path] = {}
+        self.leave()
         self.reset()
 
     def reset(self) -> None:
@@ -218,12 +194,16 @@ class LayerMeasures:
         self.num_layers, self.num_samples = layers, sum(samples for _, samples, _ in counts)
         return published(self.monitors)
 
-    def write(self, directory: str | Path, *, epoch: int = 0, step: int = 0, stage: Stage = "validate") -> LayerRecord:
+    def write(
+        self, directory: str | Path, *, epoch: int | None = None, step: int = 0, stage: Stage = "validate"
+    ) -> LayerRecord:
         """Adds what `compute` gives to the directory's record, `layers.jsonl`, draws it, and writes `report.html`.
+
+        Where an earlier program has left a record, this one's is kept in a new directory below, which a line tells.
 
         Args:
             directory: of the run; made where it is not there.
-            epoch: of the training, counted from 0 as Lightning does.
+            epoch: of the training, counted from 0 as Lightning does; where None, how many lines were written before.
             step: optimizer steps taken.
             stage: `validate`, or `test`.
 
@@ -231,8 +211,9 @@ class LayerMeasures:
             UserError: as `compute`.
             OSError: the record cannot be written.
         """
-        folder, figures = Path(directory), Figures()
-        moment = Moment(str(folder), epoch, step, within_epochs=step > 0)
+        folder = self.home(Path(directory)) if process() == 0 else Path(directory)
+        moment = Moment(str(folder), self._lines if epoch is None else epoch, step, within_epochs=step > 0)
+        figures = Figures()
         record = self.write_record(moment, stage, figures)
         if process() == 0:
             figures.finish(moment)
@@ -240,9 +221,31 @@ class LayerMeasures:
                 write_page([folder], folder / PAGE_FILE, stage=stage)
         return record
 
+    def home(self, root: Path, resumed_at: int = 0) -> Path:
+        """Where what is written into a directory is kept: another run's record is left alone, but for a training that
+        goes on from a step, which takes the lines up to there as its own."""
+        root = root.absolute()
+        path = root / RECORDS_FILE
+        if root not in self._homes and path.exists() and not resumed_at:
+            self._homes[root] = reserve(root.parent, root.name)
+            rank_zero_info(f"{root} holds an earlier run, so that this one is kept in {self._homes[root]}.")
+        elif root not in self._homes:
+            root.mkdir(parents=True, exist_ok=True)
+            self._homes[root] = root
+            if path.exists():
+                kept = [record.to_line() for record in read_records(path) if record.step <= resumed_at]
+                with written_whole(path) as part:
+                    part.write_text("".join(f"{line}\n" for line in kept))
+        return self._homes[root]
+
+    def leave(self) -> None:
+        """What is written from now on is another run."""
+        self._homes, self._lines = {}, 0
+
     def write_record(self, moment: Moment, stage: Stage, figures: Figures) -> LayerRecord:
         """The same, while the loop goes on: figures are drawn meanwhile, and the page is not written yet."""
         quantities = self.compute()
+        self._lines += 1
         record = LayerRecord(
             epoch=moment.current_epoch,
             step=moment.global_step,
@@ -273,45 +276,3 @@ class LayerMeasures:
 def _with_position(batch: Any, position: Tensor | None) -> Any:
     """A mapping tells its samples' positions itself, from which a language model's tokens have theirs."""
     return {**batch, "position": position} if isinstance(batch, Mapping) and position is not None else batch
-
-
-def monitors_of(measures: Measures, *, reads_head: bool) -> list[LayerMonitor[Any]]:
-    """The monitors of these measures.
-
-    Raises:
-        UserError: a name that there is not, with near ones; one that reads the classifier where there is none.
-    """
-    if isinstance(measures, Mapping):
-        return [SimilarityHeatmaps(dict(measures))]
-    if measures is None:
-        measures = USUAL if reads_head else ("similarity",)
-    if isinstance(measures, str | LayerMonitor):
-        measures = [measures]
-    if not isinstance(measures, Sequence):
-        raise UserError(f"measures: expected names in a list, got {type(measures).__name__}: of {', '.join(_KNOWN)}.")
-    asked = list(dict.fromkeys(measures))
-    if not asked:
-        raise UserError(f"measures: expected at least one of {', '.join(_KNOWN)}.")
-    usual = default_measures(grouped=False)
-    similarities: dict[str, Measure | Metric] = {
-        name: usual.get(name) or measure_named(name)() for name in asked if name in NAMES
-    }
-    made = [_monitor(measure) for measure in asked if measure not in NAMES]
-    made += [SimilarityHeatmaps(similarities)] if similarities else []
-    for monitor in made:
-        if monitor.reads_head and not reads_head:
-            raise UserError(f"{type(monitor).__name__} reads the classifier at every layer. Name it: head=…")
-    return made
-
-
-def _monitor(measure: object) -> LayerMonitor[Any]:
-    if isinstance(measure, EpochSimilarity) or (isinstance(measure, LayerMonitor) and measure.named is not None):
-        own = "follows a Lightning Trainer's epochs" if measure.named is None else "has parts of its own named"
-        raise UserError(f"{type(measure).__name__} {own}: expected a monitor without, or a name: {', '.join(_KNOWN)}.")
-    if isinstance(measure, LayerMonitor):
-        return copy.copy(measure)
-    if measure in MONITORS:
-        return MONITORS[str(measure)]()
-    near = get_close_matches(str(measure).lower(), _KNOWN)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise UserError(f"There is no measure {measure!r}.{hint} Choose from {', '.join(_KNOWN)}.")

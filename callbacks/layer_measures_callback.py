@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from callbacks.figures import Figure, Figures
-from callbacks.layer_measures import LayerMeasures, Measures
+from callbacks.layer_measures import LayerMeasures
 from callbacks.loggers import Moment, dispensable, send_outcome
+from callbacks.measures_by_name import Measures
 from callbacks.tapped_module import LABELS
 from layersim.errors import UserError
 from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.quantity import curves, logged
-from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, read_records
+from layersim.report.records import LayerRecord, Stage
 from layersim.report.table import layer_table
-from layersim.runs.directory import reserve
-from layersim.writing import written_whole
 
 _STEP = "train/global_step"
 """What W&B's charts of a Trainer are drawn along."""
@@ -61,7 +60,6 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         self._model: nn.Module | None = None
         self._hooks: list[Any] = []
         self._figures = Figures()
-        self._homes: dict[Path, Path] = {}
         self._written: dict[Path, tuple[LayerRecord, Moment]] = {}
         self._is_training = self._has_trained = False
         self._resumed_at = 0
@@ -81,7 +79,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         self._attach(args, model)
         self._is_training, self._resumed_at = True, state.global_step
         if self._has_trained:
-            self._homes = {}  # another training is another run
+            self.measures.leave()
         if args.eval_strategy == "no":
             warnings.warn(
                 "LayerMeasuresCallback measures at evaluations, and there are none while this trains: set "
@@ -194,7 +192,9 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
 
     def _finish(self, args: Any, state: Any, stage: Stage, name: str) -> None:
         epoch = max(0, math.ceil(state.epoch or 0) - 1)  # the Trainer counts what has passed
-        folder = self._home(args, name) if state.is_world_process_zero else Path()
+        folder = Path(self.directory or args.output_dir) / name
+        if state.is_world_process_zero:
+            folder = self.measures.home(folder, self._resumed_at)
         wandb = sys.modules.get("wandb") if "wandb" in args.report_to and state.is_world_process_zero else None
         run = _TrainersRun(wandb.run, stage, name) if wandb is not None and wandb.run is not None else None
         within = args.eval_strategy == "steps"
@@ -227,22 +227,6 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
             console.print(layer_table(record))
             console.print(f"Records and figures: {folder}", soft_wrap=True)
         self._written = {}
-
-    def _home(self, args: Any, name: str) -> Path:
-        """Where this run is kept: a resumed training goes on there, and another's record is left alone."""
-        root = Path(self.directory or args.output_dir).absolute() / name
-        path = root / RECORDS_FILE
-        if root not in self._homes and path.exists() and not self._resumed_at:
-            self._homes[root] = reserve(root.parent, root.name)
-            rank_zero_info(f"{root} holds an earlier run, so that this one is kept in {self._homes[root]}.")
-        elif root not in self._homes:
-            root.mkdir(parents=True, exist_ok=True)
-            self._homes[root] = root
-            if path.exists():
-                kept = [record.to_line() for record in read_records(path) if record.step <= self._resumed_at]
-                with written_whole(path) as part:
-                    part.write_text("".join(f"{line}\n" for line in kept))
-        return self._homes[root]
 
 
 class _TrainersRun:

@@ -249,11 +249,17 @@ def test_a_record_its_page_and_its_figures_are_written(tmp_path: Path) -> None:
     for epoch in range(2):
         measures.reset()
         shown(measures, batches())
-        measures.write(tmp_path / "run", epoch=epoch, step=epoch * 10)
+        measures.write(tmp_path / "run", step=epoch * 10)
     assert [(each.epoch, each.step) for each in read_records(tmp_path / "run" / "layers.jsonl")] == [(0, 0), (1, 10)]
     assert "<html" in (tmp_path / "run" / "report.html").read_text()
     drawn = sorted(path.name for path in (tmp_path / "run" / "figures").iterdir())
     assert drawn[:2] == ["val-cka-epoch-0000.png", "val-cka-epoch-0001-step-000010.png"]
+    again = LayerMeasures(tiny.backbone().model, "blocks.*")
+    again.update(batches()[0])
+    again.write(tmp_path / "run")  # as a script that runs again
+    assert len(read_records(tmp_path / "run" / "layers.jsonl")) == 2
+    (below,) = (tmp_path / "run").glob("*/layers.jsonl")
+    assert [each.epoch for each in read_records(below)] == [0]
 
 
 class Two(nn.Module):
