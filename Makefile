@@ -51,6 +51,9 @@ types: install ## strict type checks
 docs: install ## build the documentation into site/, a warning being an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
+figures: install ## draw the pictures of README and docs anew (NAMES="digits sweep docstrings evidence"; see experiments/figures.py)
+	$(BIN)/python experiments/figures.py $(NAMES) $(if $(DATA),--evidence $(DATA))
+
 notebooks: install ## run three tutorials, and keep what they print beside them
 	$(BIN)/python docs/notebooks.py
 
@@ -81,4 +84,4 @@ lock: ## pin the newest versions that pyproject.toml allows (needs uv)
 clean: ## remove the environment and caches, never a run
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache build dist site *.egg-info
 
-.PHONY: help install demo test test-long test-pythons lint types docs notebooks package bench evidence lock clean
+.PHONY: help install demo test test-long test-pythons lint types docs figures notebooks package bench evidence lock clean

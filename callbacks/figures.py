@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 
-from callbacks.loggers import dispensable, validates_within_epochs
+from callbacks.loggers import Moment, dispensable, validates_within_epochs
 from layersim.report.drawing.pictures import Picture, drawn_later
 
 WAITING = 4
@@ -29,6 +30,14 @@ class Figure:
     drawn: Future[None]
 
 
+@runtime_checkable
+class LogsFigures(Protocol):
+    """A logger of another loop's."""
+
+    def log_figure(self, figure: Figure) -> None:
+        """Takes a figure that is drawn."""
+
+
 class Figures:
     """What a callback draws, for rank zero alone. Nobody waits for it before the run ends: a figure is logged, at its
     own epoch and step, when the next ones are asked for. Where epochs are shorter than drawing takes, at most
@@ -38,7 +47,7 @@ class Figures:
         self._asked: list[Figure] = []
         self._left_out = 0
 
-    def add(self, trainer: Trainer, name: str, picture: Picture) -> None:
+    def add(self, trainer: Trainer | Moment, name: str, picture: Picture) -> None:
         """Has a figure drawn as `figures/<name>-epoch-<n>.png` in the run's directory, with the step behind it where a
         training validates within epochs, and logged."""
         step = f"-step-{trainer.global_step:06d}" if validates_within_epochs(trainer) else ""
@@ -51,7 +60,7 @@ class Figures:
             drawn = drawn_later(picture, path)
             self._asked.append(Figure(name, path, trainer.current_epoch, trainer.global_step, drawn))
 
-    def finish(self, trainer: Trainer, *, in_haste: bool = False) -> None:
+    def finish(self, trainer: Trainer | Moment, *, in_haste: bool = False) -> None:
         """Waits for what is left; in haste for the newest of each name alone."""
         if in_haste:
             newest = {one.name: one for one in self._asked}
@@ -67,7 +76,7 @@ class Figures:
                 self._asked.remove(one)
                 self._left_out += 1
 
-    def _hand_on(self, loggers: Sequence[Logger], figures: Sequence[Figure]) -> None:
+    def _hand_on(self, loggers: Sequence[Any], figures: Sequence[Figure]) -> None:
         for one in figures:
             self._asked.remove(one)
             with dispensable("Figures", one.path.parent):
@@ -76,7 +85,7 @@ class Figures:
                     _log_image(logger, one)
 
 
-def _log_image(logger: Logger, figure: Figure) -> None:
+def _log_image(logger: Any, figure: Figure) -> None:
     if isinstance(logger, WandbLogger):
         import wandb
 
@@ -88,3 +97,5 @@ def _log_image(logger: Logger, figure: Figure) -> None:
         logger.experiment.add_image(figure.name, pixels, figure.step, dataformats="HWC")
     elif isinstance(logger, MLFlowLogger):
         logger.experiment.log_artifact(logger.run_id, str(figure.path), "figures")
+    elif isinstance(logger, LogsFigures):
+        logger.log_figure(figure)

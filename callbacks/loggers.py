@@ -1,9 +1,11 @@
 """What the callbacks hand to the trainer's loggers, whichever these are, and to the run's directory."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
@@ -11,8 +13,23 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 
-def validates_within_epochs(trainer: Trainer) -> bool:
+@dataclass(frozen=True)
+class Moment:
+    """Where and when something was measured by another loop than Lightning's, which figures ask for by the names that a
+    trainer has for it."""
+
+    default_root_dir: str
+    current_epoch: int
+    global_step: int
+    within_epochs: bool
+    """Whether the epoch says not enough."""
+    loggers: Sequence[Any] = ()
+
+
+def validates_within_epochs(trainer: Trainer | Moment) -> bool:
     """Whether a training validates several times an epoch, or by the clock, so that the epoch says not enough."""
+    if isinstance(trainer, Moment):
+        return trainer.within_epochs
     between = getattr(trainer, "val_check_interval", None) != 1.0 or trainer.check_val_every_n_epoch is None
     return trainer.state.fn == TrainerFn.FITTING and between
 
@@ -54,15 +71,20 @@ def log_outcome(trainer: Trainer, page: Path, columns: dict[str, list[float]]) -
     """
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            import wandb
-
-            artifact = wandb.Artifact(f"report-{logger.experiment.id}", type="report")
-            artifact.add_file(str(page))
-            rows = [[layer, *row] for layer, row in enumerate(zip(*columns.values(), strict=True), start=1)]
-            try:
-                logger.experiment.log_artifact(artifact)
-                logger.log_table("layers", columns=["layer", *columns], data=rows)
-            except wandb.Error as error:
-                rank_zero_info(f"W&B did not take the run's page ({error}); it lies in {page}.")
+            send_outcome(logger.experiment, page, columns)
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_artifact(logger.run_id, str(page))
+
+
+def send_outcome(run: Any, page: Path, columns: dict[str, list[float]]) -> None:
+    """The same, to a W&B run."""
+    import wandb
+
+    artifact = wandb.Artifact(f"report-{run.id}", type="report")
+    artifact.add_file(str(page))
+    rows = [[layer, *row] for layer, row in enumerate(zip(*columns.values(), strict=True), start=1)]
+    try:
+        run.log_artifact(artifact)
+        run.log({"layers": wandb.Table(columns=["layer", *columns], data=rows)})
+    except wandb.Error as error:
+        rank_zero_info(f"W&B did not take the run's page ({error}); it lies in {page}.")

@@ -2,20 +2,19 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
-from torch import nn
 from torchmetrics import Metric
 
 from callbacks.evaluation import EvaluationCallback, Stage, layerwise
 from callbacks.figures import Figures
 from callbacks.loggers import make_directory, on_epoch_axis
-from callbacks.tapped_module import Named, NamedModel, TappedModule
+from callbacks.tapped_module import Named, TappedModule
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
@@ -115,8 +114,8 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         """
         if self.named is None:
             return self.rehearsed(self.fresh(module), made_up(module.num_layers, 8, samples))
-        TappedModule(module, self.named)  # refuses names that the module has not
-        names = self.rehearsed(self.fresh(self._stand_in(module, 2)), made_up(2, 8, samples))
+        stand_in = cast(LayerwiseModule, TappedModule(module, self.named).model(2))
+        names = self.rehearsed(self.fresh(stand_in), made_up(2, 8, samples))
         return {
             re.sub(r"layer_\d+$", "layer_*", name) for name in names
         }  # a forward pass alone shows how many there are
@@ -142,59 +141,60 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         self._is_joined = False
         if self.named is None:
             first = next(monitor for monitor in _monitors(trainer) if monitor.named is None)
-            self.begin(self.fresh(layerwise(pl_module)), pl_module, None if first is self else first._sample)
+            self.begin(layerwise(pl_module), pl_module.device, first)
         else:
             self._tapped, self._metrics = TappedModule(pl_module, self.named), {}
 
-    def begin(self, made: dict[str, AnyMetric], pl_module: LightningModule, sample: KeptSamples | None = None) -> None:
-        """An epoch with these metrics, of which those that keep samples share one: the one that another monitor fills,
-        or where None the monitor's own."""
-        self._metrics = {name: metric.to(pl_module.device) for name, metric in made.items()}
-        if sample is None:
-            sample = self._sample = KeptSamples(max_samples=1).to(pl_module.device)
+    def begin(self, model: LayerwiseModule, device: torch.device, first: "LayerMonitor[Any]") -> None:
+        """An epoch of this model, of which all metrics that keep samples share one: the one that the first monitor
+        keeps."""
+        self._metrics = {name: metric.to(device) for name, metric in self.fresh(model).items()}
+        if first is self:
+            self._sample = KeptSamples(max_samples=1).to(device)
+        sample = first._sample
         for metric in self._metrics.values():
-            if isinstance(metric, SampleKeeper) and metric.keeps_sample:
+            if isinstance(metric, SampleKeeper) and metric.keeps_sample and sample is not None:
                 metric.share(sample)
                 sample.keep_on = "host" if "host" in (self.keep_on, sample.keep_on) else "device"
 
     def before(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._tapped is not None:
-            self._tapped.tap.open()
+            self._tapped.open(None)
 
     def take(self, output: Any, batch: Any) -> None:
         if self._tapped is not None:
             output = self._tapped.read(batch)
+            assert output is not None
             if not self._metrics:  # the first batch shows how many layers there are
-                model = self._stand_in(self._tapped.module, len(output.features.values))
-                self.begin(self.fresh(model), self._tapped.module)
+                model = cast(LayerwiseModule, self._tapped.model(len(output.features.values)))
+                self.begin(model, output.features.values.device, self)
+        self.take_in(output)
+
+    def take_in(self, output: LayerOutput) -> None:
+        """What a step told, to the epoch's metrics."""
         if self._sample is not None and self._sample.is_shared:
             self._sample.update(output.features)
         self.update(self._metrics, output)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._tapped is not None:
-            self._tapped.tap.close()
+            self._tapped.close()
             self._tapped = None
         self._figures.finish(trainer, in_haste=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._figures.finish(trainer)
 
-    def _stand_in(self, module: nn.Module, layers: int) -> LayerwiseModule:
-        assert self.named is not None
-        return cast(LayerwiseModule, NamedModel(module, self.named, layers))
-
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if trainer.world_size > 1 and not self._is_joined:
             _join(_monitors(trainer))
-        quantities = self.measure(self._metrics)
-        self._metrics = {}  # features that a metric kept are let go
+        how: dict[str, Any] = {}
         if self._tapped is not None:
             self.num_layers, self.num_samples = self._tapped.shape()
             how = self._tapped.options()
-            quantities = {name: replace(each, options=each.options | how) for name, each in quantities.items()}
             self._tapped = None
-        self.quantities = _checked(quantities, self.num_layers)
+        self.quantities = quantities = self.measured(self._metrics, how)
+        self._metrics = {}  # features that a metric kept are let go
         prefix = "val" if stage == "validate" else stage
         numbers = dict(logged(quantities))
         if trainer.is_global_zero:
@@ -210,6 +210,13 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
             on_bar = name == self.on_bar
             pl_module.log(f"{prefix}/{name}", value, prog_bar=on_bar, sync_dist=True, rank_zero_only=True)
 
+    def measured(self, metrics: dict[str, AnyMetric], how: dict[str, Any]) -> dict[str, Quantity]:
+        """What the epoch told, with these options beside each quantity's own."""
+        found = self.measure(metrics)
+        return _checked(
+            {name: replace(each, options=each.options | how) for name, each in found.items()}, self.num_layers
+        )
+
     def end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         self._sample = None
 
@@ -220,12 +227,18 @@ def _monitors(trainer: Trainer) -> list[LayerMonitor[Any]]:
 
 def _join(monitors: list[LayerMonitor[Any]]) -> None:
     """Brings what all processes measured together, for all monitors at once."""
-    metrics: list[Metric] = [metric for each in monitors for metric in each._metrics.values()]
-    join(metrics + [each._sample for each in monitors if each._sample is not None])
-    for metric in metrics:
-        metric.distributed_available_fn = lambda: False
+    join_all([each._metrics for each in monitors], [each._sample for each in monitors])
     for each in monitors:
         each._is_joined = True
+
+
+def join_all(metrics: Sequence[Mapping[str, Metric]], samples: Sequence[KeptSamples | None]) -> None:
+    """Brings the states of all processes together; each then makes of them what it measures by itself."""
+    every = [metric for each in metrics for metric in each.values()]
+    join(every + [each for each in samples if each is not None])
+    for metric in every:
+        metric.distributed_available_fn = lambda: False
+        metric._update_count = max(metric._update_count, 1)  # else torchmetrics warns where this process had no batch
 
 
 def _checked(quantities: dict[str, Quantity], layers: int) -> dict[str, Quantity]:

@@ -1,19 +1,17 @@
-"""The layers of a LightningModule that is not ours, and what its classifier reads there, batch by batch."""
+"""The layers of a module that is not ours, and what its classifier reads there, batch by batch."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.evaluation import reduced
+from layersim.evaluation import everywhere, processes
 from layersim.heads import SharedHead
 from layersim.outputs import LayerFeatures, LayerOutput, Readout
 from layersim.tapping.feature_tap import FeatureTap
@@ -21,10 +19,13 @@ from layersim.tapping.layout import batch_sizes, check_layout, tokens_first
 from layersim.tapping.output_pooling import Pool, check_pool
 from layersim.tapping.submodules import named_submodules
 
+LABELS = ("label", "labels", "target")
+"""Under which classes are found in a batch."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """The parts of a LightningModule that is not ours which monitors measure, by their names in it.
+    """The parts of a module that is not ours which monitors measure, by their names in it.
 
     Args:
         layers: its submodules, as `FeatureTap` takes them (`net.blocks.*`).
@@ -33,7 +34,7 @@ class Named:
         norm: the norm between the last layer and the classifier, (N, D) → (N, D); None: there is none.
         head: the classifier, (N, D) → (N, C), which is read behind the norm at every layer.
         label: where in a batch the (N,) integer classes are: a key of a dictionary, or a place in a tuple. Where None:
-            under "label", "labels" or "target", or second.
+            under "label", "labels" or "target", or second of two.
     """
 
     layers: str | Sequence[str]
@@ -84,12 +85,12 @@ class NamedBackbone(Backbone):
         return classes
 
 
-class NamedModel:
+class ReadModel:
     """A model that is not ours, as monitors ask ours."""
 
-    def __init__(self, module: nn.Module, named: Named, num_layers: int) -> None:
-        self.num_layers = num_layers
-        self.backbone = NamedBackbone(module, named, num_layers)
+    def __init__(self, backbone: Backbone) -> None:
+        self.num_layers = backbone.num_layers
+        self.backbone = backbone
 
     @property
     def head(self) -> SharedHead:
@@ -98,35 +99,59 @@ class NamedModel:
 
 
 class TappedModule:
-    """Taps a LightningModule while its step runs, over one epoch.
+    """Taps a module while it runs, over one epoch.
 
     Raises:
         UserError: as `FeatureTap`, or a part that the module has not.
     """
 
-    def __init__(self, module: LightningModule, named: Named) -> None:
+    def __init__(self, module: nn.Module, named: Named) -> None:
         self.module = module
         self.named = named
         self.tap = FeatureTap(module, named.layers, named.pool, layout=named.layout)
-        NamedBackbone(module, named, 1)  # refuses names that the module has not
+        self.model(1)  # refuses names that the module has not
         self._samples = 0
 
-    def read(self, batch: Any) -> LayerOutput:
-        """What the layers put out since the tap was opened, and what the head, where one is named, reads there.
+    @property
+    def reads_head(self) -> bool:
+        """Whether its classifier is named."""
+        return self.named.head is not None
+
+    def model(self, layers: int) -> ReadModel:
+        """What monitors ask of it, where it has so many layers."""
+        return ReadModel(NamedBackbone(self.module, self.named, layers))
+
+    def open(self, batch: Any) -> None:
+        """Before a step with this batch."""
+        self.tap.open()
+
+    def close(self) -> None:
+        """Lets go of the module."""
+        self.tap.close()
+
+    def read(self, batch: Any, below: int | None = None) -> LayerOutput | None:
+        """What the layers put out since the tap was opened, and what the head, where one is named, reads there, of the
+        samples whose position is below that; None where there are none.
 
         Raises:
             UserError: as `features`; there are no labels where the head is read.
         """
         features = self.features(batch)
-        if self.named.head is None:
-            nothing = features.values.new_empty(0)
-            return LayerOutput(features, Readout(nothing, nothing, nothing, nothing, nothing))
-        targets = _labels(batch, self.named.label, features.values.shape[1]).to(features.values.device)
+        if self.reads_head:
+            features.targets = labels_of(batch, self.named.label, features.values.shape[1]).to(features.values.device)
+        kept = of_those_below(features, below)
+        self._samples += 0 if kept is None else kept.values.shape[1]
+        if kept is None:
+            return None
+        if kept.targets is None:
+            return unread(kept)
+        features, targets = kept, kept.targets
+        check_classes(targets, self.model(1).backbone.num_classes)
         layers = len(features.values)
-        head = NamedModel(self.module, self.named, layers).head
+        head = self.model(layers).head
         dtype = next((each.dtype for each in head.classifier.parameters()), features.values.dtype)
         readout = head(features.values.to(dtype), targets, range(layers))
-        return LayerOutput(replace(features, targets=targets), readout, readout.losses[-1])
+        return LayerOutput(features, readout, readout.losses[-1])
 
     def features(self, batch: Any) -> LayerFeatures:
         """What the layers put out since the tap was opened. Closes it, as later callbacks may run the model too.
@@ -144,9 +169,8 @@ class TappedModule:
                 f"The step puts {samples} samples through {self.tap.names[0]} for {sizes} samples. If each is a "
                 'sample, set layout, such as "NTD"; or pool frames or crops of one sample by a function given as pool.'
             )
-        self._samples += samples
         position = _position(batch, samples)
-        if position is None and self.module.trainer.world_size > 1:
+        if position is None and processes() > 1:
             rank_zero_warn(
                 'The batches have no "position", one integer a sample: each process numbers its own, minibatch CKA '
                 "groups each process's samples, and samples that a sampler repeats count twice."
@@ -162,27 +186,53 @@ class TappedModule:
 
     def shape(self) -> tuple[int, int]:
         """L, and N of all processes; to be called on each."""
-        samples = torch.tensor(self._samples, device=self.module.device)
-        return len(self.tap.names), int(reduced(samples, "sum"))
+        names, samples = zip(*everywhere([(self.tap.names, self._samples)]), strict=True)
+        self.tap.names = max(names, key=len)  # a process without any batch knows none
+        return len(self.tap.names), sum(samples)
 
 
-def _labels(batch: Any, where: str | int | None, samples: int) -> Tensor:
-    """(N,) integer classes of a batch."""
+def unread(features: LayerFeatures) -> LayerOutput:
+    """Features of which nobody has read anything."""
+    nothing = features.values.new_empty(0)
+    return LayerOutput(features, Readout(nothing, nothing, nothing, nothing, nothing))
+
+
+def of_those_below(features: LayerFeatures, below: int | None, per: int = 1) -> LayerFeatures | None:
+    """Only the samples at positions below that, of which each has so many; None where there are none."""
+    if below is None or features.position is None:
+        return features
+    rows = features.position // per < below
+    if not rows.any():
+        return None
+    values = features.values[:, rows.to(features.values.device)]
+    targets = None if features.targets is None else features.targets[rows.to(features.targets.device)]
+    return LayerFeatures(values, targets, features.position[rows])
+
+
+def labels_of(batch: Any, where: str | int | None, samples: int) -> Tensor:
+    """(N,) integer classes of a batch, as `Named` finds them."""
     found = None
     if where is not None:
         with contextlib.suppress(KeyError, IndexError, TypeError):
             found = batch[where]
     elif isinstance(batch, Mapping):
-        found = next((batch[key] for key in ("label", "labels", "target") if key in batch), None)
-    elif isinstance(batch, Sequence) and len(batch) > 1:
+        found = next((batch[key] for key in LABELS if key in batch), None)
+    elif isinstance(batch, Sequence) and len(batch) == 2:
         found = batch[1]
     if isinstance(found, Tensor) and found.shape == (samples,) and not found.is_floating_point():
         return found.long()
     came = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
     raise UserError(
-        f"Expected the integer classes of {samples} samples in each batch, but got {came}. Set the callback's label to "
-        "their key, or their place, in a batch."
+        f"Expected the integer classes of {samples} samples in each batch, but got {came}. Set the label to their "
+        "key, or their place, in a batch."
     )
+
+
+def check_classes(targets: Tensor, classes: int) -> None:
+    """Refuses labels that are none of the classifier's, counted from 0."""
+    least, most = (int(end) for end in targets.aminmax()) if len(targets) else (0, 0)
+    if least < 0 or most >= classes:
+        raise UserError(f"Expected labels 0 … {classes - 1}, the classifier's classes, but got {least} … {most}.")
 
 
 def _position(batch: Any, samples: int) -> Tensor | None:

@@ -67,9 +67,19 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+def processes() -> int:
+    """How many there are that work together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process() -> int:
+    """Which of them this one is, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def reduced(value: Tensor, how: Literal["sum", "min", "max"]) -> Tensor:
     """The sum, least or largest of a tensor over all processes, by one collective: Lightning's `reduce` takes two."""
-    if dist.is_available() and dist.is_initialized():
+    if processes() > 1:
         value = value.clone()
         dist.all_reduce(value, op=getattr(dist.ReduceOp, how.upper()))
     return value
@@ -77,8 +87,8 @@ def reduced(value: Tensor, how: Literal["sum", "min", "max"]) -> Tensor:
 
 def everywhere(parts: list[Any]) -> list[Any]:
     """The parts of every process, those of the first one first."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if processes() == 1:
         return parts
-    gathered: list[Any] = [None] * dist.get_world_size()
+    gathered: list[Any] = [None] * processes()
     dist.all_gather_object(gathered, parts)
     return [part for of_one in gathered for part in of_one]

@@ -1,7 +1,8 @@
 """The contract that every backbone keeps. Letters: K layers read, L layers, N samples, T tokens, D width, C classes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -114,9 +115,14 @@ class Backbone(nn.Module, ABC):
         Returns:
             (K, N, D) features of those K layers, with the batch's targets and positions.
         """
+        read, targets, position = self.counted(batch)
+        return LayerFeatures(self.read_blocks(batch, read, layers), targets, position)
+
+    def counted(self, batch: Mapping[str, Any]) -> tuple[Callable[[Tensor], Tensor], Tensor | None, Tensor | None]:
+        """What makes of a block's output for this batch the features that count, (N, D), their targets and positions,
+        (N,) each, None where the batch tells none."""
         mask = batch.get("attention_mask")
-        values = self.read_blocks(batch, lambda tokens: self.pool(tokens, mask), layers)
-        return LayerFeatures(values, batch.get("label"), batch.get("position"))
+        return lambda tokens: self.pool(tokens, mask), batch.get("label"), batch.get("position")
 
     def read_blocks(
         self, batch: Mapping[str, Any], read: Callable[[Tensor], Tensor], layers: Collection[int] | None = None
@@ -129,12 +135,23 @@ class Backbone(nn.Module, ABC):
     ) -> list[Tensor]:
         """What `read` makes of the block outputs at K `layers`, all where None, while the model's forward runs.
 
-        Gradient checkpointing recomputes blocks when these hooks are gone, so nothing is read twice.
-
         Raises:
             UserError: another number of blocks ran than there are layers.
         """
+        with self.listening(read, layers) as features:
+            self.run(batch)
+        return features
+
+    @contextmanager
+    def listening(
+        self, read: Callable[[Tensor], Tensor], layers: Collection[int] | None = None
+    ) -> Iterator[list[Tensor]]:
+        """As `each_read`, of a forward pass that runs in here, whoever calls it; they are there once it has ended.
+
+        Gradient checkpointing recomputes blocks when these hooks are gone, so nothing is read twice.
+        """
         features: list[Tensor | None] = []
+        found: list[Tensor] = []
 
         def keep(tokens: Tensor, refines: bool) -> None:
             if refines:
@@ -142,14 +159,14 @@ class Backbone(nn.Module, ABC):
             features.append(read(tokens) if layers is None or len(features) in layers else None)
 
         with watched(self.blocks, self.refiner, keep):
-            self.run(batch)
+            yield found
         if len(features) != self.num_layers:
             raise UserError(
                 f"{type(self.model).__name__} ran {len(features)} of its {self.num_layers} blocks (num_layers). Where "
                 "it drops blocks in training, a dropped block has no features: turn that off (in config_args, for "
                 "transformers)."
             )
-        return [tokens for tokens in features if tokens is not None]
+        found += [tokens for tokens in features if tokens is not None]
 
     def recompute(self, blocks: bool | Sequence[int]) -> None:
         """Has blocks run again in a training step's backward, in place of keeping what they computed, to save memory.

@@ -1,13 +1,14 @@
 """Hugging Face transformers models as backbones."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from layersim.backbones.base import Backbone
 from layersim.backbones.calls import last_output
@@ -18,8 +19,8 @@ from layersim.backbones.pretrained import configuration, image_config, shortened
 from layersim.backbones.tiny_input import check_causal, check_logits, parameters_of, tiny_batch
 from layersim.backbones.tokens import max_positions, pooled, predicting_tokens, take_padding_from_eos
 from layersim.errors import UserError, as_user_error
+from layersim.evaluation import evaluating
 from layersim.installed_packages import model_name
-from layersim.outputs import LayerFeatures
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
@@ -99,9 +100,40 @@ class TransformersBackbone(Backbone):
             self.model, fresh = trained(name_or_path, config, task, options)
         else:
             self.model = untrained(config, task, {key: each for key, each in options.items() if each != "auto"})
-        config = self.model.config
-        self.name = name_or_path or config.model_type
+        self.name = name_or_path or self.model.config.model_type
         self.tokenizer_name = name_or_path  # where data modules find the model's own tokenizer
+        steps = (classifier,) if isinstance(classifier, str) else classifier and tuple(classifier)
+        paths = {"blocks": blocks, "final_norm": final_norm, "classifier": steps, "pooling": pooling}
+        expected = self._take(task, hub, "image_size" in (config_args or {}), **paths)
+        self._make_ours(expected)
+        self._warn_of_fresh(fresh)
+        if lora:
+            adapt(self.model, self.blocks, [self.final_norm, self.classifier], lora)
+        self._check_logits(expected.detach())
+        if pool is not None:
+            if task != "classification" or self._images:
+                raise UserError(f"Expected a classifier of texts to pool by {pool}. Leave the backbone's pool out.")
+            self.layout = replace(self.layout, pooling=pool)
+
+    @classmethod
+    def around(cls, model: Any) -> Self:
+        """Reads a transformers model that is there already, and stays what it is: its task is its class's.
+
+        Raises:
+            UserError: a model that cannot be read.
+        """
+        backbone = cls.__new__(cls)
+        nn.Module.__init__(backbone)
+        backbone.model, backbone.name, backbone.tokenizer_name = model, type(model).__name__, None
+        causal = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        with evaluating(model), torch.no_grad():
+            expected = backbone._take("language-modeling" if causal else "classification", {}, True)
+            backbone._check_logits(expected)
+        return backbone
+
+    def _take(self, task: Task, hub: dict[str, Any], size_typed: bool, **named: Any) -> Tensor:
+        """Finds how the model is read; gives its own logits of a tiny batch."""
+        config = self.model.config
         self.task = task
         self.reads_tokens = task == "language-modeling"
         if getattr(config, "layerdrop", 0):
@@ -111,7 +143,7 @@ class TransformersBackbone(Backbone):
             )
         self._images = self.model.main_input_name == "pixel_values"
         if self._images:
-            self.data_config = image_config(name_or_path, config, hub, "image_size" in (config_args or {}))
+            self.data_config = image_config(self.tokenizer_name, config, hub, size_typed)
             self.input_size = self.data_config["input_size"]
         accepted = _keywords(self.model.base_model)
         if "kwargs" in accepted:  # handed on to where the whole model hands them (BART's decoder)
@@ -121,17 +153,9 @@ class TransformersBackbone(Backbone):
         self.max_positions = max_positions(self.model)
         text = None if self._images else config.get_text_config()
         self.vocabulary_size: int | None = getattr(text, "vocab_size", None)
-        steps = (classifier,) if isinstance(classifier, str) else classifier and tuple(classifier)
-        expected = self._lay_out(blocks=blocks, final_norm=final_norm, classifier=steps, pooling=pooling)
+        expected = self._lay_out(**named)
         self.num_classes = expected.shape[-1]
-        self._warn_of_fresh(fresh)
-        if lora:
-            adapt(self.model, self.blocks, [self.final_norm, self.classifier], lora)
-        self._check_logits(expected)
-        if pool is not None:
-            if task != "classification" or self._images:
-                raise UserError(f"Expected a classifier of texts to pool by {pool}. Leave the backbone's pool out.")
-            self.layout = replace(self.layout, pooling=pool)
+        return expected
 
     def _lay_out(self, **named: Any) -> Tensor:
         """Finds the layout's parts in the model, and a tiny batch to compare models by; gives its own logits of it."""
@@ -150,6 +174,10 @@ class TransformersBackbone(Backbone):
         inputs = self._model_inputs(self.tiny_batch)
         alone = last_output(self.blocks, lambda: self.model.base_model(**inputs))
         self._whole = alone is None or not close(self._placed(alone), last)
+        return logits
+
+    def _make_ours(self, logits: Tensor) -> None:
+        """Freezes what the logits do not depend on, and names the padding where the configuration does not."""
         used = parameters_of(logits) | set(self.blocks.parameters())
         for parameter in set(self.model.base_model.parameters()) - used:
             parameter.requires_grad_(False)  # pretraining alone uses them, and DDP waits for every gradient
@@ -157,7 +185,6 @@ class TransformersBackbone(Backbone):
         reads_last = self.layout.pooling == "last" and self.task == "classification"
         if reads_last and getattr(config, "pad_token_id", None) is None:
             take_padding_from_eos(self.name, config)
-        return logits.detach()
 
     def _run_tiny(self) -> Tensor:
         with as_user_error(f"{self.name} fails on a tiny input", "Change name_or_path or config_args.", why=shortened):
@@ -184,21 +211,20 @@ class TransformersBackbone(Backbone):
         ]
         return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
 
-    def forward(self, batch: Mapping[str, Any], layers: Sequence[int] | None = None) -> LayerFeatures:
-        """Features of `batch["image"]` (N, channels, height, width), or of `input_ids` and `attention_mask` (N, T).
+    def counted(self, batch: Mapping[str, Any]) -> tuple[Callable[[Tensor], Tensor], Tensor | None, Tensor | None]:
+        """Of `batch["image"]` (N, channels, height, width), or of `input_ids` and `attention_mask` (N, T).
 
         `token_type_ids` and `position_ids` are handed on where the model takes them. A classifier's targets are
         `batch["label"]` (N,). A language model's labels (samples, T) are aligned with `input_ids`, −100 where ignored,
         and shifted here: see `predicting_tokens`, which also tells how tokens are numbered.
 
         Raises:
-            UserError: images of another size or texts longer than the model takes; no attention mask; no target.
+            UserError: no target.
         """
         if self.task == "classification":
-            return super().forward(batch, layers)
+            return super().counted(batch)
         tokens = predicting_tokens(batch)
-        values = self.read_blocks(batch, lambda block: tokens(self._placed(block)), layers)
-        return LayerFeatures(values, tokens.targets, tokens.position)
+        return lambda block: tokens(self._placed(block)), tokens.targets, tokens.position
 
     @property
     def blocks(self) -> Any:

@@ -4,8 +4,6 @@ Letters: L layers of model a, M layers of model b.
 """
 
 from collections.abc import Sequence
-from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,21 +17,6 @@ if TYPE_CHECKING:
     from layersim.report.across import AcrossReport
     from layersim.similarity.measure import Measure
 
-MEASURES = {
-    "cosine": "CosineSimilarity",
-    "angular": "AngularDistance",
-    "cka": "LinearCKA",
-    "rbf_cka": "RBFCKA",
-    "cknna": "CKNNA",
-    "mutual_knn": "MutualKNN",
-    "rsa": "RSA",
-    "procrustes": "Procrustes",
-    "mean_cca": "MeanCCA",
-    "svcca": "SVCCA",
-    "pwcca": "PWCCA",
-    "r2": "RegressionR2",
-}
-"""The classes of `layersim.similarity`, by the names that figures and records give their values."""
 FIGURE_FILE = "similarity.png"
 _EXPERIMENT = "similarity"
 
@@ -162,11 +145,9 @@ def compare_models(
 def _metric(name: str, options: dict[str, Any], most: int | None) -> "Measure":
     """The measure of that name, of all samples that it is given; it refuses its options before any model is read. With
     `most` one that could do without keeps so many of them."""
-    if name not in MEASURES:
-        near = get_close_matches(name.lower(), MEASURES)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"There is no measure {name!r}.{hint} Choose --measure from {', '.join(MEASURES)}.")
-    kind: type[Measure] = getattr(import_module("layersim.similarity"), MEASURES[name])
+    from layersim.similarity.measure import measure_named
+
+    kind = measure_named(name)
     parser = Parser(prog="layersim similarity")
     parser.add_class_arguments(kind, "options", skip={"max_samples"}, instantiate=False)
     if name == "cka":

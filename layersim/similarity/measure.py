@@ -5,7 +5,9 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -22,6 +24,22 @@ from layersim.similarity.null import Null, null_of_values, require_permutations,
 from layersim.similarity.properties import Properties
 
 Found = TypeVar("Found")
+
+NAMES = {
+    "cosine": "CosineSimilarity",
+    "angular": "AngularDistance",
+    "cka": "LinearCKA",
+    "rbf_cka": "RBFCKA",
+    "cknna": "CKNNA",
+    "mutual_knn": "MutualKNN",
+    "rsa": "RSA",
+    "procrustes": "Procrustes",
+    "mean_cca": "MeanCCA",
+    "svcca": "SVCCA",
+    "pwcca": "PWCCA",
+    "r2": "RegressionR2",
+}
+"""The classes of `layersim.similarity`, by the names that figures and records give their values."""
 
 
 class Measure(SampleKeeper):
@@ -256,3 +274,17 @@ def as_measures(metrics: Mapping[str, object]) -> dict[str, Measure]:
             )
         measures[name] = metric if isinstance(metric, Measure) else PairMeasure(metric)
     return measures
+
+
+def measure_named(name: str) -> type[Measure]:
+    """The class of that name.
+
+    Raises:
+        UserError: there is none; near ones are named.
+    """
+    if name not in NAMES:
+        near = get_close_matches(name.lower(), NAMES)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"There is no measure {name!r}.{hint} Choose --measure from {', '.join(NAMES)}.")
+    kind: type[Measure] = getattr(import_module("layersim.similarity"), NAMES[name])
+    return kind

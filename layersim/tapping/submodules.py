@@ -45,8 +45,11 @@ def chosen_names(names: Sequence[str], patterns: str | Sequence[str]) -> list[st
     Raises:
         UserError: a pattern that matches nothing; names that are near it, and some of those that exist, are shown.
     """
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(patterns, Sequence) or not all(isinstance(each, str) for each in patterns):
+        raise UserError(f'layers: expected one or more names or patterns, such as "blocks.*", got {patterns!r}.')
     chosen = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    for pattern in patterns:
         matching = {name for name in names if _matches(name, pattern)}
         if not matching:
             raise UserError(_nothing_matches(names, pattern))

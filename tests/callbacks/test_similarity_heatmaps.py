@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchmetrics import CosineSimilarity as TorchmetricsCosine
 
-from callbacks import EpochSimilarity, LayerAccuracyMonitor, RunRecorder, SimilarityHeatmaps
+from callbacks import EpochSimilarity, LayerAccuracyMonitor, RunRecorder, SimilarityHeatmaps, tapped_module
 from callbacks.tapped_module import Named, TappedModule
 from layersim import LayerwiseModule, UserError
 from layersim.data.samplers import EvaluationSampler
@@ -226,12 +226,11 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 def test_without_positions_several_processes_are_warned(monkeypatch: pytest.MonkeyPatch) -> None:
     module = Plain()
-    module.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     tapped = TappedModule(module, Named(layers="blocks.*"))
     batch = next(iter(DataLoader(Points(positions=True), 10)))
     unnumbered = {"x": batch["x"]}
     for processes in (1, 2):
-        monkeypatch.setattr(Trainer, "world_size", processes)
+        monkeypatch.setattr(tapped_module, "processes", lambda count=processes: count)
         tapped.tap.open()
         module(batch["x"])
         read = tapped.features(batch)

@@ -1,0 +1,198 @@
+"""What is read of a model's layers while it runs, whoever runs it. Letters: L layers, N samples."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from callbacks.tapped_module import LABELS, Named, ReadModel, TappedModule, check_classes, of_those_below, unread
+from layersim.backbones.base import Backbone
+from layersim.backbones.tokens import POSITIONS
+from layersim.errors import UserError
+from layersim.module import LayerwiseModule
+from layersim.outputs import LayerFeatures, LayerOutput
+from layersim.tapping.submodules import named_submodules
+
+_BESIDE = {*LABELS, "index", "position"}
+"""Entries of a batch that no model is given."""
+
+
+class Reader(ABC):
+    """Reads one forward pass after the other."""
+
+    reads_head: bool = True
+    """Whether there is a classifier to read."""
+
+    @abstractmethod
+    def model(self, layers: int) -> Any:
+        """What monitors ask of the model, where it has so many layers."""
+
+    @abstractmethod
+    def open(self, batch: Any) -> None:
+        """Before the model runs on this batch."""
+
+    @abstractmethod
+    def read(self, batch: Any, below: int | None = None) -> LayerOutput | None:
+        """What its layers put out since, and what the classifier reads there, of the samples whose position is below
+        that; None where there are none."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets go of the model, which has failed."""
+
+    def options(self) -> dict[str, Any]:
+        """What every quantity tells of how it was read."""
+        return {}
+
+
+class OwnReader(Reader):
+    """What a LayerwiseModule puts out, or a Backbone, through the model's own head."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self._hook = ExitStack()
+        self._output: Any = None
+
+    def model(self, layers: int) -> Any:
+        return ReadModel(self.module) if isinstance(self.module, Backbone) else self.module
+
+    def open(self, batch: Any) -> None:
+        self.close()
+        self._hook.callback(self.module.register_forward_hook(self._keep).remove)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._output = output
+
+    def read(self, batch: Any, below: int | None = None) -> LayerOutput:
+        self.close()
+        found, self._output = self._output, None
+        if found is None:
+            raise UserError(f"Nothing ran: call the {type(self.module).__name__} itself, on one batch.")
+        return found if isinstance(found, LayerOutput) else _of_shared_head(self.module, found)
+
+    def close(self) -> None:
+        self._hook.close()
+
+
+class TransformersReader(Reader):
+    """The layers of a transformers model, found as `TransformersBackbone` finds them, while its own forward runs.
+
+    Raises:
+        UserError: a model that cannot be read so.
+    """
+
+    def __init__(self, model: Any) -> None:
+        from layersim.backbones.huggingface import TransformersBackbone
+
+        self.backbone = TransformersBackbone.around(model)
+        self._hooks = ExitStack()
+        self._values: list[Tensor] = []
+        self._counted: tuple[Tensor | None, Tensor | None] = (None, None)
+
+    def model(self, layers: int) -> ReadModel:
+        return ReadModel(self.backbone)
+
+    def open(self, batch: Any) -> None:
+        """Before the model runs on this batch, in its names or ours; without `attention_mask` every token counts."""
+        self.close()
+        if not isinstance(batch, Mapping):
+            raise UserError(f"Expected batches as mappings, as the model takes them, but got a {type(batch).__name__}.")
+        told = {**batch, "label": next((batch[key] for key in LABELS if key in batch), None)}
+        if isinstance(tokens := batch.get("input_ids"), Tensor) and batch.get("attention_mask") is None:
+            told["attention_mask"] = torch.ones_like(tokens)
+        if told["label"] is None:
+            del told["label"]
+        elif told["label"].is_floating_point():
+            raise UserError("Expected integer classes as labels, but got real numbers, which no layer's accuracy has.")
+        read, *self._counted = self.backbone.counted(told)  # type: ignore[assignment]
+        self._values = self._hooks.enter_context(self.backbone.listening(read))
+
+    def read(self, batch: Any, below: int | None = None) -> LayerOutput | None:
+        self._hooks.close()  # tells where not all blocks ran
+        values, self._values = torch.stack([each.detach() for each in self._values]), []
+        per = POSITIONS if self.backbone.reads_tokens else 1
+        features = of_those_below(LayerFeatures(values, *self._counted), below, per)
+        return None if features is None else _of_shared_head(self.backbone, features)
+
+    def close(self) -> None:
+        self._hooks.pop_all()
+
+
+def reader_of(model: nn.Module, named: Named | None) -> Reader | TappedModule:
+    """How the layers of a model are read: by the parts that are named; of ours, and of transformers' own, without."""
+    if named is not None:
+        return TappedModule(model, named)
+    if isinstance(model, LayerwiseModule | Backbone):
+        return OwnReader(model)
+    base = getattr(model, "get_base_model", None)  # of a model with adapters
+    bare: nn.Module = base() if callable(base) else model
+    if any(kind.__module__.startswith("transformers.") for kind in type(bare).__mro__):
+        try:
+            return TransformersReader(bare)
+        except UserError as error:
+            raise UserError(
+                f"The layers of a {type(bare).__name__} and what reads them are not found, as those of classifiers and "
+                f"causal language models. Name the layers, to measure their features: {_ways(bare)}."
+            ) from error
+    raise UserError(f"Name the layers of a {type(model).__name__} that are measured, such as {_ways(model)}.")
+
+
+def call(model: nn.Module, batch: Any) -> None:
+    """Runs a model on a batch as its `forward` takes it: of a mapping the entries that it names, or the only one that
+    is no label; of a tuple as many as it wants; anything else as it is.
+
+    Raises:
+        UserError: the batch does not fit.
+    """
+    model = model.module if isinstance(model, DistributedDataParallel) else model  # which may wait for the others
+    bare = named_submodules(model)[""]
+    if isinstance(bare, LayerwiseModule | Backbone):
+        model(batch)
+        return
+    own = inspect.signature(bare.forward).parameters.values()
+    free = [each for each in own if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    needed = [each.name for each in free if each.default is each.empty]
+    if isinstance(batch, Mapping):
+        given = {each.name: batch[each.name] for each in free if each.name in batch and each.name not in _BESIDE}
+        others = [key for key in batch if key not in _BESIDE]
+        if given and {*needed} <= {*given}:
+            model(**given)
+        elif len(needed) <= 1 and len(others) == 1:
+            model(batch[others[0]])
+        else:
+            raise UserError(
+                f"{type(bare).__name__}.forward takes {', '.join(each.name for each in free)}, but the batch has "
+                f"{', '.join(map(str, batch)) or 'nothing'}. Run it yourself: with measures.watching(batch): model(…)."
+            )
+    elif isinstance(batch, Sequence):
+        model(*batch[: max(1, len(needed))])
+    else:
+        model(batch)
+
+
+def _of_shared_head(backbone: Backbone, features: LayerFeatures) -> LayerOutput:
+    """What a LayerwiseModule trained on the last layer alone makes of them."""
+    if features.targets is None:
+        return unread(features)
+    if features.targets.shape != (features.values.shape[1],):
+        came = f"labels of shape {tuple(features.targets.shape)}"
+        raise UserError(f"Expected a class for each of {features.values.shape[1]} samples in a batch, but got {came}.")
+    check_classes(features.targets, backbone.num_classes)
+    model = ReadModel(backbone)
+    readout = model.head(features.values, features.targets, range(model.num_layers))
+    return LayerOutput(features, readout, readout.losses[-1])
+
+
+def _ways(model: nn.Module) -> str:
+    """The model's lists of modules, as patterns."""
+    lists = (nn.ModuleList, nn.Sequential)
+    found = [name for name, part in model.named_modules() if name and isinstance(part, lists) and len(part) > 1]
+    outer = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+    names = outer or [name for name, _ in model.named_children()]
+    ends = ".*" if found else ""
+    return " or ".join(f'layers="{name}{ends}"' for name in names[:3]) or 'layers="…"'
