@@ -1,6 +1,15 @@
 """Early exit: policies to leave by, and thresholds that keep a promise."""
 
-from layersim.exits.calibration import Calibration, Method, best_within, calibrate, check_promise
+from layersim.exits.alarm import Alarm
+from layersim.exits.calibration import (
+    Calibration,
+    Method,
+    best_within,
+    calibrate,
+    calibrate_together,
+    check_promise,
+    check_targets,
+)
 from layersim.exits.curve import ExitCounts, ExitCurve, accuracy_at, exit_counts, exit_curve, exit_curve_area
 from layersim.exits.policies import (
     POLICIES,
@@ -14,13 +23,16 @@ from layersim.exits.policies import (
     exit_layer,
     next_streak,
 )
+from layersim.exits.reference import Reference, reference_of
 from layersim.exits.runner import EarlyExit, Exited
+from layersim.exits.shift import Shift, estimate_shift
 from layersim.exits.speed import Speed, measure_speed
 from layersim.exits.table import ExitSummary, ExitTable, Risk, calibrations, exit_table, join_tables, summarize
 from layersim.exits.temperature import fit_temperatures, split_for_temperatures
 
 __all__ = [
     "POLICIES",
+    "Alarm",
     "Calibration",
     "Confidence",
     "EarlyExit",
@@ -34,15 +46,20 @@ __all__ = [
     "Method",
     "Patience",
     "Policy",
+    "Reference",
     "Risk",
+    "Shift",
     "Similarity",
     "Speed",
     "View",
     "accuracy_at",
     "best_within",
     "calibrate",
+    "calibrate_together",
     "calibrations",
     "check_promise",
+    "check_targets",
+    "estimate_shift",
     "exit_counts",
     "exit_curve",
     "exit_curve_area",
@@ -52,6 +69,7 @@ __all__ = [
     "join_tables",
     "measure_speed",
     "next_streak",
+    "reference_of",
     "split_for_temperatures",
     "summarize",
 ]
