@@ -117,7 +117,7 @@ class Alarm:
         """Tells what samples looked like to the exits, as `Reference` says: (n,) each. Nothing where confidences are
         not watched, or once the alarm has sounded."""
         if self.reference is not None and self.sounded_at is None:
-            self._bet("confidences", self.reference.tails(torch.stack([doubt, depth]).double().cpu()))
+            self._bet("confidences", self.reference.beyond(torch.stack([doubt, depth]).double().cpu()))
 
     def _bet(self, kind: str, values: Tensor) -> None:
         capital = self.capitals[kind]
@@ -138,7 +138,7 @@ class Alarm:
         if kind == "confidences":
             assert self.reference is not None
             far = torch.full((2, 1), torch.inf, dtype=torch.float64)
-            worst = [self.reference.tails(far), self.reference.tails(-far)]
+            worst = [self.reference.beyond(far), self.reference.beyond(-far)]
         found = []
         for values in worst:
             capital.reset()
