@@ -63,16 +63,16 @@ class Calibration(ExitSummary):
                 f"With probability {self.confidence:g} over the draw of these n = {self.samples} samples, {what} is at "
                 f"most {self.target:g} on new samples; the upper bound at this threshold is {self.bound:.4g}."
             )
-        like, weighted = "like these", ""
+        like, weighted = "like these,", ""
         if self.effective_samples is not None:
             weighted = ", weighted"
             like = (
-                "like the new data, as far as the density ratio is right; by it the samples count as "
-                f"{self.effective_samples:.0f}"
+                "like the new data, as far as the density ratio is right, by which these count as "
+                f"{self.effective_samples:.0f},"
             )
         return (
             f"{rule} {promise} Measured on these samples{weighted}: {self.observed_risk:.4g}. {self.describe()} "
-            f"The promise ({self.method}) is for samples drawn independently {like}, and for a model, temperatures "
+            f"The promise ({self.method}) is for samples drawn independently {like} and for a model, temperatures "
             "and a policy that were fixed without them."
         )
 

@@ -50,6 +50,11 @@ class Shift:
         """(Σ w)² / Σ w²: so many samples of the new data would tell a mean as sharply."""
         return (self.weights.sum().square() / self.weights.square().sum()).item()
 
+    def summary(self) -> dict[str, float]:
+        """Four numbers for a record."""
+        names = ("effective_samples", "greatest", "new_samples", "told_apart")
+        return {name: getattr(self, name) for name in names}
+
     def weighted(self, losses: Tensor, target: float) -> Tensor:
         """(N,) numbers, at most 1, whose mean is at most the target where the new data's risk is: target + w / W (loss
         − target), W the greatest ratio. E[w (loss − target)] has the sign of the new risk − target.
@@ -110,17 +115,19 @@ def estimate_shift(known: Tensor, new: Tensor, *, seed: int = 0) -> Shift:
 
 
 def _log_odds(features: np.ndarray, fresh: np.ndarray, seed: int) -> np.ndarray:
-    """(N + M,) of being new, each by a classifier that was fitted on four fifths without it."""
+    """(N + M,) of being new, each by a classifier that was fitted on four fifths without it, and without its doubles:
+    new data may hold the calibration samples themselves."""
     from sklearn.linear_model import LogisticRegression  # here, because --help need not wait for scikit-learn
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    same = np.unique(features.round(4), axis=0, return_inverse=True)[1].ravel()
     found = []
     for penalty in PENALTIES:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=5000))
-        found.append(cross_val_predict(model, features, fresh, cv=folds, method="decision_function"))
+        found.append(cross_val_predict(model, features, fresh, groups=same, cv=folds, method="decision_function"))
     return min(found, key=lambda odds: np.logaddexp(0, np.where(fresh == 1, -odds, odds)).mean())
 
 
@@ -135,7 +142,8 @@ def _miscalibrated(log_odds: np.ndarray, fresh: np.ndarray) -> float:
     """The p-value of Hosmer and Lemeshow (1980), of ten groups of samples by their odds."""
     from scipy.special import chdtrc, expit  # type: ignore[import-untyped]
 
-    groups = np.array_split(np.argsort(log_odds, kind="stable"), 10)
+    any_order = np.random.default_rng(0).permutation(len(fresh))  # of equal odds
+    groups = np.array_split(any_order[np.argsort(log_odds[any_order], kind="stable")], 10)
     likely = expit(log_odds)
     missed = sum(
         (fresh[group].sum() - likely[group].sum()) ** 2 / (likely[group] * (1 - likely[group])).sum()
