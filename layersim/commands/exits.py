@@ -102,12 +102,10 @@ def calibrate_exits(
         UserError: a language model; a split that shares samples with the training data; options out of their range;
             too few samples for the promise; new data that the calibration samples do not reach.
     """
-    asked = ExitRequest(risk, risk_of, confidence, method, budget, temperature_share, split)
+    asked = ExitRequest(risk, risk_of, confidence, method, budget, temperature_share, split, shifted_data)
     asked.check()
     datamodule.setup()
     asked.check_on(model, datamodule)
-    if shifted_data is not None and budget is not None:
-        raise UserError("A budget promises nothing, to new data neither. Leave --shifted_data or --budget out.")
     directory = None if trainer is None else Path(trainer.default_root_dir)
     trainer = trainer or quiet_trainer()
     if measure_speed and isinstance(trainer.strategy, ModelParallelStrategy):
@@ -153,6 +151,7 @@ class ExitRequest:
     budget: float | None
     temperature_share: float
     split: str
+    shifted_data: Any = None
 
     @property
     def targets(self) -> list[float]:
@@ -170,6 +169,8 @@ class ExitRequest:
         require_share("--temperature_share", self.temperature_share, zero=True)
         if self.budget is not None:
             require_share("--budget", self.budget, one=True)
+            if self.shifted_data is not None:
+                raise UserError("A budget promises nothing, to new data neither. Leave --shifted_data or --budget out.")
 
     def check_on(self, model: LayerwiseModule, datamodule: SplitDataModule) -> None:
         """Refuses, with a UserError, a language model, and a split of loaded data that does not exist, shares samples

@@ -18,7 +18,7 @@ from layersim.exits.capital import Capital
 from layersim.exits.reference import Reference
 from layersim.exits.table import RISKS, Risk
 
-_MOST = 2**16
+_MOST = 2**14
 """Samples by which an alarm must be able to sound."""
 _SAYS = {
     "labels": "{} exceeds the {:g} that was promised",
@@ -109,7 +109,7 @@ class Alarm:
         if losses.ndim != 1 or not ((losses >= lowest) & (losses <= 1)).all():
             raise UserError(
                 f"Expected one loss in {lowest:g} … 1 for each sample ({self.risk}), but got {tuple(losses.shape)} "
-                f"numbers in {losses.amin():g} … {losses.amax():g}."
+                f"numbers{f' in {losses.amin():g} … {losses.amax():g}' if losses.numel() else ''}."
             )
         self._bet("labels", losses.unsqueeze(1))
 

@@ -193,7 +193,8 @@ def check_targets(targets: Sequence[float]) -> None:
     for target in targets:
         require_share("a risk target", target)
     if not targets or any(not lower < upper for lower, upper in pairwise(targets)):
-        raise UserError(f"Expected risk targets, each above the one before, but got {', '.join(map(str, targets))}.")
+        given = ", ".join(map(str, targets)) or "none"
+        raise UserError(f"Expected risk targets, each above the one before, but got {given}. Change --risk.")
 
 
 def _check_shift(shift: Shift, promise: Promise, samples: int, order: Tensor) -> Shift:
@@ -234,7 +235,7 @@ def check_promise(
     promise = (Expected if method == "crc" else Counted if counted else Bet)(target, (1 - confidence) / together)
     if samples < max(1, promise.samples_needed()):
         sure = "" if method == "crc" else f" with confidence {confidence:g}"
-        sure += f", beside {together - 1} other targets," if together > 1 and sure else ""
+        sure += f" for {together} targets together" if together > 1 and sure else ""
         or_lower = "" if method == "crc" else ", or lower the confidence"
         least = promise.bound(torch.zeros(max(1, samples), dtype=torch.float64))
         raise UserError(

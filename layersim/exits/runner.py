@@ -90,10 +90,13 @@ class EarlyExit:
             self._shrinking(batch, leaving)
             return leaving.exited()
 
-    def audit(self, batch: Mapping[str, Any], labels: Tensor) -> Tensor:
-        """Tells the alarm what leaving costs samples with labels, and gives it: (N,) losses of the alarm's risk.
+    def audit(self, batch: Mapping[str, Any], labels: Tensor | None = None) -> Tensor:
+        """Tells the alarm what leaving costs these samples, and gives it: (N,) losses of the alarm's risk.
 
         All layers are computed, since every risk compares with the full model; the threshold counts, not the alarm.
+
+        Args:
+            labels: (N,) classes; `disagreement` needs none.
 
         Raises:
             UserError: there is no alarm that watches labels, or not one label, 0 … C − 1, for each sample.
@@ -102,14 +105,14 @@ class EarlyExit:
             raise UserError("Expected an alarm that watches labels, EarlyExit(…, watch=Alarm(target=…)), but got none.")
         with evaluating(self.backbone, self.head), torch.inference_mode():
             values = self.backbone(batch).values
-            if labels.shape != values.shape[1:2] or labels.dtype.is_floating_point:
+            if labels is None and self.watch.risk == "disagreement":
+                labels = torch.zeros(values.shape[1], dtype=torch.long)
+            classes = self.backbone.num_classes
+            whole = labels is not None and labels.shape == values.shape[1:2] and not labels.is_floating_point()
+            if labels is None or not (whole and ((labels >= 0) & (labels < classes)).all()):
                 raise UserError(
-                    f"Expected {values.shape[1]} whole numbers, a label for each sample of the batch, but got "
-                    f"{tuple(labels.shape)} of type {labels.dtype}."
-                )
-            if len(labels) and not 0 <= labels.min() <= labels.max() < self.backbone.num_classes:
-                raise UserError(
-                    f"Expected labels in 0 … {self.backbone.num_classes - 1}, but got {labels.min()} … {labels.max()}."
+                    f"Expected a label in 0 … {classes - 1} for each of {values.shape[1]} samples, but got "
+                    f"{'none' if labels is None else labels}."
                 )
             features = LayerFeatures(values, labels.to(values.device))
             table = exit_table(self.head, features, self.policy, self.temperatures)
