@@ -118,16 +118,16 @@ def _log_odds(features: np.ndarray, fresh: np.ndarray, seed: int) -> np.ndarray:
     """(N + M,) of being new, each by a classifier that was fitted on four fifths without it, and without its doubles:
     new data may hold the calibration samples themselves."""
     from sklearn.linear_model import LogisticRegression  # here, because --help need not wait for scikit-learn
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     same = np.unique(features.round(4), axis=0, return_inverse=True)[1].ravel()
+    folds = PredefinedSplit(np.random.default_rng(seed).permutation(same.max() + 1)[same] % _FOLDS)
     found = []
     for penalty in PENALTIES:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=5000))
-        found.append(cross_val_predict(model, features, fresh, groups=same, cv=folds, method="decision_function"))
+        found.append(cross_val_predict(model, features, fresh, cv=folds, method="decision_function"))
     return min(found, key=lambda odds: np.logaddexp(0, np.where(fresh == 1, -odds, odds)).mean())
 
 
