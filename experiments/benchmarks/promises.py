@@ -11,9 +11,10 @@ with replacement, so that the truth is known. For each stream 1000 samples are d
 a reference for the alarm; then come 1000 samples as they are, and 500 of a shifted world. *Risk* is the shifted world's
 at the calibrated threshold, mean over the streams; *broken* the share of streams where it exceeds the target. An alarm
 watches labels, confidences or both; told are the share of streams in which it sounds within the 500 samples, the median
-of how many it took, and *risk while silent*: the mean loss of all samples, those as they are included, that were
-answered before the alarm, with both tests. False alarms are counted on streams of 20 000 samples as they are. Targets of several strengths promised at once,
-and promises for new data by weights, are simulated in `tests/exits`. About 8 minutes on one busy core, without the training.
+of how many it took, and *until then*: the mean loss of the shifted samples that were answered before the alarm, with
+both tests. False alarms are counted on streams of 20 000 samples as they are. Targets
+promised at once, and promises for new data by weights, are simulated in `tests/exits`. About 8 minutes on one busy
+core, without the training.
 """
 
 import argparse
@@ -156,15 +157,15 @@ def main(run: str, streams: int, target: float, risk: Risk) -> None:
                 at = sounds(alarm(what, stream, target, risk), [(here, before), (shifted, after)])
                 delays[what].append(None if at is None else at - BEFORE)
             last = delays["both"][-1]
-            losses = torch.cat([here.losses[before], shifted.losses[after]])[: None if last is None else BEFORE + last]
+            losses = shifted.losses[after][: None if last is None else max(0, last)]
             lost, answered = lost + losses.sum().item(), answered + len(losses)
         cells = [name, f"{risks.mean():.3f}", f"{(risks > target).double().mean():.2f}"]
         for what in WATCHED:
             heard = sorted(delay for delay in delays[what] if delay is not None)
             middle = f" ({heard[len(heard) // 2]})" if 2 * len(heard) > streams else ""
             cells.append(f"{len(heard) / streams:.2f}{middle}")
-        lines.append([*cells, f"{lost / answered:.3f}"])
-    print(table(["world", "risk", "broken", *WATCHED, "risk while silent"], lines))
+        lines.append([*cells, f"{lost / max(1, answered):.3f}"])
+    print(table(["world", "risk", "broken", *WATCHED, "until then"], lines))
 
 
 if __name__ == "__main__":
