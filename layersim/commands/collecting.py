@@ -118,6 +118,22 @@ class Tables:
             self._tables.append((_position(features), exit_table(self.head, features, self.policy, temperatures)))
 
 
+class Ends:
+    """Collects the features of the first and the last layer, by which inputs of two kinds are told apart: (N, 2 D) on
+    the host, in the order of the samples' positions."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, output: LayerOutput) -> None:
+        ends = output.features.values[[0, -1]].transpose(0, 1).flatten(1)
+        self._parts.append((_position(output.features), ends.float().cpu()))
+
+    def compute(self) -> Tensor:
+        positions, ends = zip(*everywhere(self._parts), strict=True)
+        return torch.cat(ends)[torch.cat(positions).argsort()]
+
+
 def _position(features: LayerFeatures) -> Tensor:
     assert features.position is not None
     return features.position

@@ -1,20 +1,23 @@
 """`layersim exits`: when samples may leave early, with a guarantee, and what it saves. Letters: L layers, N samples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from torch import Tensor
 
-from layersim.commands.collecting import Tables, evaluate_epoch, quiet_trainer
+from layersim.commands.collecting import Ends, Tables, evaluate_epoch, quiet_trainer
+from layersim.commands.models import check_kind
 from layersim.data import SplitDataModule
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
+from layersim.evaluation import evaluate
 from layersim.exits import (
     POLICIES,
     Calibration,
@@ -23,11 +26,15 @@ from layersim.exits import (
     ExitTable,
     Method,
     Risk,
+    Shift,
     best_within,
-    calibrate,
+    calibrate_together,
     calibrations,
     check_promise,
+    check_targets,
+    estimate_shift,
     exit_curve,
+    reference_of,
     split_for_temperatures,
 )
 from layersim.exits import measure_speed as measure_speeds
@@ -37,7 +44,7 @@ from layersim.metrics import mean_saturation_layer, saturation_layer
 from layersim.module import LayerwiseModule
 from layersim.report.exits import ExitReport, write_exit_report
 from layersim.report.page import PAGE_FILE, write_page
-from layersim.report.tradeoff import calibration_table, tradeoff_table
+from layersim.report.tradeoff import calibration_table, choices_table, tradeoff_table
 from layersim.runs.parameters import fingerprint, parameters_of
 
 _TIMED = 5
@@ -52,11 +59,12 @@ def calibrate_exits(
     trainer: Trainer | None = None,
     ckpt_path: str | None = None,
     policy: Literal["confidence", "margin", "entropy", "patience", "similarity"] = "confidence",
-    risk: float = 0.01,
+    risk: float | list[float] | str = 0.01,
     risk_of: Risk = "error",
     confidence: float = 0.95,
     method: Method = "ltt",
     budget: float | None = None,
+    shifted_data: SplitDataModule | None = None,
     temperature_share: float = 0.0,
     split: Literal["val", "test"] = "val",
     seed: int = 0,
@@ -75,11 +83,15 @@ def calibrate_exits(
             `default_root_dir` gets `exits.json`; where None, one process, and nothing is written.
         ckpt_path: the checkpoint to load; the model as it is where None.
         policy: the rule to leave by; see `layersim.exits.policies`.
-        risk: the greatest rise of the risk over the full model's that is accepted, between 0 and 1.
+        risk: the greatest rise of the risk over the full model's that is accepted, between 0 and 1; or several, rising,
+            such as 0.01,0.02,0.05, which are promised together, each with a threshold of its own.
         risk_of: `error` rate; `disagreement` with the full model; `loss`, half the Brier score.
-        confidence: the probability of the promise; `crc` promises a mean and does not use it.
+        confidence: the probability of the promises, together; `crc` promises a mean and does not use it.
         method: `ltt`, learn then test; `ucb`, an upper confidence bound; `crc`, conformal risk control.
         budget: choose the best accuracy within this share of the layers instead, 0 … 1, without a promise.
+        shifted_data: new data, whose labels are not read: the promise is then for inputs that come as often as there.
+            Read is what `predict` reads, the predict split or else val. By a ratio of densities, estimated on features;
+            refused where the two do not overlap.
         temperature_share: share of the samples on which a temperature is fitted for each layer first; the threshold
             is then chosen on the others. 0: no temperatures.
         split: which split to choose on.
@@ -88,9 +100,9 @@ def calibrate_exits(
 
     Raises:
         UserError: a language model; a split that shares samples with the training data; options out of their range;
-            too few samples for the promise.
+            too few samples for the promise; new data that the calibration samples do not reach.
     """
-    asked = ExitRequest(risk, risk_of, confidence, method, budget, temperature_share, split)
+    asked = ExitRequest(risk, risk_of, confidence, method, budget, temperature_share, split, shifted_data)
     asked.check()
     datamodule.setup()
     asked.check_on(model, datamodule)
@@ -106,22 +118,25 @@ def calibrate_exits(
     if temperature_share:
         fitted, _ = split_for_temperatures(len(datamodule.splits[split]), temperature_share, seed)
     rank_zero_info(f"Measuring every layer on the {len(datamodule.splits[split])} samples of the {split} split.")
-    collector = Tables(model.head, chosen, fitted, trainer.precision_plugin.forward_context)
-    ((table, temperatures),) = evaluate_epoch(trainer, model, datamodule, collector, split=split, ckpt_path=ckpt_path)
+    collectors: list[Any] = [Tables(model.head, chosen, fitted, trainer.precision_plugin.forward_context)]
+    collectors += [] if shifted_data is None else [Ends()]
+    found_on = evaluate_epoch(trainer, model, datamodule, *collectors, split=split, ckpt_path=ckpt_path)
+    table, temperatures = found_on[0]
+    shift = None if shifted_data is None else _shift(trainer, model, shifted_data, found_on[1], fitted, seed)
     rank_zero_info(f"Choosing a threshold of the policy {policy} on {len(table.targets)} samples.")
     thresholds = chosen.thresholds(model.head.num_classes, model.num_layers)
-    found: ExitSummary
+    found: list[ExitSummary]
     if budget is None:
-        found = calibrate(
-            table, chosen, thresholds, target=risk, risk=risk_of, confidence=confidence, method=method, seed=seed
-        )
+        options: dict[str, Any] = {"risk": risk_of, "confidence": confidence, "method": method}
+        options |= {"seed": seed, "shift": shift}
+        found = [*calibrate_together(table, chosen, thresholds, targets=asked.targets, **options)]
     else:
-        found = best_within(table, chosen, thresholds, budget)
-    report = _report_of(model, table, chosen, found, temperatures, thresholds, seed, trainer)
+        found = [best_within(table, chosen, thresholds, budget)]
+    report = _report_of(model, table, chosen, found, shift, temperatures, thresholds, seed, trainer)
     if trainer.is_global_zero:
         if measure_speed:
             report = _timed(report, trainer, model, datamodule, chosen, temperatures, split)
-        _show(report, found, directory, stage="validate" if split == "val" else "test")
+        _show(report, found[0], directory, stage="validate" if split == "val" else "test")
     return report
 
 
@@ -129,21 +144,33 @@ def calibrate_exits(
 class ExitRequest:
     """Those options of `calibrate_exits` that something can be said against before anything is measured."""
 
-    risk: float
+    risk: float | list[float] | str
     risk_of: Risk
     confidence: float
     method: Method
     budget: float | None
     temperature_share: float
     split: str
+    shifted_data: Any = None
+
+    @property
+    def targets(self) -> list[float]:
+        """The risks, as numbers."""
+        words = self.risk.split(",") if isinstance(self.risk, str) else self.risk
+        with as_user_error("--risk takes numbers", "Set one, such as 0.01, or several, such as 0.01,0.02,0.05."):
+            return [float(word) for word in words] if isinstance(words, list) else [words]
 
     def check(self) -> None:
         """Refuses, with a UserError, what is out of its range; no data are read for that."""
-        require_share("--risk", self.risk)
+        for target in self.targets:
+            require_share("--risk", target)
+        check_targets(self.targets)
         require_share("--confidence", self.confidence)
         require_share("--temperature_share", self.temperature_share, zero=True)
         if self.budget is not None:
             require_share("--budget", self.budget, one=True)
+            if self.shifted_data is not None:
+                raise UserError("A budget promises nothing, to new data neither. Leave --shifted_data or --budget out.")
 
     def check_on(self, model: LayerwiseModule, datamodule: SplitDataModule) -> None:
         """Refuses, with a UserError, a language model, and a split of loaded data that does not exist, shares samples
@@ -162,23 +189,50 @@ class ExitRequest:
         if self.temperature_share:
             samples = len(split_for_temperatures(samples, self.temperature_share)[1])
         if self.budget is None:
-            check_promise(samples, target=self.risk, risk=self.risk_of, confidence=self.confidence, method=self.method)
+            promised: dict[str, Any] = {"risk": self.risk_of, "confidence": self.confidence, "method": self.method}
+            check_promise(samples, target=self.targets[0], together=len(self.targets), **promised)
+
+
+def _shift(
+    trainer: Trainer, model: LayerwiseModule, data: SplitDataModule, known: Tensor, fitted: Tensor | None, seed: int
+) -> Shift:
+    """From all calibration samples' features, of which those that temperatures were `fitted` on choose no threshold."""
+    check_kind(model.backbone, data)
+    split = "predict" if "predict" in data.splits else "val"
+    rank_zero_info(f"Comparing them with the {len(data.splits[split])} new samples of the {split} split.")
+    model.to(trainer.strategy.root_device)
+    unlabelled = ({key: value for key, value in batch.items() if key != "label"} for batch in data.predict_dataloader())
+    with trainer.precision_plugin.forward_context():
+        (new,) = evaluate(model, unlabelled, Ends())
+    if fitted is not None:
+        kept = torch.ones(len(known), dtype=torch.bool)
+        kept[fitted] = False
+        known = known[kept]
+    shift = estimate_shift(known, new, seed=seed)
+    rank_zero_info(
+        f"A classifier tells new inputs from old with an area of {shift.told_apart:.3f} under its ROC curve; the "
+        f"{len(known)} samples count as {shift.effective_samples:.0f} of the new data."
+    )
+    return shift
 
 
 def _report_of(
     model: LayerwiseModule,
     table: ExitTable,
     policy: Policy,
-    found: ExitSummary,
+    found: Sequence[ExitSummary],
+    shift: Shift | None,
     temperatures: Tensor | None,
     thresholds: Sequence[float],
     seed: int,
     trainer: Trainer,
 ) -> ExitReport:
-    """The record of a threshold that was found on a table, without speeds."""
+    """The record of thresholds that were found on a table, the strictest target's first, without speeds."""
     layers, samples = table.scores.shape
     oracle = mean_saturation_layer(saturation_layer(table.predictions).bincount(minlength=layers + 1)[1:])
+    first, classes = found[0], model.head.num_classes
     promise = ("method", "risk", "target", "confidence", "observed_risk", "bound")
+    own = ("target", "threshold", "observed_risk", "bound", "mean_exit_layer", "layer_gain", "accuracy")
     told = ("threshold", "mean_exit_layer", "layer_gain", "accuracy", "full_accuracy", "loss", "full_loss")
     return ExitReport(
         policy=policy.name,
@@ -186,8 +240,14 @@ def _report_of(
         calibration=calibrations(table),
         layers=layers,
         samples=samples,
-        exits=list(found.exits),
-        promise={key: getattr(found, key) for key in promise} if isinstance(found, Calibration) else None,
+        exits=list(first.exits),
+        promise={key: getattr(first, key) for key in promise} if isinstance(first, Calibration) else None,
+        choices=[
+            {key: getattr(one, key, None) for key in own}
+            | {"reference": asdict(reference_of(table, policy, one.threshold, classes))}
+            for one in found
+        ],
+        shift=None if shift is None else shift.summary(),
         curve=vars(exit_curve(table, thresholds, seed=seed)),
         speed=[],
         batch_size=None,
@@ -198,7 +258,7 @@ def _report_of(
         objective=type(model.objective).__name__,
         weights=fingerprint(model),
         precision=str(trainer.precision),
-        **{key: getattr(found, key) for key in told},
+        **{key: getattr(first, key) for key in told},
     )
 
 
@@ -246,6 +306,8 @@ def _show(report: ExitReport, found: ExitSummary, directory: Path | None, stage:
     hint = " The model was trained at its last layer alone." if report.objective == "LastLayer" else ""
     console.print(f"{early:.1%} of the samples leave before the last layer.{hint}")
     console.print(calibration_table(report))
+    if len(report.choices) > 1:
+        console.print(choices_table(report))
     console.print(tradeoff_table({report.policy if directory is None else directory.name: report}))
     if directory is None:
         return

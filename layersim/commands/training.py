@@ -253,6 +253,9 @@ class LayerwiseCLI(LightningCLI):
             )
         if self.subcommand == "exits":
             self._asked().check_on(self.model, self.datamodule)
+            if (shifted := self._get(self.config_init, "shifted_data")) is not None:
+                check_kind(self.model.backbone, shifted)
+                shifted.check(self.model.backbone)
         if self.subcommand == "test":
             self.datamodule.test_dataloader()
         self._check_measures()

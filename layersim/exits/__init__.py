@@ -1,6 +1,15 @@
 """Early exit: policies to leave by, and thresholds that keep a promise."""
 
-from layersim.exits.calibration import Calibration, Method, best_within, calibrate, check_promise
+from layersim.exits.alarm import Alarm
+from layersim.exits.calibration import (
+    Calibration,
+    Method,
+    best_within,
+    calibrate,
+    calibrate_together,
+    check_promise,
+    check_targets,
+)
 from layersim.exits.curve import ExitCounts, ExitCurve, accuracy_at, exit_counts, exit_curve, exit_curve_area
 from layersim.exits.generation import TokenExit, Written
 from layersim.exits.policies import (
@@ -15,7 +24,9 @@ from layersim.exits.policies import (
     exit_layer,
     next_streak,
 )
+from layersim.exits.reference import Reference, reference_of
 from layersim.exits.runner import EarlyExit, Exited
+from layersim.exits.shift import Shift, estimate_shift
 from layersim.exits.speed import Speed, measure_speed
 from layersim.exits.table import ExitSummary, ExitTable, Risk, calibrations, exit_table, join_tables, summarize
 from layersim.exits.temperature import fit_temperatures, split_for_temperatures
@@ -24,6 +35,7 @@ from layersim.exits.token_speed import TokenSpeed, measure_token_speed
 
 __all__ = [
     "POLICIES",
+    "Alarm",
     "Calibration",
     "Confidence",
     "EarlyExit",
@@ -37,7 +49,9 @@ __all__ = [
     "Method",
     "Patience",
     "Policy",
+    "Reference",
     "Risk",
+    "Shift",
     "Similarity",
     "Speed",
     "TokenCalibration",
@@ -48,9 +62,12 @@ __all__ = [
     "accuracy_at",
     "best_within",
     "calibrate",
+    "calibrate_together",
     "calibrate_tokens",
     "calibrations",
     "check_promise",
+    "check_targets",
+    "estimate_shift",
     "exit_counts",
     "exit_curve",
     "exit_curve_area",
@@ -61,6 +78,7 @@ __all__ = [
     "measure_speed",
     "measure_token_speed",
     "next_streak",
+    "reference_of",
     "split_for_temperatures",
     "summarize",
 ]

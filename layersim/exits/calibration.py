@@ -4,16 +4,19 @@ Letters: L layers, N samples.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import inf
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
 from layersim.errors import UserError
 from layersim.exits.curve import along_exits, exit_counts
 from layersim.exits.policies import Policy, check_thresholds, exit_layer
 from layersim.exits.promises import Bet, Counted, Expected, Promise
+from layersim.exits.shift import Shift
 from layersim.exits.table import RISKS, ExitSummary, ExitTable, Risk, at_exits, drops, summarize
 
 Method = Literal["crc", "ltt", "ucb"]
@@ -36,6 +39,8 @@ class Calibration(ExitSummary):
     """The mean of the risk over the N samples."""
     bound: float
     """What the method says of the risk at most; at most the target."""
+    effective_samples: float | None = None
+    """Of a promise for new data, whose shift weighs the samples: as `Shift` says."""
 
     def explain(self) -> str:
         """n, the bound and what it means, in plain words."""
@@ -58,9 +63,16 @@ class Calibration(ExitSummary):
                 f"With probability {self.confidence:g} over the draw of these n = {self.samples} samples, {what} is at "
                 f"most {self.target:g} on new samples; the upper bound at this threshold is {self.bound:.4g}."
             )
+        like, weighted = "like these,", ""
+        if self.effective_samples is not None:
+            weighted = ", weighted"
+            like = (
+                "like the new data, as far as the density ratio is right, by which these count as "
+                f"{self.effective_samples:.0f},"
+            )
         return (
-            f"{rule} {promise} Measured on these samples: {self.observed_risk:.4g}. {self.describe()} "
-            f"The promise ({self.method}) is for samples drawn independently like these, and for a model, temperatures "
+            f"{rule} {promise} Measured on these samples{weighted}: {self.observed_risk:.4g}. {self.describe()} "
+            f"The promise ({self.method}) is for samples drawn independently {like} and for a model, temperatures "
             "and a policy that were fixed without them."
         )
 
@@ -75,6 +87,8 @@ def calibrate(
     confidence: float = 0.95,
     method: Method = "ltt",
     seed: int = 0,
+    together: int = 1,
+    shift: Shift | None = None,
 ) -> Calibration:
     """The least of the thresholds, hence with the least mean exit layer, that is promised to keep the risk ≤ target.
 
@@ -97,14 +111,29 @@ def calibrate(
         target: in (0, 1).
         confidence: in (0, 1); of no meaning for `crc`.
         seed: of the random order in which `ltt` and `ucb` bet on the samples, because data files are often sorted.
+        together: targets among which the promise's 1 − confidence is divided.
+        shift: of the table's samples, in their order: the promise is then for new data whose inputs come otherwise
+            often, and whose labels depend on the inputs as before.
 
     Raises:
-        UserError: target, confidence, thresholds or method out of range, or too few samples to promise this of the full
-            model itself.
+        UserError: target, confidence, thresholds or method out of range, too few samples to promise this of the full
+            model itself, or ratios of another number of samples.
     """
     check_thresholds(thresholds)
-    promise = check_promise(len(table.targets), target=target, risk=risk, confidence=confidence, method=method)
-    shuffled = table.select(torch.randperm(len(table.targets), generator=torch.Generator().manual_seed(seed)))
+    samples = len(table.targets)
+    promise = check_promise(
+        samples,
+        target=target,
+        risk=risk,
+        confidence=confidence,
+        method=method,
+        together=together,
+        weighted=shift is not None,
+    )
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
+    shuffled = table.select(order)
+    if shift is not None:
+        shift = _check_shift(shift, promise, samples, order)
     costs = drops(shuffled, risk)
     worst = kept = costs[-1]
     threshold = None
@@ -112,21 +141,87 @@ def calibrate(
         losses = at_exits(costs, exit_layer(shuffled.scores, candidate))
         if promise.needs_monotone:
             worst = losses = torch.maximum(worst, losses)
-        if not promise.keeps(losses):
+        if not promise.keeps(losses if shift is None else shift.weighted(losses, target)):
             break
         threshold, kept = candidate, losses
+    observed = at_exits(costs, exit_layer(shuffled.scores, threshold))
+    mean = observed.mean() if shift is None else (shift.weights @ observed) / shift.weights.sum()
     return Calibration(
         **vars(summarize(table, policy, threshold)),
         method=method,
         risk=risk,
         target=target,
         confidence=None if method == "crc" else confidence,
-        observed_risk=at_exits(costs, exit_layer(shuffled.scores, threshold)).mean().item(),
-        bound=promise.bound(kept),
+        observed_risk=mean.item(),
+        bound=promise.bound(kept) if shift is None else shift.bound(promise, kept),
+        effective_samples=None if shift is None else shift.effective_samples,
     )
 
 
-def check_promise(samples: int, *, target: float, risk: Risk, confidence: float, method: Method) -> Promise:
+def calibrate_together(
+    table: ExitTable, policy: Policy, thresholds: Sequence[float], *, targets: Sequence[float], **options: Any
+) -> list[Calibration]:
+    """A calibration for each of K targets, which all hold together with probability `confidence`; thresholds fall, or
+    stay, from one target to the next.
+
+    Each target has a fixed sequence of its own, from the most cautious threshold down, tested at δ / K. In a sequence
+    whose first threshold that breaks its target is not rejected nothing false is promised (fixed-sequence testing: the
+    order does not depend on the samples); these K thresholds are fixed, so that one of them is rejected with
+    probability at most K δ / K = δ (Bonferroni 1936). A threshold that keeps a target keeps each greater one without
+    another test, so where a greater target's sequence stopped earlier it takes the threshold over. `crc` promises
+    means, which hold together as they are.
+
+    Args:
+        targets: rising, in (0, 1).
+        **options: of `calibrate`.
+
+    Raises:
+        UserError: as `calibrate`, or targets that are none or do not rise.
+    """
+    check_targets(targets)
+    found: list[Calibration] = []
+    for target in targets:
+        one = calibrate(table, policy, thresholds, target=target, together=len(targets), **options)
+        if found and (found[-1].threshold or inf) < (one.threshold or inf):
+            one = replace(found[-1], target=target)
+        found.append(one)
+    return found
+
+
+def check_targets(targets: Sequence[float]) -> None:
+    """Refuses, with a UserError, targets that are none, or do not rise."""
+    for target in targets:
+        require_share("a risk target", target)
+    if not targets or any(not lower < upper for lower, upper in pairwise(targets)):
+        given = ", ".join(map(str, targets)) or "none"
+        raise UserError(f"Expected risk targets, each above the one before, but got {given}. Change --risk.")
+
+
+def _check_shift(shift: Shift, promise: Promise, samples: int, order: Tensor) -> Shift:
+    """The shift with its weights in another order, if it lets the full model itself be promised to new data."""
+    if len(shift.weights) != samples:
+        raise UserError(f"Expected a density ratio for each of {samples} samples, but got {len(shift.weights)}.")
+    shift = replace(shift, weights=shift.weights[order])
+    if not promise.keeps(shift.weighted(torch.zeros(samples, dtype=torch.float64), promise.target)):
+        raise UserError(
+            f"The new data are too far from the {samples} calibration samples to promise a risk of at most "
+            f"{promise.target:g}, even of the full model: these count as {shift.effective_samples:.0f}, and a new "
+            f"sample for up to {shift.greatest / shift.weights.mean().item():.3g} of them. Give more calibration "
+            "samples, raise the risk, lower the confidence, or calibrate on samples like the new ones."
+        )
+    return shift
+
+
+def check_promise(
+    samples: int,
+    *,
+    target: float,
+    risk: Risk,
+    confidence: float,
+    method: Method,
+    together: int = 1,
+    weighted: bool = False,
+) -> Promise:
     """The promise, and what can be said against it before any of the samples is measured.
 
     Raises:
@@ -136,10 +231,11 @@ def check_promise(samples: int, *, target: float, risk: Risk, confidence: float,
     require_share("a confidence", confidence)
     if method not in get_args(Method):
         raise UserError(f"Expected a method among {', '.join(get_args(Method))}, but got {method!r}.")
-    counted = method == "ltt" and risk == "disagreement"
-    promise = (Expected if method == "crc" else Counted if counted else Bet)(target, 1 - confidence)
+    counted = method == "ltt" and risk == "disagreement" and not weighted  # weights make other numbers of 0 and 1
+    promise = (Expected if method == "crc" else Counted if counted else Bet)(target, (1 - confidence) / together)
     if samples < max(1, promise.samples_needed()):
         sure = "" if method == "crc" else f" with confidence {confidence:g}"
+        sure += f" for {together} targets together" if together > 1 and sure else ""
         or_lower = "" if method == "crc" else ", or lower the confidence"
         least = promise.bound(torch.zeros(max(1, samples), dtype=torch.float64))
         raise UserError(

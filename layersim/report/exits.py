@@ -54,6 +54,13 @@ class ExitReport:
     promise: dict[str, Any] | None
     """`method`, `risk`, `target`, `confidence` (None: a mean is promised), `observed_risk`, `bound`; None: the
     threshold was chosen by a budget, and nothing is promised."""
+    choices: list[dict[str, Any]]
+    """Of each target, rising, which are all promised together (or of the budget): `target`, `threshold` (the first is
+    the report's), `observed_risk`, `bound`, `mean_exit_layer`, `layer_gain`, `accuracy`, and the `reference` of an
+    alarm, `samples`, `ranks`, `doubt` and `depth`, as `layersim.exits.Reference` takes them."""
+    shift: dict[str, float] | None
+    """Of a promise for new data: `effective_samples`, `greatest` density ratio, `new_samples` and how well the two are
+    `told_apart`, an area under a ROC curve; None: the promise is for data like the samples."""
     curve: dict[str, Any]
     """`threshold` (T numbers or None), `mean_exit_layer` and `accuracy` (T), and their 95 % bands
     `mean_exit_layer_interval` and `accuracy_interval` (T pairs of low and high)."""
@@ -93,6 +100,13 @@ class ExitReport:
         if self.promise is not None:
             promised = dict.fromkeys(("target", "observed_risk", "bound"), ())
             expect_shapes("promise", self.promise, promised, others=("method", "risk", "confidence"))
+        if not isinstance(self.choices, list) or not self.choices:
+            raise UserError(f"choices: expected a list, got {self.choices!r}.")
+        for number, choice in enumerate(self.choices):
+            _expect_choice(f"choices[{number}]", choice, promised=self.promise is not None)
+        if self.shift is not None:
+            shifted = ("effective_samples", "greatest", "new_samples", "told_apart")
+            expect_shapes("shift", self.shift, dict.fromkeys(shifted, ()))
         expect_shapes("curve", self.curve, {})
         expect_curve("curve", self.curve)
         bands = (len(self.curve["threshold"]), 2)
@@ -105,11 +119,37 @@ class ExitReport:
         counted = ("model", "head", "separate_heads", "share_saved")
         expect_shapes("parameters", self.parameters, dict.fromkeys(counted, ()))
 
+    def choice(self, target: float | None = None) -> dict[str, Any]:
+        """What was chosen for a target; for the strictest where None.
+
+        Raises:
+            UserError: there is no such target.
+        """
+        if target is None:
+            return self.choices[0]
+        for choice in self.choices:
+            if choice["target"] == target:
+                return choice
+        told = ", ".join(f"{one['target']:g}" for one in self.choices) if self.promise else "none"
+        raise UserError(f"Expected a risk that was promised ({told}), but got {target:g}. Run `layersim exits` for it.")
+
     @property
     def wall_gain(self) -> float | None:
         """The full model's time ÷ the time with exits at the threshold; None where that was not timed."""
         gains = [float(speed["wall_gain"]) for speed in self.speed if speed["threshold"] == self.threshold]
         return gains[0] if gains else None
+
+
+def _expect_choice(key: str, choice: Any, *, promised: bool) -> None:
+    names = ("mean_exit_layer", "layer_gain", "accuracy", *(("target", "observed_risk", "bound") if promised else ()))
+    numbers: dict[str, tuple[int, ...]] = dict.fromkeys(names, ())
+    expect_shapes(key, choice, numbers, others=("target", "threshold", "reference"))
+    if choice["threshold"] is not None:
+        expect_numbers(f"{key}.threshold", choice["threshold"], ())
+    reference = choice["reference"]
+    expect_shapes(f"{key}.reference", reference, {"samples": ()}, others=("ranks", "doubt", "depth"))
+    ranks = (len(reference["ranks"]) if isinstance(reference["ranks"], list) else 0,)
+    expect_shapes(f"{key}.reference", reference, dict.fromkeys(("ranks", "doubt", "depth"), ranks))
 
 
 def write_exit_report(directory: Path, report: ExitReport) -> Path:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from rich import box
 from rich.table import Table
 
 from layersim.errors import UserError
@@ -108,6 +109,18 @@ def calibration_table(report: ExitReport) -> Table:
     return table_by_layer("", "Without its temperature → with it." if report.temperatures else "", cells)
 
 
+def choices_table(report: ExitReport) -> Table:
+    """A row for each target: its threshold, what was promised, and what leaving by it did to the samples."""
+    table = Table(title="Promised together", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("risk ≤", "threshold", "bound", "mean exit layer", "layer gain", "accuracy"):
+        table.add_column(name, justify="right")
+    for one in report.choices:
+        cut = "none" if one["threshold"] is None else f"{one['threshold']:.6g}"
+        told = [f"{one['bound']:.3g}", f"{one['mean_exit_layer']:.2f}", f"{one['layer_gain']:.2f}"]
+        table.add_row(f"{one['target']:g}", cut, *told, f"{one['accuracy']:.3f}")
+    return table
+
+
 def exit_summary(report: ExitReport) -> dict[str, str]:
     """What a table or a page says of a run's exits, by name."""
     promise, parameters = report.promise, report.parameters
@@ -116,7 +129,9 @@ def exit_summary(report: ExitReport) -> dict[str, str]:
         "policy": report.policy,
         "threshold": "none" if report.threshold is None else f"{report.threshold:.6g}",
         "chosen by": "budget" if promise is None else f"{promise['risk']} ≤ {promise['target']:g}",
+        "and for": ", ".join(f"≤ {one['target']:g}" for one in report.choices[1:]),
         "samples": f"{report.samples:,}",
+        "as of new data": "" if report.shift is None else f"{report.shift['effective_samples']:.0f}",
         "mean exit layer": f"{report.mean_exit_layer:.2f} of {report.layers}",
         "layer gain": f"{report.layer_gain:.2f}",
         "measured gain": "" if report.wall_gain is None else f"{report.wall_gain:.2f}",

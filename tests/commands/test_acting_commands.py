@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from layersim.__main__ import main
+from layersim.exits import Alarm, Reference
 from layersim.metrics import effective_depth
 from layersim.report.records import read_records
 from tests import tiny
@@ -70,6 +71,46 @@ def test_temperatures_are_fitted_on_other_samples(layersim: Callable[..., Path],
     assert sum(map(abs, after["overconfidence"])) < sum(map(abs, before["overconfidence"]))
 
 
+def test_several_risks_are_promised_together(
+    layersim: Callable[..., Path], checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = exits(layersim, checkpoint, "--risk=0.05,0.1,0.3", "--measure_speed=false")
+    told = " ".join(capsys.readouterr().out.split())
+    choices = found["choices"]
+    assert [one["target"] for one in choices] == [0.05, 0.1, 0.3]
+    assert all(one["bound"] <= one["target"] for one in choices)
+    gains = [one["layer_gain"] for one in choices]
+    assert gains == sorted(gains)
+    assert gains[0] < gains[-1]
+    assert (found["threshold"], found["promise"]["target"]) == (choices[0]["threshold"], 0.05)
+    assert "Promised together" in told
+    assert "and for ≤ 0.1, ≤ 0.3" in told
+    for one in choices:
+        reference = Reference(**one["reference"])
+        assert reference.samples == 719
+        assert Alarm(reference=reference).least_samples < 30
+
+
+def test_new_data_weigh_the_samples(
+    layersim: Callable[..., Path], checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The samples themselves as new data: nothing has shifted, and labels are not looked at."""
+    flags = ["--risk=0.1", "--temperature_share=0.3", "--measure_speed=false"]
+    found = exits(
+        layersim,
+        checkpoint,
+        *flags,
+        "--shifted_data=Digits",
+        "--shifted_data.val_fraction=0.4",
+        "--risk_of=disagreement",
+    )
+    assert found["shift"]["new_samples"] == 719
+    assert found["samples"] == 503 >= found["shift"]["effective_samples"] > 450
+    assert 0.4 < found["shift"]["told_apart"] < 0.6
+    assert found["promise"]["bound"] <= 0.1
+    assert "Comparing them with the 719 new samples of the val split." in [one.message for one in caplog.records]
+
+
 def test_exits_tell_what_they_are_at(
     layersim: Callable[..., Path], checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -98,6 +139,13 @@ def test_a_budget_instead_of_a_promise(layersim: Callable[..., Path], checkpoint
         ("--budget=0", "Expected --budget above 0 and at most 1, but got 0"),
         ("--budget=2", "Expected --budget above 0 and at most 1, but got 2"),
         ("--temperature_share=0.95", "samples to promise a risk"),
+        ("--risk=0.1,0.05", "Expected risk targets, each above the one before, but got 0.1, 0.05"),
+        ("--risk=0.05,0.05", "each above the one before"),
+        ("--risk=[]", "each above the one before, but got none"),
+        ("--risk=few", "--risk takes numbers: could not convert string to float: 'few'"),
+        ("--risk=0.005,0.1", "for 2 targets together"),
+        ("--budget=0.5 --shifted_data=Digits", "Leave --shifted_data or --budget out"),
+        ("--shifted_data=Digits --shifted_data.val_fraction=2", "change --data.val_fraction"),
     ],
 )
 def test_what_cannot_be_promised_is_refused(
@@ -109,7 +157,7 @@ def test_what_cannot_be_promised_is_refused(
     message: str,
 ) -> None:
     """Before anything is measured, in one line."""
-    exits(layersim, checkpoint, flag, status=2)
+    exits(layersim, checkpoint, *flag.split(), status=2)
     said = capsys.readouterr().err
     assert message in said
     assert said.count("layersim: error:") == 1

@@ -1,6 +1,7 @@
 """Thresholds that keep their promise, and the naive choice, which does not."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from math import sqrt
 
@@ -8,7 +9,18 @@ import pytest
 import torch
 
 from layersim.errors import UserError
-from layersim.exits import Calibration, Confidence, ExitTable, Method, Risk, best_within, calibrate, exit_layer
+from layersim.exits import (
+    Calibration,
+    Confidence,
+    ExitTable,
+    Method,
+    Risk,
+    best_within,
+    calibrate,
+    calibrate_together,
+    calibration,
+    exit_layer,
+)
 from layersim.exits.promises import betting_p_value
 from layersim.exits.table import at_exits, drops
 from tests.exits.readouts import THRESHOLDS, pool, table_of
@@ -273,3 +285,57 @@ def test_budgets_out_of_reach_are_refused(budget: float, told: str) -> None:
     table = stairs(50, wrong=[])
     with pytest.raises(UserError, match=told):
         best_within(table, Confidence(), [table.scores[0].sort().values[25].item()], budget)
+
+
+TOGETHER = (0.03, 0.06, 0.12)
+
+
+def test_several_promises_hold_together() -> None:
+    """How often any of three targets is exceeded on 40 splits, with confidence 0.8; the control chooses naively."""
+    delta, broken, naively = 0.2, 0, 0
+    real = pool_risks("disagreement")
+    for table in splits(1000)[:40]:
+        options = {"risk": "disagreement", "confidence": 1 - delta}
+        found = calibrate_together(table, Confidence(), THRESHOLDS, targets=TOGETHER, **options)
+        cuts = [one.threshold or 1.0 for one in found]
+        assert cuts == sorted(set(cuts), reverse=True)
+        assert [one.target for one in found] == list(TOGETHER)
+        assert all(one.bound <= one.target and one.confidence == 1 - delta for one in found)
+        broken += any(real[one.threshold] > one.target for one in found)
+        naively += any(real[naive(table, "disagreement", target)] > target for target in TOGETHER)
+    assert broken / 40 <= delta + 3 * sqrt(delta * (1 - delta) / 40)
+    assert naively / 40 > 0.6
+
+
+def test_each_of_several_has_its_share_of_the_probability() -> None:
+    table = pool().select(torch.arange(1000))
+    found = calibrate_together(table, Confidence(), THRESHOLDS, targets=TOGETHER, confidence=0.9)
+    for one in found:
+        alone = calibrate(table, Confidence(), THRESHOLDS, target=one.target, confidence=1 - 0.1 / 3)
+        assert one == replace(alone, confidence=0.9)
+
+
+def test_one_target_together_is_that_target_alone() -> None:
+    table = pool().select(torch.arange(1000))
+    alone = calibrate(table, Confidence(), THRESHOLDS, target=0.05)
+    assert calibrate_together(table, Confidence(), THRESHOLDS, targets=[0.05]) == [alone]
+    means = calibrate_together(table, Confidence(), THRESHOLDS, targets=[0.05, 0.1], method="crc")
+    assert means[0] == calibrate(table, Confidence(), THRESHOLDS, target=0.05, method="crc")
+
+
+def test_a_stricter_targets_threshold_serves_a_laxer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bets are tuned to their target, so that by chance a laxer one may stop earlier."""
+    table = pool().select(torch.arange(1000))
+    strict, lax = (calibrate(table, Confidence(), THRESHOLDS, target=target) for target in (0.05, 0.1))
+    assert (lax.threshold or 0) < (strict.threshold or 0)
+    swapped = {0.05: replace(lax, target=0.05), 0.1: replace(strict, target=0.1), 0.2: replace(strict, threshold=None)}
+    monkeypatch.setattr(calibration, "calibrate", lambda *_, target, **__: swapped[target])
+    first, second, third = calibrate_together(table, Confidence(), THRESHOLDS, targets=[0.05, 0.1, 0.2])
+    assert first.threshold == second.threshold == third.threshold == lax.threshold
+    assert [one.target for one in (first, second, third)] == [0.05, 0.1, 0.2]
+
+
+@pytest.mark.parametrize("targets", [[], [0.1, 0.05], [0.05, 0.05], [0.05, 1.5], [float("nan"), 0.1]])
+def test_targets_that_do_not_rise_are_refused(targets: list[float]) -> None:
+    with pytest.raises(UserError, match=r"Expected (risk targets, each above|a risk target between 0 and 1)"):
+        calibrate_together(pool(), Confidence(), THRESHOLDS, targets=targets)

@@ -11,7 +11,8 @@ from layersim.report.exits import ExitReport, read_exit_report, write_exit_repor
 KEYS = [
     "policy", "threshold", "temperatures", "calibration", "layers", "samples", "mean_exit_layer", "layer_gain", "exits",
     "accuracy",
-    "full_accuracy", "loss", "full_loss", "promise", "curve", "speed", "batch_size", "device", "oracle", "parameters",
+    "full_accuracy", "loss", "full_loss", "promise",
+    "choices", "shift", "curve", "speed", "batch_size", "device", "oracle", "parameters",
     "head", "objective", "weights", "precision",
 ]  # fmt: skip
 
@@ -19,6 +20,12 @@ KEYS = [
 def speed(threshold: float | None = 0.75, **changes: Any) -> dict[str, Any]:
     timed = {"threshold": threshold, "mean_exit_layer": 1.25, "accuracy": 0.875, "layer_gain": 1.6, "wall_gain": 1.5}
     return timed | {"seconds": 0.002, "full_seconds": 0.003} | changes
+
+
+def choice(**changes: Any) -> dict[str, Any]:
+    reference = {"samples": 80, "ranks": [2, 79], "doubt": [0.1, 0.9], "depth": [0.1, 1.5]}
+    chosen = {"target": 0.05, "threshold": 0.75, "observed_risk": 0.025, "bound": 0.049, "mean_exit_layer": 1.25}
+    return chosen | {"layer_gain": 1.6, "accuracy": 0.875, "reference": reference} | changes
 
 
 def report(**changes: Any) -> ExitReport:
@@ -47,6 +54,8 @@ def report(**changes: Any) -> ExitReport:
             "observed_risk": 0.025,
             "bound": 0.049,
         },
+        "choices": [choice()],
+        "shift": None,
         "curve": {
             "threshold": [0.1, 0.75, None],
             "mean_exit_layer": [1.0, 1.25, 2.0],
@@ -81,8 +90,10 @@ def test_the_file_has_a_line_for_each_key_in_their_order(tmp_path: Path) -> None
     "changes",
     [
         {},
-        {"threshold": None, "temperatures": None, "promise": None, "speed": [], "batch_size": None},
+        {"threshold": None, "temperatures": None, "promise": None, "speed": [], "batch_size": None}
+        | {"choices": [choice(target=None, observed_risk=None, bound=None)]},
         {"promise": {**(report().promise or {}), "method": "crc", "confidence": None}},
+        {"shift": {"effective_samples": 30.5, "greatest": 4.5, "new_samples": 50, "told_apart": 0.75}},
     ],
 )
 def test_round_trip(changes: dict[str, Any], tmp_path: Path) -> None:
@@ -135,6 +146,15 @@ def test_the_wall_gain_is_that_of_the_threshold(speeds: list[dict[str, Any]], ga
             "promise: .*; risk, confidence, target, observed_risk, bound absent",
         ),
         ({"promise": []}, r"promise: expected a JSON object, got \[\]"),
+        ({"choices": []}, r"choices: expected a list, got \[\]"),
+        ({"choices": [choice(bound=None)]}, r"choices\[0\]\.bound: expected one number, got None"),
+        ({"choices": [choice(), choice(threshold="a")]}, r"choices\[1\]\.threshold: expected one number, got 'a'"),
+        ({"choices": [choice(reference=None)]}, r"choices\[0\]\.reference: expected a JSON object, got None"),
+        (
+            {"choices": [choice(reference={"samples": 9, "ranks": [1], "doubt": [], "depth": [0.1]})]},
+            r"choices\[0\]\.reference\.doubt: expected 1 numbers, got 0",
+        ),
+        ({"shift": {"told_apart": 0.5}}, "shift: .*; effective_samples, greatest, new_samples absent"),
         ({"curve": None}, "curve: expected a JSON object, got None"),
         ({"curve": report().curve | {"accuracy": [1.0]}}, r"curve\.accuracy: expected 3 numbers, got 1"),
         ({"curve": report().curve | {"accuracy_interval": [[0, 1]]}}, r"curve\.accuracy_interval: expected 3 × 2 numb"),
@@ -167,3 +187,13 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "exits.json").write_bytes(b"\xff\xfe{")
     with pytest.raises(UserError, match="is damaged"):
         read_exit_report(tmp_path)
+
+
+def test_a_choice_by_its_target() -> None:
+    several = report(choices=[choice(), choice(target=0.1, threshold=None)])
+    assert several.choice() == several.choice(0.05) == choice()
+    assert several.choice(0.1)["threshold"] is None
+    with pytest.raises(UserError, match=r"Expected a risk that was promised \(0\.05, 0\.1\), but got 0\.07"):
+        several.choice(0.07)
+    with pytest.raises(UserError, match=r"promised \(none\)"):
+        report(promise=None, choices=[choice(target=None)]).choice(0.05)

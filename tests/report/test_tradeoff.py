@@ -9,9 +9,9 @@ from rich.console import Console
 from layersim.commands.compare import compare
 from layersim.errors import UserError
 from layersim.report.exits import ExitReport, write_exit_report
-from layersim.report.tradeoff import calibration_table, tradeoff_figure, tradeoff_table
+from layersim.report.tradeoff import calibration_table, choices_table, tradeoff_figure, tradeoff_table
 from tests.report.test_compare import make_run, record
-from tests.report.test_exits import report
+from tests.report.test_exits import choice, report
 from tests.report.test_figures import channel, domain, points, said
 
 
@@ -105,3 +105,17 @@ def test_compare_draws_the_runs_that_have_exits(tmp_path: Path, capsys: pytest.C
     assert re.search(r"x2 is left out: .*x2/exits\.json is damaged", capsys.readouterr().out)
     with pytest.raises(UserError, match=r"x2/exits\.json is damaged"):
         compare([second], output=figure)
+
+
+def test_what_is_promised_together_is_a_table() -> None:
+    several = report(choices=[choice(), choice(target=0.1, threshold=None, bound=0.08)])
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(choices_table(several))
+    rows = [line.split() for line in console.export_text().splitlines() if line.strip()]
+    assert rows[-2:] == [
+        ["0.05", "0.75", "0.049", "1.25", "1.60", "0.875"],
+        ["0.1", "none", "0.08", "1.25", "1.60", "0.875"],
+    ]
+    assert ["and", "for", "≤", "0.1"] in lines({"run": several})
+    shift = {"effective_samples": 30.5, "greatest": 4.5, "new_samples": 50, "told_apart": 0.75}
+    assert ["as", "of", "new", "data", "30"] in lines({"run": report(shift=shift)})
