@@ -12,6 +12,7 @@ from layersim.runs.signals import Stopped, ended_by_signals
 from layersim.writing import REFUSED, refusal
 
 VERBS = {
+    "look": "look into a model as it is: the first thing to type",
     "fit": "train a model, measuring every layer each validation epoch",
     "validate": "measure a model on the validation split, trained or not",
     "test": "measure it on the test split",

@@ -2,10 +2,14 @@
 about the run."""
 
 import logging
+import os
+import re
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from datasets import disable_progress_bars
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary, RichModelSummary, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_info
@@ -18,17 +22,39 @@ _NOT_SAID = (
     "💡 Tip:",  # Lightning's advertisements: of litlogger at every Trainer, of litmodels at every first checkpoint
     "TPU available:",  # always False here: the measures' sums need float64
     "Loading `train_dataloader` to estimate",  # our schedule's question, which costs and changes nothing
+    "GPU available:",  # the first screen tells the device; a GPU that is not used has a warning of its own
+    "Seed set to",  # the first screen tells it, too
+    "`Trainer.fit` stopped: `max_epochs=",  # as was asked for
 )
 """How messages begin that tell nothing of a run."""
 
 
 def quiet() -> None:
-    """Leaves out what the libraries say at every start without there being anything to know or to do."""
+    """Leaves out what the libraries say at every start without there being anything to know or to do, and where in the
+    code a warning was given."""
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)  # Lightning's, on torch 2.15
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(f"{name}.utilities.rank_zero").addFilter(_worth_saying)
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
+        logging.getLogger(f"lightning.{name}").addFilter(_worth_saying)
+    if not os.environ.get("LAYERSIM_DEBUG"):
+        warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"
     threading.excepthook = _unless_told_elsewhere
     disable_progress_bar()  # of weights that are read or written in a moment; what is fetched has a bar of the hub's
+    disable_progress_bars()  # of data sets that are brought into datasets' own form; what is fetched has one too
+
+
+@contextmanager
+def unsaid(*starts: str) -> Iterator[None]:
+    """In here, what begins so is not said."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+
+    def others(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(starts)
+
+    logger.addFilter(others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(others)
 
 
 def in_few_lines(callbacks: Sequence[Callback], given: Sequence[Callback]) -> list[Callback]:
@@ -103,4 +129,4 @@ def _unless_told_elsewhere(what: threading.ExceptHookArgs) -> None:
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith(_NOT_SAID)
+    return not re.sub(r"^\[rank: \d+\] ", "", str(record.msg)).startswith(_NOT_SAID)

@@ -86,6 +86,7 @@ class LayerwiseCLI(LightningCLI):
             SplitDataModule,
             subclass_mode_data=True,
             save_config_callback=RunConfig,
+            save_config_kwargs={"verb": self._verb},
             trainer_class=_Trainer,
             seed_everything_default=0,
             parser_kwargs={"allow_abbrev": False, self._verb: defaults},

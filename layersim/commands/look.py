@@ -1,0 +1,319 @@
+"""`layersim look MODEL`: a model's layers as they are, on data as people have them."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from layersim.commands.parser import call
+from layersim.errors import UserError, as_user_error
+from layersim.report.secrets import masked
+from layersim.writing import written_whole
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from layersim.backbones import Backbone
+    from layersim.commands.guesses import Guess
+    from layersim.commands.models import Source
+    from layersim.data import SplitDataModule
+    from layersim.module import LayerwiseModule
+    from layersim.report.records import LayerRecord
+
+_EXPERIMENT = "look"
+_OTHER_NAMES = (
+    (r"^--data\.(init_args\.)?path(?==|$)", "--data"),
+    (r"^--data\.(init_args\.)?(?=\w)", "--data_options."),
+    (r"^--model\.backbone\.(init_args\.)?(?=\w)", "--backbone_options."),
+)
+"""Options of every other verb, and what they are here."""
+_UNTRAINED = "The recipe's weights are random: nothing is trained yet."
+_OF_HEAD, _OF_LABELS = ("SaturationMonitor",), ("LayerAccuracyMonitor", "ExitCurveMonitor")
+"""Monitors that read what the head says; that compare it with labels."""
+_MONITORS = (
+    "LayerAccuracyMonitor",
+    "SimilarityHeatmaps",
+    "SaturationMonitor",
+    "ExitCurveMonitor",
+    "LayerGeometryMonitor",
+)
+
+
+def main(args: Sequence[str]) -> None:
+    """Runs `layersim look …`; messages name the data's and the backbone's options as those of every verb, and so they
+    are taken."""
+    words = list(args)
+    for name, other in _OTHER_NAMES:
+        words = [re.sub(name, other, word) for word in words]
+    call(look, words)
+
+
+def look(
+    model: str,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    max_samples: int = 2048,
+    data_options: dict[str, Any] = {},  # noqa: B006 - read only
+    backbone_options: dict[str, Any] = {},  # noqa: B006 - read only
+    device: str = "auto",
+    seed: int = 0,
+    to: Path | None = None,
+) -> "LayerRecord":
+    """Look into a model as it is, in one process: how alike its layers are, how their features are spread, and, where
+    its head can say, how much each layer knows. Nothing is trained. Says what it guesses, prints a table, and leaves
+    layers.jsonl, figures and report.html in a run's directory.
+
+    Args:
+        model: a folder with a model of transformers or timm (an export of `layersim export` too), timm:NAME,
+            transformers:NAME, a run's directory, a checkpoint (….ckpt), or a recipe (….yaml, recipe:NAME)
+        data: a folder of images; a file (csv, tsv, json, jsonl, parquet, txt); digits, docstrings or stdlib_code, which
+            every installation has; a name on the hub; a recipe or a run, for its data. Where left out those that the
+            model was trained on, or what every installation has.
+        split: of the data to read; by default the first there is of validation, test and train, and of a recipe's data
+            val
+        max_samples: samples (of a language model tokens) to read at most
+        data_options: of the data's class, typed as --data.NAME=VALUE, such as --data.text_column=review
+        backbone_options: of the model's, typed as --model.backbone.NAME=VALUE, such as
+            --model.backbone.task=classification or --model.backbone.pool=mean
+        device: where the model runs, such as cpu or cuda:1
+        seed: of weights that nobody has trained, and of the samples that are drawn
+        to: a new directory for what comes out
+
+    Raises:
+        UserError: a model or data that cannot be read, or do not fit; what cannot be guessed; a place that cannot be
+            written to.
+    """
+    from layersim.commands import guesses
+    from layersim.commands.console import quiet, unsaid
+    from layersim.commands.models import fitted_split, make_data, open_module, read_source
+    from layersim.commands.outcome import check_place, made_place
+    from layersim.commands.screens import print_facts, print_next, shown
+    from layersim.report.page import PAGE_FILE
+    from layersim.runs.directory import discarding_unused
+
+    quiet()
+    check_place(to, _EXPERIMENT)
+    if max_samples < 4:
+        raise UserError(f"Expected 4 samples or more, but got {max_samples}. Change --max_samples.")
+    source, told = _settled(read_source(model), backbone_options)
+    found = source.data if data is None else guesses.opened(data)
+    module = open_module(source, seed=seed)
+    source, pooling = _pooled(source, module, backbone_options)
+    guess = guesses.guess(found, module.backbone, split=split, max_samples=max_samples, options=data_options)
+    with unsaid("Data: ", "Docstrings: "):  # of splits that nobody looks at
+        own = make_data(guess.section)
+        samples = fitted_split(module.backbone, own, guess.stage, source.given)
+    left_out, why = _left_out(source, module, own, guess)
+    if not left_out and guess.classes and not _class_names(module.backbone):
+        guess.told.append(f"the head's classes are these, in this order: {_few(guess.names or ['0', '1', '2'])}")
+    if "LayerAccuracyMonitor" in left_out:
+        own.splits[guess.stage].labels = None  # which the head cannot be compared with
+    with discarding_unused():
+        place = made_place(to, _EXPERIMENT)
+        total = sum(parameter.numel() for parameter in module.parameters())
+        where = guess.section["init_args"].get("path", "")
+        unit = {"images": "images", "texts": "texts", "tokens": "blocks of tokens"}[guesses.kind_of(module.backbone)]
+        count = f"{len(samples):,}" + (f" of the {guess.rows:,}" if guess.rows else "")
+        trainer = _trainer(device, place, [name for name in _MONITORS if name not in left_out])
+        print_facts(
+            {
+                "Model": f"{source.name}, {module.num_layers} layers, {total:,} parameters, on "
+                f"{trainer.strategy.root_device}",
+                "Data": f"{count} {unit} of {where or type(own).__name__}",
+                "Guessed": [*(told if module.backbone.input_size is None else []), *pooling, *guess.told],
+                "Left out": why,
+                "Note": [guess.note, "" if _is_trained(source) else _UNTRAINED],
+                "Kept in": shown(place),
+            }
+        )
+        _write_configuration(place, source, guess, trainer, module, left_out, seed)
+        record = _measure(trainer, module, own, guess.stage)
+    print_facts({"Page": shown(place / PAGE_FILE)})
+    print_next(_next(source, guess, place, left_out))
+    return record
+
+
+def _settled(source: "Source", options: Mapping[str, Any]) -> tuple["Source", list[str]]:
+    """The model with the options that are typed, and with a task, which its configuration tells where there are two."""
+    from layersim.backbones.pretrained import configuration
+    from layersim.installed_packages import model_name
+
+    told = []
+    if source.any_task:
+        task = options.get("task")
+        if task is None:
+            name = model_name(source.model["backbone"]["init_args"]["name_or_path"])
+            hub = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+            kinds = configuration(name, {}, None, "language-modeling", hub).architectures or [""]
+            generates = kinds[0].endswith(("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"))
+            task = "language-modeling" if generates else "classification"
+            told.append(f"task {task} (--model.backbone.task)")
+        source = source.for_data(tokens=task == "language-modeling")
+    backbone = source.model["backbone"]
+    backbone = {"class_path": backbone} if isinstance(backbone, str) else backbone
+    own = {"pretrained": False} if options.get("checkpoint_path") else {}
+    section = {**backbone, "init_args": {**(backbone.get("init_args") or {}), **own, **options}}
+    return replace(source, model={**source.model, "backbone": section}), told
+
+
+def _pooled(source: "Source", module: "LayerwiseModule", options: Mapping[str, Any]) -> tuple["Source", list[str]]:
+    """Where no classifier says which of a text's tokens counts, and the first one is nearly constant in many encoders:
+    the mean of all tokens, unless the folder says otherwise, as those of sentence-transformers do."""
+    from layersim.backbones import TransformersBackbone
+
+    backbone = module.backbone
+    if not isinstance(backbone, TransformersBackbone) or not backbone.fresh_classifier or "pool" in options:
+        return source, []
+    if backbone.input_size is not None or backbone.reads_tokens or backbone.layout.pooling != "first":
+        return source, []
+    rule = Path(backbone.name) / "1_Pooling/config.json"
+    if rule.is_file() and json.loads(rule.read_text()).get("pooling_mode_cls_token"):
+        return source, ["a text's first token, as its 1_Pooling says (--model.backbone.pool=mean)"]
+    backbone.layout = replace(backbone.layout, pooling="mean")
+    own = source.model["backbone"]
+    section = {**own, "init_args": {**own["init_args"], "pool": "mean"}}
+    told = "the mean of a text's tokens (--model.backbone.pool=null: the first one)"
+    return replace(source, model={**source.model, "backbone": section}), [told]
+
+
+def _left_out(
+    source: "Source", module: "LayerwiseModule", data: "SplitDataModule", guess: "Guess"
+) -> tuple[tuple[str, ...], str]:
+    """The monitors that would have nothing true to tell, and why."""
+    from layersim.commands.preflight import classes_of
+
+    backbone = module.backbone
+    if not source.predicts or (source.state is None and backbone.fresh_classifier):
+        return _OF_HEAD + _OF_LABELS, "accuracy, loss, exits and saturation: the model has no trained classifier."
+    if backbone.reads_tokens:
+        return (), ""
+    classes, names = guess.classes or classes_of(data), guess.names or data.class_names
+    own = _class_names(backbone)
+    if classes is None:
+        why = "the data have no labels"
+    elif classes != backbone.num_classes:
+        why = f"the data have {classes} classes, the head tells {backbone.num_classes} others apart"
+    elif own and names and [*map(str.casefold, own)] != [*map(str.casefold, names)]:
+        why = f"the head's classes ({_few(own)}) are not the data's ({_few(names)})"
+    elif guess.note and not own:
+        why = "nobody says that the head's classes are these data's"
+    else:
+        return (), ""
+    return _OF_LABELS, f"accuracy, loss and exits: {why}."
+
+
+def _is_trained(source: "Source") -> bool:
+    """Whether weights come from somewhere, as far as the options tell."""
+    options = source.model["backbone"]["init_args"]
+    by_default = "TransformersBackbone" in source.model["backbone"]["class_path"]
+    return source.state is not None or bool(options.get("pretrained", by_default) or options.get("checkpoint_path"))
+
+
+def _class_names(backbone: "Backbone") -> list[str]:
+    """The head's classes by name, where the library keeps names that mean something."""
+    config = getattr(backbone.model, "config", None)
+    names = [*(getattr(config, "id2label", None) or {}).values()]
+    names = names or list((getattr(backbone.model, "pretrained_cfg", None) or {}).get("label_names") or [])
+    return [] if len(names) != backbone.num_classes or str(names[0]).startswith("LABEL_") else [*map(str, names)]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + ", …" * (len(names) > 3)
+
+
+def _trainer(device: str, place: Path, monitors: Sequence[str]) -> "Trainer":
+    """One process's, which measures and records, and logs nowhere."""
+    import torch
+    from lightning.pytorch import Trainer
+
+    from layersim.commands.console import in_few_lines
+    from layersim.commands.default_callbacks import take_shipped_callbacks
+    from layersim.runs.stopping import StopOnSignal
+
+    take_shipped_callbacks()
+    shipped = import_module("callbacks")
+    callbacks = [getattr(shipped, name)() for name in (*monitors, "RunRecorder", "ReportWriter")]
+    kind, _, number = device.partition(":")
+    if kind == "auto" and torch.backends.mps.is_available():  # which has no float64
+        kind = "cpu"
+    with as_user_error(f"There is no device {device!r} here", "Change --device."):
+        trainer = Trainer(
+            accelerator=kind,
+            devices=[int(number)] if number else 1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            default_root_dir=place,
+            callbacks=[*callbacks],  # to which Lightning adds its own
+        )
+    trainer.callbacks = [*in_few_lines(trainer.callbacks, callbacks), StopOnSignal()]  # type: ignore[attr-defined]
+    return trainer
+
+
+def _write_configuration(
+    place: Path,
+    source: "Source",
+    guess: "Guess",
+    trainer: "Trainer",
+    module: "LayerwiseModule",
+    left_out: Sequence[str],
+    seed: int,
+) -> None:
+    """What `layersim validate` measures the same with."""
+    from layersim.report.configuration import CONFIG_FILE
+    from layersim.runs.configuration import write_facts
+
+    config: dict[str, Any] = {"experiment": _EXPERIMENT, "seed_everything": seed, "without": [*left_out]}
+    config |= {} if source.path is None else {"ckpt_path": str(source.path.resolve())}
+    config |= {"trainer": {"callbacks": [{"class_path": "callbacks.LayerGeometryMonitor"}]}}
+    init = dict(guess.section["init_args"])
+    init |= {"label_column": None} if "label_column" in init and "LayerAccuracyMonitor" in left_out else {}
+    config |= {"model": source.model, "data": {**guess.section, "init_args": init}}
+    with written_whole(place / CONFIG_FILE) as part:
+        part.write_text(masked(yaml.safe_dump(config, sort_keys=False)))
+    write_facts(place, trainer, module, "look")
+
+
+def _measure(trainer: "Trainer", module: "LayerwiseModule", data: "SplitDataModule", stage: str) -> "LayerRecord":
+    from layersim.commands.refusals import running
+    from layersim.runs.stopping import stopped_first
+
+    run = trainer.validate if stage == "val" else trainer.test
+    with stopped_first(trainer), running(trainer):
+        run(module, datamodule=data, verbose=False)
+    (recorder,) = (call for call in trainer.callbacks if hasattr(call, "records"))  # type: ignore[attr-defined]
+    record: LayerRecord = recorder.records[-1]
+    return record
+
+
+def _next(source: "Source", guess: "Guess", place: Path, left_out: Sequence[str]) -> dict[str, list[str]]:
+    """Two commands that go on from here."""
+    from layersim.commands.screens import shown
+    from layersim.report.configuration import CONFIG_FILE
+
+    commands = {}
+    if source.data is not None and source.path is not None:
+        commands["Where samples may leave early, with a promise"] = [
+            *("layersim", "exits", f"--ckpt_path={shown(source.path)}", "--risk=0.01")
+        ]
+    elif guess.classes is not None or guess.section["class_path"].endswith("LanguageModeling"):
+        init = guess.section["init_args"]
+        kept = {
+            key: init[key]
+            for key in ("path", "text_column", "pair_column", "image_column", "label_column")
+            if init.get(key)
+        }
+        kind = "linear" if left_out else "tuned"
+        commands["What each layer knows, by a probe or a lens that is trained on it"] = [
+            *("layersim", "lens", f"--ckpt_path={source.given}", f"--kind={kind}"),
+            f"--data={guess.section['class_path'].rpartition('.')[2]}",
+            *(f"--data.{key}={value}" for key, value in kept.items()),
+        ]
+    again = ["layersim", "validate", f"--config={shown(place / CONFIG_FILE)}"]
+    return commands | {"The same with all options in a file, to change": again}
