@@ -26,7 +26,7 @@ VERBS = {
     "compare": "set finished runs side by side: a table, figures, a page",
     "claims": "judge the paper's claims on finished runs: a number, an interval, a verdict",
     "report": "write one run as a page that opens in any browser",
-    "runs": "list runs: objective, accuracy, effective depth, age",
+    "runs": "list runs: what made them, accuracy, effective depth, age, what can go on",
     "dashboard": "make a W&B workspace and a report of what layersim logs",
     "recipes": "list the recipes that come with layersim, or print one",
     "families": "list the families of timm and transformers that are read, and why others are not",

@@ -1,5 +1,4 @@
-"""What the command shows of Lightning on a terminal: one line of progress, one of the model, and nothing that is not
-about the run."""
+"""What the command shows of Lightning on a terminal: one line of progress, and nothing that is not about the run."""
 
 import logging
 import os
@@ -11,8 +10,7 @@ from contextlib import contextmanager
 
 from datasets import disable_progress_bars
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelSummary, RichModelSummary, RichProgressBar
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.callbacks import ModelSummary, RichProgressBar
 from rich.progress import ProgressColumn, Task, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
@@ -35,6 +33,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)  # Lightning's, on torch 2.15
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
         logging.getLogger(f"lightning.{name}").addFilter(_worth_saying)
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # each epoch's mean is logged anyway
     if not os.environ.get("LAYERSIM_DEBUG"):
         warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"
     threading.excepthook = _unless_told_elsewhere
@@ -58,28 +57,10 @@ def unsaid(*starts: str) -> Iterator[None]:
 
 
 def in_few_lines(callbacks: Sequence[Callback], given: Sequence[Callback]) -> list[Callback]:
-    """A trainer's callbacks, Lightning's own bar and summary in our forms; those that were given stay."""
-    ours: dict[type, Callable[[], Callback]] = {RichProgressBar: ProgressLine, RichModelSummary: ModelLine}
-    return [call if call in given or type(call) not in ours else ours[type(call)]() for call in callbacks]
-
-
-class ModelLine(ModelSummary):
-    """The model in one line. Lightning's table counts FLOPs, which need a batch and are 0 without, and modes."""
-
-    @staticmethod
-    def summarize(
-        summary_data: list[tuple[str, list[str]]],
-        total_parameters: int,
-        trainable_parameters: int,
-        *_: object,
-        **__: object,
-    ) -> None:
-        told = dict(summary_data)
-        parts = zip(told["Name"], told["Type"], told["Params"], strict=True)
-        named = ", ".join(f"{name} {kind} {size.strip()}" for name, kind, size in parts)
-        frozen = total_parameters - trainable_parameters
-        rest = f", {frozen:,} of them frozen" if frozen else ""
-        rank_zero_info(f"Model: {total_parameters:,} parameters{rest} ({named}).")
+    """A trainer's callbacks, Lightning's own bar in our form and without its table of the model, which the first screen
+    tells in a line; those that were given stay."""
+    kept = [call for call in callbacks if call in given or not isinstance(call, ModelSummary)]
+    return [ProgressLine() if type(call) is RichProgressBar and call not in given else call for call in kept]
 
 
 class ProgressLine(RichProgressBar):

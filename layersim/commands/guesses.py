@@ -1,7 +1,7 @@
 """What `layersim look` makes of data as people have them: the class that reads them, their columns and their split."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -110,7 +110,7 @@ def guess(
     *,
     split: str | None = None,
     max_samples: int = 2048,
-    options: dict[str, Any] = {},
+    options: dict[str, Any] = {},  # noqa: B006 - read only
 ) -> Guess:
     """How these data are read for this model.
 

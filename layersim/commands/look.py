@@ -1,9 +1,7 @@
 """`layersim look MODEL`: a model's layers as they are, on data as people have them."""
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,6 @@ from layersim.writing import written_whole
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-    from layersim.backbones import Backbone
     from layersim.commands.guesses import Guess
     from layersim.commands.models import Source
     from layersim.data import SplitDataModule
@@ -33,8 +30,6 @@ _OTHER_NAMES = (
 )
 """Options of every other verb, and what they are here."""
 _UNTRAINED = "The recipe's weights are random: nothing is trained yet."
-_OF_HEAD, _OF_LABELS = ("SaturationMonitor",), ("LayerAccuracyMonitor", "ExitCurveMonitor")
-"""Monitors that read what the head says; that compare it with labels."""
 _MONITORS = (
     "LayerAccuracyMonitor",
     "SimilarityHeatmaps",
@@ -91,6 +86,7 @@ def look(
     """
     from layersim.commands import guesses
     from layersim.commands.console import quiet, unsaid
+    from layersim.commands.model_guesses import class_names, few, is_trained, not_measured, pooled, settled
     from layersim.commands.models import fitted_split, make_data, open_module, read_source
     from layersim.commands.outcome import check_place, made_place
     from layersim.commands.screens import print_facts, print_next, shown
@@ -101,17 +97,18 @@ def look(
     check_place(to, _EXPERIMENT)
     if max_samples < 4:
         raise UserError(f"Expected 4 samples or more, but got {max_samples}. Change --max_samples.")
-    source, told = _settled(read_source(model), backbone_options)
+    source, told = settled(read_source(model), backbone_options)
     found = source.data if data is None else guesses.opened(data)
     module = open_module(source, seed=seed)
-    source, pooling = _pooled(source, module, backbone_options)
+    source, pooling = pooled(source, module, backbone_options)
     guess = guesses.guess(found, module.backbone, split=split, max_samples=max_samples, options=data_options)
     with unsaid("Data: ", "Docstrings: "):  # of splits that nobody looks at
         own = make_data(guess.section)
         samples = fitted_split(module.backbone, own, guess.stage, source.given)
-    left_out, why = _left_out(source, module, own, guess)
-    if not left_out and guess.classes and not _class_names(module.backbone):
-        guess.told.append(f"the head's classes are these, in this order: {_few(guess.names or ['0', '1', '2'])}")
+    left_out, why = not_measured(source, module, own, guess)
+    if not left_out and guess.classes and not class_names(module.backbone):
+        names = guess.names or [*map(str, range(guess.classes))]
+        guess.told.append(f"the head's classes are these, in this order: {few(names)}")
     if "LayerAccuracyMonitor" in left_out:
         own.splits[guess.stage].labels = None  # which the head cannot be compared with
     with discarding_unused():
@@ -128,103 +125,16 @@ def look(
                 "Data": f"{count} {unit} of {where or type(own).__name__}",
                 "Guessed": [*(told if module.backbone.input_size is None else []), *pooling, *guess.told],
                 "Left out": why,
-                "Note": [guess.note, "" if _is_trained(source) else _UNTRAINED],
+                "Note": [guess.note, "" if is_trained(source) else _UNTRAINED],
                 "Kept in": shown(place),
             }
         )
         _write_configuration(place, source, guess, trainer, module, left_out, seed)
         record = _measure(trainer, module, own, guess.stage)
     print_facts({"Page": shown(place / PAGE_FILE)})
-    print_next(_next(source, guess, place, left_out))
+    promising = 0 if module.backbone.reads_tokens else len(samples)
+    print_next(_next(source, guess, place, left_out, promising))
     return record
-
-
-def _settled(source: "Source", options: Mapping[str, Any]) -> tuple["Source", list[str]]:
-    """The model with the options that are typed, and with a task, which its configuration tells where there are two."""
-    from layersim.backbones.pretrained import configuration
-    from layersim.installed_packages import model_name
-
-    told = []
-    if source.any_task:
-        task = options.get("task")
-        if task is None:
-            name = model_name(source.model["backbone"]["init_args"]["name_or_path"])
-            hub = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
-            kinds = configuration(name, {}, None, "language-modeling", hub).architectures or [""]
-            generates = kinds[0].endswith(("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"))
-            task = "language-modeling" if generates else "classification"
-            told.append(f"task {task} (--model.backbone.task)")
-        source = source.for_data(tokens=task == "language-modeling")
-    backbone = source.model["backbone"]
-    backbone = {"class_path": backbone} if isinstance(backbone, str) else backbone
-    own = {"pretrained": False} if options.get("checkpoint_path") else {}
-    section = {**backbone, "init_args": {**(backbone.get("init_args") or {}), **own, **options}}
-    return replace(source, model={**source.model, "backbone": section}), told
-
-
-def _pooled(source: "Source", module: "LayerwiseModule", options: Mapping[str, Any]) -> tuple["Source", list[str]]:
-    """Where no classifier says which of a text's tokens counts, and the first one is nearly constant in many encoders:
-    the mean of all tokens, unless the folder says otherwise, as those of sentence-transformers do."""
-    from layersim.backbones import TransformersBackbone
-
-    backbone = module.backbone
-    if not isinstance(backbone, TransformersBackbone) or not backbone.fresh_classifier or "pool" in options:
-        return source, []
-    if backbone.input_size is not None or backbone.reads_tokens or backbone.layout.pooling != "first":
-        return source, []
-    rule = Path(backbone.name) / "1_Pooling/config.json"
-    if rule.is_file() and json.loads(rule.read_text()).get("pooling_mode_cls_token"):
-        return source, ["a text's first token, as its 1_Pooling says (--model.backbone.pool=mean)"]
-    backbone.layout = replace(backbone.layout, pooling="mean")
-    own = source.model["backbone"]
-    section = {**own, "init_args": {**own["init_args"], "pool": "mean"}}
-    told = "the mean of a text's tokens (--model.backbone.pool=null: the first one)"
-    return replace(source, model={**source.model, "backbone": section}), [told]
-
-
-def _left_out(
-    source: "Source", module: "LayerwiseModule", data: "SplitDataModule", guess: "Guess"
-) -> tuple[tuple[str, ...], str]:
-    """The monitors that would have nothing true to tell, and why."""
-    from layersim.commands.preflight import classes_of
-
-    backbone = module.backbone
-    if not source.predicts or (source.state is None and backbone.fresh_classifier):
-        return _OF_HEAD + _OF_LABELS, "accuracy, loss, exits and saturation: the model has no trained classifier."
-    if backbone.reads_tokens:
-        return (), ""
-    classes, names = guess.classes or classes_of(data), guess.names or data.class_names
-    own = _class_names(backbone)
-    if classes is None:
-        why = "the data have no labels"
-    elif classes != backbone.num_classes:
-        why = f"the data have {classes} classes, the head tells {backbone.num_classes} others apart"
-    elif own and names and [*map(str.casefold, own)] != [*map(str.casefold, names)]:
-        why = f"the head's classes ({_few(own)}) are not the data's ({_few(names)})"
-    elif guess.note and not own:
-        why = "nobody says that the head's classes are these data's"
-    else:
-        return (), ""
-    return _OF_LABELS, f"accuracy, loss and exits: {why}."
-
-
-def _is_trained(source: "Source") -> bool:
-    """Whether weights come from somewhere, as far as the options tell."""
-    options = source.model["backbone"]["init_args"]
-    by_default = "TransformersBackbone" in source.model["backbone"]["class_path"]
-    return source.state is not None or bool(options.get("pretrained", by_default) or options.get("checkpoint_path"))
-
-
-def _class_names(backbone: "Backbone") -> list[str]:
-    """The head's classes by name, where the library keeps names that mean something."""
-    config = getattr(backbone.model, "config", None)
-    names = [*(getattr(config, "id2label", None) or {}).values()]
-    names = names or list((getattr(backbone.model, "pretrained_cfg", None) or {}).get("label_names") or [])
-    return [] if len(names) != backbone.num_classes or str(names[0]).startswith("LABEL_") else [*map(str, names)]
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + ", …" * (len(names) > 3)
 
 
 def _trainer(device: str, place: Path, monitors: Sequence[str]) -> "Trainer":
@@ -292,16 +202,15 @@ def _measure(trainer: "Trainer", module: "LayerwiseModule", data: "SplitDataModu
     return record
 
 
-def _next(source: "Source", guess: "Guess", place: Path, left_out: Sequence[str]) -> dict[str, list[str]]:
+def _next(source: "Source", guess: "Guess", place: Path, left_out: Sequence[str], samples: int) -> dict[str, list[str]]:
     """Two commands that go on from here."""
     from layersim.commands.screens import shown
+    from layersim.commands.start import exits_command
     from layersim.report.configuration import CONFIG_FILE
 
     commands = {}
     if source.data is not None and source.path is not None:
-        commands["Where samples may leave early, with a promise"] = [
-            *("layersim", "exits", f"--ckpt_path={shown(source.path)}", "--risk=0.01")
-        ]
+        commands = exits_command(shown(source.path), samples)
     elif guess.classes is not None or guess.section["class_path"].endswith("LanguageModeling"):
         init = guess.section["init_args"]
         kept = {

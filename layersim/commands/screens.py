@@ -42,8 +42,3 @@ def print_next(commands: Mapping[str, Sequence[str]]) -> None:
 def shown(path: Path) -> str:
     """The path as it would be typed here: relative where it lies below the working directory."""
     return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)
-
-
-def parameters_told(total: int, trained: int) -> str:
-    """«302,154 parameters», and how many of them are trained."""
-    return f"{total:,} parameters, {'all' if trained == total else f'{trained:,} of them'} trained"

@@ -29,6 +29,7 @@ from layersim.commands.models import check_kind, make_data
 from layersim.commands.parser import Parser
 from layersim.commands.preflight import check_limits, classes_of, is_new_head, resumed, with_checkpoint
 from layersim.commands.refusals import refusing, running
+from layersim.commands.start import EpochTime, told
 from layersim.data import SplitDataModule
 from layersim.data.streams import UNTOLD_CLASSES
 from layersim.errors import UserError
@@ -200,7 +201,7 @@ class LayerwiseCLI(LightningCLI):
             trainer.strategy.checkpoint_io = WholeCheckpoints()
         if type(trainer.strategy) is ModelParallelStrategy:
             trainer.strategy.__class__ = WholeShards
-        stop = [] if trainer.barebones else [StopOnSignal()]  # last, so that it saves what the others know of a step
+        stop = [] if trainer.barebones else [EpochTime(), StopOnSignal()]  # last, to save what others know of a step
         trainer.callbacks = [*in_few_lines(trainer.callbacks, given), *stop]  # type: ignore[attr-defined]
         return trainer
 
@@ -211,7 +212,8 @@ class LayerwiseCLI(LightningCLI):
         return super()._prepare_subcommand_kwargs(subcommand) | ours
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with stopped_first(self.trainer), ending_together(self.trainer), running(self.trainer):
+        told_of = told(subcommand, self.model, self.datamodule, self.trainer, self.config_dump)
+        with stopped_first(self.trainer), ending_together(self.trainer), running(self.trainer), told_of:
             super()._run_subcommand(subcommand)
         directory = Path(self.trainer.default_root_dir)
         if self.save_config_callback and self.trainer.is_global_zero and not (directory / "config.yaml").exists():
