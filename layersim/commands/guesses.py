@@ -151,9 +151,9 @@ def guess(
             init |= {"tokenizer": ByteTokenizer.name}
             told.append("bytes as tokens (--data.tokenizer)")
     init |= _limits(init, kind, max_samples) | options
-    return Guess(
-        {"class_path": f"layersim.data.{_READ_BY[kind]}", "init_args": init}, told, classes=classes, names=names
-    )
+    section = {"class_path": f"layersim.data.{_READ_BY[kind]}", "init_args": init}
+    samples = None if kind == "tokens" else len(rows)
+    return Guess(section, told, classes=classes, names=names, rows=samples)
 
 
 def _check_options(name: str, options: dict[str, Any]) -> None:

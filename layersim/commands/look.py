@@ -116,7 +116,7 @@ def look(
         total = sum(parameter.numel() for parameter in module.parameters())
         where = guess.section["init_args"].get("path", "")
         unit = {"images": "images", "texts": "texts", "tokens": "blocks of tokens"}[guesses.kind_of(module.backbone)]
-        count = f"{len(samples):,}" + (f" of the {guess.rows:,}" if guess.rows else "")
+        count = f"{len(samples):,}" + (f" of {guess.rows:,}" if (guess.rows or 0) > len(samples) else "")
         trainer = _trainer(device, place, [name for name in _MONITORS if name not in left_out])
         print_facts(
             {
