@@ -34,6 +34,7 @@ def quiet() -> None:
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
         logging.getLogger(f"lightning.{name}").addFilter(_worth_saying)
     warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # each epoch's mean is logged anyway
+    warnings.filterwarnings("ignore", "The dirpath has changed")  # a run that goes on has a directory of its own
     if not os.environ.get("LAYERSIM_DEBUG"):
         warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"
     threading.excepthook = _unless_told_elsewhere

@@ -22,7 +22,7 @@ def runs(root: list[Path] = [Path("runs")]) -> None:  # noqa: B006 - read only
     if not (found := find_runs(root)):
         console.print(f"No run in {', '.join(map(str, root))}.", markup=False, soft_wrap=True)
         return
-    console.print(RunsTable(found, Path(), time.time()))
+    console.print(RunsTable(found, Path(), time.time()), soft_wrap=True)  # which crops no path
     left = [run for run in found if run.resumable]
     notes = ["A training that can go on does so by: layersim fit --resume=RUN"] if left else []
     for note in notes + [run.notice for run in found if run.notice]:
