@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
     from layersim.commands.guesses import Guess
+    from layersim.commands.model_guesses import Readable
     from layersim.commands.models import Source
     from layersim.data import SplitDataModule
     from layersim.module import LayerwiseModule
@@ -86,7 +87,7 @@ def look(
     """
     from layersim.commands import guesses
     from layersim.commands.console import quiet, unsaid
-    from layersim.commands.model_guesses import class_names, few, is_trained, not_measured, pooled, settled
+    from layersim.commands.model_guesses import class_names, few, is_trained, pooled, readable, settled
     from layersim.commands.models import fitted_split, make_data, open_module, read_source
     from layersim.commands.outcome import check_place, made_place
     from layersim.commands.screens import print_facts, print_next, shown
@@ -105,11 +106,11 @@ def look(
     with unsaid("Data: ", "Docstrings: "):  # of splits that nobody looks at
         own = make_data(guess.section)
         samples = fitted_split(module.backbone, own, guess.stage, source.given)
-    left_out, why = not_measured(source, module, own, guess)
-    if not left_out and guess.classes and not class_names(module.backbone):
+    told_by = readable(source, module, own, guess)
+    if told_by.labels and guess.classes and not class_names(module.backbone):
         names = guess.names or [*map(str, range(guess.classes))]
         guess.told.append(f"the head's classes are these, in this order: {few(names)}")
-    if "LayerAccuracyMonitor" in left_out:
+    if not told_by.labels and not module.backbone.reads_tokens:
         own.splits[guess.stage].labels = None  # which the head cannot be compared with
     with discarding_unused():
         place = made_place(to, _EXPERIMENT)
@@ -117,14 +118,14 @@ def look(
         where = guess.section["init_args"].get("path", "")
         unit = {"images": "images", "texts": "texts", "tokens": "blocks of tokens"}[guesses.kind_of(module.backbone)]
         count = f"{len(samples):,}" + (f" of {guess.rows:,}" if (guess.rows or 0) > len(samples) else "")
-        trainer = _trainer(device, place, [name for name in _MONITORS if name not in left_out])
+        trainer, left_out = _trainer(device, place, told_by)
         print_facts(
             {
                 "Model": f"{source.name}, {module.num_layers} layers, {total:,} parameters, on "
                 f"{trainer.strategy.root_device}",
                 "Data": f"{count} {unit} of {where or type(own).__name__}",
                 "Guessed": [*(told if module.backbone.input_size is None else []), *pooling, *guess.told],
-                "Left out": why,
+                "Left out": told_by.why,
                 "Note": [guess.note, "" if is_trained(source) else _UNTRAINED],
                 "Kept in": shown(place),
             }
@@ -137,8 +138,8 @@ def look(
     return record
 
 
-def _trainer(device: str, place: Path, monitors: Sequence[str]) -> "Trainer":
-    """One process's, which measures and records, and logs nowhere."""
+def _trainer(device: str, place: Path, told_by: "Readable") -> tuple["Trainer", list[str]]:
+    """One process's, which measures what can be told, records it, and logs nowhere; and the monitors left out."""
     import torch
     from lightning.pytorch import Trainer
 
@@ -148,7 +149,9 @@ def _trainer(device: str, place: Path, monitors: Sequence[str]) -> "Trainer":
 
     take_shipped_callbacks()
     shipped = import_module("callbacks")
-    callbacks = [getattr(shipped, name)() for name in (*monitors, "RunRecorder", "ReportWriter")]
+    monitors = [getattr(shipped, name)() for name in _MONITORS]
+    kept = [call for call in monitors if call.reads_head <= told_by.head and call.reads_labels <= told_by.labels]
+    callbacks = [*kept, shipped.RunRecorder(), shipped.ReportWriter()]
     kind, _, number = device.partition(":")
     if kind == "auto" and torch.backends.mps.is_available():  # which has no float64
         kind = "cpu"
@@ -163,7 +166,7 @@ def _trainer(device: str, place: Path, monitors: Sequence[str]) -> "Trainer":
             callbacks=[*callbacks],  # to which Lightning adds its own
         )
     trainer.callbacks = [*in_few_lines(trainer.callbacks, callbacks), StopOnSignal()]  # type: ignore[attr-defined]
-    return trainer
+    return trainer, [type(call).__name__ for call in monitors if call not in kept]
 
 
 def _write_configuration(

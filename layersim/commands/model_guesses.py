@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,17 @@ from layersim.data import SplitDataModule
 from layersim.installed_packages import model_name
 from layersim.module import LayerwiseModule
 
-OF_HEAD, OF_LABELS = ("SaturationMonitor",), ("LayerAccuracyMonitor", "ExitCurveMonitor")
-"""Monitors that read what the head says; that compare it with labels."""
+
+@dataclass(frozen=True)
+class Readable:
+    """What can truly be told of a model on these data, beside its features."""
+
+    head: bool = True
+    """Whether its head says something."""
+    labels: bool = True
+    """Whether that can be compared with the data's labels."""
+    why: str = ""
+    """Why not."""
 
 
 def settled(source: Source, options: Mapping[str, Any]) -> tuple[Source, list[str]]:
@@ -57,15 +66,13 @@ def pooled(source: Source, module: LayerwiseModule, options: Mapping[str, Any]) 
     return replace(source, model={**source.model, "backbone": section}), [told]
 
 
-def not_measured(
-    source: Source, module: LayerwiseModule, data: SplitDataModule, guess: Guess
-) -> tuple[tuple[str, ...], str]:
-    """The monitors that would have nothing true to tell, and why."""
+def readable(source: Source, module: LayerwiseModule, data: SplitDataModule, guess: Guess) -> Readable:
+    """Whether there is a head that was trained, and whether its classes are the data's."""
     backbone = module.backbone
     if not source.predicts or (source.state is None and backbone.fresh_classifier):
-        return OF_HEAD + OF_LABELS, "accuracy, loss, exits and saturation: the model has no trained classifier."
+        return Readable(False, False, "accuracy, loss, exits and saturation: the model has no trained classifier.")
     if backbone.reads_tokens:
-        return (), ""
+        return Readable()
     classes, names = guess.classes or classes_of(data), guess.names or data.class_names
     own = class_names(backbone)
     if classes is None:
@@ -77,15 +84,16 @@ def not_measured(
     elif guess.note and not own:
         why = "nobody says that the head's classes are these data's"
     else:
-        return (), ""
-    return OF_LABELS, f"accuracy, loss and exits: {why}."
+        return Readable()
+    return Readable(labels=False, why=f"accuracy, loss and exits: {why}.")
 
 
 def is_trained(source: Source) -> bool:
-    """Whether weights come from somewhere, as far as the options tell."""
-    options = source.model["backbone"]["init_args"]
-    by_default = "TransformersBackbone" in source.model["backbone"]["class_path"]
-    return source.state is not None or bool(options.get("pretrained", by_default) or options.get("checkpoint_path"))
+    """Whether weights come from somewhere, as far as the options of the libraries' backbones tell."""
+    backbone = source.model["backbone"]
+    options, by_default = backbone["init_args"], {"TimmBackbone": False, "TransformersBackbone": True}
+    pretrained = options.get("pretrained", by_default.get(backbone["class_path"].rpartition(".")[2], True))
+    return source.state is not None or bool(pretrained or options.get("checkpoint_path"))
 
 
 def class_names(backbone: Backbone) -> list[str]:

@@ -27,7 +27,7 @@ from layersim.commands.export import export_model
 from layersim.commands.loop_help import HANDED_ON, OWN, asked_section, print_section
 from layersim.commands.models import check_kind, make_data
 from layersim.commands.parser import Parser
-from layersim.commands.preflight import check_limits, classes_of, is_new_head, resumed, with_checkpoint
+from layersim.commands.preflight import check_labelled, check_limits, classes_of, is_new_head, resumed, with_checkpoint
 from layersim.commands.refusals import refusing, running
 from layersim.commands.start import EpochTime, told
 from layersim.data import SplitDataModule
@@ -272,6 +272,8 @@ class LayerwiseCLI(LightningCLI):
         samples = evaluated(len(self.datamodule.splits[stage]), self.datamodule.eval_batch_size, limit)
         known = None if self.model.backbone.reads_tokens and samples else samples
         callbacks = _as_list(given.callbacks)
+        if not self.model.backbone.reads_tokens:
+            check_labelled(self.datamodule.splits[stage], callbacks)
         names = logged_names(callbacks, self.model, known, verb=verb, stage=stage)
         waited = self.model.check_optimizer() if verb == "fit" else None
         if verb == "fit" and samples:

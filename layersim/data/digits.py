@@ -62,7 +62,7 @@ class Digits(DrawnSplits):
         finish = Preprocessing(evaluation_transforms(config), **channels)
         for split in self.splits.values():
             assert isinstance(split, DigitSplit)
-            split.finish = lambda image: finish(to_pil_image(image * self.std + self.mean))
+            split.finish = lambda image: finish(to_pil_image((255 * (image * self.std + self.mean)).round().byte()))
 
     def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
         check_shape(sample["image"], split, backbone.input_size)

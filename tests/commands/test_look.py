@@ -300,3 +300,20 @@ def test_a_recipe_says_that_its_weights_are_random(layersim: Command, capsys: py
     record = looked(layersim, "r.yaml", "--split=val", "--max_samples=50")
     assert "weights are random" in capsys.readouterr().out
     assert record.samples == 50
+
+
+def test_validate_asks_for_labels_before_anything_is_measured(
+    layersim: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model.backbone=TransformersBackbone", f"--model.backbone.name_or_path={bert(tmp_path / 'bert')}"]
+    model.append("--model.backbone.task=classification")
+    data = ["--data=Text", f"--data.path={reviews(tmp_path / 'r.csv')}", "--data.text_column=review"]
+    flags = [*model, *data, "--data.val_split=train", "--data.label_column=null", "--trainer.logger=false"]
+    layersim("validate", *flags, status=2)
+    said = capsys.readouterr().err
+    assert "have no labels, which LayerAccuracyMonitor and ExitCurveMonitor ask for" in said
+    without = said.partition("--without=")[2].strip().rstrip(".")
+    run = layersim("validate", *flags, f"--without={without}")
+    (record,) = read_records(run / "layers.jsonl")
+    assert {"saturation", "cka"} <= record.quantities.keys()
+    assert "accuracy" not in record.quantities
