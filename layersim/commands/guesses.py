@@ -26,7 +26,7 @@ SHIPPED: dict[str, dict[str, Any]] = {
     "digits": {"class_path": "layersim.data.Digits", "init_args": {}},
     "docstrings": {
         "class_path": "layersim.data.Docstrings",
-        "init_args": {"per_package": 128, "val_fraction": 0.9, "max_train_samples": 1},
+        "init_args": {"per_package": 64, "val_fraction": 0.9, "max_train_samples": 1},
     },
     "stdlib_code": {"class_path": "layersim.data.StdlibCode", "init_args": {"max_bytes": 2**20, "val_fraction": 0.5}},
 }

@@ -227,5 +227,7 @@ def _next(source: "Source", guess: "Guess", place: Path, left_out: Sequence[str]
             f"--data={guess.section['class_path'].rpartition('.')[2]}",
             *(f"--data.{key}={value}" for key, value in kept.items()),
         ]
+    elif guess.note:
+        commands["On your own data"] = ["layersim", "look", source.given, "--data=PATH"]
     again = ["layersim", "validate", f"--config={shown(place / CONFIG_FILE)}"]
     return commands | {"The same with all options in a file, to change": again}
