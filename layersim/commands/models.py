@@ -79,7 +79,7 @@ def read_source(given: str) -> Source:
     if colon and library == "timm":
         return _timm(given, name)
     if colon and library == "transformers":
-        return _transformers(given, name)
+        return Source(given, name, _backbone("TransformersBackbone", name_or_path=name), any_task=True)
     path = Path(model_name(given)).expanduser()
     if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint's
         if not (path / _LAST).exists():
@@ -145,12 +145,6 @@ def _timm(given: str, name: str, told: Mapping[str, Any] | None = None) -> Sourc
     return Source(given, name.rpartition("/")[2], section, predicts=not without)
 
 
-def _transformers(given: str, name: str) -> Source:
-    short = Path(name).resolve().name if Path(name).is_dir() else name
-    short = given.partition("package:")[2] or short
-    return Source(given, short, _backbone("TransformersBackbone", name_or_path=name), any_task=True)
-
-
 def _folder(given: str, path: Path) -> Source:
     """A model as transformers, timm or `layersim export` write it."""
     told: dict[str, Any] = {}
@@ -170,7 +164,8 @@ def _folder(given: str, path: Path) -> Source:
             f"{given} is no run's directory: it holds no {_LAST}; nor a model's: it holds no config.json. Expected "
             f"{FORMS}."
         )
-    return _transformers(given, str(path))
+    name = given.partition("package:")[2] or path.resolve().name
+    return Source(given, name, _backbone("TransformersBackbone", name_or_path=str(path)), any_task=True)
 
 
 def _checkpoint(given: str, path: Path) -> Source:

@@ -135,9 +135,15 @@ def test_what_nobody_asked_for_says_what_it_cannot_tell(
 
 @pytest.mark.parametrize(("classes", "why"), [(2, None), (3, "the data have 3 classes, the head tells 2 others apart")])
 def test_texts_are_guessed_and_readings_are_left_out_where_the_classes_are_others(
-    layersim: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: int, why: str | None
+    layersim: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    classes: int,
+    why: str | None,
 ) -> None:
     folder, path = bert(tmp_path / "bert"), reviews(tmp_path / "r.csv", classes=classes)
+    caplog.set_level("INFO")
     record = looked(layersim, str(folder), f"--data={path}", "--max_samples=30")
     said = " ".join(capsys.readouterr().out.split())
     assert f"30 of 40 texts of {path}" in said
@@ -151,6 +157,8 @@ def test_texts_are_guessed_and_readings_are_left_out_where_the_classes_are_other
     (directory,) = (tmp_path / "runs/look").iterdir()
     again = layersim("validate", f"--config={directory}/config.yaml", "--trainer.logger=false")
     assert read_records(again / "layers.jsonl")[0].quantities == record.quantities
+    alike = [text for text in caplog.messages if "nearly the same features" in text]
+    assert all("--model.backbone.pool=mean" in text for text in alike)
     environment = json.loads((directory / "environment.json").read_text())
     assert environment["verb"] == "look"
 
