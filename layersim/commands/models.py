@@ -164,8 +164,9 @@ def _folder(given: str, path: Path) -> Source:
             f"{given} is no run's directory: it holds no {_LAST}; nor a model's: it holds no config.json. Expected "
             f"{FORMS}."
         )
-    name = given.partition("package:")[2] or path.resolve().name
-    return Source(given, name, _backbone("TransformersBackbone", name_or_path=str(path)), any_task=True)
+    inside = given.partition("package:")[2]
+    name, whole = (inside, given) if inside else (path.resolve().name, str(path))
+    return Source(given, name, _backbone("TransformersBackbone", name_or_path=whole), any_task=True)
 
 
 def _checkpoint(given: str, path: Path) -> Source:
