@@ -18,25 +18,24 @@ def print_facts(facts: Mapping[str, str | Sequence[str]]) -> None:
 
     Lines break between words alone, so that a path or a command comes out whole however long it is.
     """
-    console = Console()
+    width = max(40, Console().width)
     for name, told in facts.items():
         for number, text in enumerate(filter(None, [told] if isinstance(told, str) else told)):
             line = fill(
                 text,
-                max(40, console.width),
+                width,
                 initial_indent=f"{'' if number else name:<{_NAME}}",
                 subsequent_indent=" " * _NAME,
                 break_long_words=False,
                 break_on_hyphens=False,
             )
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            print(line, flush=True)  # not by a console of rich's, which would write into a bar that lives
 
 
 def print_next(commands: Mapping[str, Sequence[str]]) -> None:
     """What may be typed next, by what it does: each command on a line of its own."""
-    console = Console()
     for does, words in commands.items():
-        console.print(f"{does}:\n  {shlex.join(words)}", markup=False, highlight=False, soft_wrap=True)
+        print(f"{does}:\n  {shlex.join(words)}", flush=True)
 
 
 def shown(path: Path) -> str:
