@@ -18,6 +18,8 @@ class ExitCurveMonitor(LayerMonitor[ExitCounts]):
     Measured from the readouts that are there, with no layer saved: what early exit would do, on these very samples.
     """
 
+    reads_labels = True
+
     def make_metrics(self, module: LayerwiseModule) -> dict[str, ExitCounts]:
         return {"exits": ExitCounts(module.num_layers)}
 

@@ -31,6 +31,8 @@ class LayerAccuracyMonitor(LayerMonitor[Metric]):
         UserError: ε outside 0 … 1; of a language model `interval`, since tokens of one text depend on each other.
     """
 
+    reads_labels = True
+
     def __init__(
         self, epsilon: float | Literal["interval"] = EPSILON, absolute_epsilon: float | None = None, **named: Any
     ) -> None:

@@ -14,6 +14,8 @@ class LayerCalibrationMonitor(LayerMonitor[LayerCalibration]):
     Tokens of one text depend on each other, so that a language model's diagram has no intervals.
     """
 
+    reads_labels = True
+
     def make_metrics(self, module: LayerwiseModule) -> dict[str, LayerCalibration]:
         return {"calibration": LayerCalibration(module.num_layers)}
 

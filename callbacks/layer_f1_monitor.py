@@ -25,6 +25,8 @@ class LayerF1Monitor(LayerMonitor[Metric]):
         UserError: a model that tells more than two classes apart.
     """
 
+    reads_labels = True
+
     def __init__(self, positive: int = 1, **named: Any) -> None:
         super().__init__(**named)
         if positive not in (0, 1):

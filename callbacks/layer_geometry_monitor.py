@@ -14,6 +14,8 @@ from layersim.report.quantity import RATIO, Quantity, curve
 CONSTANT = 0.99
 """A mean cosine of unrelated samples from which on they are nearly one and the same."""
 
+_OF_TEXTS = " A text's first token is often so: --model.backbone.pool=mean reads the mean of its tokens."
+
 
 class LayerGeometryMonitor(LayerMonitor[LayerGeometry]):
     """Logs and draws of every layer, with 95 % intervals, the mean cosine of unrelated samples (anisotropy) and the
@@ -38,8 +40,11 @@ class LayerGeometryMonitor(LayerMonitor[LayerGeometry]):
         self.max_samples = max_samples
         self.centering: Literal["none", "samples"] = centering
         self._told: list[int] = []
+        self._hint = ""
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, LayerGeometry]:
+        if module.backbone.input_size is None and not module.backbone.reads_tokens:
+            self._hint = _OF_TEXTS
         return {"geometry": LayerGeometry(max_samples=self.max_samples, centering=self.centering)}
 
     def update(self, metrics: dict[str, LayerGeometry], output: LayerOutput) -> None:
@@ -63,8 +68,7 @@ class LayerGeometryMonitor(LayerMonitor[LayerGeometry]):
         if layers and layers != self._told:
             rank_zero_info(
                 f"At layer {', '.join(map(str, layers))} all samples have nearly the same features: the mean cosine of "
-                f"two is above {CONSTANT:g}, and a head has little to read. A text's first token is often so: "
-                "--model.backbone.pool=mean reads the mean of its tokens."
+                f"two is above {CONSTANT:g}, and a head has little to read.{self._hint}"
             )
         self._told = layers
 

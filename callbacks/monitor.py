@@ -57,6 +57,9 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
     reads_head: bool = True
     """Whether it measures what the classifier says, and not features alone."""
 
+    reads_labels: bool = False
+    """Whether it compares that with labels, which every sample must then have."""
+
     def __init__(
         self,
         *,

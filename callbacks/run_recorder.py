@@ -102,7 +102,7 @@ class RunRecorder(EvaluationCallback):
             bar.teardown(trainer, pl_module, stage)  # a bar that still lives would paint over what is printed
         console = Console()
         console.print(layer_table(self.records[-1]))
-        console.print(f"Records, figures and checkpoints: {trainer.default_root_dir}", soft_wrap=True)
+        console.print(f"Records and figures: {trainer.default_root_dir}", soft_wrap=True)
 
 
 def _path(trainer: Trainer) -> Path:

@@ -12,6 +12,7 @@ from layersim.runs.signals import Stopped, ended_by_signals
 from layersim.writing import REFUSED, refusal
 
 VERBS = {
+    "look": "look into a model as it is: the first thing to type",
     "fit": "train a model, measuring every layer each validation epoch",
     "validate": "measure a model on the validation split, trained or not",
     "test": "measure it on the test split",
@@ -25,7 +26,7 @@ VERBS = {
     "compare": "set finished runs side by side: a table, figures, a page",
     "claims": "judge the paper's claims on finished runs: a number, an interval, a verdict",
     "report": "write one run as a page that opens in any browser",
-    "runs": "list runs: objective, accuracy, effective depth, age",
+    "runs": "list runs: what made them, accuracy, effective depth, age, what can go on",
     "dashboard": "make a W&B workspace and a report of what layersim logs",
     "recipes": "list the recipes that come with layersim, or print one",
     "families": "list the families of timm and transformers that are read, and why others are not",

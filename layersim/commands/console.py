@@ -1,14 +1,16 @@
-"""What the command shows of Lightning on a terminal: one line of progress, one of the model, and nothing that is not
-about the run."""
+"""What the command shows of Lightning on a terminal: one line of progress, and nothing that is not about the run."""
 
 import logging
+import os
+import re
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from datasets import disable_progress_bars
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelSummary, RichModelSummary, RichProgressBar
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.callbacks import ModelSummary, RichProgressBar
 from rich.progress import ProgressColumn, Task, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
@@ -18,42 +20,48 @@ _NOT_SAID = (
     "💡 Tip:",  # Lightning's advertisements: of litlogger at every Trainer, of litmodels at every first checkpoint
     "TPU available:",  # always False here: the measures' sums need float64
     "Loading `train_dataloader` to estimate",  # our schedule's question, which costs and changes nothing
+    "GPU available:",  # the first screen tells the device; a GPU that is not used has a warning of its own
+    "Seed set to",  # the first screen tells it, too
+    "`Trainer.fit` stopped: `max_epochs=",  # as was asked for
 )
 """How messages begin that tell nothing of a run."""
 
 
 def quiet() -> None:
-    """Leaves out what the libraries say at every start without there being anything to know or to do."""
+    """Leaves out what the libraries say at every start without there being anything to know or to do, and where in the
+    code a warning was given."""
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)  # Lightning's, on torch 2.15
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(f"{name}.utilities.rank_zero").addFilter(_worth_saying)
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
+        logging.getLogger(f"lightning.{name}").addFilter(_worth_saying)
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval")  # each epoch's mean is logged anyway
+    warnings.filterwarnings("ignore", "The dirpath has changed")  # a run that goes on has a directory of its own
+    if not os.environ.get("LAYERSIM_DEBUG"):
+        warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"
     threading.excepthook = _unless_told_elsewhere
     disable_progress_bar()  # of weights that are read or written in a moment; what is fetched has a bar of the hub's
+    disable_progress_bars()  # of data sets that are brought into datasets' own form; what is fetched has one too
+
+
+@contextmanager
+def unsaid(*starts: str) -> Iterator[None]:
+    """In here, what begins so is not said."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+
+    def others(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(starts)
+
+    logger.addFilter(others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(others)
 
 
 def in_few_lines(callbacks: Sequence[Callback], given: Sequence[Callback]) -> list[Callback]:
-    """A trainer's callbacks, Lightning's own bar and summary in our forms; those that were given stay."""
-    ours: dict[type, Callable[[], Callback]] = {RichProgressBar: ProgressLine, RichModelSummary: ModelLine}
-    return [call if call in given or type(call) not in ours else ours[type(call)]() for call in callbacks]
-
-
-class ModelLine(ModelSummary):
-    """The model in one line. Lightning's table counts FLOPs, which need a batch and are 0 without, and modes."""
-
-    @staticmethod
-    def summarize(
-        summary_data: list[tuple[str, list[str]]],
-        total_parameters: int,
-        trainable_parameters: int,
-        *_: object,
-        **__: object,
-    ) -> None:
-        told = dict(summary_data)
-        parts = zip(told["Name"], told["Type"], told["Params"], strict=True)
-        named = ", ".join(f"{name} {kind} {size.strip()}" for name, kind, size in parts)
-        frozen = total_parameters - trainable_parameters
-        rest = f", {frozen:,} of them frozen" if frozen else ""
-        rank_zero_info(f"Model: {total_parameters:,} parameters{rest} ({named}).")
+    """A trainer's callbacks, Lightning's own bar in our form and without its table of the model, which the first screen
+    tells in a line; those that were given stay."""
+    kept = [call for call in callbacks if call in given or not isinstance(call, ModelSummary)]
+    return [ProgressLine() if type(call) is RichProgressBar and call not in given else call for call in kept]
 
 
 class ProgressLine(RichProgressBar):
@@ -103,4 +111,4 @@ def _unless_told_elsewhere(what: threading.ExceptHookArgs) -> None:
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith(_NOT_SAID)
+    return not re.sub(r"^\[rank: \d+\] ", "", str(record.msg)).startswith(_NOT_SAID)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from layersim.commands.parser import Data
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError
 
 if TYPE_CHECKING:
     from layersim.commands.models import Source
@@ -60,7 +60,8 @@ def lens(
             a split without labels; fewer training samples than classes; a directory that cannot be made.
     """
 
-    from layersim.commands.models import make_data, print_outcome, read_features, read_source, run_directory
+    from layersim.commands.models import make_data, read_features, read_source
+    from layersim.commands.outcome import made_place, print_outcome, run_directory
     from layersim.data.blocks import BlockData
     from layersim.heads import SharedHead
     from layersim.outputs import LayerFeatures
@@ -68,7 +69,6 @@ def lens(
     from layersim.report.lens import CHANCE, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
     from layersim.report.page import PAGE_FILE, write_page
     from layersim.report.records import RECORDS_FILE, LayerRecord
-    from layersim.runs import directory
 
     source = read_source(ckpt_path)
     data = data or source.data
@@ -80,9 +80,7 @@ def lens(
     tokens = isinstance(own, BlockData)
     source, module = _opened(source.for_data(tokens=tokens), own, split, kind, seed=seed, device=device)
     backbone = module.backbone
-    to = to or directory.reserve(directory.DEFAULT_ROOT, "lens")
-    with as_user_error(f"The directory {to} cannot be made", "Change --to."):
-        to.mkdir(parents=True, exist_ok=True)
+    to = made_place(to, "lens")
     most = _most(max_samples, backbone.num_layers * backbone.width)
     sides = {
         name: read_features(backbone, own, split=name, max_samples=most, name=f"the {name} split")

@@ -1,6 +1,7 @@
 """What a model may be given as, a checkpoint, a run's directory, a recipe, or a name in one of the libraries; and its
 features of a sample of the data. Letters: L layers, N samples, D width."""
 
+import json
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch.cli import instantiate_module
-from rich.console import Console, RenderableType
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
@@ -24,14 +24,15 @@ from layersim.data.blocks import BlockData
 from layersim.data.splits import Integers, Sample, Split
 from layersim.errors import UserError, as_user_error
 from layersim.evaluation import evaluate
+from layersim.installed_packages import model_name
 from layersim.metrics import KeptSamples
 from layersim.module import LayerwiseModule
 from layersim.runs.checkpoints import check_fits, read_checkpoint
 from layersim.similarity.positions import splitmix64
 
 FORMS = (
-    "a checkpoint (….ckpt), a run's directory, a recipe (….yaml), timm:NAME, or transformers:NAME, where NAME is on "
-    "the hub, a folder, or package:PACKAGE/FOLDER"
+    "a checkpoint (….ckpt), a run's directory, a recipe (….yaml), a folder with a model of transformers or timm in it, "
+    "timm:NAME, or transformers:NAME, where NAME is on the hub, a folder, or package:PACKAGE/FOLDER"
 )
 LEAST = 4
 """Samples that all measures are defined for, with options that ask for no more."""
@@ -79,16 +80,19 @@ def read_source(given: str) -> Source:
         return _timm(given, name)
     if colon and library == "transformers":
         return Source(given, name, _backbone("TransformersBackbone", name_or_path=name), any_task=True)
-    path = Path(given).expanduser()
+    path = Path(model_name(given)).expanduser()
     if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint's
         if not (path / _LAST).exists():
-            raise UserError(f"{given} is no run's directory: it holds no {_LAST}. Expected {FORMS}.")
+            return _folder(given, path)
         path /= _LAST
     if path.suffix == ".ckpt":
         return _checkpoint(given, path)
     if path.suffix in (".yaml", ".yml"):
         return _recipe(given, path)
-    raise UserError(f"Expected {FORMS}, but got {given}.")
+    hint = " Give the folder that it lies in."
+    if not path.exists():
+        hint = "" if given[:1] in "/.~" else f" For one on the hub say timm:{given} or transformers:{given}."
+    raise UserError(f"Expected {FORMS}, but got {given}.{hint}")
 
 
 def open_module(source: Source, *, tokens: bool = False, seed: int = 0, device: str = "cpu") -> LayerwiseModule:
@@ -129,14 +133,40 @@ def _backbone(kind: str, /, **options: Any) -> dict[str, Any]:
     return {"backbone": {"class_path": f"layersim.backbones.{kind}", "init_args": options}}
 
 
-def _timm(given: str, name: str) -> Source:
-    """A published model; one without a classifier gets one of two classes, which says nothing."""
+def _timm(given: str, name: str, told: Mapping[str, Any] | None = None) -> Source:
+    """A published model, `told` the config.json of a local one; one without a classifier gets one of two classes, which
+    says nothing."""
     from timm import is_model
     from timm.models import get_pretrained_cfg
 
-    known = get_pretrained_cfg(name) if is_model(name) else None
-    without = {} if known is None or known.num_classes else {"num_classes": 2}
-    return Source(given, name, _backbone("TimmBackbone", name=name, pretrained=True, **without), predicts=not without)
+    known = told if told is not None else get_pretrained_cfg(name).to_dict() if is_model(name) else {}
+    without = {} if known.get("num_classes", 1) else {"num_classes": 2}
+    section = _backbone("TimmBackbone", name=name, pretrained=True, **without)
+    return Source(given, name.rpartition("/")[2], section, predicts=not without)
+
+
+def _folder(given: str, path: Path) -> Source:
+    """A model as transformers, timm or `layersim export` write it."""
+    told: dict[str, Any] = {}
+    for file in path.glob("*.json"):
+        if file.name in ("config.json", "layersim.json"):
+            with as_user_error(f"{file} cannot be read"):
+                told |= json.loads(file.read_text())
+    if (form := told.get("format", "stock")) != "stock":
+        raise UserError(
+            f"{given} is a program ({form}), whose layers cannot be read. Give the model that it was exported from, or "
+            "an export of --format stock."
+        )
+    if "architecture" in told:  # which timm alone writes
+        return _timm(given, f"local-dir:{path.resolve()}", told)
+    if not (path / "config.json").is_file():
+        raise UserError(
+            f"{given} is no run's directory: it holds no {_LAST}; nor a model's: it holds no config.json. Expected "
+            f"{FORMS}."
+        )
+    inside = given.partition("package:")[2]
+    name, whole = (inside, given) if inside else (path.resolve().name, str(path))
+    return Source(given, name, _backbone("TransformersBackbone", name_or_path=whole), any_task=True)
 
 
 def _checkpoint(given: str, path: Path) -> Source:
@@ -242,18 +272,6 @@ def labels_of(data: SplitDataModule, split: str) -> Integers:
     return labels
 
 
-def run_directory(given: str) -> Path:
-    """That which a model's path lies in.
-
-    Raises:
-        UserError: it lies in none.
-    """
-    path = Path(given).expanduser().resolve()
-    if not path.is_dir() and path.parent.name != "checkpoints":
-        raise UserError(f"{given} lies in no run's directory. Set --to, a directory for what comes out.")
-    return path if path.is_dir() else path.parent.parent
-
-
 def check_kind(backbone: Backbone, data: SplitDataModule) -> None:
     """Whether these data are of a kind that the model reads; they are set up for it.
 
@@ -266,14 +284,9 @@ def check_kind(backbone: Backbone, data: SplitDataModule) -> None:
         raise UserError(f"the data are for {kinds[found]}, but it is {kinds[not found]}: choose other --data")
     data.setup()
     data.adapt(backbone)
-    first = next((split[0] for split in data.splits.values() if len(split)), {"image": None})
-    if "image" not in first and backbone.input_size is not None:
-        raise UserError("the data are texts, but the model reads images: choose other --data")
-
-
-def print_outcome(table: RenderableType, numbers: Path, figure: Path) -> None:
-    """The table, and where numbers and figure lie, each path on a line of its own."""
-    console = Console()
-    console.print(table)
-    for what, path in {"Numbers": numbers, "Figure": figure}.items():
-        console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
+    for first in (split[0] for split in data.splits.values() if len(split)):
+        if "image" not in first and backbone.input_size is not None:
+            raise UserError("the data are texts, but the model reads images: choose other --data")
+        if "image" in first and getattr(backbone, "vocabulary_size", None):
+            raise UserError("the data are images, but the model reads texts: choose other --data")
+        break

@@ -1,7 +1,7 @@
 """What the options themselves tell before anything is built."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.commands.recipes import with_paths
 from layersim.commands.stored import stored_sections
-from layersim.data import SplitDataModule
+from layersim.data import Split, SplitDataModule
 from layersim.errors import UserError, as_user_error
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.directory import DEFAULT_ROOT
@@ -54,6 +54,20 @@ def classes_of(data: SplitDataModule) -> int | None:
         return None
     labelled = any(split.labels is not None and len(split) for split in data.splits.values())
     return data.num_classes if labelled else None
+
+
+def check_labelled(split: Split, callbacks: Iterable[object]) -> None:
+    """Whether the samples have the labels that some of the callbacks compare predictions with.
+
+    Raises:
+        UserError: they have none.
+    """
+    needing = [type(call).__name__ for call in callbacks if getattr(call, "reads_labels", False)]
+    if needing and split.labels is None:
+        raise UserError(
+            f"The data have no labels, which {' and '.join(needing)} ask for. Set --data.label_column, or leave these "
+            f"out: --without={','.join(needing)}."
+        )
 
 
 def with_checkpoint(given: list[str]) -> list[str]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 
 def runs(root: list[Path] = [Path("runs")]) -> None:  # noqa: B006 - read only
-    """List runs: objective, accuracy, effective depth, age; the newest first.
+    """List runs, the newest first: which verbs made them, objective, accuracy, effective depth, age, and which
+    trainings can go on.
 
     Args:
         root: where to look, at any depth
@@ -15,17 +16,14 @@ def runs(root: list[Path] = [Path("runs")]) -> None:  # noqa: B006 - read only
     """
     from rich.console import Console
 
-    from layersim.report.runs import find_runs, runs_table
+    from layersim.report.runs import RunsTable, find_runs
 
     console = Console()
     if not (found := find_runs(root)):
         console.print(f"No run in {', '.join(map(str, root))}.", markup=False, soft_wrap=True)
         return
-    table = runs_table(found, root[0] if len(root) == 1 else Path(), time.time())
-    # a directory that is folded cannot be copied: rather a line that the terminal wraps
-    natural = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    console.width = max(console.width, natural)
-    console.print(table)
-    for run in found:
-        if run.notice:
-            console.print(run.notice, markup=False, highlight=False, soft_wrap=True)
+    console.print(RunsTable(found, Path(), time.time()), soft_wrap=True)  # which crops no path
+    left = [run for run in found if run.resumable]
+    notes = ["A training that can go on does so by: layersim fit --resume=RUN"] if left else []
+    for note in notes + [run.notice for run in found if run.notice]:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)

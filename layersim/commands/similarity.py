@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from layersim.commands.parser import Data, Parser
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,17 +57,17 @@ def similarity(
         UserError: a model or data that cannot be read, or do not fit; options that the measure refuses; a place that
             cannot be written to.
     """
-    from layersim.commands.models import make_data, open_module, print_outcome, read_features, read_source
+    from layersim.commands.models import make_data, open_module, read_features, read_source
+    from layersim.commands.outcome import check_place, made_place, print_outcome
     from layersim.data.blocks import BlockData
     from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
     from layersim.report.drawing.pictures import save_picture
-    from layersim.runs import directory as run_directory
 
     sources = {"a": read_source(a), "b": read_source(b)}
     data = data or sources["a"].data or sources["b"].data
     if data is None:
         raise UserError("Neither model tells its data. Set --data, such as --data=Digits.")
-    _check_place(to)
+    check_place(to, _EXPERIMENT)
     metric = _metric(measure, options, None if null is None else max_samples)
     if null is not None:
         metric.expect_null(null, seed)
@@ -96,13 +96,9 @@ def similarity(
         similarity=similarity,
         null=None if null is None else metric.null(null, seed).told(),
     )
-    if to is None:
-        to = run_directory.reserve(run_directory.DEFAULT_ROOT, _EXPERIMENT)
-    with as_user_error(f"The directory {to} cannot be made", "Change --to."):
-        to.mkdir(parents=True, exist_ok=True)
-    figure = to.resolve() / FIGURE_FILE
-    save_picture(across_figure(report), figure)
-    print_outcome(across_table(report), write_across_report(to.resolve(), report), figure)
+    to = made_place(to, _EXPERIMENT)
+    save_picture(across_figure(report), to / FIGURE_FILE)
+    print_outcome(across_table(report), write_across_report(to, report), to / FIGURE_FILE)
     return report
 
 
@@ -154,16 +150,3 @@ def _metric(name: str, options: dict[str, Any], most: int | None) -> "Measure":
         options = {"estimator": "debiased"} | options
     capped = {"max_samples": most if name in ("cosine", "angular") else None}
     return kind(**parser.parse_object({"options": options}).options.as_dict(), **capped)
-
-
-def _check_place(to: Path | None) -> None:
-    """Refuses, before anything is read, a place that nothing can be written to."""
-    from layersim.export import check_destination
-    from layersim.runs import directory as run_directory
-
-    if to is None:
-        run_directory.check_writable(run_directory.DEFAULT_ROOT, _EXPERIMENT)
-    elif to.exists():  # it has no --overwrite, of which the other refusal speaks
-        raise UserError(f"{to} exists. Choose another --to.")
-    else:
-        check_destination(to, overwrite=False)

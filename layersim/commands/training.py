@@ -27,8 +27,9 @@ from layersim.commands.export import export_model
 from layersim.commands.loop_help import HANDED_ON, OWN, asked_section, print_section
 from layersim.commands.models import check_kind, make_data
 from layersim.commands.parser import Parser
-from layersim.commands.preflight import check_limits, classes_of, is_new_head, resumed, with_checkpoint
+from layersim.commands.preflight import check_labelled, check_limits, classes_of, is_new_head, resumed, with_checkpoint
 from layersim.commands.refusals import refusing, running
+from layersim.commands.start import EpochTime, told
 from layersim.data import SplitDataModule
 from layersim.data.streams import UNTOLD_CLASSES
 from layersim.errors import UserError
@@ -86,6 +87,7 @@ class LayerwiseCLI(LightningCLI):
             SplitDataModule,
             subclass_mode_data=True,
             save_config_callback=RunConfig,
+            save_config_kwargs={"verb": self._verb},
             trainer_class=_Trainer,
             seed_everything_default=0,
             parser_kwargs={"allow_abbrev": False, self._verb: defaults},
@@ -199,7 +201,7 @@ class LayerwiseCLI(LightningCLI):
             trainer.strategy.checkpoint_io = WholeCheckpoints()
         if type(trainer.strategy) is ModelParallelStrategy:
             trainer.strategy.__class__ = WholeShards
-        stop = [] if trainer.barebones else [StopOnSignal()]  # last, so that it saves what the others know of a step
+        stop = [] if trainer.barebones else [EpochTime(), StopOnSignal()]  # last, to save what others know of a step
         trainer.callbacks = [*in_few_lines(trainer.callbacks, given), *stop]  # type: ignore[attr-defined]
         return trainer
 
@@ -210,7 +212,8 @@ class LayerwiseCLI(LightningCLI):
         return super()._prepare_subcommand_kwargs(subcommand) | ours
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with stopped_first(self.trainer), ending_together(self.trainer), running(self.trainer):
+        told_of = told(subcommand, self.model, self.datamodule, self.trainer, self.config_dump)
+        with stopped_first(self.trainer), ending_together(self.trainer), running(self.trainer), told_of:
             super()._run_subcommand(subcommand)
         directory = Path(self.trainer.default_root_dir)
         if self.save_config_callback and self.trainer.is_global_zero and not (directory / "config.yaml").exists():
@@ -272,6 +275,8 @@ class LayerwiseCLI(LightningCLI):
         samples = evaluated(len(self.datamodule.splits[stage]), self.datamodule.eval_batch_size, limit)
         known = None if self.model.backbone.reads_tokens and samples else samples
         callbacks = _as_list(given.callbacks)
+        if not self.model.backbone.reads_tokens:
+            check_labelled(self.datamodule.splits[stage], callbacks)
         names = logged_names(callbacks, self.model, known, verb=verb, stage=stage)
         waited = self.model.check_optimizer() if verb == "fit" else None
         if verb == "fit" and samples:

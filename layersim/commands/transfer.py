@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from layersim.commands.parser import Data
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError
 
 if TYPE_CHECKING:
     from layersim.data import SplitDataModule
@@ -50,7 +50,8 @@ def transfer(
         UserError: a model that is no checkpoint, or predicts tokens; nothing to measure; strengths that no shift can
             do; data that the model cannot read, or that have no labels or one class; a directory that cannot be made.
     """
-    from layersim.commands.models import labels_of, make_data, open_module, print_outcome, read_source, run_directory
+    from layersim.commands.models import labels_of, make_data, open_module, read_source
+    from layersim.commands.outcome import made_place, print_outcome, run_directory
     from layersim.report.drawing.pictures import save_picture
     from layersim.report.transfer import TransferReport, transfer_figure, transfer_table, write_transfer_report
     from layersim.transfer import check_strengths, shifted_accuracies
@@ -61,9 +62,7 @@ def transfer(
     data = data or source.data
     if data is None:
         raise UserError("The model does not tell its data. Set --data, such as --data=Digits.")
-    to = to or run_directory(ckpt_path)
-    with as_user_error(f"The directory {to} cannot be made", "Change --to."):
-        to.mkdir(parents=True, exist_ok=True)
+    to = made_place(to or run_directory(ckpt_path), "transfer")
     module = open_module(source, device=device)
     if module.backbone.reads_tokens:
         raise UserError("Transfer is for classifiers, but this model predicts tokens. Change --ckpt_path.")

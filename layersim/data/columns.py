@@ -67,18 +67,21 @@ def label_faults(data: Dataset, column: str, *, role: str) -> Faults:
     return {row: fault for row, fault in faults.items() if role != "predict" or fault != "no label"}
 
 
-def read_labels(data: Dataset, column: str, rows: Integers, *, role: str, names: list[str] | None = None) -> Labels:
+def read_labels(
+    data: Dataset, column: str | None, rows: Integers, *, role: str, names: list[str] | None = None
+) -> Labels:
     """The labels of these rows (N,) as integers, and the names of the classes where they are known; no other column is
     touched.
 
     Integers stay as they are, and truth values and whole floats become integers; strings are numbered in sorted order,
     or in the order of `names`, the classes of the training data, where role is not "train". The predict split may be
-    without: without the column, or with −1 or null in some rows or in all, or with no string that training knows.
+    without: without the column, or with −1 or null in some rows or in all, or with no string that training knows. Where
+    the column is None, nothing has a label.
 
     Raises:
         UserError: no such column; neither integers nor strings; a value missing; a class that training does not know.
     """
-    if role == "predict" and column not in data.column_names:
+    if column is None or (role == "predict" and column not in data.column_names):
         return Labels(rows, None, note="without labels")
     need_column(data.column_names, column, option="label_column")
     column_of = data.features[column]

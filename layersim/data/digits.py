@@ -1,14 +1,16 @@
 """The 1797 handwritten digits that scikit-learn carries: real data without a download, trained on in seconds."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 
 from layersim.data.base import DrawnSplits, Reader
-from layersim.data.pixels import check_shape
+from layersim.data.pixels import Preprocessing, check_shape, evaluation_transforms
 from layersim.data.splits import Integers, Sample, Split, hold_out
 
 
@@ -21,11 +23,14 @@ class Digits(DrawnSplits):
 
     Args:
         val_fraction: share of the samples held out for validation, rounded up: 360 at 0.2.
+        resize: give images the size, channels and normalisation of the backbone's `data_config`, as Images does, so
+            that any model of images reads them.
         **options: those of DrawnSplits.
     """
 
-    def __init__(self, *, val_fraction: float = 0.2, **options: Any) -> None:
+    def __init__(self, *, val_fraction: float = 0.2, resize: bool = False, **options: Any) -> None:
         super().__init__(val_fraction=val_fraction, **options)
+        self.resize = resize
 
     def load(self) -> dict[str, Split]:
         from sklearn.datasets import load_digits  # here, because --help need not wait for scikit-learn
@@ -49,6 +54,16 @@ class Digits(DrawnSplits):
         index = {role: self.capped(role, chosen) for role, chosen in index.items()}
         return {role: DigitSplit(images[chosen], chosen, labels[chosen], self.seed) for role, chosen in index.items()}
 
+    def adapt(self, backbone: Any) -> None:
+        config = getattr(backbone, "data_config", None)
+        if not self.resize or config is None:
+            return
+        channels = {"channels": config["input_size"][0], "mean": config["mean"], "std": config["std"]}
+        finish = Preprocessing(evaluation_transforms(config), **channels)
+        for split in self.splits.values():
+            assert isinstance(split, DigitSplit)
+            split.finish = lambda image: finish(to_pil_image((255 * (image * self.std + self.mean)).round().byte()))
+
     def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
         check_shape(sample["image"], split, backbone.input_size)
 
@@ -59,6 +74,7 @@ class DigitSplit(Split):
     def __init__(self, images: Tensor, index: Integers, labels: Integers, seed: int) -> None:
         super().__init__("digits", index, labels, seed=seed)
         self.images = images
+        self.finish: Callable[[Tensor], Tensor] = lambda image: image
 
     def inputs(self, place: int) -> Sample:
-        return {"image": self.images[place]}
+        return {"image": self.finish(self.images[place])}

@@ -116,6 +116,7 @@ class Images(TableData):
             assert isinstance(split, ImageSplit)
             split.preprocessing = self._training if role == "train" else self._evaluation
         if self.stream is not None:
+            assert self.label_column is not None
             columns = self.image_column, self.label_column
             self.stream.sample = partial(streamed_image, columns=columns, read=self.read, preprocessing=self._training)
 

@@ -80,6 +80,11 @@ class Source:
         else:
             self._find(sample_by)
 
+    @property
+    def splits(self) -> list[str]:
+        """The splits that there are; none where only the hub knows."""
+        return [*(self.files if self.stored is None else self.stored)]
+
     def split(self, split: str, *, option: str) -> Dataset:
         """The rows of one split. Of a folder only the files of the splits that are asked for are read.
 
@@ -92,7 +97,7 @@ class Source:
             UserError: no such split, one that cannot be read, or one without rows.
         """
         asked = {part.partition("[")[0].strip() for part in split.split("+")}
-        there = [*(self.files if self.stored is None else self.stored)]
+        there = self.splits
         if self.is_local and split not in there and (self.location / split).is_dir():
             return self._folder(split, option)
         if self.stored is not None:
@@ -129,7 +134,7 @@ class Source:
         Raises:
             UserError: no such split, or one that can only be read whole.
         """
-        there = [*(self.files if self.stored is None else self.stored)]
+        there = self.splits
         if "[" in split or (self.is_local and split not in there):
             raise UserError(
                 f"a stream is of a whole split of {self.path}, which has {', '.join(there) or 'other names'}, but got "

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from layersim.data.base import DrawnSplits, at_least
-from layersim.data.blocks import BlockData
+from layersim.data.blocks import BlockData, end_of_text
 from layersim.data.sequences import Sequences, Tokens
 from layersim.data.splits import Integers, Split
-from layersim.data.tokenizers import ByteTokenizer
+from layersim.data.tokenizers import ByteTokenizer, Tokenizer, open_tokenizer, tokenizer_of
 from layersim.errors import UserError
 
 # tests, whole programs, what was installed beside the library, tables and texts that are no code
@@ -26,26 +26,38 @@ _BUILT = ("_sysconfigdata", "config-")
 
 
 class StdlibCode(DrawnSplits, BlockData):
-    """Language modelling on the bytes of the standard library's .py files; deterministic for a version of Python.
+    """Language modelling on the standard library's .py files, byte by byte unless a tokenizer is named; deterministic
+    for a version of Python.
 
     A document is a file. Which split it belongs to is drawn by a hash of the seed and its path, so that no file lies in
     two; of files with the same content only the first by path is read, and empty files are not. Without tests, IDLE,
-    lib2to3, the encodings' tables and what is generated when Python is built. Read the tokens with `ByteTokenizer`.
+    lib2to3, the encodings' tables and what is generated when Python is built.
 
     Args:
         max_files: read this many files, drawn by the seed; None: all.
         max_bytes: read, of the files in the order in which they are drawn, as many as fit in this many bytes.
+        tokenizer: a name on the hub or a local folder, for `transformers.AutoTokenizer`; "bytes" for the byte-level
+            one; None: the backbone's own.
         **options: those of DrawnSplits, whose shares are of the files, and of BlockData.
 
     Raises:
         UserError: an option out of its range.
     """
 
-    def __init__(self, *, max_files: int | None = None, max_bytes: int | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        max_files: int | None = None,
+        max_bytes: int | None = None,
+        tokenizer: str | None = "bytes",
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.max_files = None if max_files is None else at_least(1, "max_files", max_files)
         self.max_bytes = None if max_bytes is None else at_least(1, "max_bytes", max_bytes)
+        self.tokenizer_name = tokenizer
         self.files: dict[str, list[str]] = {}
+        self.contents: dict[str, list[bytes]] = {}
 
     def load(self) -> dict[str, Split]:
         sources = read_sources(Path(sysconfig.get_path("stdlib")))
@@ -57,8 +69,18 @@ class StdlibCode(DrawnSplits, BlockData):
                 f"{', '.join(dealt)}: raise --data.max_files or --data.max_bytes"
             )
         self.files = {role: [chosen[place] for place in places] for role, places in dealt.items()}
-        documents = {role: Sequences(_tokens(sources[path]) for path in paths) for role, paths in self.files.items()}
-        return self.pack(documents, ByteTokenizer())
+        self.contents = {role: [sources[path] for path in paths] for role, paths in self.files.items()}
+        return {} if self.tokenizer_name is None else self._tokenise(open_tokenizer(self.tokenizer_name))
+
+    def adapt(self, backbone: Any) -> None:
+        if self.tokenizer is None:
+            self.splits = self._tokenise(tokenizer_of(self.tokenizer_name, backbone))
+
+    def _tokenise(self, tokenizer: Tokenizer) -> dict[str, Split]:
+        documents = {
+            role: Sequences(_tokens(content, tokenizer) for content in files) for role, files in self.contents.items()
+        }
+        return self.pack(documents, tokenizer)
 
 
 def read_sources(library: Path) -> dict[str, bytes]:
@@ -82,8 +104,11 @@ def choose(sources: dict[str, bytes], *, max_files: int | None, max_bytes: int |
     return sorted(drawn)
 
 
-def _tokens(content: bytes) -> Tokens:
-    return np.append(np.frombuffer(content, np.uint8), ByteTokenizer.eos_id).astype(np.int32)
+def _tokens(content: bytes, tokenizer: Tokenizer) -> Tokens:
+    if isinstance(tokenizer, ByteTokenizer):  # whatever the file's encoding
+        return np.append(np.frombuffer(content, np.uint8), tokenizer.eos_id).astype(np.int32)
+    (tokens,) = tokenizer.encode([content.decode(errors="replace")], special=False).tokens
+    return np.append(tokens, end_of_text(tokenizer)).astype(np.int32)
 
 
 def source_files(folder: Path, *, left_out: Collection[str]) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from layersim.data.columns import Labels, label_faults, read_labels
 from layersim.data.source_data import SourceData
 from layersim.data.sources import whence
 from layersim.data.splits import Integers, hold_out
+from layersim.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class TableData(SourceData):
     Args:
         path: a file (csv, tsv, json, jsonl, parquet, arrow), a folder or a name on the hub (see `Source`).
         label_column: the column of labels: class labels, integers, or strings (numbered in sorted order). The predict
-            split may lack it, or hold −1 in some rows or in all.
+            split may lack it, or hold −1 in some rows or in all. None: the data have no labels, and can be measured
+            as far as that needs none.
         predict_split: the split to predict; None predicts the validation data.
         **options: those of SourceData.
 
@@ -51,11 +53,13 @@ class TableData(SourceData):
         self,
         path: str,
         *,
-        label_column: str = "label",
+        label_column: str | None = "label",
         predict_split: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(path, **options)
+        if label_column is None and (self.streaming or self.other_splits["val"] is None):
+            raise UserError("data without labels are only measured: set --data.val_split, or --data.label_column")
         self.label_column = label_column
         self.other_splits["predict"] = predict_split
 
@@ -96,9 +100,9 @@ class TableData(SourceData):
             data = source.split(self.train_split, option="train_split")
             readable = self._readable(data, self.train_split, "train")
             labels = read_labels(data, self.label_column, readable, role="train")
-            assert labels.values is not None
             kept, own, names = np.arange(len(readable)), self.train_split != "train", labels.names
             if "val" not in opened:
+                assert labels.values is not None
                 remedy = "--data.val_fraction or --data.val_split"
                 kept, apart = hold_out(labels.values, self.held_out(len(kept)), seed=self.seed, remedy=remedy)
             choose("train", data, self.train_split, kept, labels, self.train_split if own else "")
@@ -115,6 +119,7 @@ class TableData(SourceData):
 
     def _readable(self, data: Dataset, split: str, role: str) -> Integers:
         def find() -> Faults:
-            return label_faults(data, self.label_column, role=role) | self.faults(data, split)
+            unlabelled = {} if self.label_column is None else label_faults(data, self.label_column, role=role)
+            return unlabelled | self.faults(data, split)
 
         return self.readable(data, split, find)

@@ -53,6 +53,7 @@ class Text(TableData, SentenceData):
     def _encode(self, splits: dict[str, SentenceSplit], tokenizer: Tokenizer) -> None:
         super()._encode(splits, tokenizer)
         if self.stream is not None:
+            assert self.label_column is not None
             columns = [*self.content_columns.values()]
             options: dict[str, Any] = {"tokenizer": tokenizer, "limit": self.limit, "truncation": self.truncation}
             self.stream.sample = partial(streamed_text, columns=columns, label=self.label_column, **options)

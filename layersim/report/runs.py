@@ -3,20 +3,35 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from layersim.errors import UserError
-from layersim.report.configuration import CONFIG_FILE, read_configuration, trained_how
+from layersim.report.across import ACROSS_FILE
+from layersim.report.configuration import CONFIG_FILE, below, read_configuration, trained_how
+from layersim.report.environment import read_environment
+from layersim.report.exits import EXITS_FILE
+from layersim.report.lens import LENS_FILE
 from layersim.report.numbers import three
 from layersim.report.quantity import LAYER, told
 from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
 from layersim.report.terminal import gathered
+from layersim.report.transfer import TRANSFER_FILE
+
+_WRITE = {LENS_FILE: "lens", EXITS_FILE: "exits", TRANSFER_FILE: "transfer", ACROSS_FILE: "similarity"}
+"""Files by which a verb is known, whatever made the directory."""
+_FILES = {RECORDS_FILE, CONFIG_FILE, *_WRITE}
+_LEAST_LAST = ("epoch", "depth", "objective", "perplexity")
+"""Columns that give way, in this order."""
+_HEAD = 3  # lines of a table above its rows
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,10 @@ class Listed:
     """When the run last wrote of itself, in seconds since 1970."""
     notice: str | None
     """What is wrong with it, in one line."""
+    verbs: tuple[str, ...] = ()
+    """Those that wrote into it, the one that made it first."""
+    resumable: bool = False
+    """Whether it is a training that has saved a checkpoint and has epochs left."""
 
 
 def find_runs(roots: Sequence[Path]) -> list[Listed]:
@@ -45,31 +64,74 @@ def find_runs(roots: Sequence[Path]) -> list[Listed]:
         if not root.is_dir():
             raise UserError(f"expected a directory of runs, got {root}, which is none.")
         # passes over folders that may not be read, or are gone again
-        homes |= {Path(home) for home, _, files in os.walk(root) if not {RECORDS_FILE, CONFIG_FILE}.isdisjoint(files)}
+        homes |= {Path(home) for home, _, files in os.walk(root) if not _FILES.isdisjoint(files)}
     own = [home for home in homes if "wandb" not in home.parts]  # where W&B keeps a config.yaml of a run's own
     found = (_listed(home) for home in own)
     return sorted((run for run in found if run), key=lambda run: (-run.changed, run.directory))
 
 
-def runs_table(runs: Sequence[Listed], root: Path, now: float) -> Table:
-    """A row a run: epoch and accuracy (the last layer's) of its last validation, where there are language models
-    perplexity too, effective depth, and age.
+@dataclass(frozen=True)
+class RunsTable:
+    """A row a run: the verbs that made it, its objective, epoch and accuracy (the last layer's) of its last validation,
+    where there are language models perplexity too, effective depth, age, and whether it can go on.
+
+    Where the terminal is too narrow the directory stands below its row, so that it can be copied, and what matters
+    least is left out.
 
     Args:
         runs: in the order in which they are shown.
         root: to which the directories are shown.
         now: seconds since 1970; a run's age is counted from when it last wrote.
     """
+
+    runs: Sequence[Listed]
+    root: Path
+    now: float
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns = self._columns()
+        wide = {"run": [f"{self._place(run)}" for run in self.runs], **columns}
+        if _width(console, wide) <= options.max_width:
+            yield _table(wide)
+            return
+        columns.pop("goes on", None)
+        for name in _LEAST_LAST:
+            if name in columns and _width(console, columns) > options.max_width:
+                del columns[name]
+        rows = console.render_lines(_table(columns), options.update(no_wrap=True), pad=False)
+        for number, line in enumerate(rows):
+            yield from line
+            yield Segment.line()
+            if 0 <= number - _HEAD < len(self.runs):
+                run = self.runs[number - _HEAD]
+                yield Segment(f"  {self._place(run)}{'  (can go on)' if run.resumable else ''}\n")
+
+    def _columns(self) -> dict[str, list[str]]:
+        measured = gathered([_measured(run.record) for run in self.runs])
+        told = {
+            "verb": [", ".join(run.verbs) for run in self.runs],
+            "objective": [run.objective for run in self.runs],
+            **measured,
+            "age": [age(self.now - run.changed) for run in self.runs],
+            "goes on": ["can" if run.resumable else "" for run in self.runs],
+        }
+        return {name: cells for name, cells in told.items() if any(cells) or name == "epoch"}
+
+    def _place(self, run: Listed) -> Path:
+        return run.directory.relative_to(self.root) if run.directory.is_relative_to(self.root) else run.directory
+
+
+def _table(columns: Mapping[str, Sequence[str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run", no_wrap=True)
-    table.add_column("objective", no_wrap=True)
-    measured = gathered([_measured(run.record) for run in runs])
-    for name in (*measured, "age"):
-        table.add_column(Text(name), justify="right")
-    for run, *cells in zip(runs, *measured.values(), strict=True):
-        shown = run.directory.relative_to(root) if run.directory.is_relative_to(root) else run.directory
-        table.add_row(Text(str(shown)), Text(run.objective), *cells, age(now - run.changed))
+    for name in columns:
+        table.add_column(Text(name), justify="left" if name in ("run", "verb", "objective") else "right", no_wrap=True)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, cells))
     return table
+
+
+def _width(console: Console, columns: Mapping[str, Sequence[str]]) -> int:
+    return console.measure(_table(columns), options=console.options.update(max_width=1000)).maximum
 
 
 def age(seconds: float) -> str:
@@ -81,27 +143,41 @@ def age(seconds: float) -> str:
 
 
 def _listed(directory: Path) -> Listed | None:
-    records, config = directory / RECORDS_FILE, directory / CONFIG_FILE
+    records = directory / RECORDS_FILE
     times = []
-    for path in (records, config):
+    for path in (directory / name for name in sorted(_FILES)):
         with contextlib.suppress(OSError):
             times.append(path.stat().st_mtime)
     if not times:  # deleted since it was found
         return None
     found: list[LayerRecord] = []
     notices: list[str] = []
-    objective = "?"
+    objective, made, config = "?" if (directory / CONFIG_FILE).exists() else "", "", dict[str, Any]()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", UserWarning)
         try:
             found = read_records(records) if records.exists() else []
-            objective = trained_how(read_configuration(directory)) or "?"
+            config = read_configuration(directory)
+            objective = trained_how(config)
+            made = str((read_environment(directory) or {}).get("verb", ""))
         except UserError as error:
             notices.append(str(error))
     notices += [str(warning.message) for warning in warned]
     validations = [record for record in found if record.stage == "validate"] or found
     last = validations[-1] if validations else None
-    return Listed(directory, objective, last, max(times), " ".join(notices) or None)
+    wrote = [verb for file, verb in _WRITE.items() if (directory / file).exists()]
+    verbs = tuple(dict.fromkeys(filter(None, [made, *wrote])))
+    left = made == "fit" and _has_epochs_left(config, last) and any((directory / "checkpoints").glob("*.ckpt"))
+    return Listed(directory, objective, last, max(times), " ".join(notices) or None, verbs, left)
+
+
+def _has_epochs_left(config: Mapping[str, Any], last: LayerRecord | None) -> bool:
+    """Whether a training ended, or was last heard of, before its last epoch or step."""
+    epoch, step = (-1, 0) if last is None else (last.epoch, last.step)
+    trainer = below(config, "trainer")
+    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps")
+    by_epochs = not isinstance(epochs, int) or epochs < 0 or epoch + 1 < epochs
+    return by_epochs and (not isinstance(steps, int) or steps < 0 or step < steps)
 
 
 def _measured(record: LayerRecord | None) -> dict[str, str]:

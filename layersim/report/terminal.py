@@ -3,12 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from textwrap import wrap
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+_HEADING = 12
+"""Columns of a heading's line at most, unless the table's columns are wider."""
 
 
 class Beside(Text):
@@ -68,8 +72,10 @@ class SideBySide:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column(self.corner, vertical="bottom")
         for heading in self.headings[start:stop]:
-            shown = Text(heading, overflow="fold")
-            table.add_column(shown, justify="right", vertical="bottom", min_width=self.least)
+            broken = [part for line in heading.split("\n") for part in wrap(line, max(self.least, _HEADING)) or [line]]
+            shown = Text("\n".join(broken), overflow="fold")
+            least = max(self.least, min(_HEADING, max(map(len, broken))))  # where rich has no room, it breaks words
+            table.add_column(shown, justify="right", vertical="bottom", min_width=least)
         for name, cells in self.rows.items():
             table.add_row(*map(Text, [name, *cells[start:stop]]), end_section=name == self.last_of_first)
         return table

@@ -25,8 +25,9 @@ from layersim.writing import written_whole
 class RunConfig(SaveConfigCallback):
     """Saves the run's configuration as `config.yaml` in its directory, in its loggers and in its checkpoints."""
 
-    def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, verb: str = "fit") -> None:
         super().__init__(parser, config, save_to_log_dir=False)
+        self.verb = verb
         self._read()
 
     def _read(self) -> None:
@@ -39,16 +40,7 @@ class RunConfig(SaveConfigCallback):
             part.write_text(self._text)
         if MASK in self._text:
             rank_zero_info(f"What looks like a password or a token is masked in {path}: type it where that runs again.")
-        write_environment(
-            path.parent,
-            {
-                "device": _name_of(trainer.strategy.root_device),
-                "processes": str(trainer.world_size),
-                "precision": str(trainer.precision),
-                **({"parameters": parameters_of(pl_module)} if isinstance(pl_module, LayerwiseModule) else {}),
-                **begun_by(),
-            },
-        )
+        write_facts(path.parent, trainer, pl_module, self.verb)
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
                 logger.log_hyperparams(flat(self.config_dict))
@@ -69,6 +61,19 @@ class RunConfig(SaveConfigCallback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         run_ids = [logger.version for logger in trainer.loggers if isinstance(logger, Wandb)]
         checkpoint["layersim"] = {"config": self.config_dict, "wandb_run_id": run_ids[0] if run_ids else None}
+
+
+def write_facts(directory: Path, trainer: Trainer, module: LightningModule, verb: str) -> None:
+    """Writes the run's `environment.json`: by which verb, on what, and how large a model."""
+    facts = {
+        "verb": verb,
+        "device": _name_of(trainer.strategy.root_device),
+        "processes": str(trainer.world_size),
+        "precision": str(trainer.precision),
+        **({"parameters": parameters_of(module)} if isinstance(module, LayerwiseModule) else {}),
+        **begun_by(),
+    }
+    write_environment(directory, facts)
 
 
 def _name_of(device: torch.device) -> str:

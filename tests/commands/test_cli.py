@@ -112,7 +112,7 @@ def test_validate_measures_an_untrained_model(layersim: Command, capsys: pytest.
     (record,) = records(directory)
     closing = capsys.readouterr().out
     assert f"{record['accuracy'][0]:.3f}" in closing
-    assert closing.rstrip().endswith(str(directory)), "the last line tells where everything is"
+    assert closing.rstrip().endswith(f"{directory.name}/report.html"), "the last line tells where everything is"
     assert record["stage"] == "validate"
     assert record["samples"] == 360
     assert not list(directory.rglob("*.ckpt"))

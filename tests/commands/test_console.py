@@ -1,8 +1,9 @@
-"""What a terminal shows: one line of progress however narrow it is, one of the model, and no advertisement."""
+"""What a terminal shows: one line of progress however narrow it is, the first screen, and no advertisement."""
 
 import io
 import logging
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from callbacks import LayerAccuracyMonitor
-from layersim.commands.console import ModelLine, ProgressLine, in_few_lines, quiet
+from layersim.commands.console import ProgressLine, in_few_lines, quiet, unsaid
 from tests import tiny
 
 
@@ -71,18 +72,32 @@ def test_only_what_lightning_brought_itself_is_replaced() -> None:
     other = LayerAccuracyMonitor()
     assert [type(call) for call in in_few_lines([other, bar], [other])] == [LayerAccuracyMonitor, ProgressLine]
     assert in_few_lines([other, bar, own], [other, bar, own]) == [other, bar, own]
-    assert type(in_few_lines([own], [])[0]) is ModelLine
+    assert in_few_lines([own], []) == [], "the first screen tells what the model is"
 
 
 def test_advertisements_are_left_out_and_the_rest_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    said = ["💡 Tip: try installing a thing", "TPU available: False, using: 0 TPU cores", "GPU available: False"]
+    said = ["💡 Tip: try installing a thing", "TPU available: False, using: 0 TPU cores", "[rank: 1] Seed set to 3"]
+    said += ["GPU available: False, used: False", "`Trainer.fit` stopped: `max_epochs=2` reached.", "A fact."]
     with caplog.at_level(logging.INFO):
         quiet()
         Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False)
         for text in said:
             rank_zero_info(text)
-    assert [text for text in caplog.messages if "Tip" in text or "TPU" in text] == []
-    assert caplog.messages.count("GPU available: False") == 1
+    assert caplog.messages == ["A fact."]
+    with unsaid("A "), caplog.at_level(logging.INFO):
+        rank_zero_info("A fact.")
+    rank_zero_info("A fact.")
+    assert caplog.messages == ["A fact."] * 2
+
+
+def test_a_warning_is_one_line_unless_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", before := warnings.formatwarning)
+    monkeypatch.setenv("LAYERSIM_DEBUG", "1")
+    quiet()
+    assert warnings.formatwarning is before
+    monkeypatch.delenv("LAYERSIM_DEBUG")
+    quiet()
+    assert warnings.formatwarning("Look out.", UserWarning, "file.py", 3, "line") == "UserWarning: Look out.\n"
 
 
 def test_a_fit_says_what_the_model_is_and_advertises_nothing(
@@ -92,8 +107,8 @@ def test_a_fit_says_what_the_model_is_and_advertises_nothing(
     with caplog.at_level(logging.INFO):
         layersim("fit", *shown, "--trainer.limit_train_batches=1")
     parameters = sum(parameter.numel() for parameter in tiny.module().parameters())
-    (model,) = [text for text in caplog.messages if text.startswith("Model:")]
-    assert model.startswith(f"Model: {parameters:,} parameters (backbone TimmBackbone ")
     said = "\n".join([*capfd.readouterr(), *caplog.messages])
-    for unwanted in ("FLOPs", "Tip", "litlogger", "TPU"):
+    assert said.startswith("Train    TimmBackbone vit_tiny_patch16_224, 3 layers; objective Aligned, head")
+    assert f"\nSize     {parameters:,} parameters, all trained; on cpu, precision 32-true\n" in said
+    for unwanted in ("FLOPs", "Tip", "litlogger", "TPU", "GPU", "Seed set", "stopped:"):
         assert unwanted not in said

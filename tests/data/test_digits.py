@@ -1,18 +1,21 @@
 """The digits against scikit-learn and NumPy."""
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from layersim.data import Digits
+from layersim.data import Digits, Images
 from layersim.errors import UserError
 
 
-def loaded(**options: float) -> Digits:
-    data = Digits(**options)  # type: ignore[arg-type]
+def loaded(**options: Any) -> Digits:
+    data = Digits(**options)
     data.setup()
     return data
 
@@ -99,3 +102,25 @@ def test_limits_take_a_part_that_the_seed_draws_from_the_same_splits() -> None:
     other = Digits(max_train_samples=100, seed=1)
     other.setup()
     assert set(other.splits["train"].index) != set(data.splits["train"].index)
+
+
+def test_resized_they_are_what_images_makes_of_the_same_pictures(tmp_path: Path) -> None:
+    """A model of 3 channels and 16 pixels; the control is the pictures as PNG, read by the data of images."""
+    config = {"input_size": (3, 16, 16), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "interpolation": "bicubic"}
+    backbone = SimpleNamespace(data_config={**config, "crop_pct": 0.9, "crop_mode": "center"})
+    data = loaded(resize=True, max_eval_samples=30)
+    data.adapt(backbone)
+    for digit, label, index in zip(load_digits().images, load_digits().target, range(40), strict=False):
+        (tmp_path / str(label)).mkdir(exist_ok=True)
+        PIL.Image.fromarray((digit * 255 / 16).round().astype(np.uint8)).save(tmp_path / f"{label}/{index:03}.png")
+    images = Images(str(tmp_path), val_split="train", find_duplicates=False)
+    images.setup()
+    images.adapt(backbone)
+    ours = {int(sample["index"]): sample["image"] for sample in map(data.splits["train"].__getitem__, range(1437))}
+    names = sorted(tmp_path.rglob("*.png"))
+    compared = [place for place, name in enumerate(names) if int(name.stem) in ours]
+    assert len(compared) > 20
+    for place in compared:
+        expected = images.evaluation_split("val")[place]["image"]
+        assert expected.shape == (3, 16, 16)
+        torch.testing.assert_close(ours[int(names[place].stem)], expected, rtol=0, atol=0)

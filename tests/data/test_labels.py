@@ -166,3 +166,15 @@ def test_a_split_may_have_fewer_folders_than_training(tmp_path: Path) -> None:
     labels = data.splits["test"].labels
     assert labels is not None
     assert labels.tolist() == [1, 1, 1]
+
+
+@both
+def test_data_without_labels_are_measured_and_not_trained_on(kind: Any, tmp_path: Path) -> None:
+    data = made(kind, tmp_path, WORDS, label_column=None, val_split="train", find_duplicates=False)
+    data.check(BACKBONE)
+    assert [split.labels for split in data.splits.values()] == [None, None]
+    batches = [*data.val_dataloader()]
+    assert sorted(index for batch in batches for index in batch["index"].tolist()) == [*range(20)]
+    assert not [batch for batch in batches if "label" in batch]
+    with pytest.raises(UserError, match=r"only measured: set --data\.val_split, or --data\.label_column"):
+        kind(str(tmp_path), label_column=None)

@@ -10,6 +10,7 @@ import pytest
 from layersim.data import ByteTokenizer, StdlibCode
 from layersim.data.blocks import BlockSplit
 from layersim.data.stdlib_code import choose, read_sources
+from layersim.data.tokenizers import Encoding, Tokenizer
 from layersim.errors import UserError
 
 
@@ -128,3 +129,23 @@ def test_too_few_files_for_the_splits(library: Path) -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         StdlibCode(**options)
+
+
+def test_another_tokenizer_reads_the_same_files(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Words(Tokenizer):
+        name, vocabulary_size, eos_id, pad_id = "words", 4, 3, 3
+
+        def encode(self, texts: Any, pairs: Any = None, **_: Any) -> Encoding:
+            return Encoding([[0 if word == "number" else 1 if word == "=" else 2 for word in texts[0].split()]])
+
+    monkeypatch.setattr("layersim.data.stdlib_code.tokenizer_of", lambda name, backbone: Words())
+    data = opened(tokenizer=None, block_size=8)
+    assert data.splits == {}, "the backbone tells its tokenizer"
+    data.adapt(None)
+    for role, files in data.files.items():
+        split = data.splits[role]
+        tokens = [token for place in range(len(split)) for token in split[place]["input_ids"].tolist()]
+        lines = [len((library / path).read_text().splitlines()) for path in files]
+        assert tokens == [token for count in lines for token in [0, 1, 2] * count + [3]][: len(tokens)]
+    assert data.num_classes == 4
+    assert data.collate([data.splits["val"][0]])["input_ids"].shape[1] <= 8

@@ -26,7 +26,7 @@ from layersim.report.page.section import read_run, section
 from layersim.report.reading import DamagedFile
 from layersim.report.records import read_records
 from layersim.report.run import pick_record
-from layersim.report.runs import find_runs, runs_table
+from layersim.report.runs import RunsTable, find_runs
 from layersim.report.table import comparison_table, layer_table
 from tests.report.claims.synthetic import APART, RISES, curve, make
 from tests.report.test_compare import words
@@ -77,7 +77,7 @@ def read_by_every_verb(directory: Path) -> list[str]:
 
     def runs() -> None:
         (found,) = find_runs([directory])
-        words(runs_table([found], directory, time.time()))
+        words(RunsTable([found], directory, time.time()))
         told.extend([found.notice] if found.notice else [])
 
     def claims() -> None:

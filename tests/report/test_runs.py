@@ -11,7 +11,7 @@ from rich.console import Console
 from layersim.commands.runs import runs as list_runs
 from layersim.errors import UserError
 from layersim.report.records import RECORDS_FILE
-from layersim.report.runs import age, find_runs, runs_table
+from layersim.report.runs import RunsTable, age, find_runs
 from tests.report.test_compare import make_run, record
 
 NOW = 1_000_000_000.0
@@ -30,7 +30,7 @@ def make(directory: Path, seconds_ago: float, *records, config: str = CONFIG) ->
 
 def lines(root: Path) -> list[str]:
     console = Console(record=True, width=120, file=io.StringIO())
-    console.print(runs_table(find_runs([root]), root, NOW))
+    console.print(RunsTable(find_runs([root]), root, NOW))
     return [" ".join(line.split()) for line in console.export_text().splitlines() if line.strip()]
 
 

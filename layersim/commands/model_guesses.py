@@ -1,0 +1,109 @@
+"""What `layersim look` makes of a model as people have it: its task, the token that counts, what its head can say."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from layersim.backbones import Backbone, TransformersBackbone
+from layersim.backbones.pretrained import configuration
+from layersim.commands.guesses import Guess
+from layersim.commands.models import Source
+from layersim.commands.preflight import classes_of
+from layersim.data import SplitDataModule
+from layersim.installed_packages import model_name
+from layersim.module import LayerwiseModule
+
+
+@dataclass(frozen=True)
+class Readable:
+    """What can truly be told of a model on these data, beside its features."""
+
+    head: bool = True
+    """Whether its head says something."""
+    labels: bool = True
+    """Whether that can be compared with the data's labels."""
+    why: str = ""
+    """Why not."""
+
+
+def settled(source: Source, options: Mapping[str, Any]) -> tuple[Source, list[str]]:
+    """The model with the options that are typed, and with a task, which its configuration tells where there are two."""
+    told = []
+    if source.any_task:
+        task = options.get("task")
+        if task is None:
+            name = model_name(source.model["backbone"]["init_args"]["name_or_path"])
+            hub = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+            kinds = configuration(name, {}, None, "language-modeling", hub).architectures or [""]
+            generates = kinds[0].endswith(("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"))
+            task = "language-modeling" if generates else "classification"
+            told.append(f"task {task} (--model.backbone.task)")
+        source = source.for_data(tokens=task == "language-modeling")
+    backbone = source.model["backbone"]
+    backbone = {"class_path": backbone} if isinstance(backbone, str) else backbone
+    own = {"pretrained": False} if options.get("checkpoint_path") else {}
+    section = {**backbone, "init_args": {**(backbone.get("init_args") or {}), **own, **options}}
+    return replace(source, model={**source.model, "backbone": section}), told
+
+
+def pooled(source: Source, module: LayerwiseModule, options: Mapping[str, Any]) -> tuple[Source, list[str]]:
+    """Where no classifier says which of a text's tokens counts, and the first one is nearly constant in many encoders:
+    the mean of all tokens, unless the folder says otherwise, as those of sentence-transformers do."""
+    backbone = module.backbone
+    if not isinstance(backbone, TransformersBackbone) or not backbone.fresh_classifier or "pool" in options:
+        return source, []
+    if backbone.input_size is not None or backbone.reads_tokens or backbone.layout.pooling != "first":
+        return source, []
+    rule = Path(backbone.name) / "1_Pooling/config.json"
+    if rule.is_file() and json.loads(rule.read_text()).get("pooling_mode_cls_token"):
+        return source, ["a text's first token, as its 1_Pooling says (--model.backbone.pool=mean)"]
+    backbone.layout = replace(backbone.layout, pooling="mean")
+    own = source.model["backbone"]
+    section = {**own, "init_args": {**own["init_args"], "pool": "mean"}}
+    told = "the mean of a text's tokens (--model.backbone.pool=null: the first one)"
+    return replace(source, model={**source.model, "backbone": section}), [told]
+
+
+def readable(source: Source, module: LayerwiseModule, data: SplitDataModule, guess: Guess) -> Readable:
+    """Whether there is a head that was trained, and whether its classes are the data's."""
+    backbone = module.backbone
+    if not source.predicts or (source.state is None and backbone.fresh_classifier):
+        return Readable(False, False, "accuracy, loss, exits and saturation: the model has no trained classifier.")
+    if backbone.reads_tokens:
+        return Readable()
+    classes, names = guess.classes or classes_of(data), guess.names or data.class_names
+    own = class_names(backbone)
+    if classes is None:
+        why = "the data have no labels"
+    elif classes != backbone.num_classes:
+        why = f"the data have {classes} classes, the head tells {backbone.num_classes} others apart"
+    elif own and names and [*map(str.casefold, own)] != [*map(str.casefold, names)]:
+        why = f"the head's classes ({few(own)}) are not the data's ({few(names)})"
+    elif guess.note and not own:
+        why = "nobody says that the head's classes are these data's"
+    else:
+        return Readable()
+    return Readable(labels=False, why=f"accuracy, loss and exits: {why}.")
+
+
+def is_trained(source: Source) -> bool:
+    """Whether weights come from somewhere, as far as the options of the libraries' backbones tell."""
+    backbone = source.model["backbone"]
+    options, by_default = backbone["init_args"], {"TimmBackbone": False, "TransformersBackbone": True}
+    pretrained = options.get("pretrained", by_default.get(backbone["class_path"].rpartition(".")[2], True))
+    return source.state is not None or bool(pretrained or options.get("checkpoint_path"))
+
+
+def class_names(backbone: Backbone) -> list[str]:
+    """The head's classes by name, where the library keeps names that mean something."""
+    model = getattr(backbone, "model", None)
+    names = [*(getattr(getattr(model, "config", None), "id2label", None) or {}).values()]
+    names = names or list((getattr(model, "pretrained_cfg", None) or {}).get("label_names") or [])
+    return [] if len(names) != backbone.num_classes or str(names[0]).startswith("LABEL_") else [*map(str, names)]
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of them."""
+    return ", ".join(names[:3]) + ", …" * (len(names) > 3)
