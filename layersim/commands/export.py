@@ -11,7 +11,6 @@ from rich.console import Console
 from layersim import export
 from layersim.backbones import Backbone
 from layersim.commands.collecting import evaluate_epoch, quiet_trainer
-from layersim.commands.models import check_kind
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.exits import POLICIES, EarlyExit
@@ -22,6 +21,7 @@ from layersim.metrics.effective_depth import check_epsilon, effective_depth
 from layersim.module import LayerwiseModule
 from layersim.report.exits import EXITS_FILE, ExitReport, read_exit_report
 from layersim.runs.checkpoints import check_fits, read_checkpoint
+from layersim.runs.models import check_kind
 from layersim.runs.parameters import fingerprint
 
 

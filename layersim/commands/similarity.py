@@ -15,8 +15,8 @@ from layersim.errors import UserError, as_user_error
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from layersim.commands.models import ModelFeatures
     from layersim.report.across import AcrossReport
+    from layersim.runs.models import ModelFeatures
     from layersim.similarity.measure import Measure
 
 MEASURES = {
@@ -74,11 +74,11 @@ def similarity(
         UserError: a model or data that cannot be read, or do not fit; options that the measure refuses; a place that
             cannot be written to.
     """
-    from layersim.commands.models import make_data, open_module, print_outcome, read_features, read_source
     from layersim.data.blocks import BlockData
     from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
     from layersim.report.drawing.pictures import save_picture
     from layersim.runs import directory as run_directory
+    from layersim.runs.models import make_data, open_module, print_outcome, read_features, read_source
 
     sources = {"a": read_source(a), "b": read_source(b)}
     data = data or sources["a"].data or sources["b"].data

@@ -25,10 +25,8 @@ from layersim.commands.default_callbacks import take_shipped_callbacks, with_def
 from layersim.commands.exits import ExitRequest, calibrate_exits
 from layersim.commands.export import export_model
 from layersim.commands.loop_help import HANDED_ON, OWN, asked_section, print_section
-from layersim.commands.models import check_kind, make_data
 from layersim.commands.parser import Parser
 from layersim.commands.preflight import check_limits, classes_of, is_new_head, resumed, with_checkpoint
-from layersim.commands.refusals import refusing, running
 from layersim.data import SplitDataModule
 from layersim.data.streams import UNTOLD_CLASSES
 from layersim.errors import UserError
@@ -39,7 +37,9 @@ from layersim.report.secrets import masked
 from layersim.runs import directory as run_directory
 from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoint
 from layersim.runs.configuration import RunConfig
+from layersim.runs.models import check_kind, make_data
 from layersim.runs.processes import ending_together
+from layersim.runs.refusals import refusing, running
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.runs.resume import earlier_rows
 from layersim.runs.sharded_checkpoints import WholeShards

@@ -17,8 +17,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from layersim.backbones import Backbone
-from layersim.commands.refusals import refusing
-from layersim.commands.stored import stored_sections
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.data.splits import Integers, Sample, Split
@@ -27,6 +25,8 @@ from layersim.evaluation import evaluate
 from layersim.metrics import KeptSamples
 from layersim.module import LayerwiseModule
 from layersim.runs.checkpoints import check_fits, read_checkpoint
+from layersim.runs.refusals import refusing
+from layersim.runs.stored import stored_sections
 from layersim.similarity.positions import splitmix64
 
 FORMS = (

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from layersim import data
-from layersim.commands.refusals import is_bug, refusing, running
 from layersim.errors import UserError
+from layersim.runs.refusals import is_bug, refusing, running
 from tests import tiny
 
 Command = Callable[..., Path]
