@@ -14,6 +14,7 @@ from torch import Tensor
 
 from layersim.commands.collecting import Tables, evaluate_epoch, quiet_trainer
 from layersim.data import SplitDataModule
+from layersim.data.inputs import Inputs
 from layersim.errors import UserError
 from layersim.exits import (
     POLICIES,
@@ -117,7 +118,8 @@ def calibrate_exits(
         )
     else:
         found = best_within(table, chosen, thresholds, budget)
-    report = _report_of(model, table, chosen, found, temperatures, thresholds, seed, trainer)
+    inputs = datamodule.inputs(model.backbone)
+    report = _report_of(model, table, chosen, found, temperatures, thresholds, seed, trainer, inputs)
     if trainer.is_global_zero:
         if measure_speed:
             report = _timed(report, trainer, model, datamodule, chosen, temperatures, split)
@@ -174,6 +176,7 @@ def _report_of(
     thresholds: Sequence[float],
     seed: int,
     trainer: Trainer,
+    inputs: Inputs | None,
 ) -> ExitReport:
     """The record of a threshold that was found on a table, without speeds."""
     layers, samples = table.scores.shape
@@ -197,6 +200,7 @@ def _report_of(
         head=type(model.head).__name__,
         objective=type(model.objective).__name__,
         weights=fingerprint(model),
+        tokenizer=None if inputs is None else inputs.fingerprint,
         precision=str(trainer.precision),
         **{key: getattr(found, key) for key in told},
     )

@@ -157,7 +157,9 @@ class LayerwiseCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         checkpoint = self._preflight()
         instantiator = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
-        model = yaml.safe_load(masked(yaml.safe_dump(self.config_dump["model"])))
+        model, self.datamodule.section = (
+            yaml.safe_load(masked(yaml.safe_dump(self.config_dump[key]))) for key in ("model", "data")
+        )
         self.model.save_hyperparameters(instantiator | model, logger=False)
         config = self._get(self.config_init, "trainer")
         if self.subcommand == "export" or config.barebones:

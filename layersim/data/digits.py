@@ -1,14 +1,17 @@
 """The 1797 handwritten digits that scikit-learn carries: real data without a download, trained on in seconds."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
 from layersim.data.base import DrawnSplits, Reader
-from layersim.data.pixels import check_shape
+from layersim.data.inputs import ImageInputs
+from layersim.data.pixels import Preprocessing, check_shape, read_image
 from layersim.data.splits import Integers, Sample, Split, hold_out
 
 
@@ -48,6 +51,13 @@ class Digits(DrawnSplits):
         images = torch.from_numpy((pixels - self.mean) / self.std).float().unsqueeze(1)
         index = {role: self.capped(role, chosen) for role, chosen in index.items()}
         return {role: DigitSplit(images[chosen], chosen, labels[chosen], self.seed) for role, chosen in index.items()}
+
+    def inputs(self, backbone: Any) -> ImageInputs:
+        """Of images of any size, black on which the digit is bright; scikit-learn's own are to be divided by 16."""
+        if not self.splits:
+            self.setup()
+        preprocessing = Preprocessing([v2.Resize([8, 8])], channels=1, mean=[self.mean], std=[self.std])
+        return ImageInputs(preprocessing, partial(read_image, most=2**26, scale=True), (8, 8), crop=1.0)
 
     def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
         check_shape(sample["image"], split, backbone.input_size)

@@ -74,6 +74,8 @@ class ExitReport:
     """The class of the objective that it was trained with."""
     weights: str
     """By which the model is known again: its fingerprint."""
+    tokenizer: str | None
+    """By which its texts' tokenizer and length are known again; None of images."""
     precision: str
     """In which it was read, as Lightning names it."""
 
@@ -81,6 +83,8 @@ class ExitReport:
         for key in ("policy", "device", "head", "objective", "weights", "precision"):
             if not isinstance(getattr(self, key), str):
                 raise UserError(f"{key}: expected a name, got {getattr(self, key)!r}.")
+        if not isinstance(self.tokenizer, str | None):
+            raise UserError(f"tokenizer: expected a fingerprint or null, got {self.tokenizer!r}.")
         counts = {"layers": (), "samples": (), "exits": (self.layers,)}
         numbers: dict[str, tuple[int, ...]] = counts | dict.fromkeys(_NUMBERS, ())
         optional = {"threshold": (), "batch_size": (), "temperatures": (self.layers,)}
