@@ -100,7 +100,7 @@ class ImageInputs(Inputs):
         mode, pixels = ("L", "[..., None]") if self.preprocessing.channels == 1 else ("RGB", "")
         mean, std = ([round(value, 6) for value in each] for each in (self.preprocessing.mean, self.preprocessing.std))
         return (
-            "import numpy as np\nfrom PIL import Image, ImageOps\n\n"
+            "import numpy as np\nfrom PIL import Image, ImageOps\n"
             f'image = ImageOps.exif_transpose(Image.open("image.png")).convert("{mode}")\n'
             f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.{self.interpolation.upper()}, "
             f"bleed={round((1 - self.crop) / 2, 6)})\n"

@@ -77,10 +77,10 @@ class TextInputs(Inputs):
                 f"rows = [[*text.encode()[: {self.limit - 1}], {self.tokenizer.eos_id}] for text in texts]\n"
                 "longest = max(map(len, rows))\n"
             )
-            head = "import numpy as np\n\n"
+            head = "import numpy as np\n"
         else:
             pad = self.collate.padding["input_ids"]
-            head = "import numpy as np\nfrom tokenizers import Tokenizer\n\n"
+            head = "import numpy as np\nfrom tokenizers import Tokenizer\n"
             read = (
                 'tokenizer = Tokenizer.from_file("tokenizer.json")\n'
                 f"tokenizer.enable_truncation({self.limit})\n"

@@ -124,7 +124,7 @@ class EarlyExit:
         takes it, whose labels, where it has any, are not looked at."""
         batch = given if isinstance(given, Mapping) else self._batch(given)
         kind = ("image",) if self.backbone.input_size else ("input_ids", "attention_mask")
-        if absent := [key for key in kind if key in (self.backbone.tiny_batch or kind[:1]) and key not in batch]:
+        if absent := [key for key in kind if key in (self.backbone.tiny_batch or ("image",)) and key not in batch]:
             raise UserError(f"Expected a batch with {' and '.join(absent)}, but got one of {', '.join(batch)}.")
         leaving = _Leaving(self)
         device = next(self.backbone.parameters()).device.type

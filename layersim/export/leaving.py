@@ -50,7 +50,7 @@ def export_leaving(
     leaving = Leaving(early_exit).cpu()
     program = traced(named_inputs(leaving, backbone, lambda module, batch: module(batch)), backbone, backbone.model)
     record = record_of(backbone, early_exit.head, range(backbone.num_layers), "onnx")
-    record |= {"exits": {"policy": early_exit.policy.name, "threshold": early_exit.threshold}, **serving.entries}
+    record |= serving.entries | {"exits": {"policy": early_exit.policy.name, "threshold": early_exit.threshold}}
     inputs = example(backbone, times=3)
     with destination(to, record, overwrite=overwrite) as folder, torch.no_grad():
         logits, layers = onnx_file(program, folder, inputs, lambda graph: nested(graph, backbone.num_layers))

@@ -153,10 +153,13 @@ def usage(run: str, inputs: Iterable[str], serving: Serving) -> str:
     run %= ", ".join(f"{name}={name}" for name in inputs)
     if "onnxruntime" not in run:
         return run
-    named = 'names = json.load(open("layersim.json"))["classes"]\n' if serving.class_names else ""
-    named += "print([names[each] for each in logits.argmax(axis=1)])\n" if named else ""
-    head = "import json\n" if named else ""
-    return f"{head}{serving.usage(inputs)}\n{run}{named}".lstrip("\n")
+    named = (
+        'import json\nnames = json.load(open("layersim.json"))["classes"]\n'
+        "print([names[each] for each in logits.argmax(axis=1)])\n"
+    )
+    lines = (serving.usage(inputs) + run + (named if serving.class_names else "")).splitlines()
+    imports = sorted((line for line in lines if line.startswith(("import ", "from "))), key=lambda line: line[0] == "f")
+    return "\n".join([*imports, "", *(line for line in lines if line and line not in imports), ""])
 
 
 def traced(module: _OfImages | _OfTexts, backbone: Backbone, model: nn.Module) -> ExportedProgram:

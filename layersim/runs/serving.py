@@ -215,6 +215,8 @@ def serving_of(
         stock: whether the export is a stock checkpoint, whose exits are of its own weights.
     """
     record: dict[str, Any] = {}
+    if report is not None:
+        record["exits"] = {"policy": report.policy, "threshold": report.threshold}
     preprocessing: dict[str, Any] = {}
     if inputs is not None and data.section is not None:
         own = {"path": ".", "tokenizer": None}
