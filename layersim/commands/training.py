@@ -49,6 +49,8 @@ from layersim.runs.whole_checkpoints import WholeCheckpoints
 from layersim.sharding import refuse_other_sharding
 from layersim.sweep.flags import from_agent, under_agent
 
+_SWITCHES = ("--plan", "--overwrite")
+"""Our verbs' own that need no value."""
 _RUN_DIRECTORY = "LAYERSIM_RUN_DIRECTORY"
 """Tells the processes that DDP starts where their run lives."""
 
@@ -108,7 +110,7 @@ class LayerwiseCLI(LightningCLI):
         if asked := asked_section(args):
             print_section(self._parser(self._verb), self._verb, asked)
             sys.exit()
-        self.config = parser.parse_args(with_checkpoint(resumed(args)))
+        self.config = parser.parse_args(with_checkpoint(resumed(_with_values(args))))
         verb = self.config.subcommand
         self.config[verb].pop("resume", None)
         trainer, default = self.config[verb].trainer, self._parser(verb).get_defaults().trainer.callbacks
@@ -304,6 +306,12 @@ def main(args: Sequence[str]) -> None:
             status = 0
         finally:
             finish(status)
+
+
+def _with_values(args: list[str]) -> list[str]:
+    """The words, `=true` behind switches without a value."""
+    followed = zip(args, [*args[1:], ""], strict=True)
+    return [f"{word}=true" if word in _SWITCHES and then not in ("true", "false") else word for word, then in followed]
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from layersim.exits.calibration import Calibration, Method, best_within, calibrate, check_promise
 from layersim.exits.curve import ExitCounts, ExitCurve, accuracy_at, exit_counts, exit_curve, exit_curve_area
+from layersim.exits.plan import Costs, ExitPlan, Way, measure_costs, plan_exits
 from layersim.exits.policies import (
     POLICIES,
     Confidence,
@@ -23,10 +24,12 @@ __all__ = [
     "POLICIES",
     "Calibration",
     "Confidence",
+    "Costs",
     "EarlyExit",
     "Entropy",
     "ExitCounts",
     "ExitCurve",
+    "ExitPlan",
     "ExitSummary",
     "ExitTable",
     "Exited",
@@ -38,6 +41,7 @@ __all__ = [
     "Similarity",
     "Speed",
     "View",
+    "Way",
     "accuracy_at",
     "best_within",
     "calibrate",
@@ -50,8 +54,10 @@ __all__ = [
     "exit_table",
     "fit_temperatures",
     "join_tables",
+    "measure_costs",
     "measure_speed",
     "next_streak",
+    "plan_exits",
     "split_for_temperatures",
     "summarize",
 ]

@@ -68,6 +68,10 @@ class ExitReport:
     parameters: dict[str, float]
     """`model`, `head` (its classifiers), `separate_heads` (the model with a classifier for each layer) and
     `share_saved`, the share of those that one for all layers saves."""
+    plan: dict[str, Any] | None
+    """Of `--plan`: the accuracy `asked`, batch `sizes` (K), the `ways` that reach it (`name`, `accuracy`, `layers`,
+    `threshold`, predicted `seconds` of a sample (K)), from which batch exits pay (`pays_from`) and up to which accuracy
+    in the largest (`pays_up_to`); `predicted` and `measured` seconds of a sample at the chosen threshold."""
     head: str
     """The class of the head."""
     objective: str
@@ -105,6 +109,9 @@ class ExitReport:
             raise UserError(f"speed: expected a list, got {self.speed!r}.")
         for number, speed in enumerate(self.speed):
             expect_shapes(f"speed[{number}]", speed, dict.fromkeys(_SPEED, ()), others=("threshold",))
+        if self.plan is not None:
+            others = ("sizes", "ways", "pays_from", "pays_up_to")
+            expect_shapes("plan", self.plan, dict.fromkeys(("asked", "predicted", "measured"), ()), others=others)
         expect_shapes("oracle", self.oracle, {"mean_exit_layer": (), "layer_gain": ()})
         counted = ("model", "head", "separate_heads", "share_saved")
         expect_shapes("parameters", self.parameters, dict.fromkeys(counted, ()))
