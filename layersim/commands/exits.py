@@ -133,10 +133,10 @@ def calibrate_exits(
             batches = _batches(trainer, model, datamodule, split)
             report = _timed(report, trainer, model, batches, chosen, temperatures)
             if plan:
-                asked = report.full_accuracy - risk
+                least = report.full_accuracy - risk
                 early_exit = EarlyExit(model.backbone, model.head, chosen, report.threshold, temperatures)
                 with trainer.precision_plugin.forward_context():
-                    told = plan_of(model, datamodule, table, chosen, thresholds, batches, asked, split, early_exit)
+                    told = plan_of(model, datamodule, table, chosen, thresholds, batches, least, split, early_exit)
                 report = replace(report, plan=told)
         _show(report, found, directory, stage="validate" if split == "val" else "test")
     return report

@@ -121,20 +121,19 @@ def plan_table(report: ExitReport) -> SideBySide:
         rows[f"ms, batch {size}"] = [f"{1000 * each:.3g}{' *' if each == best else ''}" for each in seconds]
     pays = plan["pays_from"]
     exits = next((way for way in ways if way["name"] == "exits"), None)
-    told = (
-        f"No threshold reaches {plan['asked']:.3f}."
-        if exits is None
-        else f"Exits at {plan['asked']:.3f} pay at no batch up to {sizes[-1]}."
-        if pays is None
-        else f"Exits at {plan['asked']:.3f} ({report.policy} ≥ {exits['threshold']:.4g}, without a promise) pay from batch {pays} on."
-    )
+    if exits is None:
+        told = f"No threshold reaches {plan['asked']:.3f}."
+    else:
+        at = f"Exits at {plan['asked']:.3f} ({report.policy} ≥ {exits['threshold']:.4g}, without a promise)"
+        told = f"{at} pay at no batch up to {sizes[-1]}." if pays is None else f"{at} pay from batch {pays} on."
     up_to = plan["pays_up_to"]
     most = "no exits pay" if up_to is None else f"they pay up to an accuracy of {up_to:.3f}"
     told += f" At batch {sizes[-1]} {most}."
     ratio = plan["predicted"] / plan["measured"]
+    predicted, measured = (f"{1000 * plan[key]:.3g}" for key in ("predicted", "measured"))
     told += (
         " * is fastest. Predicted of what a layer, a head and taking samples out of a batch cost here. At the chosen "
-        f"threshold {1000 * plan['predicted']:.3g} ms were predicted, {1000 * plan['measured']:.3g} measured: {ratio:.2f}."
+        f"threshold {predicted} ms were predicted, {measured} measured: {ratio:.2f}."
     )
     headings = [way["name"] for way in ways]
     return SideBySide("plan", headings, rows, least=10, last_of_first="layers", note=told)
