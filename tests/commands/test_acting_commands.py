@@ -239,8 +239,8 @@ def test_exits_go_into_the_file_that_onnxruntime_reads(
     assert json.loads((tmp_path / "served/layersim.json").read_text())["exits"]["threshold"] == found["threshold"]
     capsys.readouterr()
     layersim(*given, "--to=no", "--layers=2", status=2)
-    layersim(*given[:2], f"--exits={written}", "--to=no", status=2)
-    assert capsys.readouterr().err.count("Set --format=onnx, and leave --layers, --tolerance and --remove out") == 2
+    layersim(*given[:2], f"--exits={written}", "--to=no", "--format=torch", status=2)
+    assert capsys.readouterr().err.count("Set --format=onnx or stock, and leave --layers, --tolerance and") == 2
     for changes, message in (
         ({"weights": "0" * 16}, "chosen for a model with other weights"),
         ({"precision": "bf16-mixed"}, "chosen in bf16-mixed"),

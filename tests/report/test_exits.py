@@ -62,6 +62,8 @@ def report(**changes: Any) -> ExitReport:
         "head": "SharedHead",
         "objective": "Aligned",
         "weights": "0123456789abcdef",
+        "tokenizer": None,
+        "plan": None,
         "precision": "32-true",
     }
     return ExitReport(**(values | changes))
