@@ -87,6 +87,7 @@ class TextInputs(Inputs):
                 f"tokenizer.enable_padding(pad_id={pad})\n"
                 "rows = tokenizer.encode_batch(texts)\n"
             )
+        made |= {name: "np.zeros_like(input_ids)" for name in names if name not in made}
         if self.pairs:
             example = 'texts = [("A first text.", "And the second of this pair.")]\n'
         return head + example + read + "".join(f"{name} = {value}\n" for name, value in made.items())

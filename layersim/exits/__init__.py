@@ -2,6 +2,7 @@
 
 from layersim.exits.calibration import Calibration, Method, best_within, calibrate, check_promise
 from layersim.exits.curve import ExitCounts, ExitCurve, accuracy_at, exit_counts, exit_curve, exit_curve_area
+from layersim.exits.gathered import Gathered
 from layersim.exits.plan import Costs, ExitPlan, Way, measure_costs, plan_exits
 from layersim.exits.policies import (
     POLICIES,
@@ -33,6 +34,7 @@ __all__ = [
     "ExitSummary",
     "ExitTable",
     "Exited",
+    "Gathered",
     "Margin",
     "Method",
     "Patience",

@@ -238,8 +238,7 @@ def plan_exits(
 def quickest(runs: Sequence[Callable[[Batch], object]], batches: Sequence[Batch], rounds: int) -> list[float]:
     """Seconds of each through all batches: the least of rounds in which they take turns, after one that is not counted.
     The least, because whatever else the machine does only adds to it."""
-    times = [ceil(_LEAST / max(timed(run, batches), 1e-6)) for run in runs]
-    times = [min(each, 100) for each in times]
+    times = [min(max(1, ceil(_LEAST / max(timed(run, batches), 1e-6))), 100) for run in runs]
     taken = [
         [timed(run, [*batches] * each) / each for run, each in zip(runs, times, strict=True)] for _ in range(rounds + 1)
     ]

@@ -40,6 +40,12 @@ class Exited:
         """(N,) the probability of each prediction."""
         return self.logits.softmax(dim=-1).amax(dim=-1)
 
+    def of(self, place: int) -> "Exited":
+        """Of one sample alone, as a batch of one."""
+        rows = slice(place, place + 1)
+        names = None if self.class_names is None else self.class_names[rows]
+        return Exited(self.predictions[rows], self.exit_layers[rows], self.logits[rows], names)
+
 
 class EarlyExit:
     """A backbone and head that spend on each sample as many layers as a policy asks for.
