@@ -87,9 +87,9 @@ def export_model(
     export.check_destination(to, overwrite)
     if exits is not None and (format == "torch" or (layers, tolerance, remove) != (None, None, None)):
         raise UserError(
-            "A model with exits is written whole: as ONNX, which can branch where its last sample has left, or as a "
-            "stock checkpoint for EarlyExit.load. Set --format=onnx or stock, and leave --layers, --tolerance and "
-            "--remove out."
+            "A model with exits is written whole: as ONNX, which can branch where its last sample has left (what "
+            "torch.export follows of a model's own forward is one path), or as a stock checkpoint for EarlyExit.load. "
+            "Set --format=onnx or stock, and leave --layers, --tolerance and --remove out."
         )
     report = None if exits is None else _report_at(exits, model, format)
     checkpoint: dict[str, Any] = {}

@@ -249,5 +249,6 @@ def _hint(module: LayerwiseModule, source: Source, folder: Path | None) -> str:
         with suppress(UserError):  # a damaged one, of which this is not the place to speak
             if (report := read_exit_report(file)) is not None and report.weights == here:
                 return f"Those in {file.parent} are of this model: load that directory."
-    path = source.path or "CHECKPOINT"
-    return f"`layersim exits --ckpt_path {path}` chooses a threshold; load the directory that it writes."
+    if source.path is None:
+        return "`layersim exits` chooses a threshold, and `layersim export --exits` carries it along."
+    return f"`layersim exits --ckpt_path {source.path}` chooses a threshold; load the directory that it writes."
