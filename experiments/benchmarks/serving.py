@@ -27,12 +27,13 @@ from onnx_exits import session
 from rounds import machine, table
 
 from layersim import EarlyExit, LayerwiseModule, TimmBackbone
-from layersim.data import Digits, Images
+from layersim.data import Digits, Images, SplitDataModule
 from layersim.evaluation import evaluate
 from layersim.exits import Confidence, Exited, Gathered
 from layersim.export import export_leaving, truncate
 from layersim.metrics import LayerAccuracy
-from layersim.runs.models import make_data, read_source
+from layersim.report.configuration import read_configuration
+from layersim.runs.models import Source, make_data, read_source
 from layersim.runs.serving import load_early_exit
 
 Answer = Callable[[list[Any]], Exited]
@@ -100,13 +101,20 @@ def compare(services: dict[str, Answer], inputs: list[Any], clients: int, reques
     return f"{clients} clients\n\n{table(['', 'p50, ms', 'p95, ms', 'requests a second', 'gain'], rows)}\n"
 
 
-def of_run(run: Path) -> tuple[EarlyExit, list[Any], int, str]:
-    """What is served, its validation images as arrays, and how many layers are as accurate as its exits."""
+def data_of(run: Path) -> tuple[EarlyExit, Source, SplitDataModule]:
+    """What is served, the checkpoint that it is of, and the data that this was trained on."""
     early = load_early_exit(run, device="cpu")
-    source = read_source(str(next(iter(_checkpoints(run)))))
+    given = read_configuration(run).get("ckpt_path")
+    source = read_source(str(given or next(run.glob("checkpoints/*.ckpt"))))
     assert source.data is not None
     data = make_data(source.data)
     data.check(early.backbone)
+    return early, source, data
+
+
+def of_run(run: Path) -> tuple[EarlyExit, list[Any], int, str]:
+    """What is served, its validation images as arrays, and how many layers are as accurate as its exits."""
+    early, _, data = data_of(run)
     module = LayerwiseModule(early.backbone, head=lambda _: early.head).eval()
     (accuracies,) = evaluate(module, data.val_dataloader(), LayerAccuracy(module.num_layers))
     told = [early(batch) for batch in data.val_dataloader()]
@@ -114,22 +122,14 @@ def of_run(run: Path) -> tuple[EarlyExit, list[Any], int, str]:
     accuracy = (torch.cat([each.predictions for each in told]) == labels).double().mean().item()
     mean = 1 + torch.cat([each.exit_layers for each in told]).double().mean().item()
     depth = next((n for n, each in enumerate(accuracies.tolist(), 1) if each >= accuracy), module.num_layers)
+    split: Any = data.splits["val"]
     if isinstance(data, Digits):
-        pixels = [split["image"][0].numpy() * data.std + data.mean for split in data.splits["val"]]  # type: ignore[attr-defined]
-        inputs = [np.clip(image, 0, 1) for image in pixels]
+        inputs = [np.clip(image[0].numpy() * data.std + data.mean, 0, 1) for image in split.images]
     else:
         assert isinstance(data, Images)
-        split: Any = data.splits["val"]
         inputs = [np.asarray(split.read(split.images[int(row)][split.column])) for row in split.index[:200]]
     title = f"{run}: accuracy {accuracy:.3f} with exits (layer {mean:.2f} of {module.num_layers} on average)"
     return early, inputs, depth, f"{title}, {accuracies[-1].item():.3f} with all layers"
-
-
-def _checkpoints(run: Path) -> list[Path]:
-    from layersim.report.configuration import read_configuration
-
-    given = read_configuration(run).get("ckpt_path")
-    return [Path(str(given))] if given else sorted(run.glob("checkpoints/*.ckpt"))
 
 
 def of_vit() -> tuple[EarlyExit, list[Any], int, str]:
