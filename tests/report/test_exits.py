@@ -12,7 +12,7 @@ KEYS = [
     "policy", "threshold", "temperatures", "calibration", "layers", "samples", "mean_exit_layer", "layer_gain", "exits",
     "accuracy",
     "full_accuracy", "loss", "full_loss", "promise", "curve", "speed", "batch_size", "device", "oracle", "parameters",
-    "head", "objective", "weights", "precision",
+    "plan", "head", "objective", "weights", "tokenizer", "precision",
 ]  # fmt: skip
 
 
