@@ -1,6 +1,7 @@
 """What exits will gain, before they are tried: predicted from the seconds of a layer with its head, and of taking
 samples out of a batch. Letters: L layers, N samples, K batch sizes."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -237,9 +238,12 @@ def plan_exits(
 
 def quickest(runs: Sequence[Callable[[Batch], object]], batches: Sequence[Batch], rounds: int) -> list[float]:
     """Seconds of each through all batches: the least of rounds in which they take turns, after one that is not counted.
-    The least, because whatever else the machine does only adds to it."""
-    times = [min(max(1, ceil(_LEAST / max(timed(run, batches), 1e-6))), 100) for run in runs]
+    The least, because whatever else the machine does only adds to it; and of one thread those of the processor."""
+    alone = torch.get_num_threads() == 1 and next(iter(batches[0].values())).device.type == "cpu"
+    clock = time.process_time if alone else time.perf_counter
+    times = [min(max(1, ceil(_LEAST / max(timed(run, batches, clock), 1e-6))), 100) for run in runs]
     taken = [
-        [timed(run, [*batches] * each) / each for run, each in zip(runs, times, strict=True)] for _ in range(rounds + 1)
+        [timed(run, [*batches] * each, clock) / each for run, each in zip(runs, times, strict=True)]
+        for _ in range(rounds + 1)
     ]
     return [min(column) for column in zip(*taken[1:], strict=True)]

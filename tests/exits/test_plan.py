@@ -39,7 +39,7 @@ def test_costs_come_from_batches_of_which_it_is_known_who_leaves(monkeypatch: py
     model = backbone()
     counted = {"seconds": 0.0}
 
-    def timed(run: Callable[[Any], object], batches: list[Mapping[str, Any]]) -> float:
+    def timed(run: Callable[[Any], object], batches: list[Mapping[str, Any]], _: object) -> float:
         before = counted["seconds"]
         for batch in batches:
             run(batch)
