@@ -48,6 +48,8 @@ def load_early_exit(given: str | Path, *, exits: str | Path | None = None, devic
         raise UserError(f"There is no {EXITS_FILE} at {exits}: `layersim exits` writes it. Change exits.")
     source = _source(given, place, report)
     module = open_module(source, device=device)
+    if source.state is None and (module.backbone.fresh_classifier or not source.predicts):
+        raise UserError(f"{given} has no trained classifier, so that its answers would mean nothing. Train one first.")
     inputs = inputs_of(source, module)
     names = source.class_names if source.class_names and len(source.class_names) == module.head.num_classes else None
     if report is not None:

