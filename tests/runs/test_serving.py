@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from layersim import EarlyExit
@@ -190,8 +193,6 @@ def test_what_an_onnx_export_carries_serves_it_without_torch(
     """Its README's lines, run as they are."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    from PIL import Image
-
     pixels = (load_digits().images[3] * 255 / 16).astype(np.uint8)
     for name, given in (("digits", pixels), ("texts", ["A first text.", "And another."])):
         path = trained(root, name) / "checkpoints/last.ckpt"
@@ -213,6 +214,33 @@ def test_what_an_onnx_export_carries_serves_it_without_torch(
         assert (tmp_path / name / "exits.json").is_file()
         with pytest.raises(UserError, match=r"holds a program \(onnx\).* README.md has the lines"):
             EarlyExit.load(tmp_path / name)
+
+
+def test_the_service_of_the_docs_answers_and_refuses(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lines as they are, with what they need of FastAPI."""
+
+    class Refused(Exception): ...
+
+    class App:
+        def post(self, path: str) -> Callable[[Any], Any]:
+            return lambda function: function
+
+    fastapi = SimpleNamespace(FastAPI=App, File=lambda: None, HTTPException=Refused)
+    monkeypatch.setitem(sys.modules, "fastapi", fastapi)
+    monkeypatch.setenv("MODEL", str(of_exits(root, "digits")))
+    page = (Path(__file__).parents[2] / "docs/serve.md").read_text()
+    names: dict[str, Any] = {}
+    exec(page.split("```python\n# service.py\n")[1].split("```")[0], names)
+    Image.fromarray((load_digits().images[3] * 255 / 16).astype(np.uint8)).save(file := BytesIO(), "png")
+    expected = EarlyExit.load(of_exits(root, "digits"))(file.getvalue())
+    assert expected.class_names is not None
+    assert names["answer"](file.getvalue()) == {
+        "class": expected.class_names[0],
+        "confidence": pytest.approx(expected.confidences.item()),
+        "layer": 1 + expected.exit_layers.item(),
+    }
+    with pytest.raises(Refused, match="no image that can be read"):
+        names["answer"](b"nothing")
 
 
 def test_a_model_without_a_trained_classifier_is_not_served() -> None:
