@@ -28,7 +28,8 @@ from torch import Tensor
 from layersim.backbones import TimmBackbone, TransformersBackbone
 from layersim.backbones.base import Backbone
 from layersim.data import SplitDataModule
-from layersim.exits.policies import Confidence, Policy, View
+from layersim.exits.plan import Scheduled
+from layersim.exits.policies import Confidence
 from layersim.exits.runner import EarlyExit
 from layersim.heads import Head, SharedHead
 from layersim.metrics import saturation_layer
@@ -36,30 +37,6 @@ from layersim.module import LayerwiseModule
 from layersim.runs.checkpoints import read_checkpoint
 
 Batch = dict[str, Tensor]
-
-
-class Scheduled(Policy):
-    """Computes another policy's scores, then lets go of each sample at the layer planned for it."""
-
-    name = "scheduled"
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-
-    def plan(self, layers: Tensor) -> None:
-        """Where the next batch's samples leave, (N,) layers 0 … L − 1."""
-        self.remaining = layers
-        self.layer = 0
-
-    def score(self, view: View) -> Tensor:
-        self.policy.score(view)
-        leaves = self.remaining == self.layer
-        self.remaining = self.remaining[~leaves]
-        self.layer += 1
-        return leaves.float()
-
-    def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
-        return 0.0, 1.0
 
 
 class Clock:

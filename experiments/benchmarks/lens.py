@@ -21,9 +21,9 @@ from rounds import machine, table
 from torch import Tensor, nn
 
 from layersim import LayerwiseModule, TransformersBackbone, TunedLens
-from layersim.commands.models import make_data, read_features
 from layersim.objectives import KLToLast, LastLayer, Reading, Step
 from layersim.outputs import LayerFeatures
+from layersim.runs.models import make_data, read_features
 from layersim.transfer.frozen_heads import BATCH, train_head
 
 RECIPE = Path(__file__).parents[1] / "text/stdlib_code/last_layer.yaml"

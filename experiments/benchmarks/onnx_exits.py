@@ -24,12 +24,12 @@ import torch
 from early_exit import MODELS
 from rounds import interleave, machine, table
 
-from layersim.commands.models import make_data, open_module, read_source
 from layersim.exits import POLICIES, Confidence, EarlyExit, exit_table
 from layersim.export import export_leaving, export_onnx
 from layersim.heads import SharedHead
 from layersim.outputs import LayerFeatures
 from layersim.report import read_exit_report
+from layersim.runs.models import make_data, open_module, read_source
 
 
 def session(folder: Path, threads: int) -> Any:

@@ -25,7 +25,6 @@ import torch
 from rounds import machine, table
 from torch import Tensor
 
-from layersim.commands.models import make_data, open_module, read_source
 from layersim.commands.transfer import STRENGTHS
 from layersim.exits import (
     Alarm,
@@ -43,6 +42,7 @@ from layersim.exits.reference import doubts
 from layersim.exits.table import at_exits, drops
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerFeatures
+from layersim.runs.models import make_data, open_module, read_source
 from layersim.transfer.shifts import SHIFTS
 
 CALIBRATION, BEFORE, AFTER, LONG = 1000, 1000, 500, 20_000

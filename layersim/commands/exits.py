@@ -1,6 +1,6 @@
 """`layersim exits`: when samples may leave early, with a guarantee, and what it saves. Letters: L layers, N samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,8 +14,9 @@ from rich.console import Console
 from torch import Tensor
 
 from layersim.commands.collecting import Ends, Tables, evaluate_epoch, quiet_trainer
-from layersim.commands.models import check_kind
+from layersim.commands.exit_plan import plan_of
 from layersim.data import SplitDataModule
+from layersim.data.inputs import Inputs
 from layersim.errors import UserError, as_user_error
 from layersim.evaluation import evaluate
 from layersim.exits import (
@@ -40,11 +41,13 @@ from layersim.exits import (
 from layersim.exits import measure_speed as measure_speeds
 from layersim.exits.calibration import require_share
 from layersim.exits.policies import Policy
+from layersim.exits.speed import Batch
 from layersim.metrics import mean_saturation_layer, saturation_layer
 from layersim.module import LayerwiseModule
 from layersim.report.exits import ExitReport, write_exit_report
 from layersim.report.page import PAGE_FILE, write_page
-from layersim.report.tradeoff import calibration_table, choices_table, tradeoff_table
+from layersim.report.tradeoff import calibration_table, choices_table, plan_table, tradeoff_table
+from layersim.runs.models import check_kind
 from layersim.runs.parameters import fingerprint, parameters_of
 
 _TIMED = 5
@@ -69,6 +72,7 @@ def calibrate_exits(
     split: Literal["val", "test"] = "val",
     seed: int = 0,
     measure_speed: bool = True,
+    plan: bool = False,
 ) -> ExitReport:
     """Find the threshold at which samples may leave early, with a guarantee, and what it saves.
 
@@ -97,6 +101,9 @@ def calibrate_exits(
         split: which split to choose on.
         seed: of the shares, the order of the samples and the bootstrap.
         measure_speed: time the model with and without exits on this machine, at the data's evaluation batch size.
+        plan: predict, of what a layer, a head and taking samples out of a batch cost on this machine, from which batch
+            size and up to which accuracy exits pay, and which of exits, fewer layers and removed blocks is fastest
+            where the error rate may rise by `risk`.
 
     Raises:
         UserError: a language model; a split that shares samples with the training data; options out of their range;
@@ -104,6 +111,8 @@ def calibrate_exits(
     """
     asked = ExitRequest(risk, risk_of, confidence, method, budget, temperature_share, split, shifted_data)
     asked.check()
+    if plan and not measure_speed:
+        raise UserError("A plan is made of measured times. Leave --plan or --measure_speed=false out.")
     datamodule.setup()
     asked.check_on(model, datamodule)
     directory = None if trainer is None else Path(trainer.default_root_dir)
@@ -132,10 +141,18 @@ def calibrate_exits(
         found = [*calibrate_together(table, chosen, thresholds, targets=asked.targets, **options)]
     else:
         found = [best_within(table, chosen, thresholds, budget)]
-    report = _report_of(model, table, chosen, found, shift, temperatures, thresholds, seed, trainer)
+    inputs = datamodule.inputs(model.backbone)
+    report = _report_of(model, table, chosen, found, shift, temperatures, thresholds, seed, trainer, inputs)
     if trainer.is_global_zero:
         if measure_speed:
-            report = _timed(report, trainer, model, datamodule, chosen, temperatures, split)
+            batches = _batches(trainer, model, datamodule, split)
+            report = _timed(report, trainer, model, batches, chosen, temperatures)
+            if plan:
+                least = report.full_accuracy - asked.targets[0]
+                early_exit = EarlyExit(model.backbone, model.head, chosen, report.threshold, temperatures)
+                with trainer.precision_plugin.forward_context():
+                    told = plan_of(model, datamodule, table, chosen, thresholds, batches, least, split, early_exit)
+                report = replace(report, plan=told)
         _show(report, found[0], directory, stage="validate" if split == "val" else "test")
     return report
 
@@ -226,6 +243,7 @@ def _report_of(
     thresholds: Sequence[float],
     seed: int,
     trainer: Trainer,
+    inputs: Inputs | None,
 ) -> ExitReport:
     """The record of thresholds that were found on a table, the strictest target's first, without speeds."""
     layers, samples = table.scores.shape
@@ -250,6 +268,7 @@ def _report_of(
         shift=None if shift is None else shift.summary(),
         curve=vars(exit_curve(table, thresholds, seed=seed)),
         speed=[],
+        plan=None,
         batch_size=None,
         device=str(trainer.strategy.root_device),
         oracle={"mean_exit_layer": oracle, "layer_gain": layers / oracle},
@@ -257,28 +276,32 @@ def _report_of(
         head=type(model.head).__name__,
         objective=type(model.objective).__name__,
         weights=fingerprint(model),
+        tokenizer=None if inputs is None else inputs.fingerprint,
         precision=str(trainer.precision),
         **{key: getattr(first, key) for key in told},
     )
+
+
+def _batches(trainer: Trainer, model: LayerwiseModule, datamodule: SplitDataModule, split: str) -> list[Batch]:
+    """Those that are timed, on the trainer's device, as is the model."""
+    device = trainer.strategy.root_device
+    model.to(device)
+    loader = datamodule.val_dataloader() if split == "val" else datamodule.test_dataloader()
+    return [
+        datamodule.transfer_batch_to_device(batch, device, 0)
+        for batch in islice(loader, max(1, _SPEED_SAMPLES // datamodule.eval_batch_size))
+    ]
 
 
 def _timed(
     report: ExitReport,
     trainer: Trainer,
     model: LayerwiseModule,
-    datamodule: SplitDataModule,
+    batches: Sequence[Batch],
     policy: Policy,
     temperatures: Tensor | None,
-    split: str,
 ) -> ExitReport:
     """The record with seconds: of the chosen threshold first, then along the curve."""
-    device = trainer.strategy.root_device
-    model.to(device)
-    loader = datamodule.val_dataloader() if split == "val" else datamodule.test_dataloader()
-    batches: list[Mapping[str, Any]] = [
-        datamodule.transfer_batch_to_device(batch, device, 0)
-        for batch in islice(loader, max(1, _SPEED_SAMPLES // datamodule.eval_batch_size))
-    ]
     rank_zero_info(f"Timing the model with and without exits on {len(batches)} batches.")
     curve = report.curve
     spread = [1 + (report.layers - 1) * step / (_TIMED - 1) for step in range(_TIMED)]
@@ -309,6 +332,8 @@ def _show(report: ExitReport, found: ExitSummary, directory: Path | None, stage:
     if len(report.choices) > 1:
         console.print(choices_table(report))
     console.print(tradeoff_table({report.policy if directory is None else directory.name: report}))
+    if report.plan is not None:
+        console.print(plan_table(report))
     if directory is None:
         return
     path = write_exit_report(directory, report)

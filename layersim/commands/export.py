@@ -4,25 +4,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from layersim import export
 from layersim.backbones import Backbone
 from layersim.commands.collecting import evaluate_epoch, quiet_trainer
-from layersim.commands.models import check_kind
 from layersim.data import SplitDataModule
+from layersim.data.inputs import Inputs
 from layersim.errors import UserError
-from layersim.exits import POLICIES, EarlyExit
 from layersim.export.removal import Criterion
-from layersim.heads import Head
+from layersim.heads import Head, SharedHead
 from layersim.metrics import LayerAccuracy
 from layersim.metrics.effective_depth import check_epsilon, effective_depth
 from layersim.module import LayerwiseModule
 from layersim.report.exits import EXITS_FILE, ExitReport, read_exit_report
-from layersim.runs.checkpoints import check_fits, read_checkpoint
-from layersim.runs.parameters import fingerprint
+from layersim.runs.checkpoints import check_fits, class_names_of, read_checkpoint
+from layersim.runs.models import check_kind
+from layersim.runs.serving import early_exit_of, serving_of
 
 
 def export_model(
@@ -62,8 +62,9 @@ def export_model(
         replace: what stands in for the blocks that `remove` leaves out: `linear`, a map estimated on training data and
             folded into the weights of the block before (arXiv 2505.02819); nothing where None.
         removal_batches: training batches that `remove` looks at.
-        exits: with `--format onnx`: the `exits.json` of `layersim exits`, or its run's directory; the file computes no
-            layer behind the one at which the last sample of its batch leaves.
+        exits: the `exits.json` of `layersim exits`, or its run's directory. With `--format onnx` the file computes no
+            layer behind the one at which the last sample of its batch leaves; a stock checkpoint carries the exits for
+            `EarlyExit.load`.
         format: `stock`, `onnx` or `torch`.
         overwrite: replace an export that stands there.
 
@@ -84,12 +85,13 @@ def export_model(
     if tolerance is not None:
         check_epsilon(tolerance, "--tolerance")
     export.check_destination(to, overwrite)
-    if exits is not None and (format != "onnx" or (layers, tolerance, remove) != (None, None, None)):
+    if exits is not None and (format == "torch" or (layers, tolerance, remove) != (None, None, None)):
         raise UserError(
-            "A model with exits is written whole, as ONNX, which can branch where its last sample has left. Set "
-            "--format=onnx, and leave --layers, --tolerance and --remove out."
+            "A model with exits is written whole: as ONNX, which can branch where its last sample has left (what "
+            "torch.export follows of a model's own forward is one path), or as a stock checkpoint for EarlyExit.load. "
+            "Set --format=onnx or stock, and leave --layers, --tolerance and --remove out."
         )
-    report = None if exits is None else _report_at(exits, model)
+    report = None if exits is None else _report_at(exits, model, format)
     checkpoint: dict[str, Any] = {}
     if ckpt_path is not None:
         checkpoint = read_checkpoint(ckpt_path)
@@ -110,16 +112,18 @@ def export_model(
     elif remove is not None:
         kept, backbone, head = _without_blocks(model, datamodule, remove, criterion, replace, removal_batches)
         told = f"layers {[layer + 1 for layer in kept]}"
+    names = class_names_of(checkpoint) or datamodule.class_names
+    named = names if names and len(names) == backbone.num_classes else None
+    inputs = _inputs(datamodule, backbone)
+    serving = serving_of(report, datamodule, inputs, named, stock=format == "stock")
     if report is not None:
         told = "all layers with their exits"
-        path = export.export_leaving(_early_exit(report, model), to, overwrite=overwrite)
-    elif format == "stock":
-        names = _class_names(checkpoint) or datamodule.class_names
-        named = names if names and len(names) == backbone.num_classes else None
-        path = export.export_stock(backbone, head, kept, to, class_names=named, overwrite=overwrite)
+        early_exit = early_exit_of(report, model, told=str(exits), inputs=inputs)
+    if report is not None and format == "onnx":
+        path = export.export_leaving(early_exit, to, serving=serving, overwrite=overwrite)
     else:
-        write = {"onnx": export.export_onnx, "torch": export.export_program}[format]
-        path = write(backbone, head, kept, to, overwrite=overwrite)
+        write = {"onnx": export.export_onnx, "torch": export.export_program, "stock": export.export_stock}[format]
+        path = write(backbone, head, kept, to, serving=serving, overwrite=overwrite)
     Console().print(f"Exported {told} to {path}; its README.md says how to load it.", soft_wrap=True)
     return path
 
@@ -155,34 +159,35 @@ def _without_blocks(
     return removal.kept, *pair
 
 
-def _report_at(place: Path, model: LayerwiseModule) -> ExitReport:
+def _report_at(place: Path, model: LayerwiseModule, format: str) -> ExitReport:
     """The threshold in an `exits.json` or a run's directory."""
     report = read_exit_report(place)
     if report is None:
         raise UserError(f"There is no {EXITS_FILE} at {place}: `layersim exits` writes it. Change --exits.")
-    if report.threshold is None or report.policy not in POLICIES or report.layers != model.num_layers:
+    if report.threshold is None or report.layers != model.num_layers:
         what = "lets no sample leave early" if report.threshold is None else f"is of a model of {report.layers} layers"
         raise UserError(f"{place} {what} by the policy {report.policy}, and fits nothing to write. Change --exits.")
-    if report.precision not in ("32-true", "32", "64-true"):
+    if format == "onnx" and report.precision not in ("32-true", "64-true"):
         raise UserError(
             f"The threshold in {place} was chosen in {report.precision}, whose scores are not those of an ONNX file in "
             "float32. Run `layersim exits` with --trainer.precision=32-true."
         )
+    if format == "stock" and type(model.head) is not SharedHead:
+        raise UserError(
+            f"A stock checkpoint has one classifier, and exits of {type(model.head).__name__} need those of all "
+            "layers. Set --format=onnx."
+        )
     return report
 
 
-def _early_exit(report: ExitReport, model: LayerwiseModule) -> EarlyExit:
-    """The model with the exits of a report, which must be this very model's."""
-    if (here := fingerprint(model)) != report.weights:
-        raise UserError(
-            f"The threshold was chosen for a model with other weights ({report.weights}, here {here}), and promises "
-            "nothing of this one. Run `layersim exits` on this checkpoint."
-        )
-    temperatures = None if report.temperatures is None else torch.tensor(report.temperatures)
-    return EarlyExit(model.backbone, model.head, POLICIES[report.policy](), report.threshold, temperatures)
-
-
-def _class_names(checkpoint: dict[str, Any]) -> list[str] | None:
-    """The names that the data module of the training, whichever it was, has left in its checkpoint."""
-    states = (entry for entry in checkpoint.values() if isinstance(entry, dict))
-    return next((state["class_names"] for state in states if "class_names" in state), None)
+def _inputs(datamodule: SplitDataModule, backbone: Backbone) -> Inputs | None:
+    """What makes a classifier's batches of texts or images, where the data can tell and are of the model's kind."""
+    if backbone.reads_tokens:
+        return None
+    try:
+        inputs = datamodule.inputs(backbone)
+    except UserError as error:
+        rank_zero_info(f"The export does not tell how its inputs are made: {error}")
+        return None
+    size = backbone.input_size and backbone.input_size[1:]
+    return inputs if getattr(inputs, "size", None) == size else None

@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, Value
 
 from layersim.backbones import Backbone
-from layersim.commands.models import read_source
 from layersim.commands.parser import Parser
 from layersim.data import SplitDataModule
 from layersim.data.columns import label_faults, read_labels
 from layersim.data.sources import Source
 from layersim.data.tokenizers import ByteTokenizer
 from layersim.errors import UserError
+from layersim.runs.models import read_source
 
 Kind = Literal["images", "texts", "tokens"]
 """What a model reads; tokens, where each is to be predicted."""

@@ -7,12 +7,12 @@ from layersim.commands.parser import Data
 from layersim.errors import UserError
 
 if TYPE_CHECKING:
-    from layersim.commands.models import Source
     from layersim.data import SplitDataModule
     from layersim.heads import Head
     from layersim.module import LayerwiseModule
     from layersim.outputs import LayerFeatures
     from layersim.report.records import LayerRecord
+    from layersim.runs.models import Source
 
 FIGURE_FILE, FOLDER = "lens.png", "lens"
 Kind = Literal["tuned", "linear", "separate"]
@@ -60,7 +60,6 @@ def lens(
             a split without labels; fewer training samples than classes; a directory that cannot be made.
     """
 
-    from layersim.commands.models import make_data, read_features, read_source
     from layersim.commands.outcome import made_place, print_outcome, run_directory
     from layersim.data.blocks import BlockData
     from layersim.heads import SharedHead
@@ -69,6 +68,7 @@ def lens(
     from layersim.report.lens import CHANCE, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
     from layersim.report.page import PAGE_FILE, write_page
     from layersim.report.records import RECORDS_FILE, LayerRecord
+    from layersim.runs.models import make_data, read_features, read_source
 
     source = read_source(ckpt_path)
     data = data or source.data
@@ -125,7 +125,7 @@ def _opened(
     """The model, which these data fit; for probes alone one of the data's classes, whatever it was made for."""
     from dataclasses import replace
 
-    from layersim.commands.models import fitted_split, labels_of, open_module
+    from layersim.runs.models import fitted_split, labels_of, open_module
 
     module = open_module(source, seed=seed, device=device)
     for name in ("train", split):  # all that is asked for is checked before anything is measured

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from layersim.commands.guesses import Guess
     from layersim.commands.model_guesses import Readable
-    from layersim.commands.models import Source
     from layersim.data import SplitDataModule
     from layersim.module import LayerwiseModule
     from layersim.report.records import LayerRecord
+    from layersim.runs.models import Source
 
 _EXPERIMENT = "look"
 _OTHER_NAMES = (
@@ -88,11 +88,11 @@ def look(
     from layersim.commands import guesses
     from layersim.commands.console import quiet, unsaid
     from layersim.commands.model_guesses import class_names, few, is_trained, pooled, readable, settled
-    from layersim.commands.models import fitted_split, make_data, open_module, read_source
     from layersim.commands.outcome import check_place, made_place
     from layersim.commands.screens import print_facts, print_next, shown
     from layersim.report.page import PAGE_FILE
     from layersim.runs.directory import discarding_unused
+    from layersim.runs.models import fitted_split, make_data, open_module, read_source
 
     quiet()
     check_place(to, _EXPERIMENT)
@@ -194,7 +194,7 @@ def _write_configuration(
 
 
 def _measure(trainer: "Trainer", module: "LayerwiseModule", data: "SplitDataModule", stage: str) -> "LayerRecord":
-    from layersim.commands.refusals import running
+    from layersim.runs.refusals import running
     from layersim.runs.stopping import stopped_first
 
     run = trainer.validate if stage == "val" else trainer.test

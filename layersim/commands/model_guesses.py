@@ -9,11 +9,11 @@ from typing import Any
 from layersim.backbones import Backbone, TransformersBackbone
 from layersim.backbones.pretrained import configuration
 from layersim.commands.guesses import Guess
-from layersim.commands.models import Source
 from layersim.commands.preflight import classes_of
 from layersim.data import SplitDataModule
 from layersim.installed_packages import model_name
 from layersim.module import LayerwiseModule
+from layersim.runs.models import Source
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import docstring_parser
 from jsonargparse import ArgumentParser, Namespace, _loaders_dumpers, _typehints, set_loader, set_parsing_settings
 from yaml import YAMLError
 
-from layersim.commands.refusals import refusing
 from layersim.errors import UserError, as_user_error
+from layersim.runs.refusals import refusing
 
 _AMBIGUOUS = {"ReduceLROnPlateau": "layersim.optimization.schedules.ReduceLROnPlateau"}
 """Short names that torch's class and Lightning's share, and whose class they mean here."""
@@ -127,7 +127,7 @@ def _stored_data(args: Sequence[str]) -> list[str]:
     data, *models = vars(typed.parse_known_args(list(args))[0]).values()
     if data is not None:
         return []
-    from layersim.commands.models import read_source
+    from layersim.runs.models import read_source
 
     stored = [section for model in models if model is not None and (section := read_source(model).data)]
     return ["--data", json.dumps(stored[0])] if stored else []

@@ -10,12 +10,12 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.commands.recipes import with_paths
-from layersim.commands.stored import stored_sections
 from layersim.data import Split, SplitDataModule
 from layersim.errors import UserError, as_user_error
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.directory import DEFAULT_ROOT
 from layersim.runs.resume import find_run, run_of_job
+from layersim.runs.stored import stored_sections
 
 _LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
 

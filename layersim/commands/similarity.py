@@ -13,8 +13,8 @@ from layersim.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from layersim.commands.models import ModelFeatures
     from layersim.report.across import AcrossReport
+    from layersim.runs.models import ModelFeatures
     from layersim.similarity.measure import Measure
 
 FIGURE_FILE = "similarity.png"
@@ -57,11 +57,11 @@ def similarity(
         UserError: a model or data that cannot be read, or do not fit; options that the measure refuses; a place that
             cannot be written to.
     """
-    from layersim.commands.models import make_data, open_module, read_features, read_source
     from layersim.commands.outcome import check_place, made_place, print_outcome
     from layersim.data.blocks import BlockData
     from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
     from layersim.report.drawing.pictures import save_picture
+    from layersim.runs.models import make_data, open_module, read_features, read_source
 
     sources = {"a": read_source(a), "b": read_source(b)}
     data = data or sources["a"].data or sources["b"].data

@@ -25,10 +25,8 @@ from layersim.commands.default_callbacks import take_shipped_callbacks, with_def
 from layersim.commands.exits import ExitRequest, calibrate_exits
 from layersim.commands.export import export_model
 from layersim.commands.loop_help import HANDED_ON, OWN, asked_section, print_section
-from layersim.commands.models import check_kind, make_data
 from layersim.commands.parser import Parser
 from layersim.commands.preflight import check_labelled, check_limits, classes_of, is_new_head, resumed, with_checkpoint
-from layersim.commands.refusals import refusing, running
 from layersim.commands.start import EpochTime, told
 from layersim.data import SplitDataModule
 from layersim.data.streams import UNTOLD_CLASSES
@@ -40,7 +38,9 @@ from layersim.report.secrets import masked
 from layersim.runs import directory as run_directory
 from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoint
 from layersim.runs.configuration import RunConfig
+from layersim.runs.models import check_kind, make_data
 from layersim.runs.processes import ending_together
+from layersim.runs.refusals import refusing, running
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.runs.resume import earlier_rows
 from layersim.runs.sharded_checkpoints import WholeShards
@@ -50,6 +50,8 @@ from layersim.runs.whole_checkpoints import WholeCheckpoints
 from layersim.sharding import refuse_other_sharding
 from layersim.sweep.flags import from_agent, under_agent
 
+_SWITCHES = ("--plan", "--overwrite")
+"""Our verbs' own that need no value."""
 _RUN_DIRECTORY = "LAYERSIM_RUN_DIRECTORY"
 """Tells the processes that DDP starts where their run lives."""
 
@@ -110,7 +112,7 @@ class LayerwiseCLI(LightningCLI):
         if asked := asked_section(args):
             print_section(self._parser(self._verb), self._verb, asked)
             sys.exit()
-        self.config = parser.parse_args(with_checkpoint(resumed(args)))
+        self.config = parser.parse_args(with_checkpoint(resumed(_with_values(args))))
         verb = self.config.subcommand
         self.config[verb].pop("resume", None)
         trainer, default = self.config[verb].trainer, self._parser(verb).get_defaults().trainer.callbacks
@@ -159,7 +161,9 @@ class LayerwiseCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         checkpoint = self._preflight()
         instantiator = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
-        model = yaml.safe_load(masked(yaml.safe_dump(self.config_dump["model"])))
+        model, self.datamodule.section = (
+            yaml.safe_load(masked(yaml.safe_dump(self.config_dump[key]))) for key in ("model", "data")
+        )
         self.model.save_hyperparameters(instantiator | model, logger=False)
         config = self._get(self.config_init, "trainer")
         if self.subcommand == "export" or config.barebones:
@@ -310,6 +314,12 @@ def main(args: Sequence[str]) -> None:
             status = 0
         finally:
             finish(status)
+
+
+def _with_values(args: list[str]) -> list[str]:
+    """The words, `=true` behind switches without a value."""
+    followed = zip(args, [*args[1:], ""], strict=True)
+    return [f"{word}=true" if word in _SWITCHES and then not in ("true", "false") else word for word, then in followed]
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -50,10 +50,10 @@ def transfer(
         UserError: a model that is no checkpoint, or predicts tokens; nothing to measure; strengths that no shift can
             do; data that the model cannot read, or that have no labels or one class; a directory that cannot be made.
     """
-    from layersim.commands.models import labels_of, make_data, open_module, read_source
     from layersim.commands.outcome import made_place, print_outcome, run_directory
     from layersim.report.drawing.pictures import save_picture
     from layersim.report.transfer import TransferReport, transfer_figure, transfer_table, write_transfer_report
+    from layersim.runs.models import labels_of, make_data, open_module, read_source
     from layersim.transfer import check_strengths, shifted_accuracies
 
     source = read_source(ckpt_path)
@@ -97,7 +97,7 @@ def _probe(
     module: "LayerwiseModule", data: "SplitDataModule", split: str, max_samples: int, seed: int
 ) -> dict[str, Any]:
     """A linear probe on each layer's features, fitted to the training split of other data."""
-    from layersim.commands.models import read_features
+    from layersim.runs.models import read_features
     from layersim.transfer import fit_probe
 
     fitted, tested = (
@@ -121,7 +121,7 @@ def _probe(
 
 def _check_task(module: "LayerwiseModule", data: "SplitDataModule", split: str) -> None:
     """Refuses other data that the model cannot read, or that have nothing to probe."""
-    from layersim.commands.models import fitted_split, labels_of
+    from layersim.runs.models import fitted_split, labels_of
 
     for name in ("train", split):
         fitted_split(module.backbone, data, name, "the probe (--to_data)")

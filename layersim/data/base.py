@@ -4,7 +4,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from layersim.data.samplers import EvaluationSampler, TrainSampler, bucketed_ord
 from layersim.data.splits import Integers, Sample, Split, evaluation_generator, shared_samples
 from layersim.data.streams import UNTOLD_CLASSES, Stream, StreamLoader
 from layersim.errors import UserError
+
+if TYPE_CHECKING:
+    from layersim.data.inputs import Inputs
 
 Batch = dict[str, Any]
 
@@ -92,6 +95,8 @@ class SplitDataModule(LightningDataModule, ABC):
         self.stream: Stream | None = None
         """In place of a training split."""
         self.class_names: list[str] | None = None
+        self.section: dict[str, Any] | None = None
+        """As a recipe's section `data` writes it, where it was made of one."""
         self.collate: Callable[[list[Sample]], Batch] = default_collate
 
     @property
@@ -105,6 +110,11 @@ class SplitDataModule(LightningDataModule, ABC):
 
     def adapt(self, backbone: Any) -> None:
         """A hook: takes from the backbone what the inputs depend on, before samples are read; called more than once."""
+
+    def inputs(self, backbone: Any) -> "Inputs | None":
+        """A hook: what makes batches of texts or images as people have them, as evaluation reads its own; no data are
+        opened for it. None: nothing does."""
+        return None
 
     def evaluation_split(self, name: str) -> Split:
         """The split, read as evaluation reads it, without what training alone does to its samples; after `adapt`."""

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_pil_image
 
 from layersim.data.base import DrawnSplits, Reader
-from layersim.data.pixels import Preprocessing, check_shape, evaluation_transforms
+from layersim.data.inputs import ImageInputs
+from layersim.data.pixels import Preprocessing, check_shape, evaluation_transforms, read_image
 from layersim.data.splits import Integers, Sample, Split, hold_out
 
 
@@ -63,6 +66,13 @@ class Digits(DrawnSplits):
         for split in self.splits.values():
             assert isinstance(split, DigitSplit)
             split.finish = lambda image: finish(to_pil_image((255 * (image * self.std + self.mean)).round().byte()))
+
+    def inputs(self, backbone: Any) -> ImageInputs:
+        """Of images of any size, black on which the digit is bright; scikit-learn's own are to be divided by 16."""
+        if not self.splits:
+            self.setup()
+        preprocessing = Preprocessing([v2.Resize([8, 8])], channels=1, mean=[self.mean], std=[self.std])
+        return ImageInputs(preprocessing, partial(read_image, most=2**26, scale=True), (8, 8), crop=1.0)
 
     def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
         check_shape(sample["image"], split, backbone.input_size)

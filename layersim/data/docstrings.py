@@ -14,7 +14,8 @@ import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.data.base import DrawnSplits, at_least
-from layersim.data.sentences import SentenceData, SentenceSplit
+from layersim.data.sentence_split import SentenceSplit
+from layersim.data.sentences import SentenceData
 from layersim.data.stdlib_code import deal, digest, source_files
 from layersim.errors import UserError
 from layersim.installed_packages import package_folder

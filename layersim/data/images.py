@@ -13,6 +13,7 @@ from layersim.data.bad_samples import SKIP, Faults, cell_faults
 from layersim.data.base import Reader, at_least
 from layersim.data.columns import need_column, streamed_label
 from layersim.data.duplicates import image_contents
+from layersim.data.inputs import ImageInputs
 from layersim.data.pixels import (
     Cell,
     Preprocessing,
@@ -119,6 +120,13 @@ class Images(TableData):
             assert self.label_column is not None
             columns = self.image_column, self.label_column
             self.stream.sample = partial(streamed_image, columns=columns, read=self.read, preprocessing=self._training)
+
+    def inputs(self, backbone: Any) -> ImageInputs:
+        self.adapt(backbone)
+        config = backbone.data_config
+        crop = config.get("crop_pct", 0.875) if self.eval_transforms is None else None
+        size = config["input_size"][1:]
+        return ImageInputs(self._evaluation, self.read, size, crop=crop, interpolation=config["interpolation"])
 
     def evaluation_split(self, name: str) -> Split:
         split = copy(self.splits[name])

@@ -57,8 +57,13 @@ def read_image(cell: Cell, *, most: int, scale: bool) -> PIL.Image.Image:
                 share = (most / pixels) ** 0.5
                 image.thumbnail((max(1, int(image.width * share)), max(1, int(image.height * share))))
             image.load()
-            turned = image.getexif().get(PIL.ExifTags.Base.Orientation)
-            return PIL.ImageOps.exif_transpose(image) if turned else image
+            return upright(image)
+
+
+def upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    """An image turned as its camera was held."""
+    turned = image.getexif().get(PIL.ExifTags.Base.Orientation)
+    return PIL.ImageOps.exif_transpose(image) if turned else image
 
 
 def to_image(image: PIL.Image.Image, channels: int) -> tv_tensors.Image:
@@ -110,12 +115,13 @@ class Preprocessing:
                 f"the backbone reads {channels} channel(s), which need as many means and standard deviations, got "
                 f"mean={list(mean)} and std={list(std)}: set --data.mean and --data.std"
             )
-        self.channels = channels
+        self.channels, self.mean, self.std = channels, list(mean), list(std)
         finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std)), v2.ToPureTensor()]
         self.steps: nn.Module = v2.Compose([*transforms, *finish])
 
-    def __call__(self, image: PIL.Image.Image) -> Tensor:
-        pixels = to_image(image, self.channels)
+    def __call__(self, image: PIL.Image.Image | tv_tensors.Image) -> Tensor:
+        """The tensor of an image, or of one that is (channels, H, W) already."""
+        pixels = image if isinstance(image, tv_tensors.Image) else to_image(image, self.channels)
         remedy = "Change --data.train_transforms, --data.eval_transforms or --data.std"
         with as_user_error(f"the transforms fail on an image of shape {tuple(pixels.shape)}", remedy):
             tensor: Tensor = self.steps(pixels)

@@ -10,7 +10,8 @@ from datasets import Dataset
 from layersim.data.bad_samples import Faults, text_faults
 from layersim.data.columns import check_texts, read_texts, streamed_label
 from layersim.data.duplicates import contents
-from layersim.data.sentences import SentenceData, SentenceSplit
+from layersim.data.sentence_split import SentenceSplit
+from layersim.data.sentences import SentenceData
 from layersim.data.splits import Sample
 from layersim.data.streams import Row
 from layersim.data.tables import Rows, TableData

@@ -11,7 +11,9 @@ from layersim.exits.calibration import (
     check_targets,
 )
 from layersim.exits.curve import ExitCounts, ExitCurve, accuracy_at, exit_counts, exit_curve, exit_curve_area
+from layersim.exits.gathered import Gathered
 from layersim.exits.generation import TokenExit, Written
+from layersim.exits.plan import Costs, ExitPlan, Way, measure_costs, plan_exits
 from layersim.exits.policies import (
     POLICIES,
     Confidence,
@@ -38,13 +40,16 @@ __all__ = [
     "Alarm",
     "Calibration",
     "Confidence",
+    "Costs",
     "EarlyExit",
     "Entropy",
     "ExitCounts",
     "ExitCurve",
+    "ExitPlan",
     "ExitSummary",
     "ExitTable",
     "Exited",
+    "Gathered",
     "Margin",
     "Method",
     "Patience",
@@ -58,6 +63,7 @@ __all__ = [
     "TokenExit",
     "TokenSpeed",
     "View",
+    "Way",
     "Written",
     "accuracy_at",
     "best_within",
@@ -75,9 +81,11 @@ __all__ = [
     "exit_table",
     "fit_temperatures",
     "join_tables",
+    "measure_costs",
     "measure_speed",
     "measure_token_speed",
     "next_streak",
+    "plan_exits",
     "reference_of",
     "split_for_temperatures",
     "summarize",

@@ -3,8 +3,11 @@
 Letters: L layers, N samples of the batch, n of them that remain, D width, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -33,6 +36,19 @@ class Exited:
     """(N,) layers 0 … L − 1."""
     logits: Tensor
     """(N, C) in float32 or wider, after the layer's temperature."""
+    class_names: list[str] | None = None
+    """N names of the predicted classes, where they are known."""
+
+    @property
+    def confidences(self) -> Tensor:
+        """(N,) the probability of each prediction."""
+        return self.logits.softmax(dim=-1).amax(dim=-1)
+
+    def of(self, place: int) -> "Exited":
+        """Of one sample alone, as a batch of one."""
+        rows = slice(place, place + 1)
+        names = None if self.class_names is None else self.class_names[rows]
+        return Exited(self.predictions[rows], self.exit_layers[rows], self.logits[rows], names)
 
 
 class EarlyExit:
@@ -45,7 +61,8 @@ class EarlyExit:
     the same `torch.autocast`: scores in another one are not those that a promise was made of.
 
     Runs in inference mode and with backbone and head in evaluation mode; those of their modules that were in training
-    mode are put back into it afterwards. A backbone compiled with `torch.compile` runs uncompiled.
+    mode are put back into it afterwards. A backbone compiled with `torch.compile` runs uncompiled. One call at a time:
+    of several threads all but one wait.
 
     Args:
         backbone: of a classifier.
@@ -54,10 +71,14 @@ class EarlyExit:
         threshold: of the policy's score, at which a sample leaves; None: only the last layer lets go.
         temperatures: (L,) divide the layers' logits; all 1 where None.
         watch: is told what every sample looked like; once it has sounded, only the last layer lets go, until its reset.
+        inputs: what makes a batch of texts or images as people have them; None: only batches are taken.
+        class_names: C of them, where they are known.
+        autocast: what to compute in, under `torch.autocast`; None: as the caller does.
 
     Raises:
         UserError: a threshold outside the policy's range; temperatures that are not L positive numbers; a language
-            model; when called, a model whose batch cannot shrink (see `ShrinkingForward`).
+            model; when called, a model whose batch cannot shrink (see `ShrinkingForward`), or inputs that it cannot
+            read.
     """
 
     def __init__(
@@ -67,7 +88,11 @@ class EarlyExit:
         policy: Policy,
         threshold: float | None,
         temperatures: Tensor | None = None,
+        *,
         watch: Alarm | None = None,
+        inputs: Callable[[Any], Mapping[str, Tensor]] | None = None,
+        class_names: Sequence[str] | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
         if threshold is not None:
             policy.check(threshold, backbone.num_classes, backbone.num_layers)
@@ -81,12 +106,43 @@ class EarlyExit:
         self.threshold = threshold
         self.temperatures = temperatures
         self.watch = watch
+        self.inputs = inputs
+        self.class_names = class_names
+        self.autocast = autocast
         self._shrinking = ShrinkingForward(backbone)
+        self._turn = Lock()  # hooks on the model, which two threads would share
 
-    def __call__(self, batch: Mapping[str, Any]) -> Exited:
-        """Predictions for a batch as `Backbone.forward` takes it; labels, where it has any, are not looked at."""
+    @classmethod
+    def load(cls, path: str | Path, *, exits: str | Path | None = None, device: str = "auto") -> "EarlyExit":
+        """A model as it is served, with all that it was trained and calibrated with: threshold, temperatures, policy,
+        precision; its tokenizer or the transforms of its images; the classes' names.
+
+        Args:
+            path: a run's directory, of `layersim exits` or of a training; a checkpoint; or a folder that
+                `layersim export` wrote as a stock checkpoint.
+            exits: the `exits.json` of `layersim exits`, or its run's directory; where None, that in `path`. Where there
+                is none, every sample goes through all layers, and a line says so.
+            device: where the model runs; `auto`: an accelerator where there is one.
+
+        Raises:
+            UserError: nothing that can be opened; exits of a model with other weights, of another tokenizer, or in a
+                precision that is not known here.
+        """
+        from layersim.runs.serving import load_early_exit  # which stands above this room, and knows files and data
+
+        return load_early_exit(path, exits=exits, device=device)
+
+    def __call__(self, given: Any) -> Exited:
+        """Predictions for a text or an image, for a list of them, or for a batch (a mapping) as `Backbone.forward`
+        takes it, whose labels, where it has any, are not looked at."""
+        batch = given if isinstance(given, Mapping) else self._batch(given)
+        kind = ("image",) if self.backbone.input_size else ("input_ids", "attention_mask")
+        if absent := [key for key in kind if key in (self.backbone.tiny_batch or ("image",)) and key not in batch]:
+            raise UserError(f"Expected a batch with {' and '.join(absent)}, but got one of {', '.join(batch)}.")
         leaving = _Leaving(self)
-        with evaluating(self.backbone, self.head), torch.inference_mode():
+        device = next(self.backbone.parameters()).device.type
+        entered = nullcontext() if self.autocast is None else torch.autocast(device, self.autocast)
+        with self._turn, evaluating(self.backbone, self.head), torch.inference_mode(), entered:
             self._shrinking(batch, leaving)
             return leaving.exited()
 
@@ -119,6 +175,18 @@ class EarlyExit:
         losses = at_exits(drops(table, self.watch.risk), exit_layer(table.scores, self.threshold))
         self.watch.report(losses)
         return losses
+
+    def _batch(self, given: Any) -> dict[str, Tensor]:
+        if self.inputs is None:
+            raise UserError(
+                f"Expected a batch (a mapping), but got {type(given).__name__}. Only EarlyExit.load knows how texts "
+                "and images become one, and only of data modules that say so (SplitDataModule.inputs)."
+            )
+        like = next(self.backbone.parameters())
+        return {
+            key: value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
+            for key, value in self.inputs(given).items()
+        }
 
 
 class _Leaving:
@@ -159,4 +227,6 @@ class _Leaving:
         order = rows.argsort()
         if self.watch is not None:
             self.watch.observe(self.doubts[0], torch.cat(self.doubts[1:])[order])
-        return Exited(predictions[order], layers[order], logits[order])
+        predictions, names = predictions[order], self.by.class_names
+        named = None if names is None else [names[each] for each in predictions.tolist()]
+        return Exited(predictions, layers[order], logits[order], named)

@@ -51,7 +51,7 @@ def measure_speed(
     seconds: list[list[float]] = [[] for _ in contestants]
     for _ in range(rounds + 1):
         for contestant, taken in zip(contestants, seconds, strict=True):
-            taken.append(_time(contestant, batches))
+            taken.append(timed(contestant, batches))
     full, *early = (taken[1:] for taken in seconds)
     return [
         Speed(median(taken) / samples, median(full) / samples, median(a / b for a, b in zip(full, taken, strict=True)))
@@ -59,13 +59,16 @@ def measure_speed(
     ]
 
 
-def _time(run: Callable[[Batch], object], batches: Sequence[Batch]) -> float:
+def timed(
+    run: Callable[[Batch], object], batches: Sequence[Batch], clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of a run through the batches."""
     wait()
-    start = time.perf_counter()
+    start = clock()
     for batch in batches:
         run(batch)
     wait()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def wait() -> None:

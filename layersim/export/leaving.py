@@ -14,8 +14,9 @@ from layersim.errors import UserError
 from layersim.exits.policies import View, next_streak
 from layersim.exits.runner import EarlyExit
 from layersim.export.destination import check_destination, destination
-from layersim.export.programs import by_name, check_onnx, example, named_inputs, onnx_file, traced
+from layersim.export.programs import check_onnx, example, named_inputs, onnx_file, traced, usage
 from layersim.export.record import readme, record_of
+from layersim.export.serving import NOTHING, Serving
 from layersim.export.truncation import agree
 from layersim.precision import widened
 
@@ -29,7 +30,9 @@ classes = logits.argmax(axis=1)
 """
 
 
-def export_leaving(early_exit: EarlyExit, to: str | Path, *, overwrite: bool = False) -> Path:
+def export_leaving(
+    early_exit: EarlyExit, to: str | Path, *, serving: Serving = NOTHING, overwrite: bool = False
+) -> Path:
     """Writes a model with its exits as `model.onnx` into the folder `to`, for onnxruntime on the CPU.
 
     Inputs are those of `export_onnx`; outputs `logits` (N, C) at the layers where samples left, after their
@@ -41,12 +44,13 @@ def export_leaving(early_exit: EarlyExit, to: str | Path, *, overwrite: bool = F
     """
     backbone = early_exit.backbone
     check_onnx(backbone)
+    serving.check(backbone.num_classes)
     to = Path(to)
     check_destination(to, overwrite)
     leaving = Leaving(early_exit).cpu()
     program = traced(named_inputs(leaving, backbone, lambda module, batch: module(batch)), backbone, backbone.model)
     record = record_of(backbone, early_exit.head, range(backbone.num_layers), "onnx")
-    record["exits"] = {"policy": early_exit.policy.name, "threshold": early_exit.threshold}
+    record |= serving.entries | {"exits": {"policy": early_exit.policy.name, "threshold": early_exit.threshold}}
     inputs = example(backbone, times=3)
     with destination(to, record, overwrite=overwrite) as folder, torch.no_grad():
         logits, layers = onnx_file(program, folder, inputs, lambda graph: nested(graph, backbone.num_layers))
@@ -54,7 +58,8 @@ def export_leaving(early_exit: EarlyExit, to: str | Path, *, overwrite: bool = F
         same = layers == where
         if not (same.any() and agree(logits[same], expected[same], tolerance=1e-4)):
             raise UserError("The ONNX file does not leave as the model does. Nothing was exported.")
-        (folder / "README.md").write_text(readme(record, _USAGE % by_name(inputs)))
+        (folder / "README.md").write_text(readme(record, usage(_USAGE, inputs, serving)))
+        serving.write(folder)
     return to
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error
+from layersim.export.serving import Serving
 
 
 class Library:
@@ -86,8 +87,8 @@ class Library:
         """(N, C) logits of the model's own forward, of the samples that layersim reads."""
         return self.output(model, batch)
 
-    def save(self, model: nn.Module, folder: Path, class_names: Sequence[str] | None) -> None:
-        """Writes a model of `untrained`, with weights, as the library does."""
+    def save(self, model: nn.Module, folder: Path, serving: Serving) -> None:
+        """Writes a model of `untrained` as the library does, with what of `serving` that has a place for."""
         save_model(model, str(folder / "model.safetensors"))
 
     def load(self, folder: Path, like: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error, root_reason
 from layersim.export.destination import check_destination, destination
 from layersim.export.record import Format, readme, record_of
+from layersim.export.serving import NOTHING, Serving
 from layersim.export.truncation import agree, kept_layers, library_of, truncate
 from layersim.heads import Head
 
@@ -32,7 +33,13 @@ _USAGE: dict[str, str] = {
 
 
 def export_program(
-    backbone: Backbone, head: Head, layers: int | Sequence[int], to: str | Path, *, overwrite: bool = False
+    backbone: Backbone,
+    head: Head,
+    layers: int | Sequence[int],
+    to: str | Path,
+    *,
+    serving: Serving = NOTHING,
+    overwrite: bool = False,
 ) -> Path:
     """Writes the truncated model as `model.pt2`, which `torch.export.load` opens, into the folder `to`, on the CPU.
 
@@ -44,11 +51,17 @@ def export_program(
     Raises:
         UserError: as `truncate` and `check_destination`; a model that torch.export cannot follow.
     """
-    return _export(backbone, head, layers, Path(to), "torch.export", overwrite)
+    return _export(backbone, head, layers, Path(to), "torch.export", serving, overwrite)
 
 
 def export_onnx(
-    backbone: Backbone, head: Head, layers: int | Sequence[int], to: str | Path, *, overwrite: bool = False
+    backbone: Backbone,
+    head: Head,
+    layers: int | Sequence[int],
+    to: str | Path,
+    *,
+    serving: Serving = NOTHING,
+    overwrite: bool = False,
 ) -> Path:
     """Writes the truncated model as `model.onnx`; else as `export_program`, and compared in onnxruntime.
 
@@ -57,7 +70,7 @@ def export_onnx(
             onnxruntime, does not know.
     """
     check_onnx(backbone)
-    return _export(backbone, head, layers, Path(to), "onnx", overwrite)
+    return _export(backbone, head, layers, Path(to), "onnx", serving, overwrite)
 
 
 def check_onnx(backbone: Backbone) -> None:
@@ -96,13 +109,20 @@ class _OfTexts(_Named):
 
 
 def _export(
-    backbone: Backbone, head: Head, layers: int | Sequence[int], to: Path, form: Format, overwrite: bool
+    backbone: Backbone,
+    head: Head,
+    layers: int | Sequence[int],
+    to: Path,
+    form: Format,
+    serving: Serving,
+    overwrite: bool,
 ) -> Path:
+    serving.check(backbone.num_classes)
     check_destination(to, overwrite)
     model = truncate(backbone, head, layers, stock=False).cpu()
     named = named_inputs(model, backbone, library_of(backbone).output)
     program = traced(named, backbone, model)
-    record = record_of(backbone, head, kept_layers(layers, backbone.num_layers), form)
+    record = record_of(backbone, head, kept_layers(layers, backbone.num_layers), form) | serving.entries
     inputs = example(backbone, times=3)
     with destination(to, record, overwrite=overwrite) as folder, torch.no_grad():
         if form == "torch.export":
@@ -115,7 +135,8 @@ def _export(
                 f"The {form} program differs from the model by {(found - stock).abs().max().item():.1e} in its logits. "
                 "Nothing was exported; a stock checkpoint can be."
             )
-        (folder / "README.md").write_text(readme(record, _USAGE[form] % by_name(inputs)))
+        (folder / "README.md").write_text(readme(record, usage(_USAGE[form], inputs, serving)))
+        serving.write(folder)
     return to
 
 
@@ -127,9 +148,18 @@ def named_inputs(
     return kind(module, read).eval()
 
 
-def by_name(inputs: Iterable[str]) -> str:
-    """As keywords stand in a call."""
-    return ", ".join(f"{name}={name}" for name in inputs)
+def usage(run: str, inputs: Iterable[str], serving: Serving) -> str:
+    """The lines that make the inputs, where they are known, `run` with them as keywords, and the classes' names."""
+    run %= ", ".join(f"{name}={name}" for name in inputs)
+    if "onnxruntime" not in run:
+        return run
+    named = (
+        'import json\nnames = json.load(open("layersim.json"))["classes"]\n'
+        "print([names[each] for each in logits.argmax(axis=1)])\n"
+    )
+    lines = (serving.usage(inputs) + run + (named if serving.class_names else "")).splitlines()
+    imports = sorted((line for line in lines if line.startswith(("import ", "from "))), key=lambda line: line[0] == "f")
+    return "\n".join([*imports, "", *(line for line in lines if line and line not in imports), ""])
 
 
 def traced(module: _OfImages | _OfTexts, backbone: Backbone, model: nn.Module) -> ExportedProgram:

@@ -37,9 +37,13 @@ def readme(record: dict[str, Any], usage: str) -> str:
         what = f"{len(kept)} of {whole} layers ({', '.join(map(str, kept))})"
     if "folded" in record:
         what += f"; {record['folded']}"
+    leaves = (
+        "\nWith layersim, samples leave as soon as a layer is sure (`exits.json`):\n\n"
+        '```python\nfrom layersim import EarlyExit\n\nearly = EarlyExit.load("PATH/OF/THIS/FOLDER")\n```\n'
+    )
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     return (
         f"# {record['model']}, {what}\n\n"
         f"Written by {versions}; needs no layersim. In this folder:\n\n"
-        f"```python\n{usage}```\n"
+        f"```python\n{usage}```\n" + (leaves if "exits" in record and record["format"] == "stock" else "")
     )

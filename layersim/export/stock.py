@@ -1,5 +1,6 @@
 """The stock checkpoint: a folder that the model's own library loads, without layersim."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import torch
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.export.destination import check_destination, destination
+from layersim.export.destination import RECORD_FILE, check_destination, destination
 from layersim.export.record import readme, record_of
+from layersim.export.serving import NOTHING, Serving
 from layersim.export.truncation import agree, kept_layers, library_of, truncate
 from layersim.heads import Head
 
@@ -19,7 +21,7 @@ def export_stock(
     layers: int | Sequence[int],
     to: str | Path,
     *,
-    class_names: Sequence[str] | None = None,
+    serving: Serving = NOTHING,
     overwrite: bool = False,
 ) -> Path:
     """Writes the model with its first `layers` blocks, or the blocks listed, as a stock checkpoint.
@@ -32,7 +34,7 @@ def export_stock(
     Args:
         layers: as in `truncate`; L for the whole model.
         to: the folder to make.
-        class_names: the classes in the order of their numbers, where the data knows them.
+        serving: what goes along with it.
         overwrite: replace an export that stands at `to`.
 
     Returns:
@@ -44,14 +46,13 @@ def export_stock(
     """
     to = Path(to)
     check_destination(to, overwrite)
-    if class_names is not None and len(class_names) != backbone.num_classes:
-        raise UserError(f"Expected names of {backbone.num_classes} classes, but got {len(class_names)}.")
+    serving.check(backbone.num_classes)
     library = library_of(backbone)
     model = truncate(backbone, head, layers)
     record = record_of(backbone, head, kept_layers(layers, backbone.num_layers), "stock")
-    record |= {"classes": list(class_names)} if class_names else {}
+    record |= serving.entries
     with destination(to, record, overwrite=overwrite) as folder:
-        library.save(model, folder, class_names)
+        library.save(model, folder, serving)
         (folder / "README.md").write_text(readme(record, library.usage))
         batch = backbone.small_batch()
         with torch.no_grad():
@@ -61,4 +62,6 @@ def export_stock(
                 f"{library.name} reads another model from the export than was written: its logits differ by "
                 f"{(found - expected).abs().max().item():.1e}. Nothing was exported."
             )
+        (folder / RECORD_FILE).write_text(json.dumps(record))  # what follows reads the export as a whole
+        serving.write(folder)
     return to

@@ -11,9 +11,11 @@ from torch import nn
 
 from layersim.errors import as_user_error
 from layersim.export.library import Library
+from layersim.export.serving import Serving
 
 _PER_BLOCK = ("num_kv_heads",)
 """Keywords of `timm.create_model` that may list a value for each block."""
+_PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
 class TimmLibrary(Library):
@@ -43,9 +45,9 @@ class TimmLibrary(Library):
             model: nn.Module = timm.create_model(name, pretrained_cfg=configuration, **arguments)
         return model.to(next(self.model.parameters()))
 
-    def save(self, model: nn.Module, folder: Path, class_names: Sequence[str] | None) -> None:
-        labels = {"label_names": list(class_names)} if class_names else {}
-        configuration = {key: self.backbone.data_config[key] for key in ("input_size", "mean", "std", "interpolation")}
+    def save(self, model: nn.Module, folder: Path, serving: Serving) -> None:
+        labels = {"label_names": list(serving.class_names)} if serving.class_names else {}
+        configuration = {**{key: self.backbone.data_config[key] for key in _PREPROCESSING}, **serving.preprocessing}
         with as_user_error("timm cannot write the model and the arguments that rebuild it"):
             save_for_hf(model, str(folder), labels, safe_serialization=True, data_config=configuration)
 

@@ -12,6 +12,7 @@ from layersim.backbones.pretrained import PROCESSORS, shortened
 from layersim.backbones.tokens import predicting_tokens
 from layersim.errors import UserError, as_user_error
 from layersim.export.library import Library
+from layersim.export.serving import Serving
 
 _DERIVED = ("stage_names", "out_features", "out_indices")
 """Entries of a configuration that follow from the number of layers, and that only a feature extractor reads."""
@@ -62,10 +63,10 @@ class TransformersLibrary(Library):
         logits = self.output(model, batch)
         return predicting_tokens(batch)(logits) if self.backbone.task == "language-modeling" else logits
 
-    def save(self, model: Any, folder: Path, class_names: Sequence[str] | None) -> None:
-        if class_names and self.backbone.task == "classification":
-            model.config.id2label = dict(enumerate(class_names))
-            model.config.label2id = {name: number for number, name in enumerate(class_names)}
+    def save(self, model: Any, folder: Path, serving: Serving) -> None:
+        if (names := serving.class_names) and self.backbone.task == "classification":
+            model.config.id2label = dict(enumerate(names))
+            model.config.label2id = {name: number for number, name in enumerate(names)}
         with as_user_error("transformers cannot write the model"):
             model.save_pretrained(folder)
         if (name := self.backbone.tokenizer_name) and not self._is_alone(Path(name)):
@@ -76,7 +77,11 @@ class TransformersLibrary(Library):
                 "To export without it, load the model from a local folder that has none.",
                 why=shortened,
             ):
-                companion.from_pretrained(name, **self.backbone.hub_options).save_pretrained(folder)
+                opened = companion.from_pretrained(name, **self.backbone.hub_options)
+                for key, value in serving.preprocessing.items():
+                    if key in ("mean", "std"):
+                        setattr(opened, f"image_{key}", value)
+                opened.save_pretrained(folder)
 
     def _is_alone(self, source: Path) -> bool:
         """Whether the model came from a local folder without a tokenizer or image processor."""

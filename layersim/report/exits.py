@@ -75,12 +75,18 @@ class ExitReport:
     parameters: dict[str, float]
     """`model`, `head` (its classifiers), `separate_heads` (the model with a classifier for each layer) and
     `share_saved`, the share of those that one for all layers saves."""
+    plan: dict[str, Any] | None
+    """Of `--plan`: the accuracy `asked`, batch `sizes` (K), the `ways` that reach it (`name`, `accuracy`, `layers`,
+    `threshold`, predicted `seconds` of a sample (K)), from which batch exits pay (`pays_from`) and up to which accuracy
+    in the largest (`pays_up_to`); `predicted` and `measured` seconds of a sample at the chosen threshold."""
     head: str
     """The class of the head."""
     objective: str
     """The class of the objective that it was trained with."""
     weights: str
     """By which the model is known again: its fingerprint."""
+    tokenizer: str | None
+    """By which its texts' tokenizer and length are known again; None of images."""
     precision: str
     """In which it was read, as Lightning names it."""
 
@@ -88,6 +94,8 @@ class ExitReport:
         for key in ("policy", "device", "head", "objective", "weights", "precision"):
             if not isinstance(getattr(self, key), str):
                 raise UserError(f"{key}: expected a name, got {getattr(self, key)!r}.")
+        if not isinstance(self.tokenizer, str | None):
+            raise UserError(f"tokenizer: expected a fingerprint or null, got {self.tokenizer!r}.")
         counts = {"layers": (), "samples": (), "exits": (self.layers,)}
         numbers: dict[str, tuple[int, ...]] = counts | dict.fromkeys(_NUMBERS, ())
         optional = {"threshold": (), "batch_size": (), "temperatures": (self.layers,)}
@@ -115,6 +123,9 @@ class ExitReport:
             raise UserError(f"speed: expected a list, got {self.speed!r}.")
         for number, speed in enumerate(self.speed):
             expect_shapes(f"speed[{number}]", speed, dict.fromkeys(_SPEED, ()), others=("threshold",))
+        if self.plan is not None:
+            others = ("sizes", "ways", "pays_from", "pays_up_to")
+            expect_shapes("plan", self.plan, dict.fromkeys(("asked", "predicted", "measured"), ()), others=others)
         expect_shapes("oracle", self.oracle, {"mean_exit_layer": (), "layer_gain": ()})
         counted = ("model", "head", "separate_heads", "share_saved")
         expect_shapes("parameters", self.parameters, dict.fromkeys(counted, ()))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -119,6 +120,36 @@ def choices_table(report: ExitReport) -> Table:
         told = [f"{one['bound']:.3g}", f"{one['mean_exit_layer']:.2f}", f"{one['layer_gain']:.2f}"]
         table.add_row(f"{one['target']:g}", cut, *told, f"{one['accuracy']:.3f}")
     return table
+
+
+def plan_table(report: ExitReport) -> SideBySide:
+    """Milliseconds a sample of each way that reaches the accuracy asked for, by batch size; and, below, from where on
+    exits pay, and how far the prediction was off."""
+    plan: dict[str, Any] = report.plan or {}
+    ways, sizes = plan["ways"], [str(size) for size in plan["sizes"]]
+    rows = {"accuracy": [f"{way['accuracy']:.3f}" for way in ways], "layers": [f"{way['layers']:.2f}" for way in ways]}
+    for place, size in enumerate(sizes):
+        seconds = [way["seconds"][place] for way in ways]
+        best = min(seconds)
+        rows[f"ms, batch {size}"] = [f"{1000 * each:.3g}{' *' if each == best else ''}" for each in seconds]
+    pays = plan["pays_from"]
+    exits = next((way for way in ways if way["name"] == "exits"), None)
+    if exits is None:
+        told = f"No threshold reaches {plan['asked']:.3f}."
+    else:
+        at = f"Exits at {plan['asked']:.3f} ({report.policy} ≥ {exits['threshold']:.4g}, without a promise)"
+        told = f"{at} pay at no batch up to {sizes[-1]}." if pays is None else f"{at} pay from batch {pays} on."
+    up_to = plan["pays_up_to"]
+    most = "no exits pay" if up_to is None else f"they pay up to an accuracy of {up_to:.3f}"
+    told += f" At batch {sizes[-1]} {most}."
+    ratio = plan["predicted"] / plan["measured"]
+    predicted, measured = (f"{1000 * plan[key]:.3g}" for key in ("predicted", "measured"))
+    told += (
+        " * is fastest. Predicted of what a layer, a head and taking samples out of a batch cost here. At the chosen "
+        f"threshold {predicted} ms were predicted, {measured} measured: {ratio:.2f}."
+    )
+    headings = [way["name"] for way in ways]
+    return SideBySide("plan", headings, rows, least=10, last_of_first="layers", note=told)
 
 
 def exit_summary(report: ExitReport) -> dict[str, str]:

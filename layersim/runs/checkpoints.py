@@ -42,6 +42,12 @@ def read_checkpoint(path: str | Path, *, shapes_only: bool = False) -> dict[str,
     return checkpoint
 
 
+def class_names_of(checkpoint: dict[str, Any]) -> list[str] | None:
+    """The names that the data module of the training, whichever it was, has left in its checkpoint."""
+    states = (entry for entry in checkpoint.values() if isinstance(entry, dict))
+    return next((state["class_names"] for state in states if "class_names" in state), None)
+
+
 def check_complete(checkpoint: dict[str, Any], path: str | Path, *, resume: bool, sharded: bool = False) -> None:
     """Whether Lightning can take a checkpoint as one of its own, and training can go on from it.
 

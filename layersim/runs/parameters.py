@@ -1,5 +1,6 @@
 """How many numbers a model has, and by what it is known again."""
 
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -36,10 +37,16 @@ def _count(*modules: nn.Module) -> int:
 def fingerprint(module: LayerwiseModule) -> str:
     """Of the backbone's and the head's weights, 16 hexadecimal digits: equal where all are, to the bit. On several
     processes that share a model out, called by all."""
+    return fingerprint_of(module.state_dict())
+
+
+def fingerprint_of(state: Mapping[str, Any], dtype: torch.dtype | None = None) -> str:
+    """The same of a checkpoint's `state_dict`, had its weights been made of this type."""
     digest = sha256()
-    for part in (module.backbone, module.head):
-        for name, value in part.state_dict().items():
-            whole: Any = value.full_tensor() if hasattr(value, "full_tensor") else value
-            digest.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
-            digest.update(whole.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    for name in sorted(name for name in state if name.startswith(("backbone.", "head."))):
+        value: Any = state[name]
+        whole: Any = value.full_tensor() if hasattr(value, "full_tensor") else value
+        whole = whole.to(dtype) if dtype is not None and whole.is_floating_point() else whole
+        digest.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
+        digest.update(whole.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

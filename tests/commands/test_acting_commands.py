@@ -164,6 +164,28 @@ def test_what_cannot_be_promised_is_refused(
     assert not list(tmp_path.iterdir()), "no run directory"
 
 
+def test_a_plan_tells_which_way_is_fastest_and_what_was_measured(
+    layersim: Callable[..., Path], checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = exits(layersim, checkpoint, "--risk=0.2", "--confidence=0.9", "--plan", "--policy=margin")
+    plan = found["plan"]
+    assert plan["asked"] == pytest.approx(found["full_accuracy"] - 0.2)
+    assert plan["sizes"] == [1, 2, 4, 8, 16, 32, 64]
+    ways = {way["name"]: way for way in plan["ways"]}
+    assert {"all layers", "exits"} <= ways.keys() <= {"all layers", "exits", "truncation", "removal"}
+    assert all(way["accuracy"] >= plan["asked"] for way in ways.values())
+    assert all(len(way["seconds"]) == 7 and min(way["seconds"]) > 0 for way in ways.values())
+    assert ways["all layers"]["layers"] == 3
+    assert ways["exits"]["threshold"] <= found["threshold"]
+    assert plan["predicted"] > 0
+    assert plan["measured"] > 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Exits at {plan['asked']:.3f} (margin ≥ {ways['exits']['threshold']:.4g}, without a promise) pay" in said
+    assert "ms were predicted" in said
+    exits(layersim, checkpoint, "--risk=0.05", "--plan", "--measure_speed=false", status=2)
+    assert "A plan is made of measured times" in capsys.readouterr().err
+
+
 def test_two_processes_find_what_one_finds(checkpoint: Path, tmp_path: Path) -> None:
     flags = [f"--ckpt_path={checkpoint}", "--risk=0.05", "--measure_speed=false", "--temperature_share=0.2"]
     flags += ["--trainer.logger=false", "--data=Digits", "--data.val_fraction=0.4", "--data.eval_batch_size=50"]
@@ -287,8 +309,8 @@ def test_exits_go_into_the_file_that_onnxruntime_reads(
     assert json.loads((tmp_path / "served/layersim.json").read_text())["exits"]["threshold"] == found["threshold"]
     capsys.readouterr()
     layersim(*given, "--to=no", "--layers=2", status=2)
-    layersim(*given[:2], f"--exits={written}", "--to=no", status=2)
-    assert capsys.readouterr().err.count("Set --format=onnx, and leave --layers, --tolerance and --remove out") == 2
+    layersim(*given[:2], f"--exits={written}", "--to=no", "--format=torch", status=2)
+    assert capsys.readouterr().err.count("Set --format=onnx or stock, and leave --layers,") == 2
     for changes, message in (
         ({"weights": "0" * 16}, "chosen for a model with other weights"),
         ({"precision": "bf16-mixed"}, "chosen in bf16-mixed"),

@@ -122,7 +122,7 @@ def test_a_published_model_of_other_classes_is_probed(
     layersim: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name in timm, whose weights are not fetched here; `models` of its own classes, and none."""
-    from layersim.commands import models
+    from layersim.runs import models
 
     section = {"img_size": 8, "in_chans": 1, "model_args": tiny.ARCHITECTURE}
     original = models._backbone

@@ -25,9 +25,9 @@ from transformers import (
 )
 
 from layersim.commands.guesses import guess
-from layersim.commands.models import open_module, read_source
 from layersim.data.sources import Source
 from layersim.report.records import LayerRecord, read_records
+from layersim.runs.models import open_module, read_source
 from layersim.similarity import linear_cka
 from tests import tiny
 

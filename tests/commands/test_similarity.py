@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerFast
 
 from layersim import LayerwiseModule
 from layersim.__main__ import main
-from layersim.commands import models as opening
-from layersim.commands.models import open_module, read_source
 from layersim.data.splits import evaluation_generator
+from layersim.runs import models as opening
+from layersim.runs.models import open_module, read_source
 from layersim.similarity import AngularDistance, LinearCKA, angular_distance, cosine, linear_cka
 from layersim.similarity.positions import splitmix64
 from tests import tiny

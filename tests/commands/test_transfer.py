@@ -11,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 
 from layersim import LayerwiseModule
 from layersim.__main__ import main
-from layersim.commands.models import make_data
 from layersim.report import read_records
 from layersim.report.transfer import TransferReport, read_transfer_report
+from layersim.runs.models import make_data
 from tests import tiny
 
 Command = Callable[..., Path]

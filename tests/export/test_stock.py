@@ -21,6 +21,7 @@ from layersim.backbones.base import Backbone
 from layersim.backbones.tokens import predicting_tokens
 from layersim.errors import UserError
 from layersim.export import stock, transformers_library
+from layersim.export.serving import Serving
 from layersim.export.stock import export_stock
 from layersim.export.truncation import library_of, readout_without
 from layersim.heads import Head, SharedHead
@@ -102,7 +103,7 @@ def test_a_fresh_process_without_layersim_gives_the_readouts(tmp_path: Path) -> 
 def test_from_pretrained_loads_every_family(family: str, tmp_path: Path) -> None:
     backbone = tiny_transformers.build(CLASSIFIERS[family])
     head = separate(backbone)
-    export_stock(backbone, head, 2, tmp_path / "two", class_names=NAMES)
+    export_stock(backbone, head, 2, tmp_path / "two", serving=Serving(NAMES))
     model = loaded(tmp_path / "two")
     torch.testing.assert_close(logits(backbone, model), readout(backbone, head, 1), rtol=1e-5, atol=1e-5)
     assert model.config.num_hidden_layers == 2
@@ -142,7 +143,7 @@ def test_timm_opens_the_folder_by_its_own_scheme(tmp_path: Path) -> None:
     ).eval()
     head = SharedHead(backbone).eval()
     nn.init.normal_(backbone.model.head.weight)
-    to = export_stock(backbone, head, 2, tmp_path / "with a space", class_names=NAMES)
+    to = export_stock(backbone, head, 2, tmp_path / "with a space", serving=Serving(NAMES))
     model = timm.create_model(f"local-dir:{to}", pretrained=True).eval()
     torch.testing.assert_close(logits(backbone, model), readout(backbone, head, 1), rtol=1e-5, atol=1e-5)
     found = resolve_model_data_config(model)
@@ -212,7 +213,7 @@ def test_a_failure_while_writing_leaves_the_old_export_alone(tmp_path: Path, mon
 def test_class_names_of_another_number_are_refused(tmp_path: Path) -> None:
     backbone = build("ViT, class token")
     with pytest.raises(UserError, match="names of 7 classes, but got 2"):
-        export_stock(backbone, SharedHead(backbone), 2, tmp_path / "export", class_names=["a", "b"])
+        export_stock(backbone, SharedHead(backbone), 2, tmp_path / "export", serving=Serving(["a", "b"]))
     assert not list(tmp_path.iterdir())
 
 

@@ -13,7 +13,7 @@ KEYS = [
     "accuracy",
     "full_accuracy", "loss", "full_loss", "promise",
     "choices", "shift", "curve", "speed", "batch_size", "device", "oracle", "parameters",
-    "head", "objective", "weights", "precision",
+    "plan", "head", "objective", "weights", "tokenizer", "precision",
 ]  # fmt: skip
 
 
@@ -71,6 +71,8 @@ def report(**changes: Any) -> ExitReport:
         "head": "SharedHead",
         "objective": "Aligned",
         "weights": "0123456789abcdef",
+        "tokenizer": None,
+        "plan": None,
         "precision": "32-true",
     }
     return ExitReport(**(values | changes))
@@ -134,6 +136,8 @@ def test_the_wall_gain_is_that_of_the_threshold(speeds: list[dict[str, Any]], ga
         ({"accuracy": "0.9"}, "accuracy: expected one number, got '0.9'"),
         ({"accuracy": None}, "accuracy: expected one number, got None"),
         ({"policy": None}, "policy: expected a name, got None"),
+        ({"tokenizer": 3}, "tokenizer: expected a fingerprint or null, got 3"),
+        ({"plan": {"asked": 0.9}}, "plan: "),
         ({"temperatures": [1.0]}, "temperatures: expected 2 numbers, got 1"),
         ({"calibration": {"before": {}}}, "calibration: .*; after absent"),
         (

@@ -8,10 +8,10 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
-from layersim.commands.stored import stored_sections
 from layersim.objectives import Aligned
 from layersim.report.page import write_page
 from layersim.report.secrets import MASK, masked
+from layersim.runs.stored import stored_sections
 from tests import tiny
 from tests.report.test_compare import make_run, record
 

@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from layersim.__main__ import main
-from layersim.commands.models import read_source
 from layersim.commands.preflight import with_checkpoint
-from layersim.commands.stored import stored_sections
 from layersim.errors import UserError
+from layersim.runs.models import read_source
+from layersim.runs.stored import stored_sections
 
 Command = Callable[..., Path]
 CODE = """from pathlib import Path

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from layersim import data
-from layersim.commands.refusals import is_bug, refusing, running
 from layersim.errors import UserError
+from layersim.runs.refusals import is_bug, refusing, running
 from tests import tiny
 
 Command = Callable[..., Path]
@@ -198,8 +198,8 @@ class Clumsy(Callback):
 @pytest.mark.parametrize(
     ("flag", "error"),
     [
-        ("--data=tests.commands.test_refusals.Broken", KeyError),
-        ("--trainer.callbacks+=tests.commands.test_refusals.Clumsy", RuntimeError),
+        ("--data=tests.runs.test_refusals.Broken", KeyError),
+        ("--trainer.callbacks+=tests.runs.test_refusals.Clumsy", RuntimeError),
     ],
 )
 def test_a_bug_is_no_error_of_the_users(flag: str, error: type[Exception], layersim: Command) -> None:

@@ -17,8 +17,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from layersim.backbones import Backbone
-from layersim.commands.refusals import refusing
-from layersim.commands.stored import stored_sections
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.data.splits import Integers, Sample, Split
@@ -27,7 +25,9 @@ from layersim.evaluation import evaluate
 from layersim.installed_packages import model_name
 from layersim.metrics import KeptSamples
 from layersim.module import LayerwiseModule
-from layersim.runs.checkpoints import check_fits, read_checkpoint
+from layersim.runs.checkpoints import check_fits, class_names_of, read_checkpoint
+from layersim.runs.refusals import refusing
+from layersim.runs.stored import stored_sections
 from layersim.similarity.positions import splitmix64
 
 FORMS = (
@@ -57,6 +57,8 @@ class Source:
     """Whether the data settle what it is: a name in transformers may be a classifier or a language model."""
     path: Path | None = None
     """Of a checkpoint."""
+    class_names: list[str] | None = None
+    """Of the data that it was trained on, where they are known."""
     predicts: bool = True
     """Whether it has a classifier; some models are published without."""
 
@@ -79,7 +81,7 @@ def read_source(given: str) -> Source:
     if colon and library == "timm":
         return _timm(given, name)
     if colon and library == "transformers":
-        return Source(given, name, _backbone("TransformersBackbone", name_or_path=name), any_task=True)
+        return Source(given, name, backbone_section("TransformersBackbone", name_or_path=name), any_task=True)
     path = Path(model_name(given)).expanduser()
     if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint's
         if not (path / _LAST).exists():
@@ -126,10 +128,12 @@ def make_data(section: Mapping[str, Any]) -> SplitDataModule:
         own = deepcopy(section.get("init_args", {}))  # in which jsonargparse puts objects of its own
         given = {"_class_path": section["class_path"], **own}
         data: SplitDataModule = instantiate_module(SplitDataModule, given)  # type: ignore[type-abstract]
+        data.section = {"class_path": section["class_path"], "init_args": deepcopy(section.get("init_args", {}))}
         return data
 
 
-def _backbone(kind: str, /, **options: Any) -> dict[str, Any]:
+def backbone_section(kind: str, /, **options: Any) -> dict[str, Any]:
+    """A recipe's section `model` of one of our backbones."""
     return {"backbone": {"class_path": f"layersim.backbones.{kind}", "init_args": options}}
 
 
@@ -141,7 +145,7 @@ def _timm(given: str, name: str, told: Mapping[str, Any] | None = None) -> Sourc
 
     known = told if told is not None else get_pretrained_cfg(name).to_dict() if is_model(name) else {}
     without = {} if known.get("num_classes", 1) else {"num_classes": 2}
-    section = _backbone("TimmBackbone", name=name, pretrained=True, **without)
+    section = backbone_section("TimmBackbone", name=name, pretrained=True, **without)
     return Source(given, name.rpartition("/")[2], section, predicts=not without)
 
 
@@ -166,7 +170,7 @@ def _folder(given: str, path: Path) -> Source:
         )
     inside = given.partition("package:")[2]
     name, whole = (inside, given) if inside else (path.resolve().name, str(path))
-    return Source(given, name, _backbone("TransformersBackbone", name_or_path=whole), any_task=True)
+    return Source(given, name, backbone_section("TransformersBackbone", name_or_path=whole), any_task=True)
 
 
 def _checkpoint(given: str, path: Path) -> Source:
@@ -181,7 +185,10 @@ def _checkpoint(given: str, path: Path) -> Source:
     name = path.stem if run is None else f"{run.parent.name}/{run.name}"
     if run is not None and path.name != _LAST.name:
         name = f"{name} {path.stem}"
-    return Source(given, name, stored["model"], checkpoint["state_dict"], stored.get("data"), path=path)
+    names = class_names_of(checkpoint)
+    return Source(
+        given, name, stored["model"], checkpoint["state_dict"], stored.get("data"), path=path, class_names=names
+    )
 
 
 def _recipe(given: str, path: Path) -> Source:

@@ -1,0 +1,155 @@
+"""Images as people have them, made into the batches that evaluation reads, and what makers of batches share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from layersim.data.pixels import Cell, Preprocessing, collate_images, upright
+from layersim.errors import UserError, as_user_error
+
+Batch = dict[str, Tensor]
+
+
+class Inputs(ABC):
+    """What makes a batch of texts or images, as the data that a model was trained on make it for evaluation."""
+
+    fingerprint: str | None = None
+    """By which a tokenizer and the length that it cuts at are known again; None of images."""
+
+    @abstractmethod
+    def __call__(self, given: Any) -> Batch:
+        """A batch of one sample, or of several in a list.
+
+        Raises:
+            UserError: something that is none of what the model reads, or that cannot be read.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes what is needed to read inputs elsewhere, where that is more than a few numbers."""
+
+    @abstractmethod
+    def usage(self, names: Iterable[str]) -> str:
+        """Lines of Python that make the arrays of these names, without torch, in a folder that `save` wrote into."""
+
+
+class ImageInputs(Inputs):
+    """Images become tensors: given as paths, as the bytes of a file, as PIL has them, or as NumPy arrays (H, W) or
+    (H, W, C), unsigned 8-bit integers or floats within 0 … 1.
+
+    Args:
+        preprocessing: of evaluation.
+        read: decodes a file.
+        size: height and width that come out.
+        crop: the share of the image's sides that timm's centre crop leaves; 1: resized whole; None: own transforms.
+        interpolation: by which it is resized.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        read: Callable[[Cell], PIL.Image.Image],
+        size: tuple[int, int],
+        *,
+        crop: float | None,
+        interpolation: str = "bilinear",
+    ) -> None:
+        self.preprocessing, self.read, self.size, self.crop = preprocessing, read, size, crop
+        self.interpolation = interpolation
+
+    def __call__(self, given: Any) -> Batch:
+        alone = isinstance(given, str | Path | bytes | PIL.Image.Image)
+        if isinstance(given, np.ndarray):
+            alone = given.ndim < 4
+        images = [given] if alone else listed(given, "images")
+        return collate_images([{"image": self._read(image, place)} for place, image in enumerate(images)])
+
+    def _read(self, given: Any, place: int) -> Tensor:
+        where = f"image {place}"
+        try:
+            if isinstance(given, str | Path):
+                where = str(given)
+                return self.preprocessing(self.read({"path": str(given)}))
+            if isinstance(given, bytes):
+                return self.preprocessing(self.read({"bytes": given}))
+            if isinstance(given, PIL.Image.Image):
+                with as_user_error("no image that can be read"):
+                    given.load()
+                return self.preprocessing(upright(given))
+            if isinstance(given, np.ndarray):
+                return self.preprocessing(from_array(given, self.preprocessing.channels))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        raise UserError(f"Expected images as paths, bytes, PIL images or NumPy arrays, but {where} is {named(given)}.")
+
+    def save(self, folder: Path) -> None:
+        """Nothing: `usage` holds the numbers."""
+
+    def usage(self, names: Iterable[str]) -> str:
+        if self.crop is None or self.preprocessing.channels not in (1, 3):
+            return "# image: (N, channels, height, width) in float32, transformed and normalised as the data's were\n"
+        height, width = self.size
+        mode, pixels = ("L", "[..., None]") if self.preprocessing.channels == 1 else ("RGB", "")
+        mean, std = ([round(value, 6) for value in each] for each in (self.preprocessing.mean, self.preprocessing.std))
+        return (
+            "import numpy as np\nfrom PIL import Image, ImageOps\n"
+            f'image = ImageOps.exif_transpose(Image.open("image.png")).convert("{mode}")\n'
+            f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.{self.interpolation.upper()}, "
+            f"bleed={round((1 - self.crop) / 2, 6)})\n"
+            f"pixels = (np.array(image){pixels} / 255 - {mean}) / {std}\n"
+            "image = pixels.transpose(2, 0, 1)[None].astype(np.float32)\n"
+        )
+
+
+def from_array(pixels: np.ndarray[Any, Any], channels: int) -> PIL.Image.Image | tv_tensors.Image:
+    """An image (H, W) or (H, W, C): whole numbers 0 … 255 as PIL's, floats 0 … 1 as a tensor of so many channels.
+
+    Raises:
+        UserError: another shape, type or range.
+    """
+    shaped = pixels[..., None] if pixels.ndim == 2 else pixels
+    if shaped.ndim != 3 or 0 in shaped.shape or shaped.shape[2] not in (1, 3, 4, channels):
+        raise UserError(
+            f"expected an array (height, width) or (height, width, channels), of 1, 3 or 4 channels, got {pixels.shape}"
+        )
+    if pixels.dtype == np.uint8 and shaped.shape[2] in (1, 3, 4):
+        return PIL.Image.fromarray(shaped[..., 0] if shaped.shape[2] == 1 else shaped)
+    floats = np.issubdtype(pixels.dtype, np.floating)
+    if pixels.dtype != np.uint8 and not (floats and shaped.min() >= 0 and shaped.max() <= 1):
+        told = f"{pixels.dtype} within {shaped.min():g} … {shaped.max():g}"
+        raise UserError(f"expected an array of uint8, or of floats within 0 … 1, got {told}")
+    image = torch.from_numpy(np.ascontiguousarray(shaped)).permute(2, 0, 1)
+    image = image.float() if image.is_floating_point() else image
+    if (image.shape[0], channels) == (1, 3):
+        image = image.expand(3, -1, -1)
+    elif (image.shape[0], channels) == (3, 1):
+        image = v2.functional.rgb_to_grayscale(image)
+    if image.shape[0] != channels:
+        raise UserError(f"the model reads {channels} channels, the array has {image.shape[0]}")
+    return tv_tensors.Image(image)
+
+
+def listed(given: Any, what: str) -> list[Any]:
+    """Those of a list, tuple, array or column."""
+    if not isinstance(given, list | tuple):
+        if not hasattr(given, "tolist") or isinstance(given, Tensor) or not getattr(given, "ndim", 1):
+            raise UserError(
+                f"Expected {what}, one or a list of them, but got {named(given)}. A batch is a mapping, as "
+                "Backbone.forward takes it."
+            )
+        given = list(given) if isinstance(given, np.ndarray) and given.dtype.kind not in "US" else given.tolist()
+    if not len(given):
+        raise UserError(f"Expected {what}, but got an empty list.")
+    return list(given)
+
+
+def named(value: Any) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
