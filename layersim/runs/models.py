@@ -80,7 +80,7 @@ def read_source(given: str) -> Source:
     if colon and library == "timm":
         return _timm(given, name)
     if colon and library == "transformers":
-        return Source(given, name, backbone_section("TransformersBackbone", name_or_path=name), any_task=True)
+        return Source(given, name, _backbone("TransformersBackbone", name_or_path=name), any_task=True)
     path = Path(given).expanduser()
     if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint's
         if not (path / _LAST).exists():
@@ -128,8 +128,7 @@ def make_data(section: Mapping[str, Any]) -> SplitDataModule:
         return data
 
 
-def backbone_section(kind: str, /, **options: Any) -> dict[str, Any]:
-    """A recipe's section `model` of one of our backbones."""
+def _backbone(kind: str, /, **options: Any) -> dict[str, Any]:
     return {"backbone": {"class_path": f"layersim.backbones.{kind}", "init_args": options}}
 
 
@@ -140,9 +139,7 @@ def _timm(given: str, name: str) -> Source:
 
     known = get_pretrained_cfg(name) if is_model(name) else None
     without = {} if known is None or known.num_classes else {"num_classes": 2}
-    return Source(
-        given, name, backbone_section("TimmBackbone", name=name, pretrained=True, **without), predicts=not without
-    )
+    return Source(given, name, _backbone("TimmBackbone", name=name, pretrained=True, **without), predicts=not without)
 
 
 def _checkpoint(given: str, path: Path) -> Source:
