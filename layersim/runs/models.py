@@ -81,7 +81,7 @@ def read_source(given: str) -> Source:
     if colon and library == "timm":
         return _timm(given, name)
     if colon and library == "transformers":
-        return Source(given, name, backbone_section("TransformersBackbone", name_or_path=name), any_task=True)
+        return Source(given, name, _backbone("TransformersBackbone", name_or_path=name), any_task=True)
     path = Path(model_name(given)).expanduser()
     if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint's
         if not (path / _LAST).exists():
@@ -132,8 +132,7 @@ def make_data(section: Mapping[str, Any]) -> SplitDataModule:
         return data
 
 
-def backbone_section(kind: str, /, **options: Any) -> dict[str, Any]:
-    """A recipe's section `model` of one of our backbones."""
+def _backbone(kind: str, /, **options: Any) -> dict[str, Any]:
     return {"backbone": {"class_path": f"layersim.backbones.{kind}", "init_args": options}}
 
 
@@ -145,7 +144,7 @@ def _timm(given: str, name: str, told: Mapping[str, Any] | None = None) -> Sourc
 
     known = told if told is not None else get_pretrained_cfg(name).to_dict() if is_model(name) else {}
     without = {} if known.get("num_classes", 1) else {"num_classes": 2}
-    section = backbone_section("TimmBackbone", name=name, pretrained=True, **without)
+    section = _backbone("TimmBackbone", name=name, pretrained=True, **without)
     return Source(given, name.rpartition("/")[2], section, predicts=not without)
 
 
@@ -170,7 +169,7 @@ def _folder(given: str, path: Path) -> Source:
         )
     inside = given.partition("package:")[2]
     name, whole = (inside, given) if inside else (path.resolve().name, str(path))
-    return Source(given, name, backbone_section("TransformersBackbone", name_or_path=whole), any_task=True)
+    return Source(given, name, _backbone("TransformersBackbone", name_or_path=whole), any_task=True)
 
 
 def _checkpoint(given: str, path: Path) -> Source:

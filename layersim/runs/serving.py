@@ -19,7 +19,7 @@ from layersim.module import LayerwiseModule
 from layersim.report.configuration import CONFIG_FILE, read_configuration
 from layersim.report.exits import EXITS_FILE, ExitReport, read_exit_report, write_exit_report
 from layersim.runs.checkpoints import read_checkpoint
-from layersim.runs.models import Source, backbone_section, make_data, open_module, read_source
+from layersim.runs.models import Source, make_data, open_module, read_source
 from layersim.runs.parameters import fingerprint, fingerprint_of
 from layersim.runs.stored import stored_sections
 
@@ -189,10 +189,15 @@ def read_export(folder: Path) -> Source:
     if library == "timm":
         with as_user_error(f"{folder / 'config.json'} cannot be read"):
             arguments = json.loads((folder / "config.json").read_text()).get("model_args", {})
-        options = {"name": f"local-dir:{folder}", "pretrained": True, "in_chans": arguments.get("in_chans", 3)}
-        section = backbone_section("TimmBackbone", **options)
+        options: dict[str, Any] = {
+            "name": f"local-dir:{folder}",
+            "pretrained": True,
+            "in_chans": arguments.get("in_chans", 3),
+        }
+        kind = "TimmBackbone"
     else:
-        section = backbone_section("TransformersBackbone", name_or_path=str(folder), task="classification")
+        kind, options = "TransformersBackbone", {"name_or_path": str(folder), "task": "classification"}
+    section = {"backbone": {"class_path": f"layersim.backbones.{kind}", "init_args": options}}
     stored = {"layersim": {"config": {"data": record["data"]}}} if "data" in record else {}
     data = stored_sections(stored, folder).get("data")
     return Source(str(folder), folder.name, section, data=data, class_names=record.get("classes"))
