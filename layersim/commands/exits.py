@@ -1,7 +1,7 @@
 """`layersim exits`: when samples may leave early, with a guarantee, and what it saves. Letters: L layers, N samples."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,11 @@ from torch import Tensor
 
 from layersim.commands.collecting import Ends, Tables, evaluate_epoch, quiet_trainer
 from layersim.commands.exit_plan import plan_of
+from layersim.commands.exit_request import ExitRequest
+from layersim.commands.token_exits import Texts, calibrate_token_exits
 from layersim.data import SplitDataModule
 from layersim.data.inputs import Inputs
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError
 from layersim.evaluation import evaluate
 from layersim.exits import (
     POLICIES,
@@ -31,21 +33,20 @@ from layersim.exits import (
     best_within,
     calibrate_together,
     calibrations,
-    check_promise,
-    check_targets,
     estimate_shift,
     exit_curve,
     reference_of,
     split_for_temperatures,
 )
 from layersim.exits import measure_speed as measure_speeds
-from layersim.exits.calibration import require_share
 from layersim.exits.policies import Policy
 from layersim.exits.speed import Batch
+from layersim.exits.token_calibration import TokenRisk
 from layersim.metrics import mean_saturation_layer, saturation_layer
 from layersim.module import LayerwiseModule
 from layersim.report.exits import ExitReport, write_exit_report
 from layersim.report.page import PAGE_FILE, write_page
+from layersim.report.token_exits import TokenExitReport
 from layersim.report.tradeoff import calibration_table, choices_table, plan_table, tradeoff_table
 from layersim.runs.models import check_kind
 from layersim.runs.parameters import fingerprint, parameters_of
@@ -63,7 +64,7 @@ def calibrate_exits(
     ckpt_path: str | None = None,
     policy: Literal["confidence", "margin", "entropy", "patience", "similarity"] = "confidence",
     risk: float | list[float] | str = 0.01,
-    risk_of: Risk = "error",
+    risk_of: Risk | TokenRisk | None = None,
     confidence: float = 0.95,
     method: Method = "ltt",
     budget: float | None = None,
@@ -73,7 +74,8 @@ def calibrate_exits(
     seed: int = 0,
     measure_speed: bool = True,
     plan: bool = False,
-) -> ExitReport:
+    texts: Texts | None = None,
+) -> ExitReport | TokenExitReport:
     """Find the threshold at which samples may leave early, with a guarantee, and what it saves.
 
     Measures the model on held-out data, chooses the threshold, times it, tells what was found, and writes `exits.json`
@@ -81,7 +83,7 @@ def calibrate_exits(
     split was picked on these samples too, so that `--split test` promises more honestly.
 
     Args:
-        model: a classifier.
+        model: a classifier, or a language model, of which `token_exits.json` is written.
         datamodule: its data.
         trainer: its processes, device and precision are used, its callbacks measure and record, and its
             `default_root_dir` gets `exits.json`; where None, one process, and nothing is written.
@@ -89,7 +91,9 @@ def calibrate_exits(
         policy: the rule to leave by; see `layersim.exits.policies`.
         risk: the greatest rise of the risk over the full model's that is accepted, between 0 and 1; or several, rising,
             such as 0.01,0.02,0.05, which are promised together, each with a threshold of its own.
-        risk_of: `error` rate; `disagreement` with the full model; `loss`, half the Brier score.
+        risk_of: `error` rate, which is meant where left out; `disagreement` with the full model; `loss`, half the Brier
+            score. Of a language model's texts `disagreement`, `loss` in nats, or `continuation`: see
+            `layersim.exits.calibrate_tokens`.
         confidence: the probability of the promises, together; `crc` promises a mean and does not use it.
         method: `ltt`, learn then test; `ucb`, an upper confidence bound; `crc`, conformal risk control.
         budget: choose the best accuracy within this share of the layers instead, 0 … 1, without a promise.
@@ -104,17 +108,28 @@ def calibrate_exits(
         plan: predict, of what a layer, a head and taking samples out of a batch cost on this machine, from which batch
             size and up to which accuracy exits pay, and which of exits, fewer layers and removed blocks is fastest
             where the error rate may rise by `risk`.
+        texts: what a language model, whose tokens leave one by one, is tried on: `--texts.number`, `.prompt` and `.new`
+            (tokens), `.exit_layers`, `.keys`, `.batch_size`; see `--texts.help`.
 
     Raises:
-        UserError: a language model; a split that shares samples with the training data; options out of their range;
+        UserError: a split that shares samples with the training data; options out of their range;
             too few samples for the promise; new data that the calibration samples do not reach.
     """
-    asked = ExitRequest(risk, risk_of, confidence, method, budget, temperature_share, split, shifted_data)
+    asked = ExitRequest(
+        *(risk, risk_of, confidence, method, budget, temperature_share, split, shifted_data, plan, measure_speed, texts)
+    )
     asked.check()
-    if plan and not measure_speed:
-        raise UserError("A plan is made of measured times. Leave --plan or --measure_speed=false out.")
     datamodule.setup()
     asked.check_on(model, datamodule)
+    if model.backbone.reads_tokens:
+        kept: dict[str, Any] = {
+            "policy": policy,
+            "risk": asked.targets[0],
+            "risk_of": risk_of or "disagreement",
+            "split": split,
+        }
+        kept |= {"confidence": confidence, "seed": seed, "measure_speed": measure_speed}
+        return calibrate_token_exits(model, datamodule, trainer, ckpt_path, texts or Texts(), **kept)
     directory = None if trainer is None else Path(trainer.default_root_dir)
     trainer = trainer or quiet_trainer()
     if measure_speed and isinstance(trainer.strategy, ModelParallelStrategy):
@@ -136,7 +151,7 @@ def calibrate_exits(
     thresholds = chosen.thresholds(model.head.num_classes, model.num_layers)
     found: list[ExitSummary]
     if budget is None:
-        options: dict[str, Any] = {"risk": risk_of, "confidence": confidence, "method": method}
+        options: dict[str, Any] = {"risk": risk_of or "error", "confidence": confidence, "method": method}
         options |= {"seed": seed, "shift": shift}
         found = [*calibrate_together(table, chosen, thresholds, targets=asked.targets, **options)]
     else:
@@ -155,59 +170,6 @@ def calibrate_exits(
                 report = replace(report, plan=told)
         _show(report, found[0], directory, stage="validate" if split == "val" else "test")
     return report
-
-
-@dataclass(frozen=True)
-class ExitRequest:
-    """Those options of `calibrate_exits` that something can be said against before anything is measured."""
-
-    risk: float | list[float] | str
-    risk_of: Risk
-    confidence: float
-    method: Method
-    budget: float | None
-    temperature_share: float
-    split: str
-    shifted_data: Any = None
-
-    @property
-    def targets(self) -> list[float]:
-        """The risks, as numbers."""
-        words = self.risk.split(",") if isinstance(self.risk, str) else self.risk
-        with as_user_error("--risk takes numbers", "Set one, such as 0.01, or several, such as 0.01,0.02,0.05."):
-            return [float(word) for word in words] if isinstance(words, list) else [words]
-
-    def check(self) -> None:
-        """Refuses, with a UserError, what is out of its range; no data are read for that."""
-        for target in self.targets:
-            require_share("--risk", target)
-        check_targets(self.targets)
-        require_share("--confidence", self.confidence)
-        require_share("--temperature_share", self.temperature_share, zero=True)
-        if self.budget is not None:
-            require_share("--budget", self.budget, one=True)
-            if self.shifted_data is not None:
-                raise UserError("A budget promises nothing, to new data neither. Leave --shifted_data or --budget out.")
-
-    def check_on(self, model: LayerwiseModule, datamodule: SplitDataModule) -> None:
-        """Refuses, with a UserError, a language model, and a split of loaded data that does not exist, shares samples
-        with the training data, or has too few for the promise."""
-        split = self.split
-        if model.backbone.reads_tokens:
-            raise UserError("Exits are for classifiers, but this model predicts tokens. Use a classification backbone.")
-        if split not in datamodule.splits:
-            raise UserError(f"The data has no split {split!r}. Set --data.{datamodule.test_option}, or --split val.")
-        samples = len(datamodule.splits[split])
-        if common := datamodule.trained_on(split):
-            raise UserError(
-                f"{common} of the {samples} samples of the {split} split were trained on: what is chosen on them "
-                "promises nothing of new ones. Choose another --split, or hold samples out of the training data."
-            )
-        if self.temperature_share:
-            samples = len(split_for_temperatures(samples, self.temperature_share)[1])
-        if self.budget is None:
-            promised: dict[str, Any] = {"risk": self.risk_of, "confidence": self.confidence, "method": self.method}
-            check_promise(samples, target=self.targets[0], together=len(self.targets), **promised)
 
 
 def _shift(

@@ -201,3 +201,13 @@ def class_hint(name: str, types: str) -> str:
         f"{meant}A class of your own is named by its whole path, such as my_file.{name.rpartition('.')[2]} for one in "
         "my_file.py, in a folder that Python looks in: run with PYTHONPATH=FOLDER."
     )
+
+
+_SWITCHES = ("--plan", "--overwrite")
+"""Options of the loops' verbs that need no value."""
+
+
+def with_values(args: list[str]) -> list[str]:
+    """The words, `=true` behind switches without a value."""
+    followed = zip(args, [*args[1:], ""], strict=True)
+    return [f"{word}=true" if word in _SWITCHES and then not in ("true", "false") else word for word, then in followed]

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
+from layersim.commands.collecting import evaluate_epoch, quiet_trainer
 from layersim.data import SplitDataModule
 from layersim.data.blocks import first_tokens
 from layersim.errors import UserError
@@ -15,7 +16,6 @@ from layersim.exits import POLICIES, TokenExit, calibrate_tokens, measure_token_
 from layersim.exits.token_calibration import TokenRisk, check_token_promise
 from layersim.module import LayerwiseModule
 from layersim.report.token_exits import TokenExitReport, speed_table, tried_table, write_token_exits
-from layersim.runs.checkpoints import check_fits, read_checkpoint
 from layersim.runs.parameters import fingerprint
 
 _TIMED = 16
@@ -69,11 +69,10 @@ def calibrate_token_exits(
     check_token_promise(texts.number, target=risk, risk=risk_of, confidence=confidence)
     if trainer is not None and trainer.world_size > 1:
         raise UserError("A language model's exits are chosen by one process. Set --trainer.devices 1.")
-    if ckpt_path is not None:
-        state = read_checkpoint(ckpt_path)["state_dict"]
-        check_fits(state, model, ckpt_path)
-        model.load_state_dict(state)
-    device = "cpu" if trainer is None else trainer.strategy.root_device
+    directory = None if trainer is None else Path(trainer.default_root_dir)
+    trainer = trainer or quiet_trainer()
+    evaluate_epoch(trainer, model, datamodule, split=split, ckpt_path=ckpt_path)
+    device = trainer.strategy.root_device
     model.eval().to(device)
     exit_layers = None if texts.exit_layers is None else [layer - 1 for layer in texts.exit_layers]
     exits = TokenExit(model.backbone, model.head, POLICIES[policy](), None, exit_layers, texts.keys)
@@ -95,14 +94,14 @@ def calibrate_token_exits(
         head=type(model.head).__name__,
         objective=type(model.objective).__name__,
         weights=fingerprint(model),
-        precision="32-true" if trainer is None else str(trainer.precision),
+        precision=str(trainer.precision),
     )
     console = Console()
     console.print(found.explain())
     console.print(tried_table(report))
     if speed:
         console.print(speed_table(report))
-    if trainer is not None:
-        path = write_token_exits(Path(trainer.default_root_dir), report)
+    if directory is not None:
+        path = write_token_exits(directory, report)
         console.print(f"Threshold and speeds: {path}", soft_wrap=True)
     return report

@@ -12,20 +12,17 @@ import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.cli import (
-    ArgsType,
-    LightningArgumentParser,
-    LightningCLI,
-)
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from layersim.commands.console import in_few_lines, quiet
 from layersim.commands.default_callbacks import take_shipped_callbacks, with_defaults
-from layersim.commands.exits import ExitRequest, calibrate_exits
+from layersim.commands.exit_request import ExitRequest
+from layersim.commands.exits import calibrate_exits
 from layersim.commands.export import export_model
 from layersim.commands.loop_help import HANDED_ON, OWN, asked_section, print_section
-from layersim.commands.parser import Parser
+from layersim.commands.parser import Parser, with_values
 from layersim.commands.preflight import check_labelled, check_limits, classes_of, is_new_head, resumed, with_checkpoint
 from layersim.commands.start import EpochTime, told
 from layersim.data import SplitDataModule
@@ -50,8 +47,6 @@ from layersim.runs.whole_checkpoints import WholeCheckpoints
 from layersim.sharding import refuse_other_sharding
 from layersim.sweep.flags import from_agent, under_agent
 
-_SWITCHES = ("--plan", "--overwrite")
-"""Our verbs' own that need no value."""
 _RUN_DIRECTORY = "LAYERSIM_RUN_DIRECTORY"
 """Tells the processes that DDP starts where their run lives."""
 
@@ -112,7 +107,7 @@ class LayerwiseCLI(LightningCLI):
         if asked := asked_section(args):
             print_section(self._parser(self._verb), self._verb, asked)
             sys.exit()
-        self.config = parser.parse_args(with_checkpoint(resumed(_with_values(args))))
+        self.config = parser.parse_args(with_checkpoint(resumed(with_values(args))))
         verb = self.config.subcommand
         self.config[verb].pop("resume", None)
         trainer, default = self.config[verb].trainer, self._parser(verb).get_defaults().trainer.callbacks
@@ -314,12 +309,6 @@ def main(args: Sequence[str]) -> None:
             status = 0
         finally:
             finish(status)
-
-
-def _with_values(args: list[str]) -> list[str]:
-    """The words, `=true` behind switches without a value."""
-    followed = zip(args, [*args[1:], ""], strict=True)
-    return [f"{word}=true" if word in _SWITCHES and then not in ("true", "false") else word for word, then in followed]
 
 
 def _as_list(value: Any) -> list[Any]:
