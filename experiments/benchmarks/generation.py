@@ -107,11 +107,11 @@ def plain(module: LayerwiseModule, new: int) -> Way:
 
 def ours(module: LayerwiseModule, texts: Tensor, options: argparse.Namespace) -> list[Way]:
     ways = []
-    for keys in ("copied", "exact"):
-        full = TokenExit(module.backbone, module.head, Confidence(), None, keys=keys)  # type: ignore[arg-type]
+    for kv in ("copied", "exact"):
+        full = TokenExit(module.backbone, module.head, Confidence(), None, kv=kv)  # type: ignore[arg-type]
         prompts, following = texts[:, :PROMPT], texts[:, PROMPT:]
         found = calibrate_tokens(full, prompts, following, target=options.risk, confidence=CONFIDENCE)
-        ways.append(_exits(f"exits, {keys}", full.at(found.threshold), options.new))
+        ways.append(_exits(f"exits, {kv}", full.at(found.threshold), options.new))
     return ways
 
 

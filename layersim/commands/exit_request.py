@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+from layersim.commands.token_exits import Texts
 from layersim.data import SplitDataModule
 from layersim.errors import UserError, as_user_error
 from layersim.exits import Method, Risk, check_promise, check_targets, split_for_temperatures
 from layersim.exits.calibration import require_share
-from layersim.exits.token_calibration import TokenRisk
+from layersim.exits.token_calibration import TokenRisk, check_token_promise
 from layersim.module import LayerwiseModule
 
 
@@ -62,6 +63,10 @@ class ExitRequest:
             )
         if model.backbone.reads_tokens:
             self._check_tokens()
+            asked = Texts() if self.texts is None else Texts(**vars(self.texts))
+            risk: Any = self.risk_of or "disagreement"
+            texts = asked.check_on(model, datamodule.splits[split])
+            check_token_promise(texts, target=self.targets[0], risk=risk, confidence=self.confidence)
             return
         if self.risk_of == "continuation" or self.texts is not None:
             raise UserError("--texts and --risk_of=continuation are for language models, but this is a classifier.")

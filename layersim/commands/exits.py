@@ -109,7 +109,7 @@ def calibrate_exits(
             size and up to which accuracy exits pay, and which of exits, fewer layers and removed blocks is fastest
             where the error rate may rise by `risk`.
         texts: what a language model, whose tokens leave one by one, is tried on: `--texts.number`, `.prompt` and `.new`
-            (tokens), `.exit_layers`, `.keys`, `.batch_size`; see `--texts.help`.
+            (tokens), `.exit_layers`, `.kv`, `.batch_size`; see `--texts.help`.
 
     Raises:
         UserError: a split that shares samples with the training data; options out of their range;

@@ -58,7 +58,7 @@ class TokenExit:
             tokens of transformers' own greedy `generate`.
         exit_layers: layers, 0 … L − 1, at which tokens may leave; all where None. Reading a layer costs as much as the
             head does, which with a large vocabulary is more than a narrow model's layer.
-        keys: `exact`: a token that skipped layers is taken through them together with the first one behind it that
+        kv: `exact`: a token that skipped layers is taken through them together with the first one behind it that
             comes there (as in FREE, arXiv 2310.05424), so that keys and values are the model's own; `copied`: they are
             made of what it was where it left (CALM, arXiv 2207.07061), in the same time.
 
@@ -74,7 +74,7 @@ class TokenExit:
         policy: Policy,
         threshold: float | None,
         exit_layers: Collection[int] | None = None,
-        keys: Literal["exact", "copied"] = "exact",
+        kv: Literal["exact", "copied"] = "exact",
     ) -> None:
         layers = backbone.num_layers
         if not (backbone.reads_tokens and isinstance(backbone, TransformersBackbone)):
@@ -90,7 +90,7 @@ class TokenExit:
         self.policy = policy
         self.threshold = threshold
         self.exits = {*range(layers - 1)} & ({*range(layers)} if exit_layers is None else {*exit_layers})
-        self.keys = keys
+        self.kv = kv
         with evaluating(backbone, head), torch.inference_mode():
             with as_user_error(CANNOT):
                 self.axes = learned_axes(backbone)
@@ -233,7 +233,7 @@ class _Writing:
             if places.shape[1] > 1:
                 states = torch.cat([self._left(rows[here], places[:, :-1], states), states], dim=1)
             read = self.blocks(layer, states)
-            if places.shape[1] > 1 and self.by.keys == "exact":
+            if places.shape[1] > 1 and self.by.kv == "exact":
                 self._leave(rows[here].unsqueeze(1), places, read)
             states, features = read[:, -1:], read[:, -1]
             if layer == self.last:

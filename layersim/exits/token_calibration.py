@@ -38,7 +38,8 @@ class TokenCalibration:
     policy: str
     threshold: float | None
     """None: only the last layer lets go."""
-    keys: str
+    kv: str
+    """Where keys and values of skipped layers come from; see `TokenExit`."""
     exit_layers: list[int]
     """Layers 1 … L − 1 at which tokens may leave."""
     risk: TokenRisk
@@ -160,7 +161,7 @@ def calibrate_tokens(
     return TokenCalibration(
         policy=policy.name,
         threshold=threshold,
-        keys=exits.keys,
+        kv=exits.kv,
         exit_layers=sorted(layer + 1 for layer in exits.exits),
         risk=risk,
         target=target,

@@ -89,7 +89,7 @@ def test_exact_keys_give_what_reading_the_whole_text_at_each_token_gives(policy:
     head = SharedHead(backbone)
     ids, _ = prompts()
 
-    written = TokenExit(backbone, head, policy, threshold, keys="exact").generate(ids, None, T)
+    written = TokenExit(backbone, head, policy, threshold, kv="exact").generate(ids, None, T)
 
     expected = [without_cache(backbone, head, policy, threshold, row.unsqueeze(0)) for row in ids]
     assert written.tokens.tolist() == [tokens for tokens, _ in expected]
@@ -145,7 +145,7 @@ def test_copied_keys_give_what_calm_gives_written_out(threshold: float) -> None:
     head = SharedHead(backbone)
     ids, _ = prompts()
 
-    written = TokenExit(backbone, head, Confidence(), threshold, keys="copied").generate(ids, None, T)
+    written = TokenExit(backbone, head, Confidence(), threshold, kv="copied").generate(ids, None, T)
 
     expected = [copied_by_hand(backbone, head, threshold, row.unsqueeze(0)) for row in ids]
     assert written.tokens.tolist() == [tokens for tokens, _ in expected]
@@ -158,7 +158,7 @@ def test_copied_keys_give_what_calm_gives_written_out(threshold: float) -> None:
 @pytest.mark.parametrize("family", [family for family in CAUSAL if family not in UNREAD])
 def test_a_text_of_a_batch_is_written_as_alone(family: str, keys: Any) -> None:
     backbone = sharp(family)
-    exits = TokenExit(backbone, SharedHead(backbone), Confidence(), 0.5, keys=keys)
+    exits = TokenExit(backbone, SharedHead(backbone), Confidence(), 0.5, kv=keys)
     ids, mask = prompts()
 
     together = exits.generate(ids, mask, T)
@@ -173,7 +173,7 @@ def test_tokens_leave_only_where_they_may() -> None:
     head = SeparateHeads(backbone)
     ids, mask = prompts()
 
-    written = TokenExit(backbone, head, Confidence(), 0.03, [1], keys="exact").generate(ids, mask, T)
+    written = TokenExit(backbone, head, Confidence(), 0.03, [1], kv="exact").generate(ids, mask, T)
 
     assert {*written.exit_layers[:, 1:].flatten().tolist()} == {1}
     assert written.mean_exit_layer() == pytest.approx((L + (T - 1) * 2) / T)
