@@ -13,19 +13,22 @@ SLOW = ("test_sweeps.py", "test_ddp.py", "test_wandb_online.py")
 """Files that start processes of their own and wait for them: begun first, or the last of them would run alone."""
 
 
+RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in SLOW)
 
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No test finds a W&B key, or leaves a run's directory or seed for the next to find."""
+    """No test finds a W&B key, or leaves a run's directory, its seed or its processes' ranks for the next to find."""
     for name in list(os.environ):
         if name.startswith("WANDB_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     yield
-    for name in ("LAYERSIM_RUN_DIRECTORY", "PL_GLOBAL_SEED"):
+    for name in ("LAYERSIM_RUN_DIRECTORY", "PL_GLOBAL_SEED", *RANKS):
         os.environ.pop(name, None)
 
 

@@ -11,7 +11,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-_HEADING = 12
+_HEADING = 14
 """Columns of a heading's line at most, unless the table's columns are wider."""
 
 
@@ -72,7 +72,9 @@ class SideBySide:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column(self.corner, vertical="bottom")
         for heading in self.headings[start:stop]:
-            broken = [part for line in heading.split("\n") for part in wrap(line, max(self.least, _HEADING)) or [line]]
+            size = max(self.least, _HEADING)
+            lines = (wrap(line, size, break_long_words=False) or [line] for line in heading.split("\n"))
+            broken = [part for line in lines for part in line]
             shown = Text("\n".join(broken), overflow="fold")
             least = max(self.least, min(_HEADING, max(map(len, broken))))  # where rich has no room, it breaks words
             table.add_column(shown, justify="right", vertical="bottom", min_width=least)

@@ -185,7 +185,7 @@ class Probe(transformers.TrainerCallback):  # type: ignore[misc]
         self.steps += 1
         if self.steps in (4, 24):
             gc.collect()
-            held = [each.untyped_storage() for each in gc.get_objects() if type(each) is Tensor]
+            held = [each.untyped_storage() for each in gc.get_objects() if type(each) is Tensor and not each.is_sparse]
             self.bytes.append(sum({each.data_ptr(): each.nbytes() for each in held}.values()))
 
 

@@ -367,22 +367,3 @@ def test_samples_that_were_trained_on_promise_nothing(
     )
     assert "60 of the 60 samples of the val split were trained on" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_language_models_tokens_do_not_leave_early(
-    layersim: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    gpt = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 258, "n_positions": 64}
-    layersim(
-        "exits",
-        "--data=StdlibCode",
-        "--data.max_files=12",
-        "--data.block_size=64",
-        "--model.backbone=TransformersBackbone",
-        "--model.backbone.task=language-modeling",
-        "--model.backbone.pretrained=false",
-        f"--model.backbone.config_args={json.dumps(gpt | {'pad_token_id': 257})}",
-        "--trainer.logger=false",
-        status=2,
-    )
-    assert "Exits are for classifiers" in capsys.readouterr().err
