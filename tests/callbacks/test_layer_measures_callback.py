@@ -141,10 +141,6 @@ def test_a_training_gives_the_same_record_bit_for_bit(tmp_path: Path) -> None:
 
 
 def process(rank: int, folder: str, port: int) -> None:
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state(reset_partial_state=True)  # of the process that this one was forked from
-    GradientState._reset_state()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
@@ -160,7 +156,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
-    mp.start_processes(process, args=(str(tmp_path), port), nprocs=2, start_method="fork")  # no second import of torch
+    mp.start_processes(process, args=(str(tmp_path), port), nprocs=2, start_method="spawn")
     for family in ("BERT", "GPT-2"):
         alone = tmp_path / f"{family} alone"
         trainer(model_of(family).model, alone, LayerMeasuresCallback(), test=rows(family)).evaluate()
