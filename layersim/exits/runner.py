@@ -18,7 +18,7 @@ from layersim.backbones.shrinking_forward import ShrinkingForward
 from layersim.errors import UserError
 from layersim.evaluation import evaluating
 from layersim.exits.alarm import Alarm
-from layersim.exits.policies import Policy, View, exit_layer, next_streak
+from layersim.exits.policies import Policy, Seen, exit_layer
 from layersim.exits.reference import doubts
 from layersim.exits.table import at_exits, drops, exit_table
 from layersim.heads import Head
@@ -199,9 +199,7 @@ class _Leaving:
         self.threshold = None if watch is not None and watch.sounded_at is not None else early_exit.threshold
         self.watch = watch if self.threshold is not None else None
         self.doubts: list[Tensor] = []
-        self.features: Tensor | None = None
-        self.predictions: Tensor | None = None
-        self.streak: Tensor | None = None
+        self.seen = Seen()
         self.left: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def __call__(self, layer: int, rows: Tensor, features: Tensor) -> Tensor:
@@ -209,17 +207,17 @@ class _Leaving:
         if self.by.temperatures is not None:
             logits = logits / self.by.temperatures[layer].to(logits)
         predictions = logits.argmax(dim=-1)
-        streak = next_streak(predictions, self.predictions, self.streak)
+        view = self.seen.view(logits, features, self.by.policy.reads)
         leaves = torch.full_like(rows, layer == self.last, dtype=torch.bool)
         if self.threshold is not None and (layer < self.last or self.watch is not None):
-            score = self.by.policy.score(View(logits, features, self.features, streak))
+            score = self.by.policy.score(view)
             leaves |= self.by.policy.leaves(score, self.threshold)
             if self.watch is not None:
                 doubt = doubts(self.by.policy, score, logits.shape[-1], self.last + 1)
                 self.doubts += [doubt, layer + doubt[leaves]] if layer == 0 else [layer + doubt[leaves]]
         self.left.append((rows[leaves], predictions[leaves], torch.full_like(rows[leaves], layer), logits[leaves]))
         stays = ~leaves
-        self.features, self.predictions, self.streak = features[stays], predictions[stays], streak[stays]
+        self.seen.keep(stays)
         return stays
 
     def exited(self) -> Exited:
