@@ -1,5 +1,6 @@
 """The first screen of a run, how long an epoch takes, and what may be typed when it has ended."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -112,7 +113,7 @@ class EpochTime(Callback):
             left = (trainer.max_epochs or 0) - trainer.current_epoch if by_epochs else 0
             whole = f"; {left} epochs about {age(left * seconds)}" if left > 1 else ""
             if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                print_facts({"Time": f"an epoch takes about {age(seconds)}, {how}{whole}."})
+                print_facts({"Time": f"an epoch takes about {age(math.ceil(seconds))}, {how}{whole}."})
 
 
 def next_commands(
