@@ -13,7 +13,7 @@ from callbacks import LayerAccuracyMonitor
 from layersim import Backbone, LayerwiseModule, SharedHead, UserError
 from layersim.exits.policies import Confidence
 from layersim.exits.runner import EarlyExit
-from layersim.export import Serving, export_onnx, export_program, export_stock, truncate
+from layersim.export import Serving, export_as, truncate
 from layersim.export.truncation import readout_without
 from layersim.objectives import Aligned
 from tests import tiny
@@ -131,7 +131,7 @@ def test_a_cut_model_is_the_authors_own_and_gives_the_readout(layers: int | list
 def test_the_checkpoint_loads_with_the_lines_of_its_readme(tmp_path: Path) -> None:
     own = backbone()
     head = separate(own)
-    export_stock(own, head, 2, tmp_path / "cut", serving=Serving([f"digit {n}" for n in range(10)]))
+    export_as("stock", own, head, 2, tmp_path / "cut", serving=Serving([f"digit {n}" for n in range(10)]))
     code = (tmp_path / "cut/README.md").read_text().split("```python\n")[1].split("```")[0]
     names: dict[str, Any] = {"Encoder": Encoder}
     exec(code.replace("(...)", "(2)").replace('"model.', f'"{tmp_path}/cut/model.'), names)
@@ -146,11 +146,11 @@ def test_programs(tmp_path: Path) -> None:
     own = backbone()
     head = SharedHead(own).eval()
     expected = readout_without(own, head, [0, 1], batch(5))
-    export_program(own, head, 2, tmp_path / "program")
+    export_as("torch.export", own, head, 2, tmp_path / "program")
     found = torch.export.load(tmp_path / "program/model.pt2").module()(image=batch(5)["image"])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     runtime = pytest.importorskip("onnxruntime")
-    export_onnx(own, head, 2, tmp_path / "onnx")
+    export_as("onnx", own, head, 2, tmp_path / "onnx")
     (logits,) = runtime.InferenceSession(tmp_path / "onnx/model.onnx").run(None, {"image": batch(5)["image"].numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
 

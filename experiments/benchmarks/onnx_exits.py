@@ -25,7 +25,7 @@ from early_exit import MODELS
 from rounds import interleave, machine, table
 
 from layersim.exits import POLICIES, Confidence, EarlyExit, exit_table
-from layersim.export import export_leaving, export_onnx
+from layersim.export import export_as, export_leaving
 from layersim.heads import SharedHead
 from layersim.outputs import LayerFeatures
 from layersim.report import read_exit_report
@@ -48,7 +48,7 @@ def by_layer(name: str, rounds: int, threads: int, folder: Path) -> str:
     if name == "bert":
         given["token_type_ids"] = np.zeros_like(given["input_ids"])
     contestants: dict[str, Callable[[], object]] = {}
-    whole = session(export_onnx(backbone, head, layers, folder / f"{name}-whole"), threads)
+    whole = session(export_as("onnx", backbone, head, layers, folder / f"{name}-whole"), threads)
     contestants["whole"] = lambda: whole.run(None, given)
     places = (1, 3, 6, 9, 12)
     for place in places:
@@ -82,7 +82,7 @@ def of_run(run: Path, inputs: int, threads: int, folder: Path) -> str:
     policy, head = POLICIES[report.policy](), module.head
     leaving = EarlyExit(module.backbone, head, policy, report.threshold, temperatures)
     early = session(export_leaving(leaving, folder / "exits"), threads)
-    whole = session(export_onnx(module.backbone, head, module.num_layers, folder / "whole"), threads)
+    whole = session(export_as("onnx", module.backbone, head, module.num_layers, folder / "whole"), threads)
     expected = [leaving({"image": each}) for each in images.split(500)]
     predictions, layers = (torch.cat([getattr(one, key) for one in expected]) for key in ("predictions", "exit_layers"))
     told = [early.run(None, {"image": each.numpy()}) for each in images.split(1)]

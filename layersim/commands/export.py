@@ -14,6 +14,7 @@ from layersim.commands.collecting import evaluate_epoch, quiet_trainer
 from layersim.data import SplitDataModule
 from layersim.data.inputs import Inputs
 from layersim.errors import UserError
+from layersim.export.exporting import Format
 from layersim.export.removal import Criterion
 from layersim.heads import Head, SharedHead
 from layersim.metrics import LayerAccuracy
@@ -122,8 +123,8 @@ def export_model(
     if report is not None and format == "onnx":
         path = export.export_leaving(early_exit, to, serving=serving, overwrite=overwrite)
     else:
-        write = {"onnx": export.export_onnx, "torch": export.export_program, "stock": export.export_stock}[format]
-        path = write(backbone, head, kept, to, serving=serving, overwrite=overwrite)
+        form: Format = "torch.export" if format == "torch" else format
+        path = export.export_as(form, backbone, head, kept, to, serving=serving, overwrite=overwrite)
     Console().print(f"Exported {told} to {path}; its README.md says how to load it.", soft_wrap=True)
     return path
 

@@ -1,12 +1,11 @@
 """Exports: stock checkpoints and programs of a model, whole, truncated or without some blocks."""
 
 from layersim.export.destination import RECORD_FILE, check_destination
+from layersim.export.exporting import export_as
 from layersim.export.leaving import export_leaving
-from layersim.export.programs import export_onnx, export_program
 from layersim.export.removal import Removal, RemovalTrial, Score, feature_changes, propose_removal, try_removal
 from layersim.export.replacement import replace_linear
 from layersim.export.serving import Serving
-from layersim.export.stock import export_stock
 from layersim.export.truncation import truncate
 
 __all__ = [
@@ -16,10 +15,8 @@ __all__ = [
     "Score",
     "Serving",
     "check_destination",
+    "export_as",
     "export_leaving",
-    "export_onnx",
-    "export_program",
-    "export_stock",
     "feature_changes",
     "propose_removal",
     "replace_linear",

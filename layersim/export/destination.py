@@ -60,8 +60,8 @@ def destination(to: Path, record: dict[str, object], *, overwrite: bool = False)
     partial.mkdir()
     with locked(partial):
         try:
-            yield partial
             (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
+            yield partial
             _open_to_readers(partial)
             for path in [*partial.rglob("*"), partial]:
                 bring_to_disk(path)

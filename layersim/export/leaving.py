@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.exits.policies import View, next_streak
+from layersim.exits.policies import Seen
 from layersim.exits.runner import EarlyExit
 from layersim.export.destination import check_destination, destination
+from layersim.export.exporting import readme, record_of
 from layersim.export.programs import check_onnx, example, named_inputs, onnx_file, traced, usage
-from layersim.export.record import readme, record_of
 from layersim.export.serving import NOTHING, Serving
 from layersim.export.truncation import agree
 from layersim.precision import widened
@@ -85,18 +85,17 @@ class Leaving(nn.Module):
         mask = batch.get("attention_mask")
         features = self.backbone.each_read(batch, lambda tokens: self.backbone.pool(tokens, mask))
         said: list[Tensor] = []
-        left = before = streak = previous = None  # of the layer before
+        seen, left = Seen(), None
         for layer, (values, temperature) in enumerate(zip(features, self.temperatures, strict=True)):
             logits = widened(self.head.logits(values[None], [layer])[0]) / temperature
-            predictions = logits.argmax(dim=-1)
-            streak = next_streak(predictions, before, streak)
-            leaves = self.policy.leaves(self.policy.score(View(logits, values, previous, streak)), self.threshold)
-            number = torch.full_like(predictions, layer + 1)
+            score = self.policy.score(seen.view(logits, values, self.policy.reads))
+            leaves = self.policy.leaves(score, self.threshold)
+            number = torch.full_like(leaves, layer + 1, dtype=torch.int64)
             if left is not None:  # the first layer to leave at counts
                 logits = torch.where(left.unsqueeze(-1), said[-3], logits)
                 number, leaves = torch.where(left, said[-2], number), left | leaves
             said += [logits, number, leaves.all()]
-            left, before, previous = leaves, predictions, values
+            left = leaves
         return tuple(said)
 
 

@@ -3,7 +3,7 @@
 Letters: N samples, T tokens, C classes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,61 +16,16 @@ from torch.export import Dim, ExportedProgram
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, as_user_error, root_reason
-from layersim.export.destination import check_destination, destination
-from layersim.export.record import Format, readme, record_of
-from layersim.export.serving import NOTHING, Serving
-from layersim.export.truncation import agree, kept_layers, library_of, truncate
-from layersim.heads import Head
+from layersim.export.serving import Serving
 
-_STOCK = "Export a stock checkpoint instead (--format stock)."
-_USAGE: dict[str, str] = {
+STOCK = "Export a stock checkpoint instead (--format stock)."
+USAGE: dict[str, str] = {
     "torch.export": 'import torch\n\nmodel = torch.export.load("model.pt2").module()\nlogits = model(%s)\n',
     "onnx": (
         'import onnxruntime\n\nsession = onnxruntime.InferenceSession("model.onnx")\n'
         "(logits,) = session.run(None, dict(%s))  # NumPy arrays\n"
     ),
 }
-
-
-def export_program(
-    backbone: Backbone,
-    head: Head,
-    layers: int | Sequence[int],
-    to: str | Path,
-    *,
-    serving: Serving = NOTHING,
-    overwrite: bool = False,
-) -> Path:
-    """Writes the truncated model as `model.pt2`, which `torch.export.load` opens, into the folder `to`, on the CPU.
-
-    Inputs are `image` (N, channels, height, width), or `input_ids` and `attention_mask` (N, T) and, where the model
-    tells texts of a pair apart, `token_type_ids`; the output is what the stock model calls logits. N and T may be any,
-    T up to the model's positions. The archive is loaded and compared, on another N and T than it was traced on, before
-    it gets its name. Arguments and result as of `export_stock`.
-
-    Raises:
-        UserError: as `truncate` and `check_destination`; a model that torch.export cannot follow.
-    """
-    return _export(backbone, head, layers, Path(to), "torch.export", serving, overwrite)
-
-
-def export_onnx(
-    backbone: Backbone,
-    head: Head,
-    layers: int | Sequence[int],
-    to: str | Path,
-    *,
-    serving: Serving = NOTHING,
-    overwrite: bool = False,
-) -> Path:
-    """Writes the truncated model as `model.onnx`; else as `export_program`, and compared in onnxruntime.
-
-    Raises:
-        UserError: as `export_program`; the extra `onnx` is not installed; weights of bfloat16, which NumPy, and with it
-            onnxruntime, does not know.
-    """
-    check_onnx(backbone)
-    return _export(backbone, head, layers, Path(to), "onnx", serving, overwrite)
 
 
 def check_onnx(backbone: Backbone) -> None:
@@ -108,38 +63,6 @@ class _OfTexts(_Named):
         return self.read(self.module, {"input_ids": input_ids, "attention_mask": attention_mask, **types})
 
 
-def _export(
-    backbone: Backbone,
-    head: Head,
-    layers: int | Sequence[int],
-    to: Path,
-    form: Format,
-    serving: Serving,
-    overwrite: bool,
-) -> Path:
-    serving.check(backbone.num_classes)
-    check_destination(to, overwrite)
-    model = truncate(backbone, head, layers, stock=False).cpu()
-    named = named_inputs(model, backbone, library_of(backbone).output)
-    program = traced(named, backbone, model)
-    record = record_of(backbone, head, kept_layers(layers, backbone.num_layers), form) | serving.entries
-    inputs = example(backbone, times=3)
-    with destination(to, record, overwrite=overwrite) as folder, torch.no_grad():
-        if form == "torch.export":
-            found = _torch_archive(program, folder, inputs)
-        else:
-            (found,) = onnx_file(program, folder, inputs)
-        expected, stock = program.module()(**inputs), named(**inputs)
-        if not (agree(expected, stock, tolerance=1e-5) and agree(found, stock, tolerance=1e-4)):
-            raise UserError(
-                f"The {form} program differs from the model by {(found - stock).abs().max().item():.1e} in its logits. "
-                "Nothing was exported; a stock checkpoint can be."
-            )
-        (folder / "README.md").write_text(readme(record, usage(_USAGE[form], inputs, serving)))
-        serving.write(folder)
-    return to
-
-
 def named_inputs(
     module: nn.Module, backbone: Backbone, read: Callable[[Any, dict[str, Tensor]], Any]
 ) -> _OfImages | _OfTexts:
@@ -167,7 +90,7 @@ def traced(module: _OfImages | _OfTexts, backbone: Backbone, model: nn.Module) -
     inputs = example(backbone, times=2)
     batch, tokens = Dim("batch"), Dim("tokens", max=getattr(backbone, "max_positions", None))
     open_axes = {0: batch} if backbone.input_size else {0: batch, 1: tokens}
-    with as_user_error(f"torch.export cannot follow {type(model).__name__}", _STOCK, why=_why), torch.no_grad():
+    with as_user_error(f"torch.export cannot follow {type(model).__name__}", STOCK, why=_why), torch.no_grad():
         return torch.export.export(module, (), inputs, dynamic_shapes=dict.fromkeys(inputs, open_axes))
 
 
@@ -190,11 +113,11 @@ def _why(error: BaseException) -> str:
     return shorten(root_reason(error), 400, placeholder=" …")
 
 
-def _torch_archive(program: ExportedProgram, folder: Path, inputs: dict[str, Tensor]) -> Tensor:
-    with as_user_error("torch cannot write the program and open it again", _STOCK, why=_why):
+def torch_archive(program: ExportedProgram, folder: Path, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """Writes `model.pt2`, and gives what torch makes of the inputs with it."""
+    with as_user_error("torch cannot write the program and open it again", STOCK, why=_why):
         torch.export.save(program, folder / "model.pt2")
-        logits: Tensor = torch.export.load(folder / "model.pt2").module()(**inputs)
-    return logits
+        return [torch.export.load(folder / "model.pt2").module()(**inputs)]
 
 
 def onnx_file(
@@ -205,12 +128,12 @@ def onnx_file(
 ) -> list[Tensor]:
     """Writes `model.onnx`, once `change` has had its graph (`onnx_ir.Graph`), and gives what onnxruntime makes of the
     inputs with it."""
-    with as_user_error("The model cannot be written as ONNX", _STOCK, why=_why):
+    with as_user_error("The model cannot be written as ONNX", STOCK, why=_why):
         written = torch.onnx.export(program, dynamo=True, verbose=False)
         assert written is not None
         change(written.model.graph)
         written.save(folder / "model.onnx")
-    with as_user_error("onnxruntime cannot run the model", _STOCK, why=_why):
+    with as_user_error("onnxruntime cannot run the model", STOCK, why=_why):
         session = import_module("onnxruntime").InferenceSession(folder / "model.onnx")
         found = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     return [torch.from_numpy(each) for each in found]

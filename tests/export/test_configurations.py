@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from layersim.errors import UserError
-from layersim.export import export_onnx, export_program, export_stock
+from layersim.export import export_as
 from layersim.export.transformers_library import cut_entries
 from layersim.heads import SharedHead
 from tests.backbones.test_other_families import OTHERS
@@ -47,7 +47,7 @@ def test_language_models_whose_layers_differ_are_cut(family: str, layers: Any, t
     """The stock model gives the readout, or, without a block in between, has been compared or refused by us."""
     backbone = build(BY_LAYER[family], "language-modeling")
     head = SharedHead(backbone).eval()
-    export_stock(backbone, head, layers, tmp_path / "cut")
+    export_as("stock", backbone, head, layers, tmp_path / "cut")
     model = loaded(tmp_path / "cut")
     assert model.config.num_hidden_layers == (2 if layers == 2 else 3)
     if layers == 2:
@@ -58,7 +58,7 @@ def test_language_models_whose_layers_differ_are_cut(family: str, layers: Any, t
 def test_classifiers_of_other_families_are_cut(family: str, tmp_path: Path) -> None:
     backbone = build(*OTHERS[family])
     head = SharedHead(backbone).eval()
-    export_stock(backbone, head, 2, tmp_path / "cut")
+    export_as("stock", backbone, head, 2, tmp_path / "cut")
     model = loaded(tmp_path / "cut")
     inputs = backbone.tiny_batch
     with torch.no_grad():
@@ -93,16 +93,16 @@ def test_entries_by_layer() -> None:
 
 MIXTRAL = {"model_type": "mixtral", **DECODER, "num_local_experts": 4, "num_experts_per_tok": 2}
 UNTRACED = {
-    "BART counts the ends of its texts": (export_program, OTHERS["BART"], "torch.export cannot follow"),
-    "Mixtral's experts are the data's choice": (export_onnx, (MIXTRAL, "language-modeling"), "written as ONNX"),
+    "BART counts the ends of its texts": ("torch.export", OTHERS["BART"], "torch.export cannot follow"),
+    "Mixtral's experts are the data's choice": ("onnx", (MIXTRAL, "language-modeling"), "written as ONNX"),
 }
 
 
 @pytest.mark.parametrize("case", UNTRACED)
 def test_what_cannot_be_traced_is_refused_in_one_line_with_the_way_out(case: str, tmp_path: Path) -> None:
-    export, family, said = UNTRACED[case]
+    form, family, said = UNTRACED[case]
     backbone = build(*family)
     with pytest.raises(UserError, match=f"{said}.*--format stock") as error:
-        export(backbone, SharedHead(backbone).eval(), 2, tmp_path / "program")
+        export_as(form, backbone, SharedHead(backbone).eval(), 2, tmp_path / "program")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "program").exists()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from layersim.backbones import TransformersBackbone
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.export import programs
-from layersim.export.programs import export_onnx, export_program
+from layersim.export import exporting, programs
+from layersim.export.exporting import export_as
 from layersim.export.truncation import library_of, truncate
 from layersim.heads import Head, LinearProbes, SharedHead, TunedLens
 from tests.backbones import test_vision, tiny_transformers
@@ -44,7 +44,7 @@ def readout(backbone: Backbone, head: Head, inputs: dict[str, Tensor], layer: in
 @pytest.mark.parametrize("family", ["ViT, class token", "BERT"])
 def test_a_torch_archive_gives_the_readout(family: str, tmp_path: Path) -> None:
     backbone, head, inputs = build(family)
-    to = export_program(backbone, head, 2, tmp_path / "export")
+    to = export_as("torch.export", backbone, head, 2, tmp_path / "export")
     found: dict[str, Any] = dict(inputs)
     code = (to / "README.md").read_text().split("```python\n")[1].split("```")[0]
     exec(code.replace("model.pt2", str(to / "model.pt2")), found)
@@ -70,9 +70,9 @@ def test_what_no_stock_model_reads_a_program_does(make: Any, family: str, tmp_pa
         with pytest.raises(UserError, match="reads layer 2 raw or through a map, which no stock model does"):
             truncate(backbone, head, 2)
     if (make, family) == (TunedLens, "ViT, class token"):
-        found = torch.export.load(export_program(backbone, head, 2, tmp_path / "export") / "model.pt2").module()(
-            **inputs
-        )
+        found = torch.export.load(
+            export_as("torch.export", backbone, head, 2, tmp_path / "export") / "model.pt2"
+        ).module()(**inputs)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -91,7 +91,7 @@ def test_onnxruntime_gives_the_readout(family: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     backbone, head, inputs = build(family)
-    to = export_onnx(backbone, head, 2, tmp_path / "export")
+    to = export_as("onnx", backbone, head, 2, tmp_path / "export")
     found: dict[str, Any] = {name: tensor.numpy() for name, tensor in inputs.items()}
     code = (to / "README.md").read_text().split("```python\n")[1].split("```")[0]
     exec(code.replace("model.onnx", str(to / "model.onnx")), found)
@@ -104,16 +104,16 @@ def test_onnx_without_its_packages_names_the_extra(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(programs, "find_spec", lambda name: None if name == "onnxscript" else object())
     backbone, head, _ = build("ViT, class token")
     with pytest.raises(UserError, match=r"needs onnxscript, not installed here: pip install 'layersim\[onnx\]'"):
-        export_onnx(backbone, head, 2, tmp_path / "export")
+        export_as("onnx", backbone, head, 2, tmp_path / "export")
 
 
 def test_onnx_of_bfloat16_is_refused_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "find_spec", lambda name: object())
-    monkeypatch.delattr(programs, "truncate")
+    monkeypatch.delattr(exporting, "truncate")
     options = {"task": "classification", "pretrained": False, "config_args": ENCODERS["BERT"], "dtype": "bfloat16"}
     backbone = TransformersBackbone(**options)
     with pytest.raises(UserError, match=r"no bfloat16.*dtype to float32"):
-        export_onnx(backbone, SharedHead(backbone), 2, tmp_path / "export")
+        export_as("onnx", backbone, SharedHead(backbone), 2, tmp_path / "export")
 
 
 def test_a_model_that_cannot_be_followed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,18 +123,18 @@ def test_a_model_that_cannot_be_followed_is_told(tmp_path: Path, monkeypatch: py
         def forward(self, image: Tensor) -> Tensor:
             return image.sum(dim=(1, 2)) if image.sum() > 0 else image.mean(dim=(1, 2))
 
-    monkeypatch.setattr(programs, "truncate", lambda *_, **__: Chooses())
+    monkeypatch.setattr(exporting, "truncate", lambda *_, **__: Chooses())
     with pytest.raises(UserError, match=r"torch.export cannot follow Chooses: .*Export a stock checkpoint instead"):
-        export_program(backbone, SharedHead(backbone), 2, tmp_path / "export")
+        export_as("torch.export", backbone, SharedHead(backbone), 2, tmp_path / "export")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_program_that_says_something_else_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, head, _ = build("ViT, class token")
-    archive = programs._torch_archive
-    monkeypatch.setattr(programs, "_torch_archive", lambda *args: archive(*args) + 1e-2)
-    with pytest.raises(UserError, match=r"differs from the model by 1\.0e-02"):
-        export_program(backbone, head, 2, tmp_path / "export")
+    archive = exporting.torch_archive
+    monkeypatch.setattr(exporting, "torch_archive", lambda *args: [archive(*args)[0] + 1e-2])
+    with pytest.raises(UserError, match=r"reads another model .*differ by 1\.0e-02.*Export a stock checkpoint instead"):
+        export_as("torch.export", backbone, head, 2, tmp_path / "export")
     assert not list(tmp_path.iterdir())
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.export import export_stock
+from layersim.export import export_as
 from layersim.export.removal import Removal, try_removal
 from layersim.export.replacement import replace_linear
 from layersim.export.truncation import library_of, truncate
@@ -113,7 +113,7 @@ def test_blocks_that_do_nothing_change_nothing_and_the_model_itself_stays(tmp_pa
         torch.testing.assert_close(value, before[name], rtol=0, atol=1e-6)
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
     assert head.final_norm is folded.final_norm, "one model, as before"
-    export_stock(folded, head, removal.kept, tmp_path / "cut")
+    export_as("stock", folded, head, removal.kept, tmp_path / "cut")
     assert "2 of 3 layers (1, 3); block 1 carries a linear map for blocks 2 … 2" in (
         (tmp_path / "cut/README.md").read_text()
     )

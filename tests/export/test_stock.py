@@ -20,9 +20,9 @@ from layersim.backbones import Lora, TimmBackbone, TransformersBackbone
 from layersim.backbones.base import Backbone
 from layersim.backbones.tokens import predicting_tokens
 from layersim.errors import UserError
-from layersim.export import stock, transformers_library
+from layersim.export import exporting, transformers_library
+from layersim.export.exporting import export_as
 from layersim.export.serving import Serving
-from layersim.export.stock import export_stock
 from layersim.export.truncation import library_of, readout_without
 from layersim.heads import Head, SharedHead
 from tests.backbones import test_vision, tiny_transformers
@@ -84,7 +84,7 @@ def test_a_fresh_process_without_layersim_gives_the_readouts(tmp_path: Path) -> 
     for name, (family, kind, layers) in FRESH.items():
         backbone = build(family)
         head: Head = separate(backbone) if kind == "separate" else SharedHead(backbone).eval()
-        export_stock(backbone, head, layers, tmp_path / name)
+        export_as("stock", backbone, head, layers, tmp_path / name)
         torch.save(backbone.inputs(batch(backbone)), tmp_path / f"inputs-{name}")
         if isinstance(layers, int):
             expected[name] = readout(backbone, head, layers - 1)
@@ -103,7 +103,7 @@ def test_a_fresh_process_without_layersim_gives_the_readouts(tmp_path: Path) -> 
 def test_from_pretrained_loads_every_family(family: str, tmp_path: Path) -> None:
     backbone = tiny_transformers.build(CLASSIFIERS[family])
     head = separate(backbone)
-    export_stock(backbone, head, 2, tmp_path / "two", serving=Serving(NAMES))
+    export_as("stock", backbone, head, 2, tmp_path / "two", serving=Serving(NAMES))
     model = loaded(tmp_path / "two")
     torch.testing.assert_close(logits(backbone, model), readout(backbone, head, 1), rtol=1e-5, atol=1e-5)
     assert model.config.num_hidden_layers == 2
@@ -114,7 +114,7 @@ def test_from_pretrained_loads_every_family(family: str, tmp_path: Path) -> None
 def test_from_pretrained_loads_every_language_model(family: str, tmp_path: Path) -> None:
     backbone = tiny_transformers.build(CAUSAL[family], "language-modeling")
     for head in (SharedHead(backbone).eval(), separate(backbone)):
-        export_stock(backbone, head, 2, tmp_path / type(head).__name__)
+        export_as("stock", backbone, head, 2, tmp_path / type(head).__name__)
         model = loaded(tmp_path / type(head).__name__)
         torch.testing.assert_close(logits(backbone, model), readout(backbone, head, 1), rtol=1e-5, atol=1e-5)
 
@@ -122,7 +122,7 @@ def test_from_pretrained_loads_every_language_model(family: str, tmp_path: Path)
 def test_a_language_model_without_a_block_still_generates_with_its_cache(tmp_path: Path) -> None:
     """Each block keeps keys and values under its own number: a number that is not there would fail or mix them up."""
     backbone = tiny_transformers.build(CAUSAL["Llama"], "language-modeling")
-    export_stock(backbone, SharedHead(backbone).eval(), [0, 2], tmp_path / "without")
+    export_as("stock", backbone, SharedHead(backbone).eval(), [0, 2], tmp_path / "without")
     model = loaded(tmp_path / "without")
     prompt = torch.tensor([[7, 8, 9]])
     found, plain = (
@@ -143,7 +143,7 @@ def test_timm_opens_the_folder_by_its_own_scheme(tmp_path: Path) -> None:
     ).eval()
     head = SharedHead(backbone).eval()
     nn.init.normal_(backbone.model.head.weight)
-    to = export_stock(backbone, head, 2, tmp_path / "with a space", serving=Serving(NAMES))
+    to = export_as("stock", backbone, head, 2, tmp_path / "with a space", serving=Serving(NAMES))
     model = timm.create_model(f"local-dir:{to}", pretrained=True).eval()
     torch.testing.assert_close(logits(backbone, model), readout(backbone, head, 1), rtol=1e-5, atol=1e-5)
     found = resolve_model_data_config(model)
@@ -156,7 +156,7 @@ def test_timm_opens_the_folder_by_its_own_scheme(tmp_path: Path) -> None:
 
 def test_the_whole_model(tmp_path: Path) -> None:
     backbone = build("ViT, class token")
-    to = export_stock(backbone, SharedHead(backbone).eval(), 3, tmp_path / "whole")
+    to = export_as("stock", backbone, SharedHead(backbone).eval(), 3, tmp_path / "whole")
     model = timm.create_model(f"local-dir:{to}", pretrained=True).eval()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in backbone.model.state_dict().items())
     assert "all 3 layers" in (to / "README.md").read_text()
@@ -164,7 +164,7 @@ def test_the_whole_model(tmp_path: Path) -> None:
 
 def test_the_record_counts_layers_from_one(tmp_path: Path) -> None:
     backbone = build("BERT")
-    to = export_stock(backbone, SharedHead(backbone).eval(), [0, 2], tmp_path / "export")
+    to = export_as("stock", backbone, SharedHead(backbone).eval(), [0, 2], tmp_path / "export")
     record = json.loads((to / "layersim.json").read_text())
     assert record["layers"] == [1, 3]
     assert record["of"] == 3
@@ -178,12 +178,12 @@ def test_an_export_that_stands_there_is_kept_before_anything_is_built(
 ) -> None:
     backbone = build("ViT, class token")
     head = SharedHead(backbone).eval()
-    to = export_stock(backbone, head, 1, tmp_path / "export")
+    to = export_as("stock", backbone, head, 1, tmp_path / "export")
     with monkeypatch.context() as patch:
-        patch.delattr(stock, "truncate")
+        patch.delattr(exporting, "truncate")
         with pytest.raises(UserError, match=r"exists and is kept.*--overwrite"):
-            export_stock(backbone, head, 2, to)
-    export_stock(backbone, head, 2, to, overwrite=True)
+            export_as("stock", backbone, head, 2, to)
+    export_as("stock", backbone, head, 2, to, overwrite=True)
     assert json.loads((to / "layersim.json").read_text())["layers"] == [1, 2]
 
 
@@ -191,21 +191,21 @@ def test_a_failure_while_writing_leaves_the_old_export_alone(tmp_path: Path, mon
     """The disk is full after the weights; then the weights do not read back as they were written."""
     backbone = build("ViT, class token")
     head = SharedHead(backbone).eval()
-    to = export_stock(backbone, head, 1, tmp_path / "export")
+    to = export_as("stock", backbone, head, 1, tmp_path / "export")
     before = (to / "model.safetensors").read_bytes()
 
     def full(*_: object) -> str:
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stock, "readme", full)
+        patch.setattr(exporting, "readme", full)
         for place, overwrite in ((to, True), (tmp_path / "new", False)):
             with pytest.raises(OSError, match="No space left"):
-                export_stock(backbone, head, 2, place, overwrite=overwrite)
+                export_as("stock", backbone, head, 2, place, overwrite=overwrite)
     with monkeypatch.context() as patch:
-        patch.setattr(stock, "agree", lambda *_: False)
+        patch.setattr(exporting, "agree", lambda *_, **__: False)
         with pytest.raises(UserError, match="timm reads another model from the export than was written"):
-            export_stock(backbone, head, 2, tmp_path / "new")
+            export_as("stock", backbone, head, 2, tmp_path / "new")
     assert os.listdir(tmp_path) == ["export"]
     assert (to / "model.safetensors").read_bytes() == before
 
@@ -213,7 +213,7 @@ def test_a_failure_while_writing_leaves_the_old_export_alone(tmp_path: Path, mon
 def test_class_names_of_another_number_are_refused(tmp_path: Path) -> None:
     backbone = build("ViT, class token")
     with pytest.raises(UserError, match="names of 7 classes, but got 2"):
-        export_stock(backbone, SharedHead(backbone), 2, tmp_path / "export", serving=Serving(["a", "b"]))
+        export_as("stock", backbone, SharedHead(backbone), 2, tmp_path / "export", serving=Serving(["a", "b"]))
     assert not list(tmp_path.iterdir())
 
 
@@ -221,7 +221,7 @@ def test_class_names_of_another_number_are_refused(tmp_path: Path) -> None:
 def test_adapters_are_merged(tmp_path: Path, name: str) -> None:
     pytest.importorskip("peft", reason="needs the extra `lora`")
     backbone = tiny_transformers.build(CAUSAL[name], "language-modeling", lora=Lora(r=2, alpha=6.0))
-    folder = export_stock(backbone, SharedHead(backbone).eval(), 2, tmp_path / "cut")
+    folder = export_as("stock", backbone, SharedHead(backbone).eval(), 2, tmp_path / "cut")
     loaded = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     assert not [name for name in loaded.state_dict() if "lora" in name]
     inputs = batch(backbone)
@@ -235,7 +235,7 @@ def test_a_head_wider_than_its_model_is_written_in_the_models_precision(tmp_path
     torch.manual_seed(0)
     options = {"task": "language-modeling", "pretrained": False, "config_args": CAUSAL["Llama"], "dtype": "bfloat16"}
     backbone = TransformersBackbone(**options, lora=Lora(r=2)).eval()
-    folder = export_stock(backbone, SharedHead(backbone).eval(), 2, tmp_path / "cut")
+    folder = export_as("stock", backbone, SharedHead(backbone).eval(), 2, tmp_path / "cut")
     written = transformers.AutoModelForCausalLM.from_pretrained(folder)
     assert {weight.dtype for weight in written.parameters()} == {torch.bfloat16}
     assert torch.equal(written.lm_head.weight, backbone.model.lm_head.weight.bfloat16())
@@ -255,10 +255,10 @@ def words(folder: Path) -> None:
 
 def test_the_tokenizer_beside_the_weights_comes_along(tmp_path: Path) -> None:
     backbone = from_folder(tmp_path / "source")
-    alone = export_stock(backbone, SharedHead(backbone).eval(), 2, tmp_path / "alone")
+    alone = export_as("stock", backbone, SharedHead(backbone).eval(), 2, tmp_path / "alone")
     assert not list(alone.glob("*token*"))
     words(tmp_path / "source")
-    to = export_stock(backbone, SharedHead(backbone).eval(), 2, tmp_path / "export")
+    to = export_as("stock", backbone, SharedHead(backbone).eval(), 2, tmp_path / "export")
     assert transformers.AutoTokenizer.from_pretrained(to).convert_tokens_to_ids(["two", "one"]) == [2, 1]
 
 
@@ -267,7 +267,7 @@ def test_a_tokenizer_that_cannot_be_opened_is_not_left_out(tmp_path: Path) -> No
     words(tmp_path / "source")
     (tmp_path / "source" / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match=r"The tokenizer of .*source, which belongs in the export, cannot be opened"):
-        export_stock(backbone, SharedHead(backbone).eval(), 2, tmp_path / "export")
+        export_as("stock", backbone, SharedHead(backbone).eval(), 2, tmp_path / "export")
     assert os.listdir(tmp_path) == ["source"]
 
 
@@ -284,5 +284,5 @@ def test_the_tokenizer_is_of_the_models_revision(tmp_path: Path, monkeypatch: py
     backbone.tokenizer_name = "someone/model"
     monkeypatch.setattr(transformers_library, "AutoTokenizer", Hub)
     with pytest.raises(UserError, match=r"The tokenizer of someone/model.*no such revision"):
-        export_stock(backbone, SharedHead(backbone).eval(), 2, tmp_path / "export")
+        export_as("stock", backbone, SharedHead(backbone).eval(), 2, tmp_path / "export")
     assert asked == [("someone/model", {"revision": "v1.2", "trust_remote_code": True})]
