@@ -38,7 +38,7 @@ class Removal:
 
     @property
     def kept(self) -> list[int]:
-        """The layer numbers 0 … L − 1 that stay, as `truncate` and `export_stock` take them."""
+        """The layer numbers 0 … L − 1 that stay, as `truncate` and `export_as` take them."""
         return [layer for layer in range(self.num_layers) if not self.first <= layer + 1 <= self.last]
 
 
@@ -83,8 +83,9 @@ def feature_changes(
     """
     if criterion not in get_args(Criterion):
         raise UserError(f"Expected a criterion of {', '.join(get_args(Criterion))}, but got {criterion!r}.")
-    (changes,) = evaluate(backbone, batches, _Changes(criterion))
-    return torch.as_tensor(changes)
+    metric = AngularDistance() if criterion == "angular" else CosineSimilarity(centering="none")
+    (measured,) = evaluate(_Values(backbone), batches, metric)
+    return torch.as_tensor(measured if criterion == "angular" else 1 - measured)
 
 
 def propose_removal(changes: Tensor, blocks: int, criterion: Criterion = "angular") -> Removal:
@@ -127,26 +128,22 @@ def try_removal(
         UserError: as `truncate`; no batches, or batches without labels.
     """
     stock = [truncate(*pair, removal.kept) for pair in ((backbone, head), replaced) if pair is not None]
-    (totals,) = evaluate(_Trial(backbone, head, removal, stock), batches, _Sum(2 + len(stock), 3))
-    if not (samples := int(totals[0, 2])):
+    (totals,) = evaluate(_Trial(backbone, head, removal, stock), batches, Total())
+    if totals is None or not (samples := int(totals[0, 2])):
         raise UserError("Expected batches to measure a removal on, but got none.")
     return RemovalTrial(samples, *(Score(*row[:2]) for row in (totals / samples).tolist()))
 
 
-class _Changes(nn.Module):
-    """Collects the change between features, which needs nothing else of a batch."""
+class _Values(nn.Module):
+    """The backbone, of whose features nothing but the values counts."""
 
-    def __init__(self, criterion: Criterion) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        self.angular = criterion == "angular"
-        self.metric = AngularDistance() if self.angular else CosineSimilarity(centering="none")
+        self.backbone = backbone
 
-    def update(self, features: LayerFeatures) -> None:
-        self.metric.update(features.values)
-
-    def compute(self) -> Tensor:
-        measured: Tensor = self.metric.compute()
-        return measured if self.angular else 1 - measured
+    def forward(self, batch: Mapping[str, Any]) -> Tensor:
+        values: Tensor = self.backbone(batch).values
+        return values
 
 
 class _Trial(nn.Module):
@@ -179,14 +176,14 @@ class _Trial(nn.Module):
         )
 
 
-class _Sum:
-    """Collects tensors of one shape by adding them."""
+class Total:
+    """Collects tensors of one shape by adding them, on the host; None where none came."""
 
-    def __init__(self, *shape: int) -> None:
-        self.total = torch.zeros(*shape, dtype=torch.float64)
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
 
     def update(self, output: Tensor) -> None:
-        self.total += output.cpu()
+        self.total = output.cpu() if self.total is None else self.total + output.cpu()
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Tensor | None:
         return self.total

@@ -12,7 +12,7 @@ from layersim.backbones.base import Backbone
 from layersim.backbones.calls import hooked, recorded
 from layersim.errors import UserError
 from layersim.evaluation import evaluate
-from layersim.export.removal import Removal
+from layersim.export.removal import Removal, Total
 from layersim.heads import Head
 
 
@@ -38,15 +38,15 @@ def replace_linear(
     """
     backbone, head = copy.deepcopy((backbone, head))
     reader = _Reader(backbone, removal)
-    (sums,) = evaluate(reader, batches, _NormalEquations())
-    if sums is None or sums.tokens < sums.products.shape[0]:
-        read = 0 if sums is None else sums.tokens
+    (sums,) = evaluate(reader, batches, Total())
+    if sums is None or reader.tokens < len(sums):
         raise UserError(
-            f"Expected more tokens than the {reader.unknowns} unknowns of each row of a linear map, but got {read}. "
-            "Raise --removal_batches."
+            f"Expected more tokens than the {reader.unknowns} unknowns of each row of a linear map, but got "
+            f"{reader.tokens}. Raise --removal_batches."
         )
+    products, targets = sums[:, : len(sums)], sums[:, len(sums) :]
     # the squares of singular values below rounding count as zero, and what is along them as not asked for
-    change = torch.linalg.lstsq(sums.products.cpu(), sums.targets.cpu(), driver="gelsd").solution.mT
+    change = torch.linalg.lstsq(products, targets, driver="gelsd").solution.mT
     reader.fold(change)
     backbone.folded = f"block {removal.first - 1} carries a linear map for blocks {removal.first} … {removal.last}"
     return backbone, head
@@ -64,6 +64,7 @@ class _Reader(nn.Module):
         self.read_alone = pooled and removal.last == backbone.num_layers
         self.map: nn.Module | None = None
         self.scale = torch.empty(0)
+        self.tokens = 0
         self.block = f"{type(backbone.blocks[self.before]).__name__}, block {self.before + 1},"
 
     @property
@@ -71,8 +72,8 @@ class _Reader(nn.Module):
         """D, and 1 where the map has a bias."""
         return len(self.scale) + (getattr(self.map, "bias", None) is not None)
 
-    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """(N, D), or (N, D + 1) with ones, and (N, D), in float64."""
+    def forward(self, batch: Mapping[str, Any]) -> Tensor:
+        """Normal equations, Σ x xᵀ beside Σ x yᵀ, of x (N, D), or (N, D + 1) with ones, and y (N, D), in float64."""
         if self.map is None:
             self._find(batch)
         assert self.map is not None
@@ -83,7 +84,8 @@ class _Reader(nn.Module):
         put_in, added = self._counted(put_in, batch), self._counted(added, batch)
         if self.unknowns > len(self.scale):
             put_in = torch.cat([put_in, torch.ones_like(put_in[:, :1])], dim=1)
-        return put_in, added
+        self.tokens += len(put_in)
+        return torch.cat([put_in.mT @ put_in, put_in.mT @ added], dim=1)
 
     def _counted(self, tokens: Tensor, batch: Mapping[str, Any]) -> Tensor:
         mask = batch.get("attention_mask")
@@ -128,24 +130,6 @@ class _Reader(nn.Module):
             bias: Any = self.map.bias
             own = self.scale * bias.detach().double().cpu()
             bias.copy_((own + change[:, :size] @ own + change[:, size]) / self.scale)
-
-
-class _NormalEquations:
-    """Collects Σ x xᵀ and Σ x yᵀ."""
-
-    def __init__(self) -> None:
-        self.tokens = 0
-        self.products, self.targets = torch.empty(0), torch.empty(0)
-
-    def update(self, output: tuple[Tensor, Tensor]) -> None:
-        put_in, added = output
-        products, targets = put_in.mT @ put_in, put_in.mT @ added
-        self.products = self.products + products if self.tokens else products
-        self.targets = self.targets + targets if self.tokens else targets
-        self.tokens += len(put_in)
-
-    def compute(self) -> "_NormalEquations | None":
-        return self if self.tokens else None
 
 
 def _is_linear(module: nn.Module) -> bool:
