@@ -20,8 +20,8 @@ from serving import data_of
 
 from layersim.evaluation import evaluating
 from layersim.exits import Confidence, Costs, EarlyExit, measure_costs
-from layersim.exits.plan import Scheduled, quickest
-from layersim.exits.speed import Batch
+from layersim.exits.plan import Scheduled
+from layersim.exits.speed import Batch, quickest
 from layersim.export import truncate
 from layersim.export.truncation import library_of
 from layersim.heads import Head, SharedHead

@@ -13,9 +13,9 @@ from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.evaluation import evaluating
 from layersim.exits import EarlyExit, ExitTable, measure_costs, plan_exits
-from layersim.exits.plan import full_batches, quickest
+from layersim.exits.plan import full_batches
 from layersim.exits.policies import Policy, exit_layer
-from layersim.exits.speed import Batch
+from layersim.exits.speed import Batch, quickest
 from layersim.export.truncation import library_of
 from layersim.module import LayerwiseModule
 

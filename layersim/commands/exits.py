@@ -275,7 +275,7 @@ def _timed(
     points = [chosen, *({key: curve[key][point] for key in chosen} for point in dict.fromkeys(nearest))]
     runs = [EarlyExit(model.backbone, model.head, policy, point["threshold"], temperatures) for point in points]
     with trainer.precision_plugin.forward_context():
-        speeds = measure_speeds(model.backbone, model.head, runs, batches)
+        speeds = measure_speeds(runs, batches)
     measured = [
         {**point, "layer_gain": report.layers / point["mean_exit_layer"], **vars(speed)}
         for point, speed in zip(points, speeds, strict=True)

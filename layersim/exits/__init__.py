@@ -29,11 +29,10 @@ from layersim.exits.policies import (
 from layersim.exits.reference import Reference, reference_of
 from layersim.exits.runner import EarlyExit, Exited
 from layersim.exits.shift import Shift, estimate_shift
-from layersim.exits.speed import Speed, measure_speed
+from layersim.exits.speed import Speed, TokenSpeed, measure_speed, measure_token_speed
 from layersim.exits.table import ExitSummary, ExitTable, Risk, calibrations, exit_table, join_tables, summarize
 from layersim.exits.temperature import fit_temperatures, split_for_temperatures
 from layersim.exits.token_calibration import TokenCalibration, calibrate_tokens
-from layersim.exits.token_speed import TokenSpeed, measure_token_speed
 
 __all__ = [
     "POLICIES",

@@ -1,7 +1,6 @@
 """What exits will gain, before they are tried: predicted from the seconds of a layer with its head, and of taking
 samples out of a batch. Letters: L layers, N samples, K batch sizes."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -17,12 +16,10 @@ from layersim.errors import UserError
 from layersim.exits.curve import along_exits, exit_counts
 from layersim.exits.policies import Policy, View, exit_layer
 from layersim.exits.runner import EarlyExit
-from layersim.exits.speed import Batch, timed
+from layersim.exits.speed import Batch, quickest
 from layersim.exits.table import ExitTable
 from layersim.heads import Head
 
-_LEAST = 0.02
-"""Seconds: what takes less is repeated until it takes as much, and then timed."""
 _BATCHES = 8
 """Batches that costs are measured on, at most, where they differ in shape, as texts do."""
 
@@ -46,9 +43,6 @@ class Scheduled(Policy):
         self.remaining = self.remaining[~leaves]
         self.layer += 1
         return leaves.float()
-
-    def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
-        return 0.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -188,10 +182,6 @@ class ExitPlan:
     pays_up_to: float | None
     """In the largest batch: the greatest accuracy of exits that are faster than all layers."""
 
-    def fastest(self, place: int) -> Way:
-        """At the batch size of this place."""
-        return min(self.ways, key=lambda way: way.seconds[place])
-
 
 def plan_exits(
     table: ExitTable, thresholds: Sequence[float], costs: Costs, asked: float, cuts: Mapping[str, tuple[int, float]]
@@ -206,8 +196,8 @@ def plan_exits(
         cuts: by name, how many layers another way computes, and its accuracy on the samples.
     """
     num_layers = len(table.scores)
-    exits, correct = exit_counts(table.scores, table.predictions, table.targets, torch.tensor(list(thresholds)))
-    _, accuracies = along_exits(exits, correct)
+    counts = exit_counts(table.scores, table.predictions, table.targets, torch.tensor(list(thresholds)))
+    _, accuracies = along_exits(*counts)
     whole = float((table.predictions[-1] == table.targets).double().mean())
 
     def seconds(threshold: float | None, size: int) -> float:
@@ -234,16 +224,3 @@ def plan_exits(
         float(accuracies[place]) for place in spread if seconds(float(thresholds[place]), most) < ways[0].seconds[-1]
     ]
     return ExitPlan(asked, list(costs.sizes), ways, pays_from, max(pays, default=None))
-
-
-def quickest(runs: Sequence[Callable[[Batch], object]], batches: Sequence[Batch], rounds: int) -> list[float]:
-    """Seconds of each through all batches: the least of rounds in which they take turns, after one that is not counted.
-    The least, because whatever else the machine does only adds to it; and of one thread those of the processor."""
-    alone = torch.get_num_threads() == 1 and next(iter(batches[0].values())).device.type == "cpu"
-    clock = time.process_time if alone else time.perf_counter
-    times = [min(max(1, ceil(_LEAST / max(timed(run, batches, clock), 1e-6))), 100) for run in runs]
-    taken = [
-        [timed(run, [*batches] * each, clock) / each for run, each in zip(runs, times, strict=True)]
-        for _ in range(rounds + 1)
-    ]
-    return [min(column) for column in zip(*taken[1:], strict=True)]
