@@ -144,7 +144,8 @@ def _timm(given: str, name: str, told: Mapping[str, Any] | None = None) -> Sourc
 
     known = told if told is not None else get_pretrained_cfg(name).to_dict() if is_model(name) else {}
     without = {} if known.get("num_classes", 1) else {"num_classes": 2}
-    section = _backbone("TimmBackbone", name=name, pretrained=True, **without)
+    channels = {key: value for key, value in known.get("model_args", {}).items() if key == "in_chans"}
+    section = _backbone("TimmBackbone", name=name, pretrained=True, **without, **channels)
     return Source(given, name.rpartition("/")[2], section, predicts=not without)
 
 
@@ -180,7 +181,7 @@ def _checkpoint(given: str, path: Path) -> Source:
             f"{given} does not say which model it is of, as checkpoints of `layersim fit` do. Export the model to a "
             "folder, or give its recipe with the weights' path in it."
         )
-    run = path.resolve().parent.parent if path.resolve().parent.name == "checkpoints" else None
+    run = run_of(path)
     name = path.stem if run is None else f"{run.parent.name}/{run.name}"
     if run is not None and path.name != _LAST.name:
         name = f"{name} {path.stem}"
@@ -188,6 +189,11 @@ def _checkpoint(given: str, path: Path) -> Source:
     return Source(
         given, name, stored["model"], checkpoint["state_dict"], stored.get("data"), path=path, class_names=names
     )
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The directory of the run that a checkpoint lies in."""
+    return checkpoint.resolve().parent.parent if checkpoint.resolve().parent.name == "checkpoints" else None
 
 
 def _recipe(given: str, path: Path) -> Source:

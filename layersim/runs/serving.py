@@ -19,7 +19,7 @@ from layersim.module import LayerwiseModule
 from layersim.report.configuration import CONFIG_FILE, read_configuration
 from layersim.report.exits import EXITS_FILE, ExitReport, read_exit_report, write_exit_report
 from layersim.runs.checkpoints import read_checkpoint
-from layersim.runs.models import Source, make_data, open_module, read_source
+from layersim.runs.models import Source, make_data, open_module, read_source, run_of
 from layersim.runs.parameters import fingerprint, fingerprint_of
 from layersim.runs.stored import stored_sections
 
@@ -41,7 +41,7 @@ def load_early_exit(given: str | Path, *, exits: str | Path | None = None, devic
         raise UserError(f"{given} is a recipe, not a trained model. Load a run's directory, a checkpoint or an export.")
     if place.name == EXITS_FILE:
         given = place = place.parent
-    folder = place if place.is_dir() and place.suffix != ".ckpt" else _run_of(place)
+    folder = place if place.is_dir() and place.suffix != ".ckpt" else run_of(place)
     beside = folder if exits is None else Path(exits).expanduser()
     report = None if beside is None else read_exit_report(beside)
     if exits is not None and report is None:
@@ -186,21 +186,10 @@ def read_export(folder: Path) -> Source:
             f"{folder} holds {what}, which needs no layersim: its README.md has the lines that serve it. Load the run, "
             "or a folder of `layersim export --format stock`."
         )
-    if library == "timm":
-        with as_user_error(f"{folder / 'config.json'} cannot be read"):
-            arguments = json.loads((folder / "config.json").read_text()).get("model_args", {})
-        options: dict[str, Any] = {
-            "name": f"local-dir:{folder}",
-            "pretrained": True,
-            "in_chans": arguments.get("in_chans", 3),
-        }
-        kind = "TimmBackbone"
-    else:
-        kind, options = "TransformersBackbone", {"name_or_path": str(folder), "task": "classification"}
-    section = {"backbone": {"class_path": f"layersim.backbones.{kind}", "init_args": options}}
     stored = {"layersim": {"config": {"data": record["data"]}}} if "data" in record else {}
     data = stored_sections(stored, folder).get("data")
-    return Source(str(folder), folder.name, section, data=data, class_names=record.get("classes"))
+    source = read_source(str(folder)).for_data(tokens=False)
+    return replace(source, data=data, class_names=record.get("classes"))
 
 
 def serving_of(
@@ -242,11 +231,6 @@ def serving_of(
 
     usage = Serving.usage if inputs is None else inputs.usage
     return Serving(class_names, preprocessing, record, write, usage)
-
-
-def _run_of(checkpoint: Path) -> Path | None:
-    """The directory of the run that a checkpoint lies in."""
-    return checkpoint.resolve().parent.parent if checkpoint.resolve().parent.name == "checkpoints" else None
 
 
 def _hint(module: LayerwiseModule, source: Source, folder: Path | None) -> str:
