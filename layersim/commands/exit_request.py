@@ -8,7 +8,7 @@ from layersim.data import SplitDataModule
 from layersim.errors import UserError, as_user_error
 from layersim.exits import Method, Risk, check_promise, check_targets, split_for_temperatures
 from layersim.exits.calibration import require_share
-from layersim.exits.token_calibration import TokenRisk, check_token_promise
+from layersim.exits.token_calibration import TokenRisk
 from layersim.module import LayerwiseModule
 
 
@@ -66,7 +66,7 @@ class ExitRequest:
             asked = Texts() if self.texts is None else Texts(**vars(self.texts))
             risk: Any = self.risk_of or "disagreement"
             texts = asked.check_on(model, datamodule.splits[split])
-            check_token_promise(texts, target=self.targets[0], risk=risk, confidence=self.confidence)
+            check_promise(texts, of="texts", target=self.targets[0], risk=risk, confidence=self.confidence)
             return
         if self.risk_of == "continuation" or self.texts is not None:
             raise UserError("--texts and --risk_of=continuation are for language models, but this is a classifier.")

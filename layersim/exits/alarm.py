@@ -120,11 +120,15 @@ class Alarm:
             self._bet("confidences", self.reference.beyond(torch.stack([doubt, depth]).double().cpu()))
 
     def _bet(self, kind: str, values: Tensor) -> None:
-        capital = self.capitals[kind]
-        before, won = capital.samples, capital.update(values) >= log(1 / self.delta_of(kind))
-        if won.any() and self.sounded_at is None:
-            self.sounded_at, self.sounded_by = before + 1 + int(won.int().argmax()), kind
+        at = self._won(kind, self.capitals[kind], values)
+        if at is not None and self.sounded_at is None:
+            self.sounded_at, self.sounded_by = at, kind
             warnings.warn(self.describe(), stacklevel=3)
+
+    def _won(self, kind: str, capital: Capital, values: Tensor) -> int | None:
+        """The sample, counted from 1, at which the bets of a kind win by these values."""
+        before, won = capital.samples, capital.update(values) >= log(1 / self.delta_of(kind))
+        return before + 1 + int(won.int().argmax()) if won.any() else None
 
     def delta_of(self, kind: str) -> float:
         """The probability with which the bets of a kind may sound falsely; of confidences the other half went into
@@ -142,10 +146,10 @@ class Alarm:
         found = []
         for values in worst:
             capital.reset()
-            won = torch.zeros(1, dtype=torch.bool)
-            while not won.any() and capital.samples < _MOST:
-                before, won = capital.samples, capital.update(values.expand(64, -1)) >= log(1 / self.delta_of(kind))
-            found.append(before + 1 + int(won.int().argmax()) if won.any() else _MOST + 1)
+            at = None
+            while at is None and capital.samples < _MOST:
+                at = self._won(kind, capital, values.expand(64, -1))
+            found.append(at or _MOST + 1)
         return min(found)
 
     def describe(self) -> str:

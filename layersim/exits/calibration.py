@@ -45,13 +45,7 @@ class Calibration(ExitSummary):
     def explain(self) -> str:
         """n, the bound and what it means, in plain words."""
         what = RISKS[self.risk]
-        if self.threshold is None:
-            rule = (
-                f"No threshold of the policy {self.policy} can be promised to keep {what} at or below {self.target:g}: "
-                "every sample goes through all layers."
-            )
-        else:
-            rule = f"A sample leaves at the first layer where {self.policy} ≥ {self.threshold:.9g}."
+        rule = leaving_rule("sample", self.policy, self.threshold, f"{what} at or below {self.target:g}")
         if self.confidence is None:
             promise = (
                 f"Over many calibration sets of this size, {what} averages at most {self.target:g} on new samples; "
@@ -75,6 +69,15 @@ class Calibration(ExitSummary):
             f"The promise ({self.method}) is for samples drawn independently {like} and for a model, temperatures "
             "and a policy that were fixed without them."
         )
+
+
+def leaving_rule(who: str, policy: str, threshold: float | None, kept: str) -> str:
+    """When a sample or token leaves, or that none can for all that is to be `kept`, in a sentence."""
+    if threshold is None:
+        return (
+            f"No threshold of the policy {policy} can be promised to keep {kept}: every {who} goes through all layers."
+        )
+    return f"A {who} leaves at the first layer where {policy} ≥ {threshold:.9g}."
 
 
 def calibrate(
@@ -190,8 +193,6 @@ def calibrate_together(
 
 def check_targets(targets: Sequence[float]) -> None:
     """Refuses, with a UserError, targets that are none, or do not rise."""
-    for target in targets:
-        require_share("a risk target", target)
     if not targets or any(not lower < upper for lower, upper in pairwise(targets)):
         given = ", ".join(map(str, targets)) or "none"
         raise UserError(f"Expected risk targets, each above the one before, but got {given}. Change --risk.")
@@ -216,22 +217,24 @@ def check_promise(
     samples: int,
     *,
     target: float,
-    risk: Risk,
+    risk: str,
     confidence: float,
-    method: Method,
+    method: Method = "ltt",
     together: int = 1,
     weighted: bool = False,
+    of: Literal["samples", "texts"] = "samples",
 ) -> Promise:
     """The promise, and what can be said against it before any of the samples is measured.
 
     Raises:
         UserError: target, confidence or method out of range, or too few samples to promise this of the full model.
     """
+    ones = {"samples": "disagreement", "texts": "continuation"}[of]  # the risk whose losses are 0 and 1
     require_share("a risk target", target)
     require_share("a confidence", confidence)
     if method not in get_args(Method):
         raise UserError(f"Expected a method among {', '.join(get_args(Method))}, but got {method!r}.")
-    counted = method == "ltt" and risk == "disagreement" and not weighted  # weights make other numbers of 0 and 1
+    counted = method == "ltt" and risk == ones and not weighted  # weights make other numbers of 0 and 1
     promise = (Expected if method == "crc" else Counted if counted else Bet)(target, (1 - confidence) / together)
     if samples < max(1, promise.samples_needed()):
         sure = "" if method == "crc" else f" with confidence {confidence:g}"
@@ -239,9 +242,9 @@ def check_promise(
         or_lower = "" if method == "crc" else ", or lower the confidence"
         least = promise.bound(torch.zeros(max(1, samples), dtype=torch.float64))
         raise UserError(
-            f"Expected at least {promise.samples_needed()} samples to promise a risk ({risk}) of at most "
+            f"Expected at least {promise.samples_needed()} {of} to promise a risk ({risk}) of at most "
             f"{target:g}{sure} by {method}, but got {samples}: so few could not promise it even of the full model. "
-            f"Give more calibration samples, or raise the risk above {least:.3g}{or_lower}."
+            f"Give more calibration {of}, or raise the risk above {least:.3g}{or_lower}."
         )
     return promise
 

@@ -9,7 +9,6 @@ from math import inf
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from layersim.errors import UserError
@@ -139,7 +138,11 @@ def exit_curve(
     chosen = spread(means, points)
     cells = torch.cat([exits - correct, correct], dim=1).numpy()
     draw = np.random.default_rng(seed)
-    drawn = [_measure(draw.multinomial(num_samples, cells[one] / num_samples, size=resamples)) for one in chosen]
+    drawn = []
+    for one in chosen:
+        resampled = torch.from_numpy(draw.multinomial(num_samples, cells[one] / num_samples, size=resamples))
+        wrong, right = resampled.chunk(2, dim=1)
+        drawn.append(along_exits(wrong + right, right))
     return ExitCurve(
         threshold=[None if one == len(thresholds) else thresholds[one] for one in chosen],
         mean_exit_layer=means[chosen].tolist(),
@@ -158,16 +161,8 @@ def spread(means: Tensor, points: int = POINTS) -> list[int]:
     return sorted({len(means) - 1 - place for place in nearest.tolist()})
 
 
-def _measure(cells: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean exit layer and accuracy, (R,) each, of (R, 2 L) counts: wrong at each layer, then right at each."""
-    wrong, right = np.split(cells, 2, axis=1)
-    layers = np.arange(1, wrong.shape[1] + 1)
-    samples = cells.sum(axis=1)
-    return (wrong + right) @ layers / samples, right.sum(axis=1) / samples
-
-
-def _interval(values: NDArray[np.float64]) -> list[float]:
-    low, high = np.quantile(values, [(1 - BAND) / 2, (1 + BAND) / 2]).tolist()
+def _interval(values: Tensor) -> list[float]:
+    low, high = np.quantile(values.numpy(), [(1 - BAND) / 2, (1 + BAND) / 2]).tolist()
     return [low, high]
 
 

@@ -46,7 +46,7 @@ def next_streak(predictions: Tensor, before: Tensor | None, streak: Tensor | Non
 
 
 class Seen:
-    """What a policy was shown of tokens on their way."""
+    """What a policy was shown of samples, or tokens, on their way."""
 
     features: Tensor | None = None
     predictions: Tensor | None = None
@@ -56,7 +56,7 @@ class Seen:
         """At the next layer that is read, with what the policy reads; what it does not is made up."""
         before, self.features = self.features, features
         if logits is None or reads != "predictions":
-            nothing = features.new_zeros(len(features), 1)
+            nothing = torch.zeros_like(features[:, :1])
             return View(nothing if logits is None else logits, features, before, nothing)
         predictions = logits.argmax(dim=-1)
         self.streak = next_streak(predictions, self.predictions, self.streak)
@@ -81,9 +81,9 @@ class Policy(ABC):
     def score(self, view: View) -> Tensor:
         """(n,) float: how sure this layer is of each sample. A sample's score depends on nothing else in the batch."""
 
-    @abstractmethod
     def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
-        """The least and the greatest score, and so the range of sensible thresholds."""
+        """The least and the greatest score, and so the range of thresholds: 0 … 1 where nothing else is said."""
+        return 0.0, 1.0
 
     def leaves(self, score: Tensor, threshold: float) -> Tensor:
         """(n,) whether each sample leaves; a score of NaN never does."""
@@ -142,9 +142,6 @@ class Margin(Policy):
         two: Tensor = view.logits.softmax(dim=-1).topk(2, dim=-1).values
         return two[..., 0] - two[..., 1]
 
-    def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
-        return 0.0, 1.0
-
 
 class Entropy(Policy):
     """1 − H / ln C of the probabilities' entropy H in nats, in [0, 1]: 0 where all classes are equally likely.
@@ -157,9 +154,6 @@ class Entropy(Policy):
     def score(self, view: View) -> Tensor:
         entropy: Tensor = torch.special.entr(view.logits.softmax(dim=-1)).sum(dim=-1)
         return 1 - entropy / log(view.logits.shape[-1])
-
-    def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
-        return 0.0, 1.0
 
 
 class Patience(Policy):

@@ -94,8 +94,10 @@ def estimate_shift(known: Tensor, new: Tensor, *, seed: int = 0) -> Shift:
     features, fresh = torch.cat([known, new]).double().numpy(), np.repeat([0, 1], [len(known), len(new)])
     if not np.isfinite(features).all():
         raise UserError("Expected finite features to compare old and new data by, but some are NaN or infinite.")
+    from sklearn.metrics import roc_auc_score  # here, because --help need not wait for scikit-learn
+
     log_odds = _log_odds(features, fresh, seed)
-    told_apart = _area(log_odds[fresh == 0], log_odds[fresh == 1])
+    told_apart = float(roc_auc_score(fresh, log_odds))
     ratio = np.exp(log_odds) * len(known) / len(new)
     weights, greatest = ratio[fresh == 0], float(ratio.max())
     if weights.mean() < 0.9 - 3.1 * weights.std() / len(known) ** 0.5:
@@ -117,7 +119,7 @@ def estimate_shift(known: Tensor, new: Tensor, *, seed: int = 0) -> Shift:
 def _log_odds(features: np.ndarray, fresh: np.ndarray, seed: int) -> np.ndarray:
     """(N + M,) of being new, each by a classifier that was fitted on four fifths without it, and without its doubles:
     new data may hold the calibration samples themselves."""
-    from sklearn.linear_model import LogisticRegression  # here, because --help need not wait for scikit-learn
+    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import PredefinedSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -129,13 +131,6 @@ def _log_odds(features: np.ndarray, fresh: np.ndarray, seed: int) -> np.ndarray:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=5000))
         found.append(cross_val_predict(model, features, fresh, cv=folds, method="decision_function"))
     return min(found, key=lambda odds: np.logaddexp(0, np.where(fresh == 1, -odds, odds)).mean())
-
-
-def _area(low: np.ndarray, high: np.ndarray) -> float:
-    """The share of pairs in which the second is above; half for equals."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(np.repeat([0, 1], [len(low), len(high)]), np.concatenate([low, high])))
 
 
 def _miscalibrated(log_odds: np.ndarray, fresh: np.ndarray) -> float:

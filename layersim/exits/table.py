@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.exits.policies import Policy, View, exit_layer, next_streak
+from layersim.exits.policies import Policy, Seen, exit_layer
 from layersim.heads import MAX_LOGITS, Head
 from layersim.metrics.calibration import against_target, calibration, calibration_sums
 from layersim.outputs import LayerFeatures
@@ -78,31 +78,15 @@ def exit_table(head: Head, features: LayerFeatures, policy: Policy, temperatures
 
 
 def _read(head: Head, values: Tensor, targets: Tensor, policy: Policy, temperatures: Tensor) -> ExitTable:
-    scores, predictions, losses, sureness, untempered = [], [], [], [], []
-    previous: Tensor | None = None
-    before: Tensor | None = None
-    streak: Tensor | None = None
+    seen, told = Seen(), []
     for layer, temperature in enumerate(temperatures):
         logits = widened(head.logits(values[layer : layer + 1], [layer])[0])
         raw = _sureness(logits, targets)
         logits = logits / temperature.to(logits)
         loss, sure = raw if temperature == 1 else _sureness(logits, targets)
-        prediction = logits.argmax(dim=-1)
-        streak = next_streak(prediction, before, streak)
-        scores.append(policy.score(View(logits, values[layer], previous, streak)))
-        predictions.append(prediction)
-        losses.append(loss)
-        sureness.append(sure)
-        untempered.append(raw[1])
-        previous, before = values[layer], prediction
-    return ExitTable(
-        scores=torch.stack(scores),
-        predictions=torch.stack(predictions),
-        losses=torch.stack(losses),
-        sureness=torch.stack(sureness, dim=1),
-        untempered=torch.stack(untempered, dim=1),
-        targets=targets,
-    )
+        scores = policy.score(seen.view(logits, values[layer], policy.reads))
+        told.append((scores, logits.argmax(dim=-1), loss, sure, raw[1]))
+    return ExitTable(*(torch.stack(layers, dim=-2) for layers in zip(*told, strict=True)), targets)
 
 
 def _sureness(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

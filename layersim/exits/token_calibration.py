@@ -6,7 +6,7 @@ prompts, T new tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,10 +14,9 @@ from torch import Tensor
 from layersim.errors import UserError
 from layersim.evaluation import evaluating
 from layersim.exits.block_calls import text_batch
-from layersim.exits.calibration import require_share
+from layersim.exits.calibration import check_promise, leaving_rule
 from layersim.exits.generation import TokenExit
 from layersim.exits.policies import Patience, check_thresholds
-from layersim.exits.promises import Bet, Counted
 from layersim.precision import widened
 
 TokenRisk = Literal["disagreement", "loss", "continuation"]
@@ -68,12 +67,7 @@ class TokenCalibration:
     def explain(self) -> str:
         """The bound and what it means, in plain words."""
         what = TOKEN_RISKS[self.risk]
-        rule = (
-            f"No threshold of the policy {self.policy} can be promised to keep {what} at or below {self.target:g}: "
-            "every token goes through all layers."
-            if self.threshold is None
-            else f"A token leaves at the first layer where {self.policy} ≥ {self.threshold:.9g}."
-        )
+        rule = leaving_rule("token", self.policy, self.threshold, f"{what} at or below {self.target:g}")
         return (
             f"{rule} With probability {self.confidence:g} over the draw of these {self.texts} texts, {what} is at most "
             f"{self.target:g} on average over new texts of {self.new_tokens} tokens; the upper bound at this threshold "
@@ -82,26 +76,6 @@ class TokenCalibration:
             "promise is for texts drawn independently like these, written greedily by a model that was fixed without "
             "them."
         )
-
-
-def check_token_promise(texts: int, *, target: float, risk: TokenRisk, confidence: float) -> Counted | Bet:
-    """The promise, and what can be said against it before anything is written.
-
-    Raises:
-        UserError: target, confidence or risk out of range, or too few texts to promise this of the full model.
-    """
-    require_share("a risk target", target)
-    require_share("a confidence", confidence)
-    if risk not in get_args(TokenRisk):
-        raise UserError(f"Expected a risk of tokens among {', '.join(get_args(TokenRisk))}, but got {risk!r}.")
-    promise = (Counted if risk == "continuation" else Bet)(target, 1 - confidence)
-    if texts < promise.samples_needed():
-        raise UserError(
-            f"Expected at least {promise.samples_needed()} texts to promise a risk ({risk}) of at most {target:g} with "
-            f"confidence {confidence:g}, but got {texts}: so few could not promise it even of the full model. Give "
-            "more texts, or raise the risk."
-        )
-    return promise
 
 
 def calibrate_tokens(
@@ -136,7 +110,9 @@ def calibrate_tokens(
     Raises:
         UserError: an option out of its range, or too few texts.
     """
-    promise = check_token_promise(len(input_ids), target=target, risk=risk, confidence=confidence)
+    if risk not in TOKEN_RISKS:
+        raise UserError(f"Expected a risk of tokens among {', '.join(TOKEN_RISKS)}, but got {risk!r}.")
+    promise = check_promise(len(input_ids), of="texts", target=target, risk=risk, confidence=confidence)
     backbone, policy = exits.backbone, exits.policy
     if thresholds is None:
         low, high = policy.bounds(backbone.num_classes, backbone.num_layers)

@@ -8,7 +8,8 @@ from layersim.outputs import LayerOutput
 
 BINS = 15
 """Of equal width in 0 … 1 (Guo et al. 2017, arXiv 1706.04599)."""
-_REACH = 1.959963984540054  # standard errors of a 95 % interval
+REACH = 1.959963984540054
+"""Standard errors of a 95 % interval."""
 
 
 def against_target(log_probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,9 +51,9 @@ def calibration(sums: Tensor) -> dict[str, Tensor]:
     excess = sums[..., 1] - sums[..., 2]
     bins = torch.cat([sums[:, :-2], sums[:, -2:].sum(dim=1, keepdim=True)], dim=1)
     count, confidence, right, _ = bins.unbind(-1)
-    squared = _REACH**2
+    squared = REACH**2
     middle = (right + squared / 2) / (count + squared)
-    half = _REACH * (right * (1 - right / count) + squared / 4).sqrt() / (count + squared)
+    half = REACH * (right * (1 - right / count) + squared / 4).sqrt() / (count + squared)
     return {
         "error": excess.abs().sum(dim=1) / samples,
         "brier": sums[..., 3].sum(dim=1) / samples,

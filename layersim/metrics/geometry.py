@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
+from layersim.metrics.calibration import REACH
 from layersim.outputs import LayerFeatures
 from layersim.similarity.features import centred
 from layersim.similarity.intervals import jackknife_of_sums, sums_by_group
 from layersim.similarity.kept_samples import KeepOn, SampleKeeper, Samples
 
 CONFIDENCE = 0.95
-_REACH = 1.959963984540054  # standard errors of a 95 % interval
 
 
 def effective_rank(
@@ -104,7 +104,7 @@ def _two_neighbours(points: Tensor, discard: float) -> Tensor:
     linked = torch.eye(len(points), dtype=torch.bool, device=points.device)
     linked.scatter_(1, near.gather(1, order[:, :2]), True)
     variance = scores @ ((linked | linked.T).double() @ scores)
-    half = _REACH * dimension.square() / kept * variance.sqrt()
+    half = REACH * dimension.square() / kept * variance.sqrt()
     return torch.stack([dimension, dimension - half, dimension + half])
 
 
