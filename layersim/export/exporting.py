@@ -13,9 +13,9 @@ from layersim.export.destination import check_destination, destination
 from layersim.export.programs import (
     STOCK,
     USAGE,
+    Named,
     check_onnx,
     example,
-    named_inputs,
     onnx_file,
     torch_archive,
     traced,
@@ -77,7 +77,7 @@ def export_as(
     if form == "stock":
         batch, lines = backbone.small_batch(), library.usage
     else:
-        named = named_inputs(model.cpu(), backbone, library.output)
+        named = Named(model.cpu(), library.output)
         program = traced(named, backbone, model)
         batch = example(backbone, times=3)
         lines = usage(USAGE[form], batch, serving)

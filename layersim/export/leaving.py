@@ -15,7 +15,7 @@ from layersim.exits.policies import Seen
 from layersim.exits.runner import EarlyExit
 from layersim.export.destination import check_destination, destination
 from layersim.export.exporting import readme, record_of
-from layersim.export.programs import check_onnx, example, named_inputs, onnx_file, traced, usage
+from layersim.export.programs import Named, check_onnx, example, onnx_file, traced, usage
 from layersim.export.serving import NOTHING, Serving
 from layersim.export.truncation import agree
 from layersim.precision import widened
@@ -48,7 +48,7 @@ def export_leaving(
     to = Path(to)
     check_destination(to, overwrite)
     leaving = Leaving(early_exit).cpu()
-    program = traced(named_inputs(leaving, backbone, lambda module, batch: module(batch)), backbone, backbone.model)
+    program = traced(Named(leaving, lambda module, batch: module(batch)), backbone, backbone.model)
     record = record_of(backbone, early_exit.head, range(backbone.num_layers), "onnx")
     record |= serving.entries | {"exits": {"policy": early_exit.policy.name, "threshold": early_exit.threshold}}
     inputs = example(backbone, times=3)

@@ -39,36 +39,29 @@ def check_onnx(backbone: Backbone) -> None:
         )
 
 
-class _Named(nn.Module):
+class Named(nn.Module):
     """A module whose inputs have the names that layersim's data give them, whatever the library calls them.
 
     Args:
         module: what is run.
-        read: what is wanted of it and a batch.
+        read: what is wanted of it and a batch, a tensor or a tuple of them.
     """
 
     def __init__(self, module: nn.Module, read: Callable[[Any, dict[str, Tensor]], Any]) -> None:
         super().__init__()
         self.module, self.read = module, read
+        self.eval()
 
-
-class _OfImages(_Named):
-    def forward(self, image: Tensor) -> Any:
-        return self.read(self.module, {"image": image})
-
-
-class _OfTexts(_Named):
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Any:
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        return self.read(self.module, {"input_ids": input_ids, "attention_mask": attention_mask, **types})
-
-
-def named_inputs(
-    module: nn.Module, backbone: Backbone, read: Callable[[Any, dict[str, Tensor]], Any]
-) -> _OfImages | _OfTexts:
-    """What `read` wants of the module and a batch of the backbone's kind, a tensor or a tuple of them, as a module."""
-    kind = _OfImages if backbone.input_size else _OfTexts
-    return kind(module, read).eval()
+    def forward(
+        self,
+        image: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Any:
+        of_texts = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        given = {"image": image, **of_texts}
+        return self.read(self.module, {name: tensor for name, tensor in given.items() if tensor is not None})
 
 
 def usage(run: str, inputs: Iterable[str], serving: Serving) -> str:
@@ -85,7 +78,7 @@ def usage(run: str, inputs: Iterable[str], serving: Serving) -> str:
     return "\n".join([*imports, "", *(line for line in lines if line and line not in imports), ""])
 
 
-def traced(module: _OfImages | _OfTexts, backbone: Backbone, model: nn.Module) -> ExportedProgram:
+def traced(module: Named, backbone: Backbone, model: nn.Module) -> ExportedProgram:
     """The module, which runs the model, as torch.export's program, the batch and the length of texts left open."""
     inputs = example(backbone, times=2)
     batch, tokens = Dim("batch"), Dim("tokens", max=getattr(backbone, "max_positions", None))
@@ -97,16 +90,12 @@ def traced(module: _OfImages | _OfTexts, backbone: Backbone, model: nn.Module) -
 def example(backbone: Backbone, times: int) -> dict[str, Tensor]:
     """The library's small batch so many times over: more samples, and longer texts."""
     small = backbone.small_batch()
-    if not backbone.input_size and _tells_pairs_apart(backbone):
+    config = getattr(getattr(backbone, "model", None), "config", None)
+    if not backbone.input_size and (getattr(config, "type_vocab_size", 0) or 0) > 1:
         small["token_type_ids"] = torch.zeros_like(small["input_ids"])
         small["token_type_ids"][:, 2:] = 1
     grown = {name: torch.cat([tensor.cpu()] * times) for name, tensor in small.items()}
     return grown if backbone.input_size else {name: torch.cat([rows] * times, dim=1) for name, rows in grown.items()}
-
-
-def _tells_pairs_apart(backbone: Any) -> bool:
-    config = getattr(backbone.model, "config", None)
-    return (getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
 def _why(error: BaseException) -> str:
