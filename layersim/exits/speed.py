@@ -61,7 +61,8 @@ def measure_speed(runs: Sequence[EarlyExit], batches: Sequence[Batch], *, rounds
             head.logits(backbone(batch, [last]).values, [last]).argmax(dim=-1)
 
     samples = sum(len(next(iter(batch.values()))) for batch in batches)
-    full, *early = in_turns([(run, batches) for run in (whole, *runs)], rounds)
+    contestants: list[Run] = [whole, *runs]
+    full, *early = in_turns([(run, batches) for run in contestants], rounds)
     return [Speed(*_medians(full, taken, samples)) for taken in early]
 
 
@@ -87,7 +88,7 @@ def measure_token_speed(
     def early(ids: Tensor) -> None:
         layers.append(exits.generate(ids, None, new_tokens).mean_exit_layer())
 
-    batches = input_ids.split(batch_size)
+    batches = torch.split(input_ids, batch_size)
     full, taken = in_turns([(whole, batches), (early, batches)], rounds)
     mean = sum(layers) / len(layers)
     medians = _medians(full, taken, len(input_ids) * new_tokens)

@@ -84,9 +84,10 @@ def _read(head: Head, values: Tensor, targets: Tensor, policy: Policy, temperatu
         raw = _sureness(logits, targets)
         logits = logits / temperature.to(logits)
         loss, sure = raw if temperature == 1 else _sureness(logits, targets)
-        scores = policy.score(seen.view(logits, values[layer], policy.reads))
-        told.append((scores, logits.argmax(dim=-1), loss, sure, raw[1]))
-    return ExitTable(*(torch.stack(layers, dim=-2) for layers in zip(*told, strict=True)), targets)
+        score = policy.score(seen.view(logits, values[layer], policy.reads))
+        told.append((score, logits.argmax(dim=-1), loss, sure, raw[1]))
+    scores, predictions, losses, sureness, untempered = (torch.stack(each, dim=-2) for each in zip(*told, strict=True))
+    return ExitTable(scores, predictions, losses, sureness, untempered, targets)
 
 
 def _sureness(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
