@@ -102,8 +102,7 @@ def trained_gpt(steps: int) -> tuple[TransformersBackbone, dict[str, LayerFeatur
         {},
     )
     for split in ("train", "val"):
-        read = read_features(backbone.requires_grad_(False).eval(), data, split=split, max_samples=32768)
-        found[split] = LayerFeatures(read.values, read.identity[:, 1])
+        found[split] = read_features(backbone.requires_grad_(False).eval(), data, split=split, max_samples=32768)
     return backbone, found
 
 

@@ -63,7 +63,6 @@ def lens(
     from layersim.commands.outcome import made_place, print_outcome, run_directory
     from layersim.data.blocks import BlockData
     from layersim.heads import SharedHead
-    from layersim.outputs import LayerFeatures
     from layersim.report.drawing.pictures import save_picture
     from layersim.report.lens import CHANCE, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
     from layersim.report.page import PAGE_FILE, write_page
@@ -86,7 +85,7 @@ def lens(
         name: read_features(backbone, own, split=name, max_samples=most, name=f"the {name} split")
         for name in ("train", split)
     }
-    shown, measured = (LayerFeatures(side.values, side.identity[:, 1]) for side in sides.values())
+    shown, measured = sides.values()
     samples = measured.values.shape[1]
     heads: dict[str, Head] = {}
     if source.predicts:

@@ -13,8 +13,8 @@ from layersim.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from layersim.outputs import LayerFeatures
     from layersim.report.across import AcrossReport
-    from layersim.runs.models import ModelFeatures
     from layersim.similarity.measure import Measure
 
 FIGURE_FILE = "similarity.png"
@@ -103,8 +103,8 @@ def similarity(
 
 
 def compare_models(
-    first: "ModelFeatures",
-    second: "ModelFeatures",
+    first: "LayerFeatures",
+    second: "LayerFeatures",
     metric: "Measure",
     *,
     seed: int = 0,
@@ -126,7 +126,8 @@ def compare_models(
 
     from layersim.data.splits import evaluation_generator
 
-    if not torch.equal(first.identity, second.identity):
+    pairs = ((first.position, second.position), (first.targets, second.targets))
+    if not all(ours is not None and theirs is not None and torch.equal(ours, theirs) for ours, theirs in pairs):
         raise UserError(
             f"{names[0]} and {names[1]} do not read the same tokens of these data, so that none of the one's is known "
             "to be one of the other's. Compare two language models of one tokenizer, or two classifiers."

@@ -104,7 +104,9 @@ def _probe(
         read_features(module.backbone, data, split=name, max_samples=max_samples, name=f"{name} of --to_data")
         for name in ("train", split)
     )
-    targets, test_targets = (side.identity[:, 1].numpy() for side in (fitted, tested))
+    assert fitted.targets is not None
+    assert tested.targets is not None
+    targets, test_targets = fitted.targets.numpy(), tested.targets.numpy()
     probes = [fit_probe(features.double().numpy(), targets, seed=seed) for features in fitted.values]
     accuracies = [
         probe.accuracy(features.double().numpy(), test_targets)

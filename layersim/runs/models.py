@@ -25,6 +25,7 @@ from layersim.evaluation import evaluate
 from layersim.installed_packages import model_name
 from layersim.metrics import KeptSamples
 from layersim.module import LayerwiseModule
+from layersim.outputs import LayerFeatures
 from layersim.runs.checkpoints import check_fits, class_names_of, read_checkpoint
 from layersim.runs.refusals import refusing
 from layersim.runs.stored import stored_sections
@@ -205,24 +206,15 @@ def _recipe(given: str, path: Path) -> Source:
     return Source(given, f"{path.resolve().parent.name}/{path.stem}", model, data=recipe.get("data"))
 
 
-@dataclass(frozen=True)
-class ModelFeatures:
-    """What a model makes of a sample of the data."""
-
-    values: Tensor
-    """(L, N, D) on the host."""
-    identity: Tensor
-    """(N, 2) by which samples are known: their index in the source, ascending, and their target (a token; a class)."""
-
-
 def read_features(
     backbone: Backbone, data: SplitDataModule, *, split: str = "val", max_samples: int = 4096, name: str = "the model"
-) -> ModelFeatures:
+) -> LayerFeatures:
     """Runs the model over the split, with a progress bar.
 
-    A sample is known by its index in the source, since data modules may order a split by the lengths that a
-    model's own tokenizer gives. Of more than `max_samples` those whose index has the smallest hash are read, and the
-    others are not even run; a language model's samples are tokens, which are chosen once all have been.
+    A sample's position is its index in the source, ascending, since data modules may order a split by the lengths that
+    a model's own tokenizer gives; its target is its class or token, 0 where it has none. Of more than `max_samples`
+    those whose index has the smallest hash are read, and the others are not even run; a language model's samples are
+    tokens, which are chosen once all have been.
 
     Args:
         backbone: the model, on its device.
@@ -247,7 +239,7 @@ def read_features(
     )
     batches: Any = track(loader, description=f"Reading {name}")
     ((values, targets, index),) = evaluate(backbone, ({**batch, "position": batch["index"]} for batch in batches), kept)
-    return ModelFeatures(values, torch.stack([index, torch.zeros_like(index) if targets is None else targets.cpu()], 1))
+    return LayerFeatures(values, torch.zeros_like(index) if targets is None else targets.cpu(), index)
 
 
 def fitted_split(backbone: Backbone, data: SplitDataModule, split: str, name: str) -> Split:
