@@ -14,9 +14,9 @@ from torch import Tensor
 from layersim.errors import UserError
 from layersim.exits.policies import check_thresholds, threshold_grid
 from layersim.exits.table import ExitTable
+from layersim.metrics.readout import ReadoutMetric, counts, targets_of
 from layersim.outputs import LayerOutput
 from layersim.precision import widened
-from layersim.similarity.layer_metric import LayerMetric
 
 BAND = 0.95
 """The probability of the intervals."""
@@ -56,7 +56,7 @@ def along_exits(exits: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
     return exits.double() @ layers / samples, correct.sum(dim=1).double() / samples
 
 
-class ExitCounts(LayerMetric):
+class ExitCounts(ReadoutMetric):
     """Counts samples and right answers by threshold of the confidence and exit layer, for the `thresholds`.
 
     These are K = 1001, as `layersim exits` tries them, from 0, with which all leave at layer 1, to 1, and ∞. `compute`
@@ -64,22 +64,18 @@ class ExitCounts(LayerMetric):
     batches and processes gives the same numbers.
     """
 
-    full_state_update = False
     thresholds: Tensor
     exits: Tensor
     correct: Tensor
 
     def __init__(self, num_layers: int) -> None:
-        super().__init__()
-        self.register_buffer("thresholds", torch.tensor([*threshold_grid(0.0, 1.0), inf]), persistent=False)
-        for name in ("exits", "correct"):
-            counts = torch.zeros(len(self.thresholds), num_layers, dtype=torch.int64)
-            self.add_state(name, counts, dist_reduce_fx="sum")
+        tried = torch.tensor([*threshold_grid(0.0, 1.0), inf])
+        super().__init__(exits=counts(len(tried), num_layers), correct=counts(len(tried), num_layers))
+        self.register_buffer("thresholds", tried, persistent=False)
 
     def update(self, output: LayerOutput) -> None:
-        assert output.features.targets is not None
         readout = output.readout
-        exits, correct = exit_counts(readout.confidences, readout.predictions, output.features.targets, self.thresholds)
+        exits, correct = exit_counts(readout.confidences, readout.predictions, targets_of(output), self.thresholds)
         self.exits += exits
         self.correct += correct
 

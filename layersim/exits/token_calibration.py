@@ -121,12 +121,13 @@ def calibrate_tokens(
             thresholds = policy.thresholds(backbone.num_classes, backbone.num_layers)
     check_thresholds(thresholds)
     order = torch.randperm(len(input_ids), generator=torch.Generator().manual_seed(seed))
-    texts = _Texts(exits, input_ids[order], following[order], risk, batch_size)
-    layers, losses = texts.written(None)
+    parts = (torch.split(each[order], batch_size) for each in (input_ids, following))
+    batches = [*zip(*parts, strict=True)]
+    layers, losses, full = _written(exits.at(None), batches, risk, None)
     threshold, kept, told = None, losses, layers
     tried = []
     for candidate in reversed(thresholds):
-        layers, losses = texts.written(candidate)
+        layers, losses, _ = _written(exits.at(candidate), batches, risk, full)
         bound = promise.bound(losses)
         mean = float(layers.double().mean()) + 1
         tried.append({"threshold": candidate, "mean_exit_layer": mean, "risk": losses.mean().item(), "bound": bound})
@@ -155,36 +156,25 @@ def calibrate_tokens(
     )
 
 
-class _Texts:
-    """Prompts, written on with one threshold after the other."""
-
-    def __init__(self, exits: TokenExit, ids: Tensor, following: Tensor, risk: TokenRisk, batch_size: int) -> None:
-        self.exits, self.risk = exits, risk
-        places = range(0, len(ids), batch_size)
-        self.batches = [(ids[at : at + batch_size], following[at : at + batch_size]) for at in places]
-        self.full: list[Tensor] = []
-
-    def written(self, threshold: float | None) -> tuple[Tensor, Tensor]:
-        """(N, T) the layers, from 0, that new tokens left at, and (N,) what the texts cost; None first."""
-        exits = self.exits.at(threshold)
-        layers, losses = [], []
-        for number, (ids, following) in enumerate(self.batches):
-            forced = following if self.risk == "loss" else None
-            new = exits.generate(ids, None, following.shape[1], forced=forced)
-            if threshold is None:
-                self.full.append(new.tokens if new.losses is None else new.losses)
-            layers.append(new.exit_layers)
-            if new.losses is not None:
-                losses.append((new.losses.double().mean(dim=1) - self.full[number].double().mean(dim=1)).clamp(-1, 1))
-            elif self.risk == "continuation":
-                losses.append((new.tokens != self.full[number]).any(dim=1).double())
-            else:
-                losses.append((new.tokens != self._choices(ids, new.tokens)).double().mean(dim=1))
-        return torch.cat(layers), torch.cat(losses).cpu()
-
-    def _choices(self, ids: Tensor, new: Tensor) -> Tensor:
-        """(n, T) what the full model would have written at each place behind the same words."""
-        return full_logits(self.exits, ids, new).argmax(dim=-1)
+def _written(
+    exits: TokenExit, batches: Sequence[tuple[Tensor, Tensor]], risk: TokenRisk, full: Sequence[Tensor] | None
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """(N, T) the layers, from 0, that new tokens left at behind the prompts, (N,) what the texts cost, and the tokens,
+    or their losses, of each batch; `full` are those of the full model, None where this is it."""
+    layers, costs, told = [], [], []
+    for number, (ids, following) in enumerate(batches):
+        new = exits.generate(ids, None, following.shape[1], forced=following if risk == "loss" else None)
+        layers.append(new.exit_layers)
+        told.append(new.tokens if new.losses is None else new.losses)
+        whole = told[number] if full is None else full[number]
+        if new.losses is not None:
+            costs.append((new.losses.double().mean(dim=1) - whole.double().mean(dim=1)).clamp(-1, 1))
+        elif risk == "continuation":
+            costs.append((new.tokens != whole).any(dim=1).double())
+        else:  # what the full model would have written at each place behind the same words
+            choices = full_logits(exits, ids, new.tokens).argmax(dim=-1)
+            costs.append((new.tokens != choices).double().mean(dim=1))
+    return torch.cat(layers), torch.cat(costs).cpu(), told
 
 
 def full_logits(exits: TokenExit, ids: Tensor, new: Tensor) -> Tensor:

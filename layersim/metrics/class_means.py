@@ -71,7 +71,8 @@ def self_duality(means: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
     distances = []
     for mean, weight in zip(means, weights, strict=True):
         centred, weight = mean - mean.mean(dim=0), weight.double()
-        distances.append(torch.linalg.matrix_norm(_of_length_one(weight) - _of_length_one(centred)))
+        ours, theirs = (matrix / torch.linalg.matrix_norm(matrix) for matrix in (weight, centred))
+        distances.append(torch.linalg.matrix_norm(ours - theirs))
     return torch.stack(distances)
 
 
@@ -135,8 +136,3 @@ def _of_layer(layer: Tensor, targets: Tensor, classes: Tensor) -> Tensor:
     cosines = (directions @ directions.mT)[upper[0], upper[1]]
     equal_norms, equal_angles = norms.std(correction=0) / norms.mean(), cosines.std(correction=0)
     return torch.stack([nc1, ratio, equal_norms, equal_angles, (cosines + 1 / (count - 1)).abs().mean()])
-
-
-def _of_length_one(matrix: Tensor) -> Tensor:
-    scaled: Tensor = matrix / torch.linalg.matrix_norm(matrix)
-    return scaled
