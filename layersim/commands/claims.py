@@ -3,7 +3,11 @@
 import glob
 from pathlib import Path
 
+from rich.console import Console
+
 from layersim.errors import UserError
+from layersim.report.claims import ARMS, LIMITS, judge, markdown, read_arms
+from layersim.report.claims.tables import HOW, remarks, verdicts_table
 from layersim.writing import written_whole
 
 
@@ -50,11 +54,6 @@ def claims(
             share.
     """
     given = locals()
-    from rich.console import Console
-
-    from layersim.report.claims import ARMS, LIMITS, judge, markdown, read_arms
-    from layersim.report.claims.tables import HOW, remarks, verdicts_table
-
     if output is not None and output.suffix != ".md":
         raise UserError(f"--output: expected the name of a markdown file, which ends in .md, got {output}.")
     limits = {name: given[name.replace("-", "_")] for name in (*LIMITS, "absolute-epsilon")}

@@ -1,18 +1,31 @@
 """`layersim lens --ckpt_path MODEL`: what is readable, recoverable and known at each layer of a model as it is?"""
 
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from layersim import heads
+from layersim.commands.outcome import made_place, print_outcome, run_directory
 from layersim.commands.parser import Data
+from layersim.data import SplitDataModule
+from layersim.data.blocks import BlockData
 from layersim.errors import UserError
-
-if TYPE_CHECKING:
-    from layersim.data import SplitDataModule
-    from layersim.heads import Head
-    from layersim.module import LayerwiseModule
-    from layersim.outputs import LayerFeatures
-    from layersim.report.records import LayerRecord
-    from layersim.runs.models import Source
+from layersim.heads import Head, SharedHead
+from layersim.module import LayerwiseModule
+from layersim.objectives import Aligned, KLToLast, Reading
+from layersim.outputs import LayerFeatures
+from layersim.report.drawing.pictures import save_picture
+from layersim.report.lens import CHANCE, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
+from layersim.report.page import PAGE_FILE, write_page
+from layersim.report.records import RECORDS_FILE, LayerRecord
+from layersim.runs.checkpoints import read_checkpoint
+from layersim.runs.models import Source, fitted_split, labels_of, make_data, open_module, read_features, read_source
+from layersim.runs.whole_checkpoints import WholeCheckpoints
+from layersim.transfer.frozen_heads import fit_probes, train_head
 
 FIGURE_FILE, FOLDER = "lens.png", "lens"
 Kind = Literal["tuned", "linear", "separate"]
@@ -38,7 +51,7 @@ def lens(
     device: str = "auto",
     seed: int = 0,
     to: Path | None = None,
-) -> "LayerRecord":
+) -> LayerRecord:
     """Measure what is readable at each layer of a model as it is (by its own head), recoverable (by an affine map in
     front of that head), and known (by a linear probe), beside a head for each layer and chance. Heads are trained on
     features of the training split; the model is not. Writes lens.json and lens.png into the run's directory, and a
@@ -46,7 +59,7 @@ def lens(
 
     Args:
         ckpt_path: a run's directory, a checkpoint, a recipe, timm:NAME or transformers:NAME
-        kind: tuned, linear, separate, or several of these
+        kind: tuned, linear, separate, or several of these; all where left out
         data: as in `fit`; where left out, those it was trained on
         split: to measure on
         max_samples: samples (or tokens) of each split at most; fewer where their features exceed 2 GiB
@@ -59,17 +72,6 @@ def lens(
         UserError: a model or data that cannot be read, or do not fit; data of other classes than the model tells apart;
             a split without labels; fewer training samples than classes; a directory that cannot be made.
     """
-
-    from layersim.commands.outcome import made_place, print_outcome, run_directory
-    from layersim.data.blocks import BlockData
-    from layersim.heads import SharedHead
-    from layersim.outputs import LayerFeatures
-    from layersim.report.drawing.pictures import save_picture
-    from layersim.report.lens import CHANCE, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
-    from layersim.report.page import PAGE_FILE, write_page
-    from layersim.report.records import RECORDS_FILE, LayerRecord
-    from layersim.runs.models import make_data, read_features, read_source
-
     source = read_source(ckpt_path)
     data = data or source.data
     if data is None:
@@ -120,13 +122,9 @@ def lens(
 
 
 def _opened(
-    source: "Source", data: "SplitDataModule", split: str, kind: list[Kind], *, seed: int, device: str
-) -> tuple["Source", "LayerwiseModule"]:
+    source: Source, data: SplitDataModule, split: str, kind: list[Kind], *, seed: int, device: str
+) -> tuple[Source, LayerwiseModule]:
     """The model, which these data fit; for probes alone one of the data's classes, whatever it was made for."""
-    from dataclasses import replace
-
-    from layersim.runs.models import fitted_split, labels_of, open_module
-
     module = open_module(source, seed=seed, device=device)
     for name in ("train", split):  # all that is asked for is checked before anything is measured
         fitted_split(module.backbone, data, name, source.given)
@@ -152,16 +150,12 @@ def _opened(
 
 def _most(samples: int, numbers: int) -> int:
     """How many samples of each split are kept, of `numbers` float32 each."""
-    from lightning.pytorch.utilities import rank_zero_info
-
     if (fit := max(1, MOST_BYTES // (8 * numbers))) < samples:
         rank_zero_info(f"At most {fit:,} samples of each split are read, whose features are 2 GiB together.")
     return min(samples, fit)
 
 
-def _tell_trained_everywhere(source: "Source", module: "LayerwiseModule") -> None:
-    from lightning.pytorch.utilities import rank_zero_info
-
+def _tell_trained_everywhere(source: Source, module: LayerwiseModule) -> None:
     objective = type(module.objective).__name__
     if source.state is not None and objective != "LastLayer":
         rank_zero_info(
@@ -171,24 +165,15 @@ def _tell_trained_everywhere(source: "Source", module: "LayerwiseModule") -> Non
 
 def _trained(
     kind: str,
-    source: "Source",
+    source: Source,
     data: dict[str, Any],
-    module: "LayerwiseModule",
-    shown: "LayerFeatures",
+    module: LayerwiseModule,
+    shown: LayerFeatures,
     steps: int,
     seed: int,
     folder: Path,
-) -> tuple["Head", dict[str, Any]]:
+) -> tuple[Head, dict[str, Any]]:
     """The head of this kind, trained on the features and saved with the model, and how it was trained."""
-    from importlib.metadata import version
-
-    from layersim import heads
-    from layersim.module import LayerwiseModule
-    from layersim.objectives import Aligned, KLToLast, Reading
-    from layersim.runs.checkpoints import read_checkpoint
-    from layersim.runs.whole_checkpoints import WholeCheckpoints
-    from layersim.transfer.frozen_heads import fit_probes, train_head
-
     name, objective, told = KINDS[kind]
     made: heads.Head = getattr(heads, name)(module.backbone)
     loss = KLToLast() if kind == "tuned" else Aligned("uniform")
@@ -217,10 +202,8 @@ def _trained(
     return made.eval(), options
 
 
-def _measure(head: "Head", features: "LayerFeatures") -> tuple[list[float], list[float]]:
+def _measure(head: Head, features: LayerFeatures) -> tuple[list[float], list[float]]:
     """(L,) accuracies and losses in nats."""
-    import torch
-
     assert features.targets is not None
     total, device = len(features.targets), next(head.parameters()).device
     right, lost = torch.zeros(2, head.num_layers, dtype=torch.float64)
@@ -234,7 +217,7 @@ def _measure(head: "Head", features: "LayerFeatures") -> tuple[list[float], list
 
 
 def _chance(
-    shown: "LayerFeatures", measured: "LayerFeatures", classes: int, layers: int
+    shown: LayerFeatures, measured: LayerFeatures, classes: int, layers: int
 ) -> tuple[list[float], list[float]]:
     """Accuracy of always saying the training samples' most frequent class, and the loss of saying their frequencies,
     each class counted once more than it came; the same at every layer."""

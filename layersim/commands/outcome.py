@@ -1,14 +1,12 @@
 """Where what a verb finds is put, and what the terminal says of it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console, RenderableType
 
 from layersim.errors import UserError, as_user_error
 from layersim.export import check_destination
 from layersim.runs import directory
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 def check_place(to: Path | None, experiment: str) -> None:
@@ -53,10 +51,8 @@ def run_directory(given: str) -> Path:
     return path if path.is_dir() else path.parent.parent
 
 
-def print_outcome(table: "RenderableType", numbers: Path, figure: Path) -> None:
+def print_outcome(table: RenderableType, numbers: Path, figure: Path) -> None:
     """The table, and where numbers and figure lie, each path on a line of its own."""
-    from rich.console import Console
-
     console = Console()
     console.print(table)
     for what, path in {"Numbers": numbers, "Figure": figure}.items():

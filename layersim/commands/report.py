@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
+from rich.console import Console
+
 from layersim.errors import UserError
+from layersim.report.page import PAGE_FILE, write_page
 
 
 def report(run: Path, *, output: Path | None = None, stage: Literal["validate", "test"] = "validate") -> None:
@@ -17,10 +20,6 @@ def report(run: Path, *, output: Path | None = None, stage: Literal["validate", 
     Raises:
         UserError: no page's name; a directory that is no run's, or a broken file.
     """
-    from rich.console import Console
-
-    from layersim.report.page import PAGE_FILE, write_page
-
     output = output or run / PAGE_FILE
     if output.suffix != ".html":
         raise UserError(f"--output: expected the name of a page, which ends in .html, got {output}.")

@@ -3,21 +3,21 @@
 import time
 from pathlib import Path
 
+from rich.console import Console
+
+from layersim.report.runs import RunsTable, find_runs
+
 
 def runs(root: list[Path] = [Path("runs")]) -> None:  # noqa: B006 - read only
     """List runs, the newest first: which verbs made them, objective, accuracy, effective depth, age, and which
     trainings can go on.
 
     Args:
-        root: where to look, at any depth
+        root: where to look, at any depth; in runs where left out
 
     Raises:
         UserError: a directory that does not exist.
     """
-    from rich.console import Console
-
-    from layersim.report.runs import RunsTable, find_runs
-
     console = Console()
     if not (found := find_runs(root)):
         console.print(f"No run in {', '.join(map(str, root))}.", markup=False, soft_wrap=True)

@@ -5,17 +5,20 @@ Letters: L layers of model a, M layers of model b.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
+from layersim.commands.outcome import check_place, made_place, print_outcome
 from layersim.commands.parser import Data, Parser
+from layersim.data.blocks import BlockData
+from layersim.data.splits import evaluation_generator
 from layersim.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from layersim.report.across import AcrossReport
-    from layersim.runs.models import ModelFeatures
-    from layersim.similarity.measure import Measure
+from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
+from layersim.report.drawing.pictures import save_picture
+from layersim.runs.models import ModelFeatures, make_data, open_module, read_features, read_source
+from layersim.similarity.measure import Measure, measure_named
 
 FIGURE_FILE = "similarity.png"
 _EXPERIMENT = "similarity"
@@ -34,7 +37,7 @@ def similarity(
     device: str = "auto",
     seed: int = 0,
     to: Path | None = None,
-) -> "AcrossReport":
+) -> AcrossReport:
     """Compare two models layer by layer: a heat map of all pairs, and each layer's best match.
 
     Args:
@@ -57,12 +60,6 @@ def similarity(
         UserError: a model or data that cannot be read, or do not fit; options that the measure refuses; a place that
             cannot be written to.
     """
-    from layersim.commands.outcome import check_place, made_place, print_outcome
-    from layersim.data.blocks import BlockData
-    from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
-    from layersim.report.drawing.pictures import save_picture
-    from layersim.runs.models import make_data, open_module, read_features, read_source
-
     sources = {"a": read_source(a), "b": read_source(b)}
     data = data or sources["a"].data or sources["b"].data
     if data is None:
@@ -103,13 +100,13 @@ def similarity(
 
 
 def compare_models(
-    first: "ModelFeatures",
-    second: "ModelFeatures",
-    metric: "Measure",
+    first: ModelFeatures,
+    second: ModelFeatures,
+    metric: Measure,
     *,
     seed: int = 0,
     names: Sequence[str] = ("model a", "model b"),
-) -> "Tensor":
+) -> Tensor:
     """How alike the layers of two models are, which may differ in depth, width and tokenizer: (L, M) in float64.
 
     Args:
@@ -122,10 +119,6 @@ def compare_models(
     Raises:
         UserError: language models that do not read the same tokens.
     """
-    import torch
-
-    from layersim.data.splits import evaluation_generator
-
     if not torch.equal(first.identity, second.identity):
         raise UserError(
             f"{names[0]} and {names[1]} do not read the same tokens of these data, so that none of the one's is known "
@@ -138,11 +131,9 @@ def compare_models(
     return found
 
 
-def _metric(name: str, options: dict[str, Any], most: int | None) -> "Measure":
+def _metric(name: str, options: dict[str, Any], most: int | None) -> Measure:
     """The measure of that name, of all samples that it is given; it refuses its options before any model is read. With
     `most` one that could do without keeps so many of them."""
-    from layersim.similarity.measure import measure_named
-
     kind = measure_named(name)
     parser = Parser(prog="layersim similarity")
     parser.add_class_arguments(kind, "options", skip={"max_samples"}, instantiate=False)

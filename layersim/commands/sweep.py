@@ -5,14 +5,19 @@ import shlex
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from layersim.commands.sweep_check import check_sweep
 from layersim.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from layersim.sweep.ledger import Trial
+from layersim.runs.directory import DEFAULT_ROOT
+from layersim.sweep.driver import Driver
+from layersim.sweep.engine import Engine
+from layersim.sweep.file import read
+from layersim.sweep.ledger import Trial
 
 
 def sweep(file: Path, *, count: int | None = None, check: bool = False) -> None:
@@ -27,14 +32,6 @@ def sweep(file: Path, *, count: int | None = None, check: bool = False) -> None:
     Raises:
         UserError: a file that is no sweep of layersim's, what an option or W&B's engine refuses, or no end in sight.
     """
-    from rich.console import Console
-
-    from layersim.commands.sweep_check import check_sweep
-    from layersim.runs.directory import DEFAULT_ROOT
-    from layersim.sweep.driver import Driver
-    from layersim.sweep.engine import Engine
-    from layersim.sweep.file import read
-
     read_file = read(file)
     if check and find_spec("sweeps") is None:
         print("The rules of W&B's engine are not checked: it is not installed (pip install 'layersim[sweep]').")
@@ -56,7 +53,7 @@ def sweep(file: Path, *, count: int | None = None, check: bool = False) -> None:
     print(f"Ledger: {driver.ledger.path}")
 
 
-def trials_table(trials: "Sequence[Trial]", metric: str, *, maximize: bool) -> "Table":
+def trials_table(trials: Sequence[Trial], metric: str, *, maximize: bool) -> Table:
     """A row a trial: its values, and the metric as it was last; the best first, then those without a number.
 
     Args:
@@ -64,10 +61,6 @@ def trials_table(trials: "Sequence[Trial]", metric: str, *, maximize: bool) -> "
         metric: the name of what is optimised.
         maximize: whether more is better.
     """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     names = list(dict.fromkeys(name for trial in trials for name in trial.values))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("trial", justify="right")

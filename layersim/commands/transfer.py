@@ -1,15 +1,17 @@
 """`layersim transfer --ckpt_path MODEL`: what do a model's layers know of shifted images, and of another task?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from layersim.commands.outcome import made_place, print_outcome, run_directory
 from layersim.commands.parser import Data
+from layersim.data import SplitDataModule
 from layersim.errors import UserError
-
-if TYPE_CHECKING:
-    from layersim.data import SplitDataModule
-    from layersim.module import LayerwiseModule
-    from layersim.report.transfer import TransferReport
+from layersim.module import LayerwiseModule
+from layersim.report.drawing.pictures import save_picture
+from layersim.report.transfer import TransferReport, transfer_figure, transfer_table, write_transfer_report
+from layersim.runs.models import fitted_split, labels_of, make_data, open_module, read_features, read_source
+from layersim.transfer import check_strengths, fit_probe, shifted_accuracies
 
 FIGURE_FILE = "transfer.png"
 STRENGTHS = {
@@ -30,7 +32,7 @@ def transfer(
     device: str = "auto",
     seed: int = 0,
     to: Path | None = None,
-) -> "TransferReport":
+) -> TransferReport:
     """Measure a trained model's layers on shifted images (its own head), and on another task (a linear probe on frozen
     features); writes transfer.json and transfer.png into the run's directory, over older ones.
 
@@ -50,12 +52,6 @@ def transfer(
         UserError: a model that is no checkpoint, or predicts tokens; nothing to measure; strengths that no shift can
             do; data that the model cannot read, or that have no labels or one class; a directory that cannot be made.
     """
-    from layersim.commands.outcome import made_place, print_outcome, run_directory
-    from layersim.report.drawing.pictures import save_picture
-    from layersim.report.transfer import TransferReport, transfer_figure, transfer_table, write_transfer_report
-    from layersim.runs.models import labels_of, make_data, open_module, read_source
-    from layersim.transfer import check_strengths, shifted_accuracies
-
     source = read_source(ckpt_path)
     if source.state is None:
         raise UserError(f"Expected a run's directory, or a checkpoint (….ckpt), but got --ckpt_path {ckpt_path}.")
@@ -93,13 +89,8 @@ def transfer(
     return report
 
 
-def _probe(
-    module: "LayerwiseModule", data: "SplitDataModule", split: str, max_samples: int, seed: int
-) -> dict[str, Any]:
+def _probe(module: LayerwiseModule, data: SplitDataModule, split: str, max_samples: int, seed: int) -> dict[str, Any]:
     """A linear probe on each layer's features, fitted to the training split of other data."""
-    from layersim.runs.models import read_features
-    from layersim.transfer import fit_probe
-
     fitted, tested = (
         read_features(module.backbone, data, split=name, max_samples=max_samples, name=f"{name} of --to_data")
         for name in ("train", split)
@@ -119,10 +110,8 @@ def _probe(
     }
 
 
-def _check_task(module: "LayerwiseModule", data: "SplitDataModule", split: str) -> None:
+def _check_task(module: LayerwiseModule, data: SplitDataModule, split: str) -> None:
     """Refuses other data that the model cannot read, or that have nothing to probe."""
-    from layersim.runs.models import fitted_split, labels_of
-
     for name in ("train", split):
         fitted_split(module.backbone, data, name, "the probe (--to_data)")
         if len(set(labels_of(data, name).tolist())) < 2:

@@ -1,4 +1,4 @@
-"""What `layersim fit --help` and its like tell: the verb's own options first, and nothing that cannot be asked for."""
+"""What `layersim VERB --help` tells: the verb's own options first, and nothing that cannot be asked for."""
 
 import contextlib
 import os
