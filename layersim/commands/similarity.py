@@ -15,7 +15,7 @@ from layersim.commands.parser import Data, Parser
 from layersim.data.blocks import BlockData
 from layersim.data.splits import evaluation_generator
 from layersim.errors import UserError
-from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
+from layersim.report.across import AcrossReport, across_figure, across_table
 from layersim.report.drawing.pictures import save_picture
 from layersim.runs.models import ModelFeatures, make_data, open_module, read_features, read_source
 from layersim.similarity.measure import Measure, measure_named
@@ -95,7 +95,7 @@ def similarity(
     )
     to = made_place(to, _EXPERIMENT)
     save_picture(across_figure(report), to / FIGURE_FILE)
-    print_outcome(across_table(report), write_across_report(to, report), to / FIGURE_FILE)
+    print_outcome(across_table(report), report.write(to), to / FIGURE_FILE)
     return report
 
 

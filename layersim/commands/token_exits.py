@@ -15,7 +15,7 @@ from layersim.errors import UserError
 from layersim.exits import POLICIES, TokenExit, calibrate_tokens, measure_token_speed
 from layersim.exits.token_calibration import TokenRisk
 from layersim.module import LayerwiseModule
-from layersim.report.token_exits import TokenExitReport, speed_table, tried_table, write_token_exits
+from layersim.report.token_exits import TokenExitReport, speed_table, tried_table
 from layersim.runs.parameters import fingerprint
 
 _TIMED = 16
@@ -115,6 +115,6 @@ def calibrate_token_exits(
     if speed:
         console.print(speed_table(report))
     if directory is not None:
-        path = write_token_exits(directory, report)
+        path = report.write(directory)
         console.print(f"Threshold and speeds: {path}", soft_wrap=True)
     return report

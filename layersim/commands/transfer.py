@@ -9,7 +9,7 @@ from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
 from layersim.report.drawing.pictures import save_picture
-from layersim.report.transfer import TransferReport, transfer_figure, transfer_table, write_transfer_report
+from layersim.report.transfer import TransferReport, transfer_figure, transfer_table
 from layersim.runs.models import fitted_split, labels_of, make_data, open_module, read_features, read_source
 from layersim.transfer import check_strengths, fit_probe, shifted_accuracies
 
@@ -85,7 +85,7 @@ def transfer(
         probe=None if task is None else {"data": to_data, **_probe(module, task, split, max_samples, seed)},
     )
     save_picture(transfer_figure(report), to / FIGURE_FILE)
-    print_outcome(transfer_table(report), write_transfer_report(to, report), to / FIGURE_FILE)
+    print_outcome(transfer_table(report), report.write(to), to / FIGURE_FILE)
     return report
 
 

@@ -1,24 +1,25 @@
 """`token_exits.json`: what `layersim exits` found for a run's language model."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from rich.table import Table
 
-from layersim.report.json_report import read_report, write_report
-from layersim.report.numbers import expect_numbers
+from layersim.report.json_report import ONE, Report
 
 TOKEN_EXITS_FILE = "token_exits.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenExitReport:
-    """A threshold for a language model's tokens, and how much sooner it writes.
+class TokenExitReport(Report):
+    """A threshold for a language model's tokens, and how much sooner it writes."""
 
-    Raises:
-        UserError: a number is missing or does not fit; the key is named.
-    """
+    FILE: ClassVar[str] = TOKEN_EXITS_FILE
+    VERB: ClassVar[str] = "exits"
+    FORMS: ClassVar[dict[str, Any]] = {
+        "calibration": dict.fromkeys(("target", "confidence", "bound", "mean_exit_layer", "layer_gain"), ONE),
+        "speed": [dict.fromkeys(("batch_size", "seconds", "full_seconds", "wall_gain", "layer_gain"), ONE)],
+    }
 
     calibration: dict[str, Any]
     """As `layersim.exits.TokenCalibration` has it."""
@@ -33,27 +34,6 @@ class TokenExitReport:
     """By which the model is known again: its fingerprint."""
     precision: str
     """In which it was read, as Lightning names it."""
-
-    def __post_init__(self) -> None:
-        for key in ("target", "confidence", "bound", "mean_exit_layer", "layer_gain"):
-            expect_numbers(f"calibration.{key}", self.calibration.get(key), ())
-        for number, speed in enumerate(self.speed):
-            for key in ("batch_size", "seconds", "full_seconds", "wall_gain", "layer_gain"):
-                expect_numbers(f"speed[{number}].{key}", speed.get(key), ())
-
-
-def write_token_exits(directory: Path, report: TokenExitReport) -> Path:
-    """Writes the report into a run's directory, a key a line, and gives the file's path."""
-    return write_report(directory / TOKEN_EXITS_FILE, asdict(report))
-
-
-def read_token_exits(directory: Path) -> TokenExitReport | None:
-    """The report in a run's directory, None where there is none.
-
-    Raises:
-        UserError: the file cannot be read, a key is missing, or a value does not fit.
-    """
-    return read_report(directory / TOKEN_EXITS_FILE, TokenExitReport, "exits")
 
 
 def tried_table(report: TokenExitReport) -> Table:
