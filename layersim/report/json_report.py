@@ -41,7 +41,7 @@ def expect(key: str, value: Any, form: Any, sizes: dict[int | str, int] | None =
         key: of the value, for errors.
         value: as JSON has it.
         form: `Numbers`; `str`; `object` of anything; `(None, form)` of what may be null; `[form]` of a list,
-            `["T", form]` of one of length T, not 0; a mapping of keys that must be there, `str` among them standing for all.
+            `["T", form]` of one of length T, not 0; a mapping of keys that must be there, `str` among them for all.
         sizes: the lengths of letters.
 
     Raises:
