@@ -5,9 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from layersim.commands.screens import say
 from layersim.errors import UserError
 from layersim.report.claims import ARMS, LIMITS, judge, markdown, read_arms
-from layersim.report.claims.tables import HOW, remarks, verdicts_table
+from layersim.report.claims.verdicts import HOW, remarks, verdicts_table
 from layersim.writing import written_whole
 
 
@@ -67,12 +68,11 @@ def claims(
     console.print(verdicts_table(arms, verdicts))
     for line in (*remarks(verdicts), "", HOW):
         console.print(line, markup=False, highlight=False)
-    for line in arms.notes:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(*arms.notes)
     if output is not None:
         with written_whole(output) as part:
             part.write_text(markdown([(arms, verdicts)]))
-        console.print(f"Markdown: {output}", markup=False, highlight=False, soft_wrap=True)
+        say(f"Markdown: {output}")
 
 
 def _directories(arm: str, patterns: list[str]) -> list[Path]:

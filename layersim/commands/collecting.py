@@ -104,8 +104,11 @@ class Tables:
         if self.fitted is not None:
             rank_zero_info(f"Fitting a temperature for each layer on {len(self.fitted)} samples.")
             among = [torch.isin(_position(batch), self.fitted) for batch in self._waiting]
-            wanted = [_rows(batch, rows) for batch, rows in zip(self._waiting, among, strict=True)]
-            temperatures = fit_temperatures(self.head, _joined(everywhere(wanted)))
+            wanted = everywhere([_rows(batch, rows) for batch, rows in zip(self._waiting, among, strict=True)])
+            order = torch.cat([_position(part) for part in wanted]).argsort()
+            targets = torch.cat([part.targets for part in wanted if part.targets is not None])
+            values = torch.cat([part.values for part in wanted], dim=1)
+            temperatures = fit_temperatures(self.head, LayerFeatures(values[:, order], targets[order]))
             for batch, rows in zip(self._waiting, among, strict=True):
                 if not rows.all():
                     self._tabulate(_rows(batch, ~rows, self._device), temperatures)
@@ -145,10 +148,3 @@ def _rows(batch: LayerFeatures, rows: Tensor | slice, device: torch.device | Non
     return LayerFeatures(
         batch.values[:, rows].to(device=device), batch.targets[rows].to(device=device), _position(batch)[rows]
     )
-
-
-def _joined(parts: list[LayerFeatures]) -> LayerFeatures:
-    """(L, N, D) features in the order of their positions."""
-    order = torch.cat([_position(part) for part in parts]).argsort()
-    targets = torch.cat([part.targets for part in parts if part.targets is not None])
-    return LayerFeatures(torch.cat([part.values for part in parts], dim=1)[:, order], targets[order])

@@ -5,6 +5,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from layersim.commands.screens import say
 from layersim.errors import UserError
 from layersim.report.drawing.pictures import save_picture
 from layersim.report.figures import comparison
@@ -55,5 +56,4 @@ def compare(
         written.append(f"Figure: {tradeoff}")
     page = output.with_suffix(".html")
     notices = write_page(directories, page, stage=stage, epoch=epoch)
-    for line in (*written, *notices, f"Page: {page}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(*written, *notices, f"Page: {page}")

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from layersim import heads
-from layersim.commands.outcome import made_place, print_outcome, run_directory
+from layersim.commands.outcome import data_of, made_place, run_directory, show_outcome
 from layersim.commands.parser import Data
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
@@ -18,7 +18,6 @@ from layersim.heads import Head, SharedHead
 from layersim.module import LayerwiseModule
 from layersim.objectives import Aligned, KLToLast, Reading
 from layersim.outputs import LayerFeatures
-from layersim.report.drawing.pictures import save_picture
 from layersim.report.lens import CHANCE, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
 from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.records import RECORDS_FILE, LayerRecord
@@ -27,7 +26,7 @@ from layersim.runs.models import Source, fitted_split, labels_of, make_data, ope
 from layersim.runs.whole_checkpoints import WholeCheckpoints
 from layersim.transfer.frozen_heads import fit_probes, train_head
 
-FIGURE_FILE, FOLDER = "lens.png", "lens"
+FOLDER = "lens"
 Kind = Literal["tuned", "linear", "separate"]
 KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "tuned": ("TunedLens", {"class_path": "layersim.objectives.KLToLast"}, "recoverable"),
@@ -73,9 +72,7 @@ def lens(
             a split without labels; fewer training samples than classes; a directory that cannot be made.
     """
     source = read_source(ckpt_path)
-    data = data or source.data
-    if data is None:
-        raise UserError("The model does not tell its data. Set --data, such as --data=Digits.")
+    data = data_of(data, source)
     if to is None and source.path is not None:
         to = run_directory(ckpt_path)
     own = make_data(data)
@@ -83,24 +80,27 @@ def lens(
     source, module = _opened(source.for_data(tokens=tokens), own, split, kind, seed=seed, device=device)
     backbone = module.backbone
     to = made_place(to, "lens")
-    most = _most(max_samples, backbone.num_layers * backbone.width)
+    if (most := max(1, MOST_BYTES // (8 * backbone.num_layers * backbone.width))) < max_samples:
+        rank_zero_info(f"At most {most:,} samples of each split are read, whose features are 2 GiB together.")
+    most = min(max_samples, most)
     sides = {
         name: read_features(backbone, own, split=name, max_samples=most, name=f"the {name} split")
         for name in ("train", split)
     }
     shown, measured = (LayerFeatures(side.values, side.identity[:, 1]) for side in sides.values())
-    samples = measured.values.shape[1]
     heads: dict[str, Head] = {}
     if source.predicts:
         heads[READABLE] = module.head if type(module.head) is SharedHead else SharedHead(backbone)
-        _tell_trained_everywhere(source, module)
+        if source.state is not None and (objective := type(module.objective).__name__) != "LastLayer":
+            trained = f"This model's head was trained at its layers already ({objective})"
+            rank_zero_info(f"{trained}: a lens may add little to it.")
     options: dict[str, dict[str, Any]] = {}
     for each in dict.fromkeys(kind):
         _, _, told = KINDS[each]
         heads[told], options[told] = _trained(each, source, data, module, shown, steps, seed, to / FOLDER)
     readings = {name: _measure(head, measured) for name, head in heads.items()}
+    readings[CHANCE] = _chance(shown, measured, backbone.num_classes, backbone.num_layers)
     accuracies, losses = ({name: both[place] for name, both in readings.items()} for place in (0, 1))
-    accuracies[CHANCE], losses[CHANCE] = _chance(shown, measured, backbone.num_classes, backbone.num_layers)
     options[CHANCE] = {"answer": "the training samples' classes, each counted once more"}
     assert shown.targets is not None
     options = {name: {"fitted to": len(shown.targets)} | options.get(name, {}) for name in accuracies}
@@ -110,12 +110,11 @@ def lens(
         step=0,
         stage="validate" if split == "val" else "test",
         layers=backbone.num_layers,
-        samples=samples,
+        samples=measured.values.shape[1],
         unit="tokens" if tokens else "samples",
         quantities=lens_quantities(accuracies, losses, options, tokens=tokens),
     )
-    save_picture(lens_figure(record), to / FIGURE_FILE)
-    print_outcome(lens_table(record), write_lens_record(to, record), to / FIGURE_FILE)
+    show_outcome(lens_table(record), write_lens_record(to, record), lens_figure(record))
     if (to / PAGE_FILE).exists() and (to / RECORDS_FILE).exists():
         write_page([to], to / PAGE_FILE)
     return record
@@ -146,21 +145,6 @@ def _opened(
     section["backbone"]["init_args"] = {**section["backbone"]["init_args"], "num_classes": classes}
     source = replace(source, model=section, predicts=False)
     return source, open_module(source, seed=seed, device=device)
-
-
-def _most(samples: int, numbers: int) -> int:
-    """How many samples of each split are kept, of `numbers` float32 each."""
-    if (fit := max(1, MOST_BYTES // (8 * numbers))) < samples:
-        rank_zero_info(f"At most {fit:,} samples of each split are read, whose features are 2 GiB together.")
-    return min(samples, fit)
-
-
-def _tell_trained_everywhere(source: Source, module: LayerwiseModule) -> None:
-    objective = type(module.objective).__name__
-    if source.state is not None and objective != "LastLayer":
-        rank_zero_info(
-            f"This model's head was trained at its layers already ({objective}): a lens may add little to it."
-        )
 
 
 def _trained(

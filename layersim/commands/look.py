@@ -19,7 +19,6 @@ from layersim.commands.outcome import check_place, made_place
 from layersim.commands.parser import call
 from layersim.commands.screens import print_facts, print_next, shown
 from layersim.commands.start import exits_command
-from layersim.data import SplitDataModule
 from layersim.errors import UserError, as_user_error
 from layersim.module import LayerwiseModule
 from layersim.report.configuration import CONFIG_FILE
@@ -132,10 +131,14 @@ def look(
             }
         )
         _write_configuration(place, source, guess, trainer, module, left_out, seed)
-        record = _measure(trainer, module, own, guess.stage)
+        run = trainer.validate if guess.stage == "val" else trainer.test
+        with stopped_first(trainer), running(trainer):
+            run(module, datamodule=own, verbose=False)
+        (recorder,) = (call for call in trainer.callbacks if hasattr(call, "records"))  # type: ignore[attr-defined]
     print_facts({"Page": shown(place / PAGE_FILE)})
     promising = 0 if module.backbone.reads_tokens else len(samples)
     print_next(_next(source, guess, place, left_out, promising))
+    record: LayerRecord = recorder.records[-1]
     return record
 
 
@@ -182,15 +185,6 @@ def _write_configuration(
     with written_whole(place / CONFIG_FILE) as part:
         part.write_text(masked(yaml.safe_dump(config, sort_keys=False)))
     write_facts(place, trainer, module, "look")
-
-
-def _measure(trainer: Trainer, module: LayerwiseModule, data: SplitDataModule, stage: str) -> LayerRecord:
-    run = trainer.validate if stage == "val" else trainer.test
-    with stopped_first(trainer), running(trainer):
-        run(module, datamodule=data, verbose=False)
-    (recorder,) = (call for call in trainer.callbacks if hasattr(call, "records"))  # type: ignore[attr-defined]
-    record: LayerRecord = recorder.records[-1]
-    return record
 
 
 def _next(source: Source, guess: Guess, place: Path, left_out: Sequence[str], samples: int) -> dict[str, list[str]]:

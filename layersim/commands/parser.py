@@ -157,11 +157,8 @@ class Parser(ArgumentParser):
         known, missing = re.search(r'Parser key "([^"]+)"', message), _NO_CLASS.search(message)
         if known is None or missing is None:
             return ""
-        return class_hint(missing[1] or missing[2], self._types_of(known[1]))
-
-    def _types_of(self, key: str) -> str:
-        actions = (action for action in self._actions if action.dest == key)
-        return str(getattr(next(actions, None), "_typehint", ""))
+        action = next((action for action in self._actions if action.dest == known[1]), None)
+        return class_hint(missing[1] or missing[2], str(getattr(action, "_typehint", "")))
 
 
 def told(message: str, hint: str = "") -> str:

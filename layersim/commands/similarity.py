@@ -10,17 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from layersim.commands.outcome import check_place, made_place, print_outcome
+from layersim.commands.outcome import check_place, data_of, made_place, show_outcome
 from layersim.commands.parser import Data, Parser
 from layersim.data.blocks import BlockData
 from layersim.data.splits import evaluation_generator
 from layersim.errors import UserError
 from layersim.report.across import AcrossReport, across_figure, across_table
-from layersim.report.drawing.pictures import save_picture
 from layersim.runs.models import ModelFeatures, make_data, open_module, read_features, read_source
 from layersim.similarity.measure import Measure, measure_named
 
-FIGURE_FILE = "similarity.png"
 _EXPERIMENT = "similarity"
 
 
@@ -61,9 +59,7 @@ def similarity(
             cannot be written to.
     """
     sources = {"a": read_source(a), "b": read_source(b)}
-    data = data or sources["a"].data or sources["b"].data
-    if data is None:
-        raise UserError("Neither model tells its data. Set --data, such as --data=Digits.")
+    data = data_of(data, *sources.values())
     check_place(to, _EXPERIMENT)
     metric = _metric(measure, options, None if null is None else max_samples)
     if null is not None:
@@ -93,9 +89,7 @@ def similarity(
         similarity=similarity,
         null=None if null is None else metric.null(null, seed).told(),
     )
-    to = made_place(to, _EXPERIMENT)
-    save_picture(across_figure(report), to / FIGURE_FILE)
-    print_outcome(across_table(report), report.write(to), to / FIGURE_FILE)
+    show_outcome(across_table(report), report.write(made_place(to, _EXPERIMENT)), across_figure(report))
     return report
 
 

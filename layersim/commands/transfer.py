@@ -3,17 +3,15 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from layersim.commands.outcome import made_place, print_outcome, run_directory
+from layersim.commands.outcome import data_of, made_place, run_directory, show_outcome
 from layersim.commands.parser import Data
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
-from layersim.report.drawing.pictures import save_picture
 from layersim.report.transfer import TransferReport, transfer_figure, transfer_table
 from layersim.runs.models import fitted_split, labels_of, make_data, open_module, read_features, read_source
 from layersim.transfer import check_strengths, fit_probe, shifted_accuracies
 
-FIGURE_FILE = "transfer.png"
 STRENGTHS = {
     "rotation": [10.0, 20.0, 30.0, 45.0, 60.0],
     "noise": [0.1, 0.25, 0.5, 0.75, 1.0],
@@ -55,9 +53,7 @@ def transfer(
     source = read_source(ckpt_path)
     if source.state is None:
         raise UserError(f"Expected a run's directory, or a checkpoint (….ckpt), but got --ckpt_path {ckpt_path}.")
-    data = data or source.data
-    if data is None:
-        raise UserError("The model does not tell its data. Set --data, such as --data=Digits.")
+    data = data_of(data, source)
     to = made_place(to or run_directory(ckpt_path), "transfer")
     module = open_module(source, device=device)
     if module.backbone.reads_tokens:
@@ -72,7 +68,10 @@ def transfer(
         labels_of(images, split)
         images.check(module.backbone)
     if task is not None:
-        _check_task(module, task, split)
+        for name in ("train", split):
+            fitted_split(module.backbone, task, name, "the probe (--to_data)")
+            if len(set(labels_of(task, name).tolist())) < 2:
+                raise UserError(f"A probe needs two classes or more, but the {name} split of --to_data has one.")
     accuracy, shifts = shifted_accuracies(module, images, split, strengths, seed=seed) if shifting else (None, {})
     report = TransferReport(
         model=ckpt_path,
@@ -84,8 +83,7 @@ def transfer(
         shifts=shifts,
         probe=None if task is None else {"data": to_data, **_probe(module, task, split, max_samples, seed)},
     )
-    save_picture(transfer_figure(report), to / FIGURE_FILE)
-    print_outcome(transfer_table(report), report.write(to), to / FIGURE_FILE)
+    show_outcome(transfer_table(report), report.write(to), transfer_figure(report))
     return report
 
 
@@ -97,22 +95,11 @@ def _probe(module: LayerwiseModule, data: SplitDataModule, split: str, max_sampl
     )
     targets, test_targets = (side.identity[:, 1].numpy() for side in (fitted, tested))
     probes = [fit_probe(features.double().numpy(), targets, seed=seed) for features in fitted.values]
-    accuracies = [
-        probe.accuracy(features.double().numpy(), test_targets)
-        for probe, features in zip(probes, tested.values, strict=True)
-    ]
+    each = zip(probes, tested.values, strict=True)
     return {
         "classes": len(set(targets.tolist())),
         "train_samples": len(targets),
         "samples": len(test_targets),
         "penalty": [probe.penalty for probe in probes],
-        "accuracy": accuracies,
+        "accuracy": [probe.accuracy(features.double().numpy(), test_targets) for probe, features in each],
     }
-
-
-def _check_task(module: LayerwiseModule, data: SplitDataModule, split: str) -> None:
-    """Refuses other data that the model cannot read, or that have nothing to probe."""
-    for name in ("train", split):
-        fitted_split(module.backbone, data, name, "the probe (--to_data)")
-        if len(set(labels_of(data, name).tolist())) < 2:
-            raise UserError(f"A probe needs two classes or more, but the {name} split of --to_data has one.")

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from layersim.report.drawing.colors import scale_of
 from layersim.report.drawing.pictures import INK, Picture, heat_map, shorten
+from layersim.report.drawing.specifications import upper
 from layersim.report.json_report import Numbers, Report, write_report
 from layersim.report.quantity import Quantity
 from layersim.report.terminal import table_by_layer
@@ -103,7 +104,7 @@ def across_figure(report: AcrossReport) -> Picture:
     """The heat map of all pairs, a up and b across; each layer of a has its best match in b outlined."""
     shown = report.quantity
     scale = scale_of(report.label, shown, [shown.values])
-    drawn = heat_map(shown, scale, f"{report.label[:1].upper()}{report.label[1:]}, {report.samples:,} samples")
+    drawn = heat_map(shown, scale, f"{upper(report.label)}, {report.samples:,} samples")
     matched = [{"x": match, "y": str(row)} for row, match in enumerate(report.matches_of_a, start=1) if match]
     place = drawn["layer"][0]["encoding"]
     outline = {"type": "rect", "fill": None, "stroke": INK, "strokeWidth": 2}

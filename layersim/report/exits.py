@@ -121,11 +121,7 @@ class ExitReport(Report):
             expect("choices", self.choices, [_numbers(*_PROMISED)])
 
     def choice(self, target: float | None = None) -> dict[str, Any]:
-        """What was chosen for a target; for the strictest where None.
-
-        Raises:
-            UserError: there is no such target.
-        """
+        """What was chosen for a target; for the strictest where None."""
         if target is None:
             return self.choices[0]
         for choice in self.choices:

@@ -11,7 +11,7 @@ import numpy as np
 
 from layersim.errors import UserError
 from layersim.report.quantity import without_nan
-from layersim.report.reading import DamagedFile, read_json, read_text
+from layersim.report.reading import damaging, read_json, read_text
 from layersim.writing import written_whole
 
 MOST_BYTES = 2**24
@@ -89,17 +89,14 @@ def _expect_numbers(key: str, value: Any, form: Numbers, sizes: dict[int | str, 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a verb found, whose fields are the file's keys; L is its field `layers`.
-
-    Raises:
-        UserError: a number, list or key is missing or does not fit; the key is named.
-    """
+    """What a verb found, whose fields are the file's keys; L is its field `layers`. A UserError names a number, list or
+    key that is missing or does not fit."""
 
     FILE: ClassVar[str]
     VERB: ClassVar[str]
     OR_NAN: ClassVar[tuple[str, ...]] = ()
     """Fields that are NaN where the file has null."""
-    FORMS: ClassVar[Mapping[str, Any]] = {}
+    FORMS: ClassVar[dict[str, Any]] = {}
     """Of fields whose types do not tell them."""
 
     def __post_init__(self) -> None:
@@ -112,23 +109,17 @@ class Report:
 
     @classmethod
     def read(cls, place: Path) -> Self | None:
-        """The report in a directory, or in a file, None where there is none; a key that this version does not know is
-        passed over.
-
-        Raises:
-            DamagedFile: the file cannot be read, is no JSON object, a key is missing, or a value does not fit.
-        """
+        """The report in a directory, or in a file, None where there is none; DamagedFile where it does not fit. A key
+        that this version does not know is passed over."""
         path = place / cls.FILE if place.is_dir() else place
         if not path.exists():
             return None
-        try:
+        with damaging(f"{path} is damaged; run `layersim {cls.VERB}` again."):
             read = read_json(read_text(path, MOST_BYTES))
             keys = [field.name for field in fields(cls)]
             if absent := [key for key in keys if key not in read]:
                 raise UserError(f"the file: {', '.join(absent)} absent.")
             return cls(**{key: math.nan if key in cls.OR_NAN and read[key] is None else read[key] for key in keys})
-        except UserError as error:
-            raise DamagedFile(f"{path} is damaged; run `layersim {cls.VERB}` again. {error}") from error
 
 
 def write_report(path: Path, values: Mapping[str, Any]) -> Path:

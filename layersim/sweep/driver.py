@@ -27,11 +27,7 @@ _AN_AGENTS = ("WANDB_SWEEP_ID", "WANDB_RUN_ID")
 
 
 def installed_command() -> Path:
-    """The command `layersim` of this Python, so that a trial is what the user would start.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """The command `layersim` of this Python, so that a trial is what the user would start."""
     schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
     places = [Path(sysconfig.get_path("scripts", scheme), "layersim") for scheme in schemes]
     for place in places:
@@ -64,11 +60,7 @@ class Driver:
         self.ledger = Ledger(root / self._place / "ledger.jsonl", file.config)
 
     def run(self, count: int | None) -> None:
-        """Runs `count` trials, or as many as there are: first those that were interrupted, then new ones.
-
-        Raises:
-            UserError: another program runs trials of this sweep.
-        """
+        """Runs `count` trials, or as many as there are: first those that were interrupted, then new ones."""
         with self.ledger.held(), _ends_by_exit(), self._guarding() as guarding:
             for _ in range(sys.maxsize if count is None else count):
                 trial = self._next()
@@ -111,7 +103,8 @@ class Driver:
         words = self._file.command(
             trial.values, f"--experiment={experiment}", f"--trainer.default_root_dir={self._root}"
         )
-        print(f"trial {trial.trial}: {_said(trial.values)}", flush=True)
+        said = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in trial.values.items())
+        print(f"trial {trial.trial}: {said}", flush=True)
         started, stopped, output = time.monotonic(), False, folder / "output.log"
         others = [one for one in self.ledger.trials if one.trial != trial.trial]
         assert guarding.stdin is not None
@@ -184,7 +177,3 @@ def metric_history(path: Path, name: str) -> list[float]:
     text = path.read_text()
     whole = text[: text.rfind("\n") + 1]  # the last line may be half written
     return [float(row[name]) for row in csv.DictReader(whole.splitlines()) if row.get(name)]
-
-
-def _said(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in values.items())

@@ -86,7 +86,7 @@ def test_settings_tell_what_compares() -> None:
 
 def test_table_and_figure() -> None:
     table = transfer_table(REPORT)
-    rows = [list(column.cells) for column in table.columns]
+    rows = [[*map(str, column.cells)] for column in table.columns]
     assert rows == [["1", "2"], ["0.500", "0.875"], ["0.375", "0.750"], ["0.250", "0.625"], ["0.750", "0.800"]]
     noise, probe = transfer_figure(REPORT)["concat"]
     assert {name: [value for _, value in points(noise, name)] for name in ("as they are", "0.5", "1")} == {

@@ -179,9 +179,8 @@ def _settings(run: FinishedRun) -> dict[str, str]:
     data = without_loading(run.config.get("data"))
     if isinstance(data.get("batch_size"), int):
         processes = str(run.environment.get("processes", 1))
-        data["batch_size"] *= (
-            int(processes) if processes.isdigit() else 1
-        )  # R take the steps of one with R times the batch
+        # R take the steps of one with R times the batch
+        data["batch_size"] *= int(processes) if processes.isdigit() else 1
     trainer = {key: value for key, value in below(run.config, "trainer").items() if key in _TRAINING}
     together: dict[str, Any] = {"data": data, "model": run.config["model"], "trainer": trainer} | run.how_measured
     return {key.replace(".init_args", ""): repr(value) for key, value in flat(together).items() if value is not None}

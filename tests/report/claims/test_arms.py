@@ -12,7 +12,8 @@ import yaml
 from layersim.__main__ import main
 from layersim.commands.claims import claims
 from layersim.errors import UserError
-from layersim.report.claims import ARMS, LIMITS, Arms, Verdict, judge, markdown, read_arms, tables
+from layersim.report.claims import ARMS, LIMITS, Arms, Verdict, judge, markdown, read_arms
+from layersim.report.claims.verdicts import _plain
 from layersim.report.exits import write_exit_report
 from tests.report.claims.synthetic import (
     APART,
@@ -297,7 +298,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_planted_names_stand_in_markdown_as_they_are(tmp_path: Path) -> None:
     """In no cell more than one, and nothing of them is markup."""
     planted = "a | b `c` <script> $x_1$ **d** &lt; [e](f)\n# g"
-    told = tables._plain(planted)
+    told = _plain(planted)
     assert told == r"a \| b \`c\` \<script\> \$x\_1\$ \*\*d\*\* \&lt; \[e\](f) \# g"
     runs = [make(tmp_path / str(seed), "aligned", seed, {"accuracy": RISES}) for seed in range(2)]
     arms = replace(read_arms({"aligned": runs}), notes=[planted])
