@@ -125,18 +125,16 @@ def guess(
     # nothing is trained, so that a single sample does, and that it is measured too does no harm
     init = {"path": data.path, "train_split": split, "val_split": split, "find_duplicates": False}
     label, label_told, classes, names = (None, "", None, None) if kind == "tokens" else _labels(rows, options)
-    if kind == "images":
-        init |= {"image_column": _column(rows, data.path, "image", options)}
-        told += [f"images in {init['image_column']} (--data.image_column)"] if len(rows.column_names) > 2 else []
-    else:
-        init |= {"text_column": _column(rows, data.path, "text", options, label), "on_bad_sample": "skip"}
-        told += [f"texts in {init['text_column']} (--data.text_column)"] if len(rows.column_names) > 1 else []
+    what, others = ("image", 1) if kind == "images" else ("text", 0)
+    column = _column(rows, data.path, what, options, label)
+    init |= {f"{what}_column": column} | ({} if kind == "images" else {"on_bad_sample": "skip"})
+    if len(rows.column_names) > 1 + others:
+        told.append(f"{what}s in {column} (--data.{what}_column)")
     if kind != "tokens":
         init |= {"label_column": label, "max_train_samples": 1}
         told.append(label_told)
-    elif data.stored is None:  # what is stored knows no slices
-        init |= {"train_split": f"{split}[:1]"}
-    if kind == "tokens":
+    else:
+        init |= {} if data.stored is not None else {"train_split": f"{split}[:1]"}  # what is stored knows no slices
         init |= {"block_size": min(_BLOCK, getattr(backbone, "max_positions", None) or _BLOCK)}
         if _reads_bytes(backbone) and "tokenizer" not in options:
             init |= {"tokenizer": ByteTokenizer.name}
@@ -197,7 +195,7 @@ def _first(there: Sequence[str], wanted: Sequence[str]) -> str | None:
     return next((name for name in wanted if name in there), None)
 
 
-def _column(rows: Dataset, path: str, kind: str, options: dict[str, Any], label: str | None = None) -> str:
+def _column(rows: Dataset, path: str, kind: str, options: dict[str, Any], label: str | None) -> str:
     """The one whose images or texts the model reads."""
     if typed := options.get(f"{kind}_column"):
         return str(typed)
