@@ -5,7 +5,6 @@ import json
 import math
 import os
 import select
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from layersim.errors import UserError
+from layersim.runs.signals import ended_by_signals
 from layersim.sweep.engine import Engine
 from layersim.sweep.file import SweepFile
 from layersim.sweep.ledger import Ledger, State, Trial
@@ -61,7 +61,7 @@ class Driver:
 
     def run(self, count: int | None) -> None:
         """Runs `count` trials, or as many as there are: first those that were interrupted, then new ones."""
-        with self.ledger.held(), _ends_by_exit(), self._guarding() as guarding:
+        with self.ledger.held(), ended_by_signals(), self._guarding() as guarding:
             for _ in range(sys.maxsize if count is None else count):
                 trial = self._next()
                 if trial is None:
@@ -149,25 +149,6 @@ class Driver:
         done = [trial for trial in self.ledger.trials if trial.state == "finished" and not math.isnan(trial.reached)]
         sign = 1 if self._file.maximize else -1
         return max(done, key=lambda trial: sign * trial.reached, default=None)
-
-
-@contextmanager
-def _ends_by_exit() -> Iterator[None]:
-    """While in here, a signal to end raises SystemExit, so that a trial that runs is ended too.
-
-    One that this program was told to ignore, as by nohup, stays ignored.
-    """
-
-    def leave(number: int, frame: object) -> None:
-        sys.exit(128 + number)
-
-    ends = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, leave) for number in ends}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def metric_history(path: Path, name: str) -> list[float]:
