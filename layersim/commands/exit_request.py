@@ -1,10 +1,10 @@
 """What `layersim exits` is asked for, and what can be said against it before anything is measured."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from layersim.commands.token_exits import Texts
-from layersim.data import SplitDataModule
+from layersim.data import Split, SplitDataModule
+from layersim.data.blocks import first_tokens
 from layersim.errors import UserError, as_user_error
 from layersim.exits import Method, Risk, check_promise, check_targets, split_for_temperatures
 from layersim.exits.calibration import require_share
@@ -13,9 +13,52 @@ from layersim.module import LayerwiseModule
 
 
 @dataclass(frozen=True)
-class ExitRequest:
-    """Those options of `calibrate_exits` that something can be said against before anything is measured."""
+class Texts:
+    """How a language model is tried.
 
+    Args:
+        number: texts of the split, at most, that choose the threshold.
+        prompt: tokens of each that are given.
+        new: tokens that are written behind them.
+        kv: where keys and values of the layers that a token skipped come from: `copied`, from what it was where it
+            left (CALM); `exact`, from being taken through them with the next token that comes there.
+        exit_layers: layers, from 1, at which tokens may leave; all where left out. Each costs a reading of the head,
+            which with a large vocabulary is more than a narrow layer.
+        batch_size: texts that are written side by side, to choose the threshold.
+    """
+
+    number: int = 512
+    prompt: int = 32
+    new: int = 32
+    kv: Literal["exact", "copied"] = "exact"
+    exit_layers: list[int] | None = None
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("number", "prompt", "new", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"Expected 1 or more, but --texts.{name} is {getattr(self, name)}.")
+
+    def check_on(self, model: LayerwiseModule, split: Split) -> int:
+        """How many texts there are. Refuses, with a UserError, layers that the model has not, and texts longer than it
+        or the split's blocks."""
+        if wrong := sorted({*(self.exit_layers or ())} - {*range(1, model.num_layers)}):
+            raise UserError(
+                f"Expected --texts.exit_layers of 1 … {model.num_layers - 1}, but got {', '.join(map(str, wrong))}."
+            )
+        most: int | None = getattr(model.backbone, "max_positions", None)
+        if most is not None and self.prompt + self.new > most:
+            raise UserError(
+                f"The model takes up to {most} tokens, but --texts.prompt and --texts.new are {self.prompt + self.new}."
+            )
+        return len(first_tokens(split, self.number, self.prompt + self.new))
+
+
+@dataclass(frozen=True)
+class ExitRequest:
+    """The options of `calibrate_exits`, and what can be said against them before anything is measured."""
+
+    policy: str
     risk: float | list[float] | str
     risk_of: Risk | TokenRisk | None
     confidence: float
@@ -23,10 +66,11 @@ class ExitRequest:
     budget: float | None
     temperature_share: float
     split: str
-    shifted_data: Any = None
-    plan: bool = False
-    measure_speed: bool = True
-    texts: Any = None
+    shifted_data: Any
+    plan: bool
+    measure_speed: bool
+    texts: Any
+    seed: int
 
     @property
     def targets(self) -> list[float]:
@@ -34,6 +78,11 @@ class ExitRequest:
         words = self.risk.split(",") if isinstance(self.risk, str) else self.risk
         with as_user_error("--risk takes numbers", "Set one, such as 0.01, or several, such as 0.01,0.02,0.05."):
             return [float(word) for word in words] if isinstance(words, list) else [words]
+
+    @property
+    def token_risk(self) -> Any:
+        """Which risk of a language model's."""
+        return self.risk_of or "disagreement"
 
     def check(self) -> None:
         """Refuses, with a UserError, what is out of its range; no data are read for that."""
@@ -64,9 +113,8 @@ class ExitRequest:
         if model.backbone.reads_tokens:
             self._check_tokens()
             asked = Texts() if self.texts is None else Texts(**vars(self.texts))
-            risk: Any = self.risk_of or "disagreement"
             texts = asked.check_on(model, datamodule.splits[split])
-            check_promise(texts, of="texts", target=self.targets[0], risk=risk, confidence=self.confidence)
+            check_promise(texts, of="texts", target=self.targets[0], risk=self.token_risk, confidence=self.confidence)
             return
         if self.risk_of == "continuation" or self.texts is not None:
             raise UserError("--texts and --risk_of=continuation are for language models, but this is a classifier.")

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from layersim.commands.collecting import Ends, Tables, evaluate_epoch, quiet_trainer
 from layersim.commands.exit_plan import plan_of
-from layersim.commands.exit_request import ExitRequest
-from layersim.commands.token_exits import Texts, calibrate_token_exits
+from layersim.commands.exit_request import ExitRequest, Texts
+from layersim.commands.screens import say
+from layersim.commands.token_exits import calibrate_token_exits
 from layersim.data import SplitDataModule
 from layersim.data.inputs import Inputs
 from layersim.errors import UserError
@@ -115,21 +116,13 @@ def calibrate_exits(
         UserError: a split that shares samples with the training data; options out of their range;
             too few samples for the promise; new data that the calibration samples do not reach.
     """
-    asked = ExitRequest(
-        *(risk, risk_of, confidence, method, budget, temperature_share, split, shifted_data, plan, measure_speed, texts)
-    )
+    kind = (policy, risk, risk_of, confidence, method, budget)
+    asked = ExitRequest(*kind, temperature_share, split, shifted_data, plan, measure_speed, texts, seed)
     asked.check()
     datamodule.setup()
     asked.check_on(model, datamodule)
     if model.backbone.reads_tokens:
-        kept: dict[str, Any] = {
-            "policy": policy,
-            "risk": asked.targets[0],
-            "risk_of": risk_of or "disagreement",
-            "split": split,
-        }
-        kept |= {"confidence": confidence, "seed": seed, "measure_speed": measure_speed}
-        return calibrate_token_exits(model, datamodule, trainer, ckpt_path, texts or Texts(), **kept)
+        return calibrate_token_exits(model, datamodule, trainer, ckpt_path, asked)
     directory = None if trainer is None else Path(trainer.default_root_dir)
     trainer = trainer or quiet_trainer()
     if measure_speed and isinstance(trainer.strategy, ModelParallelStrategy):
@@ -301,4 +294,4 @@ def _show(report: ExitReport, found: ExitSummary, directory: Path | None, stage:
     path = write_exit_report(directory, report)
     if (page := directory / PAGE_FILE).exists():  # written when the evaluation ended, before the exits
         write_page([directory], page, stage=stage)
-    console.print(f"Threshold, curve and speeds: {path}", soft_wrap=True)
+    say(f"Threshold, curve and speeds: {path}")

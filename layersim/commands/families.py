@@ -3,6 +3,9 @@
 from importlib.metadata import version
 from typing import Literal
 
+from transformers.utils import logging
+
+from layersim.backbones.survey import survey
 from layersim.errors import UserError
 
 
@@ -18,10 +21,6 @@ def families(names: list[str] = [], *, library: Literal["timm", "transformers"] 
     """
     if names and library is None:
         raise UserError("Expected the library that the families are of. Add --library timm or transformers.")
-    from transformers.utils import logging
-
-    from layersim.backbones.survey import survey
-
     logging.set_verbosity_error()
     for one in ("timm", "transformers") if library is None else (library,):
         print(f"{one} {version(one)}\n\n| family | use | read |\n| --- | --- | --- |")

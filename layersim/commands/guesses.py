@@ -80,14 +80,8 @@ def kind_of(backbone: Backbone) -> Kind:
 
 
 def opened(given: str) -> Source | dict[str, Any]:
-    """What is typed for data, looked up: a recipe's section `data`, or a data set.
-
-    Args:
-        given: a name of `SHIPPED`; a recipe, checkpoint or run, for its data; a file, a folder, or a name on the hub.
-
-    Raises:
-        UserError: nothing there, or what cannot be read.
-    """
+    """What is typed for data, looked up: a recipe's section `data`, or a data set. A name of `SHIPPED`; a recipe,
+    checkpoint or run, for its data; a file, a folder, or a name on the hub."""
     path = Path(given).expanduser()
     name = given.lower().replace("-", "_").replace("stdlibcode", "stdlib_code")
     if name in SHIPPED and not path.exists():
@@ -120,9 +114,6 @@ def guess(
         split: which is asked for; None: the first there is of validation, test and training.
         max_samples: samples, or tokens to predict, at most.
         options: of the data's class, which are no guesses.
-
-    Raises:
-        UserError: data of another kind than the model reads, or a column that cannot be guessed.
     """
     kind = kind_of(backbone)
     if not isinstance(data, Source):
@@ -134,18 +125,16 @@ def guess(
     # nothing is trained, so that a single sample does, and that it is measured too does no harm
     init = {"path": data.path, "train_split": split, "val_split": split, "find_duplicates": False}
     label, label_told, classes, names = (None, "", None, None) if kind == "tokens" else _labels(rows, options)
-    if kind == "images":
-        init |= {"image_column": _image_column(rows, data.path, options)}
-        told += [f"images in {init['image_column']} (--data.image_column)"] if len(rows.column_names) > 2 else []
-    else:
-        init |= {"text_column": _text_column(rows, data.path, options, label), "on_bad_sample": "skip"}
-        told += [f"texts in {init['text_column']} (--data.text_column)"] if len(rows.column_names) > 1 else []
+    what, others = ("image", 1) if kind == "images" else ("text", 0)
+    column = _column(rows, data.path, what, options, label)
+    init |= {f"{what}_column": column} | ({} if kind == "images" else {"on_bad_sample": "skip"})
+    if len(rows.column_names) > 1 + others:
+        told.append(f"{what}s in {column} (--data.{what}_column)")
     if kind != "tokens":
         init |= {"label_column": label, "max_train_samples": 1}
         told.append(label_told)
-    elif data.stored is None:  # what is stored knows no slices
-        init |= {"train_split": f"{split}[:1]"}
-    if kind == "tokens":
+    else:
+        init |= {} if data.stored is not None else {"train_split": f"{split}[:1]"}  # what is stored knows no slices
         init |= {"block_size": min(_BLOCK, getattr(backbone, "max_positions", None) or _BLOCK)}
         if _reads_bytes(backbone) and "tokenizer" not in options:
             init |= {"tokenizer": ByteTokenizer.name}
@@ -206,6 +195,22 @@ def _first(there: Sequence[str], wanted: Sequence[str]) -> str | None:
     return next((name for name in wanted if name in there), None)
 
 
+def _column(rows: Dataset, path: str, kind: str, options: dict[str, Any], label: str | None) -> str:
+    """The one whose images or texts the model reads."""
+    if typed := options.get(f"{kind}_column"):
+        return str(typed)
+    others = (label, options.get("pair_column"))
+    there = _images(rows) if kind == "image" else [name for name in _strings(rows) if name not in others]
+    if not there:
+        columns = ", ".join(rows.column_names)
+        raise UserError(f"The model reads {kind}s, but {path} has none: its columns are {columns}. Change --data.")
+    named = there[0] if len(there) == 1 else _first(there, _TEXTS) if kind == "text" else None
+    if named is None:
+        pairs = ", and of pairs --data.pair_column too" if kind == "text" else ""
+        raise UserError(f"{path} has {kind}s in {' and '.join(there)}. Choose --data.{kind}_column{pairs}.")
+    return named
+
+
 def _strings(rows: Dataset) -> list[str]:
     kinds = ("string", "large_string", "string_view")
     return [name for name, kind in rows.features.items() if isinstance(kind, Value) and kind.dtype in kinds]
@@ -213,35 +218,6 @@ def _strings(rows: Dataset) -> list[str]:
 
 def _images(rows: Dataset) -> list[str]:
     return [name for name, kind in rows.features.items() if isinstance(kind, Image)]
-
-
-def _image_column(rows: Dataset, path: str, options: dict[str, Any]) -> str:
-    if typed := options.get("image_column"):
-        return str(typed)
-    if not (found := _images(rows)):
-        raise UserError(
-            f"The model reads images, but {path} has none: its columns are {', '.join(rows.column_names)}. Change "
-            "--data."
-        )
-    if len(found) > 1:
-        raise UserError(f"{path} has images in {' and '.join(found)}. Choose --data.image_column.")
-    return found[0]
-
-
-def _text_column(rows: Dataset, path: str, options: dict[str, Any], label: str | None) -> str:
-    if typed := options.get("text_column"):
-        return str(typed)
-    there = [name for name in _strings(rows) if name not in (label, options.get("pair_column"))]
-    if not there:
-        raise UserError(
-            f"The model reads texts, but {path} has none: its columns are {', '.join(rows.column_names)}. Change "
-            "--data."
-        )
-    if (named := _first(there, _TEXTS)) or len(there) == 1:
-        return named or there[0]
-    raise UserError(
-        f"{path} has texts in {' and '.join(there)}. Choose --data.text_column, and of pairs --data.pair_column too."
-    )
 
 
 def _labels(rows: Dataset, options: dict[str, Any]) -> tuple[str | None, str, int | None, list[str] | None]:

@@ -1,20 +1,32 @@
 """`layersim lens --ckpt_path MODEL`: what is readable, recoverable and known at each layer of a model as it is?"""
 
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from layersim import heads
+from layersim.commands.outcome import data_of, made_place, run_directory, show_outcome
 from layersim.commands.parser import Data
+from layersim.data import SplitDataModule
+from layersim.data.blocks import BlockData
 from layersim.errors import UserError
+from layersim.heads import Head, SharedHead
+from layersim.module import LayerwiseModule
+from layersim.objectives import Aligned, KLToLast, Reading
+from layersim.outputs import LayerFeatures
+from layersim.report.lens import CHANCE, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
+from layersim.report.page import PAGE_FILE, write_page
+from layersim.report.records import RECORDS_FILE, LayerRecord
+from layersim.runs.checkpoints import read_checkpoint
+from layersim.runs.models import Source, fitted_split, labels_of, make_data, open_module, read_features, read_source
+from layersim.runs.whole_checkpoints import WholeCheckpoints
+from layersim.transfer.frozen_heads import fit_probes, train_head
 
-if TYPE_CHECKING:
-    from layersim.data import SplitDataModule
-    from layersim.heads import Head
-    from layersim.module import LayerwiseModule
-    from layersim.outputs import LayerFeatures
-    from layersim.report.records import LayerRecord
-    from layersim.runs.models import Source
-
-FIGURE_FILE, FOLDER = "lens.png", "lens"
+FOLDER = "lens"
 Kind = Literal["tuned", "linear", "separate"]
 KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "tuned": ("TunedLens", {"class_path": "layersim.objectives.KLToLast"}, "recoverable"),
@@ -38,7 +50,7 @@ def lens(
     device: str = "auto",
     seed: int = 0,
     to: Path | None = None,
-) -> "LayerRecord":
+) -> LayerRecord:
     """Measure what is readable at each layer of a model as it is (by its own head), recoverable (by an affine map in
     front of that head), and known (by a linear probe), beside a head for each layer and chance. Heads are trained on
     features of the training split; the model is not. Writes lens.json and lens.png into the run's directory, and a
@@ -46,7 +58,7 @@ def lens(
 
     Args:
         ckpt_path: a run's directory, a checkpoint, a recipe, timm:NAME or transformers:NAME
-        kind: tuned, linear, separate, or several of these
+        kind: tuned, linear, separate, or several of these; all where left out
         data: as in `fit`; where left out, those it was trained on
         split: to measure on
         max_samples: samples (or tokens) of each split at most; fewer where their features exceed 2 GiB
@@ -59,20 +71,8 @@ def lens(
         UserError: a model or data that cannot be read, or do not fit; data of other classes than the model tells apart;
             a split without labels; fewer training samples than classes; a directory that cannot be made.
     """
-
-    from layersim.commands.outcome import made_place, print_outcome, run_directory
-    from layersim.data.blocks import BlockData
-    from layersim.heads import SharedHead
-    from layersim.report.drawing.pictures import save_picture
-    from layersim.report.lens import CHANCE, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
-    from layersim.report.page import PAGE_FILE, write_page
-    from layersim.report.records import RECORDS_FILE, LayerRecord
-    from layersim.runs.models import make_data, read_features, read_source
-
     source = read_source(ckpt_path)
-    data = data or source.data
-    if data is None:
-        raise UserError("The model does not tell its data. Set --data, such as --data=Digits.")
+    data = data_of(data, source)
     if to is None and source.path is not None:
         to = run_directory(ckpt_path)
     own = make_data(data)
@@ -80,24 +80,27 @@ def lens(
     source, module = _opened(source.for_data(tokens=tokens), own, split, kind, seed=seed, device=device)
     backbone = module.backbone
     to = made_place(to, "lens")
-    most = _most(max_samples, backbone.num_layers * backbone.width)
+    if (most := max(1, MOST_BYTES // (8 * backbone.num_layers * backbone.width))) < max_samples:
+        rank_zero_info(f"At most {most:,} samples of each split are read, whose features are 2 GiB together.")
+    most = min(max_samples, most)
     sides = {
         name: read_features(backbone, own, split=name, max_samples=most, name=f"the {name} split")
         for name in ("train", split)
     }
     shown, measured = sides.values()
-    samples = measured.values.shape[1]
     heads: dict[str, Head] = {}
     if source.predicts:
         heads[READABLE] = module.head if type(module.head) is SharedHead else SharedHead(backbone)
-        _tell_trained_everywhere(source, module)
+        if source.state is not None and (objective := type(module.objective).__name__) != "LastLayer":
+            trained = f"This model's head was trained at its layers already ({objective})"
+            rank_zero_info(f"{trained}: a lens may add little to it.")
     options: dict[str, dict[str, Any]] = {}
     for each in dict.fromkeys(kind):
         _, _, told = KINDS[each]
         heads[told], options[told] = _trained(each, source, data, module, shown, steps, seed, to / FOLDER)
     readings = {name: _measure(head, measured) for name, head in heads.items()}
+    readings[CHANCE] = _chance(shown, measured, backbone.num_classes, backbone.num_layers)
     accuracies, losses = ({name: both[place] for name, both in readings.items()} for place in (0, 1))
-    accuracies[CHANCE], losses[CHANCE] = _chance(shown, measured, backbone.num_classes, backbone.num_layers)
     options[CHANCE] = {"answer": "the training samples' classes, each counted once more"}
     assert shown.targets is not None
     options = {name: {"fitted to": len(shown.targets)} | options.get(name, {}) for name in accuracies}
@@ -107,25 +110,20 @@ def lens(
         step=0,
         stage="validate" if split == "val" else "test",
         layers=backbone.num_layers,
-        samples=samples,
+        samples=measured.values.shape[1],
         unit="tokens" if tokens else "samples",
         quantities=lens_quantities(accuracies, losses, options, tokens=tokens),
     )
-    save_picture(lens_figure(record), to / FIGURE_FILE)
-    print_outcome(lens_table(record), write_lens_record(to, record), to / FIGURE_FILE)
+    show_outcome(lens_table(record), write_lens_record(to, record), lens_figure(record))
     if (to / PAGE_FILE).exists() and (to / RECORDS_FILE).exists():
         write_page([to], to / PAGE_FILE)
     return record
 
 
 def _opened(
-    source: "Source", data: "SplitDataModule", split: str, kind: list[Kind], *, seed: int, device: str
-) -> tuple["Source", "LayerwiseModule"]:
+    source: Source, data: SplitDataModule, split: str, kind: list[Kind], *, seed: int, device: str
+) -> tuple[Source, LayerwiseModule]:
     """The model, which these data fit; for probes alone one of the data's classes, whatever it was made for."""
-    from dataclasses import replace
-
-    from layersim.runs.models import fitted_split, labels_of, open_module
-
     module = open_module(source, seed=seed, device=device)
     for name in ("train", split):  # all that is asked for is checked before anything is measured
         fitted_split(module.backbone, data, name, source.given)
@@ -149,45 +147,17 @@ def _opened(
     return source, open_module(source, seed=seed, device=device)
 
 
-def _most(samples: int, numbers: int) -> int:
-    """How many samples of each split are kept, of `numbers` float32 each."""
-    from lightning.pytorch.utilities import rank_zero_info
-
-    if (fit := max(1, MOST_BYTES // (8 * numbers))) < samples:
-        rank_zero_info(f"At most {fit:,} samples of each split are read, whose features are 2 GiB together.")
-    return min(samples, fit)
-
-
-def _tell_trained_everywhere(source: "Source", module: "LayerwiseModule") -> None:
-    from lightning.pytorch.utilities import rank_zero_info
-
-    objective = type(module.objective).__name__
-    if source.state is not None and objective != "LastLayer":
-        rank_zero_info(
-            f"This model's head was trained at its layers already ({objective}): a lens may add little to it."
-        )
-
-
 def _trained(
     kind: str,
-    source: "Source",
+    source: Source,
     data: dict[str, Any],
-    module: "LayerwiseModule",
-    shown: "LayerFeatures",
+    module: LayerwiseModule,
+    shown: LayerFeatures,
     steps: int,
     seed: int,
     folder: Path,
-) -> tuple["Head", dict[str, Any]]:
+) -> tuple[Head, dict[str, Any]]:
     """The head of this kind, trained on the features and saved with the model, and how it was trained."""
-    from importlib.metadata import version
-
-    from layersim import heads
-    from layersim.module import LayerwiseModule
-    from layersim.objectives import Aligned, KLToLast, Reading
-    from layersim.runs.checkpoints import read_checkpoint
-    from layersim.runs.whole_checkpoints import WholeCheckpoints
-    from layersim.transfer.frozen_heads import fit_probes, train_head
-
     name, objective, told = KINDS[kind]
     made: heads.Head = getattr(heads, name)(module.backbone)
     loss = KLToLast() if kind == "tuned" else Aligned("uniform")
@@ -216,10 +186,8 @@ def _trained(
     return made.eval(), options
 
 
-def _measure(head: "Head", features: "LayerFeatures") -> tuple[list[float], list[float]]:
+def _measure(head: Head, features: LayerFeatures) -> tuple[list[float], list[float]]:
     """(L,) accuracies and losses in nats."""
-    import torch
-
     assert features.targets is not None
     total, device = len(features.targets), next(head.parameters()).device
     right, lost = torch.zeros(2, head.num_layers, dtype=torch.float64)
@@ -233,7 +201,7 @@ def _measure(head: "Head", features: "LayerFeatures") -> tuple[list[float], list
 
 
 def _chance(
-    shown: "LayerFeatures", measured: "LayerFeatures", classes: int, layers: int
+    shown: LayerFeatures, measured: LayerFeatures, classes: int, layers: int
 ) -> tuple[list[float], list[float]]:
     """Accuracy of always saying the training samples' most frequent class, and the loss of saying their frequencies,
     each class counted once more than it came; the same at every layer."""

@@ -4,24 +4,33 @@ import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 import yaml
+from lightning.pytorch import Trainer
 
+from layersim.commands import guesses
+from layersim.commands.console import in_few_lines, quiet, unsaid
+from layersim.commands.default_callbacks import take_shipped_callbacks
+from layersim.commands.guesses import Guess
+from layersim.commands.model_guesses import Readable, class_names, few, is_trained, pooled, readable, settled
+from layersim.commands.outcome import check_place, made_place
 from layersim.commands.parser import call
+from layersim.commands.screens import print_facts, print_next, shown
+from layersim.commands.start import exits_command
 from layersim.errors import UserError, as_user_error
+from layersim.module import LayerwiseModule
+from layersim.report.configuration import CONFIG_FILE
+from layersim.report.page import PAGE_FILE
+from layersim.report.records import LayerRecord
 from layersim.report.secrets import masked
+from layersim.runs.configuration import write_facts
+from layersim.runs.directory import discarding_unused
+from layersim.runs.models import Source, fitted_split, make_data, open_module, read_source
+from layersim.runs.refusals import running
+from layersim.runs.stopping import StopOnSignal, stopped_first
 from layersim.writing import written_whole
-
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
-    from layersim.commands.guesses import Guess
-    from layersim.commands.model_guesses import Readable
-    from layersim.data import SplitDataModule
-    from layersim.module import LayerwiseModule
-    from layersim.report.records import LayerRecord
-    from layersim.runs.models import Source
 
 _EXPERIMENT = "look"
 _OTHER_NAMES = (
@@ -60,7 +69,7 @@ def look(
     device: str = "auto",
     seed: int = 0,
     to: Path | None = None,
-) -> "LayerRecord":
+) -> LayerRecord:
     """Look into a model as it is, in one process: how alike its layers are, how their features are spread, and, where
     its head can say, how much each layer knows. Nothing is trained. Says what it guesses, prints a table, and leaves
     layers.jsonl, figures and report.html in a run's directory.
@@ -85,15 +94,6 @@ def look(
         UserError: a model or data that cannot be read, or do not fit; what cannot be guessed; a place that cannot be
             written to.
     """
-    from layersim.commands import guesses
-    from layersim.commands.console import quiet, unsaid
-    from layersim.commands.model_guesses import class_names, few, is_trained, pooled, readable, settled
-    from layersim.commands.outcome import check_place, made_place
-    from layersim.commands.screens import print_facts, print_next, shown
-    from layersim.report.page import PAGE_FILE
-    from layersim.runs.directory import discarding_unused
-    from layersim.runs.models import fitted_split, make_data, open_module, read_source
-
     quiet()
     check_place(to, _EXPERIMENT)
     if max_samples < 4:
@@ -131,22 +131,19 @@ def look(
             }
         )
         _write_configuration(place, source, guess, trainer, module, left_out, seed)
-        record = _measure(trainer, module, own, guess.stage)
+        run = trainer.validate if guess.stage == "val" else trainer.test
+        with stopped_first(trainer), running(trainer):
+            run(module, datamodule=own, verbose=False)
+        (recorder,) = (call for call in trainer.callbacks if hasattr(call, "records"))  # type: ignore[attr-defined]
     print_facts({"Page": shown(place / PAGE_FILE)})
     promising = 0 if module.backbone.reads_tokens else len(samples)
     print_next(_next(source, guess, place, left_out, promising))
+    record: LayerRecord = recorder.records[-1]
     return record
 
 
-def _trainer(device: str, place: Path, told_by: "Readable") -> tuple["Trainer", list[str]]:
+def _trainer(device: str, place: Path, told_by: Readable) -> tuple[Trainer, list[str]]:
     """One process's, which measures what can be told, records it, and logs nowhere; and the monitors left out."""
-    import torch
-    from lightning.pytorch import Trainer
-
-    from layersim.commands.console import in_few_lines
-    from layersim.commands.default_callbacks import take_shipped_callbacks
-    from layersim.runs.stopping import StopOnSignal
-
     take_shipped_callbacks()
     shipped = import_module("callbacks")
     monitors = [getattr(shipped, name)() for name in _MONITORS]
@@ -171,17 +168,14 @@ def _trainer(device: str, place: Path, told_by: "Readable") -> tuple["Trainer", 
 
 def _write_configuration(
     place: Path,
-    source: "Source",
-    guess: "Guess",
-    trainer: "Trainer",
-    module: "LayerwiseModule",
+    source: Source,
+    guess: Guess,
+    trainer: Trainer,
+    module: LayerwiseModule,
     left_out: Sequence[str],
     seed: int,
 ) -> None:
     """What `layersim validate` measures the same with."""
-    from layersim.report.configuration import CONFIG_FILE
-    from layersim.runs.configuration import write_facts
-
     config: dict[str, Any] = {"experiment": _EXPERIMENT, "seed_everything": seed, "without": [*left_out]}
     config |= {} if source.path is None else {"ckpt_path": str(source.path.resolve())}
     config |= {"trainer": {"callbacks": [{"class_path": "callbacks.LayerGeometryMonitor"}]}}
@@ -193,24 +187,8 @@ def _write_configuration(
     write_facts(place, trainer, module, "look")
 
 
-def _measure(trainer: "Trainer", module: "LayerwiseModule", data: "SplitDataModule", stage: str) -> "LayerRecord":
-    from layersim.runs.refusals import running
-    from layersim.runs.stopping import stopped_first
-
-    run = trainer.validate if stage == "val" else trainer.test
-    with stopped_first(trainer), running(trainer):
-        run(module, datamodule=data, verbose=False)
-    (recorder,) = (call for call in trainer.callbacks if hasattr(call, "records"))  # type: ignore[attr-defined]
-    record: LayerRecord = recorder.records[-1]
-    return record
-
-
-def _next(source: "Source", guess: "Guess", place: Path, left_out: Sequence[str], samples: int) -> dict[str, list[str]]:
+def _next(source: Source, guess: Guess, place: Path, left_out: Sequence[str], samples: int) -> dict[str, list[str]]:
     """Two commands that go on from here."""
-    from layersim.commands.screens import shown
-    from layersim.commands.start import exits_command
-    from layersim.report.configuration import CONFIG_FILE
-
     commands = {}
     if source.data is not None and source.path is not None:
         commands = exits_command(shown(source.path), samples)

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from layersim.backbones import Backbone, TransformersBackbone
 from layersim.backbones.pretrained import configuration
@@ -16,16 +16,13 @@ from layersim.module import LayerwiseModule
 from layersim.runs.models import Source
 
 
-@dataclass(frozen=True)
-class Readable:
-    """What can truly be told of a model on these data, beside its features."""
+class Readable(NamedTuple):
+    """What can truly be told of a model on these data, beside its features: whether its head says something, whether
+    that can be compared with the data's labels, and why not."""
 
     head: bool = True
-    """Whether its head says something."""
     labels: bool = True
-    """Whether that can be compared with the data's labels."""
     why: str = ""
-    """Why not."""
 
 
 def settled(source: Source, options: Mapping[str, Any]) -> tuple[Source, list[str]]:

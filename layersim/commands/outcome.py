@@ -1,26 +1,29 @@
-"""Where what a verb finds is put, and what the terminal says of it."""
+"""What a verb reads its models' layers on, where it puts what it finds, and what the terminal says of it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from rich.console import Console, RenderableType
+
+from layersim.commands.screens import say
 from layersim.errors import UserError, as_user_error
 from layersim.export import check_destination
+from layersim.report.drawing.pictures import Picture, save_picture
 from layersim.runs import directory
+from layersim.runs.models import Source
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+
+def data_of(typed: dict[str, Any] | None, *sources: Source) -> dict[str, Any]:
+    """The section `data` that is typed, or else that of the first of these models that was trained on some."""
+    found = typed or next(filter(None, (source.data for source in sources)), None)
+    if found is None:
+        who = "The model does not tell" if len(sources) == 1 else "Neither model tells"
+        raise UserError(f"{who} its data. Set --data, such as --data=Digits.")
+    return found
 
 
 def check_place(to: Path | None, experiment: str) -> None:
-    """Refuses, before anything is read, a place that nothing can be written to.
-
-    Args:
-        to: what is typed; a new run's directory where None.
-        experiment: of the run.
-
-    Raises:
-        UserError: it exists, or it cannot be made.
-    """
+    """Refuses, before anything is read, a place that exists or cannot be written to; a new run's where None."""
     if to is None:
         directory.check_writable(directory.DEFAULT_ROOT, experiment)
     elif to.exists():  # it has no --overwrite, of which the other refusal speaks
@@ -30,11 +33,7 @@ def check_place(to: Path | None, experiment: str) -> None:
 
 
 def made_place(to: Path | None, experiment: str) -> Path:
-    """The directory for what comes out, made; a new run's where `to` is None.
-
-    Raises:
-        UserError: it cannot be made.
-    """
+    """The directory for what comes out, made; a new run's where `to` is None."""
     to = (to or directory.reserve(directory.DEFAULT_ROOT, experiment)).expanduser()
     with as_user_error(f"The directory {to} cannot be made", "Change --to."):
         to.mkdir(parents=True, exist_ok=True)
@@ -42,22 +41,15 @@ def made_place(to: Path | None, experiment: str) -> Path:
 
 
 def run_directory(given: str) -> Path:
-    """That which a model's path lies in.
-
-    Raises:
-        UserError: it lies in none.
-    """
+    """That which a model's path lies in."""
     path = Path(given).expanduser().resolve()
     if not path.is_dir() and path.parent.name != "checkpoints":
         raise UserError(f"{given} lies in no run's directory. Set --to, a directory for what comes out.")
     return path if path.is_dir() else path.parent.parent
 
 
-def print_outcome(table: "RenderableType", numbers: Path, figure: Path) -> None:
-    """The table, and where numbers and figure lie, each path on a line of its own."""
-    from rich.console import Console
-
-    console = Console()
-    console.print(table)
-    for what, path in {"Numbers": numbers, "Figure": figure}.items():
-        console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
+def show_outcome(table: RenderableType, numbers: Path, picture: Picture) -> None:
+    """Draws the picture beside the file of the numbers, under its name; prints the table, and where the two lie."""
+    save_picture(picture, figure := numbers.with_suffix(".png"))
+    Console().print(table)
+    say(f"Numbers: {numbers}", f"Figure: {figure}")

@@ -12,7 +12,6 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args, get_origin
 
-import docstring_parser
 from jsonargparse import ArgumentParser, Namespace, _loaders_dumpers, _typehints, set_loader, set_parsing_settings
 from yaml import YAMLError
 
@@ -77,19 +76,16 @@ Data = Annotated[dict[str, Any] | None, "SplitDataModule"]
 
 
 def call(verb: Callable[..., Any], args: Sequence[str]) -> Any:
-    """Calls a verb's function with the options that were typed; its signature and docstring say which there are.
+    """Calls a verb's function with the options that were typed; its signature says which there are.
 
     What is not keyword-only stands in its place on the command line; a list takes one word or more; a bool is a flag,
     and in flags - is as good as _. The data that are not typed are those that the first of the models which are typed
     was trained on.
     """
-    told = docstring_parser.parse(verb.__doc__ or "")
-    helps = {each.arg_name: each.description or "" for each in told.params}
-    quick = list(args) in (["--help"], ["-h"])  # for which no class is imported
-    parser = Parser(prog=f"layersim {verb.__name__}", description=told.description, allow_abbrev=False)
-    for name, parameter in signature(verb).parameters.items():
-        _add_option(parser, parameter, helps.get(name, ""), quick=quick)
-    stored = [] if quick or "data" not in helps else _stored_data(args)
+    parser = Parser(prog=f"layersim {verb.__name__}", allow_abbrev=False)
+    for parameter in signature(verb).parameters.values():
+        _add_option(parser, parameter)
+    stored = _stored_data(args) if Data in [each.annotation for each in signature(verb).parameters.values()] else []
     words = [re.sub("^--[^=]+", lambda flag: f"--{flag[0][2:].replace('-', '_')}", word) for word in args]
     given = parser.parse_args([*stored, *words]).as_dict()
     for name, value in given.items():
@@ -100,18 +96,16 @@ def call(verb: Callable[..., Any], args: Sequence[str]) -> Any:
     return verb(**given)
 
 
-def _add_option(parser: ArgumentParser, parameter: Parameter, told: str, *, quick: bool) -> None:
+def _add_option(parser: ArgumentParser, parameter: Parameter) -> None:
     name, kind = parameter.name, parameter.annotation
     required, in_place = parameter.default is Parameter.empty, parameter.kind is not Parameter.KEYWORD_ONLY
-    options: dict[str, Any] = {"help": told} if required else {"help": told, "default": parameter.default}
-    if kind == Data and quick:
-        parser.add_argument(f"--{name}", metavar="CLASS", help=f"{told} `--{name}.help CLASS` tells its options.")
-    elif kind == Data:
+    options: dict[str, Any] = {} if required else {"default": parameter.default}
+    if kind == Data:
         from layersim.data import SplitDataModule
 
-        parser.add_subclass_arguments(SplitDataModule, name, required=False, help=told)
+        parser.add_subclass_arguments(SplitDataModule, name, required=False)
     elif kind is bool:
-        parser.add_argument(f"--{name}", action="store_true", help=told)
+        parser.add_argument(f"--{name}", action="store_true")
     else:
         if get_origin(kind) is list:
             (kind,), options["nargs"] = get_args(kind), "*" if in_place and not required else "+"
@@ -163,11 +157,8 @@ class Parser(ArgumentParser):
         known, missing = re.search(r'Parser key "([^"]+)"', message), _NO_CLASS.search(message)
         if known is None or missing is None:
             return ""
-        return class_hint(missing[1] or missing[2], self._types_of(known[1]))
-
-    def _types_of(self, key: str) -> str:
-        actions = (action for action in self._actions if action.dest == key)
-        return str(getattr(next(actions, None), "_typehint", ""))
+        action = next((action for action in self._actions if action.dest == known[1]), None)
+        return class_hint(missing[1] or missing[2], str(getattr(action, "_typehint", "")))
 
 
 def told(message: str, hint: str = "") -> str:

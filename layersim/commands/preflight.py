@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from layersim.commands.recipes import with_paths
 from layersim.data import Split, SplitDataModule
 from layersim.errors import UserError, as_user_error
+from layersim.report.configuration import flat
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.directory import DEFAULT_ROOT
 from layersim.runs.resume import find_run, run_of_job
@@ -21,11 +22,7 @@ _LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_
 
 
 def check_limits(trainer: Namespace, verb: str, split: str) -> None:
-    """Whether numbers of the trainer's that Lightning takes as they are can be, and leave something to measure.
-
-    Raises:
-        UserError: one that is too small.
-    """
+    """Refuses numbers of the trainer's that Lightning takes as they are, but cannot be, or leave nothing to measure."""
     for option, least in _LEAST.items():
         if (value := trainer[option]) is not None and not value >= least:
             raise UserError(f"Expected at least {least}, but got {value}. Change --trainer.{option}.")
@@ -57,11 +54,7 @@ def classes_of(data: SplitDataModule) -> int | None:
 
 
 def check_labelled(split: Split, callbacks: Iterable[object]) -> None:
-    """Whether the samples have the labels that some of the callbacks compare predictions with.
-
-    Raises:
-        UserError: they have none.
-    """
+    """Refuses samples without the labels that some of the callbacks compare predictions with."""
     needing = [type(call).__name__ for call in callbacks if getattr(call, "reads_labels", False)]
     if needing and split.labels is None:
         raise UserError(
@@ -74,7 +67,7 @@ def with_checkpoint(given: list[str]) -> list[str]:
     """A verb and its words with a typed checkpoint's model, and its data where neither recipe nor data are typed, as a
     recipe that stands before all others."""
     given = with_paths(given)  # of a sweep's trial
-    if not (path := _typed_checkpoint(given)):
+    if (path := _typed(given, "--ckpt_path", "a path")) in (None, "null"):
         return given
     checkpoint = read_checkpoint(path, shapes_only=True)
     own_data = any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given)
@@ -116,15 +109,8 @@ def _told(given: list[str], option: str) -> str | None:
         if name in ("--config", "-c") and Path(path := value if equals else following).is_file():
             with as_user_error(f"The recipe {path} cannot be read"):
                 recipe: Any = yaml.safe_load(Path(path).read_text())
-            for key in option.split("."):
-                recipe = recipe.get(key) if isinstance(recipe, dict) else None
-            told = recipe or told
+            told = (flat(recipe) if isinstance(recipe, dict) else {}).get(option) or told
     return _typed(given, f"--{option}", "a name") or told
-
-
-def _typed_checkpoint(args: list[str]) -> str | None:
-    path = _typed(args, "--ckpt_path", "a path")
-    return None if path == "null" else path
 
 
 def _typed(args: list[str], option: str, expected: str) -> str | None:

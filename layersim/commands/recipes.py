@@ -41,11 +41,7 @@ def shows(path: Path) -> str:
 
 
 def path_of(name: str) -> Path:
-    """The file of the recipe of this name.
-
-    Raises:
-        UserError: no recipe has it.
-    """
+    """The file of the recipe of this name."""
     there = named()
     if name not in there:
         near = get_close_matches(name, there, n=3) or [one for one in there if name in one][:3]

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
+from layersim.commands.screens import say
 from layersim.errors import UserError
+from layersim.report.page import PAGE_FILE, write_page
 
 
 def report(run: Path, *, output: Path | None = None, stage: Literal["validate", "test"] = "validate") -> None:
@@ -17,12 +19,7 @@ def report(run: Path, *, output: Path | None = None, stage: Literal["validate", 
     Raises:
         UserError: no page's name; a directory that is no run's, or a broken file.
     """
-    from rich.console import Console
-
-    from layersim.report.page import PAGE_FILE, write_page
-
     output = output or run / PAGE_FILE
     if output.suffix != ".html":
         raise UserError(f"--output: expected the name of a page, which ends in .html, got {output}.")
-    for line in (*write_page([run], output, stage=stage), f"Page: {output}"):
-        Console().print(line, markup=False, highlight=False, soft_wrap=True)
+    say(*write_page([run], output, stage=stage), f"Page: {output}")

@@ -3,27 +3,26 @@
 import time
 from pathlib import Path
 
+from rich.console import Console
+
+from layersim.commands.screens import say
+from layersim.report.runs import RunsTable, find_runs
+
 
 def runs(root: list[Path] = [Path("runs")]) -> None:  # noqa: B006 - read only
     """List runs, the newest first: which verbs made them, objective, accuracy, effective depth, age, and which
     trainings can go on.
 
     Args:
-        root: where to look, at any depth
+        root: where to look, at any depth; in runs where left out
 
     Raises:
         UserError: a directory that does not exist.
     """
-    from rich.console import Console
-
-    from layersim.report.runs import RunsTable, find_runs
-
-    console = Console()
     if not (found := find_runs(root)):
-        console.print(f"No run in {', '.join(map(str, root))}.", markup=False, soft_wrap=True)
+        say(f"No run in {', '.join(map(str, root))}.")
         return
-    console.print(RunsTable(found, Path(), time.time()), soft_wrap=True)  # which crops no path
-    left = [run for run in found if run.resumable]
-    notes = ["A training that can go on does so by: layersim fit --resume=RUN"] if left else []
-    for note in notes + [run.notice for run in found if run.notice]:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    Console().print(RunsTable(found, Path(), time.time()), soft_wrap=True)  # which crops no path
+    if any(run.resumable for run in found):
+        say("A training that can go on does so by: layersim fit --resume=RUN")
+    say(*(run.notice for run in found if run.notice))

@@ -5,19 +5,21 @@ Letters: L layers of model a, M layers of model b.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
+from layersim.commands.outcome import check_place, data_of, made_place, show_outcome
 from layersim.commands.parser import Data, Parser
+from layersim.data.blocks import BlockData
+from layersim.data.splits import evaluation_generator
 from layersim.errors import UserError
+from layersim.outputs import LayerFeatures
+from layersim.report.across import AcrossReport, across_figure, across_table
+from layersim.runs.models import make_data, open_module, read_features, read_source
+from layersim.similarity.measure import Measure, measure_named
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from layersim.outputs import LayerFeatures
-    from layersim.report.across import AcrossReport
-    from layersim.similarity.measure import Measure
-
-FIGURE_FILE = "similarity.png"
 _EXPERIMENT = "similarity"
 
 
@@ -34,7 +36,7 @@ def similarity(
     device: str = "auto",
     seed: int = 0,
     to: Path | None = None,
-) -> "AcrossReport":
+) -> AcrossReport:
     """Compare two models layer by layer: a heat map of all pairs, and each layer's best match.
 
     Args:
@@ -57,16 +59,8 @@ def similarity(
         UserError: a model or data that cannot be read, or do not fit; options that the measure refuses; a place that
             cannot be written to.
     """
-    from layersim.commands.outcome import check_place, made_place, print_outcome
-    from layersim.data.blocks import BlockData
-    from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
-    from layersim.report.drawing.pictures import save_picture
-    from layersim.runs.models import make_data, open_module, read_features, read_source
-
     sources = {"a": read_source(a), "b": read_source(b)}
-    data = data or sources["a"].data or sources["b"].data
-    if data is None:
-        raise UserError("Neither model tells its data. Set --data, such as --data=Digits.")
+    data = data_of(data, *sources.values())
     check_place(to, _EXPERIMENT)
     metric = _metric(measure, options, None if null is None else max_samples)
     if null is not None:
@@ -96,20 +90,18 @@ def similarity(
         similarity=similarity,
         null=None if null is None else metric.null(null, seed).told(),
     )
-    to = made_place(to, _EXPERIMENT)
-    save_picture(across_figure(report), to / FIGURE_FILE)
-    print_outcome(across_table(report), write_across_report(to, report), to / FIGURE_FILE)
+    show_outcome(across_table(report), report.write(made_place(to, _EXPERIMENT)), across_figure(report))
     return report
 
 
 def compare_models(
-    first: "LayerFeatures",
-    second: "LayerFeatures",
-    metric: "Measure",
+    first: LayerFeatures,
+    second: LayerFeatures,
+    metric: Measure,
     *,
     seed: int = 0,
     names: Sequence[str] = ("model a", "model b"),
-) -> "Tensor":
+) -> Tensor:
     """How alike the layers of two models are, which may differ in depth, width and tokenizer: (L, M) in float64.
 
     Args:
@@ -122,10 +114,6 @@ def compare_models(
     Raises:
         UserError: language models that do not read the same tokens.
     """
-    import torch
-
-    from layersim.data.splits import evaluation_generator
-
     pairs = ((first.position, second.position), (first.targets, second.targets))
     if not all(ours is not None and theirs is not None and torch.equal(ours, theirs) for ours, theirs in pairs):
         raise UserError(
@@ -139,11 +127,9 @@ def compare_models(
     return found
 
 
-def _metric(name: str, options: dict[str, Any], most: int | None) -> "Measure":
+def _metric(name: str, options: dict[str, Any], most: int | None) -> Measure:
     """The measure of that name, of all samples that it is given; it refuses its options before any model is read. With
     `most` one that could do without keeps so many of them."""
-    from layersim.similarity.measure import measure_named
-
     kind = measure_named(name)
     parser = Parser(prog="layersim similarity")
     parser.add_class_arguments(kind, "options", skip={"max_samples"}, instantiate=False)

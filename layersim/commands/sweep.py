@@ -5,14 +5,18 @@ import shlex
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.table import Table
+
+from layersim.commands.sweep_check import check_sweep
 from layersim.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from layersim.sweep.ledger import Trial
+from layersim.report.terminal import plain_table
+from layersim.runs.directory import DEFAULT_ROOT
+from layersim.sweep.driver import Driver
+from layersim.sweep.engine import Engine
+from layersim.sweep.file import read
+from layersim.sweep.ledger import Trial
 
 
 def sweep(file: Path, *, count: int | None = None, check: bool = False) -> None:
@@ -27,14 +31,6 @@ def sweep(file: Path, *, count: int | None = None, check: bool = False) -> None:
     Raises:
         UserError: a file that is no sweep of layersim's, what an option or W&B's engine refuses, or no end in sight.
     """
-    from rich.console import Console
-
-    from layersim.commands.sweep_check import check_sweep
-    from layersim.runs.directory import DEFAULT_ROOT
-    from layersim.sweep.driver import Driver
-    from layersim.sweep.engine import Engine
-    from layersim.sweep.file import read
-
     read_file = read(file)
     if check and find_spec("sweeps") is None:
         print("The rules of W&B's engine are not checked: it is not installed (pip install 'layersim[sweep]').")
@@ -56,27 +52,18 @@ def sweep(file: Path, *, count: int | None = None, check: bool = False) -> None:
     print(f"Ledger: {driver.ledger.path}")
 
 
-def trials_table(trials: "Sequence[Trial]", metric: str, *, maximize: bool) -> "Table":
-    """A row a trial: its values, and the metric as it was last; the best first, then those without a number.
-
-    Args:
-        trials: in any order.
-        metric: the name of what is optimised.
-        maximize: whether more is better.
-    """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
+def trials_table(trials: Sequence[Trial], metric: str, *, maximize: bool) -> Table:
+    """A row a trial: its values, and the metric as it was last; the best first, then those without a number."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.values))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("trial", justify="right")
-    for name in names:
-        table.add_column(Text(name.rpartition(".")[2]), overflow="fold")
-    table.add_column(Text(metric), justify="right", overflow="fold")
-    table.add_column("state")
     sign = -1 if maximize else 1
-    for trial in sorted(trials, key=lambda one: math.inf if math.isnan(one.reached) else sign * one.reached):
-        values = [Text(str(trial.values.get(name, ""))) for name in names]
-        table.add_row(str(trial.trial), *values, f"{trial.history[-1]:.4g}" if trial.history else "", trial.state)
-    return table
+    rows = [
+        (
+            str(trial.trial),
+            *(str(trial.values.get(name, "")) for name in names),
+            f"{trial.history[-1]:.4g}" if trial.history else "",
+            trial.state,
+        )
+        for trial in sorted(trials, key=lambda one: math.inf if math.isnan(one.reached) else sign * one.reached)
+    ]
+    short = [name.rpartition(".")[2] for name in names]
+    return plain_table(["trial", *short, metric, "state"], rows, left=(*short, "state"), overflow="fold")

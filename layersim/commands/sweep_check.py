@@ -46,22 +46,14 @@ class Options:
         """Each option by its whole flag, as the recipe sets it; where recipes or checkpoints are swept, the first."""
 
     def parse(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Each option by its whole flag, as a trial with these values has it.
-
-        Raises:
-            UserError: the command refuses the flags.
-        """
+        """Each option by its whole flag, as a trial with these values has it."""
         words = self._file.command(values)
         with self._refused(words):
             config = self._parser.parse_args(with_checkpoint(words))
             return flat(yaml.safe_load(self._parser.dump(config, skip_none=False, skip_validation=True))[words[0]])
 
     def check_metric(self, values: dict[str, Any]) -> None:
-        """Whether a trial with these values logs the sweep's metric, as far as its callbacks tell; the model is built.
-
-        Raises:
-            UserError: it does not, or cannot be built.
-        """
+        """Refuses a sweep of which a trial with these values does not log the metric, as far as its callbacks tell."""
         words = self._file.command(values)
         with self._refused(words):
             trial = Made(words)
@@ -78,18 +70,12 @@ class Options:
 
 
 def check_sweep(file: SweepFile) -> dict[str, Any]:
-    """Tries every value of every parameter, ranges at both ends, the other parameters at their first.
+    """Tries every value of every parameter, ranges at both ends, the other parameters at their first; gives each option
+    by its whole flag, as the recipe sets it.
 
     A parameter is an option's flag, whole or in short as on the command line (`model.optimizer.lr` for
     `model.optimizer.init_args.lr`), or `config`, whose values are recipes to lay over the command's own. Then the first
     trial's model and callbacks are made, to see whether they log the sweep's metric.
-
-    Returns:
-        Each option by its whole flag, as the recipe sets it.
-
-    Raises:
-        UserError: a flag does not exist (near matches are named), comes twice, or does not take a value; nobody logs
-            the metric.
     """
     options = Options(file)
     choices = {name: _choices(entry) for name, entry in file.parameters.items()}

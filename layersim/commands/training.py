@@ -21,10 +21,10 @@ from layersim.commands.default_callbacks import take_shipped_callbacks, with_def
 from layersim.commands.exit_request import ExitRequest
 from layersim.commands.exits import calibrate_exits
 from layersim.commands.export import export_model
-from layersim.commands.loop_help import HANDED_ON, OWN, asked_section, print_section
 from layersim.commands.parser import Parser, with_values
 from layersim.commands.preflight import check_labelled, check_limits, classes_of, is_new_head, resumed, with_checkpoint
 from layersim.commands.start import EpochTime, told
+from layersim.commands.verb_help import HANDED_ON, OWN, asked_section, print_section
 from layersim.data import SplitDataModule
 from layersim.data.streams import UNTOLD_CLASSES
 from layersim.errors import UserError

@@ -1,17 +1,17 @@
 """`layersim transfer --ckpt_path MODEL`: what do a model's layers know of shifted images, and of another task?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from layersim.commands.outcome import data_of, made_place, run_directory, show_outcome
 from layersim.commands.parser import Data
+from layersim.data import SplitDataModule
 from layersim.errors import UserError
+from layersim.module import LayerwiseModule
+from layersim.report.transfer import TransferReport, transfer_figure, transfer_table
+from layersim.runs.models import fitted_split, labels_of, make_data, open_module, read_features, read_source
+from layersim.transfer import check_strengths, fit_probe, shifted_accuracies
 
-if TYPE_CHECKING:
-    from layersim.data import SplitDataModule
-    from layersim.module import LayerwiseModule
-    from layersim.report.transfer import TransferReport
-
-FIGURE_FILE = "transfer.png"
 STRENGTHS = {
     "rotation": [10.0, 20.0, 30.0, 45.0, 60.0],
     "noise": [0.1, 0.25, 0.5, 0.75, 1.0],
@@ -30,7 +30,7 @@ def transfer(
     device: str = "auto",
     seed: int = 0,
     to: Path | None = None,
-) -> "TransferReport":
+) -> TransferReport:
     """Measure a trained model's layers on shifted images (its own head), and on another task (a linear probe on frozen
     features); writes transfer.json and transfer.png into the run's directory, over older ones.
 
@@ -50,18 +50,10 @@ def transfer(
         UserError: a model that is no checkpoint, or predicts tokens; nothing to measure; strengths that no shift can
             do; data that the model cannot read, or that have no labels or one class; a directory that cannot be made.
     """
-    from layersim.commands.outcome import made_place, print_outcome, run_directory
-    from layersim.report.drawing.pictures import save_picture
-    from layersim.report.transfer import TransferReport, transfer_figure, transfer_table, write_transfer_report
-    from layersim.runs.models import labels_of, make_data, open_module, read_source
-    from layersim.transfer import check_strengths, shifted_accuracies
-
     source = read_source(ckpt_path)
     if source.state is None:
         raise UserError(f"Expected a run's directory, or a checkpoint (….ckpt), but got --ckpt_path {ckpt_path}.")
-    data = data or source.data
-    if data is None:
-        raise UserError("The model does not tell its data. Set --data, such as --data=Digits.")
+    data = data_of(data, source)
     to = made_place(to or run_directory(ckpt_path), "transfer")
     module = open_module(source, device=device)
     if module.backbone.reads_tokens:
@@ -76,7 +68,10 @@ def transfer(
         labels_of(images, split)
         images.check(module.backbone)
     if task is not None:
-        _check_task(module, task, split)
+        for name in ("train", split):
+            fitted_split(module.backbone, task, name, "the probe (--to_data)")
+            if len(set(labels_of(task, name).tolist())) < 2:
+                raise UserError(f"A probe needs two classes or more, but the {name} split of --to_data has one.")
     accuracy, shifts = shifted_accuracies(module, images, split, strengths, seed=seed) if shifting else (None, {})
     report = TransferReport(
         model=ckpt_path,
@@ -88,18 +83,12 @@ def transfer(
         shifts=shifts,
         probe=None if task is None else {"data": to_data, **_probe(module, task, split, max_samples, seed)},
     )
-    save_picture(transfer_figure(report), to / FIGURE_FILE)
-    print_outcome(transfer_table(report), write_transfer_report(to, report), to / FIGURE_FILE)
+    show_outcome(transfer_table(report), report.write(to), transfer_figure(report))
     return report
 
 
-def _probe(
-    module: "LayerwiseModule", data: "SplitDataModule", split: str, max_samples: int, seed: int
-) -> dict[str, Any]:
+def _probe(module: LayerwiseModule, data: SplitDataModule, split: str, max_samples: int, seed: int) -> dict[str, Any]:
     """A linear probe on each layer's features, fitted to the training split of other data."""
-    from layersim.runs.models import read_features
-    from layersim.transfer import fit_probe
-
     fitted, tested = (
         read_features(module.backbone, data, split=name, max_samples=max_samples, name=f"{name} of --to_data")
         for name in ("train", split)
@@ -108,24 +97,11 @@ def _probe(
     assert tested.targets is not None
     targets, test_targets = fitted.targets.numpy(), tested.targets.numpy()
     probes = [fit_probe(features.double().numpy(), targets, seed=seed) for features in fitted.values]
-    accuracies = [
-        probe.accuracy(features.double().numpy(), test_targets)
-        for probe, features in zip(probes, tested.values, strict=True)
-    ]
+    each = zip(probes, tested.values, strict=True)
     return {
         "classes": len(set(targets.tolist())),
         "train_samples": len(targets),
         "samples": len(test_targets),
         "penalty": [probe.penalty for probe in probes],
-        "accuracy": accuracies,
+        "accuracy": [probe.accuracy(features.double().numpy(), test_targets) for probe, features in each],
     }
-
-
-def _check_task(module: "LayerwiseModule", data: "SplitDataModule", split: str) -> None:
-    """Refuses other data that the model cannot read, or that have nothing to probe."""
-    from layersim.runs.models import fitted_split, labels_of
-
-    for name in ("train", split):
-        fitted_split(module.backbone, data, name, "the probe (--to_data)")
-        if len(set(labels_of(data, name).tolist())) < 2:
-            raise UserError(f"A probe needs two classes or more, but the {name} split of --to_data has one.")

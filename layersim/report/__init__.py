@@ -3,8 +3,7 @@
 from layersim.report.drawing.pictures import Picture, save_picture
 from layersim.report.exits import ExitReport, read_exit_report, write_exit_report
 from layersim.report.figures import comparison, figures_of
-from layersim.report.numbers import perplexity
-from layersim.report.quantity import Quantity, curve
+from layersim.report.quantity import Quantity, curve, perplexity
 from layersim.report.records import LayerRecord, append_record, read_records
 from layersim.report.run import Run, load_run
 from layersim.report.table import comparison_table, layer_table

@@ -7,27 +7,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from rich.table import Table
 
 from layersim.report.drawing.colors import scale_of
 from layersim.report.drawing.pictures import INK, Picture, heat_map, shorten
-from layersim.report.json_report import write_report
-from layersim.report.numbers import expect_numbers
-from layersim.report.quantity import Quantity, without_nan
+from layersim.report.drawing.specifications import upper
+from layersim.report.json_report import Numbers, Report, write_report
+from layersim.report.quantity import Quantity
 from layersim.report.terminal import table_by_layer
 
 ACROSS_FILE = "similarity.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AcrossReport:
-    """The similarity of every layer of model a to every layer of model b.
+class AcrossReport(Report):
+    """The similarity of every layer of model a to every layer of model b."""
 
-    Raises:
-        UserError: the similarities are not (L, M) numbers.
-    """
+    FILE: ClassVar[str] = ACROSS_FILE
+    VERB: ClassVar[str] = "similarity"
+    FORMS: ClassVar[dict[str, Any]] = {"similarity": Numbers(("rows", "columns"))}
 
     models: dict[str, dict[str, str]]
     """Under `a` and `b`: `name`, and `given`, what was typed."""
@@ -50,8 +50,11 @@ class AcrossReport:
     null: dict[str, Any] | None = None
     """As of a `Quantity`."""
 
-    def __post_init__(self) -> None:
-        expect_numbers("similarity", self.similarity, (len(self.similarity), len(self.similarity[0])))
+    def write(self, directory: Path) -> Path:
+        """Writes `similarity.json`, with depths and best matches too."""
+        layers = {"a": len(self.similarity), "b": len(self.similarity[0])}
+        matches = {"a": self.matches_of_a, "b": self.matches_of_b}
+        return write_report(directory / ACROSS_FILE, asdict(self) | {"layers": layers, "matches": matches})
 
     @property
     def matches_of_a(self) -> list[int | None]:
@@ -74,15 +77,6 @@ class AcrossReport:
         known = [place for place, value in enumerate(values) if not math.isnan(value)]
         best = min(known, key=lambda place: abs(values[place] - self.identical), default=None)
         return None if best is None else best + 1
-
-
-def write_across_report(directory: Path, report: AcrossReport) -> Path:
-    """Writes `similarity.json`, a key a line, NaN as null; gives the file's path."""
-    values = asdict(report) | {
-        "layers": {"a": len(report.similarity), "b": len(report.similarity[0])},
-        "matches": {"a": report.matches_of_a, "b": report.matches_of_b},
-    }
-    return write_report(directory / ACROSS_FILE, without_nan(values))
 
 
 def across_table(report: AcrossReport) -> Table:
@@ -110,7 +104,7 @@ def across_figure(report: AcrossReport) -> Picture:
     """The heat map of all pairs, a up and b across; each layer of a has its best match in b outlined."""
     shown = report.quantity
     scale = scale_of(report.label, shown, [shown.values])
-    drawn = heat_map(shown, scale, f"{report.label[:1].upper()}{report.label[1:]}, {report.samples:,} samples")
+    drawn = heat_map(shown, scale, f"{upper(report.label)}, {report.samples:,} samples")
     matched = [{"x": match, "y": str(row)} for row, match in enumerate(report.matches_of_a, start=1) if match]
     place = drawn["layer"][0]["encoding"]
     outline = {"type": "rect", "fill": None, "stroke": INK, "strokeWidth": 2}

@@ -19,11 +19,8 @@ _WORDS: dict[type, str] = {str: "a name", dict: "a mapping"}
 
 
 def read_configuration(directory: Path) -> dict[str, Any]:
-    """The `config.yaml` of a run's directory; empty where there is none.
-
-    Raises:
-        DamagedFile: it cannot be read, is no mapping, or a section is of another type than the command writes.
-    """
+    """The `config.yaml` of a run's directory; empty where there is none. DamagedFile where it cannot be read, is no
+    mapping, or a section is of another type than the command writes."""
     path = directory / CONFIG_FILE
     if not path.exists():
         return {}

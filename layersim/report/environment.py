@@ -34,11 +34,7 @@ def write_environment(directory: Path, facts: Mapping[str, Any]) -> None:
 
 
 def read_environment(directory: Path) -> dict[str, Any] | None:
-    """What a run wrote down of its environment; None where it did not.
-
-    Raises:
-        DamagedFile: it cannot be read, or is no JSON object.
-    """
+    """What a run wrote down of its environment; None where it did not."""
     path = directory / ENVIRONMENT_FILE
     if not path.exists():
         return None

@@ -1,32 +1,57 @@
 """`exits.json`: what `layersim exits` found for a run's model. Letters: L layers, T points of the curve."""
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from layersim.errors import UserError
-from layersim.report.json_report import read_report, write_report
-from layersim.report.numbers import expect_curve, expect_numbers, expect_shapes
+from layersim.report.json_report import BY_LAYER, ONE, Numbers, Report, expect
 
 EXITS_FILE = "exits.json"
 
-_SPEED = ("mean_exit_layer", "accuracy", "layer_gain", "wall_gain", "seconds", "full_seconds")
-_NUMBERS = ("mean_exit_layer", "layer_gain", "accuracy", "full_accuracy", "loss", "full_loss")
 CALIBRATION = {"error": "calibration error", "brier": "Brier score", "overconfidence": "confidence − accuracy"}
 """What is told of each layer's calibration, in words."""
-_LOSSES = ("loss", "full_loss")  # infinite where a model is sure and wrong; JSON has null for that
+
+
+def _numbers(*names: str, form: Numbers = ONE) -> dict[str, Numbers]:
+    return dict.fromkeys(names, form)
+
+
+_CHOSEN, _PROMISED = ("mean_exit_layer", "layer_gain", "accuracy"), ("target", "observed_risk", "bound")
+_CHOICE = {
+    **{"target": object, "threshold": (None, ONE)},
+    "reference": {"samples": ONE} | _numbers("ranks", "doubt", "depth", form=Numbers(("K",))),
+    **_numbers(*_CHOSEN),
+}
+_CURVE = {
+    "threshold": ["T", (None, ONE)],
+    **_numbers("mean_exit_layer", "accuracy", form=Numbers(("T",))),
+    **_numbers("mean_exit_layer_interval", "accuracy_interval", form=Numbers(("T", 2))),
+}
+_PLAN = dict.fromkeys(("sizes", "ways", "pays_from", "pays_up_to"), object)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExitReport:
+class ExitReport(Report):
     """A threshold to leave by, what it promises, what it did to the samples, and what else could have been chosen.
 
     Layers count from 1, lists run from the first layer to the last.
-
-    Raises:
-        UserError: a number, list or key is missing or does not fit; the key is named.
     """
+
+    FILE: ClassVar[str] = EXITS_FILE
+    VERB: ClassVar[str] = "exits"
+    OR_NAN: ClassVar[tuple[str, ...]] = ("loss", "full_loss")  # infinite where a model is sure and wrong
+    FORMS: ClassVar[dict[str, Any]] = {
+        "calibration": dict.fromkeys(("before", "after"), _numbers(*CALIBRATION, form=BY_LAYER)),
+        "promise": (None, dict.fromkeys(("method", "risk", "confidence"), object) | _numbers(*_PROMISED)),
+        "choices": ["choices", _CHOICE],
+        "shift": (None, _numbers("effective_samples", "greatest", "new_samples", "told_apart")),
+        "curve": _CURVE,
+        "speed": [{"threshold": object} | _numbers(*_CHOSEN, "wall_gain", "seconds", "full_seconds")],
+        "plan": (None, _PLAN | _numbers("asked", "predicted", "measured")),
+        "oracle": _numbers("mean_exit_layer", "layer_gain"),
+        "parameters": _numbers("model", "head", "separate_heads", "share_saved"),
+    }
 
     policy: str
     threshold: float | None
@@ -91,51 +116,12 @@ class ExitReport:
     """In which it was read, as Lightning names it."""
 
     def __post_init__(self) -> None:
-        for key in ("policy", "device", "head", "objective", "weights", "precision"):
-            if not isinstance(getattr(self, key), str):
-                raise UserError(f"{key}: expected a name, got {getattr(self, key)!r}.")
-        if not isinstance(self.tokenizer, str | None):
-            raise UserError(f"tokenizer: expected a fingerprint or null, got {self.tokenizer!r}.")
-        counts = {"layers": (), "samples": (), "exits": (self.layers,)}
-        numbers: dict[str, tuple[int, ...]] = counts | dict.fromkeys(_NUMBERS, ())
-        optional = {"threshold": (), "batch_size": (), "temperatures": (self.layers,)}
-        numbers |= {key: shape for key, shape in optional.items() if getattr(self, key) is not None}
-        for key, shape in numbers.items():
-            expect_numbers(key, getattr(self, key), shape, counts=key in (*counts, "batch_size"))
-        expect_shapes("calibration", self.calibration, {}, others=("before", "after"))
-        for when, told in self.calibration.items():
-            expect_shapes(f"calibration.{when}", told, dict.fromkeys(CALIBRATION, (self.layers,)))
+        super().__post_init__()
         if self.promise is not None:
-            promised = dict.fromkeys(("target", "observed_risk", "bound"), ())
-            expect_shapes("promise", self.promise, promised, others=("method", "risk", "confidence"))
-        if not isinstance(self.choices, list) or not self.choices:
-            raise UserError(f"choices: expected a list, got {self.choices!r}.")
-        for number, choice in enumerate(self.choices):
-            _expect_choice(f"choices[{number}]", choice, promised=self.promise is not None)
-        if self.shift is not None:
-            shifted = ("effective_samples", "greatest", "new_samples", "told_apart")
-            expect_shapes("shift", self.shift, dict.fromkeys(shifted, ()))
-        expect_shapes("curve", self.curve, {})
-        expect_curve("curve", self.curve)
-        bands = (len(self.curve["threshold"]), 2)
-        expect_shapes("curve", self.curve, {"mean_exit_layer_interval": bands, "accuracy_interval": bands})
-        if not isinstance(self.speed, list):
-            raise UserError(f"speed: expected a list, got {self.speed!r}.")
-        for number, speed in enumerate(self.speed):
-            expect_shapes(f"speed[{number}]", speed, dict.fromkeys(_SPEED, ()), others=("threshold",))
-        if self.plan is not None:
-            others = ("sizes", "ways", "pays_from", "pays_up_to")
-            expect_shapes("plan", self.plan, dict.fromkeys(("asked", "predicted", "measured"), ()), others=others)
-        expect_shapes("oracle", self.oracle, {"mean_exit_layer": (), "layer_gain": ()})
-        counted = ("model", "head", "separate_heads", "share_saved")
-        expect_shapes("parameters", self.parameters, dict.fromkeys(counted, ()))
+            expect("choices", self.choices, [_numbers(*_PROMISED)])
 
     def choice(self, target: float | None = None) -> dict[str, Any]:
-        """What was chosen for a target; for the strictest where None.
-
-        Raises:
-            UserError: there is no such target.
-        """
+        """What was chosen for a target; for the strictest where None."""
         if target is None:
             return self.choices[0]
         for choice in self.choices:
@@ -151,23 +137,9 @@ class ExitReport:
         return gains[0] if gains else None
 
 
-def _expect_choice(key: str, choice: Any, *, promised: bool) -> None:
-    names = ("mean_exit_layer", "layer_gain", "accuracy", *(("target", "observed_risk", "bound") if promised else ()))
-    numbers: dict[str, tuple[int, ...]] = dict.fromkeys(names, ())
-    expect_shapes(key, choice, numbers, others=("target", "threshold", "reference"))
-    if choice["threshold"] is not None:
-        expect_numbers(f"{key}.threshold", choice["threshold"], ())
-    reference = choice["reference"]
-    expect_shapes(f"{key}.reference", reference, {"samples": ()}, others=("ranks", "doubt", "depth"))
-    ranks = (len(reference["ranks"]) if isinstance(reference["ranks"], list) else 0,)
-    expect_shapes(f"{key}.reference", reference, dict.fromkeys(("ranks", "doubt", "depth"), ranks))
-
-
 def write_exit_report(directory: Path, report: ExitReport) -> Path:
     """Writes the report into a run's directory, a key a line, and gives the file's path."""
-    values = asdict(report)
-    values |= {key: values[key] if math.isfinite(values[key]) else None for key in _LOSSES}
-    return write_report(directory / EXITS_FILE, values)
+    return report.write(directory)
 
 
 def read_exit_report(place: Path) -> ExitReport | None:
@@ -177,5 +149,4 @@ def read_exit_report(place: Path) -> ExitReport | None:
     Raises:
         UserError: the file cannot be read, is no JSON object, a key is missing, or a value does not fit.
     """
-    path = place / EXITS_FILE if place.is_dir() else place
-    return read_report(path, ExitReport, "exits", or_nan=_LOSSES)
+    return ExitReport.read(place)

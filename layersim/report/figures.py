@@ -12,6 +12,7 @@ import numpy as np
 from layersim.errors import UserError
 from layersim.report.drawing.colors import Range, scale_of
 from layersim.report.drawing.pictures import Picture, bars, beside, curves, heat_map, not_recorded, ways
+from layersim.report.drawing.specifications import upper
 from layersim.report.quantity import LAYER, Quantity
 from layersim.report.records import LayerRecord, shared_name
 
@@ -29,7 +30,7 @@ def figures_of(
     """
     found: dict[str, Callable[[], Picture]] = {}
     for name, quantity in quantities.items():
-        label, axes = _upper(quantity.name_of(name)), quantity.axes
+        label, axes = upper(quantity.name_of(name)), quantity.axes
         if quantity.is_curve and quantity.unit == unit:
             found[name] = partial(counts, quantity, label, unit)
         elif quantity.is_curve:
@@ -46,36 +47,21 @@ def figures_of(
 
 
 def matrix(quantity: Quantity, name: str, *, span: Range = "fixed") -> Picture:
-    """Values of every pair of layers, or of other ticks of two axes.
-
-    Args:
-        quantity: of two axes.
-        name: for people.
-        span: of the colours, see `scale_of`.
-    """
-    return heat_map(quantity, scale_of(name, quantity, [quantity.values], span), _upper(name))
+    """Values of every pair of layers, or of other ticks of two axes."""
+    return heat_map(quantity, scale_of(name, quantity, [quantity.values], span), upper(name))
 
 
 def counts(quantity: Quantity, name: str, unit: str) -> Picture:
-    """How samples are spread over the layers: the share at each layer, and as a line the share up to it.
-
-    Args:
-        quantity: (L,) counts.
-        name: for people.
-        unit: what a sample is.
-
-    Raises:
-        UserError: no sample was counted.
-    """
+    """How (L,) samples are spread over the layers: the share at each layer, and as a line the share up to it."""
     if not (total := sum(quantity.values)):
         raise UserError(f"a histogram of {name} needs one sample or more, got none.")
-    return bars(quantity, f"{_upper(name)}: share of {total:,} {unit} at each layer, and up to it")
+    return bars(quantity, f"{upper(name)}: share of {total:,} {unit} at each layer, and up to it")
 
 
 def panels(quantities: Mapping[str, Quantity]) -> Picture:
     """Small pictures, three a row, one for each quantity that has a single axis."""
     return beside(
-        [curves({name: one}, _upper(one.name_of(name)), width=260, height=190) for name, one in quantities.items()], 3
+        [curves({name: one}, upper(one.name_of(name)), width=260, height=190) for name, one in quantities.items()], 3
     )
 
 
@@ -94,7 +80,7 @@ def comparison(records: Mapping[str, LayerRecord], *, span: Range = "fixed") -> 
         having = {name: one for name, record in records.items() if (one := record.quantities.get(key)) is not None}
         told = next((one.name_of(key) for one in having.values()), "")
         shown = {name: one.to_last() if one.is_matrix else one for name, one in having.items()}
-        above.append(curves(shown, f"{_upper(told)} {where}", width=390, height=220, series=[*records]))
+        above.append(curves(shown, f"{upper(told)} {where}", width=390, height=220, series=[*records]))
     matrices = {name: one for name, record in records.items() if (one := record.quantities.get(shared)) is not None}
     if not matrices:
         return beside(above, 2)
@@ -106,7 +92,3 @@ def comparison(records: Mapping[str, LayerRecord], *, span: Range = "fixed") -> 
         one, bar = matrices.get(name), name in beside_which
         below.append(not_recorded(name, 225, 225) if one is None else heat_map(one, scale, name, side=225, bar=bar))
     return {"vconcat": [beside(above, 2), beside(below, 3)], "spacing": 30}
-
-
-def _upper(title: str) -> str:
-    return title[:1].upper() + title[1:]

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Group
 
-from layersim.errors import UserError
 from layersim.report.drawing.pictures import Picture, beside, curves
+from layersim.report.drawing.specifications import upper
 from layersim.report.json_report import MOST_BYTES, write_report
-from layersim.report.numbers import perplexity, three
-from layersim.report.quantity import RATIO, Quantity, curve
-from layersim.report.reading import DamagedFile, read_text
+from layersim.report.quantity import RATIO, Quantity, curve, perplexity, three
+from layersim.report.reading import damaging, read_text
 from layersim.report.records import LayerRecord
 from layersim.report.terminal import Beside, SideBySide
 
@@ -30,14 +30,8 @@ def lens_quantities(
     *,
     tokens: bool = False,
 ) -> dict[str, Quantity]:
-    """Accuracies and losses as a record has them, with the gaps: of losses, in nats, what the second has more.
-
-    Args:
-        accuracies: L each, by who reads.
-        losses: the same, cross-entropies in nats.
-        options: how each was made.
-        tokens: whether losses are told as perplexities.
-    """
+    """Accuracies and losses (cross-entropies in nats, told as perplexities of `tokens`), L each by who reads, as a
+    record has them, with how each was made; and the gaps: of losses, in nats, what the second has more."""
     found = {}
     told: dict[str, Any] = {"unit": RATIO, "range": (1, None)} if tokens else {"unit": "nats", "range": (0, None)}
     for who, values in accuracies.items():
@@ -47,17 +41,14 @@ def lens_quantities(
         shown, name = (perplexity(values), "perplexity") if tokens else ([*values], "loss")
         more = {"options": dict(options.get(who, {}))}
         found[f"{who}_{name}"] = curve(shown, label=f"{name}: {who}", better="lower", **told, **more)
-    for upper, lower in GAPS:
-        if {upper, lower} <= accuracies.keys():
-            won, saved = _less(accuracies[upper], accuracies[lower]), _less(losses[lower], losses[upper])
-            gap = f"{upper} − {lower}"
-            found[f"{upper}_{lower}_gap"] = curve(won, label=f"accuracy gap: {gap}", range=(-1, 1))
-            found[f"{upper}_{lower}_loss_gap"] = curve(saved, label=f"loss gap: {gap}", unit="nats")
+    for more_of, less_of in GAPS:
+        if {more_of, less_of} <= accuracies.keys():
+            won = np.subtract(accuracies[more_of], accuracies[less_of]).tolist()
+            saved = np.subtract(losses[less_of], losses[more_of]).tolist()
+            gap = f"{more_of} − {less_of}"
+            found[f"{more_of}_{less_of}_gap"] = curve(won, label=f"accuracy gap: {gap}", range=(-1, 1))
+            found[f"{more_of}_{less_of}_loss_gap"] = curve(saved, label=f"loss gap: {gap}", unit="nats")
     return found
-
-
-def _less(some: Sequence[float], others: Sequence[float]) -> list[float]:
-    return [one - other for one, other in zip(some, others, strict=True)]
 
 
 def write_lens_record(directory: Path, record: LayerRecord) -> Path:
@@ -66,17 +57,11 @@ def write_lens_record(directory: Path, record: LayerRecord) -> Path:
 
 
 def read_lens_record(directory: Path) -> LayerRecord | None:
-    """The record in a run's directory, None where there is none.
-
-    Raises:
-        DamagedFile: it cannot be read.
-    """
+    """The record in a run's directory, None where there is none."""
     if not (path := directory / LENS_FILE).exists():
         return None
-    try:
+    with damaging(f"{path} is damaged; run `layersim lens` again."):
         return LayerRecord.from_line(read_text(path, MOST_BYTES))
-    except UserError as error:
-        raise DamagedFile(f"{path} is damaged; run `layersim lens` again. {error}") from error
 
 
 def lens_panels(record: LayerRecord) -> dict[str, dict[str, Quantity]]:
@@ -106,7 +91,7 @@ def lens_table(record: LayerRecord) -> Group:
 def lens_figure(record: LayerRecord) -> Picture:
     """A panel each of accuracies, losses and gaps by layer, a curve for each who reads."""
     drawn = [
-        curves(shown, f"{title[:1].upper()}{title[1:]} by layer", width=390, height=220, series=[*shown])
+        curves(shown, f"{upper(title)} by layer", width=390, height=220, series=[*shown])
         for title, shown in lens_panels(record).items()
     ]
     return beside(drawn, 2)

@@ -5,15 +5,14 @@ Letters: L layers, N samples.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from layersim.errors import UserError
-from layersim.report.numbers import three
 from layersim.report.reading import short
 
 LAYER = "layer"
@@ -89,10 +88,11 @@ class Quantity:
 
     def to_last(self) -> Self:
         """Of a matrix the curve of every layer with the last."""
-        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        told: dict[str, Any] = {"values": [row[-1] for row in self.values], "axes": (LAYER,)}
         for key, shaped in _SHAPED.items():
-            told[key] = told[key] and told[key] | {name: [row[-1] for row in told[key][name]] for name in shaped}
-        return type(self)(**told | {"values": [row[-1] for row in self.values], "axes": (LAYER,)})
+            if whole := getattr(self, key):
+                told[key] = whole | {name: [row[-1] for row in whole[name]] for name in shaped}
+        return replace(self, **told)
 
     def within_chance(self) -> str:
         """How many pairs of layers are not beyond chance, and of how many; of one model's layers (l, m) and (m, l) are
@@ -107,16 +107,8 @@ class Quantity:
         return f"{counts} (family-wise p > {BY_CHANCE}, {permutations} permutations)"
 
     def check(self, name: str, layers: int) -> None:
-        """Refuses what does not fit its axes.
-
-        Args:
-            name: of the quantity, for errors.
-            layers: L.
-
-        Raises:
-            UserError: values that are no numbers in the shape of the axes, an axis of layers without L entries, ticks
-                or an interval of another shape; what was expected and what came is told.
-        """
+        """Refuses, with a UserError, what does not fit its axes: values that are no numbers in their shape, an axis of
+        layers without L entries, ticks or an interval of another shape."""
         if len(name) > _LONGEST_NAME:
             raise UserError(f"{short(name)}: expected a name of at most {_LONGEST_NAME} letters, got {len(name)}.")
         for key, (expected, is_form) in _FORMS.items():
@@ -149,29 +141,21 @@ class Quantity:
 
     def to_json(self) -> dict[str, Any]:
         """Its fields as JSON has them: without what is as it is unless told; NaN and infinity as null."""
-        told = {each.name: getattr(self, each.name) for each in fields(self)}
-        plain = _DEFAULTS
-        return {key: without_nan(value) for key, value in told.items() if key not in plain or value != plain[key]}
+        return {key: without_nan(value) for key, value in vars(self).items() if value != _DEFAULTS[key]}
 
     @classmethod
     def from_json(cls, name: str, read: Any) -> tuple[Self, list[str]]:
-        """What `to_json` wrote, with the names of fields that are not known here.
-
-        Raises:
-            UserError: no JSON object, or one without values.
-        """
+        """What `to_json` wrote, with the names of fields that are not known here."""
         if not isinstance(read, dict) or "values" not in read:
             raise UserError(f"{name}: expected a JSON object with values, got {short(read)}.")
-        known = {each.name for each in fields(cls)}
-        told = {key: with_nan(value) if key in _NUMBERS else value for key, value in read.items() if key in known}
+        told = {key: with_nan(value) if key in _NUMBERS else value for key, value in read.items() if key in _DEFAULTS}
         told |= {key: tuple(told[key]) for key in ("axes", "range") if isinstance(told.get(key), list)}
-        return cls(**told), sorted(read.keys() - known)
+        return cls(**told), sorted(read.keys() - _DEFAULTS.keys())
 
 
 _DEFAULTS: dict[str, Any] = {
-    "axes": (), "label": "", "unit": "", "range": (None, None), "better": None, "overall": None, "options": {},
-    "interval": None, "null": None, "ticks": {},
-}  # fmt: skip
+    each.name: each.default if each.default_factory is MISSING else each.default_factory() for each in fields(Quantity)
+}
 _SHAPED = {"interval": ("low", "high"), "null": ("p", "p_family", "calibrated")}
 """Numbers in the shape of the values."""
 
@@ -182,10 +166,6 @@ def _is_number(value: Any) -> bool:
 
 def _is_end(value: Any) -> bool:
     return value is None or _is_number(value)
-
-
-def _is_tick(value: Any) -> bool:
-    return value is None or isinstance(value, str | Real)
 
 
 _LONGEST_NAME = 100
@@ -204,7 +184,10 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "an object of lists",
         lambda ticks: (
             isinstance(ticks, Mapping)
-            and all(isinstance(each, list | tuple | range) and all(map(_is_tick, each)) for each in ticks.values())
+            and all(
+                isinstance(each, list | tuple | range) and all(isinstance(one, str | Real | None) for one in each)
+                for each in ticks.values()
+            )
         ),
     ),
     "interval": (
@@ -217,6 +200,17 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
 }
 """What a field must be, in words and as a test."""
+
+
+def perplexity(losses: Sequence[float]) -> list[float]:
+    """(L,) exp of mean cross-entropies in nats a token, such as a record's `loss`; ∞ where that is beyond a float."""
+    with np.errstate(over="ignore"):
+        return [float(each) for each in np.exp(np.asarray(losses, dtype=np.float64))]
+
+
+def three(value: float) -> str:
+    """A number with three digits behind the point, and with three in all from 10 000 on, as perplexities can be."""
+    return f"{value:.3f}" if not abs(value) >= 1e4 else f"{value:.3g}"
 
 
 def curve(values: list[float], **told: Any) -> Quantity:
@@ -253,22 +247,11 @@ def curves(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
 
 
 def told(value: float, unit: str, layers: int, samples: int) -> str:
-    """A value for people, in its unit.
-
-    Args:
-        value: one of a quantity's.
-        unit: the quantity's.
-        layers: L.
-        samples: N, of which counts are shares.
-    """
+    """One of a quantity's values for people, in its unit; of counts the share of all samples."""
+    if unit == LAYER and math.isnan(value):
+        return "none"
     if unit == LAYER:
-        return (
-            f"{value:.0f} of {layers}"
-            if float(value).is_integer()
-            else "none"
-            if math.isnan(value)
-            else f"{value:.2f} of {layers}"
-        )
+        return f"{value:.{0 if float(value).is_integer() else 2}f} of {layers}"
     if unit in ("samples", "tokens"):
         value, unit = value / samples, "share"
     return f"{value:.1%}" if unit == "share" else three(value)
@@ -294,19 +277,18 @@ def _by_layer(name: str, values: list[float]) -> Iterator[tuple[str, float]]:
     yield from ((f"{name}/layer_{layer:02d}", float(value)) for layer, value in enumerate(values, start=1))
 
 
+def each_of(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The same with whatever dictionaries and lists hold, however nested, changed."""
+    if isinstance(value, dict):
+        return {key: each_of(item, change) for key, item in value.items()}
+    return [each_of(item, change) for item in value] if isinstance(value, list | tuple) else change(value)
+
+
 def without_nan(value: Any) -> Any:
     """The same with null for what JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return each_of(value, lambda one: None if isinstance(one, float) and not math.isfinite(one) else one)
 
 
 def with_nan(value: Any) -> Any:
     """The same with NaN for null."""
-    if isinstance(value, dict):
-        return {key: with_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [with_nan(item) for item in value]
-    return math.nan if value is None else value
+    return each_of(value, lambda one: math.nan if one is None else one)

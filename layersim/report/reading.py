@@ -37,12 +37,12 @@ class OnceLoader(yaml.SafeLoader):
 
 
 @contextmanager
-def damaging(path: Path) -> Iterator[None]:
-    """What is refused in here is the damage of this file."""
+def damaging(where: object) -> Iterator[None]:
+    """What is refused in here is the damage of a file, which begins what is said: `where`, and the refusal."""
     try:
         yield
     except UserError as error:
-        raise DamagedFile(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        raise DamagedFile(f"{where}: {error}" if isinstance(where, Path) else f"{where} {error}") from error
 
 
 class _RunLoader(OnceLoader):
@@ -61,11 +61,7 @@ def _parsed(text: str) -> Any:
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
-    """A file's text.
-
-    Raises:
-        DamagedFile: it is no file, has more bytes than `most`, or is no UTF-8.
-    """
+    """A file's text; DamagedFile where it is no file, has more bytes than `most`, or is no UTF-8."""
     try:
         if not path.is_file():
             raise DamagedFile(f"expected a file, got {path}, which is none.")
@@ -79,28 +75,20 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A file's mapping, whose keys are text, and in which secrets are masked.
-
-    Raises:
-        DamagedFile: it is no text of the size, no YAML, or no such mapping.
-    """
+    """A file's mapping, whose keys are text, and in which secrets are masked; DamagedFile where it is none."""
     text = read_text(path)
     with damaging(path):
-        with as_user_error(f"expected YAML in {path}"):
+        with as_user_error(f"expected YAML in {path.name}"):
             parsed = _parsed(masked(text))
         check_plain(parsed)
-    if not isinstance(parsed, dict):
-        raise DamagedFile(f"expected a mapping in {path}, got {short(parsed)}.")
+        if not isinstance(parsed, dict):
+            raise UserError(f"expected a mapping, got {short(parsed)}.")
     return parsed
 
 
 def read_json(text: str | bytes) -> dict[str, Any]:
-    """A JSON object, whose numbers are finite.
-
-    Raises:
-        UserError: it is none; a key comes twice; NaN, infinity, or a number that is too large for 64 bits; values
-            nested very deep; text that cannot be written.
-    """
+    """A JSON object, whose numbers are finite. A UserError says where it is none: a key that comes twice; NaN, infinity
+    or a number too large for 64 bits; values nested very deep; text that cannot be written."""
     with as_user_error("expected a JSON object, got what is no JSON"):
         read = json.loads(text, parse_constant=_no_number, object_pairs_hook=once)
     if not isinstance(read, dict):
@@ -110,12 +98,8 @@ def read_json(text: str | bytes) -> dict[str, Any]:
 
 
 def check_plain(read: Any, most: int = _MOST_VALUES, *, finite: bool = False) -> None:
-    """Refuses what no run writes: nesting without end, as YAML's anchors make it, more than `most` values, text that
-    cannot be written, numbers beyond 64 bits, where `finite` infinity too, and other types.
-
-    Raises:
-        UserError: such a value.
-    """
+    """Refuses, with a UserError, what no run writes: nesting without end, as YAML's anchors make it, more than `most`
+    values, text that cannot be written, numbers beyond 64 bits, where `finite` infinity too, and other types."""
     level = [read]
     for _ in range(_DEEPEST):
         kinds = set(map(type, level))  # most values are numbers, thousands in a level

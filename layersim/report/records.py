@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, get_args
 
 from layersim.errors import UserError
 from layersim.report.quantity import Quantity
-from layersim.report.reading import DamagedFile, read_json, short
+from layersim.report.reading import DamagedFile, damaging, read_json, short
 from layersim.writing import named
 
 RECORDS_FILE = "layers.jsonl"
@@ -186,10 +186,8 @@ def read_records(path: Path) -> list[LayerRecord]:
         warnings.warn(f"{path}: the last line was cut by an interruption and is left out.", stacklevel=2)
     records = []
     for number, line in enumerate(content.removesuffix(end).split(b"\n")[:-1], start=1):
-        try:
+        with damaging(f"{path}, line {number}:"):
             records.append(LayerRecord.from_line(line))
-        except UserError as error:
-            raise DamagedFile(f"{path}, line {number}: {error}") from error
     return records
 
 

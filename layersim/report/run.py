@@ -33,18 +33,17 @@ def load_run(directory: Path) -> Run:
         raise UserError(
             f"expected a run's directory, which holds {RECORDS_FILE}, got {directory}{_what_it_is(directory)}"
         )
-    return Run(_experiment(directory), directory, read_records(directory / RECORDS_FILE))
+    experiment: str | None = read_configuration(directory).get("experiment")
+    name = directory.name if experiment is None else experiment
+    return Run(name, directory, read_records(directory / RECORDS_FILE))
 
 
 Read = TypeVar("Read")
 
 
 def whole_ones(directories: Iterable[Path], read: Callable[[Path], Read]) -> tuple[list[Read], list[str]]:
-    """What is read of these runs, and a line for each with a damaged file, which is left out.
-
-    Raises:
-        UserError: what `read` raises else, and the damage where nothing whole is left.
-    """
+    """What is read of these runs, and a line for each with a damaged file, which is left out; where nothing whole is
+    left the damage is raised."""
     found: list[Read] = []
     lines: list[str] = []
     for directory in directories:
@@ -59,11 +58,7 @@ def whole_ones(directories: Iterable[Path], read: Callable[[Path], Read]) -> tup
 
 
 def pick_record(run: Run, *, stage: Stage, epoch: int | None = None) -> LayerRecord:
-    """The run's last record of this stage, or of this stage and epoch.
-
-    Raises:
-        UserError: there is none; the stages or epochs that there are are named.
-    """
+    """The run's last record of this stage, or of this stage and epoch; a UserError names those that there are."""
     of_stage = [record for record in run.records if record.stage == stage]
     if not of_stage:
         stages = ", ".join(sorted({record.stage for record in run.records})) or "no record at all"
@@ -92,13 +87,7 @@ def name_runs(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def _experiment(directory: Path) -> str:
-    name: str | None = read_configuration(directory).get("experiment")
-    return directory.name if name is None else name
-
-
 def _what_it_is(directory: Path) -> str:
-    """The end of the sentence that refuses a directory which is no run's."""
     if not directory.is_dir():
         return ", which is no directory."
     inside = sorted(path.parent for path in directory.rglob(RECORDS_FILE))

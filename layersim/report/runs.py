@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.table import Table
-from rich.text import Text
 
 from layersim.errors import UserError
 from layersim.report.across import ACROSS_FILE
@@ -20,10 +18,9 @@ from layersim.report.configuration import CONFIG_FILE, below, read_configuration
 from layersim.report.environment import read_environment
 from layersim.report.exits import EXITS_FILE
 from layersim.report.lens import LENS_FILE
-from layersim.report.numbers import three
-from layersim.report.quantity import LAYER, told
+from layersim.report.quantity import LAYER, three, told
 from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
-from layersim.report.terminal import gathered
+from layersim.report.terminal import gathered, plain_table
 from layersim.report.transfer import TRANSFER_FILE
 
 _WRITE = {LENS_FILE: "lens", EXITS_FILE: "exits", TRANSFER_FILE: "transfer", ACROSS_FILE: "similarity"}
@@ -54,11 +51,7 @@ class Listed:
 
 
 def find_runs(roots: Sequence[Path]) -> list[Listed]:
-    """The runs at or below these directories, the one that wrote last first. A broken one is listed, with a notice.
-
-    Raises:
-        UserError: a directory that does not exist.
-    """
+    """The runs at or below these directories, the one that wrote last first. A broken one is listed, with a notice."""
     homes = set()
     for root in roots:
         if not root.is_dir():
@@ -73,15 +66,11 @@ def find_runs(roots: Sequence[Path]) -> list[Listed]:
 @dataclass(frozen=True)
 class RunsTable:
     """A row a run: the verbs that made it, its objective, epoch and accuracy (the last layer's) of its last validation,
-    where there are language models perplexity too, effective depth, age, and whether it can go on.
+    where there are language models perplexity too, effective depth, age (since it last wrote), and whether it can go
+    on.
 
     Where the terminal is too narrow the directory stands below its row, so that it can be copied, and what matters
     least is left out.
-
-    Args:
-        runs: in the order in which they are shown.
-        root: to which the directories are shown.
-        now: seconds since 1970; a run's age is counted from when it last wrote.
     """
 
     runs: Sequence[Listed]
@@ -122,12 +111,7 @@ class RunsTable:
 
 
 def _table(columns: Mapping[str, Sequence[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        table.add_column(Text(name), justify="left" if name in ("run", "verb", "objective") else "right", no_wrap=True)
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*map(Text, cells))
-    return table
+    return plain_table([*columns], zip(*columns.values(), strict=True), left=("run", "verb", "objective"), no_wrap=True)
 
 
 def _width(console: Console, columns: Mapping[str, Sequence[str]]) -> int:

@@ -1,9 +1,10 @@
 """What a terminal shows whole, however narrow it is: lines about a table, and runs side by side."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from textwrap import wrap
+from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -22,8 +23,16 @@ class Beside(Text):
         yield from super().__rich_console__(console, options.update(width=console.width))
 
 
-def table_by_layer(title: str, caption: str, columns: Iterable[tuple[str, Sequence[str]]]) -> Table:
-    """A row a layer, counted from 1, between a title and a caption; each column a heading and L cells, some fewer."""
+def plain_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str = "",
+    caption: str = "",
+    left: Collection[str] = (),
+    **look: Any,
+) -> Table:
+    """Rows between a title and a caption; the columns in `left` begin at their left, and all have this look."""
     table = Table(
         title=Beside(title),
         caption=Beside(caption),
@@ -32,12 +41,18 @@ def table_by_layer(title: str, caption: str, columns: Iterable[tuple[str, Sequen
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    headings, cells = zip(*columns, strict=True)
-    for heading in ("layer", *headings):
-        table.add_column(Text(heading), justify="right", vertical="bottom")
-    for layer, row in enumerate(zip_longest(*cells, fillvalue=""), start=1):
-        table.add_row(str(layer), *row)
+    for name in headings:
+        table.add_column(Text(name), justify="left" if name in left else "right", vertical="bottom", **look)
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
+
+
+def table_by_layer(title: str, caption: str, columns: Iterable[tuple[str, Sequence[str]]]) -> Table:
+    """A row a layer, counted from 1; each column a heading and L cells, some fewer."""
+    headings, cells = zip(*columns, strict=True)
+    rows = ((str(layer), *row) for layer, row in enumerate(zip_longest(*cells, fillvalue=""), start=1))
+    return plain_table(["layer", *headings], rows, title=title, caption=caption)
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,26 @@
 """`token_exits.json`: what `layersim exits` found for a run's language model."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from rich.table import Table
 
-from layersim.report.json_report import read_report, write_report
-from layersim.report.numbers import expect_numbers
+from layersim.report.json_report import ONE, Report
+from layersim.report.terminal import plain_table
 
 TOKEN_EXITS_FILE = "token_exits.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenExitReport:
-    """A threshold for a language model's tokens, and how much sooner it writes.
+class TokenExitReport(Report):
+    """A threshold for a language model's tokens, and how much sooner it writes."""
 
-    Raises:
-        UserError: a number is missing or does not fit; the key is named.
-    """
+    FILE: ClassVar[str] = TOKEN_EXITS_FILE
+    VERB: ClassVar[str] = "exits"
+    FORMS: ClassVar[dict[str, Any]] = {
+        "calibration": dict.fromkeys(("target", "confidence", "bound", "mean_exit_layer", "layer_gain"), ONE),
+        "speed": [dict.fromkeys(("batch_size", "seconds", "full_seconds", "wall_gain", "layer_gain"), ONE)],
+    }
 
     calibration: dict[str, Any]
     """As `layersim.exits.TokenCalibration` has it."""
@@ -34,47 +36,32 @@ class TokenExitReport:
     precision: str
     """In which it was read, as Lightning names it."""
 
-    def __post_init__(self) -> None:
-        for key in ("target", "confidence", "bound", "mean_exit_layer", "layer_gain"):
-            expect_numbers(f"calibration.{key}", self.calibration.get(key), ())
-        for number, speed in enumerate(self.speed):
-            for key in ("batch_size", "seconds", "full_seconds", "wall_gain", "layer_gain"):
-                expect_numbers(f"speed[{number}].{key}", speed.get(key), ())
-
-
-def write_token_exits(directory: Path, report: TokenExitReport) -> Path:
-    """Writes the report into a run's directory, a key a line, and gives the file's path."""
-    return write_report(directory / TOKEN_EXITS_FILE, asdict(report))
-
-
-def read_token_exits(directory: Path) -> TokenExitReport | None:
-    """The report in a run's directory, None where there is none.
-
-    Raises:
-        UserError: the file cannot be read, a key is missing, or a value does not fit.
-    """
-    return read_report(directory / TOKEN_EXITS_FILE, TokenExitReport, "exits")
-
 
 def tried_table(report: TokenExitReport) -> Table:
     """The thresholds in the order in which they were tried; the last that keeps the target is the answer."""
     found = report.calibration
-    table = Table(title="thresholds tried", caption=f"The bound may be {found['target']:g} at most.")
-    for name in ("threshold", "mean exit layer", str(found["risk"]), "its upper bound"):
-        table.add_column(name, justify="right")
-    for tried in found["tried"]:
-        chosen = "bold" if tried["threshold"] == found["threshold"] else None
-        cells = (f"{tried['threshold']:.6g}", f"{tried['mean_exit_layer']:.2f}", f"{tried['risk']:.4f}")
-        table.add_row(*cells, f"{tried['bound']:.4f}", style=chosen)
+    rows = [
+        (f"{one['threshold']:.6g}", f"{one['mean_exit_layer']:.2f}", f"{one['risk']:.4f}", f"{one['bound']:.4f}")
+        for one in found["tried"]
+    ]
+    headings = ("threshold", "mean exit layer", str(found["risk"]), "its upper bound")
+    caption = f"The bound may be {found['target']:g} at most."
+    table = plain_table(headings, rows, title="thresholds tried", caption=caption)
+    for row, tried in zip(table.rows, found["tried"], strict=True):
+        row.style = "bold" if tried["threshold"] == found["threshold"] else None
     return table
 
 
 def speed_table(report: TokenExitReport) -> Table:
     """Tokens a second with exits and without, a row a batch size."""
-    table = Table(title="writing", caption="Without: transformers' own greedy generate, in turns on this machine.")
-    for name in ("texts at a time", "tokens/s with exits", "without", "gain", "layer gain"):
-        table.add_column(name, justify="right")
-    for speed in report.speed:
-        rates = (f"{1 / speed['seconds']:.0f}", f"{1 / speed['full_seconds']:.0f}")
-        table.add_row(f"{speed['batch_size']:.0f}", *rates, f"{speed['wall_gain']:.2f}", f"{speed['layer_gain']:.2f}")
-    return table
+    rows = [
+        (
+            f"{one['batch_size']:.0f}",
+            *(f"{1 / one[key]:.0f}" for key in ("seconds", "full_seconds")),
+            *(f"{one[key]:.2f}" for key in ("wall_gain", "layer_gain")),
+        )
+        for one in report.speed
+    ]
+    headings = ("texts at a time", "tokens/s with exits", "without", "gain", "layer gain")
+    caption = "Without: transformers' own greedy generate, in turns on this machine."
+    return plain_table(headings, rows, title="writing", caption=caption)

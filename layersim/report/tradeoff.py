@@ -4,15 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from layersim.errors import UserError
 from layersim.report.drawing.pictures import Picture, beside, curves
 from layersim.report.exits import CALIBRATION, ExitReport
-from layersim.report.numbers import three
-from layersim.report.quantity import Quantity, curve
-from layersim.report.terminal import SideBySide, gathered, table_by_layer
+from layersim.report.quantity import Quantity, curve, three
+from layersim.report.terminal import SideBySide, gathered, plain_table, table_by_layer
 
 _NOTE = "Bands: 95 % bootstrap over samples, at each threshold. Large marks: the threshold that was chosen."
 BY_LAYER, BY_TIME = "mean exit layer", "milliseconds a sample"
@@ -20,30 +18,23 @@ BY_LAYER, BY_TIME = "mean exit layer", "milliseconds a sample"
 
 def tradeoff_curves(reports: Mapping[str, ExitReport]) -> dict[str, dict[str, Quantity]]:
     """Accuracy by mean exit layer, with 95 % bootstrap bands, and by measured time where a run was timed, by what it is
-    drawn along and then the run's name. The axis of accuracies holds all curves and bands, to a tenth.
-
-    Args:
-        reports: by the run's name; the number of layers may differ.
-    """
+    drawn along and then the run's name. The axis of accuracies holds all curves and bands, to a tenth."""
     shown = [end for one in reports.values() for pair in one.curve["accuracy_interval"] for end in pair]
     shown += [point["accuracy"] for one in reports.values() for point in one.speed]
     shown += [one.accuracy for one in reports.values()]
     low = math.floor(10 * min(shown)) / 10
     ends = (low, max(math.ceil(10 * max(shown)) / 10, low + 0.1))
     found: dict[str, dict[str, Quantity]] = {BY_LAYER: {}}
+    alike: dict[str, Any] = {"axes": ("threshold",), "range": ends, "better": "higher"}
     for name, report in reports.items():
         below, above = zip(*report.curve["accuracy_interval"], strict=True)
         ticks = {"threshold": report.curve["threshold"], BY_LAYER: report.curve["mean_exit_layer"]}
         interval = {"confidence": 0.95, "low": list(below), "high": list(above)}
-        values = report.curve["accuracy"]
-        found[BY_LAYER][name] = Quantity(
-            values=values, axes=("threshold",), range=ends, better="higher", ticks=ticks, interval=interval
-        )
+        found[BY_LAYER][name] = Quantity(values=report.curve["accuracy"], ticks=ticks, interval=interval, **alike)
         if speed := sorted(report.speed, key=lambda one: float(one["mean_exit_layer"])):
             ticks = {"threshold": [one["threshold"] for one in speed]}
             ticks[BY_TIME] = [1000 * one["seconds"] for one in speed]
-            values = [one["accuracy"] for one in speed]
-            timed = Quantity(values=values, axes=("threshold",), range=ends, better="higher", ticks=ticks)
+            timed = Quantity(values=[one["accuracy"] for one in speed], ticks=ticks, **alike)
             found.setdefault(BY_TIME, {})[name] = timed
     return found
 
@@ -112,14 +103,19 @@ def calibration_table(report: ExitReport) -> Table:
 
 def choices_table(report: ExitReport) -> Table:
     """A row for each target: its threshold, what was promised, and what leaving by it did to the samples."""
-    table = Table(title="Promised together", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("risk ≤", "threshold", "bound", "mean exit layer", "layer gain", "accuracy"):
-        table.add_column(name, justify="right")
-    for one in report.choices:
-        cut = "none" if one["threshold"] is None else f"{one['threshold']:.6g}"
-        told = [f"{one['bound']:.3g}", f"{one['mean_exit_layer']:.2f}", f"{one['layer_gain']:.2f}"]
-        table.add_row(f"{one['target']:g}", cut, *told, f"{one['accuracy']:.3f}")
-    return table
+    rows = [
+        (
+            f"{one['target']:g}",
+            "none" if one["threshold"] is None else f"{one['threshold']:.6g}",
+            f"{one['bound']:.3g}",
+            f"{one['mean_exit_layer']:.2f}",
+            f"{one['layer_gain']:.2f}",
+            f"{one['accuracy']:.3f}",
+        )
+        for one in report.choices
+    ]
+    headings = ("risk ≤", "threshold", "bound", "mean exit layer", "layer gain", "accuracy")
+    return plain_table(headings, rows, title="Promised together")
 
 
 def plan_table(report: ExitReport) -> SideBySide:

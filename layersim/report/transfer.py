@@ -1,18 +1,14 @@
 """`transfer.json`: how a model's layers do on shifted images and on another task. Letter: L layers."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from rich.table import Table
 
-from layersim.errors import UserError
 from layersim.report.configuration import without_loading
 from layersim.report.drawing.pictures import COLORS, Picture, beside, curves
-from layersim.report.json_report import read_report, write_report
-from layersim.report.numbers import expect_numbers, expect_shapes
+from layersim.report.json_report import BY_LAYER, COUNT, ONE, Report
 from layersim.report.quantity import curve
 from layersim.report.terminal import table_by_layer
 
@@ -24,12 +20,19 @@ _STRENGTHS = ("#c6dbef", "#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferReport:
-    """Accuracies by layer, first layer first.
+class TransferReport(Report):
+    """Accuracies by layer, first layer first."""
 
-    Raises:
-        UserError: a key is missing, or a list is not L numbers; the key is named.
-    """
+    FILE: ClassVar[str] = TRANSFER_FILE
+    VERB: ClassVar[str] = "transfer"
+    FORMS: ClassVar[dict[str, Any]] = {
+        "shifts": {str: [{"strength": ONE, "accuracy": BY_LAYER}]},
+        "probe": (
+            None,
+            dict.fromkeys(("classes", "train_samples", "samples"), COUNT)
+            | {"penalty": BY_LAYER, "accuracy": BY_LAYER, "data": {}},
+        ),
+    }
 
     model: str
     """As it was given."""
@@ -48,23 +51,6 @@ class TransferReport:
     """Linear probes of another task: its `data`, `classes`, `train_samples`, `samples`, `penalty` (L, the inverse of
     scikit-learn's C that was chosen) and `accuracy` (L, on held-out samples); None where there is none."""
 
-    def __post_init__(self) -> None:
-        for key in ("layers", "samples"):
-            expect_numbers(key, getattr(self, key), (), counts=True)
-        if self.accuracy is not None:
-            expect_numbers("accuracy", self.accuracy, (self.layers,))
-        if not isinstance(self.shifts, Mapping) or not all(isinstance(steps, list) for steps in self.shifts.values()):
-            raise UserError(f"shifts: expected a list for each shift, got {self.shifts!r}.")
-        for kind, steps in self.shifts.items():
-            for place_, step in enumerate(steps):
-                expect_shapes(f"shifts.{kind}[{place_}]", step, {"strength": (), "accuracy": (self.layers,)})
-        if self.probe is not None:
-            counts = ("classes", "train_samples", "samples")
-            by_layer = dict.fromkeys(("penalty", "accuracy"), (self.layers,))
-            expect_shapes("probe", self.probe, {**dict.fromkeys(counts, ()), **by_layer}, counts=counts)
-            if not isinstance(self.probe.get("data"), Mapping):
-                raise UserError(f"probe.data: expected the section of a recipe, got {self.probe.get('data')!r}.")
-
     @property
     def shift_settings(self) -> str:
         """What of shifted images was measured, and how: records in which this is alike compare."""
@@ -78,20 +64,6 @@ class TransferReport:
         probe = self.probe or {}
         counts = [probe.get(key) for key in ("classes", "train_samples", "samples")]
         return json.dumps([self.layers, self.split, without_loading(probe.get("data")), counts], sort_keys=True)
-
-
-def write_transfer_report(directory: Path, report: TransferReport) -> Path:
-    """Writes the report into a directory, a key a line, and gives the file's path."""
-    return write_report(directory / TRANSFER_FILE, asdict(report))
-
-
-def read_transfer_report(directory: Path) -> TransferReport | None:
-    """The report in a run's directory, None where there is none; a key that this version does not know is passed over.
-
-    Raises:
-        UserError: the file cannot be read, is no JSON object, a key is missing, or a value does not fit.
-    """
-    return read_report(directory / TRANSFER_FILE, TransferReport, "transfer")
 
 
 def transfer_table(report: TransferReport) -> Table:

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import select
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from layersim.errors import UserError
+from layersim.runs.signals import ended_by_signals
 from layersim.sweep.engine import Engine
 from layersim.sweep.file import SweepFile
 from layersim.sweep.ledger import Ledger, State, Trial
@@ -27,11 +27,7 @@ _AN_AGENTS = ("WANDB_SWEEP_ID", "WANDB_RUN_ID")
 
 
 def installed_command() -> Path:
-    """The command `layersim` of this Python, so that a trial is what the user would start.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """The command `layersim` of this Python, so that a trial is what the user would start."""
     schemes = (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user"))
     places = [Path(sysconfig.get_path("scripts", scheme), "layersim") for scheme in schemes]
     for place in places:
@@ -64,12 +60,8 @@ class Driver:
         self.ledger = Ledger(root / self._place / "ledger.jsonl", file.config)
 
     def run(self, count: int | None) -> None:
-        """Runs `count` trials, or as many as there are: first those that were interrupted, then new ones.
-
-        Raises:
-            UserError: another program runs trials of this sweep.
-        """
-        with self.ledger.held(), _ends_by_exit(), self._guarding() as guarding:
+        """Runs `count` trials, or as many as there are: first those that were interrupted, then new ones."""
+        with self.ledger.held(), ended_by_signals(), self._guarding() as guarding:
             for _ in range(sys.maxsize if count is None else count):
                 trial = self._next()
                 if trial is None:
@@ -111,7 +103,8 @@ class Driver:
         words = self._file.command(
             trial.values, f"--experiment={experiment}", f"--trainer.default_root_dir={self._root}"
         )
-        print(f"trial {trial.trial}: {_said(trial.values)}", flush=True)
+        said = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in trial.values.items())
+        print(f"trial {trial.trial}: {said}", flush=True)
         started, stopped, output = time.monotonic(), False, folder / "output.log"
         others = [one for one in self.ledger.trials if one.trial != trial.trial]
         assert guarding.stdin is not None
@@ -158,25 +151,6 @@ class Driver:
         return max(done, key=lambda trial: sign * trial.reached, default=None)
 
 
-@contextmanager
-def _ends_by_exit() -> Iterator[None]:
-    """While in here, a signal to end raises SystemExit, so that a trial that runs is ended too.
-
-    One that this program was told to ignore, as by nohup, stays ignored.
-    """
-
-    def leave(number: int, frame: object) -> None:
-        sys.exit(128 + number)
-
-    ends = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, leave) for number in ends}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def metric_history(path: Path, name: str) -> list[float]:
     """A metric's values in a run's `metrics.csv`, in order; none where the file is not there yet."""
     if not path.is_file():
@@ -184,7 +158,3 @@ def metric_history(path: Path, name: str) -> list[float]:
     text = path.read_text()
     whole = text[: text.rfind("\n") + 1]  # the last line may be half written
     return [float(row[name]) for row in csv.DictReader(whole.splitlines()) if row.get(name)]
-
-
-def _said(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in values.items())

@@ -22,11 +22,7 @@ def _refused() -> AbstractContextManager[None]:
 
 
 class Engine:
-    """Draws trials of a sweep as W&B's server does, the same for the same trials before.
-
-    Raises:
-        UserError: the package is missing, or refuses the sweep's configuration.
-    """
+    """Draws trials of a sweep as W&B's server does, the same for the same trials before."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         with warnings.catch_warnings():
@@ -45,11 +41,8 @@ class Engine:
             raise UserError(f"W&B's engine refuses the sweep: {'; '.join(dict.fromkeys(violations))}.")
 
     def rehearse(self) -> None:
-        """Draws, and asks whether to stop, as if three trials had ended.
-
-        Raises:
-            UserError: the engine cannot.
-        """
+        """Draws, and asks whether to stop, as if three trials had ended: the engine refuses here what it would refuse
+        then."""
         trials: list[Trial] = []
         while len(trials) < 3 and (values := self.suggest(trials)):
             trials.append(Trial(len(trials) + 1, values, "finished", [0.1 * len(trials)] * 9))
@@ -65,7 +58,8 @@ class Engine:
             run = self._sweeps.next_run(self._config, [self._run(trial) for trial in trials])
         if run is None:
             return None
-        return {name: _python(entry["value"]) for name, entry in run.config.items()}
+        drawn = {name: entry["value"] for name, entry in run.config.items()}  # NumPy's scalars among them
+        return {name: value.item() if isinstance(value, np.generic) else value for name, value in drawn.items()}
 
     def stops(self, trial: Trial, others: Sequence[Trial]) -> bool:
         """Whether a running trial is so far behind the others that `early_terminate` ends it."""
@@ -85,8 +79,3 @@ class Engine:
             sampledHistory=[{name: value} for value in trial.history],
             summaryMetrics={name: trial.history[-1]} if trial.history else {},
         )
-
-
-def _python(value: Any) -> Any:
-    """NumPy's scalars as Python's, which print and save as themselves."""
-    return value.item() if isinstance(value, np.generic) else value

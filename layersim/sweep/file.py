@@ -62,11 +62,7 @@ class SweepFile:
 
 
 def read(path: Path) -> SweepFile:
-    """Reads a sweep file.
-
-    Raises:
-        UserError: it is no such file, or lacks what a sweep of layersim needs.
-    """
+    """Reads a sweep file; a UserError says what a sweep of layersim lacks."""
     if not path.is_file():
         raise UserError(f"There is no sweep file {path}.")
     if not re.fullmatch(r"[\w.-]+", path.stem):

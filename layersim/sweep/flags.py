@@ -23,7 +23,7 @@ def from_agent(args: Sequence[str]) -> list[str]:
     follow one another `--config` goes first, or a swept recipe would undo the others.
     """
     words: list[str] = []
-    for are_flags, group in groupby(args, key=_is_flag):
+    for are_flags, group in groupby(args, key=lambda word: word.startswith("--") and "=" in word):
         if are_flags:
             words += sorted(map(_plain, group), key=lambda word: not word.startswith(f"--{CONFIG}="))
         else:
@@ -32,13 +32,9 @@ def from_agent(args: Sequence[str]) -> list[str]:
 
 
 def whole_flag(name: str, options: Container[str]) -> str:
-    """The whole flag of an option that may be named in short, as on the command line.
+    """The whole flag, of those that there are, of an option that may be named in short, as on the command line.
 
     `model.optimizer.lr` is `model.optimizer.init_args.lr`, and `model.objective` is `model.objective.class_path`.
-
-    Args:
-        name: as it was given.
-        options: the whole flags that there are.
     """
     first, *parts = name.split(".")
     whole = first
@@ -47,10 +43,6 @@ def whole_flag(name: str, options: Container[str]) -> str:
             whole += ".init_args"
         whole += f".{part}"
     return f"{whole}.class_path" if f"{whole}.class_path" in options else whole
-
-
-def _is_flag(word: str) -> bool:
-    return word.startswith("--") and "=" in word
 
 
 def _plain(word: str) -> str:

@@ -40,11 +40,7 @@ class Ledger:
     """An open file, while the ledger is held; a trial that inherits it holds the ledger as long as it runs."""
 
     def __init__(self, path: Path, sweep: dict[str, Any]) -> None:
-        """Opens a ledger, which the first trial begins.
-
-        Raises:
-            UserError: it belongs to another sweep, or cannot be read.
-        """
+        """Opens a ledger, which the first trial begins."""
         self.path = path
         self._sweep = sweep
         self._trials: dict[int, Trial] = {}
@@ -52,11 +48,7 @@ class Ledger:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """While in here, no other program runs trials of this ledger, and it tells what others have done before.
-
-        Raises:
-            UserError: another one does, or a trial that another one has left.
-        """
+        """While in here, no other program runs trials of this ledger, and it tells what others have done before."""
         lock = self.path.with_suffix(".lock")
         with as_user_error(f"No trials can be kept in {self.path}", "Change --trainer.default_root_dir."):
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +72,10 @@ class Ledger:
 
     def write(self, trial: Trial) -> None:
         self._trials[trial.trial] = trial
-        self._append(asdict(trial))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            lines = [asdict(trial)] if file.tell() else [{"sweep": self._sweep}, asdict(trial)]
+            file.write("".join(json.dumps(each) + "\n" for each in lines))
 
     def _read(self) -> int:
         """Takes in the file's whole lines, and gives their bytes; a program that ended may have cut off the last."""
@@ -97,9 +92,3 @@ class Ledger:
                 f"{self.path} belongs to a sweep that was written differently. Move it away, or rename the sweep file."
             )
         return len(whole)
-
-    def _append(self, line: dict[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            lines = [line] if file.tell() else [{"sweep": self._sweep}, line]
-            file.write("".join(json.dumps(each) + "\n" for each in lines))

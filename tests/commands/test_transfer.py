@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from layersim import LayerwiseModule
 from layersim.__main__ import main
 from layersim.report import read_records
-from layersim.report.transfer import TransferReport, read_transfer_report
+from layersim.report.transfer import TransferReport
 from layersim.runs.models import make_data
 from tests import tiny
 
@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(directory: Path) -> TransferReport:
-    report = read_transfer_report(directory)
+    report = TransferReport.read(directory)
     assert report is not None
     assert (directory / "transfer.png").read_bytes().startswith(b"\x89PNG")
     return report

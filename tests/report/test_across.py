@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from layersim.errors import UserError
-from layersim.report.across import AcrossReport, across_figure, across_table, write_across_report
+from layersim.report.across import AcrossReport, across_figure, across_table
 from tests.report.test_figures import channel, svg
 
 NAN = math.nan
@@ -38,7 +38,7 @@ def test_of_a_distance_the_least_is_best() -> None:
 
 
 def test_the_file_is_json_with_null(tmp_path: Path) -> None:
-    read = json.loads(write_across_report(tmp_path, REPORT).read_text())
+    read = json.loads(REPORT.write(tmp_path).read_text())
     assert read["similarity"] == [[0.2, 0.9, None], [None, None, None]]
     assert read["matches"] == {"a": [2, None], "b": [1, 1, None]}
     assert (read["layers"], read["measure"], read["samples"]) == ({"a": 2, "b": 3}, "cka", 360)
@@ -65,5 +65,5 @@ def test_the_figure_outlines_each_rows_best_match() -> None:
 
 
 def test_rows_of_different_lengths_are_refused() -> None:
-    with pytest.raises(UserError, match="similarity: expected 2 × 3 numbers, got rows of different lengths"):
+    with pytest.raises(UserError, match="similarity: expected rows × columns numbers, got rows of different lengths"):
         replace(REPORT, similarity=[[1.0, 2.0, 3.0], [1.0]])

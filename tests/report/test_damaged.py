@@ -19,7 +19,7 @@ from layersim.__main__ import main
 from layersim.errors import UserError
 from layersim.report import reading, records
 from layersim.report.claims import judge, markdown, read_arms
-from layersim.report.claims.tables import verdicts_table
+from layersim.report.claims.verdicts import verdicts_table
 from layersim.report.configuration import read_configuration
 from layersim.report.page.charts import charts, drawn_record
 from layersim.report.page.section import read_run, section

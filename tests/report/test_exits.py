@@ -136,7 +136,7 @@ def test_the_wall_gain_is_that_of_the_threshold(speeds: list[dict[str, Any]], ga
         ({"accuracy": "0.9"}, "accuracy: expected one number, got '0.9'"),
         ({"accuracy": None}, "accuracy: expected one number, got None"),
         ({"policy": None}, "policy: expected a name, got None"),
-        ({"tokenizer": 3}, "tokenizer: expected a fingerprint or null, got 3"),
+        ({"tokenizer": 3}, "tokenizer: expected a name, got 3"),
         ({"plan": {"asked": 0.9}}, "plan: "),
         ({"temperatures": [1.0]}, "temperatures: expected 2 numbers, got 1"),
         ({"calibration": {"before": {}}}, "calibration: .*; after absent"),

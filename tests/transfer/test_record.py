@@ -8,10 +8,8 @@ import pytest
 from layersim.errors import UserError
 from layersim.report.transfer import (
     TransferReport,
-    read_transfer_report,
     transfer_figure,
     transfer_table,
-    write_transfer_report,
 )
 from tests.report.test_figures import channel, points
 
@@ -35,10 +33,10 @@ REPORT = TransferReport(
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    assert read_transfer_report(tmp_path) is None
+    assert TransferReport.read(tmp_path) is None
     for report in (REPORT, replace(REPORT, probe=None), replace(REPORT, accuracy=None, shifts={})):
-        write_transfer_report(tmp_path, report)
-        assert read_transfer_report(tmp_path) == report
+        report.write(tmp_path)
+        assert TransferReport.read(tmp_path) == report
 
 
 @pytest.mark.parametrize(
@@ -50,10 +48,10 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
             {"shifts": {"noise": [{"accuracy": [0.5, 0.5]}]}},
             "shifts.noise[0]: expected the keys strength, accuracy; strength absent",
         ),
-        ({"shifts": {"noise": 3}}, "expected a list for each shift"),
+        ({"shifts": {"noise": 3}}, "shifts.noise: expected a list, got 3"),
         (
             {"probe": {"classes": 2}},
-            "probe: expected the keys classes, train_samples, samples, penalty, accuracy; train_samples, samples",
+            "probe: expected the keys classes, train_samples, samples, penalty, accuracy, data; train_samples, samples",
         ),
     ],
 )
@@ -63,11 +61,11 @@ def test_what_does_not_fit_is_refused_by_its_key(changes: dict[str, Any], said: 
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
-    path = write_transfer_report(tmp_path, REPORT)
+    path = REPORT.write(tmp_path)
     for content in ("{", "[]", '{"model": "a"}'):
         path.write_text(content)
         with pytest.raises(UserError, match=r"transfer.json is damaged; run `layersim transfer` again"):
-            read_transfer_report(tmp_path)
+            TransferReport.read(tmp_path)
 
 
 def test_settings_tell_what_compares() -> None:
@@ -88,7 +86,7 @@ def test_settings_tell_what_compares() -> None:
 
 def test_table_and_figure() -> None:
     table = transfer_table(REPORT)
-    rows = [list(column.cells) for column in table.columns]
+    rows = [[*map(str, column.cells)] for column in table.columns]
     assert rows == [["1", "2"], ["0.500", "0.875"], ["0.375", "0.750"], ["0.250", "0.625"], ["0.750", "0.800"]]
     noise, probe = transfer_figure(REPORT)["concat"]
     assert {name: [value for _, value in points(noise, name)] for name in ("as they are", "0.5", "1")} == {

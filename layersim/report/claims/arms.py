@@ -24,7 +24,7 @@ from layersim.report.lens import read_lens_record
 from layersim.report.reading import DamagedFile
 from layersim.report.records import RECORDS_FILE
 from layersim.report.run import load_run
-from layersim.report.transfer import read_transfer_report
+from layersim.report.transfer import TransferReport
 
 ARMS = {
     "standard": "trained at the last layer alone",
@@ -144,7 +144,7 @@ def _read(directory: Path) -> FinishedRun | None:
     if validated[-1].step == 0 and isinstance(checkpoint, str):  # it trained nothing; a path is relative to some folder
         bases = [base for base in (Path(), *directory.parents) if (base / checkpoint).exists()]
         origin = (*bases, Path())[0].joinpath(checkpoint).resolve().parent.parent
-    transfer = read_transfer_report(directory) or read_transfer_report(origin)
+    transfer = TransferReport.read(directory) or TransferReport.read(origin)
     lens = read_lens_record(directory) or read_lens_record(origin)
     environment = read_environment(directory) or {}
     exits = read_exit_report(directory)
@@ -179,9 +179,8 @@ def _settings(run: FinishedRun) -> dict[str, str]:
     data = without_loading(run.config.get("data"))
     if isinstance(data.get("batch_size"), int):
         processes = str(run.environment.get("processes", 1))
-        data["batch_size"] *= (
-            int(processes) if processes.isdigit() else 1
-        )  # R take the steps of one with R times the batch
+        # R take the steps of one with R times the batch
+        data["batch_size"] *= int(processes) if processes.isdigit() else 1
     trainer = {key: value for key, value in below(run.config, "trainer").items() if key in _TRAINING}
     together: dict[str, Any] = {"data": data, "model": run.config["model"], "trainer": trainer} | run.how_measured
     return {key.replace(".init_args", ""): repr(value) for key, value in flat(together).items() if value is not None}

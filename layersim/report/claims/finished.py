@@ -98,12 +98,13 @@ class FinishedRun:
             raise NotMeasured(f"the {name} is NaN at some layer")
         return float((compared > BY_CHANCE).mean())
 
-    def read_by(self, who: str) -> Measured:
-        """(L,) accuracies of one who reads the layers of the model as it is."""
+    def read_by(self, who: str) -> tuple[Measured, int | None]:
+        """(L,) accuracies of one who reads the layers of the model as it is, and of how many independent samples."""
         if self.lens is None or who not in self.lens.quantities:
             raise NotMeasured(f"what is {who} was not measured: run `layersim lens`")
         samples = None if self.lens.unit == "tokens" else self.lens.samples
-        return known(shares(self.lens.quantities[who].values, samples), f"what is {who} is NaN at some layer")
+        told = shares(self.lens.quantities[who].values, samples)
+        return known(told, f"what is {who} is NaN at some layer"), samples
 
     def _values(self, name: str, what: str, monitor: str, axes: tuple[str, ...]) -> Any:
         """The quantity's; refuses that nothing is told, or something else under that name."""

@@ -62,17 +62,9 @@ def normal_quantile(alternatives: int = 1) -> float:
 
 
 def shares(values: ArrayLike, samples: int | None) -> Measured:
-    """Shares of N samples, or means of numbers in 0 … 1, with Wilson's interval (1927), too wide for the latter.
-
-    scipy has it of whole counts alone, which such means are not.
-
-    Args:
-        values: (K,) in 0 … 1.
-        samples: N; None where the samples are not independent (tokens of one text), so that no interval follows.
-
-    Raises:
-        NotMeasured: values that are no shares, or of no sample.
-    """
+    """(K,) shares of N samples, or means of numbers in 0 … 1, with Wilson's interval (1927), too wide for the latter;
+    without where samples are not independent (tokens of one text). scipy has it of whole counts alone, which such means
+    are not."""
     share = np.asarray(values, dtype=np.float64)
     if samples == 0 or (np.abs(share - 0.5) > 0.5 + 1e-6).any():
         raise NotMeasured("what is told as shares does not lie in 0 … 1, or is of no sample")

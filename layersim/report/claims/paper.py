@@ -1,4 +1,5 @@
-"""What Jiang et al. 2025 ("Tracing Representation Progression", arXiv 2406.14479v3) claim, to be judged on other runs.
+"""What Jiang et al. 2025 ("Tracing Representation Progression", arXiv 2406.14479v3) claim, and what they leave open,
+since they read one head and compare with nothing: to be judged on other runs.
 
 Published numbers are computed as ours are, from values that the paper prints, or that were read off its figures (to
 about 0.01). Letters: L layers, N samples.
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from layersim.report.claims.claim import GAIN, LOSS, ONE_HEAD, Limits, alike, claim
 from layersim.report.claims.finished import FinishedRun, known
 from layersim.report.claims.intervals import Measured, NotMeasured, Numbers, normal_quantile, shares
-from layersim.report.claims.left_open import LEFT_OPEN
+from layersim.report.lens import KNOWN, READABLE
 
 BUDGETS = (0.5, 0.75)
 """Mean exit layers at which early exit is compared, as shares of L."""
@@ -23,7 +24,7 @@ BUDGETS = (0.5, 0.75)
     says="Similarity rises as layers come closer: cos(l, m) < cos(l + 1, m) for l + 1 < m",
     source="theorem 2.1, figure 2",
     published="−0.02, DeiT-S on CIFAR-10, standard, to the last layer",
-    claimed=("≤", "drop"),
+    claimed=("≤", 0.01),
 )
 def similarity_rises(run: FinishedRun, limits: Limits) -> Measured:
     """Largest drop of the cosine when a layer comes one closer."""
@@ -39,7 +40,7 @@ def similarity_rises(run: FinishedRun, limits: Limits) -> Measured:
     says="The cosine, cheap as it is, says what CKA says",
     source="figure 2",
     published="0.98, DeiT-S on CIFAR-10, to the last layer",
-    claimed=(">", "correlation"),
+    claimed=(">", 0.8),
 )
 def cosine_follows_cka(run: FinishedRun, limits: Limits) -> Measured:
     """Pearson's correlation of cosine and CKA over the pairs of layers."""
@@ -56,7 +57,7 @@ def cosine_follows_cka(run: FinishedRun, limits: Limits) -> Measured:
     says="Layer accuracy rises monotonically",
     source="figures 1 and 4",
     published="−0.001, DeiT-S fine-tuned on CIFAR-10, aligned",
-    claimed=("≤", "drop"),
+    claimed=("≤", 0.01),
 )
 def accuracy_rises(run: FinishedRun, limits: Limits) -> Measured:
     """Largest drop of accuracy from a layer to the next."""
@@ -66,7 +67,7 @@ def accuracy_rises(run: FinishedRun, limits: Limits) -> Measured:
 @claim(
     says="The probability of the true class rises with the layer",
     source="theorem 2.2",
-    claimed=("≤", "drop"),
+    claimed=("≤", 0.01),
 )
 def probability_rises(run: FinishedRun, limits: Limits) -> Measured:
     """Largest drop of its mean from a layer to the next."""
@@ -78,11 +79,11 @@ def probability_rises(run: FinishedRun, limits: Limits) -> Measured:
     source="figures 1b and 4b",
     published="0.47, DeiT-S fine-tuned on CIFAR-10",
     arms=GAIN,
-    claimed=(">", "shallow-gain"),
+    claimed=(">", 0.1),
 )
 def shallow_layers(run: FinishedRun, limits: Limits) -> Measured:
     """Gain in mean accuracy over the first half of the layers."""
-    return shares([run.accuracy().values[: max(1, run.layers // 2)].mean()], run.samples)
+    return _shallow(run.accuracy(), run.samples)
 
 
 @claim(
@@ -90,7 +91,7 @@ def shallow_layers(run: FinishedRun, limits: Limits) -> Measured:
     source="figures 4b and 8",
     published="0.006 on ImageNet-1K, 0.019 on SST-2, −0.005 on CIFAR-10",
     arms=LOSS,
-    claimed=("≤", "last-layer-loss"),
+    claimed=("≤", 0.01),
 )
 def last_layer(run: FinishedRun, limits: Limits) -> Measured:
     """Loss of accuracy at the last layer."""
@@ -118,10 +119,7 @@ def more_saturation(run: FinishedRun, limits: Limits) -> Measured:
     claimed=(">", 0.0),
 )
 def earlier_saturation(run: FinishedRun, limits: Limits) -> Measured:
-    """Layers by which the mean saturation layer is earlier.
-
-    Over samples with a normal interval.
-    """
+    """Layers by which the mean saturation layer is earlier."""
     counts = run.saturation()
     layers, total = np.arange(1, len(counts) + 1), counts.sum()
     mean = np.array([layers @ counts / total])
@@ -154,7 +152,7 @@ def effective_depth(run: FinishedRun, limits: Limits) -> Measured:
     source="table of exits, figure 7",
     published="0.004 on ImageNet-1K (1.36 against 1.42 times fewer layers)",
     arms=(("separate",), ONE_HEAD),
-    claimed=("≤", "par-loss"),
+    claimed=("≤", 0.01),
     check=alike(
         lambda run: run.exit_curve()[2],
         "exits were measured by different policies: run `layersim exits` alike on all of them",
@@ -178,22 +176,18 @@ def one_head_on_par(run: FinishedRun, limits: Limits) -> Measured:
     source="section on parameters: (L − 1) K d / (P + (L − 1) K d)",
     published="0.784 GPT-2, 0.161 DeiT-S, 0.089 DeiT-B",
     arms=(ONE_HEAD,),
-    claimed=(">", "parameters-saved"),
+    claimed=(">", 0.05),
 )
 def parameters_saved(run: FinishedRun, limits: Limits) -> Measured:
-    """Share of the parameters of the model with a head for each layer.
-
-    Counted, so that it is exact.
-    """
-    share = np.array([run.parameters()["share_saved"]])
-    return Measured(share, np.stack([share, share]))
+    """Share of the parameters of the model with a head for each layer."""
+    return _counted([run.parameters()["share_saved"]])
 
 
 @claim(
     says="Under shifted data (rotation, noise, blur) no layer is worse than with standard training",
     source="transfer of layer features",
     arms=LOSS,
-    claimed=("≤", "transfer-loss"),
+    claimed=("≤", 0.01),
     check=alike(
         lambda run: run.transferred().shift_settings,
         "transfer was measured on other data, or with other shifts: run `layersim transfer` alike",
@@ -212,7 +206,7 @@ def transfer_shift(run: FinishedRun, limits: Limits) -> Measured:
     says="On another task, by a linear probe, no layer's frozen features are worse than with standard training",
     source="transfer of layer features",
     arms=LOSS,
-    claimed=("≤", "transfer-loss"),
+    claimed=("≤", 0.01),
     check=alike(
         lambda run: run.transferred().probe_settings,
         "probes were fitted to other data: run `layersim transfer --to_data …` alike",
@@ -227,7 +221,6 @@ def transfer_task(run: FinishedRun, limits: Limits) -> Measured:
 
 
 def _some_reach_it(runs: Sequence[FinishedRun], limits: Limits) -> None:
-    """Refuses runs none of which reaches 1 − ε: all are as deep as they can be."""
     level = 1 - limits["absolute-epsilon"]
     if not any(_reached(run.accuracy().values, level).any() for run in runs):
         raise NotMeasured(f"no layer of any run reaches an accuracy of {level:g}: raise --absolute-epsilon")
@@ -249,11 +242,53 @@ def absolute_depth(run: FinishedRun, limits: Limits) -> Measured:
     return _reached_at(run.accuracy(), 1 - limits["absolute-epsilon"])
 
 
+@claim(
+    says="Training one head at all layers makes features readable: the model's own head says more of shallow layers",
+    source="figures 1b and 4b, told apart from what the features know",
+    arms=GAIN,
+    claimed=(">", 0.1),
+)
+def features_readable(run: FinishedRun, limits: Limits) -> Measured:
+    """Gain in mean accuracy of the shared head over the first half of the layers, as `layersim lens` reads it."""
+    return _shallow(*run.read_by(READABLE))
+
+
+@claim(
+    says="It makes them know more: a linear probe says more of shallow layers, too",
+    source="not in the paper, which reads the head alone",
+    arms=GAIN,
+    claimed=(">", 0.0),
+)
+def features_know_more(run: FinishedRun, limits: Limits) -> Measured:
+    """Gain in mean accuracy of linear probes over the first half of the layers."""
+    return _shallow(*run.read_by(KNOWN))
+
+
+@claim(
+    says="Layers are more alike than chance makes them, by cosine and by CKA",
+    source="figure 2, against permuted samples",
+    claimed=("≤", 0.0),
+)
+def similarity_beyond_chance(run: FinishedRun, limits: Limits) -> Measured:
+    """Share of the pairs of layers that are not beyond chance (family-wise p > 0.05), of the two the larger."""
+    return _counted([run.within_chance(*told) for told in (("cosine", "cosine"), ("cka", "CKA"))])
+
+
 CLAIMS = (
     similarity_rises, cosine_follows_cka, accuracy_rises, probability_rises, shallow_layers, last_layer,
     more_saturation, earlier_saturation, effective_depth, one_head_on_par, parameters_saved, transfer_shift,
-    transfer_task, *LEFT_OPEN,
+    transfer_task, features_readable, features_know_more, similarity_beyond_chance,
 )  # fmt: skip
+
+
+def _shallow(told: Measured, samples: int | None) -> Measured:
+    """The mean over the first half of the layers."""
+    return shares([told.values[: max(1, len(told.values) // 2)].mean()], samples)
+
+
+def _counted(shared: Sequence[float]) -> Measured:
+    """Exact, without an interval's width."""
+    return Measured(np.array(shared), np.array([shared, shared]))
 
 
 def _drops(values: Measured) -> Measured:

@@ -57,11 +57,7 @@ _LOOK: dict[str, Any] = {
 
 def rows(quantity: Quantity, series: str = "") -> list[dict[str, Any]]:
     """A row a value, as specifications read them; of counts their shares of all, of ways in a plane both coordinates.
-
-    Args:
-        quantity: of one axis, two, or three of which the last holds two coordinates.
-        series: the curve's name; of several axes a row is named by its place along all but the last.
-    """
+    It is named by the curve's `series`; of several axes by its place along all but the last."""
     values = np.asarray(quantity.values, dtype=np.float64)
     plane = len(quantity.axes) == 3
     shape = values.shape[:2] if plane else values.shape

@@ -156,6 +156,11 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def upper(title: str) -> str:
+    """A title, which begins with a capital."""
+    return title[:1].upper() + title[1:]
+
+
 def _channel(field: str, kind: str, title: str | None, **more: Any) -> Spec:
     shown = {"axis": {"labelAngle": 0, "labelOverlap": True}} if kind == "ordinal" else {}
     order = {} if kind == "quantitative" else {"sort": None}

@@ -1,14 +1,13 @@
 """The page's charts: of every quantity its specification, and its numbers as the page's script reads them."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from layersim.report.drawing.colors import Range, scale_of
-from layersim.report.drawing.specifications import COUNTED, LAYERS, bars, cells, lines, words
-from layersim.report.quantity import LAYER, RATIO, Quantity
+from layersim.report.drawing.specifications import COUNTED, LAYERS, bars, cells, lines, upper, words
+from layersim.report.quantity import LAYER, RATIO, Quantity, each_of, without_nan
 from layersim.report.records import LayerRecord, shared_name
 
 Chart = dict[str, Any]
@@ -41,7 +40,7 @@ def static_chart(title: str, quantities: Mapping[str, Quantity], *, large: bool 
     spec = lines(first.along, first.unit, series=[*quantities], log=log, named=named)
     shown: dict[str, Any] = {"quantities": {name: _drawn(quantity) for name, quantity in quantities.items()}}
     shown |= {"layers": max(len(quantity.values) for quantity in quantities.values())}
-    return _chart({name: name for name in quantities}, first, _upper(title), spec, record=shown, large=large, **more)
+    return _chart({name: name for name in quantities}, first, upper(title), spec, record=shown, large=large, **more)
 
 
 def drawn_record(record: LayerRecord) -> dict[str, Any]:
@@ -61,19 +60,13 @@ def _drawn(quantity: Quantity) -> dict[str, Any]:
 
 
 def _finite(value: Any, digits: int) -> Any:
-    """Numbers, however nested, rounded to so many digits in all; what is not finite becomes None, as JSON has it."""
-    if isinstance(value, dict):
-        return {key: _finite(item, digits) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item, digits) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
-    return value
+    """Numbers rounded to so many digits in all; what is not finite becomes None, as JSON has it."""
+    return each_of(without_nan(value), lambda one: float(f"{one:.{digits}g}") if isinstance(one, float) else one)
 
 
 def _charts(name: str, found: Sequence[Quantity]) -> Iterator[Chart]:
     quantity, axes, keys = found[0], found[0].axes, {name: ""}
-    label = _upper(quantity.name_of(name))
+    label = upper(quantity.name_of(name))
     unit = "" if quantity.unit in _OWN_WORDS else f", {quantity.unit}"
     log = _logarithmic(found)
     over = lines("epoch", quantity.unit, series=LAYERS, log=log)
@@ -113,16 +106,12 @@ def _numbers(quantities: Mapping[str, Quantity]) -> Iterator[Chart]:
             keys = dict([*names.items()][start : start + _MOST_SERIES])
             first, title = quantities[next(iter(keys))], ", ".join(keys.values())
             spec = lines("epoch", first.unit, series=[*keys.values()])
-            yield _chart(keys, first, f"{_upper(title)} over training", spec, "training")
+            yield _chart(keys, first, f"{upper(title)} over training", spec, "training")
 
 
 def _chart(keys: dict[str, str], quantity: Quantity, title: str, spec: Any, mode: str = "now", **more: Any) -> Chart:
     told = {"axes": quantity.axes, "unit": quantity.unit, "range": quantity.range}
     return {"keys": keys, "title": title, "mode": mode, "spec": spec} | told | more
-
-
-def _upper(title: str) -> str:
-    return title[:1].upper() + title[1:]
 
 
 def _named(quantity: Quantity) -> bool:

@@ -6,6 +6,7 @@ Letters: R runs, L layers.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,9 @@ from layersim.report.configuration import flat, seed_of
 from layersim.report.drawing.specifications import COUNTED
 from layersim.report.exits import ExitReport
 from layersim.report.lens import lens_panels
-from layersim.report.numbers import three
 from layersim.report.page.charts import Chart, charts, static_chart
 from layersim.report.page.section import RunPage, table
-from layersim.report.quantity import Quantity, curves, single_numbers
+from layersim.report.quantity import Quantity, curves, single_numbers, three
 from layersim.report.records import LayerRecord, shared_name
 from layersim.report.table import options_note
 from layersim.report.tradeoff import calibration_curves, chosen_points, tradeoff_curves
@@ -120,6 +120,30 @@ def compared_headline(name: str, groups: Mapping[str, Quantity]) -> str:
     return f"{name.capitalize()} {'; '.join(parts)}." if groups else ""
 
 
+def compared(
+    names: Sequence[str], pages: Sequence[RunPage], records: Sequence[LayerRecord]
+) -> tuple[str, list[Chart], list[str]]:
+    """The comparison as HTML, the charts that no slider moves, and what must be known of it."""
+    exits = {name: page.exits for name, page in zip(names, pages, strict=True) if page.exits is not None}
+    lenses = {name: page.lens for name, page in zip(names, pages, strict=True) if page.lens is not None}
+    if len(pages) == 1:
+        return "", exit_charts(exits) + lens_charts(lenses), []
+    groups = group_runs([page.run.name for page in pages], records)
+    worth = worth_of_groups(groups, records)
+    parts = [
+        '<section id="comparison" aria-labelledby="comparison-name">',
+        '<h2 id="comparison-name">Comparison</h2>',
+        f'<p class="headline">{escape(compared_headline(*worth))}</p>',
+        '<div class="panels"></div>',
+        '<div class="panels"></div>',
+        interval_table(*worth),
+        runs_table(worth[0], names, pages, records),
+        "</section>",
+    ]
+    drawn = compared_charts(groups, names, records, exits, lenses)
+    return "\n".join(parts), drawn, comparison_notices(groups, pages, records)
+
+
 def compared_charts(
     groups: Sequence[Group],
     names: Sequence[str],
@@ -128,15 +152,7 @@ def compared_charts(
     lenses: Mapping[str, LayerRecord],
 ) -> list[Chart]:
     """What runs tell side by side: curves by layer of each group, each run's heat maps, what exits cost, and what each
-    run's layers know.
-
-    Args:
-        groups: of the runs.
-        names: of the runs.
-        records: of each run the one that is compared.
-        exits: by the run's name, of those that have them.
-        lenses: the same of what `layersim lens` found.
-    """
+    run's layers know."""
     drawn = {group.title: group.curves(records) for group in groups}
     large = worth_of_groups(groups, records)[0], f"{shared_name(records, 'matrix')} to last"
     made = exit_charts(exits) + lens_charts(lenses)

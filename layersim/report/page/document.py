@@ -17,19 +17,9 @@ import numpy as np
 from platformdirs import user_cache_path
 
 from layersim.report.drawing.painter import vega
-from layersim.report.page.charts import Chart, charts, drawn_record
-from layersim.report.page.comparison import (
-    compared_charts,
-    compared_headline,
-    comparison_notices,
-    exit_charts,
-    group_runs,
-    interval_table,
-    lens_charts,
-    runs_table,
-    worth_of_groups,
-)
-from layersim.report.page.section import RunPage, notes, read_run, section
+from layersim.report.page.charts import charts, drawn_record
+from layersim.report.page.comparison import compared
+from layersim.report.page.section import notes, read_run, section
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage
 from layersim.report.run import Run, name_runs, pick_record, whole_ones
 from layersim.writing import written_whole
@@ -68,7 +58,7 @@ def write_page(
         if len(kept[-1]) < len(every):
             told = f"{len(kept[-1])} of its {len(every)} epochs are here, to keep the page small"
             page.notices.append(f"{name}: {told}; {RECORDS_FILE} has them all.")
-    comparison, static, warned = _comparison(names, pages, records)
+    comparison, static, warned = compared(names, pages, records)
     warned = [*damaged, *warned]
     sections = [
         section(number, name if len(names) > 1 else "The run", page, record)
@@ -135,30 +125,6 @@ def _drawn(name: str, records: list[LayerRecord], selected: LayerRecord) -> dict
         "first": max(place for place, record in enumerate(records) if place == 0 or record.step <= selected.step),
         "records": [drawn_record(record) for record in records],
     }
-
-
-def _comparison(
-    names: Sequence[str], pages: Sequence[RunPage], records: Sequence[LayerRecord]
-) -> tuple[str, list[Chart], list[str]]:
-    """The comparison as HTML, the charts that no slider moves, and what must be known of it."""
-    exits = {name: page.exits for name, page in zip(names, pages, strict=True) if page.exits is not None}
-    lenses = {name: page.lens for name, page in zip(names, pages, strict=True) if page.lens is not None}
-    if len(pages) == 1:
-        return "", exit_charts(exits) + lens_charts(lenses), []
-    groups = group_runs([page.run.name for page in pages], records)
-    worth = worth_of_groups(groups, records)
-    parts = [
-        '<section id="comparison" aria-labelledby="comparison-name">',
-        '<h2 id="comparison-name">Comparison</h2>',
-        f'<p class="headline">{escape(compared_headline(*worth))}</p>',
-        '<div class="panels"></div>',
-        '<div class="panels"></div>',
-        interval_table(*worth),
-        runs_table(worth[0], names, pages, records),
-        "</section>",
-    ]
-    drawn = compared_charts(groups, names, records, exits, lenses)
-    return "\n".join(parts), drawn, comparison_notices(groups, pages, records)
 
 
 def _fill(*, data: dict[str, Any], **texts: str) -> str:

@@ -15,8 +15,7 @@ from layersim.report.configuration import CONFIG_FILE, below, class_of, init_arg
 from layersim.report.environment import environment, read_environment
 from layersim.report.exits import ExitReport, read_exit_report
 from layersim.report.lens import read_lens_record
-from layersim.report.numbers import three
-from layersim.report.quantity import LAYER, single_numbers, told
+from layersim.report.quantity import LAYER, single_numbers, three, told
 from layersim.report.reading import read_text
 from layersim.report.records import LayerRecord
 from layersim.report.run import Run, load_run
@@ -42,12 +41,7 @@ class RunPage:
 
 
 def read_run(directory: Path) -> RunPage:
-    """Reads all that the page shows of a run. What an interruption has cut is left out, and a notice says so.
-
-    Raises:
-        UserError: the directory is not a run's.
-        DamagedFile: a file in it is broken.
-    """
+    """Reads all that the page shows of a run. What an interruption has cut is left out, and a notice says so."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", UserWarning)
         run = load_run(directory)
@@ -61,7 +55,10 @@ def read_run(directory: Path) -> RunPage:
 
 def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> str:
     """The run's HTML, at one record."""
-    caption = f"Epoch {record.epoch}, step {record.step}, {record.samples:,} {record.unit}"
+    caption, known = f"Epoch {record.epoch}, step {record.step}, {record.samples:,} {record.unit}", ""
+    if (lens := page.lens) is not None:
+        known = _by_layer(f"{lens.stage}, {lens.samples:,} {lens.unit}", lens) + _facts(_computed(lens))
+    text = f'<pre role="region" tabindex="0" aria-label="file">{escape(page.config_text)}</pre>'
     parts = [
         f'<section class="run" id="run-{number}" aria-labelledby="run-{number}-name">',
         f'<h2 id="run-{number}-name">{escape(heading)}</h2>',
@@ -71,10 +68,10 @@ def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> st
         _facts(_summary(page, record)),
         '<div class="panels"></div>',
         _folded("Numbers by layer", f'<div class="numbers">{_by_layer(caption, record)}</div>'),
-        "" if page.lens is None else _folded("What each layer knows", _known(page.lens)),
+        _folded("What each layer knows", known) if known else "",
         _folded("How it was computed", _facts(_computed(record))),
         "" if page.exits is None else _folded("Early exit and parameters", _facts(exit_summary(page.exits))),
-        _folded(f"Configuration ({CONFIG_FILE})", _preformatted(page.config_text)) if page.config_text else "",
+        _folded(f"Configuration ({CONFIG_FILE})", text) if page.config_text else "",
         _folded("Environment", _environment(page)),
         "</section>",
     ]
@@ -85,11 +82,6 @@ def _by_layer(caption: str, record: LayerRecord) -> str:
     columns = layer_cells(record)
     rows = [[str(layer + 1), *(cells[layer] for cells in columns.values())] for layer in range(record.layers)]
     return table(caption, ["layer", *columns], rows)
-
-
-def _known(lens: LayerRecord) -> str:
-    """What is readable, recoverable and known, and how it was found."""
-    return _by_layer(f"{lens.stage}, {lens.samples:,} {lens.unit}", lens) + _facts(_computed(lens))
 
 
 def headline(record: LayerRecord) -> str:
@@ -145,10 +137,6 @@ def _folded(title: str, inner: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{inner}</details>"
 
 
-def _preformatted(text: str) -> str:
-    return f'<pre role="region" tabindex="0" aria-label="file">{escape(text)}</pre>'
-
-
 def _summary(page: RunPage, record: LayerRecord) -> dict[str, str]:
     """What the run was and how it ended, by name; what is not known is empty."""
     model = below(page.config, "model")
@@ -188,11 +176,9 @@ def _counted(value: Any) -> str:
     """A value as it is; of several numbers each with its name."""
     if not isinstance(value, dict):
         return str(value)
-    told = {name: each if isinstance(each, int | float) else str(each) for name, each in value.items()}
     shown = {float: ",.3g", int: ","}
-    return ", ".join(
-        f"{name.replace('_', ' ')} {number:{shown.get(type(number), '')}}" for name, number in told.items()
-    )
+    told = ((name.replace("_", " "), each, shown.get(type(each), "")) for name, each in value.items())
+    return ", ".join(f"{name} {format(each, form) if form else each}" for name, each, form in told)
 
 
 def _component(value: Any, *shown: str) -> str:

@@ -13,7 +13,7 @@ from layersim.report.claims import Verdict, judge, read_arms
 from layersim.report.exits import write_exit_report
 from layersim.report.lens import lens_quantities, write_lens_record
 from layersim.report.records import LayerRecord, append_record
-from layersim.report.transfer import TransferReport, write_transfer_report
+from layersim.report.transfer import TransferReport
 from tests.report.recorded import recorded
 from tests.report.test_exits import report as exit_report
 
@@ -69,7 +69,7 @@ def make(
         steps = {} if shifted is None else {"noise": [{"strength": 1.0, "accuracy": shifted}]}
         probe = {"data": {}, "classes": 2, "train_samples": 9, "samples": 500, "penalty": [1.0] * 4, "accuracy": probed}
         report = TransferReport(**transfer, accuracy=shifted, shifts=steps, probe=None if probed is None else probe)
-        write_transfer_report(directory, report)
+        report.write(directory)
     if lens:
         quantities = lens_quantities(lens, {who: [1.0] * 4 for who in lens}, {})
         where: Facts = {"epoch": 0, "step": 0, "stage": "validate", "layers": 4, "samples": 800}

@@ -1,4 +1,4 @@
-"""What `layersim fit --help` and its like tell: the verb's own options first, Lightning's and the classes' on request.
+"""What `layersim VERB --help` tells: the verb's own options first, Lightning's and the classes' on request.
 
 The first page imports no library and none of the verbs, whose options it reads in their source.
 """
@@ -25,12 +25,14 @@ OWN = {
     "verbose": "Lightning's table beside layersim's",
     "print_config": "print the whole configuration, and end",
 }
-"""Options that are no class's: of all verbs, but for those that `_ONLY` names."""
+"""Options that are no class's: of all loops, but for those that `_ONLY` names."""
 _ONLY = {
     "resume": ("fit",),
     "weights_only": ("fit", "validate", "test", "predict"),
     "verbose": ("validate", "test"),
 }
+LOOPS = ("fit", "validate", "test", "predict", "exits", "export")
+"""Verbs that take a model, data and a trainer, whose options `training.py` reads."""
 _FUNCTIONS = {"exits": "calibrate_exits", "export": "export_model"}
 HANDED_ON = {
     "model", "datamodule", "trainer", "dataloaders", "train_dataloaders", "val_dataloaders", "return_predictions",
@@ -49,19 +51,26 @@ more options:
 
 def own_help(verb: str, does: str) -> str:
     """The first page, 80 columns wide at most."""
-    description, options = _function(verb) if verb in _FUNCTIONS else (f"{does[0].upper()}{does[1:]}.", {})
+    loop = verb in LOOPS
+    described, own, placed = (
+        (f"{does[0].upper()}{does[1:]}.", {}, {}) if loop and verb not in _FUNCTIONS else _function(verb)
+    )
     parser = argparse.ArgumentParser(
         f"layersim {verb}",
-        f"layersim {verb} [--config RECIPE] [options]",
-        description,
+        f"layersim {verb} {'[--config RECIPE] [options]' if loop else ' '.join([*placed, '[options]'])}",
+        described,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=79, max_help_position=28),
         add_help=False,
     )
+    for name, (_, told) in placed.items():
+        parser.add_argument(name, help=told.replace("%", "%%"))
     group = parser.add_argument_group("options")
     group.add_argument("-h", "--help", action="store_true", help="show this text")
-    for name, told in (options | _shared(verb)).items():
-        group.add_argument(f"--{name}", metavar="VALUE", help=told.replace("%", "%%"))
-    return parser.format_help() + _MORE
+    shared = {name: told for name, told in OWN.items() if loop and verb in _ONLY.get(name, (verb,))}
+    for name, (value, told) in (own | {name: ("VALUE", told) for name, told in shared.items()}).items():
+        takes: dict[str, Any] = {"metavar": value} if value else {"action": "store_true"}
+        group.add_argument(f"--{name}", help=told.replace("%", "%%"), **takes)
+    return parser.format_help() + _MORE * loop
 
 
 def print_section(parser: Any, verb: str, asked: str) -> None:
@@ -87,23 +96,27 @@ def asked_section(words: Sequence[str]) -> str:
     return next((asked[word] for word in words if word in asked), "")
 
 
-def _shared(verb: str) -> dict[str, str]:
-    return {name: told for name, told in OWN.items() if verb in _ONLY.get(name, (verb,))}
-
-
-def _function(verb: str) -> tuple[str, dict[str, str]]:
-    """What a verb's function does and has for options, from its source."""
+def _function(verb: str) -> tuple[str, dict[str, tuple[str, str]], dict[str, tuple[str, str]]]:
+    """What a verb's function does, its options, and what stands in its place on the command line, from its source: of
+    each the value that it takes, and what it means."""
     spec = find_spec(f"layersim.commands.{verb}")
     assert spec is not None
-    tree = ast.parse(spec.loader.get_source(spec.name))  # type: ignore[union-attr]
-    (function,) = (one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name == _FUNCTIONS[verb])
+    tree, name = ast.parse(spec.loader.get_source(spec.name)), _FUNCTIONS.get(verb, verb)  # type: ignore[union-attr]
+    (function,) = (one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name == name)
     told = docstring_parser.parse(ast.get_docstring(function) or "")
-    helps = {one.arg_name: one.description for one in told.params}
-    names, given = [one.arg for one in function.args.args], [ast.unparse(one) for one in function.args.defaults]
-    defaults = dict(zip(reversed(names), reversed(given)))  # noqa: B905 (what has none comes first)
-    options = {
-        name: f"{helps[name]} ({f'default: {defaults[name]}' if name in defaults else 'required'})"
-        for name in names
-        if name not in HANDED_ON and name not in OWN
-    }
-    return told.description or "", options
+    helps = {one.arg_name: one.description or "" for one in told.params}
+    given, named, some = function.args.args, function.args.kwonlyargs, function.args.defaults
+    defaults = [*[None] * (len(given) - len(some)), *some, *function.args.kw_defaults]
+    found = {}
+    for one, default in zip([*given, *named], defaults, strict=True):
+        if verb in LOOPS and (one.arg in HANDED_ON or one.arg in OWN):
+            continue
+        kind, usual = ast.unparse(one.annotation or one), getattr(default, "value", None)
+        value = {"bool": "VALUE" if verb in LOOPS else "", "Data": "CLASS"}.get(kind, "VALUE")
+        value = (
+            f"{{{','.join(ast.literal_eval(kind[7:]))}}}" if kind.startswith("Literal[") and kind[-1] == "]" else value
+        )
+        more = " (required)" if default is None else f" (default: {usual})" if usual not in (None, False) else ""
+        more = f" `--{one.arg}.help CLASS` tells its options." if kind == "Data" else more
+        found[one.arg] = value, helps[one.arg] + more
+    return told.description or "", found, {one.arg: found.pop(one.arg) for one in given if verb not in LOOPS}

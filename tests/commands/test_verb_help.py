@@ -1,10 +1,13 @@
-"""What `layersim fit --help` and its like tell: the verb's own options first, and nothing that cannot be asked for."""
+"""What `layersim VERB --help` tells: the verb's own options first, and nothing that cannot be asked for."""
 
 import contextlib
 import os
 import re
 import subprocess
 import sys
+from importlib import import_module
+from inspect import signature
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -60,6 +63,19 @@ def test_the_first_page_has_all_of_the_verbs_own_options_and_fits_a_terminal(
         assert reach in page
     assert told(capsys, verb, "-h") == page
     assert VERBS[verb][1:].split(",")[0] in page or verb in ("exits", "export")
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS.keys() - {*LOOPS}))
+def test_the_page_of_a_verb_has_all_that_its_function_takes(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    page = told(capsys, verb, "--help")
+    taken = signature(getattr(import_module(f"layersim.commands.{verb}"), verb)).parameters.values()
+    assert options(page) == {"--help", *(f"--{one.name}" for one in taken if one.kind is one.KEYWORD_ONLY)}
+    for one in taken:
+        if one.kind is not one.KEYWORD_ONLY:
+            assert re.search(rf"^  {one.name} ", page, re.MULTILINE)
+        if get_origin(one.annotation) is Literal:
+            assert f"--{one.name} {{{','.join(get_args(one.annotation))}}}" in page
+    assert max(map(len, page.splitlines())) <= 80
 
 
 def test_whatever_the_parser_takes_can_be_asked_for(
