@@ -7,7 +7,7 @@ from rich.console import Console
 
 from layersim.commands.screens import say
 from layersim.errors import UserError
-from layersim.report.claims import judge, markdown, read_arms
+from layersim.report.claims import ARMS, LIMITS, judge, markdown, read_arms
 from layersim.report.claims.verdicts import HOW, remarks, verdicts_table
 from layersim.writing import written_whole
 
@@ -20,7 +20,14 @@ def claims(
     separate: list[str] = [],  # noqa: B006
     output: Path | None = None,
     absolute_epsilon: float | None = None,
+    drop: float = 0.01,
+    correlation: float = 0.8,
+    shallow_gain: float = 0.1,
+    last_layer_loss: float = 0.01,
+    par_loss: float = 0.01,
+    parameters_saved: float = 0.05,
     epsilon: float = 0.01,
+    transfer_loss: float = 0.01,
 ) -> None:
     """Judge each claim of the paper on finished runs of one model on one data set: a number, its interval, and a
     verdict (holds, does not hold, cannot tell). Runs alike but for the seed give the interval. Give three seeds or more
@@ -34,20 +41,28 @@ def claims(
         output: markdown too, with the paper's numbers beside
         absolute_epsilon: also judge the paper's depth, the first layer whose accuracy is at least 1 less this, such as
             0.05
+        drop: a drop from one layer to a later one that still counts as none
+        correlation: of cosine and CKA, from which one follows the other
+        shallow_gain: a gain in accuracy that counts as far above
+        last_layer_loss: the accuracy that the last layer may lose
+        par_loss: a loss in accuracy that is still on a par
+        parameters_saved: the share of the parameters that one head must save
         epsilon: the accuracy below the best layer's that effective depth tolerates
+        transfer_loss: the accuracy that a layer may lose under shifts or on another task
 
     Raises:
         UserError: a pattern that no directory fits, what is no run, no run that was trained, or an epsilon that is no
             share.
     """
+    given = locals()
     if output is not None and output.suffix != ".md":
         raise UserError(f"--output: expected the name of a markdown file, which ends in .md, got {output}.")
-    limits = {"epsilon": epsilon} | ({} if absolute_epsilon is None else {"absolute-epsilon": absolute_epsilon})
-    for name, limit in limits.items():
-        if not 0 <= limit <= 1:
-            raise UserError(f"--{name}: expected a share in 0 … 1, got {limit:g}.")
-    given = {"standard": standard, "aligned": aligned, "alternating": alternating, "separate": separate}
-    arms = read_arms({arm: _directories(arm, patterns) for arm, patterns in given.items() if patterns})
+    limits = {name: given[name.replace("-", "_")] for name in (*LIMITS, "absolute-epsilon")}
+    limits = {name: limit for name, limit in limits.items() if limit is not None}
+    for name in limits.keys() & {"epsilon", "absolute-epsilon"}:
+        if not 0 <= limits[name] <= 1:
+            raise UserError(f"--{name}: expected a share in 0 … 1, got {limits[name]:g}.")
+    arms = read_arms({arm: _directories(arm, given[arm]) for arm in ARMS if given[arm]})
     verdicts = judge(arms, limits)
     console = Console()
     console.print(verdicts_table(arms, verdicts))

@@ -1,4 +1,4 @@
-"""What a claim is."""
+"""What a claim is, and the limits that a user may set."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,19 @@ from layersim.report.claims.finished import FinishedRun
 from layersim.report.claims.intervals import Measured, NotMeasured
 
 Limits = Mapping[str, float]
-"""What a user may set: `epsilon`, and perhaps `absolute-epsilon`."""
+"""The numbers that a user may set, by name."""
+
+LIMITS = {
+    "drop": 0.01,
+    "correlation": 0.8,
+    "shallow-gain": 0.1,
+    "last-layer-loss": 0.01,
+    "par-loss": 0.01,
+    "parameters-saved": 0.05,
+    "epsilon": 0.01,
+    "transfer-loss": 0.01,
+}
+"""What a user may set, and the defaults; `layersim.commands.claims` says what each means."""
 
 Arms = tuple[tuple[str, ...], ...]
 ONE_HEAD = ("aligned", "alternating")
@@ -41,8 +53,8 @@ class Claim:
     """The paper's number, where it prints or draws one."""
     arms: Arms = EACH
     """Each of the first has the number, or how much more of it than each of the second."""
-    claimed: tuple[Literal["≤", ">"], float]
-    """On which side of a limit, and the limit."""
+    claimed: tuple[Literal["≤", ">"], float | str]
+    """The limit is a number, or the name of one of the limits."""
     read: Read
     """The number of a run. Raises NotMeasured."""
     check: Check | None = None

@@ -12,7 +12,7 @@ import yaml
 from layersim.__main__ import main
 from layersim.commands.claims import claims
 from layersim.errors import UserError
-from layersim.report.claims import ARMS, Arms, Verdict, judge, markdown, read_arms
+from layersim.report.claims import ARMS, LIMITS, Arms, Verdict, judge, markdown, read_arms
 from layersim.report.claims.verdicts import _plain
 from layersim.report.exits import write_exit_report
 from tests.report.claims.synthetic import (
@@ -238,20 +238,23 @@ def test_what_was_never_trained_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever the verdicts are the status is 0, and markdown has the published numbers."""
-    facts = {"standard": wiggle(LATE), "aligned": wiggle([*WORSE[:-1], 0.93], 0.002)}
+    """Verdicts move with the limits, whatever they are the status is 0, and markdown has the published numbers."""
+    facts = {"standard": wiggle(LATE), "aligned": wiggle(WORSE, 0.002)}
     runs = {
         way: [str(make(tmp_path / f"{way}{seed}", way, seed, {"accuracy": of(seed)})) for seed in range(3)]
         for way, of in facts.items()
     }
-    output = tmp_path / "claims.md"
-    given = ["--standard", *runs["standard"], "--aligned", f"{tmp_path}/aligned*"]
-    assert main(["claims", *given, "--output", str(output)]) == 0
-    (row,) = [line for line in output.read_text().splitlines() if line.startswith("| last-layer |")]
-    assert row.split(" | ")[1] == "standard less aligned"
-    assert row.split(" | ")[5] == "does not hold"
-    assert "0.006 on ImageNet-1K" in row
-    assert "≤ 0.01" in row
+    answers = {}
+    for limit in ("0.001", "0.05"):
+        output = tmp_path / f"{limit}.md"
+        given = ["--standard", *runs["standard"], "--aligned", f"{tmp_path}/aligned*"]
+        assert main(["claims", *given, "--last-layer-loss", limit, "--output", str(output)]) == 0
+        (row,) = [line for line in output.read_text().splitlines() if line.startswith("| last-layer |")]
+        assert row.split(" | ")[1] == "standard less aligned"
+        answers[limit] = row.split(" | ")[5]
+        assert "0.006 on ImageNet-1K" in row
+        assert f"≤ {limit}" in row
+    assert answers == {"0.001": "does not hold", "0.05": "holds"}
     printed = capsys.readouterr().out
     lines = [line.strip() for line in printed.splitlines()]
     assert "standard: LastLayer, seeds 0, 1, 2" in lines
@@ -262,8 +265,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no correction is made" in printed.replace("\n", " ")
 
 
-def test_every_arm_is_an_option_of_the_command() -> None:
-    assert inspect.signature(claims).parameters.keys() >= ARMS.keys()
+def test_the_commands_limits_are_those_of_the_claims() -> None:
+    options = inspect.signature(claims).parameters
+    assert {name: options[name.replace("-", "_")].default for name in LIMITS} == LIMITS
+    assert options.keys() >= ARMS.keys()
 
 
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
