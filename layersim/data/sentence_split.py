@@ -1,14 +1,16 @@
 """Texts with a class each, tokenised."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from layersim.data.bad_samples import SKIP
-from layersim.data.sequences import Sequences, Tokens
+from layersim.data.sequences import Sequences
 from layersim.data.splits import Integers, Sample, Split
-from layersim.data.tokenizers import Tokenizer
+from layersim.data.tokenizers import Encoding, Tokenizer
 from layersim.errors import UserError
 
 _CHUNK = 1024  # texts tokenised at a time
@@ -51,33 +53,22 @@ class SentenceSplit(Split):
         Raises:
             UserError: a missing text, a text without a token, or one that is too long and shall not be cut.
         """
-        tokens: list[Tokens] = []
-        types: list[Tokens] = []
+        tokens: list[list[int]] = []
+        types: list[list[int]] = []
         cut = 0
         for start in range(0, len(self), _CHUNK):
             columns = [self._texts(column, start) for column in self.columns]
-            encoding = tokenizer.encode(*columns)
-            long = [place for place, row in enumerate(encoding.tokens) if len(row) > limit]
-            if long and truncation == "refuse":
-                raise UserError(
-                    f"{self._row(start + long[0])} has {len(encoding.tokens[long[0]])} tokens, but {limit} is the "
-                    f"most: raise --data.max_length as far as the model reads, or set --data.truncation cut"
-                )
-            if long:
-                columns = [[column[place] for place in long] for column in columns]
-                shorter = tokenizer.encode(*columns, max_length=limit)
-                for rows, by in ((encoding.tokens, shorter.tokens), (encoding.types or [], shorter.types or [])):
-                    for place, row in zip(long, by, strict=False):
-                        rows[place] = row
-            cut += len(long)
-            tokens += [np.asarray(row, np.int32) for row in encoding.tokens]
-            types += [np.asarray(row, np.int32) for row in encoding.types or []]
+            name = partial(self._row, start)
+            encoding, long = encoded(columns, tokenizer, limit, truncation, name)
+            cut += long
+            tokens += encoding.tokens
+            types += encoding.types or []
         self.tokens = Sequences(tokens)
         self.types = Sequences(types) if types else None
         if len(empty := np.flatnonzero(self.tokens.lengths == 0)):
             raise UserError(
-                f"{self._row(int(empty[0]))} is empty ({len(empty)} such rows): remove them from the data, or choose "
-                f"a --data.tokenizer that adds tokens of its own"
+                f"{self._row(0, int(empty[0]))} is empty ({len(empty)} such rows): remove them from the data, or "
+                f"choose a --data.tokenizer that adds tokens of its own"
             )
         return cut
 
@@ -92,8 +83,38 @@ class SentenceSplit(Split):
     def _texts(self, column: Texts, start: int) -> list[str]:
         texts: list[str | None] = column.slice(start, _CHUNK).to_pylist()
         if None in texts:
-            raise UserError(f"{self._row(start + texts.index(None))} has no text: remove it from the data, {SKIP}")
+            raise UserError(f"{self._row(start, texts.index(None))} has no text: remove it from the data, {SKIP}")
         return [text for text in texts if text is not None]
 
-    def _row(self, position: int) -> str:
-        return f"row {self.index[position] + self.offset} of split {self.source}"
+    def _row(self, start: int, place: int) -> str:
+        return f"row {self.index[start + place] + self.offset} of split {self.source}"
+
+
+def encoded(
+    columns: list[list[str]], tokenizer: Tokenizer, limit: int, truncation: str, row: Callable[[int], str]
+) -> tuple[Encoding, int]:
+    """The tokens of texts, or of pairs of texts, and how many of them were cut.
+
+    Args:
+        columns: one or two lists of texts (N,).
+        tokenizer: makes the tokens.
+        limit: of them.
+        truncation: what becomes of more: "cut" or "refuse".
+        row: what one of the N is called, for the error.
+
+    Raises:
+        UserError: a text is too long and shall not be cut.
+    """
+    encoding = tokenizer.encode(*columns)
+    long = [place for place, tokens in enumerate(encoding.tokens) if len(tokens) > limit]
+    if long and truncation == "refuse":
+        raise UserError(
+            f"{row(long[0])} has {len(encoding.tokens[long[0]])} tokens, but {limit} is the most: raise "
+            f"--data.max_length as far as the model reads, or set --data.truncation cut"
+        )
+    if long:
+        shorter = tokenizer.encode(*([column[place] for place in long] for column in columns), max_length=limit)
+        for rows, by in ((encoding.tokens, shorter.tokens), (encoding.types or [], shorter.types or [])):
+            for place, tokens in zip(long, by, strict=False):
+                rows[place] = tokens
+    return encoding, len(long)

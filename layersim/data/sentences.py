@@ -28,7 +28,6 @@ class SentenceData(SplitDataModule):
         max_length: tokens of a text, or of a pair, at most; the model's positions, where it has fewer.
         truncation: what becomes of longer ones: "cut", and told how many, or "refuse".
         length_bucketing: group texts of similar length into batches, inside shuffled windows of 50.
-        pad_to_multiple: round T up to a multiple of this, as tensor cores like 8, where the length limit lets it.
         **loader: the options of SplitDataModule.
 
     Raises:
@@ -42,7 +41,6 @@ class SentenceData(SplitDataModule):
         max_length: int = 256,
         truncation: Literal["cut", "refuse"] = "cut",
         length_bucketing: bool = False,
-        pad_to_multiple: int = 1,
         **loader: Any,
     ) -> None:
         super().__init__(**loader)
@@ -51,7 +49,6 @@ class SentenceData(SplitDataModule):
         self.limit = at_least(8, "max_length", max_length)
         self.truncation = truncation
         self.length_bucketing = length_bucketing
-        self.pad_to_multiple = at_least(1, "pad_to_multiple", pad_to_multiple)
 
     @abstractmethod
     def open(self) -> dict[str, SentenceSplit]:
@@ -95,8 +92,7 @@ class SentenceData(SplitDataModule):
             for split in splits.values():
                 split.lengths = split.tokens.lengths
         self.tokenizer = tokenizer
-        padding = {"input_ids": pad_id, "token_type_ids": 0}
-        self.collate = PadCollate(padding, multiple=self.pad_to_multiple, limit=self.limit)
+        self.collate = PadCollate({"input_ids": pad_id, "token_type_ids": 0})
 
 
 def _padding(tokenizer: Tokenizer) -> int:

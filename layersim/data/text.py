@@ -10,7 +10,7 @@ from datasets import Dataset
 from layersim.data.bad_samples import Faults, text_faults
 from layersim.data.columns import check_texts, read_texts, streamed_label
 from layersim.data.duplicates import contents
-from layersim.data.sentence_split import SentenceSplit
+from layersim.data.sentence_split import SentenceSplit, encoded
 from layersim.data.sentences import SentenceData
 from layersim.data.splits import Sample
 from layersim.data.streams import Row
@@ -83,14 +83,7 @@ def streamed_text(
     texts = [[row[column]] for column in columns]
     if not all(isinstance(text, str) for (text,) in texts):
         raise UserError(f"texts must be strings, but a row has {texts[0][0]!r}: change --data.text_column")
-    encoding = tokenizer.encode(*texts)
-    if len(encoding.tokens[0]) > limit and truncation == "refuse":
-        raise UserError(
-            f"a row of the stream has {len(encoding.tokens[0])} tokens, but {limit} is the most: raise "
-            f"--data.max_length as far as the model reads, or set --data.truncation cut"
-        )
-    if len(encoding.tokens[0]) > limit:
-        encoding = tokenizer.encode(*texts, max_length=limit)
+    encoding, _ = encoded(texts, tokenizer, limit, truncation, lambda _: "a row of the stream")
     if not encoding.tokens[0]:
         raise UserError("a row of the stream is empty: choose a --data.tokenizer that adds tokens of its own")
     sample: Sample = {"input_ids": np.asarray(encoding.tokens[0], np.int32)}
