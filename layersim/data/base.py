@@ -11,8 +11,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, default_collate
 
-from layersim.data.loader import Loader
-from layersim.data.samplers import EvaluationSampler, TrainSampler, bucketed_order, evaluation_batch_size
+from layersim.data.samplers import EvaluationSampler, Loader, TrainSampler, bucketed_order, evaluation_batch_size
 from layersim.data.splits import Integers, Sample, Split, evaluation_generator, shared_samples
 from layersim.data.streams import UNTOLD_CLASSES, Stream, StreamLoader
 from layersim.errors import UserError

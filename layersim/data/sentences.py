@@ -6,10 +6,10 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.data.base import Reader, SplitDataModule, at_least
+from layersim.data.inputs import TextInputs
 from layersim.data.sentence_split import SentenceSplit
 from layersim.data.sequences import PadCollate
 from layersim.data.splits import Sample, Split
-from layersim.data.text_inputs import TextInputs
 from layersim.data.tokenizers import Tokenizer, check_vocabulary, open_tokenizer, tokenizer_of
 from layersim.errors import UserError
 

@@ -22,8 +22,7 @@ from datasets import (
 )
 
 from layersim.data.account import folder, not_read
-from layersim.data.bad_samples import MARKED
-from layersim.data.unreadable import first_fault
+from layersim.data.bad_samples import MARKED, first_fault
 from layersim.errors import UserError, as_user_error, root_reason
 
 _BUILDERS = {

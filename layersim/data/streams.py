@@ -15,7 +15,7 @@ from datasets.distributed import split_dataset_by_node
 from lightning import Trainer
 from torch.utils.data import IterableDataset, get_worker_info
 
-from layersim.data.loader import Loader
+from layersim.data.samplers import Loader
 from layersim.data.splits import Sample, seeded
 from layersim.errors import UserError, as_user_error
 

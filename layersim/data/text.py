@@ -12,9 +12,9 @@ from layersim.data.columns import check_texts, read_texts, streamed_label
 from layersim.data.duplicates import contents
 from layersim.data.sentence_split import SentenceSplit, encoded
 from layersim.data.sentences import SentenceData
-from layersim.data.splits import Sample
+from layersim.data.source_data import TableData
+from layersim.data.splits import Integers, Sample
 from layersim.data.streams import Row
-from layersim.data.tables import Rows, TableData
 from layersim.data.tokenizers import Tokenizer
 from layersim.errors import UserError
 
@@ -46,7 +46,7 @@ class Text(TableData, SentenceData):
         return {option: name for option, name in named.items() if name is not None}
 
     def open(self) -> dict[str, SentenceSplit]:
-        splits = {role: self._split(chosen) for role, chosen in self.rows().items()}
+        splits: dict[str, SentenceSplit] = super().open()
         if self.stream is None:
             self.compare({role: contents(*split.columns) for role, split in splits.items()})
         return splits
@@ -67,13 +67,12 @@ class Text(TableData, SentenceData):
         """By its option, each column of texts (N,)."""
         return {option: read_texts(data, name, option=option) for option, name in self.content_columns.items()}
 
-    def _split(self, rows: Rows) -> SentenceSplit:
-        columns = {option: texts.take(rows.index) for option, texts in self._columns(rows.data).items()}
+    def split(self, data: Dataset, source: tuple[str, int], index: Integers, labels: Integers | None) -> SentenceSplit:
+        name, offset = source
+        columns = {option: texts.take(index) for option, texts in self._columns(data).items()}
         for option, texts in columns.items():
-            check_texts(texts, getattr(self, option), rows.index + rows.offset, option=option)
-        return SentenceSplit(
-            rows.source, rows.index, rows.labels, *columns.values(), seed=self.seed, offset=rows.offset
-        )
+            check_texts(texts, getattr(self, option), index + offset, option=option)
+        return SentenceSplit(name, index, labels, *columns.values(), seed=self.seed, offset=offset)
 
 
 def streamed_text(

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from layersim.data import ByteTokenizer, Images, Text
-from layersim.data.inputs import Inputs, from_array
-from layersim.data.text_inputs import TextInputs
+from layersim.data.inputs import Inputs, TextInputs, from_array
 from layersim.errors import UserError
 from tests.tiny import backbone
 
