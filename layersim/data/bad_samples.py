@@ -63,16 +63,8 @@ def _text_fault(raw: bytes | None) -> str:
 
 
 def cell_faults(rows: Dataset, check: Callable[[Any], object], rule: str, *, num_workers: int, told: str) -> Faults:
-    """The rows (N,) of a data set of one column whose cell `check` refuses with a UserError.
-
-    All are read once, which is kept in the cache of `datasets`: not again by other processes and later runs.
-
-    Args:
-        rows: the data set.
-        check: takes a cell.
-        rule: what `check` depends on, in words.
-        num_workers: processes that read; 0: this one.
-        told: what is read, for the bar.
+    """The rows (N,) of a data set of one column whose cell `check`, which depends on a `rule` in words, refuses with a
+    UserError. All are read once, which is kept in the cache of `datasets`: not again by other processes and later runs.
     """
     key = hashlib.sha256(f"{rows._fingerprint} {rule}".encode()).hexdigest()[:32]
     kept = Path(config.HF_DATASETS_CACHE) / "layersim" / f"{key}.json"
@@ -111,12 +103,8 @@ class _Checked(Rows[str]):
 
 
 def left_over(total: int, faults: Faults, split: str, offset: int, *, told: bool) -> Integers:
-    """The rows of a split that can be read, ascending; those that cannot are told, the first with their fault, unless
-    that was `told` already.
-
-    Raises:
-        UserError: none can.
-    """
+    """The rows of a split that can be read, ascending, at least one; those that cannot are told, the first with their
+    fault, unless that was `told` already."""
     named = [f"row {row + offset}: {faults[row]}" for row in sorted(faults)[:_NAMED]]
     if others := len(faults) - len(named):
         named.append(f"and {others} more")

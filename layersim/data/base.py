@@ -63,6 +63,8 @@ class SplitDataModule(LightningDataModule, ABC):
 
     test_option: ClassVar[str] = "test_split"
     """The option that gives test data, for the error that there is none."""
+    order = "drawn by seed"
+    """In which evaluation reads, in words: of positions, and of the groups of a minibatch measure."""
     left_out = 0
     """Samples that could not be read, of all splits that were opened; known once the data is loaded."""
 
@@ -97,11 +99,6 @@ class SplitDataModule(LightningDataModule, ABC):
         self.section: dict[str, Any] | None = None
         """As a recipe's section `data` writes it, where it was made of one."""
         self.collate: Callable[[list[Sample]], Batch] = default_collate
-
-    @property
-    def order(self) -> str:
-        """In which order evaluation reads, in words: of positions, and of the groups of a minibatch measure."""
-        return "drawn by seed"
 
     @abstractmethod
     def load(self) -> dict[str, Split]:
@@ -280,9 +277,6 @@ class DrawnSplits(SplitDataModule):
         test_fraction: share held out for testing, rounded up; with 0 there is no test data. It is taken from what
             validation leaves, so that the validation split is the same whatever it is.
         **loader: the options of SplitDataModule.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     test_option = "test_fraction"

@@ -35,9 +35,6 @@ class BlockData(SplitDataModule):
         block_size: tokens in a block; the last one of a split, or of every document where separate, may have fewer.
         boundaries: "join": blocks span documents; "separate": a block never does.
         **loader: the options of SplitDataModule.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     def __init__(
@@ -102,15 +99,7 @@ class BlockData(SplitDataModule):
 
 
 class BlockSplit(Split):
-    """Blocks of a stream of tokens.
-
-    Args:
-        source: the split's name.
-        index: (N,) numbers of the blocks that belong to it.
-        documents: tokens of all documents, end to end.
-        bounds: (M, 2) first token and end of every block.
-        seed: of the order.
-    """
+    """Those blocks of documents, of the (M, 2) whose first token and end are told, that the index (N,) has."""
 
     def __init__(self, source: str, index: Integers, documents: Sequences, bounds: Integers, *, seed: int) -> None:
         super().__init__(source, index, None, seed=seed)
@@ -124,11 +113,8 @@ class BlockSplit(Split):
 
 
 def first_tokens(split: Split, count: int, length: int) -> Tensor:
-    """(N, length) the first tokens of N ≤ `count` blocks that have so many, in the order that the data's seed draws.
-
-    Raises:
-        UserError: no block has.
-    """
+    """(N, length) the first tokens of 0 < N ≤ `count` blocks that have so many, in the order that the data's seed
+    draws."""
     rows = (torch.as_tensor(split[place]["input_ids"][:length]).long() for place in split.order.tolist())
     found = list(islice((row for row in rows if len(row) == length), count))
     if not found:
@@ -146,12 +132,7 @@ def block_bounds(offsets: Integers, block_size: int, *, boundaries: Boundaries) 
 
     "join": the stream of all documents is cut every block_size tokens, so that a block may span documents. "separate":
     every document is cut by itself, so that each leaves a partial block. A block of a single token predicts nothing and
-    is left out.
-
-    Args:
-        offsets: (documents + 1,) where each document starts in the stream; the last is its end.
-        block_size: tokens in a full block.
-        boundaries: how documents meet.
+    is left out. The offsets (documents + 1,) tell where each document starts in the stream; the last is its end.
     """
     edges = offsets[[0, -1]] if boundaries == "join" else offsets
     starts = np.concatenate(
@@ -171,11 +152,7 @@ def tokenised(texts: Iterable[Sequence[str | None]], tokenizer: Tokenizer) -> It
 
 
 def end_of_text(tokenizer: Tokenizer) -> int:
-    """The token that closes a document.
-
-    Raises:
-        UserError: the tokenizer has none.
-    """
+    """The token that closes a document."""
     if tokenizer.eos_id is None:
         raise UserError(
             f"language modelling closes every document with an end of text, but the tokenizer {tokenizer.name} has "

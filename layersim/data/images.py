@@ -9,10 +9,10 @@ import PIL.Image
 from datasets import Dataset, Image
 from torch import Tensor, nn
 
+from layersim.data.account import image_contents
 from layersim.data.bad_samples import SKIP, Faults, cell_faults
 from layersim.data.base import Reader, at_least
 from layersim.data.columns import need_column, streamed_label
-from layersim.data.duplicates import image_contents
 from layersim.data.inputs import ImageInputs
 from layersim.data.pixels import (
     Cell,
@@ -138,16 +138,7 @@ class Images(TableData):
 
 
 class ImageSplit(Split):
-    """Rows of a data set of images, read when they are asked for.
-
-    Args:
-        images: all that was opened, with the single column of images, not decoded.
-        read: decodes one.
-        source: the name of the data set's split that its rows are of, and where in it they begin.
-        index: (N,) the rows that belong to this split.
-        labels: (N,) their labels, or None.
-        seed: of the random transforms.
-    """
+    """Rows of a data set of a single column of images, not decoded, which are read when they are asked for."""
 
     def __init__(
         self,
@@ -193,11 +184,7 @@ def streamed_image(
 
 
 def image_column(rows: Dataset, column: str) -> Dataset:
-    """The data set with its column of images alone, not decoded.
-
-    Raises:
-        UserError: no such column, or it holds no images.
-    """
+    """The data set with its column of images alone, not decoded."""
     need_column(rows.column_names, column, option="image_column")
     with as_user_error(f"column {column} holds no images", "Change --data.image_column"):
         return rows.select_columns([column]).cast_column(column, Image(decode=False))

@@ -192,11 +192,7 @@ class TextInputs(Inputs):
 
 
 def from_array(pixels: np.ndarray[Any, Any], channels: int) -> PIL.Image.Image | tv_tensors.Image:
-    """An image (H, W) or (H, W, C): whole numbers 0 … 255 as PIL's, floats 0 … 1 as a tensor of so many channels.
-
-    Raises:
-        UserError: another shape, type or range.
-    """
+    """An image (H, W) or (H, W, C): whole numbers 0 … 255 as PIL's, floats 0 … 1 as a tensor of so many channels."""
     shaped = pixels[..., None] if pixels.ndim == 2 else pixels
     if shaped.ndim != 3 or 0 in shaped.shape or shaped.shape[2] not in (1, 3, 4, channels):
         raise UserError(

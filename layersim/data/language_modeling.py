@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from layersim.data.account import held_out, share, tell
+from layersim.data.account import contents, held_out, share, tell
 from layersim.data.bad_samples import text_faults
 from layersim.data.blocks import BlockData, BlockSplit, Boundaries, as_block, block_bounds, tokenised
 from layersim.data.columns import check_texts, read_texts
-from layersim.data.duplicates import contents
 from layersim.data.sequences import Sequences, Tokens
 from layersim.data.source_data import SourceData
 from layersim.data.sources import SampleBy

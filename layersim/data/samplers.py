@@ -30,11 +30,7 @@ def evaluation_batches(length: int, batch_size: int, num_replicas: int, rank: in
 
 def evaluation_batch_size(length: int, batch_size: int, num_replicas: int | None = None) -> int:
     """The batch size, or as much less as gives each process a batch: a trainer passes over the whole epoch on one that
-    has none, and the others wait for what it should have told.
-
-    Raises:
-        UserError: fewer samples than processes.
-    """
+    has none, and the others wait for what it should have told."""
     processes, _ = _place(num_replicas, 0)
     if length < processes:
         raise UserError(

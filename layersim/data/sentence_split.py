@@ -19,17 +19,7 @@ Texts: TypeAlias = pa.Array | pa.ChunkedArray
 
 
 class SentenceSplit(Split):
-    """Texts, to be tokenised by `encode` before any is read.
-
-    Args:
-        source: where the texts come from.
-        index: (N,) positions in what was opened, the source or a slice of it.
-        labels: (N,) classes, or None.
-        texts: (N,) an arrow array of strings.
-        pairs: (N,) the second texts of pairs, or None.
-        seed: of the order.
-        offset: where in the source the slice begins.
-    """
+    """Texts (N,), or pairs of them, as arrow's arrays of strings; to be tokenised by `encode` before any is read."""
 
     def __init__(
         self,
@@ -48,11 +38,7 @@ class SentenceSplit(Split):
         self.types: Sequences | None = None
 
     def encode(self, tokenizer: Tokenizer, limit: int, truncation: str) -> int:
-        """Tokenises all texts; how many of them were cut.
-
-        Raises:
-            UserError: a missing text, a text without a token, or one that is too long and shall not be cut.
-        """
+        """Tokenises all texts, none of which may be missing or without a token; how many of them were cut."""
         tokens: list[list[int]] = []
         types: list[list[int]] = []
         cut = 0
@@ -93,18 +79,8 @@ class SentenceSplit(Split):
 def encoded(
     columns: list[list[str]], tokenizer: Tokenizer, limit: int, truncation: str, row: Callable[[int], str]
 ) -> tuple[Encoding, int]:
-    """The tokens of texts, or of pairs of texts, and how many of them were cut.
-
-    Args:
-        columns: one or two lists of texts (N,).
-        tokenizer: makes the tokens.
-        limit: of them.
-        truncation: what becomes of more: "cut" or "refuse".
-        row: what one of the N is called, for the error.
-
-    Raises:
-        UserError: a text is too long and shall not be cut.
-    """
+    """The tokens of texts (N,) in one or two columns, and how many of them were cut to the limit, where `truncation` is
+    "cut" and not "refuse"; `row` tells what one of the N is called."""
     encoding = tokenizer.encode(*columns)
     long = [place for place, tokens in enumerate(encoding.tokens) if len(tokens) > limit]
     if long and truncation == "refuse":

@@ -36,11 +36,6 @@ class Sequences:
         """(N,) tokens in each row."""
         return np.diff(self.offsets)
 
-    @property
-    def largest(self) -> int:
-        """The largest token; −1 where there is none."""
-        return int(self.values.max(initial=-1))
-
 
 class PadCollate:
     """Makes a batch of samples whose rows of tokens are of unequal length: padded on the right to the longest.

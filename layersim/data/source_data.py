@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Image
 
-from layersim.data.account import held_out, share, tell
+from layersim.data.account import Contents, held_out, share, tell, tell_duplicates
 from layersim.data.bad_samples import Faults, OnBadSample, left_over
 from layersim.data.base import SplitDataModule, at_least
 from layersim.data.columns import Labels, label_faults, need_column, read_labels
-from layersim.data.duplicates import Contents, tell_duplicates
 from layersim.data.sources import SampleBy, Source, whence
 from layersim.data.splits import Integers, Split, hold_out
 from layersim.data.streams import Stream, hold_out_rows
@@ -43,9 +42,6 @@ class SourceData(SplitDataModule):
         find_duplicates: tell how many samples of validation and test data are in the training data too, by their
             content. None: unless that takes reading more than a GiB.
         **options: those of SplitDataModule.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     def __init__(
@@ -108,12 +104,7 @@ class SourceData(SplitDataModule):
         self, source: Source, columns: Mapping[str, str], also: str | None = None
     ) -> tuple[Stream, Dataset | None]:
         """The stream to train on, which `adapt` tells how samples are made of rows, and what it holds out to validate.
-
-        Args:
-            source: the opened data.
-            columns: those that the backbone reads, by the option that named each.
-            also: the column of labels, where there is one.
-        """
+        By the option that named each: the columns that the backbone reads, and `also` that of labels."""
         name = f"the stream {self.train_split} of {self.path}"
         rows = source.stream(self.train_split, option="train_split")
         with as_user_error(f"{name} cannot be read", "Change --data.path"):
@@ -158,9 +149,6 @@ class TableData(SourceData):
             as far as that needs none.
         predict_split: the split to predict; None predicts the validation data.
         **options: those of SourceData.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     def __init__(
@@ -188,14 +176,8 @@ class TableData(SourceData):
 
     @abstractmethod
     def split(self, data: Dataset, source: tuple[str, int], index: Integers, labels: Integers | None) -> Split:
-        """A split of what was opened.
-
-        Args:
-            data: all that was: a split of the data set, or a slice of one.
-            source: the name of that split, and where in it the slice begins.
-            index: (N,) the rows chosen, ascending.
-            labels: (N,) their classes, or None where there are none.
-        """
+        """These rows (N,) of what was opened, ascending, with their classes (N,) where there are any; the source is the
+        name of the data set's split, and where in it what was opened begins."""
 
     def open(self) -> dict[str, Any]:
         """The splits; sets class_names where they are known, and says what was opened."""

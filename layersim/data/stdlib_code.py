@@ -111,7 +111,6 @@ def deal(names: Sequence[str], val_fraction: float, test_fraction: float, *, see
     """Positions of the names in "train", "val" and, unless its fraction is 0, "test"; each in ascending order.
 
     Names are ordered by their hash: the first are for validation, the next for testing, each share rounded up.
-    Validation is the same whatever the test fraction is.
     """
     order = np.array(sorted(range(len(names)), key=lambda place: digest("split", seed, names[place])), dtype=np.int64)
     val = math.ceil(val_fraction * len(names))

@@ -130,17 +130,11 @@ class Stream(IterableDataset[Sample]):
 
 
 class StreamLoader(Loader):
-    """Batches of a stream; a training that goes on within an epoch reads on where it was.
+    """Batches of a stream, of the process that the trainer tells; a training that goes on within an epoch, of whose
+    batches `place` tells how many it has read, reads on where it was.
 
     What has been read is passed over: the rows are read again, but no sample is made of them, save a batch of each
     worker at most.
-
-    Args:
-        stream: the samples.
-        trainer: of the run: of several processes, it says which this is.
-        place: tells how many of an epoch's batches a resumed training has read already.
-        collate: makes a batch.
-        **options: those of a DataLoader.
     """
 
     def __init__(
@@ -184,11 +178,8 @@ def hold_out_rows(
         rows: the stream; images are not decoded.
         columns: whose content counts.
         share: of rows held out, on average.
-        count: held-out rows that are kept at most.
+        count: held-out rows that are kept at most; there must be one, else the whole stream would have to be read.
         told: where the rows come from, for errors.
-
-    Raises:
-        UserError: without a count, for which the whole stream would have to be read; none held out.
     """
     if count is None:
         raise UserError(

@@ -90,15 +90,8 @@ def _cut(parts: list[bytes], room: int) -> list[bytes]:
 
 
 class PretrainedTokenizer(Tokenizer):
-    """A tokenizer of transformers.
-
-    Args:
-        name: a name on the hub, a local folder, or `package:PACKAGE/FOLDER`.
-        options: of `from_pretrained`, such as the revision.
-
-    Raises:
-        UserError: there is none of that name, or the hub is out of reach.
-    """
+    """A tokenizer of transformers: of a name on the hub, a local folder, or `package:PACKAGE/FOLDER`; with options of
+    `from_pretrained`, such as the revision."""
 
     def __init__(self, name: str, **options: Any) -> None:
         with as_user_error(
@@ -138,11 +131,7 @@ def open_tokenizer(name: str) -> Tokenizer:
 
 
 def tokenizer_of(name: str | None, backbone: Any) -> Tokenizer:
-    """The tokenizer that was asked for, else the backbone's own, fetched as the model was: same revision, same trust.
-
-    Raises:
-        UserError: neither is known.
-    """
+    """The tokenizer that was asked for, else the backbone's own, fetched as the model was (revision, trust)."""
     if name is not None:
         return open_tokenizer(name)
     own = getattr(backbone, "tokenizer_name", None)

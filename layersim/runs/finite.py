@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
@@ -13,12 +14,16 @@ from layersim.backbones.tokens import POSITIONS
 from layersim.errors import UserError
 from layersim.heads import Head
 from layersim.outputs import LayerFeatures
-from layersim.runs.finders import is_searching
 
 if TYPE_CHECKING:
     from layersim.module import LayerwiseModule
 
 Batch = Mapping[str, Any]
+
+
+def is_searching(trainer: Trainer) -> bool:
+    """Whether LearningRateFinder is trying rates; it has the trainer's callbacks put away meanwhile."""
+    return any(type(call).__module__.startswith("lightning.pytorch.tuner") for call in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def broken(values: Tensor) -> Tensor:
@@ -28,14 +33,8 @@ def broken(values: Tensor) -> Tensor:
 
 def first_broken(batch: Batch, features: LayerFeatures, layers: list[int], head: Head) -> str:
     """What is first not finite on the way from a batch to its loss, with its layer (from 1) and its sample; empty where
-    all is finite, up to each layer's loss.
-
-    Args:
-        batch: its inputs.
-        features: (K, N, D) of
-        layers: these K layers.
-        head: reads them; a sharded model's is whole from its forward to its backward.
-    """
+    all is finite, up to each layer's loss. Features are (K, N, D) of these K layers; a sharded model's head is whole
+    from its forward to its backward."""
     for key, value in batch.items():
         if isinstance(value, Tensor) and value.is_floating_point() and value.ndim:
             rows = ~value.flatten(1).isfinite().all(dim=1) if value.ndim > 1 else ~value.isfinite()
@@ -85,11 +84,8 @@ class Finiteness:
         self._batch, self._number, self._layers, self._loss_of = batch, batch_idx, layers, loss_of
 
     def check_loss(self, module: "LayerwiseModule", total: Tensor, loss: Tensor, features: LayerFeatures) -> None:
-        """Stops the training where the `total` loss, of all processes, is not finite, for what this one's `loss` tells.
-
-        Raises:
-            UserError: it is not.
-        """
+        """Stops the training by a UserError where the `total` loss, of all processes, is not finite, for what `loss`,
+        of this one, tells."""
         if torch.isfinite(total) or is_searching(module.trainer):
             return
         where = "in another process"
@@ -98,12 +94,8 @@ class Finiteness:
         self._stop(module, f"The loss is {total.item()}", where or type(module.objective).__name__)
 
     def check_gradients(self, module: "LayerwiseModule") -> None:
-        """Stops the training where a gradient is not finite. Looked at where every process has all of them, and nobody
-        scales them: what overflows in 16 bits is skipped.
-
-        Raises:
-            UserError: one is not.
-        """
+        """Stops the training by a UserError where a gradient is not finite. Looked at where every process has all of
+        them, and nobody scales them: what overflows in 16 bits is skipped."""
         if (scaler := scaler_of(module)) is not None:
             self._scale = scaler.get_scale()
             return

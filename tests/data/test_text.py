@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from layersim.data import ByteTokenizer, Text
-from layersim.data.sentences import SentenceSplit
+from layersim.data.sentence_split import SentenceSplit
 from layersim.data.sources import Source
 from layersim.data.splits import shared_samples
 from layersim.errors import UserError
