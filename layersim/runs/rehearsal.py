@@ -39,17 +39,11 @@ class Rehearses(Protocol):
 def logged_names(
     callbacks: Iterable[object], module: LayerwiseModule, samples: int | None = None, *, verb: str = "fit", stage: str
 ) -> set[str] | None:
-    """The names that a run of these callbacks logs; `*` in them stands for any letters.
+    """The names that a run of the trainer's callbacks logs; `*` in them stands for any letters. None where one of them
+    is somebody else's, which may log whatever it likes.
 
-    Args:
-        callbacks: the trainer's.
-        module: the model, as it is trained or measured.
-        samples: N that an evaluation reads, 0 or more; None: not known, and taken to be enough.
-        verb: what is run.
-        stage: `val` or `test`, which stands before the names.
-
-    Returns:
-        The names, or None where one of the callbacks is somebody else's, which may log whatever it likes.
+    An evaluation reads so many samples, 0 or more; None: not known, and taken to be enough. The stage, `val` or `test`,
+    stands before the names.
     """
     names, measured, known = set[str](), set[str](), True
     if verb == "fit":
