@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from pyarrow import parquet
 from rich.progress import track
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as Rows
 
 from layersim.data.splits import Integers
 from layersim.errors import UserError, reason
@@ -70,9 +70,8 @@ def cell_faults(rows: Dataset, check: Callable[[Any], object], rule: str, *, num
     kept = Path(config.HF_DATASETS_CACHE) / "layersim" / f"{key}.json"
     if kept.exists():
         return {int(row): fault for row, fault in json.loads(kept.read_text()).items()}
-    loader: DataLoader[str] = DataLoader(
-        _Checked(rows, check), batch_size=_CHUNK, num_workers=num_workers, collate_fn=list
-    )
+    checked = partial(_faults, check=check)
+    loader: DataLoader[str] = DataLoader(rows, batch_size=_CHUNK, num_workers=num_workers, collate_fn=checked)
     silent = bool(rank_zero_only.rank)  # type: ignore[attr-defined]
     found = track(loader, f"reading {told}", transient=True, disable=silent or len(rows) <= _CHUNK)
     every = [fault for chunk in found for fault in chunk]
@@ -84,22 +83,16 @@ def cell_faults(rows: Dataset, check: Callable[[Any], object], rule: str, *, num
     return faults
 
 
-class _Checked(Rows[str]):
-    """What is wrong with each row's cell; empty where nothing is."""
-
-    def __init__(self, rows: Dataset, check: Callable[[Any], object]) -> None:
-        self.rows = rows
-        self.check = check
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: int) -> str:
+def _faults(rows: list[dict[str, Any]], check: Callable[[Any], object]) -> list[str]:
+    """What is wrong with each row's only cell; empty where nothing is."""
+    found = []
+    for row in rows:
         try:
-            self.check(*self.rows[row].values())
+            check(*row.values())
+            found.append("")
         except UserError as error:
-            return str(error).rstrip(".")
-        return ""
+            found.append(str(error).rstrip("."))
+    return found
 
 
 def left_over(total: int, faults: Faults, split: str, offset: int, *, told: bool) -> Integers:

@@ -167,11 +167,7 @@ class SplitDataModule(LightningDataModule, ABC):
             )
 
     def trained_on(self, split: str) -> int:
-        """How many samples of a split are in the training data too, as far as the names of splits tell.
-
-        Raises:
-            UserError: they do not; see `shared_samples`.
-        """
+        """How many samples of a split are in the training data too, as far as the names of splits tell."""
         other = self.splits[split]
         if self.stream is not None:
             return len(other) if other.source == self.stream.source else 0

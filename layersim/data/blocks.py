@@ -146,7 +146,7 @@ def tokenised(texts: Iterable[Sequence[str | None]], tokenizer: Tokenizer) -> It
     """The tokens of every document and its end, of documents that come in chunks; those that have none are left out."""
     for chunk in texts:
         told = [text for text in chunk if text]
-        for row in tokenizer.encode(told, special=False).tokens if told else []:
+        for row in tokenizer.encode(told, special=False)["input_ids"] if told else []:
             if row:
                 yield [*row, end_of_text(tokenizer)]
 

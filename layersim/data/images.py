@@ -9,7 +9,7 @@ import PIL.Image
 from datasets import Dataset, Image
 from torch import Tensor, nn
 
-from layersim.data.account import image_contents
+from layersim.data.account import image_contents, tell_duplicates
 from layersim.data.bad_samples import SKIP, Faults, cell_faults
 from layersim.data.base import Reader, at_least
 from layersim.data.columns import need_column, streamed_label
@@ -81,7 +81,8 @@ class Images(TableData):
     def load(self) -> dict[str, Split]:
         splits = self.open()
         if self.stream is None:
-            self.compare({role: image_contents(split.images, split.index) for role, split in splits.items()})
+            samples = {role: image_contents(split.images, split.index) for role, split in splits.items()}
+            tell_duplicates(samples, "sample", wanted=self.find_duplicates)
         return splits
 
     def faults(self, data: Dataset, split: str) -> Faults:

@@ -139,7 +139,7 @@ class TextInputs(Inputs):
     ) -> None:
         self.tokenizer, self.limit, self.truncation, self.collate = tokenizer, limit, truncation, collate
         self.pairs = pairs
-        told = [tokenizer.vocabulary_size, limit, tokenizer.encode(_PROBES).tokens]
+        told = [tokenizer.vocabulary_size, limit, tokenizer.encode(_PROBES)["input_ids"]]
         self.fingerprint = sha256(json.dumps(told).encode()).hexdigest()[:16]
 
     def __call__(self, given: Any) -> Batch:

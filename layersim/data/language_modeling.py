@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from layersim.data.account import contents, held_out, share, tell
+from layersim.data.account import contents, held_out, share, tell, tell_duplicates
 from layersim.data.bad_samples import text_faults
 from layersim.data.blocks import BlockData, BlockSplit, Boundaries, as_block, block_bounds, tokenised
 from layersim.data.columns import check_texts, read_texts
@@ -76,7 +76,8 @@ class LanguageModeling(SourceData, BlockData):
             shares.insert(0, self.stream.share)
         tell(self.opened, shares)
         if self.stream is None:
-            self.compare({role: contents(texts) for role, texts in documents.items()}, "document")
+            samples = {role: contents(texts) for role, texts in documents.items()}
+            tell_duplicates(samples, "document", wanted=self.find_duplicates)
         return splits
 
     def _share(self, role: str, blocks: Split, documents: int) -> str:

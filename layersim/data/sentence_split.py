@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from layersim.data.bad_samples import SKIP
-from layersim.data.sequences import Sequences
+from layersim.data.sequences import Sequences, Tokens
 from layersim.data.splits import Integers, Sample, Split
 from layersim.data.tokenizers import Encoding, Tokenizer
 from layersim.errors import UserError
@@ -34,23 +34,20 @@ class SentenceSplit(Split):
     ) -> None:
         super().__init__(source, index, labels, seed=seed, offset=offset)
         self.columns = [texts] if pairs is None else [texts, pairs]
-        self.tokens = Sequences([])
-        self.types: Sequences | None = None
+        self.rows: dict[str, Sequences] = {}
 
     def encode(self, tokenizer: Tokenizer, limit: int, truncation: str) -> int:
         """Tokenises all texts, none of which may be missing or without a token; how many of them were cut."""
-        tokens: list[list[int]] = []
-        types: list[list[int]] = []
+        rows: dict[str, list[Tokens]] = {"input_ids": []}
         cut = 0
         for start in range(0, len(self), _CHUNK):
             columns = [self._texts(column, start) for column in self.columns]
-            name = partial(self._row, start)
-            encoding, long = encoded(columns, tokenizer, limit, truncation, name)
+            encoding, long = encoded(columns, tokenizer, limit, truncation, partial(self._row, start))
             cut += long
-            tokens += encoding.tokens
-            types += encoding.types or []
-        self.tokens = Sequences(tokens)
-        self.types = Sequences(types) if types else None
+            for name, found in encoding.items():
+                rows.setdefault(name, []).extend(np.asarray(row, np.int32) for row in found)
+        self.rows = {name: Sequences(each) for name, each in rows.items()}
+        self.tokens = self.rows["input_ids"]
         if len(empty := np.flatnonzero(self.tokens.lengths == 0)):
             raise UserError(
                 f"{self._row(0, int(empty[0]))} is empty ({len(empty)} such rows): remove them from the data, or "
@@ -59,12 +56,9 @@ class SentenceSplit(Split):
         return cut
 
     def inputs(self, place: int) -> Sample:
-        if len(self.tokens) != len(self):
+        if not self.rows:
             raise UserError("no tokenizer is known yet: set --data.tokenizer, or call check(backbone) first")
-        sample: Sample = {"input_ids": self.tokens[place]}
-        if self.types is not None:
-            sample["token_type_ids"] = self.types[place]
-        return sample
+        return {name: rows[place] for name, rows in self.rows.items()}
 
     def _texts(self, column: Texts, start: int) -> list[str]:
         texts: list[str | None] = column.slice(start, _CHUNK).to_pylist()
@@ -77,20 +71,21 @@ class SentenceSplit(Split):
 
 
 def encoded(
-    columns: list[list[str]], tokenizer: Tokenizer, limit: int, truncation: str, row: Callable[[int], str]
+    columns: list[list[str]], tokenizer: Tokenizer, limit: int, truncation: str, called: Callable[[int], str]
 ) -> tuple[Encoding, int]:
     """The tokens of texts (N,) in one or two columns, and how many of them were cut to the limit, where `truncation` is
-    "cut" and not "refuse"; `row` tells what one of the N is called."""
+    "cut" and not "refuse"; `called` names one of the N."""
     encoding = tokenizer.encode(*columns)
-    long = [place for place, tokens in enumerate(encoding.tokens) if len(tokens) > limit]
+    tokens = encoding["input_ids"]
+    long = [place for place, row in enumerate(tokens) if len(row) > limit]
     if long and truncation == "refuse":
         raise UserError(
-            f"{row(long[0])} has {len(encoding.tokens[long[0]])} tokens, but {limit} is the most: raise "
-            f"--data.max_length as far as the model reads, or set --data.truncation cut"
+            f"{called(long[0])} has {len(tokens[long[0]])} tokens, but {limit} is the most: raise --data.max_length as "
+            f"far as the model reads, or set --data.truncation cut"
         )
     if long:
         shorter = tokenizer.encode(*([column[place] for place in long] for column in columns), max_length=limit)
-        for rows, by in ((encoding.tokens, shorter.tokens), (encoding.types or [], shorter.types or [])):
-            for place, tokens in zip(long, by, strict=False):
-                rows[place] = tokens
+        for name, rows in shorter.items():
+            for place, row in zip(long, rows, strict=True):
+                encoding[name][place] = row
     return encoding, len(long)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Image
 
-from layersim.data.account import Contents, held_out, share, tell, tell_duplicates
+from layersim.data.account import held_out, share, tell
 from layersim.data.bad_samples import Faults, OnBadSample, left_over
 from layersim.data.base import SplitDataModule, at_least
 from layersim.data.columns import Labels, label_faults, need_column, read_labels
@@ -74,7 +74,7 @@ class SourceData(SplitDataModule):
         self.train_split = train_split
         self.other_splits = {"val": val_split, "test": test_split}
         self.val_fraction = val_fraction
-        self.on_bad_sample: OnBadSample = on_bad_sample
+        self.skips = on_bad_sample == "skip"
         self.find_duplicates = find_duplicates
         self._left_out: dict[str, int] = {}
 
@@ -91,11 +91,6 @@ class SourceData(SplitDataModule):
                 UserWarning,
                 stacklevel=2,
             )
-
-    @property
-    def skips(self) -> bool:
-        """Whether samples that cannot be read are left out."""
-        return self.on_bad_sample == "skip"
 
     def source(self, sample_by: SampleBy = "line") -> Source:
         return Source(self.path, name=self.configuration, sample_by=sample_by, marks=self.skips)
@@ -131,10 +126,6 @@ class SourceData(SplitDataModule):
         self._left_out[split] = len(faults)
         self.left_out = sum(self._left_out.values())
         return left_over(len(data), faults, *whence(data, split), told=told)
-
-    def compare(self, samples: Mapping[str, Contents], unit: str = "sample") -> None:
-        """Says what the splits share, unless it was asked not to."""
-        tell_duplicates(samples, unit, wanted=self.find_duplicates)
 
 
 class TableData(SourceData):

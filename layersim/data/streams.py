@@ -173,13 +173,8 @@ def hold_out_rows(
     """A stream without the rows that their content's hash holds out, and the first of those.
 
     So every process decides alike without having seen the others' rows, and rows of equal content stay on one side.
-
-    Args:
-        rows: the stream; images are not decoded.
-        columns: whose content counts.
-        share: of rows held out, on average.
-        count: held-out rows that are kept at most; there must be one, else the whole stream would have to be read.
-        told: where the rows come from, for errors.
+    Images are not decoded; `columns` are those whose content counts, `share` is of rows held out, on average, and
+    `count` of those that are kept at most: without one, the whole stream would have to be read.
     """
     if count is None:
         raise UserError(

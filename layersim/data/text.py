@@ -10,7 +10,7 @@ import pyarrow as pa
 from datasets import Dataset
 from lightning.pytorch.utilities import rank_zero_info
 
-from layersim.data.account import contents
+from layersim.data.account import contents, tell_duplicates
 from layersim.data.bad_samples import Faults, text_faults
 from layersim.data.base import Reader, SplitDataModule, at_least
 from layersim.data.columns import check_texts, read_texts, streamed_label
@@ -132,7 +132,8 @@ class Text(TableData, SentenceData):
     def open(self) -> dict[str, SentenceSplit]:
         splits: dict[str, SentenceSplit] = super().open()
         if self.stream is None:
-            self.compare({role: contents(*split.columns) for role, split in splits.items()})
+            samples = {role: contents(*split.columns) for role, split in splits.items()}
+            tell_duplicates(samples, "sample", wanted=self.find_duplicates)
         return splits
 
     def _encode(self, splits: dict[str, SentenceSplit], tokenizer: Tokenizer) -> None:
@@ -167,11 +168,9 @@ def streamed_text(
     if not all(isinstance(text, str) for (text,) in texts):
         raise UserError(f"texts must be strings, but a row has {texts[0][0]!r}: change --data.text_column")
     encoding, _ = encoded(texts, tokenizer, limit, truncation, lambda _: "a row of the stream")
-    if not encoding.tokens[0]:
+    if not encoding["input_ids"][0]:
         raise UserError("a row of the stream is empty: choose a --data.tokenizer that adds tokens of its own")
-    sample: Sample = {"input_ids": np.asarray(encoding.tokens[0], np.int32)}
-    if encoding.types is not None:
-        sample["token_type_ids"] = np.asarray(encoding.types[0], np.int32)
+    sample: Sample = {name: np.asarray(rows[0], np.int32) for name, rows in encoding.items()}
     return sample | {"label": streamed_label(row[label])}
 
 

@@ -122,7 +122,7 @@ def test_a_fingerprint_is_the_tokenizers_and_the_lengths() -> None:
     class Shifted(ByteTokenizer):
         def encode(self, *given: Any, **options: Any) -> Any:
             encoding = super().encode(*given, **options)
-            encoding.tokens[0][0] += 1
+            encoding["input_ids"][0][0] += 1
             return encoding
 
     same, own = texts(), texts()

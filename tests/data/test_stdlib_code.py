@@ -137,7 +137,7 @@ def test_another_tokenizer_reads_the_same_files(library: Path, monkeypatch: pyte
 
         def encode(self, texts: Any, pairs: Any = None, **_: Any) -> Encoding:
             kinds = {"number": 0, "=": 1}
-            return Encoding([[kinds.get(word, 2) for word in text.split()] for text in texts])
+            return {"input_ids": [[kinds.get(word, 2) for word in text.split()] for text in texts]}
 
     monkeypatch.setattr("layersim.data.blocks.tokenizer_of", lambda name, backbone: Words())
     data = opened(tokenizer=None, block_size=8)
