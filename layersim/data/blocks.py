@@ -68,7 +68,6 @@ class BlockData(SplitDataModule):
         """The splits, of documents that are let go of then."""
         # padding is neither attended to nor learnt: the end that every document has, since the model has room for it
         self.collate = PadCollate({"input_ids": end_of_text(tokenizer), "label": -100})
-        self.tokenizer = tokenizer
         splits: dict[str, Split] = {}
         for role, texts in self.documents.items():
             chunks = (texts.slice(start, _CHUNK).to_pylist() for start in range(0, len(texts), _CHUNK))
@@ -76,7 +75,7 @@ class BlockData(SplitDataModule):
             bounds = block_bounds(documents.offsets, self.block_size, boundaries=self.boundaries)
             index = self.capped(role, np.arange(len(bounds)))
             splits[role] = BlockSplit(role, index, documents, bounds, seed=self.seed)
-        self.documents = {}
+        self.tokenizer, self.documents = tokenizer, {}
         return splits
 
     @property
