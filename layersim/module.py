@@ -25,10 +25,9 @@ from layersim.heads import Head, SharedHead, TunedLens
 from layersim.objectives import Aligned, KLToLast, Objective, Reading, Step
 from layersim.optimization import schedules
 from layersim.optimization.parameter_groups import ParameterGroups, check_groups
-from layersim.optimization.schedules import Interval, WarmupDecay
+from layersim.optimization.schedules import Interval, WarmupDecay, start_from, steps_of
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
-from layersim.runs.finders import start_from, steps_of
 from layersim.runs.finite import Finiteness
 from layersim.runs.place import Place
 from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates

@@ -40,10 +40,9 @@ from layersim.runs.processes import ending_together
 from layersim.runs.refusals import refusing, running
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.runs.resume import earlier_rows
-from layersim.runs.sharded_checkpoints import WholeShards
 from layersim.runs.stopping import StopOnSignal, stopped_first
 from layersim.runs.tracking import RunLogger, WholeTable, finish
-from layersim.runs.whole_checkpoints import WholeCheckpoints
+from layersim.runs.whole_checkpoints import WholeCheckpoints, WholeShards
 from layersim.sharding import refuse_other_sharding
 from layersim.sweep.flags import from_agent, under_agent
 

@@ -4,13 +4,12 @@ from layersim.data.base import SplitDataModule
 from layersim.data.digits import Digits
 from layersim.data.docstrings import Docstrings
 from layersim.data.images import Images
-from layersim.data.inputs import ImageInputs, Inputs
+from layersim.data.inputs import ImageInputs, Inputs, TextInputs
 from layersim.data.language_modeling import LanguageModeling
 from layersim.data.samplers import EvaluationSampler, TrainSampler
 from layersim.data.splits import Split
 from layersim.data.stdlib_code import StdlibCode
 from layersim.data.text import Text
-from layersim.data.text_inputs import TextInputs
 from layersim.data.tokenizers import ByteTokenizer, Tokenizer, open_tokenizer
 
 __all__ = [

@@ -1,10 +1,11 @@
-"""Samples that cannot be read: each found by reading it once, told in one line, and left out."""
+"""What cannot be read: samples, found by reading each once and left out; and files, of which libraries tell little."""
 
 import codecs
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, config
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from pyarrow import parquet
 from rich.progress import track
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as Rows
 
 from layersim.data.splits import Integers
-from layersim.errors import UserError
+from layersim.errors import UserError, reason
 from layersim.writing import written_whole
 
 OnBadSample = Literal["error", "skip"]
@@ -31,6 +32,7 @@ MARKED = "layersim_marked"
 """The name, for `open(errors=…)`, of what puts a mark where a file's bytes are no UTF-8."""
 _MARK = "\ufdd0"  # a noncharacter, which Unicode keeps out of texts for good
 _NAMED = 3  # of many faults
+_TEXTS = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 _CHUNK = 256  # images that one loader worker reads at a time
 
 codecs.register_error(MARKED, lambda error: (_MARK, error.end if isinstance(error, UnicodeDecodeError) else 0))
@@ -61,24 +63,15 @@ def _text_fault(raw: bytes | None) -> str:
 
 
 def cell_faults(rows: Dataset, check: Callable[[Any], object], rule: str, *, num_workers: int, told: str) -> Faults:
-    """The rows (N,) of a data set of one column whose cell `check` refuses with a UserError.
-
-    All are read once, which is kept in the cache of `datasets`: not again by other processes and later runs.
-
-    Args:
-        rows: the data set.
-        check: takes a cell.
-        rule: what `check` depends on, in words.
-        num_workers: processes that read; 0: this one.
-        told: what is read, for the bar.
+    """The rows (N,) of a data set of one column whose cell `check`, which depends on a `rule` in words, refuses with a
+    UserError. All are read once, which is kept in the cache of `datasets`: not again by other processes and later runs.
     """
     key = hashlib.sha256(f"{rows._fingerprint} {rule}".encode()).hexdigest()[:32]
     kept = Path(config.HF_DATASETS_CACHE) / "layersim" / f"{key}.json"
     if kept.exists():
         return {int(row): fault for row, fault in json.loads(kept.read_text()).items()}
-    loader: DataLoader[str] = DataLoader(
-        _Checked(rows, check), batch_size=_CHUNK, num_workers=num_workers, collate_fn=list
-    )
+    checked = partial(_faults, check=check)
+    loader: DataLoader[str] = DataLoader(rows, batch_size=_CHUNK, num_workers=num_workers, collate_fn=checked)
     silent = bool(rank_zero_only.rank)  # type: ignore[attr-defined]
     found = track(loader, f"reading {told}", transient=True, disable=silent or len(rows) <= _CHUNK)
     every = [fault for chunk in found for fault in chunk]
@@ -90,31 +83,21 @@ def cell_faults(rows: Dataset, check: Callable[[Any], object], rule: str, *, num
     return faults
 
 
-class _Checked(Rows[str]):
-    """What is wrong with each row's cell; empty where nothing is."""
-
-    def __init__(self, rows: Dataset, check: Callable[[Any], object]) -> None:
-        self.rows = rows
-        self.check = check
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: int) -> str:
+def _faults(rows: list[dict[str, Any]], check: Callable[[Any], object]) -> list[str]:
+    """What is wrong with each row's only cell; empty where nothing is."""
+    found = []
+    for row in rows:
         try:
-            self.check(*self.rows[row].values())
+            check(*row.values())
+            found.append("")
         except UserError as error:
-            return str(error).rstrip(".")
-        return ""
+            found.append(str(error).rstrip("."))
+    return found
 
 
 def left_over(total: int, faults: Faults, split: str, offset: int, *, told: bool) -> Integers:
-    """The rows of a split that can be read, ascending; those that cannot are told, the first with their fault, unless
-    that was `told` already.
-
-    Raises:
-        UserError: none can.
-    """
+    """The rows of a split that can be read, ascending, at least one; those that cannot are told, the first with their
+    fault, unless that was `told` already."""
     named = [f"row {row + offset}: {faults[row]}" for row in sorted(faults)[:_NAMED]]
     if others := len(faults) - len(named):
         named.append(f"and {others} more")
@@ -125,3 +108,51 @@ def left_over(total: int, faults: Faults, split: str, offset: int, *, told: bool
             f"Left out, as they cannot be read: {len(faults)} of {total} rows in {split} ({'; '.join(named)})."
         )
     return np.setdiff1d(np.arange(total), np.fromiter(faults, np.int64))
+
+
+def first_fault(files: Sequence[str]) -> str | None:
+    """The first of the files' faults that tells more than a reader's own words, in one line; None: nothing was found.
+
+    Looked for are files without content, bytes that are no UTF-8, lines that are no JSON, and broken parquet files.
+    """
+    paths = [path for path in map(Path, files) if path.is_file()]
+    for path in paths:
+        if found := _fault(path):
+            return f"{path}{found}"
+    # a txt file without content is an error only where there is no other
+    return f"{paths[0]} is empty" if paths and not any(path.stat().st_size for path in paths) else None
+
+
+def _fault(path: Path) -> str | None:
+    suffix = path.suffix.lower()
+    if path.stat().st_size == 0:
+        return None if suffix == ".txt" else " is empty"
+    if suffix == ".parquet":
+        try:
+            parquet.read_schema(path)
+        except Exception as error:
+            return f": {reason(error)}"
+    return _broken_line(path, suffix) if suffix in _TEXTS else None
+
+
+def _broken_line(path: Path, suffix: str) -> str | None:
+    lines = []
+    with path.open("rb") as file:
+        for number, read in enumerate(file, start=1):
+            try:
+                lines.append(read.decode())
+            except UnicodeDecodeError as error:
+                return f", line {number}: invalid byte 0x{read[error.start]:02x}, expected UTF-8"
+    if not suffix.startswith(".json"):
+        return None
+    try:
+        json.loads("".join(lines))
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            return f", line {error.lineno}: {error.msg}"
+    for number, line in enumerate(lines, start=1):
+        try:
+            json.loads(line.strip() or "0")
+        except json.JSONDecodeError as error:
+            return f", line {number}: {error.msg}"
+    return None

@@ -11,8 +11,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, default_collate
 
-from layersim.data.loader import Loader
-from layersim.data.samplers import EvaluationSampler, TrainSampler, bucketed_order, evaluation_batch_size
+from layersim.data.samplers import EvaluationSampler, Loader, TrainSampler, bucketed_order, evaluation_batch_size
 from layersim.data.splits import Integers, Sample, Split, evaluation_generator, shared_samples
 from layersim.data.streams import UNTOLD_CLASSES, Stream, StreamLoader
 from layersim.errors import UserError
@@ -64,6 +63,8 @@ class SplitDataModule(LightningDataModule, ABC):
 
     test_option: ClassVar[str] = "test_split"
     """The option that gives test data, for the error that there is none."""
+    order = "drawn by seed"
+    """In which evaluation reads, in words: of positions, and of the groups of a minibatch measure."""
     left_out = 0
     """Samples that could not be read, of all splits that were opened; known once the data is loaded."""
 
@@ -98,11 +99,6 @@ class SplitDataModule(LightningDataModule, ABC):
         self.section: dict[str, Any] | None = None
         """As a recipe's section `data` writes it, where it was made of one."""
         self.collate: Callable[[list[Sample]], Batch] = default_collate
-
-    @property
-    def order(self) -> str:
-        """In which order evaluation reads, in words: of positions, and of the groups of a minibatch measure."""
-        return "drawn by seed"
 
     @abstractmethod
     def load(self) -> dict[str, Split]:
@@ -171,11 +167,7 @@ class SplitDataModule(LightningDataModule, ABC):
             )
 
     def trained_on(self, split: str) -> int:
-        """How many samples of a split are in the training data too, as far as the names of splits tell.
-
-        Raises:
-            UserError: they do not; see `shared_samples`.
-        """
+        """How many samples of a split are in the training data too, as far as the names of splits tell."""
         other = self.splits[split]
         if self.stream is not None:
             return len(other) if other.source == self.stream.source else 0
@@ -281,9 +273,6 @@ class DrawnSplits(SplitDataModule):
         test_fraction: share held out for testing, rounded up; with 0 there is no test data. It is taken from what
             validation leaves, so that the validation split is the same whatever it is.
         **loader: the options of SplitDataModule.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     test_option = "test_fraction"

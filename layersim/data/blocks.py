@@ -1,23 +1,28 @@
 """Language modelling on blocks of tokens, wherever the documents come from."""
 
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from layersim.data.base import Reader, SplitDataModule, at_least
 from layersim.data.sequences import PadCollate, Sequences, Tokens
 from layersim.data.splits import Integers, Sample, Split
-from layersim.data.tokenizers import Tokenizer, check_vocabulary
+from layersim.data.tokenizers import Tokenizer, check_vocabulary, open_tokenizer, tokenizer_of
 from layersim.errors import UserError
 
 Boundaries = Literal["join", "separate"]
+_CHUNK = 1024  # documents tokenised at a time
 
 
 class BlockData(SplitDataModule):
-    """Documents, each closed by the tokenizer's end of text, packed into blocks; a sample is a block.
+    """Documents, tokenised without special tokens, each closed by an end of text, packed into blocks; a sample is a
+    block. Tokens are made once, at the start, and kept in memory (4 bytes each).
 
     A batch holds, all int64: "input_ids", "attention_mask" and "label", each (N, T) with T the batch's longest block
     and the padding on the right, and "index" (N,), the block's number in its split. As in transformers, "label" equals
@@ -25,42 +30,53 @@ class BlockData(SplitDataModule):
     serves as padding, a real one is still learnt. Where blocks join documents, attention reaches across them.
 
     Args:
-        block_size: tokens in a block.
+        tokenizer: a name on the hub or a local folder, for `transformers.AutoTokenizer`; "bytes" for the byte-level
+            one; None: the backbone's own.
+        block_size: tokens in a block; the last one of a split, or of every document where separate, may have fewer.
         boundaries: "join": blocks span documents; "separate": a block never does.
-        keep_partial: keep blocks that are not full: the last one of a split, or of every document where separate.
         **loader: the options of SplitDataModule.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     def __init__(
         self,
         *,
+        tokenizer: str | None = None,
         block_size: int = 256,
         boundaries: Boundaries = "join",
-        keep_partial: bool = True,
         **loader: Any,
     ) -> None:
         super().__init__(**loader)
+        self.tokenizer_name = tokenizer
+        self.tokenizer: Tokenizer | None = None
         self.block_size = at_least(2, "block_size", block_size)
         self.boundaries: Boundaries = boundaries
-        self.keep_partial = keep_partial
-        self.tokenizer: Tokenizer | None = None
+        self.documents: dict[str, pa.ChunkedArray] = {}
 
-    def pack(self, documents: dict[str, Sequences], tokenizer: Tokenizer) -> dict[str, Split]:
-        """The splits of documents that are tokens already, with their ends of text."""
-        self.tokenizer = tokenizer
+    @abstractmethod
+    def open(self) -> dict[str, pa.ChunkedArray]:
+        """The documents of each split, strings (N,); missing and empty ones will be left out."""
+
+    def load(self) -> dict[str, Split]:
+        self.documents = self.open()
+        return {} if self.tokenizer_name is None else self.pack(open_tokenizer(self.tokenizer_name))
+
+    def adapt(self, backbone: Any) -> None:
+        if self.tokenizer is None:
+            self.splits = self.pack(tokenizer_of(self.tokenizer_name, backbone))
+
+    def pack(self, tokenizer: Tokenizer) -> dict[str, Split]:
+        """The splits, of documents that are let go of then."""
         # padding is neither attended to nor learnt: the end that every document has, since the model has room for it
         self.collate = PadCollate({"input_ids": end_of_text(tokenizer), "label": -100})
-        return {role: self._split(role, sequences) for role, sequences in documents.items()}
-
-    def _split(self, role: str, documents: Sequences) -> "BlockSplit":
-        bounds = block_bounds(
-            documents.offsets, self.block_size, boundaries=self.boundaries, keep_partial=self.keep_partial
-        )
-        index = self.capped(role, np.arange(len(bounds)))
-        return BlockSplit(role, index, documents.values, bounds, seed=self.seed)
+        splits: dict[str, Split] = {}
+        for role, texts in self.documents.items():
+            chunks = (texts.slice(start, _CHUNK).to_pylist() for start in range(0, len(texts), _CHUNK))
+            documents = Sequences(tokenised(chunks, tokenizer))
+            bounds = block_bounds(documents.offsets, self.block_size, boundaries=self.boundaries)
+            index = self.capped(role, np.arange(len(bounds)))
+            splits[role] = BlockSplit(role, index, documents, bounds, seed=self.seed)
+        self.tokenizer, self.documents = tokenizer, {}
+        return splits
 
     @property
     def num_classes(self) -> int:
@@ -82,19 +98,12 @@ class BlockData(SplitDataModule):
 
 
 class BlockSplit(Split):
-    """Blocks of a stream of tokens.
+    """Those blocks of documents, of the (M, 2) whose first token and end are told, that the index (N,) has."""
 
-    Args:
-        source: the split's name.
-        index: (N,) numbers of the blocks that belong to it.
-        tokens: the stream of all documents.
-        bounds: (M, 2) first token and end of every block.
-        seed: of the order.
-    """
-
-    def __init__(self, source: str, index: Integers, tokens: Tokens, bounds: Integers, *, seed: int) -> None:
+    def __init__(self, source: str, index: Integers, documents: Sequences, bounds: Integers, *, seed: int) -> None:
         super().__init__(source, index, None, seed=seed)
-        self.tokens = tokens
+        self.documents = len(documents)
+        self.tokens = documents.values
         self.bounds = bounds
 
     def inputs(self, place: int) -> Sample:
@@ -103,11 +112,8 @@ class BlockSplit(Split):
 
 
 def first_tokens(split: Split, count: int, length: int) -> Tensor:
-    """(N, length) the first tokens of N ≤ `count` blocks that have so many, in the order that the data's seed draws.
-
-    Raises:
-        UserError: no block has.
-    """
+    """(N, length) the first tokens of 0 < N ≤ `count` blocks that have so many, in the order that the data's seed
+    draws."""
     rows = (torch.as_tensor(split[place]["input_ids"][:length]).long() for place in split.order.tolist())
     found = list(islice((row for row in rows if len(row) == length), count))
     if not found:
@@ -120,35 +126,32 @@ def as_block(tokens: Tokens) -> Sample:
     return dict.fromkeys(("input_ids", "label"), tokens)
 
 
-def block_bounds(offsets: Integers, block_size: int, *, boundaries: Boundaries, keep_partial: bool) -> Integers:
+def block_bounds(offsets: Integers, block_size: int, *, boundaries: Boundaries) -> Integers:
     """First token and end of every block, (M, 2), in the documents' order.
 
     "join": the stream of all documents is cut every block_size tokens, so that a block may span documents. "separate":
     every document is cut by itself, so that each leaves a partial block. A block of a single token predicts nothing and
-    is left out.
-
-    Args:
-        offsets: (documents + 1,) where each document starts in the stream; the last is its end.
-        block_size: tokens in a full block.
-        boundaries: how documents meet.
-        keep_partial: keep blocks that are not full.
+    is left out. The offsets (documents + 1,) tell where each document starts in the stream; the last is its end.
     """
     edges = offsets[[0, -1]] if boundaries == "join" else offsets
     starts = np.concatenate(
         [np.empty(0, np.int64)] + [np.arange(first, end, block_size) for first, end in pairwise(edges)]
     )
     ends = np.minimum(starts + block_size, edges[np.searchsorted(edges, starts, side="right")])
-    sizes = ends - starts
-    kept = sizes >= (2 if keep_partial else block_size)
-    return np.stack([starts, ends], axis=1)[kept]
+    return np.stack([starts, ends], axis=1)[ends - starts > 1]
+
+
+def tokenised(texts: Iterable[Sequence[str | None]], tokenizer: Tokenizer) -> Iterator[list[int]]:
+    """The tokens of every document and its end, of documents that come in chunks; those that have none are left out."""
+    for chunk in texts:
+        told = [text for text in chunk if text]
+        for row in tokenizer.encode(told, special=False)["input_ids"] if told else []:
+            if row:
+                yield [*row, end_of_text(tokenizer)]
 
 
 def end_of_text(tokenizer: Tokenizer) -> int:
-    """The token that closes a document.
-
-    Raises:
-        UserError: the tokenizer has none.
-    """
+    """The token that closes a document."""
     if tokenizer.eos_id is None:
         raise UserError(
             f"language modelling closes every document with an end of text, but the tokenizer {tokenizer.name} has "

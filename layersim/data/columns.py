@@ -39,11 +39,7 @@ def need_column(names: Iterable[str] | None, column: str, *, option: str) -> Non
 
 def read_texts(data: Dataset, column: str, *, option: str) -> pa.ChunkedArray:
     """A column of texts (N,), read from disk as it is needed; rows without a text are null, and what is no UTF-8 is
-    `text_faults`' to find.
-
-    Raises:
-        UserError: no such column, or one that holds something else.
-    """
+    `text_faults`' to find."""
     need_column(data.column_names, column, option=option)
     texts = _values(data, column)
     if not _are_strings(texts):
@@ -77,9 +73,6 @@ def read_labels(
     or in the order of `names`, the classes of the training data, where role is not "train". The predict split may be
     without: without the column, or with −1 or null in some rows or in all, or with no string that training knows. Where
     the column is None, nothing has a label.
-
-    Raises:
-        UserError: no such column; neither integers nor strings; a value missing; a class that training does not know.
     """
     if column is None or (role == "predict" and column not in data.column_names):
         return Labels(rows, None, note="without labels")
@@ -107,11 +100,7 @@ def read_labels(
 
 
 def streamed_label(value: Any) -> int:
-    """The label of a row of a stream, of whose other rows nothing is known.
-
-    Raises:
-        UserError: it has none, or one that would have to be numbered.
-    """
+    """The label of a row of a stream, of whose other rows nothing is known: no text that would have to be numbered."""
     if isinstance(value, bool | int) or (isinstance(value, float) and value.is_integer()):
         return int(value)
     raise UserError(f"labels of a stream must be integers, but a row has {value!r}: change --data.label_column")

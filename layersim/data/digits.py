@@ -42,15 +42,12 @@ class Digits(DrawnSplits):
         self.class_names = [str(name) for name in digits.target_names]
         labels = digits.target.astype(np.int64)
         pixels = digits.images / 16
-        index = {}
-        index["train"], index["val"] = hold_out(
-            labels, math.ceil(self.val_fraction * len(labels)), seed=self.seed, remedy="--data.val_fraction"
-        )
-        if self.test_fraction > 0:
-            rest = index["train"]
-            count = math.ceil(self.test_fraction * len(labels))
-            kept, held = hold_out(labels[rest], count, seed=self.seed, remedy="--data.test_fraction")
-            index["train"], index["test"] = rest[kept], rest[held]
+        index = {"train": np.arange(len(labels))}
+        for role, share in (("val", self.val_fraction), ("test", self.test_fraction)):
+            if share > 0:
+                rest, count, remedy = index["train"], math.ceil(share * len(labels)), f"--data.{role}_fraction"
+                kept, held = hold_out(labels[rest], count, seed=self.seed, remedy=remedy)
+                index["train"], index[role] = rest[kept], rest[held]
         self.mean = float(pixels[index["train"]].mean())
         self.std = float(pixels[index["train"]].std())
         images = torch.from_numpy((pixels - self.mean) / self.std).float().unsqueeze(1)

@@ -5,7 +5,6 @@ import gc
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,8 +14,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.data.base import DrawnSplits, at_least
 from layersim.data.sentence_split import SentenceSplit
-from layersim.data.sentences import SentenceData
 from layersim.data.stdlib_code import deal, digest, source_files
+from layersim.data.text import SentenceData
 from layersim.errors import UserError
 from layersim.installed_packages import package_folder
 
@@ -24,6 +23,8 @@ PACKAGES = ("matplotlib", "numpy", "pandas", "scipy", "sklearn", "sympy", "torch
 """Each comes with layersim: what it needs, and what that needs."""
 MASK = "library"
 """What stands in a text where a package was named."""
+SHORTEST = 40
+"""Characters that a text has at least."""
 _OTHER_NAMES = {
     "matplotlib": ["mpl", "pyplot", "plt"],
     "numpy": ["np"],
@@ -50,18 +51,17 @@ _STRUCTURE = re.compile(
 class Docstrings(DrawnSplits, SentenceData):
     """Which package does a docstring come from?
 
-    The text is a docstring's prose: the paragraphs before its first section, example or field. The names of all the
-    packages, and their usual short forms, are replaced by "library" in every text, since they would give the label
-    away (of all packages, not only its own: else a mask would give it away). Texts that are the same but for case,
-    spacing and punctuation count once, and not at all where two packages share them. Every package gives equally many.
-    Which split a text belongs to is drawn by a hash of the seed and its words, so that no text lies in two splits.
-    Deterministic for given versions of the packages; "index" counts all texts, package by package.
+    The text is a docstring's prose, of 40 characters or more: the paragraphs before its first section, example or
+    field. The names of all the packages, and their usual short forms, are replaced by "library" in every text, since
+    they would give the label away (of all packages, not only its own: else a mask would give it away). Texts that are
+    the same but for case, spacing and punctuation count once, and not at all where two packages share them. Every
+    package gives equally many. Which split a text belongs to is drawn by a hash of the seed and its words, so that no
+    text lies in two splits. Deterministic for given versions of the packages; "index" counts all texts, package by
+    package.
 
     Args:
         packages: top-level packages, installed; the classes, in this order. None: PACKAGES.
         per_package: texts of a package at most, before the split.
-        min_characters: of a text.
-        mask_names: replace the packages' names.
         max_length: tokens of a text at most, as in SentenceData.
         **options: those of DrawnSplits and SentenceData.
 
@@ -74,8 +74,6 @@ class Docstrings(DrawnSplits, SentenceData):
         *,
         packages: list[str] | None = None,
         per_package: int = 1000,
-        min_characters: int = 40,
-        mask_names: bool = True,
         max_length: int = 128,
         **options: Any,
     ) -> None:
@@ -84,13 +82,16 @@ class Docstrings(DrawnSplits, SentenceData):
         if len(self.packages) < 2 or len(set(self.packages)) < len(self.packages):
             raise UserError(f"expected two or more different packages, got {self.packages}: change --data.packages")
         self.per_package = at_least(1, "per_package", per_package)
-        self.min_characters = at_least(1, "min_characters", min_characters)
-        self.mask_names = mask_names
 
     def open(self) -> dict[str, SentenceSplit]:
         self.class_names = self.packages
-        with collector_paused():
+        running = gc.isenabled()
+        gc.disable()  # which took most of the time of parsing; syntax trees have no cycles to collect
+        try:
             found = balanced([self._texts(package) for package in self.packages], most=self.per_package)
+        finally:
+            if running:
+                gc.enable()
         texts = [text for of_package in found for text in of_package]
         labels = np.repeat(np.arange(len(found)), len(found[0]))
         dealt = deal([words(text) for text in texts], self.val_fraction, self.test_fraction, seed=self.seed)
@@ -106,10 +107,10 @@ class Docstrings(DrawnSplits, SentenceData):
     def _texts(self, package: str) -> list[str]:
         """A package's texts; a few more than asked for, as some will turn out to be another package's too."""
         every = read_prose(package_folder(package, "change --data.packages"), seed=self.seed)
-        named = naming(self.packages) if self.mask_names else None
-        texts = (text if named is None else named.sub(MASK, text) for text in every)
+        named = naming(self.packages)
+        texts = (named.sub(MASK, text) for text in every)
         most = self.per_package + self.per_package // 10 + 10
-        return distinct((text for text in texts if len(text) >= self.min_characters), most=most)
+        return distinct((text for text in texts if len(text) >= SHORTEST), most=most)
 
 
 def naming(packages: Sequence[str]) -> re.Pattern[str]:
@@ -135,11 +136,7 @@ def distinct(texts: Iterable[str], *, most: int) -> list[str]:
 
 
 def balanced(classes: Sequence[Sequence[str]], *, most: int) -> list[list[str]]:
-    """Equally many texts of each class, at most so many, without those that more than one class has.
-
-    Raises:
-        UserError: a class is left with none.
-    """
+    """Equally many texts of each class, at most so many and not none, without those that more than one class has."""
     seen: dict[str, set[int]] = {}
     for label, texts in enumerate(classes):
         for text in texts:
@@ -149,21 +146,9 @@ def balanced(classes: Sequence[Sequence[str]], *, most: int) -> list[list[str]]:
     if count == 0:
         raise UserError(
             f"the packages give {', '.join(str(len(texts)) for texts in own)} texts of their own: each must give one "
-            f"or more; lower --data.min_characters or change --data.packages"
+            "or more; change --data.packages"
         )
     return [texts[:count] for texts in own]
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Without garbage collection, which took most of the time of parsing; syntax trees have no cycles to collect."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
 
 
 def read_prose(folder: Path, *, seed: int) -> Iterator[str]:
@@ -184,20 +169,16 @@ def read_prose(folder: Path, *, seed: int) -> Iterator[str]:
                 yield prose(text)
 
 
-def documented(node: Documented) -> Iterator[Documented]:
-    """A module, class or function, and those defined in it, in the order of the source.
+def documented(node: ast.AST) -> Iterator[Documented]:
+    """Modules, classes and functions, and those defined in them, in the order of the source.
 
     Only statements are looked through, not expressions: half the time of `ast.walk`.
     """
-    yield node
-    inside: list[ast.AST] = [*reversed(node.body)]
-    while inside:
-        statement = inside.pop()
-        if isinstance(statement, Documented):
-            yield from documented(statement)
-        else:
-            for block in ("cases", "finalbody", "orelse", "handlers", "body"):
-                inside += reversed(getattr(statement, block, []))
+    if isinstance(node, Documented):
+        yield node
+    for block in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for inside in getattr(node, block, []):
+            yield from documented(inside)
 
 
 def prose(docstring: str) -> str:

@@ -9,10 +9,10 @@ import PIL.Image
 from datasets import Dataset, Image
 from torch import Tensor, nn
 
+from layersim.data.account import image_contents, tell_duplicates
 from layersim.data.bad_samples import SKIP, Faults, cell_faults
 from layersim.data.base import Reader, at_least
 from layersim.data.columns import need_column, streamed_label
-from layersim.data.duplicates import image_contents
 from layersim.data.inputs import ImageInputs
 from layersim.data.pixels import (
     Cell,
@@ -23,9 +23,9 @@ from layersim.data.pixels import (
     read_image,
     training_transforms,
 )
+from layersim.data.source_data import TableData
 from layersim.data.splits import Integers, Sample, Split
 from layersim.data.streams import Row
-from layersim.data.tables import Rows, TableData
 from layersim.errors import UserError, as_user_error
 
 
@@ -79,10 +79,11 @@ class Images(TableData):
         return {"image_column": self.image_column}
 
     def load(self) -> dict[str, Split]:
-        splits = {role: self._split(chosen) for role, chosen in self.rows().items()}
+        splits = self.open()
         if self.stream is None:
-            self.compare({role: image_contents(split.images, split.index) for role, split in splits.items()})
-        return dict(splits)
+            samples = {role: image_contents(split.images, split.index) for role, split in splits.items()}
+            tell_duplicates(samples, "sample", wanted=self.find_duplicates)
+        return splits
 
     def faults(self, data: Dataset, split: str) -> Faults:
         images = image_column(data, self.image_column)
@@ -91,9 +92,8 @@ class Images(TableData):
             images, self.read, f"{self.image_column} {self.read.keywords}", num_workers=self.num_workers, told=told
         )
 
-    def _split(self, rows: Rows) -> "ImageSplit":
-        images = image_column(rows.data, self.image_column)
-        return ImageSplit(images, self.read, rows.source, rows.index, rows.labels, seed=self.seed, offset=rows.offset)
+    def split(self, data: Dataset, source: tuple[str, int], index: Integers, labels: Integers | None) -> "ImageSplit":
+        return ImageSplit(image_column(data, self.image_column), self.read, source, index, labels, seed=self.seed)
 
     def adapt(self, backbone: Any) -> None:
         config = getattr(backbone, "data_config", None)
@@ -139,30 +139,19 @@ class Images(TableData):
 
 
 class ImageSplit(Split):
-    """Rows of a data set of images, read when they are asked for.
-
-    Args:
-        images: all that was opened, with the single column of images, not decoded.
-        read: decodes one.
-        source: the name of the data set's split that its rows are of.
-        index: (N,) the rows that belong to this split.
-        labels: (N,) their labels, or None.
-        seed: of the random transforms.
-        offset: where in the source the rows begin.
-    """
+    """Rows of a data set of a single column of images, not decoded, which are read when they are asked for."""
 
     def __init__(
         self,
         images: Dataset,
         read: Callable[[Cell], PIL.Image.Image],
-        source: str,
+        source: tuple[str, int],
         index: Integers,
         labels: Integers | None,
         *,
         seed: int,
-        offset: int,
     ) -> None:
-        super().__init__(source, index, labels, seed=seed, offset=offset)
+        super().__init__(source[0], index, labels, seed=seed, offset=source[1])
         self.images = images
         self.read = read
         self.column: str = images.column_names[0]
@@ -196,11 +185,7 @@ def streamed_image(
 
 
 def image_column(rows: Dataset, column: str) -> Dataset:
-    """The data set with its column of images alone, not decoded.
-
-    Raises:
-        UserError: no such column, or it holds no images.
-    """
+    """The data set with its column of images alone, not decoded."""
     need_column(rows.column_names, column, option="image_column")
     with as_user_error(f"column {column} holds no images", "Change --data.image_column"):
         return rows.select_columns([column]).cast_column(column, Image(decode=False))

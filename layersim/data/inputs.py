@@ -1,21 +1,29 @@
-"""Images as people have them, made into the batches that evaluation reads, and what makers of batches share."""
+"""Images and texts as people have them, made into the batches that evaluation reads."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from layersim.data.pixels import Cell, Preprocessing, collate_images, upright
+from layersim.data.sentence_split import SentenceSplit
+from layersim.data.sequences import PadCollate
+from layersim.data.tokenizers import ByteTokenizer, PretrainedTokenizer, Tokenizer
 from layersim.errors import UserError, as_user_error
 
 Batch = dict[str, Tensor]
+_PROBES = ("A plain sentence, with commas.", "Ünïcödé & numbers: 3.14, 10 000\n\ttabs", "<tag> [CLS] </s> 'quoted'")
+"""Texts in which tokenizers differ."""
 
 
 class Inputs(ABC):
@@ -69,7 +77,7 @@ class ImageInputs(Inputs):
         alone = isinstance(given, str | Path | bytes | PIL.Image.Image)
         if isinstance(given, np.ndarray):
             alone = given.ndim < 4
-        images = [given] if alone else listed(given, "images")
+        images = [given] if alone else _listed(given, "images")
         return collate_images([{"image": self._read(image, place)} for place, image in enumerate(images)])
 
     def _read(self, given: Any, place: int) -> Tensor:
@@ -88,7 +96,7 @@ class ImageInputs(Inputs):
                 return self.preprocessing(from_array(given, self.preprocessing.channels))
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        raise UserError(f"Expected images as paths, bytes, PIL images or NumPy arrays, but {where} is {named(given)}.")
+        raise UserError(f"Expected images as paths, bytes, PIL images or NumPy arrays, but {where} is {_named(given)}.")
 
     def save(self, folder: Path) -> None:
         """Nothing: `usage` holds the numbers."""
@@ -109,12 +117,82 @@ class ImageInputs(Inputs):
         )
 
 
-def from_array(pixels: np.ndarray[Any, Any], channels: int) -> PIL.Image.Image | tv_tensors.Image:
-    """An image (H, W) or (H, W, C): whole numbers 0 … 255 as PIL's, floats 0 … 1 as a tensor of so many channels.
+class TextInputs(Inputs):
+    """Texts, or pairs of texts, become tokens.
 
-    Raises:
-        UserError: another shape, type or range.
+    Args:
+        tokenizer: of the data.
+        limit: tokens at most.
+        truncation: what becomes of longer ones.
+        collate: makes the batch.
+        pairs: whether a sample is a pair of texts.
     """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        limit: int,
+        truncation: Literal["cut", "refuse"],
+        collate: PadCollate,
+        *,
+        pairs: bool = False,
+    ) -> None:
+        self.tokenizer, self.limit, self.truncation, self.collate = tokenizer, limit, truncation, collate
+        self.pairs = pairs
+        told = [tokenizer.vocabulary_size, limit, tokenizer.encode(_PROBES)["input_ids"]]
+        self.fingerprint = sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+    def __call__(self, given: Any) -> Batch:
+        one = isinstance(given, tuple) and len(given) == 2 if self.pairs else isinstance(given, str)
+        rows = [given] if one else _listed(given, "texts")
+        kind = "pairs of texts, each a tuple of two" if self.pairs else "texts"
+        for place, row in enumerate(rows):
+            parts = row if self.pairs else (row,)
+            whole = isinstance(parts, tuple | list) and len(parts) == 1 + self.pairs
+            if not whole or not all(isinstance(part, str) for part in parts):
+                raise UserError(f"Expected {kind}, but number {place} is {_named(row)}.")
+        columns = zip(*rows, strict=True) if self.pairs else [rows]
+        texts = [pa.array(list(column), pa.string()) for column in columns]
+        split = SentenceSplit("the texts given", np.arange(len(rows)), None, *texts, seed=0)
+        split.encode(self.tokenizer, self.limit, self.truncation)
+        return self.collate([split.inputs(place) for place in range(len(rows))])
+
+    def save(self, folder: Path) -> None:
+        if isinstance(self.tokenizer, PretrainedTokenizer):
+            with as_user_error(f"The tokenizer {self.tokenizer.name} cannot be written"):
+                self.tokenizer.tokenizer.save_pretrained(folder)
+
+    def usage(self, names: Iterable[str]) -> str:
+        example = 'texts = ["A first text.", "And another."]\n'
+        arrays = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+        made = {name: f"np.array([row.{arrays[name]} for row in rows], np.int64)" for name in names}
+        if isinstance(self.tokenizer, ByteTokenizer):
+            made = {
+                "input_ids": f"np.array([row + [{self.tokenizer.pad_id}] * (longest - len(row)) for row in rows])",
+                "attention_mask": "np.array([[1] * len(row) + [0] * (longest - len(row)) for row in rows])",
+            }
+            read = (
+                f"rows = [[*text.encode()[: {self.limit - 1}], {self.tokenizer.eos_id}] for text in texts]\n"
+                "longest = max(map(len, rows))\n"
+            )
+            head = "import numpy as np\n"
+        else:
+            pad = self.collate.padding["input_ids"]
+            head = "import numpy as np\nfrom tokenizers import Tokenizer\n"
+            read = (
+                'tokenizer = Tokenizer.from_file("tokenizer.json")\n'
+                f"tokenizer.enable_truncation({self.limit})\n"
+                f"tokenizer.enable_padding(pad_id={pad})\n"
+                "rows = tokenizer.encode_batch(texts)\n"
+            )
+        made |= {name: "np.zeros_like(input_ids)" for name in names if name not in made}
+        if self.pairs:
+            example = 'texts = [("A first text.", "And the second of this pair.")]\n'
+        return head + example + read + "".join(f"{name} = {value}\n" for name, value in made.items())
+
+
+def from_array(pixels: np.ndarray[Any, Any], channels: int) -> PIL.Image.Image | tv_tensors.Image:
+    """An image (H, W) or (H, W, C): whole numbers 0 … 255 as PIL's, floats 0 … 1 as a tensor of so many channels."""
     shaped = pixels[..., None] if pixels.ndim == 2 else pixels
     if shaped.ndim != 3 or 0 in shaped.shape or shaped.shape[2] not in (1, 3, 4, channels):
         raise UserError(
@@ -137,12 +215,12 @@ def from_array(pixels: np.ndarray[Any, Any], channels: int) -> PIL.Image.Image |
     return tv_tensors.Image(image)
 
 
-def listed(given: Any, what: str) -> list[Any]:
+def _listed(given: Any, what: str) -> list[Any]:
     """Those of a list, tuple, array or column."""
     if not isinstance(given, list | tuple):
         if not hasattr(given, "tolist") or isinstance(given, Tensor) or not getattr(given, "ndim", 1):
             raise UserError(
-                f"Expected {what}, one or a list of them, but got {named(given)}. A batch is a mapping, as "
+                f"Expected {what}, one or a list of them, but got {_named(given)}. A batch is a mapping, as "
                 "Backbone.forward takes it."
             )
         given = list(given) if isinstance(given, np.ndarray) and given.dtype.kind not in "US" else given.tolist()
@@ -151,5 +229,5 @@ def listed(given: Any, what: str) -> list[Any]:
     return list(given)
 
 
-def named(value: Any) -> str:
+def _named(value: Any) -> str:
     return "None" if value is None else f"of type {type(value).__name__}"

@@ -30,16 +30,8 @@ Cell: TypeAlias = dict[str, Any] | None
 
 
 def read_image(cell: Cell, *, most: int, scale: bool) -> PIL.Image.Image:
-    """The image of a cell, decoded and turned as its camera was held.
-
-    Args:
-        cell: of a column of images that is not decoded.
-        most: pixels; of larger ones nothing is decoded, unless
-        scale: they are scaled down to that, a JPEG while it is decoded.
-
-    Raises:
-        UserError: there is no image, it cannot be read, or it is too large and not to be scaled.
-    """
+    """The image of a cell, decoded and turned as its camera was held. Of one with more than `most` pixels nothing is
+    decoded, unless it is to be scaled down to that, a JPEG while it is decoded."""
     cell = cell or {}
     content: bytes | None = cell.get("bytes")
     path: str | None = cell.get("path")
@@ -67,11 +59,7 @@ def upright(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def to_image(image: PIL.Image.Image, channels: int) -> tv_tensors.Image:
-    """The image as (channels, H, W): grey for 1 channel, red, green and blue for 3, as it is for any other number.
-
-    Raises:
-        UserError: an image of more than 8 bits a pixel, which Pillow would cut off at 255.
-    """
+    """The image as (channels, H, W): grey for 1 channel, red, green and blue for 3, as it is for any other number."""
     mode = _MODES.get(channels, image.mode)
     if image.mode in _DEEP and mode != image.mode:
         raise UserError(
@@ -100,11 +88,7 @@ class Preprocessing:
     Args:
         transforms: in this order, on the image of 8-bit integers (C, H, W).
         channels: C, the channels that the backbone reads.
-        mean: of each channel, on the scale 0 … 1.
-        std: of each channel.
-
-    Raises:
-        UserError: not one mean and one std a channel.
+        mean, std: of each channel, on the scale 0 … 1.
     """
 
     def __init__(
@@ -129,11 +113,7 @@ class Preprocessing:
 
 
 def collate_images(samples: list[Sample]) -> dict[str, Any]:
-    """Stacks samples into a batch.
-
-    Raises:
-        UserError: images of differing shapes.
-    """
+    """Stacks samples, of images of one shape, into a batch."""
     shapes = sorted({tuple(sample["image"].shape) for sample in samples})
     if len(shapes) > 1:
         raise UserError(

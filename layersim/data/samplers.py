@@ -6,13 +6,13 @@ DistributedSampler because Lightning leaves such samplers alone, whatever its us
 """
 
 from collections.abc import Callable, Iterator, Sized
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from torch import distributed
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from layersim.data.splits import Integers
+from layersim.data.splits import Integers, Sample
 from layersim.errors import UserError
 
 WINDOW = 50
@@ -20,11 +20,8 @@ WINDOW = 50
 
 
 def evaluation_batches(length: int, batch_size: int, num_replicas: int, rank: int) -> list[range]:
-    """The batches [0..b), [b..2b), … of one process that fall to this rank: r, r + R, r + 2R, …
-
-    The last one of all may be ragged; ranks may have one batch more or fewer than others, or none: see
-    `evaluation_batch_size`.
-    """
+    """The batches [0..b), [b..2b), … of one process that fall to this rank: r, r + R, r + 2R, …; the last of all may be
+    ragged, and ranks may have one batch more or fewer than others, or none."""
     return [
         range(start, min(start + batch_size, length))
         for start in range(rank * batch_size, length, num_replicas * batch_size)
@@ -33,16 +30,7 @@ def evaluation_batches(length: int, batch_size: int, num_replicas: int, rank: in
 
 def evaluation_batch_size(length: int, batch_size: int, num_replicas: int | None = None) -> int:
     """The batch size, or as much less as gives each process a batch: a trainer passes over the whole epoch on one that
-    has none, and the others wait for what it should have told.
-
-    Args:
-        length: samples.
-        batch_size: that is wished for.
-        num_replicas: number of processes; torch.distributed's where it runs, else 1.
-
-    Raises:
-        UserError: fewer samples than processes.
-    """
+    has none, and the others wait for what it should have told."""
     processes, _ = _place(num_replicas, 0)
     if length < processes:
         raise UserError(
@@ -72,12 +60,6 @@ def bucketed_order(lengths: Integers, batch: int, generator: np.random.Generator
 
     Samples are shuffled, sorted by length inside windows of that many batches, and the batches are shuffled. What does
     not fill a batch comes last and is drawn from all lengths alike, so that leaving it out favours none.
-
-    Args:
-        lengths: (N,) tokens of each sample.
-        batch: samples in a batch of all processes together.
-        generator: of the two shuffles.
-        window: batches that are sorted together.
     """
     order = generator.permutation(len(lengths))
     full = len(order) - len(order) % batch
@@ -194,6 +176,23 @@ class TrainSampler(DistributedSampler[int]):
         super().set_epoch(epoch)
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)
+
+
+class Loader(DataLoader[Sample]):
+    """A loader that begins an epoch with its first batch: Lightning asks for the iterator before it tells a resumed
+    training's epoch, and workers that read ahead would read another one's order.
+
+    To Lightning it is one that can go on within an epoch. It keeps no state for that: `TrainSampler` and
+    `StreamLoader` ask the trainer.
+    """
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 def _place(num_replicas: int | None, rank: int | None) -> tuple[int, int]:

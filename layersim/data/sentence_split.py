@@ -1,5 +1,7 @@
 """Texts with a class each, tokenised."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -8,7 +10,7 @@ import pyarrow as pa
 from layersim.data.bad_samples import SKIP
 from layersim.data.sequences import Sequences, Tokens
 from layersim.data.splits import Integers, Sample, Split
-from layersim.data.tokenizers import Tokenizer
+from layersim.data.tokenizers import Encoding, Tokenizer
 from layersim.errors import UserError
 
 _CHUNK = 1024  # texts tokenised at a time
@@ -17,17 +19,7 @@ Texts: TypeAlias = pa.Array | pa.ChunkedArray
 
 
 class SentenceSplit(Split):
-    """Texts, to be tokenised by `encode` before any is read.
-
-    Args:
-        source: where the texts come from.
-        index: (N,) positions in what was opened, the source or a slice of it.
-        labels: (N,) classes, or None.
-        texts: (N,) an arrow array of strings.
-        pairs: (N,) the second texts of pairs, or None.
-        seed: of the order.
-        offset: where in the source the slice begins.
-    """
+    """Texts (N,), or pairs of them, as arrow's arrays of strings; to be tokenised by `encode` before any is read."""
 
     def __init__(
         self,
@@ -42,58 +34,58 @@ class SentenceSplit(Split):
     ) -> None:
         super().__init__(source, index, labels, seed=seed, offset=offset)
         self.columns = [texts] if pairs is None else [texts, pairs]
-        self.tokens = Sequences([])
-        self.types: Sequences | None = None
+        self.rows: dict[str, Sequences] = {}
 
     def encode(self, tokenizer: Tokenizer, limit: int, truncation: str) -> int:
-        """Tokenises all texts; how many of them were cut.
-
-        Raises:
-            UserError: a missing text, a text without a token, or one that is too long and shall not be cut.
-        """
-        tokens: list[Tokens] = []
-        types: list[Tokens] = []
+        """Tokenises all texts, none of which may be missing or without a token; how many of them were cut."""
+        rows: dict[str, list[Tokens]] = {"input_ids": []}
         cut = 0
         for start in range(0, len(self), _CHUNK):
             columns = [self._texts(column, start) for column in self.columns]
-            encoding = tokenizer.encode(*columns)
-            long = [place for place, row in enumerate(encoding.tokens) if len(row) > limit]
-            if long and truncation == "refuse":
-                raise UserError(
-                    f"{self._row(start + long[0])} has {len(encoding.tokens[long[0]])} tokens, but {limit} is the "
-                    f"most: raise --data.max_length as far as the model reads, or set --data.truncation cut"
-                )
-            if long:
-                columns = [[column[place] for place in long] for column in columns]
-                shorter = tokenizer.encode(*columns, max_length=limit)
-                for rows, by in ((encoding.tokens, shorter.tokens), (encoding.types or [], shorter.types or [])):
-                    for place, row in zip(long, by, strict=False):
-                        rows[place] = row
-            cut += len(long)
-            tokens += [np.asarray(row, np.int32) for row in encoding.tokens]
-            types += [np.asarray(row, np.int32) for row in encoding.types or []]
-        self.tokens = Sequences(tokens)
-        self.types = Sequences(types) if types else None
+            encoding, long = encoded(columns, tokenizer, limit, truncation, partial(self._row, start))
+            cut += long
+            for name, found in encoding.items():
+                rows.setdefault(name, []).extend(np.asarray(row, np.int32) for row in found)
+        self.rows = {name: Sequences(each) for name, each in rows.items()}
+        self.tokens = self.rows["input_ids"]
         if len(empty := np.flatnonzero(self.tokens.lengths == 0)):
             raise UserError(
-                f"{self._row(int(empty[0]))} is empty ({len(empty)} such rows): remove them from the data, or choose "
-                f"a --data.tokenizer that adds tokens of its own"
+                f"{self._row(0, int(empty[0]))} is empty ({len(empty)} such rows): remove them from the data, or "
+                f"choose a --data.tokenizer that adds tokens of its own"
             )
         return cut
 
     def inputs(self, place: int) -> Sample:
-        if len(self.tokens) != len(self):
+        if not self.rows:
             raise UserError("no tokenizer is known yet: set --data.tokenizer, or call check(backbone) first")
-        sample: Sample = {"input_ids": self.tokens[place]}
-        if self.types is not None:
-            sample["token_type_ids"] = self.types[place]
-        return sample
+        return {name: rows[place] for name, rows in self.rows.items()}
 
     def _texts(self, column: Texts, start: int) -> list[str]:
         texts: list[str | None] = column.slice(start, _CHUNK).to_pylist()
         if None in texts:
-            raise UserError(f"{self._row(start + texts.index(None))} has no text: remove it from the data, {SKIP}")
+            raise UserError(f"{self._row(start, texts.index(None))} has no text: remove it from the data, {SKIP}")
         return [text for text in texts if text is not None]
 
-    def _row(self, position: int) -> str:
-        return f"row {self.index[position] + self.offset} of split {self.source}"
+    def _row(self, start: int, place: int) -> str:
+        return f"row {self.index[start + place] + self.offset} of split {self.source}"
+
+
+def encoded(
+    columns: list[list[str]], tokenizer: Tokenizer, limit: int, truncation: str, called: Callable[[int], str]
+) -> tuple[Encoding, int]:
+    """The tokens of texts (N,) in one or two columns, and how many of them were cut to the limit, where `truncation` is
+    "cut" and not "refuse"; `called` names one of the N."""
+    encoding = tokenizer.encode(*columns)
+    tokens = encoding["input_ids"]
+    long = [place for place, row in enumerate(tokens) if len(row) > limit]
+    if long and truncation == "refuse":
+        raise UserError(
+            f"{called(long[0])} has {len(tokens[long[0]])} tokens, but {limit} is the most: raise --data.max_length as "
+            f"far as the model reads, or set --data.truncation cut"
+        )
+    if long:
+        shorter = tokenizer.encode(*([column[place] for place in long] for column in columns), max_length=limit)
+        for name, rows in shorter.items():
+            for place, row in zip(long, rows, strict=True):
+                encoding[name][place] = row
+    return encoding, len(long)

@@ -36,11 +36,6 @@ class Sequences:
         """(N,) tokens in each row."""
         return np.diff(self.offsets)
 
-    @property
-    def largest(self) -> int:
-        """The largest token; −1 where there is none."""
-        return int(self.values.max(initial=-1))
-
 
 class PadCollate:
     """Makes a batch of samples whose rows of tokens are of unequal length: padded on the right to the longest.
@@ -50,19 +45,14 @@ class PadCollate:
 
     Args:
         padding: by the name of the rows what stands behind them; "input_ids" among them.
-        multiple: T is rounded up to a multiple of this,
-        limit: but not beyond this.
     """
 
-    def __init__(self, padding: Mapping[str, int], *, multiple: int = 1, limit: int | None = None) -> None:
+    def __init__(self, padding: Mapping[str, int]) -> None:
         self.padding = padding
-        self.multiple = multiple
-        self.limit = limit
 
     def __call__(self, samples: list[Sample]) -> dict[str, Any]:
         lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
-        width = -(-int(lengths.max()) // self.multiple) * self.multiple
-        width = width if self.limit is None else min(width, self.limit)
+        width = int(lengths.max())
         numbers = [{key: value for key, value in sample.items() if key not in self.padding} for sample in samples]
         batch: dict[str, Any] = default_collate(numbers)
         for key, value in self.padding.items():

@@ -1,19 +1,21 @@
-"""What data of a `Source` share: which splits are read, what is held out, left out, and shared between splits."""
+"""Data of a `Source`: which splits are read, what is held out, left out, and shared between splits; and of those with
+a label each, how they are dealt out."""
 
 import math
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Image
+from datasets import ClassLabel, Dataset, Image
 
+from layersim.data.account import held_out, share, tell
 from layersim.data.bad_samples import Faults, OnBadSample, left_over
 from layersim.data.base import SplitDataModule, at_least
-from layersim.data.columns import need_column
-from layersim.data.duplicates import Contents, tell_duplicates
+from layersim.data.columns import Labels, label_faults, need_column, read_labels
 from layersim.data.sources import SampleBy, Source, whence
-from layersim.data.splits import Integers
+from layersim.data.splits import Integers, Split, hold_out
 from layersim.data.streams import Stream, hold_out_rows
 from layersim.errors import UserError, as_user_error
 
@@ -40,9 +42,6 @@ class SourceData(SplitDataModule):
         find_duplicates: tell how many samples of validation and test data are in the training data too, by their
             content. None: unless that takes reading more than a GiB.
         **options: those of SplitDataModule.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class SourceData(SplitDataModule):
         self.train_split = train_split
         self.other_splits = {"val": val_split, "test": test_split}
         self.val_fraction = val_fraction
-        self.on_bad_sample: OnBadSample = on_bad_sample
+        self.skips = on_bad_sample == "skip"
         self.find_duplicates = find_duplicates
         self._left_out: dict[str, int] = {}
 
@@ -93,11 +92,6 @@ class SourceData(SplitDataModule):
                 stacklevel=2,
             )
 
-    @property
-    def skips(self) -> bool:
-        """Whether samples that cannot be read are left out."""
-        return self.on_bad_sample == "skip"
-
     def source(self, sample_by: SampleBy = "line") -> Source:
         return Source(self.path, name=self.configuration, sample_by=sample_by, marks=self.skips)
 
@@ -105,12 +99,7 @@ class SourceData(SplitDataModule):
         self, source: Source, columns: Mapping[str, str], also: str | None = None
     ) -> tuple[Stream, Dataset | None]:
         """The stream to train on, which `adapt` tells how samples are made of rows, and what it holds out to validate.
-
-        Args:
-            source: the opened data.
-            columns: those that the backbone reads, by the option that named each.
-            also: the column of labels, where there is one.
-        """
+        By the option that named each: the columns that the backbone reads, and `also` that of labels."""
         name = f"the stream {self.train_split} of {self.path}"
         rows = source.stream(self.train_split, option="train_split")
         with as_user_error(f"{name} cannot be read", "Change --data.path"):
@@ -138,6 +127,97 @@ class SourceData(SplitDataModule):
         self.left_out = sum(self._left_out.values())
         return left_over(len(data), faults, *whence(data, split), told=told)
 
-    def compare(self, samples: Mapping[str, Contents], unit: str = "sample") -> None:
-        """Says what the splits share, unless it was asked not to."""
-        tell_duplicates(samples, unit, wanted=self.find_duplicates)
+
+class TableData(SourceData):
+    """Samples with a label each, from anything that `datasets.load_dataset` opens.
+
+    Where `val_split` is None, the share held out of the training split is stratified by label.
+
+    Args:
+        path: a file (csv, tsv, json, jsonl, parquet, arrow), a folder or a name on the hub (see `Source`).
+        label_column: the column of labels: class labels, integers, or strings (numbered in sorted order). The predict
+            split may lack it, or hold −1 in some rows or in all. None: the data have no labels, and can be measured
+            as far as that needs none.
+        predict_split: the split to predict; None predicts the validation data.
+        **options: those of SourceData.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        label_column: str | None = "label",
+        predict_split: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(path, **options)
+        if label_column is None and (self.streaming or self.other_splits["val"] is None):
+            raise UserError("data without labels are only measured: set --data.val_split, or --data.label_column")
+        self.label_column = label_column
+        self.other_splits["predict"] = predict_split
+
+    @property
+    @abstractmethod
+    def content_columns(self) -> dict[str, str]:
+        """The columns that the backbone reads, by the option that names each."""
+
+    @abstractmethod
+    def faults(self, data: Dataset, split: str) -> Faults:
+        """What is wrong with a split's rows, apart from their labels."""
+
+    @abstractmethod
+    def split(self, data: Dataset, source: tuple[str, int], index: Integers, labels: Integers | None) -> Split:
+        """These rows (N,) of what was opened, ascending, with their classes (N,) where there are any; the source is the
+        name of the data set's split, and where in it what was opened begins."""
+
+    def open(self) -> dict[str, Any]:
+        """The splits; sets class_names where they are known, and says what was opened."""
+        source = self.source()
+        splits: dict[str, Any] = {}
+        shares: list[str] = []
+        opened = {role: split for role, split in self.other_splits.items() if split is not None}
+
+        def choose(role: str, data: Dataset, split: str, places: Integers, labels: Labels, note: str) -> None:
+            left = self.capped(role, places)
+            values = None if labels.values is None else labels.values[left]
+            splits[role] = self.split(data, whence(data, split), labels.rows[left], values)
+            known, there = len(labels.names or ()), len(np.unique(labels.values)) if labels.values is not None else 0
+            lacks = f"{known - there} of {known} classes absent" if role in ("val", "test") and there < known else ""
+            shares.append(share(role, len(left), len(places), "sample", note, labels.note, lacks))
+
+        if self.streaming:
+            self.stream, held = self.streamed(source, self.content_columns, also=self.label_column)
+            feature = (self.stream.rows.features or {}).get(self.label_column)
+            names = list(feature.names) if isinstance(feature, ClassLabel) else None
+            shares.append(self.stream.share)
+            if held is not None:
+                labels = read_labels(held, self.label_column, np.arange(len(held)), role="val", names=names)
+                note = f"of those held out of {self.train_split} by val_fraction={self.val_fraction}"
+                choose("val", held, f"what {self.train_split} holds out", np.arange(len(held)), labels, note)
+        else:
+            data = source.split(self.train_split, option="train_split")
+            readable = self._readable(data, self.train_split, "train")
+            labels = read_labels(data, self.label_column, readable, role="train")
+            kept, own, names = np.arange(len(readable)), self.train_split != "train", labels.names
+            if "val" not in opened:
+                assert labels.values is not None
+                remedy = "--data.val_fraction or --data.val_split"
+                kept, apart = hold_out(labels.values, self.held_out(len(kept)), seed=self.seed, remedy=remedy)
+            choose("train", data, self.train_split, kept, labels, self.train_split if own else "")
+            if "val" not in opened:
+                choose("val", data, self.train_split, apart, labels, held_out(self.train_split, self.val_fraction))
+        for role, split in opened.items():
+            data = source.split(split, option=f"{role}_split")
+            readable = self._readable(data, split, role)
+            labels = read_labels(data, self.label_column, readable, role=role, names=names)
+            choose(role, data, split, np.arange(len(readable)), labels, split if split != role else "")
+        tell(source.told(), shares)
+        self.class_names = names
+        return splits
+
+    def _readable(self, data: Dataset, split: str, role: str) -> Integers:
+        def find() -> Faults:
+            unlabelled = {} if self.label_column is None else label_faults(data, self.label_column, role=role)
+            return unlabelled | self.faults(data, split)
+
+        return self.readable(data, split, find)

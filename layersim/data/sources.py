@@ -22,8 +22,7 @@ from datasets import (
 )
 
 from layersim.data.account import folder, not_read
-from layersim.data.bad_samples import MARKED
-from layersim.data.unreadable import first_fault
+from layersim.data.bad_samples import MARKED, first_fault
 from layersim.errors import UserError, as_user_error, root_reason
 
 _BUILDERS = {
@@ -86,15 +85,12 @@ class Source:
         return [*(self.files if self.stored is None else self.stored)]
 
     def split(self, split: str, *, option: str) -> Dataset:
-        """The rows of one split. Of a folder only the files of the splits that are asked for are read.
+        """The rows of one split, at least one. Of a folder only the files of the splits that are asked for are read.
 
         Args:
             split: its name, or that of a folder in the one that was opened; wherever `datasets` itself reads the
                 source, also a slice such as "train[:1000]".
             option: the option that named the split, for errors.
-
-        Raises:
-            UserError: no such split, one that cannot be read, or one without rows.
         """
         asked = {part.partition("[")[0].strip() for part in split.split("+")}
         there = self.splits
@@ -109,7 +105,9 @@ class Source:
         self.used |= asked
         if self.stored is not None:
             return self.stored[split]
-        builder = self._prepared(frozenset(asked))
+        builder = self._opened(frozenset(asked))
+        with self._reading(self._paths(asked)):
+            builder.download_and_prepare()
         if (info := (builder.info.splits or {}).get(split)) and info.num_examples == 0:
             raise UserError(f"{self.path} has no rows in its split {split}: change --data.path or --data.{option}")
         with as_user_error(f"{self.path} has no split {split}", f"Change --data.{option} or --data.name"):
@@ -125,15 +123,7 @@ class Source:
         return data
 
     def stream(self, split: str, *, option: str) -> IterableDataset:
-        """The rows of one split as they come, none of them written anywhere.
-
-        Args:
-            split: its name.
-            option: the option that named the split, for errors.
-
-        Raises:
-            UserError: no such split, or one that can only be read whole.
-        """
+        """The rows of one whole split as they come, none of them written anywhere."""
         there = self.splits
         if "[" in split or (self.is_local and split not in there):
             raise UserError(
@@ -210,13 +200,6 @@ class Source:
                 self.options["data_files"] = {split: files for split, files in self.files.items() if split in names}
             self._builders[key] = self._builder(**self.options)
         return self._builders[key]
-
-    def _prepared(self, names: frozenset[str]) -> DatasetBuilder:
-        """The builder of these splits, with its rows on disk."""
-        builder = self._opened(names)
-        with self._reading(self._paths(names)):
-            builder.download_and_prepare()
-        return builder
 
     def _paths(self, splits: Iterable[str]) -> list[str]:
         return [file for split in splits for file in self.files.get(split, [])]

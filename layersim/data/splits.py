@@ -84,12 +84,8 @@ def evaluation_generator(seed: int) -> np.random.Generator:
 
 
 def shared_samples(one: Split, other: Split) -> int:
-    """How many samples of `other` are in `one` too; 0 where they come from different sources.
-
-    Raises:
-        UserError: one of two sources joins several splits ("train+extra", "all"): what it has of the other is not
-            known.
-    """
+    """How many samples of `other` are in `one` too; 0 where they come from different sources. Not known where one of
+    the sources joins several splits ("train+extra", "all")."""
     if one.source == other.source:
         return int(np.isin(other.index + other.offset, one.index + one.offset).sum())
     for source in (one.source, other.source):
@@ -114,17 +110,8 @@ def seeded(*entropy: int) -> Iterator[None]:
 
 
 def hold_out(labels: Integers, count: int, *, seed: int, remedy: str) -> tuple[Integers, Integers]:
-    """Positions of the samples that stay and of `count` samples held out, stratified by label; each in ascending order.
-
-    Args:
-        labels: (N,) integer classes.
-        count: how many to hold out.
-        seed: the same seed holds out the same samples.
-        remedy: the options that an error tells to change.
-
-    Raises:
-        UserError: not every class can be in both parts.
-    """
+    """Positions of the samples that stay and of `count` samples held out, stratified by label (N,), so that every class
+    is in both parts; each in ascending order. The remedy is the options that an error tells to change."""
     from sklearn.model_selection import train_test_split  # here, because --help need not wait for scikit-learn
 
     try:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from layersim.data.base import DrawnSplits, at_least
-from layersim.data.blocks import BlockData, end_of_text
-from layersim.data.sequences import Sequences, Tokens
-from layersim.data.splits import Integers, Split
-from layersim.data.tokenizers import ByteTokenizer, Tokenizer, open_tokenizer, tokenizer_of
+from layersim.data.blocks import BlockData
+from layersim.data.splits import Integers
 from layersim.errors import UserError
 
 # tests, whole programs, what was installed beside the library, tables and texts that are no code
@@ -36,8 +35,7 @@ class StdlibCode(DrawnSplits, BlockData):
     Args:
         max_files: read this many files, drawn by the seed; None: all.
         max_bytes: read, of the files in the order in which they are drawn, as many as fit in this many bytes.
-        tokenizer: a name on the hub or a local folder, for `transformers.AutoTokenizer`; "bytes" for the byte-level
-            one; None: the backbone's own.
+        tokenizer: as in BlockData.
         **options: those of DrawnSplits, whose shares are of the files, and of BlockData.
 
     Raises:
@@ -52,14 +50,12 @@ class StdlibCode(DrawnSplits, BlockData):
         tokenizer: str | None = "bytes",
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(tokenizer=tokenizer, **options)
         self.max_files = None if max_files is None else at_least(1, "max_files", max_files)
         self.max_bytes = None if max_bytes is None else at_least(1, "max_bytes", max_bytes)
-        self.tokenizer_name = tokenizer
         self.files: dict[str, list[str]] = {}
-        self.contents: dict[str, list[bytes]] = {}
 
-    def load(self) -> dict[str, Split]:
+    def open(self) -> dict[str, pa.ChunkedArray]:
         sources = read_sources(Path(sysconfig.get_path("stdlib")))
         chosen = choose(sources, max_files=self.max_files, max_bytes=self.max_bytes, seed=self.seed)
         dealt = deal(chosen, self.val_fraction, self.test_fraction, seed=self.seed)
@@ -69,18 +65,10 @@ class StdlibCode(DrawnSplits, BlockData):
                 f"{', '.join(dealt)}: raise --data.max_files or --data.max_bytes"
             )
         self.files = {role: [chosen[place] for place in places] for role, places in dealt.items()}
-        self.contents = {role: [sources[path] for path in paths] for role, paths in self.files.items()}
-        return {} if self.tokenizer_name is None else self._tokenise(open_tokenizer(self.tokenizer_name))
-
-    def adapt(self, backbone: Any) -> None:
-        if self.tokenizer is None:
-            self.splits = self._tokenise(tokenizer_of(self.tokenizer_name, backbone))
-
-    def _tokenise(self, tokenizer: Tokenizer) -> dict[str, Split]:
-        documents = {
-            role: Sequences(_tokens(content, tokenizer) for content in files) for role, files in self.contents.items()
+        return {
+            role: pa.chunked_array([[sources[path].decode(errors="replace") for path in paths]])
+            for role, paths in self.files.items()
         }
-        return self.pack(documents, tokenizer)
 
 
 def read_sources(library: Path) -> dict[str, bytes]:
@@ -104,13 +92,6 @@ def choose(sources: dict[str, bytes], *, max_files: int | None, max_bytes: int |
     return sorted(drawn)
 
 
-def _tokens(content: bytes, tokenizer: Tokenizer) -> Tokens:
-    if isinstance(tokenizer, ByteTokenizer):  # whatever the file's encoding
-        return np.append(np.frombuffer(content, np.uint8), tokenizer.eos_id).astype(np.int32)
-    (tokens,) = tokenizer.encode([content.decode(errors="replace")], special=False).tokens
-    return np.append(tokens, end_of_text(tokenizer)).astype(np.int32)
-
-
 def source_files(folder: Path, *, left_out: Collection[str]) -> dict[str, Path]:
     """Every .py file by its path relative to the folder, sorted; folders of these names are not entered."""
     found = {}
@@ -130,7 +111,6 @@ def deal(names: Sequence[str], val_fraction: float, test_fraction: float, *, see
     """Positions of the names in "train", "val" and, unless its fraction is 0, "test"; each in ascending order.
 
     Names are ordered by their hash: the first are for validation, the next for testing, each share rounded up.
-    Validation is the same whatever the test fraction is.
     """
     order = np.array(sorted(range(len(names)), key=lambda place: digest("split", seed, names[place])), dtype=np.int64)
     val = math.ceil(val_fraction * len(names))

@@ -15,7 +15,7 @@ from datasets.distributed import split_dataset_by_node
 from lightning import Trainer
 from torch.utils.data import IterableDataset, get_worker_info
 
-from layersim.data.loader import Loader
+from layersim.data.samplers import Loader
 from layersim.data.splits import Sample, seeded
 from layersim.errors import UserError, as_user_error
 
@@ -130,17 +130,11 @@ class Stream(IterableDataset[Sample]):
 
 
 class StreamLoader(Loader):
-    """Batches of a stream; a training that goes on within an epoch reads on where it was.
+    """Batches of a stream, of the process that the trainer tells; a training that goes on within an epoch, of whose
+    batches `place` tells how many it has read, reads on where it was.
 
     What has been read is passed over: the rows are read again, but no sample is made of them, save a batch of each
     worker at most.
-
-    Args:
-        stream: the samples.
-        trainer: of the run: of several processes, it says which this is.
-        place: tells how many of an epoch's batches a resumed training has read already.
-        collate: makes a batch.
-        **options: those of a DataLoader.
     """
 
     def __init__(
@@ -179,16 +173,8 @@ def hold_out_rows(
     """A stream without the rows that their content's hash holds out, and the first of those.
 
     So every process decides alike without having seen the others' rows, and rows of equal content stay on one side.
-
-    Args:
-        rows: the stream; images are not decoded.
-        columns: whose content counts.
-        share: of rows held out, on average.
-        count: held-out rows that are kept at most.
-        told: where the rows come from, for errors.
-
-    Raises:
-        UserError: without a count, for which the whole stream would have to be read; none held out.
+    Images are not decoded; `columns` are those whose content counts, `share` is of rows held out, on average, and
+    `count` of those that are kept at most: without one, the whole stream would have to be read.
     """
     if count is None:
         raise UserError(

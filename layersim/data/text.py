@@ -1,22 +1,106 @@
-"""Texts and pairs of texts with labels, from anything that `datasets.load_dataset` opens."""
+"""Texts and pairs of texts with a class each, tokenised: wherever they come from, and from anything that
+`datasets.load_dataset` opens."""
 
+from abc import abstractmethod
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+from lightning.pytorch.utilities import rank_zero_info
 
+from layersim.data.account import contents, tell_duplicates
 from layersim.data.bad_samples import Faults, text_faults
+from layersim.data.base import Reader, SplitDataModule, at_least
 from layersim.data.columns import check_texts, read_texts, streamed_label
-from layersim.data.duplicates import contents
-from layersim.data.sentence_split import SentenceSplit
-from layersim.data.sentences import SentenceData
-from layersim.data.splits import Sample
+from layersim.data.inputs import TextInputs
+from layersim.data.sentence_split import SentenceSplit, encoded
+from layersim.data.sequences import PadCollate
+from layersim.data.source_data import TableData
+from layersim.data.splits import Integers, Sample, Split
 from layersim.data.streams import Row
-from layersim.data.tables import Rows, TableData
-from layersim.data.tokenizers import Tokenizer
+from layersim.data.tokenizers import Tokenizer, check_vocabulary, open_tokenizer, tokenizer_of
 from layersim.errors import UserError
+
+
+class SentenceData(SplitDataModule):
+    """Texts, or pairs of texts, with a class each.
+
+    A batch holds, all int64: "input_ids", "attention_mask" and, where the tokenizer makes them, "token_type_ids", each
+    (N, T) with T the batch's longest text and the padding on the right; "label" and "index" (N,). Texts are tokenised
+    once, at the start, and kept in memory (4 bytes a token). A text that gives no token at all is an error; an empty
+    text is accepted where the tokenizer adds tokens of its own ([CLS], [SEP], an end).
+
+    Args:
+        tokenizer: a name on the hub or a local folder, for `transformers.AutoTokenizer`; "bytes" for the byte-level
+            one; None: the backbone's own.
+        max_length: tokens of a text, or of a pair, at most; the model's positions, where it has fewer.
+        truncation: what becomes of longer ones: "cut", and told how many, or "refuse".
+        length_bucketing: group texts of similar length into batches, inside shuffled windows of 50.
+        **loader: the options of SplitDataModule.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: str | None = None,
+        max_length: int = 256,
+        truncation: Literal["cut", "refuse"] = "cut",
+        length_bucketing: bool = False,
+        **loader: Any,
+    ) -> None:
+        super().__init__(**loader)
+        self.tokenizer_name = tokenizer
+        self.tokenizer: Tokenizer | None = None
+        self.limit = at_least(8, "max_length", max_length)
+        self.truncation = truncation
+        self.length_bucketing = length_bucketing
+
+    @abstractmethod
+    def open(self) -> dict[str, SentenceSplit]:
+        """The splits, not tokenised yet; sets class_names where they are known."""
+
+    def load(self) -> dict[str, Split]:
+        splits = self.open()
+        if self.tokenizer_name is not None:
+            self._encode(splits, open_tokenizer(self.tokenizer_name))
+        return dict(splits)
+
+    def adapt(self, backbone: Any) -> None:
+        limit = min(self.limit, getattr(backbone, "max_positions", None) or self.limit)
+        if self.tokenizer is None or limit < self.limit:
+            self.limit = limit
+            splits = {role: split for role, split in self.splits.items() if isinstance(split, SentenceSplit)}
+            self._encode(splits, self.tokenizer or tokenizer_of(self.tokenizer_name, backbone))
+
+    def inputs(self, backbone: Any) -> TextInputs:
+        self.adapt(backbone)
+        assert self.tokenizer is not None
+        assert isinstance(self.collate, PadCollate)
+        pairs = getattr(self, "pair_column", None) is not None
+        return TextInputs(self.tokenizer, self.limit, self.truncation, self.collate, pairs=pairs)
+
+    def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
+        assert isinstance(self.collate, PadCollate)
+        assert self.tokenizer is not None
+        largest = self.tokenizer.vocabulary_size - 1  # of a stream nobody knows it beforehand
+        if isinstance(encoded := self.splits.get(split), SentenceSplit):
+            largest = int(encoded.tokens.values.max(initial=-1))
+        for token in (largest, self.collate.padding["input_ids"]):
+            check_vocabulary(token, split, backbone)
+
+    def _encode(self, splits: dict[str, SentenceSplit], tokenizer: Tokenizer) -> None:
+        pad_id = _padding(tokenizer)
+        cut = {role: split.encode(tokenizer, self.limit, self.truncation) for role, split in splits.items()}
+        if any(cut.values()):
+            told = ", ".join(f"{count} of {len(splits[role])} in {role}" for role, count in cut.items())
+            rank_zero_info(f"Texts cut to {self.limit} tokens: {told} (--data.max_length).")
+        if self.length_bucketing:
+            for split in splits.values():
+                split.lengths = split.tokens.lengths
+        self.tokenizer = tokenizer
+        self.collate = PadCollate({"input_ids": pad_id, "token_type_ids": 0})
 
 
 class Text(TableData, SentenceData):
@@ -46,9 +130,10 @@ class Text(TableData, SentenceData):
         return {option: name for option, name in named.items() if name is not None}
 
     def open(self) -> dict[str, SentenceSplit]:
-        splits = {role: self._split(chosen) for role, chosen in self.rows().items()}
+        splits: dict[str, SentenceSplit] = super().open()
         if self.stream is None:
-            self.compare({role: contents(*split.columns) for role, split in splits.items()})
+            samples = {role: contents(*split.columns) for role, split in splits.items()}
+            tell_duplicates(samples, "sample", wanted=self.find_duplicates)
         return splits
 
     def _encode(self, splits: dict[str, SentenceSplit], tokenizer: Tokenizer) -> None:
@@ -67,13 +152,12 @@ class Text(TableData, SentenceData):
         """By its option, each column of texts (N,)."""
         return {option: read_texts(data, name, option=option) for option, name in self.content_columns.items()}
 
-    def _split(self, rows: Rows) -> SentenceSplit:
-        columns = {option: texts.take(rows.index) for option, texts in self._columns(rows.data).items()}
+    def split(self, data: Dataset, source: tuple[str, int], index: Integers, labels: Integers | None) -> SentenceSplit:
+        name, offset = source
+        columns = {option: texts.take(index) for option, texts in self._columns(data).items()}
         for option, texts in columns.items():
-            check_texts(texts, getattr(self, option), rows.index + rows.offset, option=option)
-        return SentenceSplit(
-            rows.source, rows.index, rows.labels, *columns.values(), seed=self.seed, offset=rows.offset
-        )
+            check_texts(texts, getattr(self, option), index + offset, option=option)
+        return SentenceSplit(name, index, labels, *columns.values(), seed=self.seed, offset=offset)
 
 
 def streamed_text(
@@ -83,17 +167,22 @@ def streamed_text(
     texts = [[row[column]] for column in columns]
     if not all(isinstance(text, str) for (text,) in texts):
         raise UserError(f"texts must be strings, but a row has {texts[0][0]!r}: change --data.text_column")
-    encoding = tokenizer.encode(*texts)
-    if len(encoding.tokens[0]) > limit and truncation == "refuse":
-        raise UserError(
-            f"a row of the stream has {len(encoding.tokens[0])} tokens, but {limit} is the most: raise "
-            f"--data.max_length as far as the model reads, or set --data.truncation cut"
-        )
-    if len(encoding.tokens[0]) > limit:
-        encoding = tokenizer.encode(*texts, max_length=limit)
-    if not encoding.tokens[0]:
+    encoding, _ = encoded(texts, tokenizer, limit, truncation, lambda _: "a row of the stream")
+    if not encoding["input_ids"][0]:
         raise UserError("a row of the stream is empty: choose a --data.tokenizer that adds tokens of its own")
-    sample: Sample = {"input_ids": np.asarray(encoding.tokens[0], np.int32)}
-    if encoding.types is not None:
-        sample["token_type_ids"] = np.asarray(encoding.types[0], np.int32)
+    sample: Sample = {name: np.asarray(rows[0], np.int32) for name, rows in encoding.items()}
     return sample | {"label": streamed_label(row[label])}
+
+
+def _padding(tokenizer: Tokenizer) -> int:
+    if tokenizer.pad_id is not None:
+        return tokenizer.pad_id
+    if tokenizer.eos_id is None:
+        raise UserError(
+            f"the tokenizer {tokenizer.name} has neither a padding token nor one that ends a text: "
+            f"change --data.tokenizer, or give it a padding token"
+        )
+    rank_zero_info(
+        f"The tokenizer {tokenizer.name} has no padding token: its end of text pads, told apart by attention_mask."
+    )
+    return tokenizer.eos_id

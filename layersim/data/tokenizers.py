@@ -2,22 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from transformers import AutoTokenizer
 
 from layersim.errors import UserError, as_user_error
 from layersim.installed_packages import model_name
 
-
-@dataclass(frozen=True)
-class Encoding:
-    """Tokens of some texts, row by row and unpadded."""
-
-    tokens: list[list[int]]
-    types: list[list[int]] | None = None
-    """Of each token, whether it belongs to a pair's first or second text; None where the model does not read this."""
+Encoding: TypeAlias = dict[str, list[list[int]]]
+"""Of some texts, row by row and unpadded: "input_ids", their tokens, and where the model reads them "token_type_ids",
+whether each belongs to a pair's first or second text."""
 
 
 class Tokenizer(ABC):
@@ -78,7 +72,7 @@ class ByteTokenizer(Tokenizer):
             if max_length is not None:
                 parts = _cut(parts, max_length - len(parts) * len(end))
             rows.append([token for part in parts for token in [*part, *end]])
-        return Encoding(rows)
+        return {"input_ids": rows}
 
 
 def _cut(parts: list[bytes], room: int) -> list[bytes]:
@@ -90,15 +84,8 @@ def _cut(parts: list[bytes], room: int) -> list[bytes]:
 
 
 class PretrainedTokenizer(Tokenizer):
-    """A tokenizer of transformers.
-
-    Args:
-        name: a name on the hub, a local folder, or `package:PACKAGE/FOLDER`.
-        options: of `from_pretrained`, such as the revision.
-
-    Raises:
-        UserError: there is none of that name, or the hub is out of reach.
-    """
+    """A tokenizer of transformers: of a name on the hub, a local folder, or `package:PACKAGE/FOLDER`; with options of
+    `from_pretrained`, such as the revision."""
 
     def __init__(self, name: str, **options: Any) -> None:
         with as_user_error(
@@ -129,7 +116,7 @@ class PretrainedTokenizer(Tokenizer):
                 return_attention_mask=False,
                 verbose=False,  # it warns of long texts, which are ours to count
             )
-        return Encoding(encoded["input_ids"], encoded.get("token_type_ids"))
+        return {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
 
 
 def open_tokenizer(name: str) -> Tokenizer:
@@ -138,11 +125,7 @@ def open_tokenizer(name: str) -> Tokenizer:
 
 
 def tokenizer_of(name: str | None, backbone: Any) -> Tokenizer:
-    """The tokenizer that was asked for, else the backbone's own, fetched as the model was: same revision, same trust.
-
-    Raises:
-        UserError: neither is known.
-    """
+    """The tokenizer that was asked for, else the backbone's own, fetched as the model was (revision, trust)."""
     if name is not None:
         return open_tokenizer(name)
     own = getattr(backbone, "tokenizer_name", None)

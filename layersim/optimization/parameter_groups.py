@@ -112,11 +112,7 @@ def _is_matrix(name: str, parameter: nn.Parameter, exempt: list[str]) -> bool:
 
 
 def check_groups(groups: list[dict[str, Any]], module: nn.Module) -> None:
-    """Whether each parameter that trains is in one group.
-
-    Raises:
-        UserError: one is in none, or in two.
-    """
+    """Raises a UserError where a parameter that trains is in no group, or one is in two."""
     counts = Counter(id(parameter) for group in groups for parameter in group["params"])
     missing = [name for name, each in module.named_parameters() if each.requires_grad and not counts[id(each)]]
     twice = [name for name, each in module.named_parameters() if counts[id(each)] > 1]

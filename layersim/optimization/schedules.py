@@ -6,11 +6,12 @@ from math import cos, inf, pi
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import cli
+from lightning.pytorch import Trainer, cli
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import ChainedScheduler, CyclicLR, LambdaLR, LRScheduler, OneCycleLR, SequentialLR
 
 from layersim.errors import UserError, as_user_error
+from layersim.runs.refusals import refusing
 
 Interval = Literal["step", "epoch"]
 
@@ -26,11 +27,7 @@ class ReduceLROnPlateau(cli.ReduceLROnPlateau):
 
 
 def scheduled(optimizer: Optimizer, make: Callable[[Optimizer], Any]) -> Any:
-    """The schedule that `make` makes for the optimizer.
-
-    Raises:
-        UserError: torch does not take its options, or it gives groups of several learning rates one.
-    """
+    """The schedule that `make` makes for the optimizer, which must not give groups of several learning rates one."""
     before = {group["lr"] for group in optimizer.param_groups}
     with as_user_error("torch cannot make the learning-rate schedule", "Change --model.lr_scheduler."):
         schedule = make(optimizer)
@@ -69,11 +66,8 @@ def told(schedule: LRScheduler, interval: Interval, steps: float, epochs: float)
 
 
 def check_lasts(schedule: LRScheduler, count: float) -> None:
-    """Whether a schedule that ends, such as OneCycleLR, lasts for a training that moves it so many times.
-
-    Raises:
-        UserError: it does not; torch would stop the training there.
-    """
+    """Refuses a schedule that ends, such as OneCycleLR, before a training that moves it so many times: torch would stop
+    the training there."""
     total = getattr(schedule, "total_steps", inf)
     if not isinstance(schedule, WarmupDecay) and total < count:
         raise UserError(
@@ -84,16 +78,35 @@ def check_lasts(schedule: LRScheduler, count: float) -> None:
 
 
 def try_out(schedule: Any) -> None:
-    """Moves a schedule twice, since torch finds out some options, such as a `T_max` of 0, only then.
-
-    Raises:
-        UserError: it cannot be moved.
-    """
+    """Moves a schedule twice, since torch finds out some options, such as a `T_max` of 0, only then."""
     plateau = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
     with warnings.catch_warnings(), as_user_error("torch cannot move the schedule", "Change --model.lr_scheduler."):
         warnings.simplefilter("ignore")  # the optimizer takes no step
         for _ in range(min(2, getattr(schedule, "total_steps", 2))):
             schedule.step(*([1.0] if plateau else []))
+
+
+def start_from(schedule: LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau, rates: list[float]) -> None:
+    """Makes a schedule, and the optimizer that it moves, what they were had the optimizer's groups these rates; a
+    UserError where it has rates of its own, or is made of several."""
+    if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        return  # it lowers whatever rate there is
+    if isinstance(schedule, OneCycleLR | CyclicLR | SequentialLR | ChainedScheduler):
+        raise UserError(
+            f"LearningRateFinder found a rate, but {type(schedule).__name__} does not start from the optimizer's "
+            "rate alone. Leave the finder out of --trainer.callbacks, or change --model.lr_scheduler."
+        )
+    moved = zip(schedule.get_last_lr(), schedule.base_lrs, rates, strict=True)
+    schedule._last_lr = [last * rate / base for last, base, rate in moved]
+    schedule.base_lrs = [*rates]
+    for group, rate, now in zip(schedule.optimizer.param_groups, rates, schedule._last_lr, strict=True):
+        group["initial_lr"], group["lr"] = rate, now
+
+
+def steps_of(trainer: Trainer) -> float:
+    """Optimizer steps of the whole training, infinity or −1 where Lightning cannot tell."""
+    with refusing("Lightning refuses this", "Change the option under --trainer."):
+        return trainer.estimated_stepping_batches
 
 
 class WarmupDecay(LambdaLR):

@@ -8,24 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from layersim.errors import UserError
-from layersim.runs.sharded_checkpoints import read_folder
-from layersim.runs.whole_checkpoints import reading
+from layersim.runs.whole_checkpoints import read_folder, reading
 
 _READ: dict[str, Any] = {"state_dict": None, "hyper_parameters": {}, "layersim": {}}
 """The entries of a checkpoint that the command reads, and what stands for one that is not there."""
 
 
 def read_checkpoint(path: str | Path, *, shapes_only: bool = False) -> dict[str, Any]:
-    """A checkpoint's contents, plain values and tensors only: a file's tensors are mapped, not read; of a sharded
-    model's folder all is read but the optimizers' states.
-
-    Args:
-        path: of the file or folder.
-        shapes_only: leave the values of a folder's weights where they are.
-
-    Raises:
-        UserError: no such file, or one that is cut short, corrupt, or no Lightning checkpoint.
-    """
+    """The contents of a checkpoint that Lightning wrote, plain values and tensors only: a file's tensors are mapped,
+    not read; of a sharded model's folder all is read but the optimizers' states, and the weights' values where
+    `shapes_only`."""
     if not Path(path).exists() or (Path(path).is_dir() and Path(path).suffix != ".ckpt"):
         raise UserError(f"There is no checkpoint {path}. Give the path of a .ckpt file as --ckpt_path.")
     with reading(Path(path)):
@@ -49,18 +41,8 @@ def class_names_of(checkpoint: dict[str, Any]) -> list[str] | None:
 
 
 def check_complete(checkpoint: dict[str, Any], path: str | Path, *, resume: bool, sharded: bool = False) -> None:
-    """Whether Lightning can take a checkpoint as one of its own, and training can go on from it.
-
-    Args:
-        checkpoint: as `read_checkpoint` gives it.
-        path: for the error.
-        resume: whether training goes on, which needs more than weights.
-        sharded: whether the model's parameters are spread over processes.
-
-    Raises:
-        UserError: it does not tell which Lightning wrote it, or one of another major version; it holds weights alone,
-            or only a part of a training's state; it is a sharded training's folder, and the model is whole.
-    """
+    """Raises a UserError where Lightning cannot take what `read_checkpoint` read as one of its own, or, to resume,
+    training cannot go on from it; `sharded` tells whether the model's parameters are spread over processes."""
     if resume and not sharded and Path(path).is_dir():
         raise UserError(
             f"{path} is a sharded model's, whose training goes on with --trainer.strategy.class_path="
@@ -97,11 +79,8 @@ def _lacking(checkpoint: dict[str, Any]) -> list[str]:
 
 
 def check_fits(state: dict[str, Tensor], module: nn.Module, path: str | Path) -> None:
-    """Whether a checkpoint's weights are those of this model, and numbers.
-
-    Raises:
-        UserError: weights that are missing, left over or of another shape, the first few named; NaN or infinite ones.
-    """
+    """Refuses weights that are missing, left over or of another shape, the first few named, and those that are no
+    numbers."""
     own = module.state_dict()
     shapes = [
         f"{name} is {_shape(state[name])} there, {_shape(own[name])} here"

@@ -7,6 +7,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -15,7 +16,6 @@ from layersim.module import LayerwiseModule
 from layersim.report.configuration import flat
 from layersim.report.environment import write_environment
 from layersim.report.secrets import MASK, masked
-from layersim.runs.finders import found, without_finders
 from layersim.runs.parameters import parameters_of
 from layersim.runs.resume import begun_by
 from layersim.runs.tracking import Wandb
@@ -50,17 +50,30 @@ class RunConfig(SaveConfigCallback):
             return
         for flag, value in values.items():
             self.config[flag] = value
-        self.config.trainer.callbacks = without_finders(self.config.trainer.callbacks)
+        done = {finder.__name__ for finder in (BatchSizeFinder, LearningRateFinder)}
+        told = self.config.trainer.callbacks
+        self.config.trainer.callbacks = [call for call in told if call.class_path.rpartition(".")[2] not in done]
         self._read()
         pl_module.save_hyperparameters(dict(pl_module.hparams) | self.config_dict["model"], logger=False)
         if trainer.is_global_zero:
             self.save_config(trainer, pl_module, "fit")
-            told = ", ".join(f"--{flag}={value:g}" for flag, value in values.items())
-            rank_zero_info(f"Found, and written to {self.config_filename}: {told}.")
+            flags = ", ".join(f"--{flag}={value:g}" for flag, value in values.items())
+            rank_zero_info(f"Found, and written to {self.config_filename}: {flags}.")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         run_ids = [logger.version for logger in trainer.loggers if isinstance(logger, Wandb)]
         checkpoint["layersim"] = {"config": self.config_dict, "wandb_run_id": run_ids[0] if run_ids else None}
+
+
+def found(trainer: Trainer, config: Namespace) -> dict[str, Any]:
+    """What Lightning's finders have changed of a run's configuration, by the options' whole flags."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    values: dict[str, Any] = {}
+    if any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+        values["data.init_args.batch_size"] = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+    if any(isinstance(callback, LearningRateFinder) for callback in callbacks):
+        values["model.optimizer.init_args.lr"] = trainer.lightning_module.learning_rate
+    return {flag: value for flag, value in values.items() if config.get(flag, value) != value}
 
 
 def write_facts(directory: Path, trainer: Trainer, module: LightningModule, verb: str) -> None:

@@ -23,9 +23,6 @@ def reserve(root: Path, experiment: str) -> Path:
     """Makes a new directory for a run, named by the time and four random hexadecimal digits.
 
     What killed runs of the experiment left half written is cleared away.
-
-    Raises:
-        UserError: the directory cannot be made.
     """
     while True:
         directory = root / experiment / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -67,12 +64,7 @@ def discarding_unused() -> Iterator[None]:
 
 
 def check_writable(root: Path, experiment: str) -> None:
-    """Tells early, without making anything, that no run's directory can be made.
-
-    Raises:
-        UserError: a part of the path is a file, or the first folder that exists may not be written; or the experiment's
-            name is no plain relative path.
-    """
+    """Tells early, without making anything, that no run's directory can be made there."""
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", experiment) or ".." in experiment.split("/"):
         raise UserError(
             f"Expected an experiment name of letters, digits, '.', '_', '-' and '/', but got {experiment!r}. "

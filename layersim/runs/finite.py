@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
@@ -13,12 +14,16 @@ from layersim.backbones.tokens import POSITIONS
 from layersim.errors import UserError
 from layersim.heads import Head
 from layersim.outputs import LayerFeatures
-from layersim.runs.finders import is_searching
 
 if TYPE_CHECKING:
     from layersim.module import LayerwiseModule
 
 Batch = Mapping[str, Any]
+
+
+def is_searching(trainer: Trainer) -> bool:
+    """Whether LearningRateFinder is trying rates; it has the trainer's callbacks put away meanwhile."""
+    return any(type(call).__module__.startswith("lightning.pytorch.tuner") for call in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def broken(values: Tensor) -> Tensor:
@@ -28,14 +33,8 @@ def broken(values: Tensor) -> Tensor:
 
 def first_broken(batch: Batch, features: LayerFeatures, layers: list[int], head: Head) -> str:
     """What is first not finite on the way from a batch to its loss, with its layer (from 1) and its sample; empty where
-    all is finite, up to each layer's loss.
-
-    Args:
-        batch: its inputs.
-        features: (K, N, D) of
-        layers: these K layers.
-        head: reads them; a sharded model's is whole from its forward to its backward.
-    """
+    all is finite, up to each layer's loss. Features are (K, N, D) of these K layers; a sharded model's head is whole
+    from its forward to its backward."""
     for key, value in batch.items():
         if isinstance(value, Tensor) and value.is_floating_point() and value.ndim:
             rows = ~value.flatten(1).isfinite().all(dim=1) if value.ndim > 1 else ~value.isfinite()
@@ -85,11 +84,8 @@ class Finiteness:
         self._batch, self._number, self._layers, self._loss_of = batch, batch_idx, layers, loss_of
 
     def check_loss(self, module: "LayerwiseModule", total: Tensor, loss: Tensor, features: LayerFeatures) -> None:
-        """Stops the training where the `total` loss, of all processes, is not finite, for what this one's `loss` tells.
-
-        Raises:
-            UserError: it is not.
-        """
+        """Stops the training by a UserError where the `total` loss, of all processes, is not finite, for what `loss`,
+        of this one, tells."""
         if torch.isfinite(total) or is_searching(module.trainer):
             return
         where = "in another process"
@@ -98,17 +94,14 @@ class Finiteness:
         self._stop(module, f"The loss is {total.item()}", where or type(module.objective).__name__)
 
     def check_gradients(self, module: "LayerwiseModule") -> None:
-        """Stops the training where a gradient is not finite. Looked at where every process has all of them, and nobody
-        scales them: what overflows in 16 bits is skipped.
-
-        Raises:
-            UserError: one is not.
-        """
+        """Stops the training by a UserError where a gradient is not finite. Looked at where every process has all of
+        them, and nobody scales them: what overflows in 16 bits is skipped."""
         if (scaler := scaler_of(module)) is not None:
             self._scale = scaler.get_scale()
             return
         named = {name: each.grad for name, each in module.named_parameters() if each.grad is not None}
-        if not _is_whole(module) or not named or is_searching(module.trainer):
+        whole = isinstance(module.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+        if not whole or not named or is_searching(module.trainer):
             return
         if torch.stack(torch._foreach_norm([*named.values()])).isfinite().all():  # 0.2 % of a ViT-S's step on a host
             return
@@ -128,20 +121,16 @@ class Finiteness:
         parameters = [each for each in module.parameters() if each.requires_grad]
         tensors = {key: each for key, each in self._batch.items() if isinstance(each, Tensor) and each.ndim}
 
-        def breaks(rows: range) -> bool:
-            some = {**self._batch, **{key: each[rows.start : rows.stop] for key, each in tensors.items()}}
+        def breaks(row: int) -> bool:
+            some = {**self._batch, **{key: each[row : row + 1] for key, each in tensors.items()}}
             with torch.enable_grad(), module.trainer.precision_plugin.train_step_context():
                 loss = loss_of(some)[1]
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             return not all(each.isfinite().all() for each in gradients if each is not None)
 
-        rows = every = range(len(next(iter(tensors.values()))))
-        while len(rows) > 1:
-            half = len(rows) // 2
-            rows = rows[:half] if breaks(rows[:half]) else rows[half:]
-        if not breaks(rows):
-            return "no sample of this process alone"
-        return _sample(rows[0], len(every), self._batch, None)
+        rows = len(next(iter(tensors.values())))
+        first = next(filter(breaks, range(rows)), None)
+        return "no sample of this process alone" if first is None else _sample(first, rows, self._batch, None)
 
     def _stop(self, module: "LayerwiseModule", what: str, where: str) -> None:
         checkpoint = module.trainer.checkpoint_callback
@@ -192,11 +181,6 @@ class Finiteness:
             where = _sample(int(rows[layer].long().argmax()), rows.shape[1], batch, position)
             self._first = f"layer {layer + 1}, {where} (batch {batch_idx})"
         self._samples += int(rows.any(dim=0).sum())
-
-
-def _is_whole(module: "LayerwiseModule") -> bool:
-    """Whether each process holds all parameters and gradients."""
-    return isinstance(module.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
 
 
 def scaler_of(module: "LayerwiseModule") -> Any:

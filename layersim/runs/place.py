@@ -38,7 +38,7 @@ class Place:
             await_validation(checkpoint, due=loop.epoch_loop._should_check_val_fx(fetcher))
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Reads a checkpoint's place; one of an earlier version has none."""
+        """Reads a checkpoint's place, where it tells one."""
         if place := checkpoint.get(PLACE):
             self._random_states, self._loss, self._followed = place["random_states"], place["loss"], place["followed"]
 
@@ -90,12 +90,8 @@ def await_validation(checkpoint: dict[str, Any], *, due: bool) -> None:
     """Rewrites, in place, the place in its epoch of a checkpoint that is being saved.
 
     Lightning takes a checkpoint of a batch's end for one of after the validation that follows, and does not end an
-    epoch whose last batch it is of. So that a resumed training does both, it is marked as one of within that
-    validation, before its first batch.
-
-    Args:
-        checkpoint: as Lightning saves it.
-        due: whether the batch is followed by a validation.
+    epoch whose last batch it is of. So that a resumed training does both, where a validation is `due` it is marked as
+    one of within that, before its first batch.
     """
     loops = checkpoint["loops"]["fit_loop"]
     batches, validation = loops["epoch_loop.batch_progress"], loops["epoch_loop.val_loop.batch_progress"]

@@ -43,13 +43,7 @@ PARENT = "LAYERSIMPARENT"
 
 @dataclass(frozen=True)
 class End:
-    """How one process ended before the run did.
-
-    Args:
-        rank: which.
-        why: what it did, as it goes on behind «rank 1».
-        status: what all processes exit with.
-    """
+    """How one process ended before the run did: what it did, as it goes on behind «rank 1», and what all exit with."""
 
     rank: int
     why: str
@@ -59,10 +53,7 @@ class End:
 class Watch(threading.Thread):
     """The thread that watches the other processes, and ends this one where another ended.
 
-    Args:
-        rank: of this process.
-        limit: seconds without a sign of life after which a process counts as stopped.
-        children: processes that this one started, by rank.
+    After `limit` seconds without a sign of life a process counts as stopped; children, by rank, this one started.
     """
 
     def __init__(self, rank: int, limit: float, children: dict[int, Popen[bytes]] | None = None) -> None:
@@ -90,13 +81,8 @@ class Watch(threading.Thread):
         self._over = threading.Event()
 
     def connect(self, peers: dict[int, Connection], pids: dict[int, int], collectives: Callable[[], int]) -> None:
-        """Watches these from now on.
-
-        Args:
-            peers: connections by rank: of rank 0 to all others, of each other to rank 0.
-            pids: of those that run on this machine.
-            collectives: how many this process has begun.
-        """
+        """Watches these from now on, by rank: rank 0 has connections to all others, each other to rank 0; pids are of
+        those that run on this machine; `collectives` tells how many this process has begun."""
         self._pids, self._collectives, self._silent = pids, collectives, dict.fromkeys(peers, 0)
         self._begun = dict.fromkeys(peers, 0)
         self._peers, self.connected = peers, True
@@ -114,11 +100,8 @@ class Watch(threading.Thread):
                 os._exit(self.end.status)
 
     def failed(self, error: BaseException) -> End:
-        """Tells the others that this process's main thread raised; the process ends by itself from here.
-
-        Returns:
-            whose end that is: this process's own, or another's, whose death broke a collective of this one.
-        """
+        """Tells the others that this process's main thread raised; the process ends by itself from here. Returns whose
+        end that is: this process's own, or another's, whose death broke a collective of this one."""
         if re.search(r"gloo|nccl|connection|socket|timed out", str(error), re.IGNORECASE):
             self._known.wait(2)
             if self._left:

@@ -1,25 +1,43 @@
-"""All processes of a run end where one does: the callback for any Trainer, and what the command adds to it."""
+"""All processes of a run end where one does, and begin only where they have alike what they must: the callback for any
+Trainer, and what the command adds to it."""
 
 import contextlib
+import hashlib
 import os
 import secrets
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from multiprocessing.connection import Client, Listener
+from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
+import layersim
 from layersim.errors import UserError
-from layersim.runs.agreement import facts, require_agreement
+from layersim.report.configuration import flat
+from layersim.report.environment import environment
 from layersim.runs.process_watch import GRACE, PARENT, Watch
+
+_TRAINER = (
+    *("max_epochs", "max_steps", "accumulate_grad_batches", "precision", "gradient_clip_val", "val_check_interval"),
+    *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
+)
+_DATA = ("batch_size", "eval_batch_size", "drop_last", "seed", "shuffle_buffer")
+_SAMPLES = 3  # of a split that are looked into
+
+Facts = Mapping[str, str]
+"""By name, what a process has, in a word that can be shown, or as a digest."""
 
 
 class ProcessWatch(Callback):
@@ -135,3 +153,59 @@ def ending_together(trainer: Trainer) -> Iterator[None]:
         raise
     if call.watch is not None and (late := call.watch.finish()):
         sys.exit(late.status)
+
+
+def facts(trainer: Trainer, module: LightningModule) -> dict[str, str]:
+    """What this process trains with: packages, code, seed, options, data; no path, as each machine may have its own."""
+    found = {f"package {name}": version for name, version in environment().items() if name != "system"}
+    found["code of layersim"] = _code()
+    found["--seed_everything"] = os.environ.get("PL_GLOBAL_SEED", "none")
+    found |= {f"--trainer.{name}": str(getattr(trainer, name)) for name in _TRAINER}
+    options = {name: value for name, value in flat(dict(module.hparams)).items() if not name.startswith("backbone.")}
+    found |= {f"--model.{name}": str(value) for name, value in options.items() if os.sep not in str(value)}
+    found["model"] = _digest(f"{name}{tuple(value.shape)}" for name, value in module.state_dict().items())
+    data = getattr(trainer, "datamodule", None)
+    found |= {f"--data.{name}": str(getattr(data, name)) for name in _DATA if hasattr(data, name)}
+    for role, split in getattr(data, "splits", {}).items():
+        found[f"number of {role} samples"] = str(len(split))
+        found[f"{role} data"] = _digest(_contents(split))
+    return found
+
+
+def require_agreement(told: Mapping[int, tuple[str, Facts]]) -> None:
+    """Raises a UserError that names the first process which differs from rank 0, by rank, machine and facts, and in
+    what."""
+    host, first = told[0]
+    for rank, (where, other) in sorted(told.items()):
+        for name in {**first, **other}:
+            ours, theirs = first.get(name, "none"), other.get(name, "none")
+            if ours != theirs:
+                raise UserError(
+                    f"the processes of a run must be alike, but rank {rank} on {where} has another {name} than rank 0 "
+                    f"on {host}: {theirs}, and {ours}. Install, copy or set it alike on both machines"
+                )
+
+
+@cache
+def _code() -> str:
+    packages = [layersim, *filter(None, [sys.modules.get("callbacks")])]
+    files = (path for package in packages for path in Path(str(package.__file__)).parent.rglob("*.py"))
+    return _digest(path.name.encode() + path.read_bytes() for path in sorted(files))
+
+
+def _contents(split: Any) -> Iterable[bytes | str]:
+    """What tells a split from another: its samples' numbers and labels, and a few of them whole."""
+    for numbers in (split.index, split.labels):
+        yield b"" if numbers is None else np.ascontiguousarray(numbers).tobytes()
+    for place in np.linspace(0, len(split) - 1, min(_SAMPLES, len(split)), dtype=int):
+        for name, value in sorted(split[int(place)].items()):
+            yield name
+            yield value.numpy().tobytes() if isinstance(value, Tensor) else np.asarray(value).tobytes()
+
+
+def _digest(parts: Iterable[bytes | str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+        digest.update(b"\0")
+    return digest.hexdigest()[:12]

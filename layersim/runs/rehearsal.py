@@ -33,29 +33,17 @@ class Rehearses(Protocol):
 
     def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
         """Names of what an epoch of so many samples logs, without the stage; `*` stands for what is not known yet.
-
-        Raises:
-            TooFewSamples: the samples are too few for what was asked for.
-        """
+        Raises `TooFewSamples` where they are too few for what was asked for."""
 
 
 def logged_names(
     callbacks: Iterable[object], module: LayerwiseModule, samples: int | None = None, *, verb: str = "fit", stage: str
 ) -> set[str] | None:
-    """The names that a run of these callbacks logs; `*` in them stands for any letters.
+    """The names that a run of the trainer's callbacks logs; `*` in them stands for any letters. None where one of them
+    is somebody else's, which may log whatever it likes.
 
-    Args:
-        callbacks: the trainer's.
-        module: the model, as it is trained or measured.
-        samples: N that an evaluation reads, 0 or more; None: not known, and taken to be enough.
-        verb: what is run.
-        stage: `val` or `test`, which stands before the names.
-
-    Returns:
-        The names, or None where one of the callbacks is somebody else's, which may log whatever it likes.
-
-    Raises:
-        UserError: the samples are too few for a measure that was asked for; two callbacks measure one name.
+    An evaluation reads so many samples, 0 or more; None: not known, and taken to be enough. The stage, `val` or `test`,
+    stands before the names.
     """
     names, measured, known = set[str](), set[str](), True
     if verb == "fit":
@@ -97,17 +85,7 @@ def _rehearsed(callback: Rehearses, module: LayerwiseModule, samples: int | None
 
 
 def require_logged(wanted: str, names: set[str] | None, who: str, option: str) -> None:
-    """Refuses a name that nobody logs.
-
-    Args:
-        wanted: the name.
-        names: as `logged_names` gives them; None allows all.
-        who: waits for it, such as "ModelCheckpoint".
-        option: to change.
-
-    Raises:
-        UserError: it is not among the names; near ones are named.
-    """
+    """Refuses what somebody waits for and nobody logs, by the names of `logged_names`, and names near ones."""
     if names is None or any(fnmatchcase(wanted, name) for name in names):
         return
     near = get_close_matches(wanted, names, n=3, cutoff=0.6) or sorted(name for name in names if name.count("/") == 1)
@@ -127,14 +105,11 @@ def check_monitors(callbacks: Iterable[object], names: set[str] | None) -> None:
 def evaluated(samples: int, batch_size: int, limit: float | None) -> int:
     """How many of a split's samples an evaluation reads, under a trainer's limit: batches, a share of them, or none."""
     batches = ceil(samples / batch_size)
-    read = (
-        batches
-        if limit is None
-        else int(batches * min(1.0, limit))
-        if isinstance(limit, float)
-        else min(limit, batches)
-    )
-    return min(samples, read * batch_size)
+    if isinstance(limit, float):
+        batches = int(batches * min(1.0, limit))
+    elif limit is not None:
+        batches = min(limit, batches)
+    return min(samples, batches * batch_size)
 
 
 def classifier_width(module: LayerwiseModule) -> int:

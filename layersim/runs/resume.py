@@ -29,14 +29,8 @@ RATES = "learning_rates"
 
 
 def find_run(where: Path, *, last: bool) -> tuple[Path, Path]:
-    """A run's `config.yaml` and its newest checkpoint that can be read.
-
-    Args:
-        where: the run's directory; with `last` an experiment's, of which the run with the newest checkpoint is taken.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The `config.yaml` and the newest checkpoint that can be read, of a run's directory; with `last` of the run in an
+    experiment's directory that has the newest checkpoint."""
     found = sorted(where.glob("*/checkpoints/*.ckpt" if last else "checkpoints/*.ckpt"), key=_age)
     if found and last:
         found = [path for path in found if path.parent == found[-1].parent]
@@ -81,12 +75,8 @@ def begun_by() -> dict[str, str]:
 
 
 def run_of_job(experiment: Path) -> Path | None:
-    """The run that this command of this job of SLURM's had begun before the job was started again; the one that saved
-    last, None where none did.
-
-    Args:
-        experiment: the directory of the experiment's runs.
-    """
+    """The run, in an experiment's directory, that this command of this job of SLURM's had begun before the job was
+    started again; the one that saved last, None where none did."""
     mine = begun_by().items()
     saved = [path.parent.parent for path in sorted(experiment.glob("*/checkpoints/*.ckpt"), key=_age, reverse=True)]
     for run in dict.fromkeys(saved):
@@ -148,10 +138,6 @@ def prefer_given_options(
         given: an optimizer with the options that training shall go on with, and with its schedule.
         hparams: the module's hyper-parameters now; compared to the checkpoint's where both were made by the command.
         loaded: the training's optimizers, where they hold the checkpoint's state already: of a sharded model.
-
-    Raises:
-        UserError: another optimizer, other groups or another schedule than the checkpoint's: its state means nothing to
-            them.
     """
     stored = checkpoint.get("hyper_parameters") or {}
     if "optimizer" in stored and "optimizer" in hparams:
@@ -187,13 +173,7 @@ def prefer_given_options(
 
 
 def check_length(checkpoint: dict[str, Any], steps: int) -> None:
-    """Whether a checkpoint's step is the same share of a training that has so many optimizer steps an epoch now.
-
-    Checkpoints of older versions do not tell; they are taken as they are.
-
-    Raises:
-        UserError: the checkpoint's training had another number of steps an epoch.
-    """
+    """Refuses a checkpoint whose step is another share of a training that has so many optimizer steps an epoch now."""
     if (stored := checkpoint.get(STEPS_PER_EPOCH, steps)) != steps:
         raise UserError(
             f"The checkpoint's training took {stored} optimizer steps an epoch, but now there are {steps}, so that a "

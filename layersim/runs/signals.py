@@ -26,10 +26,7 @@ def handle(numbers: Iterable[int], receive: Callable[[int], None]) -> dict[int, 
     """Has signals call `receive` in this process, but for those that it was told to ignore, as by nohup.
 
     Processes that are forked from this one end by SIGTERM and SIGHUP as if nothing were handled, and pass over the
-    others: a loader's worker has to live until its training has finished the step.
-
-    Returns:
-        What handled them before, for `restore`.
+    others: a loader's worker has to live until its training has finished the step. Returns what `restore` takes.
     """
     here = os.getpid()
 

@@ -9,7 +9,7 @@ import pytest
 
 from layersim.data import Docstrings
 from layersim.data.docstrings import PACKAGES, balanced, distinct, documented, naming, prose, read_prose, words
-from layersim.data.sentences import SentenceSplit
+from layersim.data.sentence_split import SentenceSplit
 from layersim.errors import UserError
 from layersim.installed_packages import package_folder
 
@@ -59,8 +59,8 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["alpha", "be", "gammas"]
 
 
-def text(package: str, number: int) -> str:
-    of_its_own = number + 100 * len(package)  # so that they differ where the names are masked, too
+def text(package: str, number: int, first: int | None = None) -> str:
+    of_its_own = number + (first or 100 * len(package))  # so that they differ where the names are masked, too
     return f"Number {of_its_own} of what the package {package} computes for {'xyz'[number % 3]}."
 
 
@@ -80,14 +80,14 @@ def texts(data: Docstrings, role: str) -> dict[int, tuple[str, int]]:
 
 
 def test_equally_many_of_each_package_without_what_they_share(packages: list[str]) -> None:
-    data = opened(packages, val_fraction=0.3, test_fraction=0.2, mask_names=False)
+    data = opened(packages, val_fraction=0.3, test_fraction=0.2)
     splits = [texts(data, role) for role in ("train", "val", "test")]
     every = {index: sample for split in splits for index, sample in split.items()}
     assert sorted(every) == list(range(90))
     assert sum(map(len, splits)) == 90
     for label, package in enumerate(packages):
         mine = {found for found, given in every.values() if given == label}
-        candidates = {words(text(package, number)) for number in range(50)}
+        candidates = {words(text("library", number, 100 * len(package))) for number in range(50)}
         assert len(mine) == 30
         assert {words(found) for found in mine} <= candidates
     assert [label for _, label in (every[index] for index in range(90))] == [0] * 30 + [1] * 30 + [2] * 30
@@ -188,7 +188,7 @@ def test_the_packages_by_default_are_here() -> None:
 
 def test_balanced_by_hand() -> None:
     assert balanced([["A.", "b", "c"], ["a", "d"], ["e", "f"]], most=5) == [["b"], ["d"], ["e"]]
-    with pytest.raises(UserError, match=r"the packages give 0, 1 texts of their own: .* --data\.min_characters"):
+    with pytest.raises(UserError, match=r"the packages give 0, 1 texts of their own: .* --data\.packages"):
         balanced([["a"], ["A", "b"]], most=5)
 
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from layersim.data import Images, Text
-from layersim.data import duplicates as module
-from layersim.data.duplicates import contents, tell_duplicates
+from layersim.data import account as module
+from layersim.data.account import contents, tell_duplicates
 from tests.data.pictures import encoded, image_folder, parquet, picture
 
 

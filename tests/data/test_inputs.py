@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from layersim.data import ByteTokenizer, Images, Text
-from layersim.data.inputs import Inputs, from_array
-from layersim.data.text_inputs import TextInputs
+from layersim.data.inputs import Inputs, TextInputs, from_array
 from layersim.errors import UserError
 from tests.tiny import backbone
 
@@ -123,7 +122,7 @@ def test_a_fingerprint_is_the_tokenizers_and_the_lengths() -> None:
     class Shifted(ByteTokenizer):
         def encode(self, *given: Any, **options: Any) -> Any:
             encoding = super().encode(*given, **options)
-            encoding.tokens[0][0] += 1
+            encoding["input_ids"][0][0] += 1
             return encoding
 
     same, own = texts(), texts()

@@ -59,13 +59,11 @@ documents = st.lists(st.integers(1, 40), max_size=30)
 @given(documents, st.integers(2, 12))
 def test_joined_blocks_are_the_stream(lengths: list[int], block_size: int) -> None:
     offsets = np.cumsum([0, *lengths])
-    bounds = block_bounds(offsets, block_size, boundaries="join", keep_partial=True)
+    bounds = block_bounds(offsets, block_size, boundaries="join")
     read = [token for first, end in bounds for token in range(first, end)]
     alone = offsets[-1] % block_size == 1  # a last token by itself predicts nothing
     assert read == list(range(offsets[-1] - alone))
     assert all(end - first == block_size for first, end in bounds[:-1])
-    full = block_bounds(offsets, block_size, boundaries="join", keep_partial=False)
-    assert full.tolist() == bounds[: offsets[-1] // block_size].tolist()
 
 
 @settings(deadline=None)
@@ -76,10 +74,8 @@ def test_separate_blocks_never_span_documents(lengths: list[int], block_size: in
     for start, length in zip(offsets, lengths, strict=False):
         cuts = [*range(0, length, block_size), length]
         expected += [[start + a, start + b] for a, b in pairwise(cuts) if b - a > 1]
-    bounds = block_bounds(offsets, block_size, boundaries="separate", keep_partial=True)
+    bounds = block_bounds(offsets, block_size, boundaries="separate")
     assert bounds.tolist() == expected
-    full = block_bounds(offsets, block_size, boundaries="separate", keep_partial=False)
-    assert full.tolist() == [[a, b] for a, b in expected if b - a == block_size]
 
 
 def test_the_documents_come_back_exactly(tmp_path: Path) -> None:
@@ -94,8 +90,6 @@ def test_the_documents_come_back_exactly(tmp_path: Path) -> None:
     last = data.collate([data.splits["val"][place] for place in (4, 5)])
     assert last["index"].tolist() == [4, 5]
     assert last["attention_mask"].sum(dim=1).tolist() == [8, 2]
-    with_dropped = whole(text_file(tmp_path), block_size=8, keep_partial=False)
-    assert stream(with_dropped) == expected[:40]
 
 
 def test_labels_are_missing_exactly_at_padding(tmp_path: Path) -> None:
@@ -210,7 +204,7 @@ def test_the_backbones_own_tokenizer_and_its_limits(tmp_path: Path) -> None:
 def test_a_split_without_a_block(tmp_path: Path) -> None:
     model = SimpleNamespace(num_classes=258, input_size=None)
     with pytest.raises(UserError, match=r"the train data is empty"):
-        whole(text_file(tmp_path), block_size=100, keep_partial=False).check(model)
+        whole(text_file(tmp_path, ["", ""])).check(model)
 
 
 @pytest.mark.parametrize(
@@ -228,4 +222,4 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 
 @pytest.mark.parametrize("boundaries", ["join", "separate"])
 def test_no_documents(boundaries: Boundaries) -> None:
-    assert block_bounds(np.array([0]), 4, boundaries=boundaries, keep_partial=True).shape == (0, 2)
+    assert block_bounds(np.array([0]), 4, boundaries=boundaries).shape == (0, 2)

@@ -236,10 +236,8 @@ def corpus(folder: Path, **options: Any) -> LanguageModeling:
 
 
 @pytest.mark.parametrize("boundaries", ["join", "separate"])
-@pytest.mark.parametrize("keep_partial", [True, False])
-def test_blocks_of_a_stream_are_those_of_the_corpus(boundaries: Any, keep_partial: bool, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"boundaries": boundaries, "keep_partial": keep_partial}
-    whole, streamed = corpus(tmp_path, **options), corpus(tmp_path, streaming=True, **options)
+def test_blocks_of_a_stream_are_those_of_the_corpus(boundaries: Any, tmp_path: Path) -> None:
+    whole, streamed = corpus(tmp_path, boundaries=boundaries), corpus(tmp_path, streaming=True, boundaries=boundaries)
     assert streamed.stream is not None
     blocks = [tokens.tolist() for tokens in streamed.stream.pieces(iter(streamed.stream.rows))]
     assert blocks == [whole.splits["train"][place]["input_ids"].tolist() for place in range(len(whole.splits["train"]))]
@@ -254,7 +252,7 @@ def test_blocks_of_a_stream_are_those_of_the_corpus(boundaries: Any, keep_partia
             for row, mask in zip(b["input_ids"], b["attention_mask"], strict=True)
         ]
         assert sorted(read) == sorted(blocks)
-    elif keep_partial:
+    else:
         assert sum(int(batch["attention_mask"].sum()) for batch in batches) == sum(map(len, blocks))
 
 

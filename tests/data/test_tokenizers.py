@@ -18,7 +18,7 @@ from tests.data.texts import all_of, bare, csv, parquet, rows, whole
     ("first", "second", "expected"), [(9, 9, (4, 4)), (2, 9, (2, 6)), (9, 3, (5, 3)), (3, 4, (3, 4))]
 )
 def test_of_a_pair_the_longer_text_gives_way(first: int, second: int, expected: tuple[int, int]) -> None:
-    (tokens,) = ByteTokenizer().encode(["a" * first], ["b" * second], max_length=10).tokens
+    (tokens,) = ByteTokenizer().encode(["a" * first], ["b" * second], max_length=10)["input_ids"]
     assert (tokens.count(97), tokens.count(98), tokens.count(256)) == (*expected, 2)
 
 
@@ -88,10 +88,10 @@ def test_a_tokenizer_out_of_reach(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_bytes_are_tokens() -> None:
     tokenizer = ByteTokenizer()
-    assert tokenizer.encode(["né", ""]).tokens == [[0x6E, 0xC3, 0xA9, 256], [256]]
-    assert tokenizer.encode(["né", ""], special=False).tokens == [[0x6E, 0xC3, 0xA9], []]
+    assert tokenizer.encode(["né", ""])["input_ids"] == [[0x6E, 0xC3, 0xA9, 256], [256]]
+    assert tokenizer.encode(["né", ""], special=False)["input_ids"] == [[0x6E, 0xC3, 0xA9], []]
     for text in ("naïve\n\t漢字 🙂", "", "plain"):
-        (tokens,) = tokenizer.encode([text]).tokens
+        (tokens,) = tokenizer.encode([text])["input_ids"]
         assert bytes(tokens[:-1]).decode() == text
         assert tokens[-1] == tokenizer.eos_id < tokenizer.pad_id < tokenizer.vocabulary_size
 

@@ -9,18 +9,18 @@ from lightning.pytorch import Trainer
 
 from layersim.data import Digits
 from layersim.errors import UserError
-from layersim.runs import agreement
+from layersim.runs import processes
 from tests import tiny
 
 
-def told(data: Digits, **options: Any) -> agreement.Facts:
+def told(data: Digits, **options: Any) -> processes.Facts:
     data.setup()
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", **options)
     trainer.datamodule = data  # type: ignore[attr-defined]
-    return agreement.facts(trainer, tiny.module())
+    return processes.facts(trainer, tiny.module())
 
 
-def differing(one: agreement.Facts, other: agreement.Facts) -> set[str]:
+def differing(one: processes.Facts, other: processes.Facts) -> set[str]:
     return {name for name in {**one, **other} if one.get(name) != other.get(name)}
 
 
@@ -55,14 +55,14 @@ def test_code_and_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = told(tiny.digits())
     monkeypatch.setenv("PL_GLOBAL_SEED", "5")
     (tmp_path / "__init__.py").write_text("")
-    monkeypatch.setitem(agreement.sys.modules, "callbacks", SimpleNamespace(__file__=str(tmp_path / "__init__.py")))  # type: ignore[attr-defined]
-    agreement._code.cache_clear()
+    monkeypatch.setitem(processes.sys.modules, "callbacks", SimpleNamespace(__file__=str(tmp_path / "__init__.py")))  # type: ignore[attr-defined]
+    processes._code.cache_clear()
     assert differing(before, told(tiny.digits())) == {"--seed_everything", "code of layersim"}
-    agreement._code.cache_clear()
+    processes._code.cache_clear()
 
 
 def test_the_machine_that_differs_is_named() -> None:
-    agreement.require_agreement({0: ("here", {"seed": "1"}), 1: ("there", {"seed": "1"})})
+    processes.require_agreement({0: ("here", {"seed": "1"}), 1: ("there", {"seed": "1"})})
     machines = {0: ("here", {"seed": "1"}), 1: ("there", {"seed": "1"}), 2: ("yonder", {"seed": "1", "model": "big"})}
     with pytest.raises(UserError, match="rank 2 on yonder has another model than rank 0 on here: big, and none"):
-        agreement.require_agreement(machines)
+        processes.require_agreement(machines)

@@ -11,8 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 
 from layersim.errors import UserError
-from layersim.optimization.schedules import WarmupDecay
-from layersim.runs.finders import start_from
+from layersim.optimization.schedules import WarmupDecay, start_from
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings(

@@ -26,8 +26,7 @@ from layersim.module import LayerwiseModule
 from layersim.objectives import Aligned, Alternating, Distilled, Objective, UncertaintyWeighted
 from layersim.optimization.parameter_groups import ParameterGroups
 from layersim.outputs import LayerOutput
-from layersim.runs.sharded_checkpoints import WholeShards
-from layersim.runs.whole_checkpoints import WholeCheckpoints
+from layersim.runs.whole_checkpoints import WholeCheckpoints, WholeShards
 from layersim.similarity import CosineSimilarity, LinearCKA
 from tests import tiny
 

@@ -21,8 +21,7 @@ from torch import distributed
 from layersim.backbones import TimmBackbone
 from layersim.errors import UserError
 from layersim.runs.checkpoints import read_checkpoint
-from layersim.runs.sharded_checkpoints import WholeShards
-from layersim.runs.whole_checkpoints import is_whole
+from layersim.runs.whole_checkpoints import WholeShards, is_whole
 from layersim.sharding import refuse_other_sharding
 from tests.processes import PATIENCE, last_record
 from tests.sharding.cases import CASES, RESUMED, adam, go_on, train
