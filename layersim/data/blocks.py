@@ -11,7 +11,7 @@ from layersim.data.base import Reader, SplitDataModule, at_least
 from layersim.data.sequences import PadCollate, Sequences, Tokens
 from layersim.data.splits import Integers, Sample, Split
 from layersim.data.tokenizers import Tokenizer, check_vocabulary
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 
 Boundaries = Literal["join", "separate"]
 
@@ -44,6 +44,7 @@ class BlockData(SplitDataModule):
     ) -> None:
         super().__init__(**loader)
         self.block_size = at_least(2, "block_size", block_size)
+        check_choice("boundaries", boundaries, Boundaries)
         self.boundaries: Boundaries = boundaries
         self.keep_partial = keep_partial
         self.tokenizer: Tokenizer | None = None

@@ -18,7 +18,7 @@ from layersim.data.sources import SampleBy
 from layersim.data.splits import Split
 from layersim.data.streams import Row
 from layersim.data.tokenizers import Tokenizer, open_tokenizer, tokenizer_of
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 
 _CHUNK = 1024  # documents tokenised at a time
 _STREAMED = 32  # of a stream, each of whose readers holds as many
@@ -55,6 +55,7 @@ class LanguageModeling(SourceData, BlockData):
         super().__init__(path, **options)
         self.tokenizer_name = tokenizer
         self.text_column = text_column
+        check_choice("sample_by", sample_by, SampleBy)
         self.sample_by: SampleBy = sample_by
         self.documents: dict[str, pa.ChunkedArray] = {}
         self.opened = ""

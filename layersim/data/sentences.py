@@ -11,7 +11,9 @@ from layersim.data.sequences import PadCollate
 from layersim.data.splits import Sample, Split
 from layersim.data.text_inputs import TextInputs
 from layersim.data.tokenizers import Tokenizer, check_vocabulary, open_tokenizer, tokenizer_of
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
+
+Truncation = Literal["cut", "refuse"]
 
 
 class SentenceData(SplitDataModule):
@@ -40,7 +42,7 @@ class SentenceData(SplitDataModule):
         *,
         tokenizer: str | None = None,
         max_length: int = 256,
-        truncation: Literal["cut", "refuse"] = "cut",
+        truncation: Truncation = "cut",
         length_bucketing: bool = False,
         pad_to_multiple: int = 1,
         **loader: Any,
@@ -49,6 +51,7 @@ class SentenceData(SplitDataModule):
         self.tokenizer_name = tokenizer
         self.tokenizer: Tokenizer | None = None
         self.limit = at_least(8, "max_length", max_length)
+        check_choice("truncation", truncation, Truncation)
         self.truncation = truncation
         self.length_bucketing = length_bucketing
         self.pad_to_multiple = at_least(1, "pad_to_multiple", pad_to_multiple)

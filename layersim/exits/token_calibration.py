@@ -6,12 +6,12 @@ prompts, T new tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.evaluation import evaluating
 from layersim.exits.block_calls import text_batch
 from layersim.exits.calibration import require_share
@@ -92,8 +92,7 @@ def check_token_promise(texts: int, *, target: float, risk: TokenRisk, confidenc
     """
     require_share("a risk target", target)
     require_share("a confidence", confidence)
-    if risk not in get_args(TokenRisk):
-        raise UserError(f"Expected a risk of tokens among {', '.join(get_args(TokenRisk))}, but got {risk!r}.")
+    check_choice("risk", risk, TokenRisk)
     promise = (Counted if risk == "continuation" else Bet)(target, 1 - confidence)
     if texts < promise.samples_needed():
         raise UserError(
