@@ -17,7 +17,7 @@ from callbacks.loggers import Moment, dispensable
 from callbacks.measures_by_name import Measures, monitors_of
 from callbacks.monitor import join_all
 from callbacks.run_recorder import published
-from callbacks.tapped_module import LABELS, Named
+from callbacks.tapped_module import LABELS, named_parts
 from layersim.errors import UserError
 from layersim.evaluation import evaluating, everywhere, process, processes
 from layersim.module import LayerwiseModule
@@ -78,11 +78,7 @@ class LayerMeasures:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise UserError(f"model: expected a torch.nn.Module, got {type(model).__name__}.")
-        named = None
-        if layers is not None:
-            named = Named(layers=layers, pool=pool, layout=layout, norm=norm, head=head, label=label)
-        elif norm or head or layout or label is not None or pool != "cls":
-            raise UserError("norm, head, label, pool and layout belong to layers: name these too.")
+        named = named_parts(layers, pool=pool, layout=layout, norm=norm, head=head, label=label)
         self.model = model
         self.reader = reader_of(named_submodules(model)[""], named)
         self.monitors = monitors_of(measures, reads_head=self.reader.reads_head)

@@ -14,8 +14,8 @@ from torchmetrics import Metric
 from callbacks.evaluation import EvaluationCallback, Stage, layerwise
 from callbacks.figures import Figures
 from callbacks.loggers import make_directory, on_epoch_axis
-from callbacks.tapped_module import Named, TappedModule
-from layersim.errors import UserError
+from callbacks.tapped_module import TappedModule, named_parts
+from layersim.errors import UserError, check_choice
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.precision import refuse_mps
@@ -71,12 +71,9 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         label: str | int | None = None,
         keep_on: KeepOn = "device",
     ) -> None:
-        named = None
-        if layers is not None:
-            named = Named(layers=layers, pool=pool, layout=layout, norm=norm, head=head, label=label)
-            if head is None and self.reads_head:
-                raise UserError(f"{type(self).__name__} reads the classifier at every layer. Name it: head=…")
-        self.named = named
+        self.named = named_parts(layers, pool=pool, layout=layout, norm=norm, head=head, label=label)
+        if layers is not None and head is None and self.reads_head:
+            raise UserError(f"{type(self).__name__} reads the classifier at every layer. Name it: head=…")
         """The parts of a module that is not ours; None: it measures a LayerwiseModule."""
         self.quantities: dict[str, Quantity] = {}
         """What the last epoch told, by name."""
@@ -86,6 +83,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         """N of all processes, where the monitor has counted them."""
         self.unit = "samples"
         """What a sample of the model is: `samples` or `tokens`."""
+        check_choice("keep_on", keep_on, KeepOn)
         self.keep_on: KeepOn = keep_on
         self._metrics: dict[str, AnyMetric] = {}
         self._sample: KeptSamples | None = None

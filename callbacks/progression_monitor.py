@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from callbacks.monitor import LayerMonitor
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.heads import Head, SeparateHeads, SharedHead
 from layersim.metrics import KeptSamples, TargetProbability, class_means, progression, rise_record, self_duality
 from layersim.metrics.progression import LEAST
@@ -19,7 +19,7 @@ from layersim.report.drawing.pictures import Picture
 from layersim.report.figures import figures_of, panels
 from layersim.report.quantity import LAYER, RATIO, Quantity, curve
 from layersim.runs.rehearsal import classifier_width, made_up
-from layersim.similarity.directions import Centering, require_centering
+from layersim.similarity.directions import Centering
 
 _COLLAPSE = {
     "nc1": "NC1",
@@ -49,7 +49,7 @@ class ProgressionMonitor(LayerMonitor[Metric]):
 
     def __init__(self, max_samples: int | None = 4096, centering: Centering = "samples", **named: Any) -> None:
         super().__init__(**named)
-        require_centering(centering)
+        check_choice("centering", centering, Centering)
         KeptSamples(max_samples=max_samples, least=LEAST)  # refuses too few before any model is built
         self.max_samples = max_samples
         self.centering: Centering = centering

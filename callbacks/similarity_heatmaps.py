@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torchmetrics import Metric
 
 from callbacks.monitor import LayerMonitor
+from layersim.errors import check_choice
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.drawing.colors import Range
@@ -76,6 +77,7 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
         self.measures = None if measures is None else self._prepared(as_measures(measures), null)
         self.confidence = confidence
         self.null = null
+        check_choice("colors", colors, Range)
         self.colors: Range = colors
         self._order = AS_READ
         self._left_out: set[str] = set()

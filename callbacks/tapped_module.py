@@ -49,6 +49,20 @@ class Named:
         check_layout(self.layout)
 
 
+def named_parts(layers: str | Sequence[str] | None, **parts: Any) -> Named | None:
+    """What `Named` takes; None, a model of ours, where there are no layers.
+
+    Raises:
+        UserError: parts without layers, an unknown pool or layout.
+    """
+    if layers is not None:
+        return Named(layers=layers, **parts)
+    if given := [name for name, value in parts.items() if value != getattr(Named, name)]:
+        told = ", ".join(f"{name}={parts[name]!r}" for name in given)
+        raise UserError(f"{told}: of a module whose layers are named. Name these too (layers=…), or leave it out.")
+    return None
+
+
 class NamedBackbone(Backbone):
     """What a monitor wants to know of a model, told by its parts; it runs nothing."""
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import NoneType
+from typing import get_args
 
 
 class UserError(ValueError):
@@ -13,6 +15,17 @@ class UserError(ValueError):
     def __init__(self, said: str = "") -> None:
         # what a loader's worker raises, torch raises anew with the text of its traceback, which ends with what was said
         super().__init__(said.rpartition("UserError: ")[2].rstrip())
+
+
+def check_choice(name: str, given: object, choices: object) -> None:
+    """Refuses an option that is none of the values of a `Literal` (`| None`), which Python takes whatever it is.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    known = [value for part in get_args(choices) for value in get_args(part) or [None if part is NoneType else part]]
+    if given not in known:
+        raise UserError(f"{name}: expected one of {', '.join(map(str, known))}, got {given!r}.")
 
 
 def reason(error: BaseException) -> str:

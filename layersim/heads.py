@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from layersim.backbones.base import Backbone
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.metrics.calibration import against_target
 from layersim.objectives.vocabulary_loss import layered_cross_entropy, weighted_sum
 from layersim.outputs import Readout
 from layersim.precision import widened
+
+Norm = Literal["final", "none"]
+Read = Literal["raw", "normed"]
 
 MAX_LOGITS = 2**24
 """Logits alive at a time in evaluation, 64 MiB in float32: more (samples × classes) are read in chunks of samples."""
@@ -134,10 +137,9 @@ class SharedHead(Head):
         label_smoothing: see Head.
     """
 
-    def __init__(
-        self, backbone: Backbone, norm: Literal["final", "none"] = "final", *, label_smoothing: float = 0.0
-    ) -> None:
+    def __init__(self, backbone: Backbone, norm: Norm = "final", *, label_smoothing: float = 0.0) -> None:
         super().__init__(backbone, label_smoothing=label_smoothing)
+        check_choice("norm", norm, Norm)
         if norm == "none" and backbone.norm_before_pooling:
             raise UserError(
                 "This model's final norm stands before its pooling, so features cannot be read without it. "
@@ -213,10 +215,9 @@ class LinearProbes(SeparateHeads):
         label_smoothing: see Head.
     """
 
-    def __init__(
-        self, backbone: Backbone, features: Literal["raw", "normed"] = "raw", *, label_smoothing: float = 0.0
-    ) -> None:
+    def __init__(self, backbone: Backbone, features: Read = "raw", *, label_smoothing: float = 0.0) -> None:
         Head.__init__(self, backbone, label_smoothing=label_smoothing)
+        check_choice("features", features, Read)
         self.features = features
         self.classifiers = nn.ModuleList(
             _nothing(nn.Linear(backbone.width, self.num_classes)) for _ in range(self.num_layers)

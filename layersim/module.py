@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from layersim.backbones.base import Backbone
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, check_choice
 from layersim.evaluation import reduced
 from layersim.freezing import freeze_parts
 from layersim.heads import Head, SharedHead, TunedLens
@@ -86,6 +86,7 @@ class LayerwiseModule(LightningModule):
         self.optimizer = optimizer
         self.parameter_groups = parameter_groups
         self.lr_scheduler = lr_scheduler
+        check_choice("lr_scheduler_interval", lr_scheduler_interval, Interval | None)
         self.lr_scheduler_interval = lr_scheduler_interval
         self._found_rate: float | None = None
         self._rates: list[float] = []

@@ -19,6 +19,8 @@ from layersim.backbones.tokens import Rule
 from layersim.errors import UserError
 
 Task = Literal["classification", "language-modeling"]
+Pooling = Literal["first", "last", "mean"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 OPTIONS = "Name the paths with the backbone's blocks, final_norm, classifier and pooling."
 

@@ -12,13 +12,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from layersim.backbones.base import Backbone
 from layersim.backbones.calls import last_output
-from layersim.backbones.families import Layout, Task, Unexplained, at, layout_of, part_of
+from layersim.backbones.families import Dtype, Layout, Pooling, Task, Unexplained, at, layout_of, part_of
 from layersim.backbones.logit_path import OneToken, close
 from layersim.backbones.lora import Lora, adapt
 from layersim.backbones.pretrained import configuration, image_config, shortened, trained, untrained
 from layersim.backbones.tiny_input import check_causal, check_logits, parameters_of, tiny_batch
 from layersim.backbones.tokens import max_positions, pooled, predicting_tokens, take_padding_from_eos
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, check_choice
 from layersim.evaluation import evaluating
 from layersim.installed_packages import model_name
 
@@ -72,7 +72,7 @@ class TransformersBackbone(Backbone):
         pretrained: bool = True,
         num_classes: int | None = None,
         revision: str | None = None,
-        dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None,
+        dtype: Dtype | None = None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
         config_args: dict[str, Any] | None = None,
@@ -80,14 +80,17 @@ class TransformersBackbone(Backbone):
         blocks: str | None = None,
         final_norm: str | None = None,
         classifier: str | list[str] | None = None,
-        pooling: Literal["first", "last", "mean"] | None = None,
+        pooling: Pooling | None = None,
         pool: Literal["mean"] | None = None,
     ) -> None:
         super().__init__()
+        check_choice("task", task, Task)
+        check_choice("dtype", dtype, Dtype | None)
+        check_choice("pooling", pooling, Pooling | None)
+        check_choice("pool", pool, Literal["mean"] | None)
         if pretrained and name_or_path is None:
             raise UserError("Expected name_or_path, whose weights to load. Set it, or pretrained: false.")
-        if name_or_path:
-            name_or_path = model_name(name_or_path)
+        name_or_path = name_or_path and model_name(name_or_path)
         hub = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
         self.hub_options: dict[str, Any] = hub  # what else to fetch of the model, such as its tokenizer, by
         config = configuration(name_or_path, config_args or {}, num_classes, task, hub)

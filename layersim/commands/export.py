@@ -13,7 +13,7 @@ from layersim.backbones import Backbone
 from layersim.commands.collecting import evaluate_epoch, quiet_trainer
 from layersim.data import SplitDataModule
 from layersim.data.inputs import Inputs
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.export.exporting import Format
 from layersim.export.removal import Criterion
 from layersim.heads import Head, SharedHead
@@ -24,6 +24,8 @@ from layersim.report.exits import EXITS_FILE, ExitReport, read_exit_report
 from layersim.runs.checkpoints import check_fits, class_names_of, read_checkpoint
 from layersim.runs.models import check_kind
 from layersim.runs.serving import early_exit_of, serving_of
+
+Written = Literal["stock", "onnx", "torch"]
 
 
 def export_model(
@@ -39,7 +41,7 @@ def export_model(
     replace: Literal["linear"] | None = None,
     removal_batches: int = 50,
     exits: Path | None = None,
-    format: Literal["stock", "onnx", "torch"] = "stock",
+    format: Written = "stock",
     overwrite: bool = False,
 ) -> Path:
     """Write a model of its own: whole, cut to its first layers, or without the blocks that matter least.
@@ -80,6 +82,8 @@ def export_model(
         raise UserError("Expected at most one of --layers, --tolerance and --remove, but got several.")
     if replace is not None and remove is None:
         raise UserError("--replace says what stands in for removed blocks. Set --remove, or leave --replace out.")
+    check_choice("format", format, Written)
+    check_choice("replace", replace, Literal["linear"] | None)
     trainer = trainer or quiet_trainer()
     if trainer.world_size > 1:
         raise UserError("A model is exported by one process. Set --trainer.devices=1.")

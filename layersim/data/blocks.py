@@ -14,7 +14,7 @@ from layersim.data.base import Reader, SplitDataModule, at_least
 from layersim.data.sequences import PadCollate, Sequences, Tokens
 from layersim.data.splits import Integers, Sample, Split
 from layersim.data.tokenizers import Tokenizer, check_vocabulary, open_tokenizer, tokenizer_of
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 
 Boundaries = Literal["join", "separate"]
 _CHUNK = 1024  # documents tokenised at a time
@@ -49,6 +49,7 @@ class BlockData(SplitDataModule):
         self.tokenizer_name = tokenizer
         self.tokenizer: Tokenizer | None = None
         self.block_size = at_least(2, "block_size", block_size)
+        check_choice("boundaries", boundaries, Boundaries)
         self.boundaries: Boundaries = boundaries
         self.documents: dict[str, pa.ChunkedArray] = {}
 

@@ -26,7 +26,9 @@ from layersim.data.pixels import (
 from layersim.data.source_data import TableData
 from layersim.data.splits import Integers, Sample, Split
 from layersim.data.streams import Row
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, check_choice
+
+LargeImages = Literal["refuse", "scale"]
 
 
 class Images(TableData):
@@ -62,7 +64,7 @@ class Images(TableData):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         max_pixels: int = 2**26,
-        large_images: Literal["refuse", "scale"] = "refuse",
+        large_images: LargeImages = "refuse",
         **options: Any,
     ) -> None:
         super().__init__(path, **options)
@@ -72,6 +74,7 @@ class Images(TableData):
         self.mean = mean
         self.std = std
         self.collate = collate_images
+        check_choice("large_images", large_images, LargeImages)
         self.read = partial(read_image, most=at_least(1, "max_pixels", max_pixels), scale=large_images == "scale")
 
     @property

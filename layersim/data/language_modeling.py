@@ -18,7 +18,7 @@ from layersim.data.sources import SampleBy
 from layersim.data.splits import Split
 from layersim.data.streams import Row
 from layersim.data.tokenizers import Tokenizer
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 
 _STREAMED = 32  # documents of a stream, each of whose readers holds as many
 
@@ -42,6 +42,7 @@ class LanguageModeling(SourceData, BlockData):
     def __init__(self, path: str, *, text_column: str = "text", sample_by: SampleBy = "line", **options: Any) -> None:
         super().__init__(path, **options)
         self.text_column = text_column
+        check_choice("sample_by", sample_by, SampleBy)
         self.sample_by: SampleBy = sample_by
         self.opened = ""
 

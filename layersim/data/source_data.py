@@ -17,7 +17,7 @@ from layersim.data.columns import Labels, label_faults, need_column, read_labels
 from layersim.data.sources import SampleBy, Source, whence
 from layersim.data.splits import Integers, Split, hold_out
 from layersim.data.streams import Stream, hold_out_rows
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, check_choice
 
 
 class SourceData(SplitDataModule):
@@ -60,6 +60,7 @@ class SourceData(SplitDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        check_choice("on_bad_sample", on_bad_sample, OnBadSample)
         if streaming and (on_bad_sample == "skip" or find_duplicates or options.get("max_train_samples")):
             raise UserError(
                 "of a stream neither bad samples nor duplicates can be found beforehand, nor a number of samples be "

@@ -21,7 +21,9 @@ from layersim.data.source_data import TableData
 from layersim.data.splits import Integers, Sample, Split
 from layersim.data.streams import Row
 from layersim.data.tokenizers import Tokenizer, check_vocabulary, open_tokenizer, tokenizer_of
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
+
+Truncation = Literal["cut", "refuse"]
 
 
 class SentenceData(SplitDataModule):
@@ -46,7 +48,7 @@ class SentenceData(SplitDataModule):
         *,
         tokenizer: str | None = None,
         max_length: int = 256,
-        truncation: Literal["cut", "refuse"] = "cut",
+        truncation: Truncation = "cut",
         length_bucketing: bool = False,
         **loader: Any,
     ) -> None:
@@ -54,6 +56,7 @@ class SentenceData(SplitDataModule):
         self.tokenizer_name = tokenizer
         self.tokenizer: Tokenizer | None = None
         self.limit = at_least(8, "max_length", max_length)
+        check_choice("truncation", truncation, Truncation)
         self.truncation = truncation
         self.length_bucketing = length_bucketing
 

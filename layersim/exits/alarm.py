@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.exits.calibration import require_share
 from layersim.exits.capital import Capital
 from layersim.exits.reference import Reference
@@ -59,11 +59,10 @@ class Alarm:
         confidence: float = 0.95,
         stream: int | None = None,
     ) -> None:
+        check_choice("risk", risk, Risk)
         require_share("a confidence", confidence)
         if target is None and reference is None:
             raise UserError("Expected something to watch: set the alarm's target (labels), its reference, or both.")
-        if risk not in RISKS:
-            raise UserError(f"Expected a risk among {', '.join(RISKS)}, but got {risk!r}.")
         self.target, self.risk, self.reference = target, risk, reference
         self.delta = (1 - confidence) / (1 if target is None or reference is None else 2)
         self.capitals: dict[str, Capital] = {}

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.exits.curve import along_exits, exit_counts
 from layersim.exits.policies import Policy, check_thresholds, exit_layer
 from layersim.exits.promises import Bet, Counted, Expected, Promise
@@ -232,8 +232,7 @@ def check_promise(
     ones = {"samples": "disagreement", "texts": "continuation"}[of]  # the risk whose losses are 0 and 1
     require_share("a risk target", target)
     require_share("a confidence", confidence)
-    if method not in get_args(Method):
-        raise UserError(f"Expected a method among {', '.join(get_args(Method))}, but got {method!r}.")
+    check_choice("method", method, Method)
     counted = method == "ltt" and risk == ones and not weighted  # weights make other numbers of 0 and 1
     promise = (Expected if method == "crc" else Counted if counted else Bet)(target, (1 - confidence) / together)
     if samples < max(1, promise.samples_needed()):

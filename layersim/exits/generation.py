@@ -20,13 +20,15 @@ from torch.nn.functional import cross_entropy
 from layersim.backbones.base import Backbone
 from layersim.backbones.calls import first_tensor, hooked, watched
 from layersim.backbones.huggingface import TransformersBackbone
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, check_choice
 from layersim.evaluation import evaluating
 from layersim.exits.block_calls import CANNOT, BlockCalls, learned_axes, text_batch
 from layersim.exits.policies import Policy, Seen, View
 from layersim.exits.token_cache import TokenCache
 from layersim.heads import Head
 from layersim.precision import widened
+
+Keys = Literal["exact", "copied"]
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ class TokenExit:
         policy: Policy,
         threshold: float | None,
         exit_layers: Collection[int] | None = None,
-        kv: Literal["exact", "copied"] = "exact",
+        kv: Keys = "exact",
     ) -> None:
+        check_choice("kv", kv, Keys)
         layers = backbone.num_layers
         if not (backbone.reads_tokens and isinstance(backbone, TransformersBackbone)):
             raise UserError("Expected a language model of transformers. Exits of classifiers are EarlyExit's.")

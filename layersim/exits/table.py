@@ -5,12 +5,12 @@ Letters: L layers, N samples, C classes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.exits.policies import Policy, Seen, exit_layer
 from layersim.heads import MAX_LOGITS, Head
 from layersim.metrics.calibration import against_target, calibration, calibration_sums
@@ -120,6 +120,7 @@ def drops(table: ExitTable, risk: Risk) -> Tensor:
     Raises:
         UserError: a risk of another name.
     """
+    check_choice("risk", risk, Risk)
     match risk:
         case "error":
             cost = (table.predictions != table.targets).double()
@@ -127,8 +128,6 @@ def drops(table: ExitTable, risk: Risk) -> Tensor:
             cost = (table.predictions != table.predictions[-1]).double()
         case "loss":
             cost = table.sureness[1].double() / 2
-        case _:
-            raise UserError(f"Expected a risk among {', '.join(get_args(Risk))}, but got {risk!r}.")
     return cost - cost[-1]
 
 

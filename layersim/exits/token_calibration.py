@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import check_choice
 from layersim.evaluation import evaluating
 from layersim.exits.block_calls import text_batch
 from layersim.exits.calibration import check_promise, leaving_rule
@@ -110,8 +110,7 @@ def calibrate_tokens(
     Raises:
         UserError: an option out of its range, or too few texts.
     """
-    if risk not in TOKEN_RISKS:
-        raise UserError(f"Expected a risk of tokens among {', '.join(TOKEN_RISKS)}, but got {risk!r}.")
+    check_choice("risk", risk, TokenRisk)
     promise = check_promise(len(input_ids), of="texts", target=target, risk=risk, confidence=confidence)
     backbone, policy = exits.backbone, exits.policy
     if thresholds is None:

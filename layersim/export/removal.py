@@ -4,14 +4,14 @@ measured. Letters: L layers, N samples, C classes."""
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from layersim.backbones.base import Backbone
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.evaluation import evaluate
 from layersim.export.truncation import library_of, truncate
 from layersim.heads import Head
@@ -81,8 +81,7 @@ def feature_changes(
     Raises:
         UserError: an unknown criterion; no batches.
     """
-    if criterion not in get_args(Criterion):
-        raise UserError(f"Expected a criterion of {', '.join(get_args(Criterion))}, but got {criterion!r}.")
+    check_choice("criterion", criterion, Criterion)
     metric = AngularDistance() if criterion == "angular" else CosineSimilarity(centering="none")
     (measured,) = evaluate(_Values(backbone), batches, metric)
     return torch.as_tensor(measured if criterion == "angular" else 1 - measured)

@@ -20,7 +20,7 @@ def check_epsilon(epsilon: float, option: str = "epsilon") -> None:
     Raises:
         UserError: ε outside 0 … 1; the option is named.
     """
-    if not 0 <= epsilon <= 1:
+    if not isinstance(epsilon, int | float) or not 0 <= epsilon <= 1:
         raise UserError(f"Expected {option} in 0 … 1, but got {epsilon}.")
 
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from layersim.errors import check_choice
 from layersim.metrics.readout import ReadoutMetric, counts
 from layersim.outputs import LayerOutput
-from layersim.similarity.directions import Centering, require_centering
+from layersim.similarity.directions import Centering
 from layersim.similarity.features import centred
 
 
@@ -46,7 +47,7 @@ def cosine_to_last(features: Tensor, *, centering: Centering = "samples") -> Ten
     Raises:
         UserError: an unknown centering.
     """
-    require_centering(centering)
+    check_choice("centering", centering, Centering)
     last = _directions(features[-1], centering)
     return torch.stack([(_directions(layer, centering) * last).sum(dim=1) for layer in features])
 

@@ -2,10 +2,12 @@
 
 from typing import Literal
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.objectives.base import WeightedSum
 from layersim.objectives.reading import Step, weighted_layers
 from layersim.objectives.weights import LayerWeights, check_share, check_values, layer_weights
+
+Counts = Literal["steps", "micro-batches"]
 
 
 class _Between(WeightedSum):
@@ -41,13 +43,12 @@ class Alternating(_Between):
         weights: LayerWeights = "linear",
         period: int = 2,
         phase: int = 0,
-        counts: Literal["steps", "micro-batches"] = "steps",
+        counts: Counts = "steps",
     ) -> None:
         super().__init__("last" if period > 1 else weights, weights)
         if period < 1 or not 0 <= phase < period:
             raise UserError(f"Expected period ≥ 1 and 0 ≤ phase < period, but got period {period}, phase {phase}.")
-        if counts not in ("steps", "micro-batches"):
-            raise UserError(f"Expected counts steps or micro-batches, but got {counts!r}.")
+        check_choice("counts", counts, Counts)
         self.period = period
         self.phase = phase
         self.counts = counts

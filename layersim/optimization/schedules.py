@@ -10,10 +10,11 @@ from lightning.pytorch import Trainer, cli
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, CyclicLR, LambdaLR, LRScheduler, OneCycleLR, SequentialLR
 
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, check_choice
 from layersim.runs.refusals import refusing
 
 Interval = Literal["step", "epoch"]
+Decay = Literal["cosine", "linear", "constant"]
 
 _LENGTHS = ("T_max", "T_0", "total_iters", "step_size", "total_steps")
 """Options of torch's schedules that are a number of steps or of epochs."""
@@ -120,11 +121,10 @@ class WarmupDecay(LambdaLR):
         decay: shape of the fall: `cosine`, `linear`, or `constant` for none.
     """
 
-    def __init__(
-        self, optimizer: Optimizer, warmup: float = 0.1, decay: Literal["cosine", "linear", "constant"] = "cosine"
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, warmup: float = 0.1, decay: Decay = "cosine") -> None:
         if not 0 <= warmup <= 1:
             raise UserError(f"Expected a warmup share of 0 … 1, but got {warmup}.")
+        check_choice("decay", decay, Decay)
         self.warmup = warmup
         self.decay = decay
         self.total_steps = 1

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.report.quantity import Quantity
 from layersim.report.reading import DamagedFile, damaging, read_json, short
 from layersim.writing import named
@@ -22,6 +22,7 @@ VERSION = 1
 """Of the lines that are written here."""
 
 Stage = Literal["validate", "test"]
+Unit = Literal["samples", "tokens"]
 
 _COUNTS = ("epoch", "step", "layers", "samples")
 MOST_BYTES = 2**26
@@ -48,7 +49,7 @@ class LayerRecord:
     """L."""
     samples: int
     """Samples measured, on all ranks together."""
-    unit: Literal["samples", "tokens"] = "samples"
+    unit: Unit = "samples"
     """What a sample is; a language model's are tokens."""
     left_out: int = 0
     """Samples of the data, in all splits that were opened, that could not be read and are in none of these numbers."""
@@ -56,10 +57,8 @@ class LayerRecord:
     """What was measured, by name."""
 
     def __post_init__(self) -> None:
-        if self.stage not in get_args(Stage):
-            raise UserError(f"stage: expected one of {', '.join(get_args(Stage))}, got {short(self.stage)}.")
-        if self.unit not in ("samples", "tokens"):
-            raise UserError(f"unit: expected samples or tokens, got {short(self.unit)}.")
+        check_choice("stage", self.stage, Stage)
+        check_choice("unit", self.unit, Unit)
         for key in (*_COUNTS, "left_out"):
             count, least = getattr(self, key), int(key in ("layers", "samples"))
             if type(count) is not int or count < least:

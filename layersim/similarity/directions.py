@@ -3,12 +3,12 @@ Letters: L and M layers, N samples, D width."""
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import check_choice
 from layersim.precision import widened
 from layersim.similarity.features import Layers, as_pair, centred, require_equal_widths, require_samples, warn_undefined
 
@@ -78,16 +78,10 @@ def angle_of(apart: Tensor, together: Tensor) -> Tensor:
     return torch.atan2(apart, together) * (2 / math.pi)
 
 
-def require_centering(centering: str) -> None:
-    """Raises UserError where there is no such centering."""
-    if centering not in get_args(Centering):
-        raise UserError(f'centering: expected one of {", ".join(get_args(Centering))}, got "{centering}"')
-
-
 def _mean_comparison(
     features: Layers, other: Layers | None, centering: Centering, measure: str, compare: Comparison
 ) -> Tensor:
-    require_centering(centering)
+    check_choice("centering", centering, Centering)
     features, other = as_pair(features, other)
     require_equal_widths(features, other, measure)
     require_directions(features.shape[1], centering, measure)

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.outputs import LayerFeatures
 from layersim.similarity.layer_metric import LayerMetric
 from layersim.similarity.positions import require_distinct, splitmix64
@@ -59,6 +59,7 @@ class SampleKeeper(LayerMetric):
     def __init__(self, *, max_samples: int | None, keep_on: KeepOn = "device") -> None:
         super().__init__()
         self.max_samples = max_samples
+        check_choice("keep_on", keep_on, KeepOn)
         self.keep_on = keep_on
         self.is_shared = False
         """Whether metrics read of it."""

@@ -1,12 +1,12 @@
 """Linear centred kernel alignment between layers. Letters: L and M layers, N samples, D and D' width."""
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.similarity.features import Layers, as_pair, require_samples, warn_undefined
 from layersim.similarity.hsic import hsic
 
@@ -57,8 +57,7 @@ def _near_one(layers: Tensor) -> Tensor:
 
 
 def check_estimator(estimator: str, batch_size: int) -> None:
-    if estimator not in get_args(Estimator):
-        raise UserError(f'estimator: expected one of {", ".join(get_args(Estimator))}, got "{estimator}"')
+    check_choice("estimator", estimator, Estimator)
     if batch_size < LEAST["minibatch"]:
         raise UserError(f"batch_size: expected at least 4, as unbiased HSIC divides by N − 3, got {batch_size}")
 

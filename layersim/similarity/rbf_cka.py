@@ -1,11 +1,11 @@
 """Centred kernel alignment with Gaussian kernels. Letters: L and M layers, N samples, D and D' width."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.similarity.features import Layers
 from layersim.similarity.hsic import centred_kernel
 from layersim.similarity.layer_pairs import LayerPairs, relation_cosines
@@ -57,8 +57,7 @@ def rbf_pairs(bandwidth: float, estimator: RBFEstimator) -> LayerPairs[Tensor]:
 
 
 def check_kernel(estimator: str, bandwidth: float) -> None:
-    if estimator not in get_args(RBFEstimator):
-        raise UserError(f'estimator: expected one of {", ".join(get_args(RBFEstimator))}, got "{estimator}"')
+    check_choice("estimator", estimator, RBFEstimator)
     if not bandwidth > 0:
         raise UserError(f"bandwidth: expected a positive number of median distances, got {bandwidth}")
 

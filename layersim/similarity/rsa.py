@@ -1,11 +1,11 @@
 """Representational similarity analysis. Letters: L and M layers, N samples, D and D' width."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import check_choice
 from layersim.similarity.features import Layers, centred
 from layersim.similarity.layer_pairs import LayerPairs, relation_cosines
 
@@ -52,8 +52,7 @@ def rsa_pairs(distance: Distance) -> LayerPairs[Tensor]:
 
 
 def check_distance(distance: str) -> None:
-    if distance not in get_args(Distance):
-        raise UserError(f'distance: expected one of {", ".join(get_args(Distance))}, got "{distance}"')
+    check_choice("distance", distance, Distance)
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """Linear CKA of all samples, however many, none of which is kept. Letters: L layers, n and N samples, D width."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.precision import widened
 from layersim.similarity.features import Layers, require_samples, warn_undefined
 from layersim.similarity.intervals import Interval
@@ -15,6 +15,7 @@ from layersim.similarity.measure import Measure
 from layersim.similarity.moments import STRETCH, Moments, bytes_of
 from layersim.similarity.positions import require_distinct
 from layersim.similarity.properties import Properties
+from layersim.similarity.rbf_cka import RBFEstimator
 
 
 class StreamedCKA(Measure):
@@ -37,15 +38,14 @@ class StreamedCKA(Measure):
     moments: list[Tensor]
     """What `Moments.sums` gives, once there are any."""
 
-    def __init__(self, *, estimator: Literal["debiased", "biased"] = "debiased", max_bytes: int | None = 2**28) -> None:
+    def __init__(self, *, estimator: RBFEstimator = "debiased", max_bytes: int | None = 2**28) -> None:
         """`estimator`: as of `linear_cka`. `max_bytes`: more the sums and what waits to be added must not take; None:
         there is no bound. (2²⁸: 12 layers of width 384, or 8 of 512.)
 
         Raises:
             UserError: an unknown estimator.
         """
-        if estimator not in ("debiased", "biased"):
-            raise UserError(f'estimator: expected "debiased" or "biased", got "{estimator}"')
+        check_choice("estimator", estimator, RBFEstimator)
         super().__init__(max_samples=None)
         self.arguments = {"estimator": estimator}
         self.estimator = estimator

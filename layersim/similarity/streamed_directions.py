@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layersim.errors import check_choice
 from layersim.similarity.directions import (
     CHUNK,
     Centering,
@@ -15,7 +16,6 @@ from layersim.similarity.directions import (
     cosine,
     cosine_of,
     directions,
-    require_centering,
     require_directions,
 )
 from layersim.similarity.features import Layers, require_equal_widths, warn_undefined
@@ -40,7 +40,7 @@ class CosineSimilarity(Measure):
 
     def __init__(self, *, centering: Centering = "samples", max_samples: int | None = None) -> None:
         """See `cosine`. Raises UserError for an unknown centering, or `max_samples` below 2."""
-        require_centering(centering)
+        check_choice("centering", centering, Centering)
         super().__init__(max_samples=max_samples)
         self.arguments = {"centering": centering}
         self.centering: Centering = centering

@@ -292,7 +292,7 @@ NET = tiny.backbone().model
         (lambda: LayerMeasures(NET, "blocks.*", "accuracy"), "LayerAccuracyMonitor reads the classifier.*head="),
         (lambda: LayerMeasures(NET, "blocks.*", [EpochSimilarity()]), "follows a Lightning Trainer's epochs"),
         (lambda: LayerMeasures(NET, "blocks.*", [SimilarityHeatmaps(layers="blocks.*")]), "has parts of its own named"),
-        (lambda: LayerMeasures(NET, head="head"), "belong to layers: name these too"),
+        (lambda: LayerMeasures(NET, head="head"), "head='head': of a module whose layers are named"),
         (lambda: LayerMeasures(NET, "blocks.*").compute(), r"Nothing was measured yet: call update\(batch\) first"),
         (lambda: shown(LayerMeasures(NET, "blocks.*", ["cka", SimilarityHeatmaps()]), batches()), "measure cka"),
         (lambda: shown(LayerMeasures(NET, "blocks.*"), [batches()[0], {"image": torch.ones(2, 1, 8, 8)}]), "same keys"),

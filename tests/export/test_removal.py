@@ -64,7 +64,7 @@ def test_changes_are_the_published_formulas_over_all_samples() -> None:
     torch.testing.assert_close(angular[off], (cosines.acos() / math.pi).mean(0)[off], rtol=0, atol=1e-6)
     influence = feature_changes(backbone, batches, "influence")
     torch.testing.assert_close(influence[off], (1 - cosines).mean(0)[off], rtol=0, atol=1e-6)
-    with pytest.raises(UserError, match="criterion of angular, influence, but got 'cka'"):
+    with pytest.raises(UserError, match="criterion: expected one of angular, influence, got 'cka'"):
         feature_changes(backbone, batches, "cka")  # type: ignore[arg-type]
 
 

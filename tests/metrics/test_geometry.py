@@ -165,7 +165,7 @@ def test_samples_all_equally_far_apart_have_no_dimension() -> None:
 def test_options_are_refused() -> None:
     with pytest.raises(UserError, match="max_samples: expected at least 3, got 2"):
         LayerGeometry(max_samples=2)
-    with pytest.raises(UserError, match="centering: expected none or samples, got 'components'"):
+    with pytest.raises(UserError, match="centering: expected one of none, samples, got 'components'"):
         LayerGeometry(centering="components")  # type: ignore[arg-type]
     with pytest.raises(TooFewSamples, match="expected samples in at least 2 groups"):
         measured(gaussian(1, 4, 4))

@@ -160,7 +160,7 @@ def test_a_quantity_that_does_not_fit_its_axes_is_refused_by_its_name(
     ("changes", "message"),
     [
         ({"stage": "fit"}, "stage: expected one of validate, test, got 'fit'"),
-        ({"unit": "words"}, "unit: expected samples or tokens, got 'words'"),
+        ({"unit": "words"}, "unit: expected one of samples, tokens, got 'words'"),
         ({"layers": 0}, "layers: expected one whole number, 1 or more, got 0"),
         ({"samples": 0}, "samples: expected one whole number, 1 or more, got 0"),
         ({"epoch": 1.5}, "epoch: expected one whole number, 0 or more, got 1.5"),

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from layersim.errors import check_choice
 from layersim.report.quantity import Quantity
 
 _ZERO = -0.005  # values from here on are shown as 0.00
@@ -37,6 +38,7 @@ def scale_of(name: str, quantity: Quantity, values: Sequence[ArrayLike], span: R
         span: `fixed`, for pictures of different epochs and runs that can be laid side by side; or `data`, from the
             least value to the greatest, where 0.90 and 0.99 shall be told apart.
     """
+    check_choice("colours", span, Range)
     every = np.concatenate([np.empty(0), *(np.asarray(each, dtype=np.float64).ravel() for each in values)])
     every = every[np.isfinite(every)]
     least, most = (float(every.min()), float(every.max())) if every.size else (0.0, 1.0)
