@@ -23,6 +23,9 @@ _NOT_SAID = (
     "GPU available:",  # the first screen tells the device; a GPU that is not used has a warning of its own
     "Seed set to",  # the first screen tells it, too
     "`Trainer.fit` stopped: `max_epochs=",  # as was asked for
+    "Restoring states from the checkpoint",  # the first screen tells whose weights are taken
+    "Restored all states from",
+    "Loaded model weights from",
 )
 """How messages begin that tell nothing of a run."""
 

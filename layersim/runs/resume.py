@@ -47,9 +47,10 @@ def find_run(where: Path, *, last: bool) -> tuple[Path, Path]:
             )
         rank_zero_info(f"The run {config.parent} goes on from {path.name}, step {checkpoint['global_step']}.")
         return config, path
+    other = " Another experiment's is named by --experiment or --config." if last else ""
     raise UserError(
         f"There is no readable checkpoint of {'a run in' if last else 'the run'} {where} to go on from. Give --resume "
-        "the directory of a run that has saved one, or train anew."
+        f"the directory of a run that has saved one, or train anew.{other}"
     )
 
 
