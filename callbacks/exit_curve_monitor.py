@@ -7,7 +7,6 @@ from callbacks.monitor import LayerMonitor
 from layersim.exits import ExitCounts, accuracy_at, exit_curve_area
 from layersim.exits.curve import spread
 from layersim.module import LayerwiseModule
-from layersim.outputs import LayerOutput
 from layersim.report.quantity import Quantity
 
 
@@ -22,9 +21,6 @@ class ExitCurveMonitor(LayerMonitor[ExitCounts]):
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, ExitCounts]:
         return {"exits": ExitCounts(module.num_layers)}
-
-    def update(self, metrics: dict[str, ExitCounts], output: LayerOutput) -> None:
-        metrics["exits"].update(output)
 
     def measure(self, metrics: dict[str, ExitCounts]) -> dict[str, Quantity]:
         means, accuracies = metrics["exits"].compute()

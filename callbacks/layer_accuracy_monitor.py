@@ -10,7 +10,6 @@ from layersim.errors import UserError
 from layersim.metrics import LayerLoss, RightAtBoth, measured_depth
 from layersim.metrics.effective_depth import CONFIDENCE, EPSILON, check_epsilon
 from layersim.module import LayerwiseModule
-from layersim.outputs import LayerOutput
 from layersim.report.numbers import perplexity
 from layersim.report.quantity import LAYER, RATIO, Quantity, curve
 
@@ -50,10 +49,6 @@ class LayerAccuracyMonitor(LayerMonitor[Metric]):
                 f"from their number. Set a share of the tokens, such as {EPSILON}."
             )
         return {"right": RightAtBoth(module.num_layers), "loss": LayerLoss(module.num_layers)}
-
-    def update(self, metrics: dict[str, Metric], output: LayerOutput) -> None:
-        for metric in metrics.values():
-            metric.update(output)
 
     def measure(self, metrics: dict[str, Metric]) -> dict[str, Quantity]:
         right, samples = metrics["right"].compute()

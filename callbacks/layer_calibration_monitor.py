@@ -3,7 +3,6 @@
 from callbacks.monitor import LayerMonitor
 from layersim.metrics.calibration import BINS, LayerCalibration
 from layersim.module import LayerwiseModule
-from layersim.outputs import LayerOutput
 from layersim.report.quantity import LAYER, Quantity, curve
 
 
@@ -18,9 +17,6 @@ class LayerCalibrationMonitor(LayerMonitor[LayerCalibration]):
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, LayerCalibration]:
         return {"calibration": LayerCalibration(module.num_layers)}
-
-    def update(self, metrics: dict[str, LayerCalibration], output: LayerOutput) -> None:
-        metrics["calibration"].update(output)
 
     def measure(self, metrics: dict[str, LayerCalibration]) -> dict[str, Quantity]:
         found = {name: values.tolist() for name, values in metrics["calibration"].compute().items()}

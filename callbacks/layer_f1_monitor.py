@@ -8,7 +8,6 @@ from callbacks.monitor import LayerMonitor
 from layersim.errors import UserError
 from layersim.metrics import LayerF1
 from layersim.module import LayerwiseModule
-from layersim.outputs import LayerOutput
 from layersim.report.quantity import Quantity, curve
 
 
@@ -40,9 +39,6 @@ class LayerF1Monitor(LayerMonitor[Metric]):
                 "trainer.callbacks."
             )
         return {"f1": LayerF1(module.num_layers, self.positive)}
-
-    def update(self, metrics: dict[str, Metric], output: LayerOutput) -> None:
-        metrics["f1"].update(output)
 
     def measure(self, metrics: dict[str, Metric]) -> dict[str, Quantity]:
         return {"f1": curve(metrics["f1"].compute().tolist(), label="F1", range=(0, 1), better="higher")}

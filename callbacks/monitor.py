@@ -97,9 +97,10 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
     def make_metrics(self, module: LayerwiseModule) -> dict[str, AnyMetric]:
         """Fresh metrics for one epoch of this model, by names of the monitor's own."""
 
-    @abstractmethod
     def update(self, metrics: dict[str, AnyMetric], output: LayerOutput) -> None:
-        """Takes in one batch."""
+        """Takes in one batch; by default all metrics do."""
+        for metric in metrics.values():
+            metric.update(output)
 
     @abstractmethod
     def measure(self, metrics: dict[str, AnyMetric]) -> dict[str, Quantity]:

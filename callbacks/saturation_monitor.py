@@ -5,7 +5,6 @@ from torchmetrics import Metric
 from callbacks.monitor import LayerMonitor
 from layersim.metrics import Saturation, mean_saturation_layer, saturated_early
 from layersim.module import LayerwiseModule
-from layersim.outputs import LayerOutput
 from layersim.report.quantity import LAYER, Quantity, curve
 
 
@@ -14,9 +13,6 @@ class SaturationMonitor(LayerMonitor[Metric]):
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, Metric]:
         return {"saturation": Saturation(module.num_layers)}
-
-    def update(self, metrics: dict[str, Metric], output: LayerOutput) -> None:
-        metrics["saturation"].update(output)
 
     def measure(self, metrics: dict[str, Metric]) -> dict[str, Quantity]:
         counts = metrics["saturation"].compute()

@@ -37,7 +37,7 @@ from layersim.similarity.positions import dealt, require_distinct
 from layersim.similarity.properties import Properties
 
 
-def _pairs(estimator: Estimator) -> LayerPairs[Tensor]:
+def _pairs(estimator: Estimator, batch_size: int = LEAST["minibatch"]) -> LayerPairs[Tensor]:
     """The measure of all samples at once by its definition, for its null."""
 
     def look(layer: Tensor) -> Tensor | None:
@@ -90,9 +90,8 @@ class LinearCKA(Measure):
                 f'max_samples: estimator="minibatch" streams and keeps no samples to cap, got {max_samples}: leave it '
                 'out, or choose estimator="debiased"'
             )
-        super().__init__(max_samples=max_samples)
-        self.require_cap(LEAST[estimator])
-        self.arguments = {"estimator": estimator} | ({"batch_size": batch_size} if estimator == "minibatch" else {})
+        own = {"batch_size": batch_size} if estimator == "minibatch" else {}
+        super().__init__(max_samples=max_samples, estimator=estimator, **own)
         self.add_state("used", [], dist_reduce_fx="cat")
         self.add_state("nulls", [], dist_reduce_fx="sum")
         self.estimator: Estimator = estimator

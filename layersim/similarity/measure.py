@@ -60,7 +60,7 @@ class Measure(SampleKeeper):
     better: Literal["higher", "lower"] | None = None
     """Which values are better: neither, of a similarity."""
     least: ClassVar[int] = 1
-    """How many samples it needs, whatever its options."""
+    """How many samples it needs, whatever its options; where it has `pairs`, these tell."""
     function: Callable[..., Tensor]
     """The measure: (L, N, D) features, against themselves or (M, N, D') others, → (L, M)."""
     pairs: ClassVar[Callable[..., LayerPairs[Any]] | None] = None
@@ -73,16 +73,15 @@ class Measure(SampleKeeper):
     units: list[Tensor]
     """At most one (1, G) int64 tensor on the host: how many units each of the sums is over."""
 
-    def __init__(self, *, max_samples: int | None = 4096) -> None:
-        """`max_samples`: N at most; all where None.
+    def __init__(self, *, max_samples: int | None = 4096, **arguments: Any) -> None:
+        """`max_samples`: N at most; all where None. `arguments`: what the function is given beside features.
 
         Raises:
             UserError: fewer than the measure needs.
         """
         super().__init__(max_samples=max_samples)
-        self.require_cap(self.least)
-        self.arguments: dict[str, Any] = {}
-        """What the function is given beside features."""
+        self.require_cap(self.least if self.pairs is None else self.pairs(**arguments).least)
+        self.arguments = arguments
         self.expected: tuple[int, int] | None = None
         """The permutations and the seed of the null that will be asked for."""
         for state in ("sums", "units"):

@@ -36,7 +36,8 @@ def rsa(features: Layers, other: Layers | None = None, *, distance: Distance = "
 
 
 def rsa_pairs(distance: Distance) -> LayerPairs[Tensor]:
-    check_distance(distance)
+    if distance not in get_args(Distance):
+        raise UserError(f'distance: expected one of {", ".join(get_args(Distance))}, got "{distance}"')
 
     def look(layer: Tensor) -> Tensor | None:
         if distance == "correlation":
@@ -49,11 +50,6 @@ def rsa_pairs(distance: Distance) -> LayerPairs[Tensor]:
         return ranks if ranks.any() else None
 
     return LayerPairs("RSA", LEAST, look, relation_cosines)
-
-
-def check_distance(distance: str) -> None:
-    if distance not in get_args(Distance):
-        raise UserError(f'distance: expected one of {", ".join(get_args(Distance))}, got "{distance}"')
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -41,8 +41,7 @@ class CosineSimilarity(Measure):
     def __init__(self, *, centering: Centering = "samples", max_samples: int | None = None) -> None:
         """See `cosine`. Raises UserError for an unknown centering, or `max_samples` below 2."""
         require_centering(centering)
-        super().__init__(max_samples=max_samples)
-        self.arguments = {"centering": centering}
+        super().__init__(max_samples=max_samples, centering=centering)
         self.centering: Centering = centering
 
     @property
