@@ -1,7 +1,6 @@
 """Linear CKA over batches and processes. Letters: L and M layers, n samples or groups, D and D' width."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,10 +100,6 @@ class LinearCKA(Measure):
     @property
     def keeps_sample(self) -> bool:
         return self.estimator != "minibatch"
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.arguments) if self.estimator == "minibatch" else super().options
 
     @property
     def properties(self) -> Properties:

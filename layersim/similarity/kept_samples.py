@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from layersim.errors import UserError
+from layersim.evaluation import process
 from layersim.outputs import LayerFeatures
 from layersim.similarity.layer_metric import LayerMetric
 from layersim.similarity.positions import require_distinct, splitmix64
@@ -90,8 +90,7 @@ class SampleKeeper(LayerMetric):
         """
         before = self.count()
         if index is None:
-            rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-            index = torch.arange(samples) + before + rank * PROCESS_STRIDE // self.group * self.group
+            index = torch.arange(samples) + before + process() * PROCESS_STRIDE // self.group * self.group
         elif index.shape != (samples,) or index.is_floating_point():
             raise UserError(
                 f"index: expected ({samples},) integers, one a sample, got {tuple(index.shape)} {index.dtype}"

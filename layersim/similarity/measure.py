@@ -99,7 +99,7 @@ class Measure(SampleKeeper):
     @property
     def options(self) -> dict[str, Any]:
         """What a run records beside the values."""
-        return {**self.arguments, "max_samples": self.max_samples}
+        return self.arguments | ({"max_samples": self.max_samples} if self.keeps_sample else {})
 
     def update(self, features: Layers, index: Tensor | None = None, *, other: Layers | None = None) -> None:
         """Takes (L, n, D) features, their samples' (n,) integer positions in the data set, on the host, and, to compare
