@@ -152,8 +152,7 @@ class LayerGeometry(SampleKeeper):
         centering: Literal["none", "samples"] = "none",
         keep_on: KeepOn = "device",
     ) -> None:
-        super().__init__(max_samples=max_samples, keep_on=keep_on)
-        self.require_cap(3)
+        super().__init__(max_samples=max_samples, least=3, keep_on=keep_on)
         if centering not in ("none", "samples"):
             raise UserError(f"centering: expected none or samples, got {centering!r}.")
         self.centering = centering

@@ -56,8 +56,15 @@ class SampleKeeper(LayerMetric):
     index: list[Tensor]
     """(n,) int64 tensors on the host: their samples' positions."""
 
-    def __init__(self, *, max_samples: int | None, keep_on: KeepOn = "device") -> None:
+    def __init__(self, *, max_samples: int | None, least: int = 1, keep_on: KeepOn = "device") -> None:
+        """`max_samples`: all where None; `least`: how many whoever measures them needs; `keep_on`: where they are kept.
+
+        Raises:
+            UserError: `max_samples` below `least`.
+        """
         super().__init__()
+        if max_samples is not None and max_samples < least:
+            raise UserError(f"max_samples: expected at least {least}, got {max_samples}")
         self.max_samples = max_samples
         self.keep_on = keep_on
         self.is_shared = False
@@ -76,11 +83,6 @@ class SampleKeeper(LayerMetric):
         own, held = self.max_samples, sample.max_samples
         sample.max_samples = None if own is None or held is None else max(own, held)
         self._shared, sample.is_shared = (sample,), True
-
-    def require_cap(self, least: int) -> None:
-        """Raises UserError where `max_samples` is below what whoever measures the samples needs."""
-        if self.max_samples is not None and self.max_samples < least:
-            raise UserError(f"max_samples: expected at least {least}, got {self.max_samples}")
 
     def numbered(self, samples: int, index: Tensor | None) -> Tensor:
         """Counts a batch of samples, and gives their (n,) positions on the host.
@@ -188,15 +190,6 @@ class KeptSamples(SampleKeeper):
     """
 
     reads_targets = True
-
-    def __init__(self, *, max_samples: int | None, least: int = 1, keep_on: KeepOn = "device") -> None:
-        """`least`: how many samples whoever measures them needs; `keep_on`: where they are kept.
-
-        Raises:
-            UserError: `max_samples` below `least`.
-        """
-        super().__init__(max_samples=max_samples, keep_on=keep_on)
-        self.require_cap(least)
 
     def update(self, batch: LayerFeatures) -> None:
         """Takes samples, with targets in every update or in none."""

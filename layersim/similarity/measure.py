@@ -79,8 +79,8 @@ class Measure(SampleKeeper):
         Raises:
             UserError: fewer than the measure needs.
         """
-        super().__init__(max_samples=max_samples)
-        self.require_cap(self.least if self.pairs is None else self.pairs(**arguments).least)
+        least = self.least if self.pairs is None else self.pairs(**arguments).least
+        super().__init__(max_samples=max_samples, least=least)
         self.arguments = arguments
         self.expected: tuple[int, int] | None = None
         """The permutations and the seed of the null that will be asked for."""
