@@ -89,8 +89,8 @@ class LinearCKA(Measure):
                 f'max_samples: estimator="minibatch" streams and keeps no samples to cap, got {max_samples}: leave it '
                 'out, or choose estimator="debiased"'
             )
-        own = {"batch_size": batch_size} if estimator == "minibatch" else {}
-        super().__init__(max_samples=max_samples, estimator=estimator, **own)
+        self.arguments = {"estimator": estimator} | ({"batch_size": batch_size} if estimator == "minibatch" else {})
+        super().__init__(max_samples=max_samples)
         self.add_state("used", [], dist_reduce_fx="cat")
         self.add_state("nulls", [], dist_reduce_fx="sum")
         self.estimator: Estimator = estimator

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -73,15 +74,17 @@ class Measure(SampleKeeper):
     units: list[Tensor]
     """At most one (1, G) int64 tensor on the host: how many units each of the sums is over."""
 
-    def __init__(self, *, max_samples: int | None = 4096, **arguments: Any) -> None:
-        """`max_samples`: N at most; all where None. `arguments`: what the function is given beside features.
+    arguments: Mapping[str, Any] = MappingProxyType({})
+    """What the function is given beside features: set by classes with options, before this one's constructor."""
+
+    def __init__(self, *, max_samples: int | None = 4096) -> None:
+        """`max_samples`: N at most; all where None.
 
         Raises:
             UserError: fewer than the measure needs.
         """
-        least = self.least if self.pairs is None else self.pairs(**arguments).least
+        least = self.least if self.pairs is None else self.pairs(**self.arguments).least
         super().__init__(max_samples=max_samples, least=least)
-        self.arguments = arguments
         self.expected: tuple[int, int] | None = None
         """The permutations and the seed of the null that will be asked for."""
         for state in ("sums", "units"):
@@ -99,7 +102,7 @@ class Measure(SampleKeeper):
     @property
     def options(self) -> dict[str, Any]:
         """What a run records beside the values."""
-        return self.arguments | ({"max_samples": self.max_samples} if self.keeps_sample else {})
+        return dict(self.arguments) | ({"max_samples": self.max_samples} if self.keeps_sample else {})
 
     def update(self, features: Layers, index: Tensor | None = None, *, other: Layers | None = None) -> None:
         """Takes (L, n, D) features, their samples' (n,) integer positions in the data set, on the host, and, to compare

@@ -31,7 +31,8 @@ class SVCCA(Measure):
 
     def __init__(self, *, variance: float = 0.99, max_samples: int | None = 4096) -> None:
         """See `svcca`. Raises UserError for a share out of bounds, or `max_samples` below 3."""
-        super().__init__(max_samples=max_samples, variance=variance)
+        self.arguments = {"variance": variance}
+        super().__init__(max_samples=max_samples)
 
 
 class PWCCA(Measure):
@@ -51,7 +52,8 @@ class _OfNeighbours(Measure):
 
     def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
         """See the function. Raises UserError for k below 1, or `max_samples` below what k needs."""
-        super().__init__(max_samples=max_samples, k=k)
+        self.arguments = {"k": k}
+        super().__init__(max_samples=max_samples)
 
 
 class MutualKNN(_OfNeighbours):
@@ -98,7 +100,8 @@ class RBFCKA(Measure):
     ) -> None:
         """See `rbf_cka`. Raises UserError for an unknown estimator, a bandwidth that is not positive, or `max_samples`
         below what it needs."""
-        super().__init__(max_samples=max_samples, bandwidth=bandwidth, estimator=estimator)
+        self.arguments = {"bandwidth": bandwidth, "estimator": estimator}
+        super().__init__(max_samples=max_samples)
         self.value_range = (0 if estimator == "biased" else -1, 1)
 
 
@@ -122,7 +125,8 @@ class RSA(Measure):
 
     def __init__(self, *, distance: Distance = "euclidean", max_samples: int | None = 1024) -> None:
         """See `rsa`. Raises UserError for an unknown distance, or `max_samples` below 3."""
-        super().__init__(max_samples=max_samples, distance=distance)
+        self.arguments = {"distance": distance}
+        super().__init__(max_samples=max_samples)
 
     @property
     def properties(self) -> Properties:

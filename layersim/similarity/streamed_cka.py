@@ -148,7 +148,8 @@ class StreamedCKA(Measure):
         """
         if estimator not in ("debiased", "biased"):
             raise UserError(f'estimator: expected "debiased" or "biased", got "{estimator}"')
-        super().__init__(max_samples=None, estimator=estimator)
+        self.arguments = {"estimator": estimator}
+        super().__init__(max_samples=None)
         self.estimator = estimator
         self.max_bytes = max_bytes
         self.value_range = (0 if estimator == "biased" else -1, 1)

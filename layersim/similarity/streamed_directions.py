@@ -40,7 +40,8 @@ class CosineSimilarity(Measure):
     def __init__(self, *, centering: Centering = "samples", max_samples: int | None = None) -> None:
         """See `cosine`. Raises UserError for an unknown centering, or `max_samples` below 2."""
         require_centering(centering)
-        super().__init__(max_samples=max_samples, centering=centering)
+        self.arguments = {"centering": centering}
+        super().__init__(max_samples=max_samples)
         self.centering: Centering = centering
 
     @property
