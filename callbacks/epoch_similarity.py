@@ -137,13 +137,14 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
 
     def _quantity(self, name: str, earlier: list[int]) -> Quantity:
         metric = self.measures[name]
+        own = {option: value for option, value in metric.options.items() if value is not None}
         return Quantity(
             values=[self.strips[name][epoch][self._epoch] for epoch in earlier],
             axes=("epoch", LAYER),
             label=f"{metric.label} to epoch",
             range=metric.value_range,
             better="lower" if metric.identical == 0 else "higher",
-            options=self._options(metric),
+            options={"max_samples": self.max_samples} | own,
             ticks={"epoch": earlier},
         )
 
@@ -158,10 +159,6 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
                 drawn[f"{name}_since_epoch_{first}"] = partial(matrix, since, title)
         return drawn
 
-    def _options(self, metric: Measure) -> dict[str, Any]:
-        own = {name: value for name, value in metric.options.items() if value is not None}
-        return {"max_samples": self.max_samples, **own}
-
     def _wanted(self) -> bool:
         """Whether this epoch is one to keep; validated twice in an epoch, it is kept as it was last."""
         if self._epoch in self._kept or self._epoch in (self.epochs or []):
@@ -173,17 +170,8 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
 
 
 def similarity_to_then(now: Tensor, then: Tensor, measure: Measure, epoch: int) -> list[float]:
-    """L similarities of each layer of (L, N, D) features to the same layer earlier, (L, N, D') of the same samples.
-
-    Layers that cannot be measured have NaN, and one UserWarning names them. Measured by each process by itself, from
-    samples that all processes hold.
-
-    Args:
-        now: features.
-        then: features at the earlier epoch.
-        measure: how; its own state stays as it is.
-        epoch: which one it was, for the warning.
-    """
+    """L similarities of each layer of (L, N, D) features to the same layer at an earlier epoch, (L, N, D') of the same
+    samples, which all processes hold. Layers that cannot be measured have NaN, and one UserWarning names them."""
     metric = deepcopy(measure).to(now.device)
     metric.distributed_available_fn = lambda: False
     values = []

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import Trainer
@@ -28,14 +28,6 @@ class Figure:
     epoch: int
     step: int
     drawn: Future[None]
-
-
-@runtime_checkable
-class LogsFigures(Protocol):
-    """A logger of another loop's."""
-
-    def log_figure(self, figure: Figure) -> None:
-        """Takes a figure that is drawn."""
 
 
 class Figures:
@@ -97,5 +89,5 @@ def _log_image(logger: Any, figure: Figure) -> None:
         logger.experiment.add_image(figure.name, pixels, figure.step, dataformats="HWC")
     elif isinstance(logger, MLFlowLogger):
         logger.experiment.log_artifact(logger.run_id, str(figure.path), "figures")
-    elif isinstance(logger, LogsFigures):
+    elif hasattr(logger, "log_figure"):  # of another loop's
         logger.log_figure(figure)

@@ -1,7 +1,6 @@
 """What is read of a model's layers while it runs, whoever runs it. Letters: L layers, N samples."""
 
 import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from callbacks.tapped_module import LABELS, Named, ReadModel, TappedModule, check_classes, of_those_below, unread
+from callbacks.tapped_module import LABELS, Named, ReadModel, TappedModule, of_those_below, read_by_head
 from layersim.backbones.base import Backbone
 from layersim.backbones.tokens import POSITIONS
 from layersim.errors import UserError
@@ -22,40 +21,14 @@ _BESIDE = {*LABELS, "index", "position"}
 """Entries of a batch that no model is given."""
 
 
-class Reader(ABC):
-    """Reads one forward pass after the other."""
+class OwnReader:
+    """What a LayerwiseModule puts out, or a Backbone, through the model's own head; as `TappedModule` reads others."""
 
-    reads_head: bool = True
-    """Whether there is a classifier to read."""
-
-    @abstractmethod
-    def model(self, layers: int) -> Any:
-        """What monitors ask of the model, where it has so many layers."""
-
-    @abstractmethod
-    def open(self, batch: Any) -> None:
-        """Before the model runs on this batch."""
-
-    @abstractmethod
-    def read(self, batch: Any, below: int | None = None) -> LayerOutput | None:
-        """What its layers put out since, and what the classifier reads there, of the samples whose position is below
-        that; None where there are none."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Lets go of the model, which has failed."""
-
-    def options(self) -> dict[str, Any]:
-        """What every quantity tells of how it was read."""
-        return {}
-
-
-class OwnReader(Reader):
-    """What a LayerwiseModule puts out, or a Backbone, through the model's own head."""
+    reads_head = True
 
     def __init__(self, module: Any) -> None:
         self.module = module
-        self._hook = ExitStack()
+        self._hooks = ExitStack()
         self._output: Any = None
 
     def model(self, layers: int) -> Any:
@@ -63,23 +36,26 @@ class OwnReader(Reader):
 
     def open(self, batch: Any) -> None:
         self.close()
-        self._hook.callback(self.module.register_forward_hook(self._keep).remove)
+        self._hooks.callback(self.module.register_forward_hook(self._keep).remove)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self._output = output
 
-    def read(self, batch: Any, below: int | None = None) -> LayerOutput:
+    def read(self, batch: Any, below: int | None = None) -> LayerOutput | None:
         self.close()
         found, self._output = self._output, None
         if found is None:
             raise UserError(f"Nothing ran: call the {type(self.module).__name__} itself, on one batch.")
-        return found if isinstance(found, LayerOutput) else _of_shared_head(self.module, found)
+        return found if isinstance(found, LayerOutput) else read_by_head(self.module, found)
 
     def close(self) -> None:
-        self._hook.close()
+        self._hooks.close()
+
+    def options(self) -> dict[str, Any]:
+        return {}
 
 
-class TransformersReader(Reader):
+class TransformersReader(OwnReader):
     """The layers of a transformers model, found as `TransformersBackbone` finds them, while its own forward runs.
 
     Raises:
@@ -89,13 +65,7 @@ class TransformersReader(Reader):
     def __init__(self, model: Any) -> None:
         from layersim.backbones.huggingface import TransformersBackbone
 
-        self.backbone = TransformersBackbone.around(model)
-        self._hooks = ExitStack()
-        self._values: list[Tensor] = []
-        self._counted: tuple[Tensor | None, Tensor | None] = (None, None)
-
-    def model(self, layers: int) -> ReadModel:
-        return ReadModel(self.backbone)
+        super().__init__(TransformersBackbone.around(model))
 
     def open(self, batch: Any) -> None:
         """Before the model runs on this batch, in its names or ours; without `attention_mask` every token counts."""
@@ -109,21 +79,21 @@ class TransformersReader(Reader):
             del told["label"]
         elif told["label"].is_floating_point():
             raise UserError("Expected integer classes as labels, but got real numbers, which no layer's accuracy has.")
-        read, *self._counted = self.backbone.counted(told)  # type: ignore[assignment]
-        self._values = self._hooks.enter_context(self.backbone.listening(read))
+        read, *counted = self.module.counted(told)
+        self._output = self._hooks.enter_context(self.module.listening(read)), counted
 
     def read(self, batch: Any, below: int | None = None) -> LayerOutput | None:
         self._hooks.close()  # tells where not all blocks ran
-        values, self._values = torch.stack([each.detach() for each in self._values]), []
-        per = POSITIONS if self.backbone.reads_tokens else 1
-        features = of_those_below(LayerFeatures(values, *self._counted), below, per)
-        return None if features is None else _of_shared_head(self.backbone, features)
+        (values, counted), self._output = self._output, None
+        per = POSITIONS if self.module.reads_tokens else 1
+        features = of_those_below(LayerFeatures(torch.stack([*values]).detach(), *counted), below, per)
+        return None if features is None else read_by_head(self.module, features)
 
     def close(self) -> None:
         self._hooks.pop_all()
 
 
-def reader_of(model: nn.Module, named: Named | None) -> Reader | TappedModule:
+def reader_of(model: nn.Module, named: Named | None) -> OwnReader | TappedModule:
     """How the layers of a model are read: by the parts that are named; of ours, and of transformers' own, without."""
     if named is not None:
         return TappedModule(model, named)
@@ -173,19 +143,6 @@ def call(model: nn.Module, batch: Any) -> None:
         model(*batch[: max(1, len(needed))])
     else:
         model(batch)
-
-
-def _of_shared_head(backbone: Backbone, features: LayerFeatures) -> LayerOutput:
-    """What a LayerwiseModule trained on the last layer alone makes of them."""
-    if features.targets is None:
-        return unread(features)
-    if features.targets.shape != (features.values.shape[1],):
-        came = f"labels of shape {tuple(features.targets.shape)}"
-        raise UserError(f"Expected a class for each of {features.values.shape[1]} samples in a batch, but got {came}.")
-    check_classes(features.targets, backbone.num_classes)
-    model = ReadModel(backbone)
-    readout = model.head(features.values, features.targets, range(model.num_layers))
-    return LayerOutput(features, readout, readout.losses[-1])
 
 
 def _ways(model: nn.Module) -> str:

@@ -8,14 +8,16 @@ from typing import Any
 from torchmetrics import Metric
 
 from callbacks.epoch_similarity import EpochSimilarity
-from callbacks.exit_curve_monitor import ExitCurveMonitor
-from callbacks.layer_accuracy_monitor import LayerAccuracyMonitor
-from callbacks.layer_calibration_monitor import LayerCalibrationMonitor
-from callbacks.layer_f1_monitor import LayerF1Monitor
 from callbacks.layer_geometry_monitor import LayerGeometryMonitor
 from callbacks.monitor import LayerMonitor
 from callbacks.progression_monitor import ProgressionMonitor
-from callbacks.saturation_monitor import SaturationMonitor
+from callbacks.readout_monitors import (
+    ExitCurveMonitor,
+    LayerAccuracyMonitor,
+    LayerCalibrationMonitor,
+    LayerF1Monitor,
+    SaturationMonitor,
+)
 from callbacks.similarity_heatmaps import SimilarityHeatmaps, default_measures
 from layersim.errors import UserError
 from layersim.similarity.measure import NAMES, Measure, measure_named

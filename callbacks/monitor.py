@@ -22,7 +22,7 @@ from layersim.precision import refuse_mps
 from layersim.report.drawing.pictures import Picture
 from layersim.report.figures import figures_of
 from layersim.report.quantity import Quantity, logged
-from layersim.runs.rehearsal import made_up
+from layersim.runs.rehearsal import classifier_width, made_up
 from layersim.similarity.kept_samples import KeepOn, KeptSamples, SampleKeeper
 from layersim.similarity.layer_metric import join
 from layersim.tapping.output_pooling import Pool
@@ -41,11 +41,12 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
 
     Args:
         layers: submodules of the LightningModule (`net.blocks.*`). Where None: the layers of a LayerwiseModule.
-        pool: with `layers`, how a module's output becomes (N, D); see `Named`, as for the other options.
-        layout: which axis of their outputs is what.
-        norm: the name of the norm before the classifier.
-        head: the name of the classifier, for monitors that read it.
-        label: where in a batch the classes are.
+        pool: with `layers`, how a module's output becomes (N, D), as `FeatureTap` takes it.
+        layout: which axis of their outputs is what, as `FeatureTap` takes it: "TND", "NHWD", …
+        norm: the norm between the last layer and the classifier, (N, D) → (N, D); None: there is none.
+        head: the classifier, (N, D) → (N, C), read behind the norm at every layer by monitors that read it.
+        label: where in a batch the (N,) integer classes are: a key of a dictionary, or a place in a tuple. Where None:
+            under "label", "labels" or "target", or second of two.
         keep_on: where a monitor that keeps samples has them: on the model's `device`; or on the `host`, which takes no
             memory of the device, and measures them there. The monitors of a trainer share one sample of a
             LayerwiseModule, as large as the largest `max_samples`, which is on the host if one of them says so.
@@ -95,9 +96,10 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
     def make_metrics(self, module: LayerwiseModule) -> dict[str, AnyMetric]:
         """Fresh metrics for one epoch of this model, by names of the monitor's own."""
 
-    @abstractmethod
     def update(self, metrics: dict[str, AnyMetric], output: LayerOutput) -> None:
-        """Takes in one batch."""
+        """Takes in one batch; by default all metrics do."""
+        for metric in metrics.values():
+            metric.update(output)
 
     @abstractmethod
     def measure(self, metrics: dict[str, AnyMetric]) -> dict[str, Quantity]:
@@ -114,7 +116,8 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
             TooFewSamples: a measure that was asked for needs more.
         """
         if self.named is None:
-            return self.rehearsed(self.fresh(module), made_up(module.num_layers, 8, samples))
+            width = classifier_width(module)  # a measure may read features by the norm and the classifier
+            return self.rehearsed(self.fresh(module), made_up(module.num_layers, width, samples))
         stand_in = cast(LayerwiseModule, TappedModule(module, self.named).model(2))
         names = self.rehearsed(self.fresh(stand_in), made_up(2, 8, samples))
         return {
@@ -188,7 +191,10 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
 
     def finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if trainer.world_size > 1 and not self._is_joined:
-            _join(_monitors(trainer))
+            every = _monitors(trainer)
+            join_all([each._metrics for each in every], [each._sample for each in every])
+            for each in every:
+                each._is_joined = True
         how: dict[str, Any] = {}
         if self._tapped is not None:
             self.num_layers, self.num_samples = self._tapped.shape()
@@ -224,13 +230,6 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
 
 def _monitors(trainer: Trainer) -> list[LayerMonitor[Any]]:
     return [call for call in trainer.callbacks if isinstance(call, LayerMonitor)]  # type: ignore[attr-defined]
-
-
-def _join(monitors: list[LayerMonitor[Any]]) -> None:
-    """Brings what all processes measured together, for all monitors at once."""
-    join_all([each._metrics for each in monitors], [each._sample for each in monitors])
-    for each in monitors:
-        each._is_joined = True
 
 
 def join_all(metrics: Sequence[Mapping[str, Metric]], samples: Sequence[KeptSamples | None]) -> None:

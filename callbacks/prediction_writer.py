@@ -5,12 +5,12 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from pyarrow import parquet
 from torch import Tensor
 
 from layersim.errors import UserError
+from layersim.evaluation import everywhere
 from layersim.outputs import LayerOutput
 from layersim.writing import written_whole
 
@@ -42,15 +42,12 @@ class PredictionWriter(Callback):
         self._batches.append(_columns(outputs, batch["index"], batch.get("label")))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        gathered = [self._batches]
-        if trainer.world_size > 1:
-            gathered = [[] for _ in range(trainer.world_size)]
-            dist.all_gather_object(gathered, self._batches)
+        batches = everywhere(self._batches)
         if trainer.is_global_zero:
-            batches = [pa.table(batch, schema=_SCHEMA) for rank in gathered for batch in rank]
+            tables = [pa.table(batch, schema=_SCHEMA) for batch in batches]
             path = Path(trainer.default_root_dir) / PREDICTIONS_FILE
             with written_whole(path) as part:
-                parquet.write_table(pa.concat_tables(batches).sort_by("index"), part)
+                parquet.write_table(pa.concat_tables(tables).sort_by("index"), part)
             print(f"Predictions: {path}")
 
 

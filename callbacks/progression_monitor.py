@@ -1,6 +1,6 @@
 """How straight, and how steadily, features go to the last layer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from callbacks.monitor import LayerMonitor
 from layersim.errors import UserError, check_choice
-from layersim.heads import Head, SeparateHeads, SharedHead
+from layersim.heads import Head
 from layersim.metrics import KeptSamples, TargetProbability, class_means, progression, rise_record, self_duality
 from layersim.metrics.progression import LEAST
 from layersim.module import LayerwiseModule
@@ -18,7 +18,6 @@ from layersim.outputs import LayerOutput
 from layersim.report.drawing.pictures import Picture
 from layersim.report.figures import figures_of, panels
 from layersim.report.quantity import LAYER, RATIO, Quantity, curve
-from layersim.runs.rehearsal import classifier_width, made_up
 from layersim.similarity.directions import Centering
 
 _COLLAPSE = {
@@ -65,10 +64,6 @@ class ProgressionMonitor(LayerMonitor[Metric]):
             "probability": TargetProbability(module.num_layers),
         }
 
-    def rehearse(self, module: LayerwiseModule, samples: int) -> set[str]:
-        width = classifier_width(module)  # NC3 reads features by the norm and the classifier
-        return self.rehearsed(self.fresh(module), made_up(module.num_layers, width, samples))
-
     def update(self, metrics: dict[str, Metric], output: LayerOutput) -> None:
         metrics["features"].update(output.features)
         metrics["probability"].update(output)
@@ -80,7 +75,7 @@ class ProgressionMonitor(LayerMonitor[Metric]):
         record = progression(features, classes, centering=self.centering)
         if probability is not None:
             record |= rise_record("target_probability", probability)
-        if (collapse := record.get("neural_collapse")) and isinstance(self._head, SharedHead | SeparateHeads):
+        if (collapse := record.get("neural_collapse")) and type(self._head).parts_at is not Head.parts_at:
             collapse |= _nc3(self._head, features, targets, collapse["classes"])
         return _quantities(record)
 
@@ -153,25 +148,15 @@ def _of_steps(values: list[float], **told: Any) -> Quantity:
     return Quantity(values=values, axes=("step",), ticks={"step": between}, **told)
 
 
-def _nc3(
-    head: SharedHead | SeparateHeads, features: Tensor, targets: Tensor, classes: list[int]
-) -> dict[str, list[float]]:
+def _nc3(head: Head, features: Tensor, targets: Tensor, classes: list[int]) -> dict[str, list[float]]:
     """`self_duality` at every layer, or nothing where a classifier is more than one linear map."""
-    classifiers = _classifiers(head)
-    if not all(isinstance(classifier, nn.Linear) for classifier in classifiers):
-        return {}
     device = next(head.parameters()).device  # features may be kept on the host
     targets, chosen = targets.to(device), torch.tensor(classes, device=device)
     means, weights = [], []
-    for layer, (values, classifier) in enumerate(zip(features, classifiers, strict=True)):
-        weight: Tensor = classifier.weight  # type: ignore[assignment]
-        raw = isinstance(head, SharedHead) and head.norm == "none" and layer < head.num_layers - 1
-        read = values.to(weight) if raw else head.final_norm(values.to(weight))
-        means.append(class_means(read, targets, chosen))
-        weights.append(weight[chosen])
+    for layer, values in enumerate(features):
+        norm, classifier = head.parts_at(layer)
+        if not isinstance(classifier, nn.Linear):
+            return {}
+        means.append(class_means(norm(values.to(classifier.weight)), targets, chosen))
+        weights.append(classifier.weight[chosen])
     return {"self_duality": self_duality(means, weights).tolist()}
-
-
-def _classifiers(head: SharedHead | SeparateHeads) -> Sequence[nn.Module]:
-    """The classifier that reads each layer."""
-    return list(head.classifiers) if isinstance(head, SeparateHeads) else [head.classifier] * head.num_layers

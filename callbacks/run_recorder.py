@@ -1,22 +1,23 @@
-"""The run's own record, whatever loggers are on."""
+"""The run's own record, whatever loggers are on, and the page made of it when the run ends."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from callbacks.evaluation import EvaluationCallback, layerwise
-from callbacks.loggers import make_directory
+from callbacks.loggers import dispensable, log_outcome, make_directory
 from layersim.errors import UserError
 from layersim.evaluation import reduced
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
-from layersim.report.quantity import Quantity
-from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, append_record
+from layersim.report.page import PAGE_FILE, write_page
+from layersim.report.quantity import Quantity, curves
+from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, append_record, read_records
 from layersim.report.table import layer_table
 from layersim.runs.directory import reserve
 from layersim.runs.rehearsal import STAGES, logged_names
@@ -103,6 +104,23 @@ class RunRecorder(EvaluationCallback):
         console = Console()
         console.print(layer_table(self.records[-1]))
         console.print(f"Records and figures: {trainer.default_root_dir}", soft_wrap=True)
+
+
+class ReportWriter(Callback):
+    """Writes `report.html`, which opens in any browser, into the run's directory at the end of training or testing.
+
+    W&B gets the page as an artifact, and the last measurements as a table.
+    """
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        directory = Path(trainer.default_root_dir)
+        if not trainer.is_global_zero or not (directory / RECORDS_FILE).exists():
+            return
+        last = read_records(directory / RECORDS_FILE)[-1]
+        page = directory / PAGE_FILE
+        with dispensable("The page", directory):
+            write_page([directory], page, stage=last.stage)
+            log_outcome(trainer, page, {name: one.values for name, one in curves(last.quantities).items()})
 
 
 def _path(trainer: Trainer) -> Path:

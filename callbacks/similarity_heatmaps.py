@@ -31,9 +31,6 @@ AS_READ = "as read"
 class SimilarityHeatmaps(LayerMonitor[Measure]):
     """Draws a heat map of each measure every epoch, and logs every layer's similarity to the last.
 
-    It reads the layers of a LayerwiseModule. With `layers` it measures any LightningModule, whatever its steps return:
-    it taps the chosen submodules while the step of a validation or test batch runs (`layersim.FeatureTap`).
-
     Samples are told apart by their position among the data that are read, a batch's integer (N,) "position", as
     layersim's own data give it, in an order that a seed draws; the record's options tell the order. A batch without
     one is numbered as it comes, each process for itself: on several

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -25,17 +26,7 @@ LABELS = ("label", "labels", "target")
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """The parts of a module that is not ours which monitors measure, by their names in it.
-
-    Args:
-        layers: its submodules, as `FeatureTap` takes them (`net.blocks.*`).
-        pool: how a module's output becomes (N, D), as `FeatureTap` takes it.
-        layout: which axis of their outputs is what, as `FeatureTap` takes it: "TND", "NHWD", …
-        norm: the norm between the last layer and the classifier, (N, D) → (N, D); None: there is none.
-        head: the classifier, (N, D) → (N, C), which is read behind the norm at every layer.
-        label: where in a batch the (N,) integer classes are: a key of a dictionary, or a place in a tuple. Where None:
-            under "label", "labels" or "target", or second of two.
-    """
+    """The parts of a module that is not ours which monitors measure, by their names in it: see `LayerMonitor`."""
 
     layers: str | Sequence[str]
     pool: Pool = "cls"
@@ -157,15 +148,9 @@ class TappedModule:
         self._samples += 0 if kept is None else kept.values.shape[1]
         if kept is None:
             return None
-        if kept.targets is None:
-            return unread(kept)
-        features, targets = kept, kept.targets
-        check_classes(targets, self.model(1).backbone.num_classes)
-        layers = len(features.values)
-        head = self.model(layers).head
-        dtype = next((each.dtype for each in head.classifier.parameters()), features.values.dtype)
-        readout = head(features.values.to(dtype), targets, range(layers))
-        return LayerOutput(features, readout, readout.losses[-1])
+        backbone = self.model(len(kept.values)).backbone
+        dtype = next((each.dtype for each in backbone.classifier.parameters()), None) if self.reads_head else None
+        return read_by_head(backbone, kept, dtype)
 
     def features(self, batch: Any) -> LayerFeatures:
         """What the layers put out since the tap was opened. Closes it, as later callbacks may run the model too.
@@ -205,10 +190,24 @@ class TappedModule:
         return len(self.tap.names), sum(samples)
 
 
-def unread(features: LayerFeatures) -> LayerOutput:
-    """Features of which nobody has read anything."""
-    nothing = features.values.new_empty(0)
-    return LayerOutput(features, Readout(nothing, nothing, nothing, nothing, nothing))
+def read_by_head(backbone: Backbone, features: LayerFeatures, dtype: torch.dtype | None = None) -> LayerOutput:
+    """What the backbone's own head reads at every layer, of features in this dtype; nothing where there are no targets.
+
+    Raises:
+        UserError: targets that are not a class for each sample, or none of the classifier's, counted from 0.
+    """
+    values, targets = features.values, features.targets
+    if targets is None:
+        nothing = values.new_empty(0)
+        return LayerOutput(features, Readout(nothing, nothing, nothing, nothing, nothing))
+    if targets.shape != (values.shape[1],):
+        came = f"labels of shape {tuple(targets.shape)}"
+        raise UserError(f"Expected a class for each of {values.shape[1]} samples in a batch, but got {came}.")
+    classes, (least, most) = backbone.num_classes, (int(end) for end in targets.aminmax()) if len(targets) else (0, 0)
+    if least < 0 or most >= classes:
+        raise UserError(f"Expected labels 0 … {classes - 1}, the classifier's classes, but got {least} … {most}.")
+    readout = ReadModel(backbone).head(values.to(dtype or values.dtype), targets, range(backbone.num_layers))
+    return LayerOutput(features, readout, readout.losses[-1])
 
 
 def of_those_below(features: LayerFeatures, below: int | None, per: int = 1) -> LayerFeatures | None:
@@ -240,13 +239,6 @@ def labels_of(batch: Any, where: str | int | None, samples: int) -> Tensor:
         f"Expected the integer classes of {samples} samples in each batch, but got {came}. Set the label to their "
         "key, or their place, in a batch."
     )
-
-
-def check_classes(targets: Tensor, classes: int) -> None:
-    """Refuses labels that are none of the classifier's, counted from 0."""
-    least, most = (int(end) for end in targets.aminmax()) if len(targets) else (0, 0)
-    if least < 0 or most >= classes:
-        raise UserError(f"Expected labels 0 … {classes - 1}, the classifier's classes, but got {least} … {most}.")
 
 
 def _position(batch: Any, samples: int) -> Tensor | None:

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from layersim.similarity import CosineSimilarity, LinearCKA, StreamedCKA, linear_cka
 from layersim.similarity.features import centred
 from layersim.similarity.hsic import by_grams
-from layersim.similarity.moments import bytes_of
+from layersim.similarity.streamed_cka import bytes_of
 
 Contestants = dict[str, Callable[[], object]]
 

@@ -116,7 +116,7 @@ class Backbone(nn.Module, ABC):
             (K, N, D) features of those K layers, with the batch's targets and positions.
         """
         read, targets, position = self.counted(batch)
-        return LayerFeatures(self.read_blocks(batch, read, layers), targets, position)
+        return LayerFeatures(torch.stack(self.read_blocks(batch, read, layers)), targets, position)
 
     def counted(self, batch: Mapping[str, Any]) -> tuple[Callable[[Tensor], Tensor], Tensor | None, Tensor | None]:
         """What makes of a block's output for this batch the features that count, (N, D), their targets and positions,
@@ -125,12 +125,6 @@ class Backbone(nn.Module, ABC):
         return lambda tokens: self.pool(tokens, mask), batch.get("label"), batch.get("position")
 
     def read_blocks(
-        self, batch: Mapping[str, Any], read: Callable[[Tensor], Tensor], layers: Collection[int] | None = None
-    ) -> Tensor:
-        """(K, …) what `each_read` gives, in one tensor."""
-        return torch.stack(self.each_read(batch, read, layers))
-
-    def each_read(
         self, batch: Mapping[str, Any], read: Callable[[Tensor], Tensor], layers: Collection[int] | None = None
     ) -> list[Tensor]:
         """What `read` makes of the block outputs at K `layers`, all where None, while the model's forward runs.
@@ -146,7 +140,7 @@ class Backbone(nn.Module, ABC):
     def listening(
         self, read: Callable[[Tensor], Tensor], layers: Collection[int] | None = None
     ) -> Iterator[list[Tensor]]:
-        """As `each_read`, of a forward pass that runs in here, whoever calls it; they are there once it has ended.
+        """As `read_blocks`, of a forward pass that runs in here, whoever calls it; they are there once it has ended.
 
         Gradient checkpointing recomputes blocks when these hooks are gone, so nothing is read twice.
         """

@@ -17,12 +17,7 @@ Axes = dict[Place, int | None]
 
 def given_shapes(backbone: Backbone, batch: Mapping[str, Any]) -> dict[Place, torch.Size]:
     """The shape of every tensor that the model's own forward gives its blocks."""
-    return {place: tensor.shape for place, tensor in given_tensors(backbone, lambda: backbone.run(batch)).items()}
-
-
-def given_tensors(backbone: Backbone, run: Callable[[], object]) -> dict[Place, Tensor]:
-    """Every tensor that the blocks are given while `run` runs the model."""
-    tensors: dict[Place, Tensor] = {}
+    shapes: dict[Place, torch.Size] = {}
     layer = -1
 
     def note(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -30,14 +25,14 @@ def given_tensors(backbone: Backbone, run: Callable[[], object]) -> dict[Place, 
         layer += 1
 
         def keep(place: Place, tensor: Tensor) -> Tensor:
-            tensors[(layer, *place)] = tensor
+            shapes[(layer, *place)] = tensor.shape
             return tensor
 
         mapped((args, kwargs), keep)
 
     with hooked(backbone.blocks, before=note):
-        run()
-    return tensors
+        backbone.run(batch)
+    return shapes
 
 
 def grown_axes(before: torch.Size, after: torch.Size) -> list[int]:

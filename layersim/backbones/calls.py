@@ -41,12 +41,8 @@ def hooked(
 
 @contextmanager
 def recorded(modules: Mapping[str, nn.Module], keep: Callable[[Tensor], Tensor]) -> Iterator[list[Call]]:
-    """While a model runs in here, notes the calls of these modules in the order of their ends.
-
-    Args:
-        modules: by their paths.
-        keep: what to keep of a tensor.
-    """
+    """While a model runs in here, notes the calls of these modules, by their paths, in the order of their ends; `keep`
+    says what of a tensor."""
     paths = {module: path for path, module in modules.items()}
     calls: list[Call] = []
     open_calls: list[tuple[nn.Module, int, Tensor | None]] = []

@@ -92,28 +92,21 @@ def layout_of(
     lists = _lists(model, run, blocks)
     named = {"final_norm": final_norm, "classifier": classifier, "pooling": pooling}
     given: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
-    found: dict[str, Any] | None = None
+    tried, found = [], None
     for path, calls in lists.items():
-        layout, after, logits = _after(model, run, path, calls, mask)
-        found = path_to_logits(after, logits, mask, model, task == "language-modeling")
+        tried.append(_after(model, run, path, calls, mask))
+        found = path_to_logits(*tried[-1][1:], mask, model, task == "language-modeling")
         if found is not None:
             break
-    else:
-        path, calls = next(iter(lists.items()))
-        layout, after, logits = _after(model, run, path, calls, mask)
-        if "classifier" not in given:
-            raise Unexplained(
-                f"layersim cannot follow {type(model).__name__} from its blocks ({', '.join(lists)}) to its logits: "
-                "there is more between them than a norm, a choice of tokens and modules that act on a token alone, or "
-                "the logits do not depend on the tokens. "
-                f"{OPTIONS}"
-            )
-    if found is not None:
-        layout = replace(layout, **found)
-    if classifier is not None:
-        picks = {call.path for call in after if call.gave.ndim < call.given.ndim}
-        layout = replace(layout, picks=frozenset(picks))
-    layout = replace(layout, **given)
+    layout, after, logits = tried[0 if found is None else -1]
+    if found is None and classifier is None:
+        raise Unexplained(
+            f"layersim cannot follow {type(model).__name__} from its blocks ({', '.join(lists)}) to its logits: there "
+            "is more between them than a norm, a choice of tokens and modules that act on a token alone, or the logits "
+            f"do not depend on the tokens. {OPTIONS}"
+        )
+    picks = frozenset(call.path for call in after if call.gave.ndim < call.given.ndim)
+    layout = replace(layout, **(found or {}) | ({} if classifier is None else {"picks": picks}) | given)
     if layout.final_norm and layout.pooling in ("mean", "class and mean") and found is None:
         layout = replace(layout, norm_first=True)
     return layout, after[0].gave, logits

@@ -261,13 +261,9 @@ class TransformersBackbone(Backbone):
         return self.model.base_model(**self._model_inputs(batch) | {"past_key_values": cache, "use_cache": True})
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        return self._for_whole(self._model_inputs(batch))
-
-    def _for_whole(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        # without what a whole model sets on its own (T5Gemma)
-        return {
-            key: value for key, value in inputs.items() if key not in self._constants or key in _keywords(self.model)
-        }
+        whole = _keywords(self.model)  # which may set a constant on its own (T5Gemma)
+        given = self._model_inputs(batch).items()
+        return {key: value for key, value in given if key not in self._constants or key in whole}
 
     def _model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         if self._images:

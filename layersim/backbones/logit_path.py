@@ -69,12 +69,11 @@ def path_to_logits(
     after: list[Call], logits: Tensor, mask: Tensor | None, model: Any, per_token: bool
 ) -> dict[str, Any] | None:
     """The way from the last block, whose call is the first of `after`, to the logits, in the words of `Layout`; None
-    where there is none.
+    where there is none. A norm of the base model that comes first is the final norm; the classifier's own stays there.
 
     Args:
         after: the calls of modules outside of the blocks, in the order of their ends.
         mask: (N, T); None for images.
-        model: a norm of its base model that comes first is the final norm; one of its classifier's stays there.
         per_token: whether each token has logits, (N, T, C); otherwise each sample, (N, C).
     """
     links = next(_Search(after, logits.detach(), mask, model.config, per_token).back(), None)

@@ -13,12 +13,8 @@ def resized(weight: Tensor, shape: tuple[int, ...], was: Any, now: Any) -> Tenso
 
     A convolution (D, channels, height, width) is folded: one channel gets the sum, more get repeats of the same total.
     Positions (…, prefix + P, D) are resampled bicubically on the grid of patches, as the families' own
-    `interpolate_pos_encoding` does it; the class token's and others before it stay.
-
-    Args:
-        weight: as it was trained.
-        shape: the one wanted.
-        was, now: transformers configurations of the trained model, and of the one wanted.
+    `interpolate_pos_encoding` does it; the class token's and others before it stay. `was` and `now` are the
+    configurations of the trained model and of the one wanted.
     """
     if weight.ndim == len(shape) == 4 and weight.shape[0] == shape[0] and weight.shape[2:] == shape[2:]:
         folded: Tensor = adapt_input_conv(shape[1], weight, base_chans=weight.shape[1])

@@ -47,12 +47,8 @@ class ShrinkingForward:
         self._axes: dict[object, Axes] = {}
 
     def __call__(self, batch: Mapping[str, Any], visit: Visit) -> None:
-        """One batch, until nobody stays or all layers were visited.
-
-        Args:
-            batch: as the backbone takes it, the samples along the first axis of every tensor.
-            visit: called at each layer as long as somebody remains, with features as `Backbone.forward` gives them;
-                at the last layer it does not matter what it answers.
+        """One batch, its samples along the first axis of every tensor, until nobody stays or all layers were visited,
+        with features as `Backbone.forward` gives them; at the last layer it does not matter what `visit` answers.
 
         Raises:
             UserError: a model that mixes its samples, or keeps them where they cannot be taken out.

@@ -113,17 +113,15 @@ def check_layout(model: Any, name: str) -> None:
         why = "its blocks put out maps of the image, which its head pools by itself, and not tokens"
     elif more := [part for part in behind if part not in _READ and not _is_idle(getattr(model, part))]:
         why = f"between its last block and its classifier stands more than a norm and a pooling ({', '.join(more)})"
-    elif model.global_pool == "token" and not _gives_prefix(model):
+    elif (
+        model.global_pool == "token" and "return_prefix_tokens" not in signature(model.forward_intermediates).parameters
+    ):
         why = "its classifier reads a class token, which timm does not give of every block"
     elif model.num_classes < 2:
         raise UserError(f"Expected at least 2 classes, but {name} has {model.num_classes}. Set num_classes.")
     else:
         return
     raise UserError(f"layersim cannot read {name}: {why}. {CHOOSE}")
-
-
-def _gives_prefix(model: Any) -> bool:
-    return "return_prefix_tokens" in signature(model.forward_intermediates).parameters
 
 
 def _norm(model: Any) -> nn.Module:

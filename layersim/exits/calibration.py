@@ -20,6 +20,7 @@ from layersim.exits.shift import Shift
 from layersim.exits.table import RISKS, ExitSummary, ExitTable, Risk, at_exits, drops, summarize
 
 Method = Literal["crc", "ltt", "ucb"]
+Of = Literal["samples", "texts"]
 
 
 @dataclass(frozen=True)
@@ -222,13 +223,14 @@ def check_promise(
     method: Method = "ltt",
     together: int = 1,
     weighted: bool = False,
-    of: Literal["samples", "texts"] = "samples",
+    of: Of = "samples",
 ) -> Promise:
     """The promise, and what can be said against it before any of the samples is measured.
 
     Raises:
         UserError: target, confidence or method out of range, or too few samples to promise this of the full model.
     """
+    check_choice("of", of, Of)
     ones = {"samples": "disagreement", "texts": "continuation"}[of]  # the risk whose losses are 0 and 1
     require_share("a risk target", target)
     require_share("a confidence", confidence)

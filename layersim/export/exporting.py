@@ -1,6 +1,7 @@
 """A model of its own, which needs no layersim: a stock checkpoint, a torch.export archive, or ONNX."""
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from layersim.backbones.base import Backbone
-from layersim.errors import UserError
+from layersim.errors import UserError, check_choice
 from layersim.export.destination import check_destination, destination
 from layersim.export.programs import (
     STOCK,
@@ -66,6 +67,7 @@ def export_as(
             not load or does not give the same logits; a model that torch.export cannot follow; for ONNX, that the extra
             `onnx` is not installed, or weights of bfloat16, which NumPy, and with it onnxruntime, does not know.
     """
+    check_choice("form", form, Format)
     to = Path(to)
     if form == "onnx":
         check_onnx(backbone)
@@ -97,6 +99,14 @@ def export_as(
         (folder / "README.md").write_text(readme(record, lines))
         serving.write(folder)
     return to
+
+
+export_stock = partial(export_as, "stock")
+"""`export_as("stock", …)`."""
+export_program = partial(export_as, "torch.export")
+"""`export_as("torch.export", …)`."""
+export_onnx = partial(export_as, "onnx")
+"""`export_as("onnx", …)`."""
 
 
 def record_of(backbone: Backbone, head: Head, kept: Sequence[int], form: Format) -> dict[str, Any]:

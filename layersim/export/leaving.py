@@ -83,7 +83,7 @@ class Leaving(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         mask = batch.get("attention_mask")
-        features = self.backbone.each_read(batch, lambda tokens: self.backbone.pool(tokens, mask))
+        features = self.backbone.read_blocks(batch, lambda tokens: self.backbone.pool(tokens, mask))
         said: list[Tensor] = []
         seen, left = Seen(), None
         for layer, (values, temperature) in enumerate(zip(features, self.temperatures, strict=True)):

@@ -79,7 +79,7 @@ class _Reader(nn.Module):
         assert self.map is not None
         with recorded({"map": self.map}, keep=Tensor.detach) as calls:
             features = self.backbone.read_blocks(batch, lambda tokens: tokens, [self.before, self.last])
-        put_in = calls[-1].gave.view_as(features[0]).double() * self.scale.to(features.device)
+        put_in = calls[-1].gave.view_as(features[0]).double() * self.scale.to(features[0].device)
         added = features[1].double() - features[0].double()
         put_in, added = self._counted(put_in, batch), self._counted(added, batch)
         if self.unknowns > len(self.scale):

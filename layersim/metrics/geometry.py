@@ -152,8 +152,7 @@ class LayerGeometry(SampleKeeper):
         centering: OverSamples = "none",
         keep_on: KeepOn = "device",
     ) -> None:
-        super().__init__(max_samples=max_samples, keep_on=keep_on)
-        self.require_cap(3)
+        super().__init__(max_samples=max_samples, least=3, keep_on=keep_on)
         check_choice("centering", centering, OverSamples)
         self.centering = centering
         self.add_state("directions", [], dist_reduce_fx="sum")

@@ -3,8 +3,7 @@
 from layersim.objectives.aligned import Aligned, LastLayer
 from layersim.objectives.base import Objective, WeightedSum
 from layersim.objectives.cosine_regularized import CosineRegularized
-from layersim.objectives.distilled import Distilled
-from layersim.objectives.kl_to_last import KLToLast
+from layersim.objectives.distilled import Distilled, KLToLast
 from layersim.objectives.reading import Reading, Step
 from layersim.objectives.scheduled import Alternating, Mixed, Progressive
 from layersim.objectives.uncertainty_weighted import UncertaintyWeighted

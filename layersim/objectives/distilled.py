@@ -1,4 +1,4 @@
-"""Distillation from the last layer."""
+"""Distillation from the last layer, and the loss that a tuned lens is trained on."""
 
 from math import isfinite
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from layersim.errors import UserError
 from layersim.objectives.aligned import Aligned
+from layersim.objectives.base import Objective
 from layersim.objectives.reading import Reading
 from layersim.objectives.weights import LayerWeights, check_share
 
@@ -45,3 +46,18 @@ class Distilled(Aligned):
         losses = (1 - alpha) * read.losses + alpha * taught
         weights = self.weights(read.num_layers, read.step)
         return torch.dot(losses, losses.new_tensor([weights[layer] for layer in read.layers]))
+
+
+class KLToLast(Objective):
+    """Σ KL(p(L) ‖ p(l)) / (L − 1) over l < L, in nats: each layer is to say what the last one says, whose distribution
+    is cut off from the gradient, whatever the targets are (the tuned lens's loss, arXiv 2303.08112).
+
+    For heads of a frozen model: a backbone that trains on it alone can say the same everywhere and nothing anywhere.
+    """
+
+    def build(self, num_layers: int) -> None:
+        if num_layers < 2:
+            raise UserError("KLToLast is of the layers below the last, but the model has one. Change the objective.")
+
+    def forward(self, read: Reading) -> Tensor:
+        return read.divergences()[:-1].mean()

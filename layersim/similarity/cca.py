@@ -85,8 +85,8 @@ def pwcca(features: Layers, other: Layers | None = None) -> Tensor:
 
 
 def cca_pairs(variance: float | None = None) -> "LayerPairs[Subspace]":
-    if variance is not None:
-        check_variance(variance)
+    if variance is not None and not 0 < variance <= 1:
+        raise UserError(f"variance: expected a share above 0, up to 1, got {variance}")
     label = "mean CCA" if variance is None else "SVCCA"
     return LayerPairs(label, LEAST, lambda x: require_room(subspace(x, variance), label), _mean_correlations)
 
@@ -183,8 +183,3 @@ def _require_room_for_both(first: Subspace, second: Subspace) -> None:
             f"{samples}: with fewer, correlations are 1 whatever the data; measure on more samples (and raise "
             "max_samples if that is what limits them), or choose SVCCA, which keeps fewer directions"
         )
-
-
-def check_variance(variance: float) -> None:
-    if not 0 < variance <= 1:
-        raise UserError(f"variance: expected a share above 0, up to 1, got {variance}")

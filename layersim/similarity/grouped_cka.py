@@ -1,7 +1,6 @@
 """Linear CKA over batches and processes. Letters: L and M layers, n samples or groups, D and D' width."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +36,7 @@ from layersim.similarity.positions import dealt, require_distinct
 from layersim.similarity.properties import Properties
 
 
-def _pairs(estimator: Estimator) -> LayerPairs[Tensor]:
+def _pairs(estimator: Estimator, batch_size: int = LEAST["minibatch"]) -> LayerPairs[Tensor]:
     """The measure of all samples at once by its definition, for its null."""
 
     def look(layer: Tensor) -> Tensor | None:
@@ -90,9 +89,8 @@ class LinearCKA(Measure):
                 f'max_samples: estimator="minibatch" streams and keeps no samples to cap, got {max_samples}: leave it '
                 'out, or choose estimator="debiased"'
             )
-        super().__init__(max_samples=max_samples)
-        self.require_cap(LEAST[estimator])
         self.arguments = {"estimator": estimator} | ({"batch_size": batch_size} if estimator == "minibatch" else {})
+        super().__init__(max_samples=max_samples)
         self.add_state("used", [], dist_reduce_fx="cat")
         self.add_state("nulls", [], dist_reduce_fx="sum")
         self.estimator: Estimator = estimator
@@ -102,10 +100,6 @@ class LinearCKA(Measure):
     @property
     def keeps_sample(self) -> bool:
         return self.estimator != "minibatch"
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.arguments) if self.estimator == "minibatch" else super().options
 
     @property
     def properties(self) -> Properties:

@@ -53,15 +53,9 @@ def hsic(layers: Sequence[Tensor], *, unbiased: bool) -> Tensor:
 
 
 def debiased(apart: Tensor, diagonal: Tensor, totals: Tensor, samples: int) -> Tensor:
-    """HSIC-1 (L, L) of centred features: rows of a centred Gram matrix sum to zero, so that all that U-centring needs
-    of them is their diagonal.
-
-    Args:
-        apart: (L, L) Σ_{i≠j} G^l_ij G^m_ij.
-        diagonal: (L, L) Σ_i G^l_ii G^m_ii.
-        totals: (L,) Σ_i G_ii.
-        samples: N.
-    """
+    """HSIC-1 (L, L) of N centred features: rows of a centred Gram matrix sum to zero, so that all that U-centring needs
+    of them is their diagonal. `apart` is (L, L) Σ_{i≠j} G^l_ij G^m_ij, `diagonal` Σ_i G^l_ii G^m_ii, `totals` (L,)
+    Σ_i G_ii."""
     corrected = apart + (totals.outer(totals) / (samples - 1) - 2 * diagonal) / (samples - 2)
     return corrected / (samples * (samples - 3))
 

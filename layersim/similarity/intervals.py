@@ -87,14 +87,8 @@ def jackknife(
 def jackknife_of_sums(
     estimate: Callable[[Tensor, Tensor], Tensor], sums: Tensor, counts: Tensor, confidence: float, unit: str
 ) -> Interval:
-    """`jackknife` of a measure that is a function of sums over units: at the cost of the sums.
-
-    Args:
-        estimate: a sum over units, and their () number → (L, M).
-        sums: (G, …) float64, the sum in each group.
-        counts: (G,) integers, the units in each group.
-        confidence: above 0, below 1.
-        unit: what errors call many units.
+    """`jackknife` of a measure that is a function of sums over units, and their () number → (L, M): at the cost of the
+    (G, …) float64 `sums` and (G,) `counts` in each group. `unit` is what errors call many units.
 
     Raises:
         UserError: a confidence out of bounds, or units in fewer than 2 groups.

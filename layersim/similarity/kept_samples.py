@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from layersim.errors import UserError, check_choice
+from layersim.evaluation import process
 from layersim.outputs import LayerFeatures
 from layersim.similarity.layer_metric import LayerMetric
 from layersim.similarity.positions import require_distinct, splitmix64
@@ -56,8 +56,15 @@ class SampleKeeper(LayerMetric):
     index: list[Tensor]
     """(n,) int64 tensors on the host: their samples' positions."""
 
-    def __init__(self, *, max_samples: int | None, keep_on: KeepOn = "device") -> None:
+    def __init__(self, *, max_samples: int | None, least: int = 1, keep_on: KeepOn = "device") -> None:
+        """`max_samples`: all where None; `least`: how many whoever measures them needs; `keep_on`: where they are kept.
+
+        Raises:
+            UserError: `max_samples` below `least`.
+        """
         super().__init__()
+        if max_samples is not None and max_samples < least:
+            raise UserError(f"max_samples: expected at least {least}, got {max_samples}")
         self.max_samples = max_samples
         check_choice("keep_on", keep_on, KeepOn)
         self.keep_on = keep_on
@@ -78,11 +85,6 @@ class SampleKeeper(LayerMetric):
         sample.max_samples = None if own is None or held is None else max(own, held)
         self._shared, sample.is_shared = (sample,), True
 
-    def require_cap(self, least: int) -> None:
-        """Raises UserError where `max_samples` is below what whoever measures the samples needs."""
-        if self.max_samples is not None and self.max_samples < least:
-            raise UserError(f"max_samples: expected at least {least}, got {self.max_samples}")
-
     def numbered(self, samples: int, index: Tensor | None) -> Tensor:
         """Counts a batch of samples, and gives their (n,) positions on the host.
 
@@ -91,8 +93,7 @@ class SampleKeeper(LayerMetric):
         """
         before = self.count()
         if index is None:
-            rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-            index = torch.arange(samples) + before + rank * PROCESS_STRIDE // self.group * self.group
+            index = torch.arange(samples) + before + process() * PROCESS_STRIDE // self.group * self.group
         elif index.shape != (samples,) or index.is_floating_point():
             raise UserError(
                 f"index: expected ({samples},) integers, one a sample, got {tuple(index.shape)} {index.dtype}"
@@ -190,15 +191,6 @@ class KeptSamples(SampleKeeper):
     """
 
     reads_targets = True
-
-    def __init__(self, *, max_samples: int | None, least: int = 1, keep_on: KeepOn = "device") -> None:
-        """`least`: how many samples whoever measures them needs; `keep_on`: where they are kept.
-
-        Raises:
-            UserError: `max_samples` below `least`.
-        """
-        super().__init__(max_samples=max_samples, keep_on=keep_on)
-        self.require_cap(least)
 
     def update(self, batch: LayerFeatures) -> None:
         """Takes samples, with targets in every update or in none."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -60,7 +61,7 @@ class Measure(SampleKeeper):
     better: Literal["higher", "lower"] | None = None
     """Which values are better: neither, of a similarity."""
     least: ClassVar[int] = 1
-    """How many samples it needs, whatever its options."""
+    """How many samples it needs, whatever its options; where it has `pairs`, these tell."""
     function: Callable[..., Tensor]
     """The measure: (L, N, D) features, against themselves or (M, N, D') others, → (L, M)."""
     pairs: ClassVar[Callable[..., LayerPairs[Any]] | None] = None
@@ -73,16 +74,17 @@ class Measure(SampleKeeper):
     units: list[Tensor]
     """At most one (1, G) int64 tensor on the host: how many units each of the sums is over."""
 
+    arguments: Mapping[str, Any] = MappingProxyType({})
+    """What the function is given beside features: set by classes with options, before this one's constructor."""
+
     def __init__(self, *, max_samples: int | None = 4096) -> None:
         """`max_samples`: N at most; all where None.
 
         Raises:
             UserError: fewer than the measure needs.
         """
-        super().__init__(max_samples=max_samples)
-        self.require_cap(self.least)
-        self.arguments: dict[str, Any] = {}
-        """What the function is given beside features."""
+        least = self.least if self.pairs is None else self.pairs(**self.arguments).least
+        super().__init__(max_samples=max_samples, least=least)
         self.expected: tuple[int, int] | None = None
         """The permutations and the seed of the null that will be asked for."""
         for state in ("sums", "units"):
@@ -100,7 +102,7 @@ class Measure(SampleKeeper):
     @property
     def options(self) -> dict[str, Any]:
         """What a run records beside the values."""
-        return {**self.arguments, "max_samples": self.max_samples}
+        return dict(self.arguments) | ({"max_samples": self.max_samples} if self.keeps_sample else {})
 
     def update(self, features: Layers, index: Tensor | None = None, *, other: Layers | None = None) -> None:
         """Takes (L, n, D) features, their samples' (n,) integer positions in the data set, on the host, and, to compare

@@ -61,16 +61,12 @@ def shuffled(units: Tensor, permutations: int, seed: int) -> Tensor:
 def null_of_values(values: Tensor, identical: float, *, lower: bool, alone: bool, mirrored: bool, seed: int) -> Null:
     """The null of (1 + P, L, M) values, of which the first are those of the samples as they are.
 
-    A map of one model's layers leaves out its diagonal, and of a symmetric measure a pair of layers is one cell: the
-    later one's samples are permuted, and (m, l) has what (l, m) has.
-
     Args:
-        values: float64.
-        identical: that of a layer against itself; NaN: not known.
+        identical: the value of a layer against itself; NaN: not known.
         lower: whether layers are alike where values are low.
-        alone: whether these are a model's layers against themselves.
-        mirrored: whether a pair of layers is one cell.
-        seed: is told.
+        alone: whether these are a model's layers against themselves: the diagonal is left out.
+        mirrored: whether a pair of layers is one cell: the later one's samples are permuted, and (m, l) has what (l, m)
+            has.
     """
     value, sign = values[0], -1.0 if lower else 1.0
     if mirrored:

@@ -46,7 +46,9 @@ def rbf_cka(
 
 
 def rbf_pairs(bandwidth: float, estimator: RBFEstimator) -> LayerPairs[Tensor]:
-    check_kernel(estimator, bandwidth)
+    check_choice("estimator", estimator, RBFEstimator)
+    if not bandwidth > 0:
+        raise UserError(f"bandwidth: expected a positive number of median distances, got {bandwidth}")
 
     def look(layer: Tensor) -> Tensor | None:
         distances = torch.pdist(layer)
@@ -54,12 +56,6 @@ def rbf_pairs(bandwidth: float, estimator: RBFEstimator) -> LayerPairs[Tensor]:
         return None if sigma == 0 else _kernel(distances / sigma, len(layer), estimator)
 
     return LayerPairs(f'RBF CKA with estimator="{estimator}"', LEAST[estimator], look, relation_cosines)
-
-
-def check_kernel(estimator: str, bandwidth: float) -> None:
-    check_choice("estimator", estimator, RBFEstimator)
-    if not bandwidth > 0:
-        raise UserError(f"bandwidth: expected a positive number of median distances, got {bandwidth}")
 
 
 def _median(values: Tensor) -> Tensor:

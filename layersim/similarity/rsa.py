@@ -36,7 +36,7 @@ def rsa(features: Layers, other: Layers | None = None, *, distance: Distance = "
 
 
 def rsa_pairs(distance: Distance) -> LayerPairs[Tensor]:
-    check_distance(distance)
+    check_choice("distance", distance, Distance)
 
     def look(layer: Tensor) -> Tensor | None:
         if distance == "correlation":
@@ -49,10 +49,6 @@ def rsa_pairs(distance: Distance) -> LayerPairs[Tensor]:
         return ranks if ranks.any() else None
 
     return LayerPairs("RSA", LEAST, look, relation_cosines)
-
-
-def check_distance(distance: str) -> None:
-    check_choice("distance", distance, Distance)
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -1,19 +1,13 @@
 """Measures that need all of their samples at once: metrics that keep as many as they may, then call the function."""
 
-from typing import ClassVar
-
-from layersim.similarity.cca import LEAST as LEAST_OF_CCA
-from layersim.similarity.cca import cca_pairs, check_variance, mean_cca, pwcca, pwcca_pairs, svcca
+from layersim.similarity.cca import cca_pairs, mean_cca, pwcca, pwcca_pairs, svcca
 from layersim.similarity.measure import Measure
-from layersim.similarity.neighbours import cknna, cknna_pairs, mutual_knn, mutual_pairs, require_neighbours
-from layersim.similarity.procrustes import LEAST as LEAST_OF_SHAPES
+from layersim.similarity.neighbours import cknna, cknna_pairs, mutual_knn, mutual_pairs
 from layersim.similarity.procrustes import procrustes, procrustes_pairs
 from layersim.similarity.properties import Properties, Reach
-from layersim.similarity.rbf_cka import LEAST as LEAST_OF_KERNELS
-from layersim.similarity.rbf_cka import RBFEstimator, check_kernel, rbf_cka, rbf_pairs
+from layersim.similarity.rbf_cka import RBFEstimator, rbf_cka, rbf_pairs
 from layersim.similarity.regression import regression_pairs, regression_r2
-from layersim.similarity.rsa import LEAST as LEAST_OF_RANKS
-from layersim.similarity.rsa import Distance, check_distance, rsa, rsa_pairs
+from layersim.similarity.rsa import Distance, rsa, rsa_pairs
 
 
 class MeanCCA(Measure):
@@ -21,7 +15,6 @@ class MeanCCA(Measure):
 
     label = "mean CCA"
     value_range = (0, 1)
-    least = LEAST_OF_CCA
     function = staticmethod(mean_cca)
     pairs = staticmethod(cca_pairs)
     properties = Properties(orthogonal="own", linear="own", translation="own")
@@ -32,16 +25,14 @@ class SVCCA(Measure):
 
     label = "SVCCA"
     value_range = (0, 1)
-    least = LEAST_OF_CCA
     function = staticmethod(svcca)
     pairs = staticmethod(cca_pairs)
     properties = Properties(orthogonal="own", translation="own")
 
     def __init__(self, *, variance: float = 0.99, max_samples: int | None = 4096) -> None:
         """See `svcca`. Raises UserError for a share out of bounds, or `max_samples` below 3."""
-        check_variance(variance)
-        super().__init__(max_samples=max_samples)
         self.arguments = {"variance": variance}
+        super().__init__(max_samples=max_samples)
 
 
 class PWCCA(Measure):
@@ -49,7 +40,6 @@ class PWCCA(Measure):
 
     label = "PWCCA"
     value_range = (0, 1)
-    least = LEAST_OF_CCA
     function = staticmethod(pwcca)
     pairs = staticmethod(pwcca_pairs)
     properties = Properties(orthogonal="none", translation="own", symmetric=False)
@@ -58,16 +48,12 @@ class PWCCA(Measure):
 class _OfNeighbours(Measure):
     """A measure of each sample's k nearest neighbours."""
 
-    beyond: ClassVar[int]
-    """How many samples it needs more than k."""
     properties = Properties(orthogonal="own")
 
     def __init__(self, *, k: int = 10, max_samples: int | None = 1024) -> None:
         """See the function. Raises UserError for k below 1, or `max_samples` below what k needs."""
-        require_neighbours(k)
-        super().__init__(max_samples=max_samples)
-        self.require_cap(k + self.beyond)
         self.arguments = {"k": k}
+        super().__init__(max_samples=max_samples)
 
 
 class MutualKNN(_OfNeighbours):
@@ -76,7 +62,6 @@ class MutualKNN(_OfNeighbours):
 
     label = "mutual nearest neighbours"
     value_range = (0, 1)
-    beyond = 2
     function = staticmethod(mutual_knn)
     pairs = staticmethod(mutual_pairs)
 
@@ -87,7 +72,6 @@ class CKNNA(_OfNeighbours):
 
     label = "CKNNA"
     value_range = (-1, 1)
-    beyond = 1
     function = staticmethod(cknna)
     pairs = staticmethod(cknna_pairs)
 
@@ -99,7 +83,6 @@ class Procrustes(Measure):
     pairs = staticmethod(procrustes_pairs)
     label = "Procrustes similarity"
     value_range = (0, 1)
-    least = LEAST_OF_SHAPES
     properties = Properties(orthogonal="own", translation="own")
 
 
@@ -117,10 +100,8 @@ class RBFCKA(Measure):
     ) -> None:
         """See `rbf_cka`. Raises UserError for an unknown estimator, a bandwidth that is not positive, or `max_samples`
         below what it needs."""
-        check_kernel(estimator, bandwidth)
-        super().__init__(max_samples=max_samples)
-        self.require_cap(LEAST_OF_KERNELS[estimator])
         self.arguments = {"bandwidth": bandwidth, "estimator": estimator}
+        super().__init__(max_samples=max_samples)
         self.value_range = (0 if estimator == "biased" else -1, 1)
 
 
@@ -131,7 +112,6 @@ class RegressionR2(Measure):
     pairs = staticmethod(regression_pairs)
     label = "regression R²"
     value_range = (0, 1)
-    least = LEAST_OF_CCA
     properties = Properties(orthogonal="own", translation="own", symmetric=False)
 
 
@@ -142,16 +122,13 @@ class RSA(Measure):
     pairs = staticmethod(rsa_pairs)
     label = "RSA"
     value_range = (-1, 1)
-    least = LEAST_OF_RANKS
 
     def __init__(self, *, distance: Distance = "euclidean", max_samples: int | None = 1024) -> None:
         """See `rsa`. Raises UserError for an unknown distance, or `max_samples` below 3."""
-        check_distance(distance)
-        super().__init__(max_samples=max_samples)
         self.arguments = {"distance": distance}
-        self.distance: Distance = distance
+        super().__init__(max_samples=max_samples)
 
     @property
     def properties(self) -> Properties:
-        own: Reach = "own" if self.distance == "euclidean" else "none"
+        own: Reach = "own" if self.arguments["distance"] == "euclidean" else "none"
         return Properties(orthogonal=own, translation=own)

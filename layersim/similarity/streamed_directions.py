@@ -1,7 +1,6 @@
 """Cosine similarity and angular distance over batches and processes. Letters: L and M layers, n samples, D width."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,17 +40,13 @@ class CosineSimilarity(Measure):
     def __init__(self, *, centering: Centering = "samples", max_samples: int | None = None) -> None:
         """See `cosine`. Raises UserError for an unknown centering, or `max_samples` below 2."""
         check_choice("centering", centering, Centering)
-        super().__init__(max_samples=max_samples)
         self.arguments = {"centering": centering}
+        super().__init__(max_samples=max_samples)
         self.centering: Centering = centering
 
     @property
     def keeps_sample(self) -> bool:
         return self.centering == "samples" or self.max_samples is not None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return super().options if self.keeps_sample else dict(self.arguments)
 
     @property
     def properties(self) -> Properties:
@@ -75,13 +70,13 @@ class CosineSimilarity(Measure):
         if self.keeps_sample:
             return super().compute()
         sums, counts = self._sums()
-        return warn_undefined(_mean(sums.sum(0), counts.sum()))
+        return warn_undefined(sums.sum(0) / counts.sum())
 
     def interval_of_state(self, confidence: float) -> Interval:
         """From the groups' sums, or from the kept samples."""
         if self.keeps_sample:
             return super().interval_of_state(confidence)
-        return jackknife_of_sums(_mean, *self._sums(), confidence, "samples")
+        return jackknife_of_sums(torch.div, *self._sums(), confidence, "samples")
 
     def permuted(self, features: Tensor, other: Tensor | None, orders: Tensor) -> Tensor:
         """From inner products of float64 directions: P N L M D multiplications, and 8 N (L + M) D bytes."""
@@ -125,7 +120,3 @@ class AngularDistance(CosineSimilarity):
     @staticmethod
     def of_cosines(cosines: Tensor) -> Tensor:
         return cosines.clamp(-1, 1).arccos() / math.pi  # rounding leads beyond 1
-
-
-def _mean(total: Tensor, count: Tensor) -> Tensor:
-    return total / count

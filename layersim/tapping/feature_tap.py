@@ -67,7 +67,7 @@ class FeatureTap:
         self._above = {name: modules[name] for name in above if type(modules[name]).forward is not _NO_FORWARD}
         self._pool = pool
         self._passes = _Passes()
-        self._finalizer: weakref.finalize[[list[Callable[[], None]]], FeatureTap] | None = None
+        self._finalizer: weakref.finalize[[], FeatureTap] | None = None
         self.names: list[str] = []
         """Names of the L layers, first layer first; known once something was taken."""
 
@@ -75,14 +75,15 @@ class FeatureTap:
         """Starts recording, with nothing recorded yet."""
         self.close()
         self._passes = passes = _Passes()  # hooks know this and not the tap, so that a tap let go of is collected
-        ends = [_run_eagerly()]
+        ends = ExitStack()
+        ends.callback(_run_eagerly())
         for name, module in self._above.items():
             begin = partial(passes.begin, name.count(".") + 1 if name else 0, tokens_first(module))
-            ends.append(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+            ends.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
         for name, module in self._modules.items():
             add = partial(passes.add, self._pool, self._places[name])
-            ends.append(module.register_forward_hook(add, with_kwargs=True).remove)
-        self._finalizer = weakref.finalize(self, _end_all, ends)
+            ends.callback(module.register_forward_hook(add, with_kwargs=True).remove)
+        self._finalizer = weakref.finalize(self, ends.close)
         return self
 
     def close(self) -> None:
@@ -201,8 +202,3 @@ def _labelled(calls: list[tuple[str, Tensor]]) -> dict[str, Tensor]:
         times[name] += 1
         labelled[name if times[name] == 1 else f"{name}#{times[name]}"] = features
     return labelled
-
-
-def _end_all(ends: list[Callable[[], None]]) -> None:
-    for end in ends:
-        end()

@@ -100,13 +100,8 @@ def check_layout(layout: str | None) -> None:
 
 
 class Place:
-    """Where a module's output has which axis: told, or found from its shape and what is certain of the module.
-
-    Args:
-        name: the module's.
-        modules: all of the model, by name, the model itself by "".
-        told: one letter an axis, or None.
-    """
+    """Where a module's output has which axis: told, one letter an axis, or found from its shape and what is certain of
+    the module, which has this name among all `modules` of the model."""
 
     def __init__(self, name: str, modules: Mapping[str, nn.Module], told: str | None) -> None:
         parts = name.split(".")

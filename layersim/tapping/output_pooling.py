@@ -22,15 +22,8 @@ def check_pool(pool: Pool) -> None:
 
 @torch.no_grad()
 def pooled_output(output: Any, pool: Pool, place: Place, sizes: BatchSizes) -> Tensor:
-    """(N, D) features, a copy without gradients, of a module's output.
-
-    Args:
-        output: a tensor, or a tuple, list, mapping or dataclass, whose first tensor is taken; nested or packed too.
-        pool: "cls": the first token; "last": the last one; "mean": over the tokens, or over all positions of a map. All
-            tokens count, padding too, but for nested and packed ones, which have none. (N, D) stays as it is. A
-            function is given the first tensor, whatever its shape, and returns (N, D).
-        place: tells which axis is which.
-        sizes: how many samples went into the model.
+    """(N, D) features, a copy without gradients, of a module's output, in whatever structure: of its first tensor, by a
+    pool as `FeatureTap` takes it. Nested and packed tokens have no padding that could count.
 
     Raises:
         UserError: no tensor, no floating-point numbers, a shape that the pool does not fit, or samples that cannot be

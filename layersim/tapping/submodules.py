@@ -35,12 +35,8 @@ def named_submodules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def chosen_names(names: Sequence[str], patterns: str | Sequence[str]) -> list[str]:
-    """Those names that match a pattern, in their own order.
-
-    Args:
-        names: dotted, as `named_submodules` gives them.
-        patterns: one or more shell patterns, each matched component by component: `*` stands for (a part of) one
-            component, so that `blocks.*` is every block and nothing inside them.
+    """Those dotted names that match a shell pattern, component by component, in their own order: `*` stands for (a part
+    of) one component, so that `blocks.*` is every block and nothing inside them.
 
     Raises:
         UserError: a pattern that matches nothing; names that are near it, and some of those that exist, are shown.

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from callbacks import ProgressionMonitor, RunRecorder
 from layersim.errors import UserError
-from layersim.heads import SeparateHeads, SharedHead
+from layersim.heads import LinearProbes, SeparateHeads, SharedHead
 from layersim.metrics import progression
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerFeatures, LayerOutput, Readout
@@ -127,13 +128,17 @@ def test_separate_heads_are_held_against_their_own_layer(tmp_path: Path) -> None
     assert abs(second[0] - first[0]) > 1e-3
 
 
-def test_a_head_that_reads_raw_layers_is_held_against_raw_means(tmp_path: Path) -> None:
-    module = tiny.module(head=partial(SharedHead, norm="none"))
+@pytest.mark.parametrize("head", [partial(SharedHead, norm="none"), LinearProbes])
+def test_a_head_that_reads_raw_layers_is_held_against_raw_means(head: Any, tmp_path: Path) -> None:
+    module = tiny.module(head=head)
+    for part in module.head.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight)  # probes start at zero
     trainer(tmp_path, [ProgressionMonitor(), RunRecorder()]).validate(module, tiny.digits(), verbose=False)
     features, classes, _ = outputs(module)
     means = torch.stack([features[0, classes == number].double().mean(0) for number in range(10)])
     means = means - means.mean(0)
-    weight = module.head.classifier.weight.detach().double()  # type: ignore[union-attr, operator]
+    weight = module.head.parts_at(0)[1].weight.detach().double()  # type: ignore[union-attr, operator]
     apart = (weight / weight.norm() - means / means.norm()).norm().item()
     assert record(tmp_path).values("self_duality")[0] == pytest.approx(apart, rel=1e-4)
 

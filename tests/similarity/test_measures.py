@@ -231,10 +231,10 @@ def test_peer_scikit_learn_kernels() -> None:
         (lambda: cosine(torch.ones(2, 3, 4, dtype=torch.int64)), "expected a floating-point tensor, got torch.int64"),
         (lambda: cosine(torch.ones(2, 1, 4)), 'centering="samples" needs at least 2 samples, got 1'),
         (lambda: cosine(torch.ones(2, 0, 4), centering="none"), "needs at least 1 samples, got 0"),
-        (lambda: cosine(torch.ones(2, 3, 4), centering="mean"), 'centering: expected one of none.*got .mean.'),
+        (lambda: cosine(torch.ones(2, 3, 4), centering="mean"), "centering: expected one of none.*got .mean."),
         (lambda: linear_cka(torch.ones(2, 3, 4)), 'estimator="minibatch" needs at least 4 samples, got 3'),
         (lambda: linear_cka(torch.ones(2, 1, 4), estimator="biased"), "needs at least 2 samples, got 1"),
-        (lambda: linear_cka(torch.ones(2, 9, 4), estimator="full"), 'estimator: expected one of minibatch.*got .full.'),
+        (lambda: linear_cka(torch.ones(2, 9, 4), estimator="full"), "estimator: expected one of minibatch.*got .full."),
         (lambda: linear_cka(torch.ones(2, 9, 4), batch_size=3), "batch_size: expected at least 4.*got 3"),
     ],
 )

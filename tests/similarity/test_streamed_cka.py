@@ -10,7 +10,7 @@ from torch import Tensor
 from layersim import precision
 from layersim.errors import UserError
 from layersim.similarity import StreamedCKA, streamed_cka
-from layersim.similarity.moments import Moments, bytes_of
+from layersim.similarity.streamed_cka import Moments, bytes_of
 from tests.similarity.references import related_layers
 
 
