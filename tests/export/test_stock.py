@@ -25,6 +25,7 @@ from layersim.export.exporting import export_as
 from layersim.export.serving import Serving
 from layersim.export.truncation import library_of, readout_without
 from layersim.heads import Head, SharedHead
+from layersim.runs.models import open_module, read_source
 from tests.backbones import test_vision, tiny_transformers
 from tests.backbones.tiny_transformers import CAUSAL, CLASSIFIERS
 from tests.export.exported import batch, readout, separate
@@ -286,3 +287,12 @@ def test_the_tokenizer_is_of_the_models_revision(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match=r"The tokenizer of someone/model.*no such revision"):
         export_as("stock", backbone, SharedHead(backbone).eval(), 2, tmp_path / "export")
     assert asked == [("someone/model", {"revision": "v1.2", "trust_remote_code": True})]
+
+
+def test_an_export_is_opened_with_its_own_channels(tmp_path: Path) -> None:
+    small = {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    backbone = TimmBackbone("vit_tiny_patch16_224", num_classes=3, img_size=8, in_chans=1, model_args=small).eval()
+    folder = export_as("stock", backbone, SharedHead(backbone).eval(), 2, tmp_path / "grey")
+    opened = open_module(read_source(str(folder)), device="cpu").backbone
+    image = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(opened({"image": image}).values, backbone({"image": image}).values)
