@@ -73,9 +73,9 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         keep_on: KeepOn = "device",
     ) -> None:
         self.named = named_parts(layers, pool=pool, layout=layout, norm=norm, head=head, label=label)
+        """The parts of a module that is not ours; None: it measures a LayerwiseModule."""
         if layers is not None and head is None and self.reads_head:
             raise UserError(f"{type(self).__name__} reads the classifier at every layer. Name it: head=…")
-        """The parts of a module that is not ours; None: it measures a LayerwiseModule."""
         self.quantities: dict[str, Quantity] = {}
         """What the last epoch told, by name."""
         self.num_layers = 0
