@@ -1,5 +1,6 @@
 """`layersim lens --ckpt_path MODEL`: what is readable, recoverable and known at each layer of a model as it is?"""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from layersim import heads
 from layersim.commands.outcome import data_of, made_place, run_directory, show_outcome
@@ -15,10 +17,11 @@ from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.errors import UserError
 from layersim.heads import Head, SharedHead
+from layersim.metrics.effective_depth import CONFIDENCE, paired_interval
 from layersim.module import LayerwiseModule
 from layersim.objectives import Aligned, KLToLast, Reading
 from layersim.outputs import LayerFeatures
-from layersim.report.lens import CHANCE, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
+from layersim.report.lens import CHANCE, GAPS, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
 from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.records import RECORDS_FILE, LayerRecord
 from layersim.runs.checkpoints import read_checkpoint
@@ -98,9 +101,12 @@ def lens(
     for each in dict.fromkeys(kind):
         _, _, told = KINDS[each]
         heads[told], options[told] = _trained(each, source, data, module, shown, steps, seed, to / FOLDER)
-    readings = {name: _measure(head, measured) for name, head in heads.items()}
-    readings[CHANCE] = _chance(shown, measured, backbone.num_classes, backbone.num_layers)
-    accuracies, losses = ({name: both[place] for name, both in readings.items()} for place in (0, 1))
+    rights: dict[str, Tensor] = {}
+    losses: dict[str, list[float]] = {}
+    for name, head in heads.items():
+        rights[name], losses[name] = _measure(head, measured)
+    accuracies = {name: right.double().mean(dim=1).tolist() for name, right in rights.items()}
+    accuracies[CHANCE], losses[CHANCE] = _chance(shown, measured, backbone.num_classes, backbone.num_layers)
     options[CHANCE] = {"answer": "the training samples' classes, each counted once more"}
     assert shown.targets is not None
     options = {name: {"fitted to": len(shown.targets)} | options.get(name, {}) for name in accuracies}
@@ -112,7 +118,7 @@ def lens(
         layers=backbone.num_layers,
         samples=measured.values.shape[1],
         unit="tokens" if tokens else "samples",
-        quantities=lens_quantities(accuracies, losses, options, tokens=tokens),
+        quantities=lens_quantities(accuracies, losses, options, {} if tokens else _intervals(rights), tokens=tokens),
     )
     show_outcome(lens_table(record), write_lens_record(to, record), lens_figure(record))
     if (to / PAGE_FILE).exists() and (to / RECORDS_FILE).exists():
@@ -186,18 +192,29 @@ def _trained(
     return made.eval(), options
 
 
-def _measure(head: Head, features: LayerFeatures) -> tuple[list[float], list[float]]:
-    """(L,) accuracies and losses in nats."""
+def _measure(head: Head, features: LayerFeatures) -> tuple[Tensor, list[float]]:
+    """(L, N) whether a layer is right, and (L,) losses in nats."""
     assert features.targets is not None
     total, device = len(features.targets), next(head.parameters()).device
-    right, lost = torch.zeros(2, head.num_layers, dtype=torch.float64)
+    right, lost = [], torch.zeros(head.num_layers, dtype=torch.float64)
     for rows in torch.split(torch.arange(total), _TOGETHER):
         targets = features.targets[rows].to(device)
         with torch.no_grad():
             read = head(features.values[:, rows].to(device), targets, range(head.num_layers))
-        right += (read.predictions == targets).sum(dim=1).cpu()
+        right.append((read.predictions == targets).cpu())
         lost += read.losses.double().cpu() * len(rows)
-    return (right / total).tolist(), (lost / total).tolist()
+    return torch.cat(right, dim=1), (lost / total).tolist()
+
+
+def _intervals(rights: Mapping[str, Tensor]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Of each gap between two accuracies on the same samples, of (L, N) right or not."""
+    found = {}
+    for gap in (gap for gap in GAPS if {*gap} <= {*rights}):
+        one, other = (rights[who] for who in gap)
+        counts = zip((one & ~other).sum(dim=1).tolist(), (other & ~one).sum(dim=1).tolist(), strict=True)
+        low, high = zip(*(paired_interval(more, less, one.shape[1]) for more, less in counts), strict=True)
+        found[gap] = {"confidence": CONFIDENCE, "low": [*low], "high": [*high]}
+    return found
 
 
 def _chance(

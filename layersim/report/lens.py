@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,13 @@ def lens_quantities(
     accuracies: Mapping[str, Sequence[float]],
     losses: Mapping[str, Sequence[float]],
     options: Mapping[str, Mapping[str, Any]],
+    intervals: Mapping[tuple[str, str], dict[str, Any]] = MappingProxyType({}),
     *,
     tokens: bool = False,
 ) -> dict[str, Quantity]:
     """Accuracies and losses (cross-entropies in nats, told as perplexities of `tokens`), L each by who reads, as a
-    record has them, with how each was made; and the gaps: of losses, in nats, what the second has more."""
+    record has them, with how each was made; and the gaps: of losses, in nats, what the second has more. `intervals` are
+    those of gaps between accuracies, by both names."""
     found = {}
     told: dict[str, Any] = {"unit": RATIO, "range": (1, None)} if tokens else {"unit": "nats", "range": (0, None)}
     for who, values in accuracies.items():
@@ -46,7 +49,8 @@ def lens_quantities(
             won = np.subtract(accuracies[more_of], accuracies[less_of]).tolist()
             saved = np.subtract(losses[less_of], losses[more_of]).tolist()
             gap = f"{more_of} − {less_of}"
-            found[f"{more_of}_{less_of}_gap"] = curve(won, label=f"accuracy gap: {gap}", range=(-1, 1))
+            within = intervals.get((more_of, less_of))
+            found[f"{more_of}_{less_of}_gap"] = curve(won, label=f"accuracy gap: {gap}", range=(-1, 1), interval=within)
             found[f"{more_of}_{less_of}_loss_gap"] = curve(saved, label=f"loss gap: {gap}", unit="nats")
     return found
 

@@ -54,6 +54,18 @@ def test_the_record_tells_five_readers_and_the_gaps_between_them(run: Path, foun
     for upper, lower in (("recoverable", "readable"), ("known", "recoverable")):
         np.testing.assert_allclose(found.values(f"{upper}_{lower}_gap"), accuracy[upper] - accuracy[lower], atol=1e-12)
         np.testing.assert_allclose(found.values(f"{upper}_{lower}_loss_gap"), loss[lower] - loss[upper], atol=1e-12)
+        within = found.quantities[f"{upper}_{lower}_gap"].interval
+        assert within is not None
+        assert all(
+            low < gap < high
+            for low, gap, high in zip(within["low"], found.values(f"{upper}_{lower}_gap"), within["high"], strict=True)
+        )
+    agree = found.quantities["recoverable_readable_gap"].interval
+    assert agree is not None
+    assert agree["high"][-1] == pytest.approx(1.959964 / (found.samples + 2) ** 1.5, rel=1e-6), (
+        "they agree on all samples"
+    )
+    assert agree["low"][-1] == -agree["high"][-1]
     assert found.quantities["known"].options["fitted to"] == 1078
     assert len(found.quantities["known"].options["penalty"]) == 3
 
@@ -181,6 +193,7 @@ def test_a_language_model_is_measured_in_perplexities(layersim: Command, tmp_pat
         assert record.quantities[f"{name}_perplexity"].unit == "ratio"
     known, chance, readable = (record.values(f"{name}_perplexity")[-1] for name in ("known", "chance", "readable"))
     assert known < chance < readable, "weights nobody trained say less than the frequencies, their features more"
+    assert record.quantities["known_recoverable_gap"].interval is None, "tokens of one text are not independent"
     losses = np.log([record.values(f"{name}_perplexity") for name in ("readable", "recoverable")])
     np.testing.assert_allclose(record.values("recoverable_readable_loss_gap"), losses[0] - losses[1], atol=1e-9)
 
