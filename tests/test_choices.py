@@ -84,6 +84,7 @@ def given() -> dict[str, Any]:
         "model": backbone,
         "layers": "blocks.*",
         "path": "nowhere",
+        "to": "nowhere",
         "tokenizer": "nobodys",
         "task": "classification",
         "right": torch.eye(3),

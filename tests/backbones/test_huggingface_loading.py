@@ -209,7 +209,7 @@ def test_a_broken_image_processor_is_told(tmp_path: Path) -> None:
         ({"config_args": CLASSIFIERS["BERT"] | {"vocab_size": 3}}, r"vocabulary has 3 tokens"),
         ({"config_args": CLASSIFIERS["BERT"], "num_classes": 10**12}, r"2 … 16777216 classes.*num_classes"),
         ({"config_args": CLASSIFIERS["BERT"] | {"num_labels": 10**12}}, r"2 … 16777216 classes.*num_labels"),
-        ({"config_args": CLASSIFIERS["BERT"], "dtype": "float31"}, r"cannot open bert.*float31"),
+        ({"config_args": CLASSIFIERS["BERT"], "dtype": "float31"}, r"dtype: expected one of auto.*float31"),
         (
             {"config_args": CLASSIFIERS["BERT"], "attn_implementation": "flash_attention_2"},
             r"cannot open bert.*[Ff]lash",

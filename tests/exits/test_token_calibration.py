@@ -90,7 +90,7 @@ def test_where_nothing_can_be_promised_all_layers_run(exits: TokenExit, texts: t
 def test_what_promises_nothing_is_refused(exits: TokenExit, texts: torch.Tensor) -> None:
     with pytest.raises(UserError, match=r"at least 299 texts .* but got 120"):
         calibrate_tokens(exits, texts[:, :P], texts[:, P:], target=0.01, risk="continuation")
-    with pytest.raises(UserError, match="disagreement, loss, continuation, but got 'error'"):
+    with pytest.raises(UserError, match="disagreement, loss, continuation, got 'error'"):
         calibrate_tokens(exits, texts[:, :P], texts[:, P:], target=0.5, risk="error")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="each above the one before"):
         calibrate_tokens(exits, texts[:, :P], texts[:, P:], target=0.5, thresholds=[0.5, 0.2])
