@@ -62,9 +62,7 @@ def test_the_record_tells_five_readers_and_the_gaps_between_them(run: Path, foun
         )
     agree = found.quantities["recoverable_readable_gap"].interval
     assert agree is not None
-    assert agree["high"][-1] == pytest.approx(1.959964 / (found.samples + 2) ** 1.5, rel=1e-6), (
-        "they agree on all samples"
-    )
+    assert agree["high"][-1] == pytest.approx(1.959964 / (found.samples + 2), rel=1e-6), "they agree on all samples"
     assert agree["low"][-1] == -agree["high"][-1]
     assert found.quantities["known"].options["fitted to"] == 1078
     assert len(found.quantities["known"].options["penalty"]) == 3
