@@ -25,11 +25,12 @@ from layersim.heads import Head, SharedHead, TunedLens
 from layersim.objectives import Aligned, KLToLast, Objective, Reading, Step
 from layersim.optimization import schedules
 from layersim.optimization.parameter_groups import ParameterGroups, check_groups
-from layersim.optimization.schedules import Interval, WarmupDecay, start_from, steps_of
+from layersim.optimization.schedules import Interval, WarmupDecay, start_from
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
 from layersim.runs.finite import Finiteness
 from layersim.runs.place import Place
+from layersim.runs.refusals import steps_of
 from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates
 from layersim.sharding import refuse_other_sharding, run_with_the_others, shard
 

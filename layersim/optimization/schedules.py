@@ -6,12 +6,11 @@ from math import cos, inf, pi
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Trainer, cli
+from lightning.pytorch import cli
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, CyclicLR, LambdaLR, LRScheduler, OneCycleLR, SequentialLR
 
 from layersim.errors import UserError, as_user_error, check_choice
-from layersim.runs.refusals import refusing
 
 Interval = Literal["step", "epoch"]
 Decay = Literal["cosine", "linear", "constant"]
@@ -102,12 +101,6 @@ def start_from(schedule: LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlatea
     schedule.base_lrs = [*rates]
     for group, rate, now in zip(schedule.optimizer.param_groups, rates, schedule._last_lr, strict=True):
         group["initial_lr"], group["lr"] = rate, now
-
-
-def steps_of(trainer: Trainer) -> float:
-    """Optimizer steps of the whole training, infinity or −1 where Lightning cannot tell."""
-    with refusing("Lightning refuses this", "Change the option under --trainer."):
-        return trainer.estimated_stepping_batches
 
 
 class WarmupDecay(LambdaLR):

@@ -34,6 +34,12 @@ def refusing(what: str, remedy: str = "") -> Iterator[None]:
         raise UserError(f"{what}: {reason(first).rstrip('.')}. {remedy}".strip()) from error
 
 
+def steps_of(trainer: "Trainer") -> float:
+    """Optimizer steps of the whole training, infinity or −1 where Lightning cannot tell."""
+    with refusing("Lightning refuses this", "Change the option under --trainer."):
+        return trainer.estimated_stepping_batches
+
+
 @contextmanager
 def running(trainer: "Trainer") -> Iterator[None]:
     """Around the trainer's loops, where exceptions are bugs, but for those by which Lightning says that options do not
