@@ -26,8 +26,11 @@ FORBIDDEN = {
     "layersim/data": {"layersim.backbones", "layersim.heads", "layersim.module"},
     "layersim/report": {"torch", "lightning", "timm", "layersim.module", "layersim.backbones", "layersim.metrics"},
     "layersim": {"callbacks"},
+    "layersim/optimization": {"layersim.backbones", "layersim.data", "layersim.module"},
     "callbacks": {"timm"},
 }
+BELOW_RUNS = ("data", "similarity", "metrics", "tapping", "export", "objectives", "backbones", "report", "optimization")
+FORBIDDEN |= {f"layersim/{room}": FORBIDDEN[f"layersim/{room}"] | {"layersim.runs"} for room in BELOW_RUNS}
 TOP = ("layersim/__main__.py", "layersim/commands")
 """Nobody below imports these."""
 
