@@ -17,7 +17,7 @@ from layersim.outputs import Readout
 from layersim.precision import widened
 
 Norm = Literal["final", "none"]
-Read = Literal["raw", "normed"]
+ProbeFeatures = Literal["raw", "normed"]
 
 MAX_LOGITS = 2**24
 """Logits alive at a time in evaluation, 64 MiB in float32: more (samples × classes) are read in chunks of samples."""
@@ -215,9 +215,9 @@ class LinearProbes(SeparateHeads):
         label_smoothing: see Head.
     """
 
-    def __init__(self, backbone: Backbone, features: Read = "raw", *, label_smoothing: float = 0.0) -> None:
+    def __init__(self, backbone: Backbone, features: ProbeFeatures = "raw", *, label_smoothing: float = 0.0) -> None:
         Head.__init__(self, backbone, label_smoothing=label_smoothing)
-        check_choice("features", features, Read)
+        check_choice("features", features, ProbeFeatures)
         self.features = features
         self.classifiers = nn.ModuleList(
             _nothing(nn.Linear(backbone.width, self.num_classes)) for _ in range(self.num_layers)

@@ -20,7 +20,7 @@ from layersim.exits.shift import Shift
 from layersim.exits.table import RISKS, ExitSummary, ExitTable, Risk, at_exits, drops, summarize
 
 Method = Literal["crc", "ltt", "ucb"]
-Of = Literal["samples", "texts"]
+Unit = Literal["samples", "texts"]
 
 
 @dataclass(frozen=True)
@@ -223,14 +223,14 @@ def check_promise(
     method: Method = "ltt",
     together: int = 1,
     weighted: bool = False,
-    of: Of = "samples",
+    of: Unit = "samples",
 ) -> Promise:
     """The promise, and what can be said against it before any of the samples is measured.
 
     Raises:
         UserError: target, confidence or method out of range, or too few samples to promise this of the full model.
     """
-    check_choice("of", of, Of)
+    check_choice("of", of, Unit)
     ones = {"samples": "disagreement", "texts": "continuation"}[of]  # the risk whose losses are 0 and 1
     require_share("a risk target", target)
     require_share("a confidence", confidence)

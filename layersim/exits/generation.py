@@ -28,7 +28,7 @@ from layersim.exits.token_cache import TokenCache
 from layersim.heads import Head
 from layersim.precision import widened
 
-Keys = Literal["exact", "copied"]
+KVCache = Literal["exact", "copied"]
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class TokenExit:
         policy: Policy,
         threshold: float | None,
         exit_layers: Collection[int] | None = None,
-        kv: Keys = "exact",
+        kv: KVCache = "exact",
     ) -> None:
-        check_choice("kv", kv, Keys)
+        check_choice("kv", kv, KVCache)
         layers = backbone.num_layers
         if not (backbone.reads_tokens and isinstance(backbone, TransformersBackbone)):
             raise UserError("Expected a language model of transformers. Exits of classifiers are EarlyExit's.")

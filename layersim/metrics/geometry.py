@@ -16,10 +16,10 @@ from layersim.similarity.intervals import jackknife_of_sums, sums_by_group
 from layersim.similarity.kept_samples import KeepOn, SampleKeeper, Samples
 
 CONFIDENCE = 0.95
-OverSamples = Literal["none", "samples"]
+SampleCentering = Literal["none", "samples"]
 
 
-def effective_rank(features: Tensor, *, centering: OverSamples = "none", index: Tensor | None = None) -> Tensor:
+def effective_rank(features: Tensor, *, centering: SampleCentering = "none", index: Tensor | None = None) -> Tensor:
     """How many directions a layer's features spread over: RankMe, exp of the entropy of σ ÷ Σ σ over the singular
     values σ of the (N, D) features, 1 … min(N, D) (Garrido et al. 2023, arXiv 2210.02885, eq. 4, less its ε).
 
@@ -37,7 +37,7 @@ def effective_rank(features: Tensor, *, centering: OverSamples = "none", index: 
     Raises:
         UserError: samples in fewer than 2 groups.
     """
-    check_choice("centering", centering, OverSamples)
+    check_choice("centering", centering, SampleCentering)
     index = torch.arange(features.shape[1]) if index is None else index
     sums, counts = zip(*(sums_by_group(_energies(layer.double(), centering), index) for layer in features), strict=True)
     return _jackknife(lambda total, _: _entropy_rank(total), torch.stack(sums, dim=1), counts[0])[..., 0]
@@ -149,11 +149,11 @@ class LayerGeometry(SampleKeeper):
         self,
         *,
         max_samples: int | None = 2048,
-        centering: OverSamples = "none",
+        centering: SampleCentering = "none",
         keep_on: KeepOn = "device",
     ) -> None:
         super().__init__(max_samples=max_samples, least=3, keep_on=keep_on)
-        check_choice("centering", centering, OverSamples)
+        check_choice("centering", centering, SampleCentering)
         self.centering = centering
         self.add_state("directions", [], dist_reduce_fx="sum")
 
