@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from layersim import heads
 from layersim.commands.outcome import data_of, made_place, run_directory, show_outcome
@@ -165,21 +165,29 @@ def _trained(
 ) -> tuple[Head, dict[str, Any]]:
     """The head of this kind, trained on the features and saved with the model, and how it was trained."""
     name, objective, told = KINDS[kind]
-    made: heads.Head = getattr(heads, name)(module.backbone)
+    backbone, start, args = module.backbone, None, {}
+    if kind == "linear" and backbone.reads_tokens:
+        args = {"features": "normed"}
+        linear = (each for each in backbone.classifier.modules() if isinstance(each, nn.Linear))
+        start = next((each for each in linear if each.weight.shape == (backbone.num_classes, backbone.width)), None)
+    made: heads.Head = getattr(heads, name)(backbone, **args)
     loss = KLToLast() if kind == "tuned" else Aligned("uniform")
-    frozen = LayerwiseModule(module.backbone, loss, head=lambda _: made, freeze="backbone").to(module.device)
+    frozen = LayerwiseModule(backbone, loss, head=lambda _: made, freeze="backbone").to(module.device)
     made = frozen.head
     options: dict[str, Any] = {"steps": steps}
     if isinstance(made, heads.LinearProbes):
-        language = module.backbone.reads_tokens
-        found = fit_probes(made, loss, shown, steps=steps, seed=seed, told=f"Fitting what is {told}", language=language)
-        options = options if None in found else {"penalty": found}
+        found = fit_probes(made, loss, shown, steps=steps, seed=seed, told=f"Fitting what is {told}", start=start)
+        options = (options if None in found else {"penalty": found}) | args
     else:
         each = Reading.divergences if kind == "tuned" else lambda read: read.losses
         train_head(made, loss, each, shown, steps=steps, seed=seed, told=f"Training ({name})")
     known = {} if source.path is None else read_checkpoint(source.path)
     trained = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "state_dict")
-    section = {"head": {"class_path": f"layersim.heads.{name}"}, "objective": objective, "freeze": "backbone"}
+    section = {
+        "head": {"class_path": f"layersim.heads.{name}", "init_args": args},
+        "objective": objective,
+        "freeze": "backbone",
+    }
     config = {**known.get("layersim", {}).get("config", {}), "model": source.model | section, "data": data}
     checkpoint = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": version("lightning")}
     checkpoint |= {key: value for key, value in known.items() if key not in trained}

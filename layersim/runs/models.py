@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ FORMS = (
 )
 LEAST = 4
 """Samples that all measures are defined for, with options that ask for no more."""
+TOKENS_EACH = 8
+"""Tokens that a language model reads for each that is kept."""
 _LAST = Path("checkpoints/last.ckpt")
 
 
@@ -213,8 +216,9 @@ def read_features(
 
     A sample's position is its index in the source, ascending, since data modules may order a split by the lengths that
     a model's own tokenizer gives; its target is its class or token, 0 where it has none. Of more than `max_samples`
-    those whose index has the smallest hash are read, and the others are not even run; a language model's samples are
-    tokens, which are chosen once all have been.
+    those whose index has the smallest hash are read, and the others are not even run. A language model's samples are
+    tokens: blocks are chosen so until they hold eight times as many, and of their tokens those of smallest hash, lest
+    they come from few texts.
 
     Args:
         backbone: the model, on its device.
@@ -228,11 +232,14 @@ def read_features(
     """
     kept = KeptSamples(max_samples=max_samples, least=LEAST, keep_on="host")
     chosen = fitted_split(backbone, data, split, name)
-    rows = torch.arange(len(chosen))
-    if not backbone.reads_tokens:
-        rows = splitmix64(torch.from_numpy(chosen.index)).argsort()[:max_samples].sort().values
+    drawn = splitmix64(torch.from_numpy(chosen.index)).argsort().tolist()
+    if backbone.reads_tokens:
+        held = accumulate(len(chosen[row]["label"]) for row in drawn)
+        drawn = drawn[: 1 + sum(1 for _ in takewhile(lambda tokens: tokens < TOKENS_EACH * max_samples, held))]
+    else:
+        drawn = drawn[:max_samples]
     loader: DataLoader[Sample] = DataLoader(
-        Subset(chosen, rows.tolist()),
+        Subset(chosen, sorted(drawn)),
         batch_size=data.eval_batch_size,
         num_workers=data.num_workers,
         collate_fn=data.collate,

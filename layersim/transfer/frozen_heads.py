@@ -94,10 +94,20 @@ def fit_probes(
     steps: int,
     seed: int = 0,
     told: str = "Fitting probes",
-    language: bool = False,
+    start: nn.Linear | None = None,
 ) -> list[float | None]:
-    """Fits linear probes of raw features: by L-BFGS and with a penalty for each layer (`fit_probe`), or, of a language
-    model or where there are more than a hundred classes, by `train_head`, on standardised features.
+    """Fits linear probes: by L-BFGS and with a penalty for each layer (`fit_probe`), of more than a hundred classes by
+    `train_head` on standardised features, or by it from a classifier that knows much already.
+
+    Args:
+        head: of raw features where there is no start.
+        objective: of the steps.
+        features: with targets.
+        steps: where it takes steps.
+        seed: of the samples that are held out.
+        told: what the progress bar says.
+        start: where each layer's probe starts, such as a language model's own classifier of normed features: thousands
+            of classes are more than a probe learns from nothing.
 
     Returns:
         (L,) penalties; None where none was chosen.
@@ -107,12 +117,17 @@ def fit_probes(
     """
     assert features.targets is not None
     classes, targets = head.num_classes, features.targets.cpu()
-    if not language and len(targets) < classes:
+    if start is not None:
+        for made in head.classifiers:
+            _set(made, start.weight, made.bias if start.bias is None else start.bias)
+        train_head(head, objective, lambda read: read.losses, features, steps=steps, seed=seed, told=told)
+        return [None] * head.num_layers
+    if len(targets) < classes:
         raise UserError(
             f"Expected as many training samples as classes at least, {classes}, for a probe, but got {len(targets)}. "
             "Change --data or --max_samples."
         )
-    if language or classes > MOST_LOGISTIC:
+    if classes > MOST_LOGISTIC:
         mean, scale = (torch.from_numpy(each) for each in standardisation(features.values.double().numpy()))
         scaled = ((features.values - mean) * scale).float()
         train_head(head, objective, lambda read: read.losses, LayerFeatures(scaled, targets), steps=steps, seed=seed)

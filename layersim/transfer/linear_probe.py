@@ -37,13 +37,19 @@ class Probe:
         likely = (features @ self.weight.T + self.bias).argmax(axis=1)
         return float((self.classes[likely] == targets).mean())
 
+    def loss(self, features: Floats, targets: Integers) -> float:
+        """Mean cross-entropy, in nats, of (N, D) features with (N,) classes of those that it tells apart."""
+        logits = features @ self.weight.T + self.bias
+        own = logits[np.arange(len(targets)), np.searchsorted(self.classes, targets)]
+        return float((np.logaddexp.reduce(logits, axis=1) - own).mean())
+
 
 def fit_probe(features: Floats, targets: Integers, *, seed: int = 0, option: str = "--to_data") -> Probe:
     """Multinomial logistic regression on frozen features, as scikit-learn fits it (L-BFGS, in float64).
 
     Features are standardised by the samples' mean and standard deviation; those that do not vary tell nothing and get
-    no weight. Of `PENALTIES` the one with the best accuracy on a stratified fifth of the samples is taken, the
-    strongest of equals, and the probe fitted again to all of them.
+    no weight. Of `PENALTIES` the one with the least cross-entropy on a stratified fifth of the samples is taken, and
+    the probe fitted again to all of them. Accuracy would not do: it hardly tells a probe that is too sure of itself.
 
     Args:
         features: (N, D) of the training samples.
@@ -60,11 +66,10 @@ def fit_probe(features: Floats, targets: Integers, *, seed: int = 0, option: str
     if not np.isfinite(features).all():
         raise UserError("A linear probe needs finite features, but the model gives NaN or infinity at some layer.")
     fitted, held = hold_out(targets, int(np.ceil(HELD_OUT * len(targets))), seed=seed, remedy=option)
-    scores = [
-        _fitted(features[fitted], targets[fitted], penalty).accuracy(features[held], targets[held])
-        for penalty in PENALTIES
+    losses = [
+        _fitted(features[fitted], targets[fitted], penalty).loss(features[held], targets[held]) for penalty in PENALTIES
     ]
-    return _fitted(features, targets, PENALTIES[int(np.argmax(scores))])
+    return _fitted(features, targets, PENALTIES[int(np.argmin(losses))])
 
 
 def standardisation(features: Floats) -> tuple[Floats, Floats]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -135,6 +136,24 @@ def test_no_layer_ends_worse_on_what_was_held_out_than_it_began(monkeypatch: pyt
     fitted, targets = clusters(200)
     lens = trained(TunedLens, features(fitted, fitted, targets), steps=5)
     assert all(parameter.abs().max() == 0 for parameter in lens.maps.parameters())
+
+
+def test_a_probe_that_starts_from_a_classifier_is_that_one_at_first() -> None:
+    """No step: the shared head, to the last bit. Some steps: it reads what that cannot, and the model is as it was."""
+    (fitted, targets), (tested, test_targets) = clusters(100), clusters(300)
+    shown, others = features(fitted, turned(fitted), targets), features(tested, turned(tested), test_targets)
+    shared = SharedHead(Given())
+    for steps in (0, 300):
+        made = LayerwiseModule(Given(), head=partial(LinearProbes, features="normed"), freeze="backbone")
+        assert isinstance(made.head, LinearProbes)
+        start = made.backbone.classifier
+        assert isinstance(start, nn.Linear)
+        assert fit_probes(made.head, Aligned("uniform"), shown, steps=steps, start=start) == [None, None]
+        assert torch.equal(start.weight, MEANS)
+        if not steps:
+            read = (head.logits(others.values, range(2)) for head in (made.head, shared))
+            torch.testing.assert_close(*read, rtol=0, atol=0)
+    assert accuracies(made.head, others)[1] > 0.95 > accuracies(shared, others)[1]
 
 
 def test_refusals() -> None:

@@ -1,12 +1,14 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from layersim.errors import UserError
 from layersim.transfer import fit_probe
-from layersim.transfer.linear_probe import PENALTIES
+from layersim.transfer.linear_probe import PENALTIES, _fitted
 
 RNG = np.random.default_rng(0)
 MEANS = RNG.normal(size=(3, 8))
@@ -37,9 +39,18 @@ def test_neither_scale_nor_offset_nor_dead_features_matter() -> None:
     assert probed(first, TARGETS, second, TEST_TARGETS) == plain
 
 
-def test_penalty_is_the_strongest_that_does_as_well() -> None:
-    """Classes far apart stand any; those that a small difference of two alike features tells want large weights."""
-    assert probed(FEATURES, TARGETS, TEST_FEATURES, TEST_TARGETS)[1] == max(PENALTIES)
+def test_penalty_is_that_of_least_loss_and_so_on_other_samples() -> None:
+    """Of noise the strongest. Of classes that touch, among sixty features of noise, the weakest would be much too sure.
+    Classes that a small difference of two alike features tells want large weights."""
+    noise = [RNG.normal(size=(len(one), 60)) for one in (TARGETS, TEST_TARGETS)]
+    assert probed(noise[0], TARGETS, noise[1], TEST_TARGETS)[1] == max(PENALTIES)
+    fitted, others = (
+        np.c_[MEANS[one] + RNG.normal(size=(len(one), 8)), nothing]
+        for one, nothing in zip((TARGETS, TEST_TARGETS), noise, strict=True)
+    )
+    losses = {penalty: _fitted(fitted, TARGETS, penalty).loss(others, TEST_TARGETS) for penalty in PENALTIES}
+    assert losses[fit_probe(fitted, TARGETS).penalty] == min(losses.values())
+    assert losses[min(PENALTIES)] > 2 * min(losses.values())
     sides = []
     for targets in (TARGETS, TEST_TARGETS):
         common = RNG.normal(size=len(targets))
@@ -58,6 +69,9 @@ def test_two_classes_are_told_apart_as_scikit_learn_does() -> None:
     logits = features @ probe.weight.T + probe.bias
     expected = model.predict_log_proba(scaled)
     np.testing.assert_allclose(logits - np.logaddexp.reduce(logits, axis=1)[:, None], expected, atol=1e-9)
+    assert probe.loss(features, targets) == pytest.approx(log_loss(targets, model.predict_proba(scaled)), abs=1e-9)
+    named = replace(probe, classes=np.array([3, 8]))
+    assert named.loss(features, 5 * targets + 3) == probe.loss(features, targets), "classes have numbers of their own"
 
 
 def test_refusals() -> None:

@@ -16,6 +16,8 @@ from layersim.__main__ import main as layersim
 from layersim.report.lens import LENS_FILE
 from layersim.report.transfer import TRANSFER_FILE
 
+KNOWLEDGE = ("standard", "aligned")
+"""Objectives whose layers are read by lenses and probes: those that the claims compare."""
 QUIET = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
 
@@ -60,8 +62,9 @@ def finish(job: Job, fit: list[str], root: Path) -> float:
     if (task.images or task.probe) and not measured:
         to = [f"--to_data={task.probe}"] if task.probe else []
         call("transfer", f"--ckpt_path={directory / 'checkpoints' / 'last.ckpt'}", *to)
-    if job.objective in task.objectives and not (directory / LENS_FILE).exists():
-        call("lens", f"--ckpt_path={directory / 'checkpoints' / 'last.ckpt'}")
+    if job.objective in KNOWLEDGE and not (directory / LENS_FILE).exists():
+        more = ["--max_samples=131072"] if task.tokens else []  # what reads 258 classes has many weights to learn
+        call("lens", f"--ckpt_path={directory / 'checkpoints' / 'last.ckpt'}", *more)
     return time.monotonic() - start
 
 
