@@ -15,6 +15,7 @@ import wandb
 import yaml
 
 from layersim.__main__ import main
+from layersim.report.lens import read_lens_record
 from tests import tiny
 from tests.measured import measured
 from tests.runs.test_tracking import flat
@@ -31,8 +32,8 @@ def records(directory: Path) -> list[dict[str, Any]]:
     return measured(directory)
 
 
-def fit(server: WandbServer, home: Path, *flags: str, **environment: str) -> Path:
-    """Trains in this process, told of this server; gives the run's directory."""
+def fit(server: WandbServer, home: Path, *flags: str, lensed: bool = False, **environment: str) -> Path:
+    """Trains in this process, told of this server, and reads it by a lens where asked; gives the run's directory."""
     wandb.teardown()  # its service remembers the server before
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (server.environment(home) | environment).items():
@@ -40,6 +41,8 @@ def fit(server: WandbServer, home: Path, *flags: str, **environment: str) -> Pat
         before = set(home.glob("runs/*/*"))
         assert main(["fit", *FLAGS, f"--trainer.default_root_dir={home}/runs", "--trainer.max_epochs=2", *flags]) == 0
         (directory,) = set(home.glob("runs/*/*")) - before
+        lens = ["lens", f"--ckpt_path={directory}", "--kind=tuned", "--steps=1", "--device=cpu"]
+        assert not lensed or main(lens) == 0
     os.environ.pop("LAYERSIM_RUN_DIRECTORY", None)
     wandb.teardown()
     return directory
@@ -91,7 +94,9 @@ def arrived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arrived]:
         directory = fit(server, home, "--trainer.logger.log_model=true", *patience)
         first = copy.deepcopy(server.store)
         resume = [f"--config={directory}/config.yaml", f"--ckpt_path={directory}/checkpoints/last.ckpt"]
-        continued = fit(server, home, *resume, "--trainer.max_epochs=3", "--trainer.logger.log_model=false", *patience)
+        continued = fit(
+            server, home, *resume, "--trainer.max_epochs=3", "--trainer.logger.log_model=false", *patience, lensed=True
+        )
         yield Arrived(directory, first, continued, server.store)
 
 
@@ -132,6 +137,18 @@ def test_the_page_and_a_table_of_the_layers_arrive(arrived: Arrived) -> None:
         [layer, pytest.approx(accuracy), pytest.approx(loss)]
         for layer, (accuracy, loss) in enumerate(zip(last["accuracy"], last["loss"], strict=True), start=1)
     ]
+
+
+def test_what_a_lens_finds_afterwards_arrives_in_the_run(arrived: Arrived) -> None:
+    run = arrived.continued_store.only_run
+    (row,) = (row for row in run.history if "lens" in row)
+    assert run.uploads[row["lens"]["path"]] == (arrived.continued_directory / "lens.png").read_bytes()
+    told = json.loads(run.uploads[row["lens_layers"]["path"]])
+    record = read_lens_record(arrived.continued_directory)
+    assert record is not None
+    assert [line[1] for line in told["data"]] == pytest.approx(record.values("readable"))
+    assert row == run.history[-1], "behind what the training logged"
+    assert (run.state, run.exit_code) == ("finished", 0)
 
 
 def test_a_continued_training_goes_on_in_its_run(arrived: Arrived) -> None:

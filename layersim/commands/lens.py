@@ -57,7 +57,8 @@ def lens(
     """Measure what is readable at each layer of a model as it is (by its own head), recoverable (by an affine map in
     front of that head), and known (by a linear probe), beside a head for each layer and chance. Heads are trained on
     features of the training split; the model is not. Writes lens.json and lens.png into the run's directory, and a
-    checkpoint for each kind into its folder lens, which `exits`, `validate` and `export` take.
+    checkpoint for each kind into its folder lens, which `exits`, `validate` and `export` take. A training that logged
+    to W&B gets figure and table there.
 
     Args:
         ckpt_path: a run's directory, a checkpoint, a recipe, timm:NAME or transformers:NAME
@@ -97,10 +98,11 @@ def lens(
         if source.state is not None and (objective := type(module.objective).__name__) != "LastLayer":
             trained = f"This model's head was trained at its layers already ({objective})"
             rank_zero_info(f"{trained}: a lens may add little to it.")
+    known = {} if source.path is None else read_checkpoint(source.path)
     options: dict[str, dict[str, Any]] = {}
     for each in dict.fromkeys(kind):
         _, _, told = KINDS[each]
-        heads[told], options[told] = _trained(each, source, data, module, shown, steps, seed, to / FOLDER)
+        heads[told], options[told] = _trained(each, source, known, data, module, shown, steps, seed, to / FOLDER)
     rights: dict[str, Tensor] = {}
     losses: dict[str, list[float]] = {}
     for name, head in heads.items():
@@ -120,7 +122,12 @@ def lens(
         unit="tokens" if tokens else "samples",
         quantities=lens_quantities(accuracies, losses, options, {} if tokens else _intervals(rights), tokens=tokens),
     )
-    show_outcome(lens_table(record), write_lens_record(to, record), lens_figure(record))
+    show_outcome(lens_table(record), numbers := write_lens_record(to, record), lens_figure(record))
+    if known.get("layersim", {}).get("wandb_run_id"):
+        from layersim.runs.tracking import log_later  # here, because W&B takes a second
+
+        columns = {name: quantity.values for name, quantity in record.quantities.items()}
+        log_later(known, to, "lens", numbers.with_suffix(".png"), columns)
     if (to / PAGE_FILE).exists() and (to / RECORDS_FILE).exists():
         write_page([to], to / PAGE_FILE)
     return record
@@ -156,6 +163,7 @@ def _opened(
 def _trained(
     kind: str,
     source: Source,
+    known: dict[str, Any],
     data: dict[str, Any],
     module: LayerwiseModule,
     shown: LayerFeatures,
@@ -181,7 +189,6 @@ def _trained(
     else:
         each = Reading.divergences if kind == "tuned" else lambda read: read.losses
         train_head(made, loss, each, shown, steps=steps, seed=seed, told=f"Training ({name})")
-    known = {} if source.path is None else read_checkpoint(source.path)
     trained = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "state_dict")
     section = {
         "head": {"class_path": f"layersim.heads.{name}", "init_args": args},

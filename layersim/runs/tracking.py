@@ -3,7 +3,8 @@
 import contextlib
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -18,13 +19,16 @@ from wandb.sdk.lib import wbauth
 from layersim.sweep.flags import under_agent, whole_flag
 from layersim.writing import named, written_whole
 
+LayerTable = Mapping[str, Sequence[float]]
+"""(L,) values by column."""
+
 
 @runtime_checkable
 class RunLogger(Protocol):
     """A logger that writes into the run's directory."""
 
     def start_in(self, directory: Path, run_id: str, name: str) -> None:
-        """Tells the run's directory, id and name, before anything is logged."""
+        """Tells the run's directory, id and name ("" keeps the one it had), before anything is logged."""
 
 
 class Wandb(loggers.WandbLogger):
@@ -75,7 +79,7 @@ class Wandb(loggers.WandbLogger):
     def start_in(self, directory: Path, run_id: str, name: str) -> None:
         self._save_dir = self._wandb_init["dir"] = str(directory)
         self._id = self._wandb_init["id"] = self._wandb_init["id"] or run_id
-        self._name = self._wandb_init["name"] = self._wandb_init["name"] or name
+        self._name = self._wandb_init["name"] = self._wandb_init["name"] or name or None
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:  # type: ignore[override]
@@ -101,6 +105,22 @@ class Wandb(loggers.WandbLogger):
         if self._wandb_init["mode"] == "offline":
             rank_zero_info(f"W&B: offline; `wandb sync {Path(run.dir).parent}` sends the run once a key is set.")
         return run
+
+
+def log_later(checkpoint: Mapping[str, Any], directory: Path, name: str, figure: Path, table: LayerTable) -> None:
+    """Logs to the W&B run of the training that wrote a checkpoint, opened again, a figure and the table
+    `<name>_layers`; nothing where that training had none. Offline the files lie in this directory."""
+    told = checkpoint.get("layersim", {})
+    sections, run_id = told.get("config", {}).get("trainer", {}).get("logger"), told.get("wandb_run_id")
+    for section in sections if isinstance(sections, list) else [sections]:
+        # that class alone, since no checkpoint may say which code runs
+        if run_id and isinstance(section, dict) and section.get("class_path") == f"{__name__}.{Wandb.__name__}":
+            logger = Wandb(**section.get("init_args", {}) | {"id": run_id})
+            logger.start_in(directory, run_id, "")
+            layers = wandb.Table(columns=["layer", *table], data=[*zip(count(1), *table.values())])
+            shown = {name: wandb.Image(str(figure)), f"{name}_layers": layers}
+            logger.log_metrics(shown, step=checkpoint.get("global_step"))
+            finish(0)
 
 
 @rank_zero_only

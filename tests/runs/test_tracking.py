@@ -12,6 +12,7 @@ import torch
 import wandb
 import yaml
 
+from layersim.report.lens import read_lens_record
 from layersim.runs.tracking import Wandb
 from tests import tiny
 from tests.measured import measured
@@ -112,6 +113,24 @@ def test_a_resumed_training_continues_its_wandb_run(offline: Path, layersim: Com
     fresh = layersim("fit", f"--config={offline}/config.yaml", "--trainer.default_root_dir=runs")
     (run,) = transactions(fresh, "run")
     assert run["run_id"] == fresh.name
+
+
+def test_what_a_lens_finds_joins_the_trainings_run(offline: Path, layersim: Command, tmp_path: Path) -> None:
+    layersim("lens", f"--ckpt_path={offline}", "--kind=tuned", "--steps=2", "--device=cpu", f"--to={tmp_path / 'out'}")
+    (run,) = transactions(tmp_path / "out", "run")
+    assert run["run_id"] == offline.name
+    (row,) = (record["item"] for record in transactions(tmp_path / "out", "history"))
+    record = read_lens_record(tmp_path / "out")
+    assert record is not None
+    assert row["lens._type"] == "image-file"
+    assert row["trainer/global_step"] == torch.load(offline / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+    (table,) = (tmp_path / "out").glob(f"wandb/offline-run-*/files/{row['lens_layers.path']}")
+    told = json.loads(table.read_text())
+    assert told["columns"] == ["layer", *record.quantities]
+    assert told["data"] == [
+        [layer + 1, *(pytest.approx(quantity.values[layer]) for quantity in record.quantities.values())]
+        for layer in range(3)
+    ]
 
 
 def test_an_unreachable_server_stops_nothing(
