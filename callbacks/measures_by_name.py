@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from torchmetrics import Metric
@@ -19,7 +18,7 @@ from callbacks.readout_monitors import (
     SaturationMonitor,
 )
 from callbacks.similarity_heatmaps import SimilarityHeatmaps, default_measures
-from layersim.errors import UserError
+from layersim.errors import UserError, meant
 from layersim.similarity.measure import NAMES, Measure, measure_named
 
 MONITORS: dict[str, type[LayerMonitor[Any]]] = {
@@ -78,6 +77,5 @@ def _monitor(measure: object) -> LayerMonitor[Any]:
         return copy.copy(measure)
     if isinstance(measure, str) and measure in MONITORS:
         return MONITORS[measure]()
-    near = get_close_matches(str(measure).lower(), _KNOWN)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    hint = meant(str(measure).lower(), _KNOWN)
     raise UserError(f"There is no measure {measure!r}.{hint} Choose from {', '.join(_KNOWN)}.")

@@ -1,7 +1,8 @@
 """The error that a user's input raises, and how what a library raises becomes one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from types import NoneType
 from typing import get_args
 
@@ -26,6 +27,12 @@ def check_choice(name: str, given: object, choices: object) -> None:
     known = [value for part in get_args(choices) for value in get_args(part) or [None if part is NoneType else part]]
     if given not in known:
         raise UserError(f"{name}: expected one of {', '.join(map(str, known))}, got {given!r}.")
+
+
+def meant(given: object, known: Iterable[str]) -> str:
+    """« Did you mean …?» of at most three names that are near to what was given, likeliest first; "" where none is."""
+    near = get_close_matches(str(given), [*known], n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def reason(error: BaseException) -> str:

@@ -4,7 +4,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from difflib import get_close_matches
 from importlib import import_module
 from inspect import getsource
 from pathlib import Path
@@ -25,7 +24,7 @@ from transformers import (
 
 from layersim.backbones.families import Task
 from layersim.backbones.resized_weights import resized
-from layersim.errors import UserError, as_user_error, reason
+from layersim.errors import UserError, as_user_error, meant, reason
 
 _OFFLINE = (
     "Without a network, name_or_path may be a local folder that `save_pretrained` or `hf download` wrote; "
@@ -69,10 +68,8 @@ def configuration(
     names = [*known.to_dict(), *known.attribute_map]
     for key in overrides:
         if key not in names and not hasattr(type(known), key) and not _reads(known, key):
-            near = get_close_matches(key, names, n=3)
-            hint = f" Did you mean {', '.join(near)}?" if near else ""
             raise UserError(
-                f"A configuration of the family {known.model_type!r} has no {key!r}.{hint} "
+                f"A configuration of the family {known.model_type!r} has no {key!r}.{meant(key, names)} "
                 "Change the backbone's config_args."
             )
     for key, asked in (("num_classes", num_classes), ("config_args: {num_labels}", overrides.get("num_labels"))):
@@ -233,8 +230,7 @@ def _family(model_type: object) -> Any:
         raise UserError(
             "Expected the backbone's name_or_path, or a family to build from, such as config_args: {model_type: bert}."
         )
-    near = get_close_matches(str(model_type), list(CONFIG_MAPPING), n=3)
-    hint = f" Did you mean {', '.join(near)}?" if near else ""
+    hint = meant(model_type, CONFIG_MAPPING)
     raise UserError(f"transformers knows no model_type {model_type!r}.{hint} Change the backbone's config_args.")
 
 

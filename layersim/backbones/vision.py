@@ -1,7 +1,6 @@
 """timm models as backbones."""
 
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from layersim.backbones.base import Backbone
 from layersim.backbones.calls import hooked
 from layersim.backbones.timm_pooling import CHOOSE, TimmPooling, check_layout, trunk
 from layersim.backbones.timm_weights import load_weights
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, meant
 from layersim.outputs import LayerFeatures
 
 _OPTIONS = "name, num_classes, img_size, in_chans or model_args"
@@ -183,8 +182,7 @@ def _traced(run: Callable[[], Tensor], classifier: nn.Module) -> list[Tensor]:
 def _check_name(name: str) -> None:
     if name.startswith(("hf-hub:", "hf_hub:", "timm/", "local-dir:")) or timm.is_model(name):
         return
-    near = get_close_matches(name.split(".")[0], timm.list_models(), n=5, cutoff=0.6)
-    hint = f" Did you mean {', '.join(near)}?" if near else " `timm.list_models()` lists them."
+    hint = meant(name.split(".")[0], timm.list_models()) or " `timm.list_models()` lists them."
     raise UserError(f"timm knows no model {name!r}.{hint} Change the backbone's name.")
 
 

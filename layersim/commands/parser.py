@@ -6,7 +6,6 @@ import pydoc
 import re
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from importlib.machinery import PathFinder
 from inspect import Parameter, signature
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated, Any, NoReturn, get_args, get_origin
 from jsonargparse import ArgumentParser, Namespace, _loaders_dumpers, _typehints, set_loader, set_parsing_settings
 from yaml import YAMLError
 
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, meant
 from layersim.runs.refusals import refusing
 
 _AMBIGUOUS = {"ReduceLROnPlateau": "layersim.optimization.schedules.ReduceLROnPlateau"}
@@ -183,13 +182,12 @@ def class_hint(name: str, types: str) -> str:
         kind = waiting.pop()
         names[kind.__name__] = f"{kind.__module__}.{kind.__name__}"
         waiting += kind.__subclasses__()
-    near = get_close_matches(name.rpartition(".")[2], names, n=3, cutoff=0.6)
-    meant = f"Did you mean {', '.join(near)}? " if near else ""
+    hint = f"{meant(name.rpartition('.')[2], names)} ".lstrip()
     other = PathFinder.find_spec("callbacks") if name.startswith("callbacks.") else None
     if other is not None and other.origin != sys.modules["callbacks"].__file__:
-        meant += f"`callbacks` is layersim's own package, so that {other.origin} is not looked into: rename that file. "
+        hint += f"`callbacks` is layersim's own package, so that {other.origin} is not looked into: rename that file. "
     return (
-        f"{meant}A class of your own is named by its whole path, such as my_file.{name.rpartition('.')[2]} for one in "
+        f"{hint}A class of your own is named by its whole path, such as my_file.{name.rpartition('.')[2]} for one in "
         "my_file.py, in a folder that Python looks in: run with PYTHONPATH=FOLDER."
     )
 

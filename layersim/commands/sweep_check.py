@@ -2,14 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import Any
 
 import yaml
 
 from layersim.commands.preflight import with_checkpoint
 from layersim.commands.training import LayerwiseCLI
-from layersim.errors import UserError
+from layersim.errors import UserError, meant
 from layersim.report.configuration import flat
 from layersim.runs.rehearsal import STAGES, logged_names, require_logged
 from layersim.sweep.file import SweepFile
@@ -117,6 +116,5 @@ def _may_exist(name: str, recipe: dict[str, Any]) -> bool:
 
 
 def _no_such_flag(file: SweepFile, name: str, recipe: dict[str, Any]) -> str:
-    near = get_close_matches(name, recipe, n=2, cutoff=0.6)
-    hint = f" Did you mean {' or '.join(near)}?" if near else " `layersim fit --help` lists the options."
+    hint = meant(name, recipe) or " `layersim fit --help` lists the options."
     return f"{file.path}: there is no option --{name}.{hint}"

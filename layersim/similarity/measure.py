@@ -5,7 +5,6 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from types import MappingProxyType
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, meant
 from layersim.precision import widened
 from layersim.similarity.features import Layers, as_pair, warn_undefined
 from layersim.similarity.intervals import Interval, jackknife, sums_by_group
@@ -285,8 +284,8 @@ def measure_named(name: str) -> type[Measure]:
         UserError: there is none; near ones are named.
     """
     if name not in NAMES:
-        near = get_close_matches(name.lower(), NAMES)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"There is no measure {name!r}.{hint} Choose --measure from {', '.join(NAMES)}.")
+        raise UserError(
+            f"There is no measure {name!r}.{meant(name.lower(), NAMES)} Choose --measure from {', '.join(NAMES)}."
+        )
     kind: type[Measure] = getattr(import_module("layersim.similarity"), NAMES[name])
     return kind
