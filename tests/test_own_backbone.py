@@ -146,7 +146,7 @@ def test_programs(tmp_path: Path) -> None:
     own = backbone()
     head = SharedHead(own).eval()
     expected = readout_without(own, head, [0, 1], batch(5))
-    export_as("torch.export", own, head, 2, tmp_path / "program")
+    export_as("torch", own, head, 2, tmp_path / "program")
     found = torch.export.load(tmp_path / "program/model.pt2").module()(image=batch(5)["image"])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     runtime = pytest.importorskip("onnxruntime")

@@ -25,8 +25,6 @@ from layersim.runs.checkpoints import check_fits, class_names_of, read_checkpoin
 from layersim.runs.models import check_kind
 from layersim.runs.serving import early_exit_of, serving_of
 
-Written = Literal["stock", "onnx", "torch"]
-
 
 def export_model(
     model: LayerwiseModule,
@@ -41,7 +39,7 @@ def export_model(
     replace: Literal["linear"] | None = None,
     removal_batches: int = 50,
     exits: Path | None = None,
-    format: Written = "stock",
+    format: Format = "stock",
     overwrite: bool = False,
 ) -> Path:
     """Write a model of its own: whole, cut to its first layers, or without the blocks that matter least.
@@ -82,7 +80,7 @@ def export_model(
         raise UserError("Expected at most one of --layers, --tolerance and --remove, but got several.")
     if replace is not None and remove is None:
         raise UserError("--replace says what stands in for removed blocks. Set --remove, or leave --replace out.")
-    check_choice("format", format, Written)
+    check_choice("format", format, Format)
     check_choice("replace", replace, Literal["linear"] | None)
     trainer = trainer or quiet_trainer()
     if trainer.world_size > 1:
@@ -127,8 +125,7 @@ def export_model(
     if report is not None and format == "onnx":
         path = export.export_leaving(early_exit, to, serving=serving, overwrite=overwrite)
     else:
-        form: Format = "torch.export" if format == "torch" else format
-        path = export.export_as(form, backbone, head, kept, to, serving=serving, overwrite=overwrite)
+        path = export.export_as(format, backbone, head, kept, to, serving=serving, overwrite=overwrite)
     Console().print(f"Exported {told} to {path}; its README.md says how to load it.", soft_wrap=True)
     return path
 

@@ -26,7 +26,7 @@ from layersim.export.serving import NOTHING, Serving
 from layersim.export.truncation import agree, kept_layers, library_of, truncate
 from layersim.heads import Head
 
-Format = Literal["stock", "onnx", "torch.export"]
+Format = Literal["stock", "onnx", "torch"]
 
 
 def export_as(
@@ -44,7 +44,7 @@ def export_as(
     `stock`: for timm `model.safetensors`, and `config.json` with the arguments that rebuild the model, its input size,
         mean, std and class names. For transformers what `from_pretrained` takes, with the tokenizer or image processor
         where the model came with one. For a model of one's own its weights, for a model made with as many blocks.
-    `torch.export`: `model.pt2`, which `torch.export.load` opens on the CPU. Inputs are `image` (N, channels, height,
+    `torch`: `model.pt2`, which `torch.export.load` opens on the CPU. Inputs are `image` (N, channels, height,
         width), or `input_ids` and `attention_mask` (N, T) and, where the model tells texts of a pair apart,
         `token_type_ids`; the output is what the stock model calls logits. N and T may be any, T up to the model's
         positions.
@@ -103,8 +103,8 @@ def export_as(
 
 export_stock = partial(export_as, "stock")
 """`export_as("stock", …)`."""
-export_program = partial(export_as, "torch.export")
-"""`export_as("torch.export", …)`."""
+export_program = partial(export_as, "torch")
+"""`export_as("torch", …)`."""
 export_onnx = partial(export_as, "onnx")
 """`export_as("onnx", …)`."""
 

@@ -20,7 +20,7 @@ from layersim.export.serving import Serving
 
 STOCK = "Export a stock checkpoint instead (--format stock)."
 USAGE: dict[str, str] = {
-    "torch.export": 'import torch\n\nmodel = torch.export.load("model.pt2").module()\nlogits = model(%s)\n',
+    "torch": 'import torch\n\nmodel = torch.export.load("model.pt2").module()\nlogits = model(%s)\n',
     "onnx": (
         'import onnxruntime\n\nsession = onnxruntime.InferenceSession("model.onnx")\n'
         "(logits,) = session.run(None, dict(%s))  # NumPy arrays\n"

@@ -93,7 +93,7 @@ def test_entries_by_layer() -> None:
 
 MIXTRAL = {"model_type": "mixtral", **DECODER, "num_local_experts": 4, "num_experts_per_tok": 2}
 UNTRACED = {
-    "BART counts the ends of its texts": ("torch.export", OTHERS["BART"], "torch.export cannot follow"),
+    "BART counts the ends of its texts": ("torch", OTHERS["BART"], "torch.export cannot follow"),
     "Mixtral's experts are the data's choice": ("onnx", (MIXTRAL, "language-modeling"), "written as ONNX"),
 }
 

@@ -44,14 +44,14 @@ def readout(backbone: Backbone, head: Head, inputs: dict[str, Tensor], layer: in
 @pytest.mark.parametrize("family", ["ViT, class token", "BERT"])
 def test_a_torch_archive_gives_the_readout(family: str, tmp_path: Path) -> None:
     backbone, head, inputs = build(family)
-    to = export_as("torch.export", backbone, head, 2, tmp_path / "export")
+    to = export_as("torch", backbone, head, 2, tmp_path / "export")
     found: dict[str, Any] = dict(inputs)
     code = (to / "README.md").read_text().split("```python\n")[1].split("```")[0]
     exec(code.replace("model.pt2", str(to / "model.pt2")), found)
     torch.testing.assert_close(found["logits"], readout(backbone, head, inputs, 1), rtol=1e-5, atol=1e-5)
     one = {name: tensor[:1] for name, tensor in inputs.items()}
     torch.testing.assert_close(found["model"](**one), readout(backbone, head, one, 1), rtol=1e-5, atol=1e-5)
-    assert json.loads((to / "layersim.json").read_text())["format"] == "torch.export"
+    assert json.loads((to / "layersim.json").read_text())["format"] == "torch"
 
 
 @pytest.mark.parametrize("family", ["ViT, class token", "ViT, average pooling with fc_norm", "GPT-2"])
@@ -70,9 +70,9 @@ def test_what_no_stock_model_reads_a_program_does(make: Any, family: str, tmp_pa
         with pytest.raises(UserError, match="reads layer 2 raw or through a map, which no stock model does"):
             truncate(backbone, head, 2)
     if (make, family) == (TunedLens, "ViT, class token"):
-        found = torch.export.load(
-            export_as("torch.export", backbone, head, 2, tmp_path / "export") / "model.pt2"
-        ).module()(**inputs)
+        found = torch.export.load(export_as("torch", backbone, head, 2, tmp_path / "export") / "model.pt2").module()(
+            **inputs
+        )
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_followed_is_told(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(exporting, "truncate", lambda *_, **__: Chooses())
     with pytest.raises(UserError, match=r"torch.export cannot follow Chooses: .*Export a stock checkpoint instead"):
-        export_as("torch.export", backbone, SharedHead(backbone), 2, tmp_path / "export")
+        export_as("torch", backbone, SharedHead(backbone), 2, tmp_path / "export")
     assert not list(tmp_path.iterdir())
 
 
@@ -134,7 +134,7 @@ def test_a_program_that_says_something_else_is_not_left(tmp_path: Path, monkeypa
     archive = exporting.torch_archive
     monkeypatch.setattr(exporting, "torch_archive", lambda *args: [archive(*args)[0] + 1e-2])
     with pytest.raises(UserError, match=r"reads another model .*differ by 1\.0e-02.*Export a stock checkpoint instead"):
-        export_as("torch.export", backbone, head, 2, tmp_path / "export")
+        export_as("torch", backbone, head, 2, tmp_path / "export")
     assert not list(tmp_path.iterdir())
 
 
