@@ -23,7 +23,7 @@ SHOWN = ("standard", "aligned")
 READERS = (READABLE, RECOVERABLE, KNOWN)
 
 Read = dict[str, dict[str, list[list[float]]]]
-"""Accuracies by objective and reader, (L,) of each seed."""
+"""Accuracies, of tokens perplexities, by objective and reader, (L,) of each seed."""
 
 
 def read(trainings: Trainings) -> Read:
@@ -33,7 +33,8 @@ def read(trainings: Trainings) -> Read:
         for model in trainings.get(objective, []):
             if (record := read_lens_record(model.directory)) is not None:
                 for who in (*READERS, CHANCE):
-                    found.setdefault(objective, {}).setdefault(who, []).append(record.quantities[who].values)
+                    shown = record.quantities[f"{who}_perplexity" if record.unit == "tokens" else who]
+                    found.setdefault(objective, {}).setdefault(who, []).append(shown.values)
     return found
 
 
@@ -48,11 +49,14 @@ def knowledge_table(told: Read) -> str:
 
 
 def knowledge_picture(found: dict[str, Read]) -> Picture:
-    """A panel for each task and objective; a line is the mean over the seeds."""
+    """A panel for each task and objective; a line is the mean over the seeds. Chance stands beside accuracies alone:
+    its perplexity would leave the others no room."""
     panels = []
     for name, told in found.items():
+        tokens = TASKS[name].tokens
+        drawn, fixed = (READERS, (1, None)) if tokens else ((*READERS, CHANCE), (0, 1))
         for objective, by_reader in told.items():
-            shown = {who: curve(np.mean(by_reader[who], axis=0).tolist(), range=(0, 1)) for who in (*READERS, CHANCE)}
+            shown = {who: curve(np.mean(by_reader[who], axis=0).tolist(), range=fixed) for who in drawn}
             panels.append(curves(shown, f"{TASKS[name].title}, {objective}", width=260, height=190, series=[*shown]))
     return beside(panels, len(SHOWN))
 
@@ -66,9 +70,8 @@ def write(root: Path, console: Console) -> None:
     parts = []
     for name, told in found.items():
         seeds = max(len(seeds) for by_reader in told.values() for seeds in by_reader.values())
-        parts.append(
-            f"## {TASKS[name].title}\n\nAccuracy, {seeds} seed{'s' * (seeds > 1)}:\n\n{knowledge_table(told)}\n"
-        )
+        what = "Perplexity of a byte" if TASKS[name].tokens else "Accuracy"
+        parts.append(f"## {TASKS[name].title}\n\n{what}, {seeds} seed{'s' * (seeds > 1)}:\n\n{knowledge_table(told)}\n")
     (root / "knowledge.md").write_text("\n".join(parts))
     save_picture(knowledge_picture(found), root / "knowledge.png")
     for file in ("knowledge.md", "knowledge.png"):
