@@ -21,9 +21,9 @@ from layersim.backbones.lora import Lora
 from layersim.data.base import SplitDataModule
 from layersim.data.splits import Split
 from layersim.evaluation import everywhere
-from layersim.heads import SeparateHeads
+from layersim.heads import SeparateHeads, TunedLens
 from layersim.module import LayerwiseModule
-from layersim.objectives import Aligned, Alternating, Distilled, Objective, UncertaintyWeighted
+from layersim.objectives import Aligned, Alternating, Distilled, KLToLast, Objective, UncertaintyWeighted
 from layersim.optimization.parameter_groups import ParameterGroups
 from layersim.outputs import LayerOutput
 from layersim.runs.whole_checkpoints import WholeCheckpoints, WholeShards
@@ -63,6 +63,7 @@ CASES = {
     "Llama, tied": Case(LLAMA | {"tie_word_embeddings": True}, options={"activation_checkpointing": [2]}),
     "Llama, untied, alternating": Case(LLAMA | {"tie_word_embeddings": False}, Alternating),
     "Llama, adapters": Case(LLAMA | {"tie_word_embeddings": False}, options={"lora": Lora(r=2)}),
+    "GPT-2, frozen, lens": Case(GPT2 | {"initializer_range": 0.5}, KLToLast, {"head": TunedLens, "freeze": "backbone"}),
 }
 
 
@@ -118,7 +119,11 @@ def build(case: Case, optimizer: Any) -> LayerwiseModule:
             task=task, pretrained=False, num_classes=classes, config_args=dict(case.model), **own
         )
     objective: Objective = case.objective()
-    ours = {key: options[key] for key in ("head", "parameter_groups", "activation_checkpointing") if key in options}
+    ours = {
+        key: options[key]
+        for key in ("head", "freeze", "parameter_groups", "activation_checkpointing")
+        if key in options
+    }
     return LayerwiseModule(backbone, objective, optimizer=optimizer, **ours)
 
 
