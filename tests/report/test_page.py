@@ -3,6 +3,7 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ def test_the_page_holds_every_number_of_the_run(tmp_path: Path) -> None:
     assert last["cka"]["values"] == [[1.0, 0.1818], [0.1818, 1.0]]
     assert last["saturation"]["values"] == [79, 1]
     assert last["effective_depth"]["values"] == 2
+
+
+def test_two_heat_maps_carry_what_was_never_read() -> None:
+    one = record()
+    alike = {name: quantity for name, quantity in one.quantities.items() if quantity.is_matrix}
+    found = shown(replace(one, quantities=alike))
+    assert [title for title, chart in found.items() if chart["large"]] == [
+        "Cosine similarity, layer by layer",
+        "Linear CKA, layer by layer",
+    ]
 
 
 def test_every_quantity_has_its_charts_and_the_story_comes_first() -> None:

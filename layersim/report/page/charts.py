@@ -20,16 +20,18 @@ _SPANS: tuple[Range, ...] = ("fixed", "data")
 
 def charts(records: Sequence[LayerRecord]) -> list[Chart]:
     """Every quantity of these records: first the two that carry the story (the curve that runs are told apart by, and
-    the first matrix), then the others, then how they went over the training."""
+    the first matrix; two matrices where there is no such curve), then the others, then how they went over training."""
     every: dict[str, list[Quantity]] = {}
     for record in records:
         for name, quantity in record.quantities.items():
             every.setdefault(name, []).append(quantity)
     made = [chart for name, found in every.items() for chart in _charts(name, found)]
     made += _numbers({name: found[0] for name, found in every.items() if not found[0].axes})
-    large = [shared_name(records, "worth"), shared_name(records, "matrix")]
+    first = shared_name(records, "worth"), shared_name(records, "matrix")
+    carrying = filter(None, [*first, *(name for name, found in every.items() if found[0].is_matrix)])
+    large = [*dict.fromkeys(carrying)][:2]
     for chart in made:
-        chart["large"] = chart["mode"] == "now" and "last" not in chart and chart["keys"].keys() <= set(large)
+        chart["large"] = chart["mode"] == "now" and "last" not in chart and chart["keys"].keys() <= {*large}
     return sorted(made, key=lambda one: (not one["large"], one["mode"] == "training", one["large"] == ("spans" in one)))
 
 
