@@ -10,7 +10,7 @@ from layersim.report.runs import RunsTable, find_runs
 
 
 def runs(root: list[Path] = [Path("runs")]) -> None:  # noqa: B006 - read only
-    """List runs, the newest first: which verbs made them, objective, accuracy, effective depth, age, and which
+    """List runs, the newest first: which verbs made them, model, objective, accuracy, effective depth, age, and which
     trainings can go on.
 
     Args:

@@ -60,6 +60,16 @@ def init_args(section: Any) -> dict[str, Any]:
     return dict(below(section, "init_args"))
 
 
+def model_of(config: Mapping[str, Any]) -> str:
+    """The model that a run names, a folder by its last two parts; the family, or the backbone's class, of one that has
+    no name; empty where none is told."""
+    backbone = below(config, "model").get("backbone")
+    options = init_args(backbone)
+    family = below(options, "config_args").get("model_type")
+    name = options.get("name") or options.get("name_or_path") or family or class_of(backbone)
+    return "/".join(Path(str(name).rpartition(":")[2]).parts[-2:])
+
+
 def trained_how(config: Mapping[str, Any]) -> str:
     """The class of the objective that a run names, and that of a head which is not the shared one; empty where none."""
     model = below(config, "model")

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from layersim.errors import UserError
 from layersim.report.across import ACROSS_FILE
-from layersim.report.configuration import CONFIG_FILE, below, read_configuration, trained_how
+from layersim.report.configuration import CONFIG_FILE, below, model_of, read_configuration, trained_how
 from layersim.report.environment import read_environment
 from layersim.report.exits import EXITS_FILE
 from layersim.report.lens import LENS_FILE
@@ -26,7 +26,7 @@ from layersim.report.transfer import TRANSFER_FILE
 _WRITE = {LENS_FILE: "lens", EXITS_FILE: "exits", TRANSFER_FILE: "transfer", ACROSS_FILE: "similarity"}
 """Files by which a verb is known, whatever made the directory."""
 _FILES = {RECORDS_FILE, CONFIG_FILE, *_WRITE}
-_LEAST_LAST = ("epoch", "depth", "objective", "perplexity")
+_LEAST_LAST = ("epoch", "model", "depth", "objective", "perplexity")
 """Columns that give way, in this order."""
 _HEAD = 3  # lines of a table above its rows
 
@@ -46,6 +46,8 @@ class Listed:
     """What is wrong with it, in one line."""
     verbs: tuple[str, ...] = ()
     """Those that wrote into it, the one that made it first."""
+    model: str = ""
+    """Its name, or what it is made of."""
     resumable: bool = False
     """Whether it is a training that has saved a checkpoint and has epochs left."""
 
@@ -65,9 +67,9 @@ def find_runs(roots: Sequence[Path]) -> list[Listed]:
 
 @dataclass(frozen=True)
 class RunsTable:
-    """A row a run: the verbs that made it, its objective, epoch and accuracy (the last layer's) of its last validation,
-    where there are language models perplexity too, effective depth, age (since it last wrote), and whether it can go
-    on.
+    """A row a run: the verbs that made it, its model and objective, epoch and accuracy (the last layer's) of its last
+    validation, where there are language models perplexity too, effective depth, age (since it last wrote), and whether
+    it can go on.
 
     Where the terminal is too narrow the directory stands below its row, so that it can be copied, and what matters
     least is left out.
@@ -99,6 +101,7 @@ class RunsTable:
         measured = gathered([_measured(run.record) for run in self.runs])
         told = {
             "verb": [", ".join(run.verbs) for run in self.runs],
+            "model": [run.model for run in self.runs],
             "objective": [run.objective for run in self.runs],
             **measured,
             "age": [age(self.now - run.changed) for run in self.runs],
@@ -111,7 +114,9 @@ class RunsTable:
 
 
 def _table(columns: Mapping[str, Sequence[str]]) -> Table:
-    return plain_table([*columns], zip(*columns.values(), strict=True), left=("run", "verb", "objective"), no_wrap=True)
+    return plain_table(
+        [*columns], zip(*columns.values(), strict=True), left=("run", "verb", "model", "objective"), no_wrap=True
+    )
 
 
 def _width(console: Console, columns: Mapping[str, Sequence[str]]) -> int:
@@ -152,7 +157,7 @@ def _listed(directory: Path) -> Listed | None:
     wrote = [verb for file, verb in _WRITE.items() if (directory / file).exists()]
     verbs = tuple(dict.fromkeys(filter(None, [made, *wrote])))
     left = made == "fit" and _has_epochs_left(config, last) and any((directory / "checkpoints").glob("*.ckpt"))
-    return Listed(directory, objective, last, max(times), " ".join(notices) or None, verbs, left)
+    return Listed(directory, objective, last, max(times), " ".join(notices) or None, verbs, model_of(config), left)
 
 
 def _has_epochs_left(config: Mapping[str, Any], last: LayerRecord | None) -> bool:

@@ -16,6 +16,7 @@ from tests.report.test_compare import make_run, record
 
 NOW = 1_000_000_000.0
 CONFIG = "experiment: digits\nmodel:\n  objective:\n    class_path: layersim.objectives.Aligned\n"
+BACKBONE = "  backbone:\n    class_path: layersim.backbones.{}\n    init_args:\n      {}\n"
 HEAD = "  head:\n    class_path: layersim.{}Head{}\n"
 
 
@@ -60,6 +61,22 @@ def test_language_models_have_a_perplexity_and_the_others_no_cell_there(tmp_path
         "gpt Aligned 2 8.125 45 s",
         "vit Aligned 2 0.875 60 s",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "shown"),
+    [
+        ("TimmBackbone", "name: vit_tiny_patch16_224", "vit_tiny_patch16_224"),
+        ("TransformersBackbone", "name_or_path: package:minilm/model", "minilm/model"),
+        ("TransformersBackbone", "name_or_path: /home/somebody/models/small/bert", "small/bert"),
+        ("TransformersBackbone", "config_args: {model_type: gpt2}", "gpt2"),
+        ("Own", "depth: 3", "Own"),
+    ],
+)
+def test_the_model_is_named(kind: str, options: str, shown: str, tmp_path: Path) -> None:
+    make(tmp_path / "look", 45, record(), config="model:\n" + BACKBONE.format(kind, options))
+    assert lines(tmp_path)[0].startswith("run model epoch")
+    assert lines(tmp_path)[2] == f"look {shown} 2 0.875 45 s"
 
 
 def test_what_is_broken_is_listed_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
