@@ -160,7 +160,9 @@ def test_a_task_from_training_to_verdicts(evidence: Any, tmp_path: Path, monkeyp
     assert "## Digits, ViT" in (tmp_path / "tables.md").read_text()
     assert (tmp_path / "evidence.png").read_bytes().startswith(b"\x89PNG")
 
-    done = sorted(tmp_path.glob("*/*/*/*"))
+    assert any(line.startswith("| similarity-beyond-chance | aligned | 0.") for line in lines), "of the validation"
+
+    done = sorted(path.parent for path in tmp_path.rglob("layers.jsonl"))
     assert train.main() == 0
-    assert sorted(tmp_path.glob("*/*/*/*")) == done  # nothing is done again
-    assert len(done) == 1
+    assert sorted(path.parent for path in tmp_path.rglob("layers.jsonl")) == done  # nothing is done again
+    assert len(done) == 2, "trained, and against chance"

@@ -8,6 +8,9 @@ from tasks import TASKS, Task
 from layersim.report.configuration import read_configuration
 from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
 
+CHANCE = "chance"
+"""Folder below the root, for validations."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -30,6 +33,14 @@ def trained(root: Path, task: Task, objective: str) -> dict[int, Trained]:
             seed = config["seed_everything"]
             found[seed] = Trained(task, objective, seed, path.parent, record)
     return dict(sorted(found.items()))
+
+
+def against_chance(root: Path, run: Trained) -> Path | None:
+    """The directory of a validation of this model whose heat maps stand against chance; None before there is one."""
+    for path in (root / CHANCE / run.task.experiment(run.objective)).glob(f"*/{RECORDS_FILE}"):
+        if Path(read_configuration(path.parent)["ckpt_path"]).parent.parent == run.directory:
+            return path.parent
+    return None
 
 
 def all_trained(root: Path) -> list[Trained]:

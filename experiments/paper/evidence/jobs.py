@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from found import trained
+from found import CHANCE, against_chance, trained
 from tasks import TASKS, Task
 
 from layersim.__main__ import main as layersim
@@ -17,7 +17,7 @@ from layersim.report.lens import LENS_FILE
 from layersim.report.transfer import TRANSFER_FILE
 
 KNOWLEDGE = ("standard", "aligned")
-"""Objectives whose layers are read by lenses and probes: those that the claims compare."""
+"""Objectives whose layers are read by lenses and probes, and set against chance: those that the claims compare."""
 QUIET = ["--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
 
@@ -65,6 +65,10 @@ def finish(job: Job, fit: list[str], root: Path) -> float:
     if job.objective in KNOWLEDGE and not (directory / LENS_FILE).exists():
         more = ["--max_samples=131072"] if task.tokens else []  # what reads 258 classes has many weights to learn
         call("lens", f"--ckpt_path={directory / 'checkpoints' / 'last.ckpt'}", *more)
+    if job.objective in KNOWLEDGE and against_chance(root, found[job.seed]) is None:
+        read = [f"--config={directory / 'config.yaml'}", f"--ckpt_path={directory / 'checkpoints' / 'last.ckpt'}"]
+        null = ["--trainer.callbacks+=callbacks.SimilarityHeatmaps", "--trainer.callbacks.null=200"]
+        call("validate", *read, f"--trainer.default_root_dir={root / CHANCE}", *null, *QUIET)
     return time.monotonic() - start
 
 

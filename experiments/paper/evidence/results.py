@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import knowledge
-from found import all_trained
+from found import against_chance, all_trained
 from picture import picture
 from rich.console import Console
 from tables import Trainings, by_task, has_neighbours, layers_table, objectives_table, overview_table, verdicts_table
@@ -18,6 +18,7 @@ from tasks import TASKS
 
 from layersim.report import save_picture
 from layersim.report.claims import Arms, Verdict, judge, markdown, read_arms
+from layersim.report.claims.paper import similarity_beyond_chance
 
 ABSOLUTE_EPSILON = 0.05
 """The paper's depth is that of an accuracy of 0.95, which only the digits reach."""
@@ -35,7 +36,7 @@ def write(root: Path, console: Console) -> None:
     for name, trainings in found.items():
         of_claims = {objective: trainings[objective] for objective in TASKS[name].objectives if objective in trainings}
         if of_claims:
-            judged[TASKS[name].title] = _judged(of_claims)
+            judged[TASKS[name].title] = _judged(of_claims, root)
         parts.append(_of_task(name, trainings))
     verdicts = verdicts_table({title: verdicts for title, (_, verdicts) in judged.items()})
     (root / "tables.md").write_text("\n".join([verdicts + "\n", *parts]))
@@ -46,9 +47,14 @@ def write(root: Path, console: Console) -> None:
     knowledge.write(root, console)
 
 
-def _judged(trainings: Trainings) -> tuple[Arms, list[Verdict]]:
+def _judged(trainings: Trainings, root: Path) -> tuple[Arms, list[Verdict]]:
     arms = read_arms({name.removesuffix("_heads"): [run.directory for run in of] for name, of in trainings.items()})
-    return arms, judge(arms, {"absolute-epsilon": ABSOLUTE_EPSILON})
+    verdicts = judge(arms, {"absolute-epsilon": ABSOLUTE_EPSILON})
+    found = {name: [path for run in of if (path := against_chance(root, run))] for name, of in trainings.items()}
+    if validated := {name: paths for name, paths in found.items() if paths}:
+        chance = [each for each in judge(read_arms(validated)) if each.claim is similarity_beyond_chance]
+        verdicts = [each for each in verdicts if each.claim is not similarity_beyond_chance] + chance
+    return arms, verdicts
 
 
 def _of_task(name: str, arms: Trainings) -> str:
