@@ -5,6 +5,7 @@
 Writes knowledge.md and knowledge.png into ROOT.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -54,11 +55,13 @@ def knowledge_picture(found: dict[str, Read]) -> Picture:
     panels = []
     for name, told in found.items():
         tokens = TASKS[name].tokens
-        drawn, fixed = (READERS, (1, None)) if tokens else ((*READERS, CHANCE), (0, 1))
+        drawn = READERS if tokens else (*READERS, CHANCE)
+        every = np.array([by_reader[who] for by_reader in told.values() for who in READERS])
+        fixed = (math.floor(every.min()), math.ceil(every.max())) if tokens else (0, 1)  # one scale for both objectives
         for objective, by_reader in told.items():
             shown = {who: curve(np.mean(by_reader[who], axis=0).tolist(), range=fixed) for who in drawn}
             panels.append(curves(shown, f"{TASKS[name].title}, {objective}", width=260, height=190, series=[*shown]))
-    return beside(panels, len(SHOWN))
+    return beside(panels, 2 * len(SHOWN))
 
 
 def write(root: Path, console: Console) -> None:
