@@ -231,6 +231,7 @@ class _Plain(pickle.Unpickler):
     """Makes nothing but torch's own records."""
 
     def find_class(self, module: str, name: str) -> Any:
+        module = "pathlib" if module == "pathlib._local" else module  # as Python 3.13 writes it
         found = super().find_class(module, name) if module in _MODULES else None
         if isinstance(found, type | torch.dtype) or name == "_get_layout":
             return found

@@ -1,5 +1,6 @@
 """A sharded model on two real processes against the whole one on one: the same numbers, whatever is trained."""
 
+import io
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from torch import distributed
 from layersim.backbones import TimmBackbone
 from layersim.errors import UserError
 from layersim.runs.checkpoints import read_checkpoint
-from layersim.runs.whole_checkpoints import WholeShards, is_whole
+from layersim.runs.whole_checkpoints import WholeShards, _Plain, is_whole
 from layersim.sharding import refuse_other_sharding
 from tests.processes import PATIENCE, last_record
 from tests.sharding.cases import CASES, RESUMED, adam, go_on, train
@@ -204,6 +205,11 @@ def test_a_folder_runs_no_code(folder: Path) -> None:
     with pytest.raises(UserError, match=r"unsafe to load\): \.metadata names os\.system"):
         read_checkpoint(folder)
     assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_paths_are_read_as_any_python_writes_them(module: str) -> None:
+    assert _Plain(io.BytesIO(f"c{module}\nPosixPath\n(Vfolder\ntR.".encode())).load() == Path("folder")
 
 
 def test_a_save_that_is_cut_short_leaves_the_older_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
