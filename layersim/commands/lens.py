@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from layersim import heads
+from layersim.backbones import Backbone
 from layersim.commands.outcome import data_of, made_place, run_directory, show_outcome
 from layersim.commands.parser import Data
 from layersim.data import SplitDataModule
@@ -173,11 +174,9 @@ def _trained(
 ) -> tuple[Head, dict[str, Any]]:
     """The head of this kind, trained on the features and saved with the model, and how it was trained."""
     name, objective, told = KINDS[kind]
-    backbone, start, args = module.backbone, None, {}
-    if kind == "linear" and backbone.reads_tokens:
-        args = {"features": "normed"}
-        linear = (each for each in backbone.classifier.modules() if isinstance(each, nn.Linear))
-        start = next((each for each in linear if each.weight.shape == (backbone.num_classes, backbone.width)), None)
+    backbone = module.backbone
+    start = _classifier(backbone) if kind == "linear" and backbone.reads_tokens else None
+    args = {} if start is None else {"features": "normed"}
     made: heads.Head = getattr(heads, name)(backbone, **args)
     loss = KLToLast() if kind == "tuned" else Aligned("uniform")
     frozen = LayerwiseModule(backbone, loss, head=lambda _: made, freeze="backbone").to(module.device)
@@ -205,6 +204,12 @@ def _trained(
     }
     WholeCheckpoints().save_checkpoint(checkpoint, folder / f"{kind}.ckpt")
     return made.eval(), options
+
+
+def _classifier(backbone: Backbone) -> nn.Linear | None:
+    """The linear part of the model's classifier that gives the logits; None where it has none of features' width."""
+    linear = (each for each in backbone.classifier.modules() if isinstance(each, nn.Linear))
+    return next((each for each in linear if each.weight.shape == (backbone.num_classes, backbone.width)), None)
 
 
 def _measure(head: Head, features: LayerFeatures) -> tuple[Tensor, list[float]]:
