@@ -111,7 +111,7 @@ class EpochTime(Callback):
             self._told = True
             by_epochs = trainer.max_epochs is not None and trainer.max_epochs > 0 and trainer.max_steps < 0
             left = (trainer.max_epochs or 0) - trainer.current_epoch if by_epochs else 0
-            whole = f"; {left} epochs about {age(left * seconds)}" if left > 1 else ""
+            whole = f"; {left} epochs about {age(math.ceil(left * seconds))}" if left > 1 else ""
             if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                 print_facts({"Time": f"an epoch takes about {age(math.ceil(seconds))}, {how}{whole}."})
 
