@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from layersim.errors import UserError, as_user_error
 from layersim.report.configuration import flat
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.directory import DEFAULT_ROOT
+from layersim.runs.models import LAST
 from layersim.runs.resume import find_run, run_of_job
 from layersim.runs.stored import stored_sections
 
@@ -65,10 +67,14 @@ def check_labelled(split: Split, callbacks: Iterable[object]) -> None:
 
 def with_checkpoint(given: list[str]) -> list[str]:
     """A verb and its words with a typed checkpoint's model, and its data where neither recipe nor data are typed, as a
-    recipe that stands before all others."""
+    recipe that stands before all others. A run's directory stands for its last checkpoint."""
     given = with_paths(given)  # of a sweep's trial
     if (path := _typed(given, "--ckpt_path", "a path")) in (None, "null"):
         return given
+    if os.path.exists(last := Path(path) / LAST) and Path(path).suffix != ".ckpt":  # as a sharded checkpoint has
+        whole = [f"--ckpt_path={last}" if word == f"--ckpt_path={path}" else word for word in given]
+        given = [str(last) if before == "--ckpt_path" else word for before, word in pairwise(["", *whole])]
+        path = str(last)
     checkpoint = read_checkpoint(path, shapes_only=True)
     own_data = any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given)
     stored = stored_sections(checkpoint, path, given, () if own_data else ("data", "experiment"))

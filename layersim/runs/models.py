@@ -40,7 +40,8 @@ LEAST = 4
 """Samples that all measures are defined for, with options that ask for no more."""
 TOKENS_EACH = 8
 """Tokens that a language model reads for each that is kept."""
-_LAST = Path("checkpoints/last.ckpt")
+LAST = Path("checkpoints/last.ckpt")
+"""In a run's directory."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ def read_source(given: str) -> Source:
         return Source(given, name, _backbone("TransformersBackbone", name_or_path=name), any_task=True)
     path = Path(model_name(given)).expanduser()
     if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint's
-        if not (path / _LAST).exists():
+        if not (path / LAST).exists():
             return _folder(given, path)
-        path /= _LAST
+        path /= LAST
     if path.suffix == ".ckpt":
         return _checkpoint(given, path)
     if path.suffix in (".yaml", ".yml"):
@@ -169,7 +170,7 @@ def _folder(given: str, path: Path) -> Source:
         return _timm(given, f"local-dir:{path.resolve()}", told)
     if not (path / "config.json").is_file():
         raise UserError(
-            f"{given} is no run's directory: it holds no {_LAST}; nor a model's: it holds no config.json. Expected "
+            f"{given} is no run's directory: it holds no {LAST}; nor a model's: it holds no config.json. Expected "
             f"{FORMS}."
         )
     inside = given.partition("package:")[2]
@@ -187,7 +188,7 @@ def _checkpoint(given: str, path: Path) -> Source:
         )
     run = run_of(path)
     name = path.stem if run is None else f"{run.parent.name}/{run.name}"
-    if run is not None and path.name != _LAST.name:
+    if run is not None and path.name != LAST.name:
         name = f"{name} {path.stem}"
     names = class_names_of(checkpoint)
     return Source(

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from layersim.__main__ import main
+from layersim.commands.preflight import with_checkpoint
+from layersim.errors import UserError
 from layersim.report.records import read_records
 from layersim.runs.signals import Stopped
 from tests import tiny
@@ -59,6 +61,21 @@ def same(run: Path, whole: Path) -> None:
     assert all(value.equal(other[name]) for name, value in one.items())
     assert read_records(run / "layers.jsonl") == read_records(whole / "layers.jsonl")
     assert (run / "metrics.csv").read_text() == (whole / "metrics.csv").read_text(), "each epoch and step once"
+
+
+def test_a_runs_directory_stands_for_its_last_checkpoint(root: Path) -> None:
+    """Behind the option as in one word with it, and nowhere else."""
+    run = root / "mine" / "whole"
+    last = run / "checkpoints/last.ckpt"
+    for typed, meant in (
+        ([f"--ckpt_path={run}"], [f"--ckpt_path={last}"]),
+        (["--ckpt_path", str(run), "--to", str(run)], ["--ckpt_path", str(last), "--to", str(run)]),
+        ([f"--ckpt_path={last}"], [f"--ckpt_path={last}"]),
+    ):
+        verb, config, _, *words = with_checkpoint(["export", *typed])
+        assert (verb, config, words) == ("export", "--config", meant)
+    with pytest.raises(UserError, match="There is no checkpoint"):
+        with_checkpoint(["export", f"--ckpt_path={root}"])
 
 
 @pytest.mark.parametrize("checkpoint", ["last", "step"])
