@@ -17,7 +17,7 @@ from layersim.data.columns import label_faults, read_labels
 from layersim.data.sources import Source
 from layersim.data.tokenizers import ByteTokenizer
 from layersim.errors import UserError
-from layersim.runs.models import read_source
+from layersim.runs.models import LAST, read_source
 
 Kind = Literal["images", "texts", "tokens"]
 """What a model reads; tokens, where each is to be predicted."""
@@ -86,7 +86,7 @@ def opened(given: str) -> Source | dict[str, Any]:
     name = given.lower().replace("-", "_").replace("stdlibcode", "stdlib_code")
     if name in SHIPPED and not path.exists():
         return SHIPPED[name]
-    if path.suffix in (".yaml", ".yml", ".ckpt") or (path / "checkpoints/last.ckpt").exists():
+    if path.suffix in (".yaml", ".yml", ".ckpt") or (path / LAST).exists():
         section = read_source(given).data
         if section is None:
             raise UserError(f"{given} tells no data. Change --data.")

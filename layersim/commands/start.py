@@ -20,6 +20,7 @@ from layersim.module import LayerwiseModule
 from layersim.report.configuration import class_of, init_args
 from layersim.report.page import PAGE_FILE
 from layersim.report.runs import age
+from layersim.runs.models import LAST
 
 _DOES = {"fit": "Train", "validate": "Measure", "test": "Measure", "predict": "Predict", "exits": "Exits"}
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
@@ -124,7 +125,7 @@ def next_commands(
     if verb == "fit":
         saved = [call for call in trainer.checkpoint_callbacks if isinstance(call, ModelCheckpoint)]
         paths = [
-            home / "checkpoints/last.ckpt",
+            home / LAST,
             *(Path(call.best_model_path) for call in saved if call.best_model_path),
         ]
         weights = next((shown(path) for path in paths if path.exists()), None)

@@ -109,12 +109,12 @@ class Wandb(loggers.WandbLogger):
 
 def log_later(checkpoint: Mapping[str, Any], directory: Path, name: str, figure: Path, table: LayerTable) -> None:
     """Logs to the W&B run of the training that wrote a checkpoint, opened again, a figure and the table
-    `<name>_layers`; nothing where that training had none. Offline the files lie in this directory."""
-    told = checkpoint.get("layersim", {})
-    sections, run_id = told.get("config", {}).get("trainer", {}).get("logger"), told.get("wandb_run_id")
+    `<name>_layers`. Offline the files lie in this directory."""
+    told = checkpoint["layersim"]
+    sections, run_id = told.get("config", {}).get("trainer", {}).get("logger"), told["wandb_run_id"]
     for section in sections if isinstance(sections, list) else [sections]:
         # that class alone, since no checkpoint may say which code runs
-        if run_id and isinstance(section, dict) and section.get("class_path") == f"{__name__}.{Wandb.__name__}":
+        if isinstance(section, dict) and section.get("class_path") == f"{__name__}.{Wandb.__name__}":
             logger = Wandb(**section.get("init_args", {}) | {"id": run_id})
             logger.start_in(directory, run_id, "")
             layers = wandb.Table(columns=["layer", *table], data=[*zip(count(1), *table.values())])
