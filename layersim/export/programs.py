@@ -3,6 +3,7 @@
 Letters: N samples, T tokens, C classes.
 """
 
+import gc
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.util import find_spec
@@ -84,7 +85,9 @@ def traced(module: Named, backbone: Backbone, model: nn.Module) -> ExportedProgr
     batch, tokens = Dim("batch"), Dim("tokens", max=getattr(backbone, "max_positions", None))
     open_axes = {0: batch} if backbone.input_size else {0: batch, 1: tokens}
     with as_user_error(f"torch.export cannot follow {type(model).__name__}", STOCK, why=_why), torch.no_grad():
-        return torch.export.export(module, (), inputs, dynamic_shapes=dict.fromkeys(inputs, open_axes))
+        program = torch.export.export(module, (), inputs, dynamic_shapes=dict.fromkeys(inputs, open_axes))
+    gc.collect()  # torch's tracer leaves subclasses of the same names, and recipes name classes
+    return program
 
 
 def example(backbone: Backbone, times: int) -> dict[str, Tensor]:
