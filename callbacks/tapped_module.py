@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
-from layersim.errors import UserError
+from layersim.errors import UserError, meant
 from layersim.evaluation import everywhere, processes
 from layersim.heads import SharedHead
 from layersim.outputs import LayerFeatures, LayerOutput, Readout
@@ -62,10 +61,8 @@ class NamedBackbone(Backbone):
         parts = named_submodules(module)
         for option, name in {"norm": named.norm, "head": named.head}.items():
             if name is not None and name not in parts:
-                near = get_close_matches(name, parts, n=3) or sorted(parts)[:3]
-                raise UserError(
-                    f"{type(module).__name__} has no submodule {name!r}. Change {option}, such as to {', '.join(near)}."
-                )
+                hint = meant(name, parts) or " `named_modules()` lists them."
+                raise UserError(f"{type(module).__name__} has no submodule {name!r}.{hint} Change {option}.")
         self.num_layers = num_layers
         self._parts = (parts[named.norm] if named.norm else nn.Identity(), parts[named.head] if named.head else None)
 

@@ -30,8 +30,10 @@ def check_choice(name: str, given: object, choices: object) -> None:
 
 
 def meant(given: object, known: Iterable[str]) -> str:
-    """« Did you mean …?» of at most three names that are near to what was given, likeliest first; "" where none is."""
-    near = get_close_matches(str(given), [*known], n=3)
+    """« Did you mean …?» of at most three names that are near to what was given, likeliest first, or that hold it; ""
+    where none is."""
+    name, names = str(given), [*known]
+    near = get_close_matches(name, names, n=3) or [one for one in names if len(name) > 2 and name in one][:3]
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 

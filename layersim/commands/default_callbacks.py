@@ -2,12 +2,11 @@
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from layersim.errors import UserError
+from layersim.errors import UserError, meant
 
 _CHECKPOINT = "ModelCheckpoint"
 _KEYS = ("monitor", "mode", "every_n_train_steps", "every_n_epochs", "train_time_interval")
@@ -40,8 +39,8 @@ def with_defaults(
     names = sorted({_name(default) for default in defaults})
     for name in removed:
         if name not in names:
-            near = get_close_matches(name, names, n=1, cutoff=0.5) or names
-            raise UserError(f"--without names {name}, which is no default callback. Did you mean {' or '.join(near)}?")
+            hint = f"{meant(name, names)} There are {', '.join(names)}."
+            raise UserError(f"--without names {name}, which is no default callback.{hint}")
     own = [call for call in given if call not in defaults]
     kinds = [_kind(call) for call in own]
     stay = [call for call in defaults if _name(call) not in removed]

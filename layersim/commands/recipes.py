@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from textwrap import fill
 
-from layersim.errors import UserError
+from layersim.errors import UserError, meant
 
 _PACKAGE = Path(__file__).parent.parent
 ROOT = _PACKAGE / "recipes" if (_PACKAGE / "recipes").is_dir() else _PACKAGE.parent / "experiments"
@@ -44,9 +43,7 @@ def path_of(name: str) -> Path:
     """The file of the recipe of this name."""
     there = named()
     if name not in there:
-        near = get_close_matches(name, there, n=3) or [one for one in there if name in one][:3]
-        meant = f" Did you mean {', '.join(near)}?" if near else ""
-        raise UserError(f"There is no recipe {name!r}.{meant} `layersim recipes` lists them.")
+        raise UserError(f"There is no recipe {name!r}.{meant(name, there)} `layersim recipes` lists them.")
     return there[name]
 
 

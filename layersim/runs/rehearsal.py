@@ -5,14 +5,13 @@ Letters: L layers, N samples, D width.
 
 import warnings
 from collections.abc import Iterable
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from math import ceil
 from typing import Protocol, runtime_checkable
 
 import torch
 
-from layersim.errors import UserError
+from layersim.errors import UserError, meant
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerFeatures, LayerOutput, Readout
 from layersim.similarity.features import TooFewSamples
@@ -88,10 +87,8 @@ def require_logged(wanted: str, names: set[str] | None, who: str, option: str) -
     """Refuses what somebody waits for and nobody logs, by the names of `logged_names`, and names near ones."""
     if names is None or any(fnmatchcase(wanted, name) for name in names):
         return
-    near = get_close_matches(wanted, names, n=3, cutoff=0.6) or sorted(name for name in names if name.count("/") == 1)
-    raise UserError(
-        f"{who} waits for {wanted!r}, which this run does not log. Change {option}, such as to {', '.join(near)}."
-    )
+    hint = meant(wanted, names) or f" It logs {', '.join(sorted(name for name in names if name.count('/') == 1))}."
+    raise UserError(f"{who} waits for {wanted!r}, which this run does not log.{hint} Change {option}.")
 
 
 def check_monitors(callbacks: Iterable[object], names: set[str] | None) -> None:

@@ -2,14 +2,13 @@
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from layersim.errors import UserError, reason
+from layersim.errors import UserError, meant, reason
 from layersim.report.reading import OnceLoader
 from layersim.sweep.flags import from_agent
 
@@ -122,8 +121,7 @@ def broken_rule(entry: dict[str, Any]) -> str | None:
     if name in ("log_uniform", "inv_log_uniform", "q_log_uniform"):
         return f"{name} takes exponents of e as min and max: write {name}_values, which takes the limits themselves"
     if name not in DISTRIBUTIONS:
-        near = get_close_matches(str(name), DISTRIBUTIONS, n=1)
-        return f"there is no distribution {name!r}: {'did you mean ' + near[0] if near else ', '.join(DISTRIBUTIONS)}?"
+        return f"there is no distribution {name!r}.{meant(name, DISTRIBUTIONS)} There are {', '.join(DISTRIBUTIONS)}"
     needed, allowed = DISTRIBUTIONS[name]
     given = entry.keys() - {"distribution"}
     if given - needed - allowed or needed - given:

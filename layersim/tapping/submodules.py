@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from layersim.errors import UserError
+from layersim.errors import UserError, meant
 
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What torch.compile, FSDP and activation checkpointing call the module that they wrap."""
@@ -63,8 +62,7 @@ def _matches(name: str, pattern: str) -> bool:
 def _nothing_matches(names: Sequence[str], pattern: str) -> str:
     """Repeated blocks are shown once, as the pattern that finds them all."""
     kinds = dict.fromkeys(re.sub(r"\b\d+\b", "*", name) for name in names if name)
-    near = get_close_matches(pattern, dict.fromkeys([*kinds, *names]), n=3, cutoff=0.5)
     shallow = sorted(kinds, key=lambda name: name.count("."))
     there = ", ".join(shallow[:_SHOWN]) + (", …" if len(shallow) > _SHOWN else "")
-    meant = f" Near it: {', '.join(near)}." if near else ""
-    return f'layers: no submodule matches "{pattern}", where * stands for one component.{meant} There are: {there}.'
+    near = meant(pattern, dict.fromkeys([*kinds, *names]))
+    return f'layers: no submodule matches "{pattern}", where * stands for one component.{near} There are: {there}.'

@@ -97,8 +97,8 @@ def test_labels_are_found_in_pairs_and_by_their_name(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"layers": "net.blocks.*"}, "LayerAccuracyMonitor reads the classifier at every layer. Name it: head="),
-        ({**PARTS, "head": "net.haed"}, r"Plain has no submodule 'net\.haed'\. Change head, such as to net\.head"),
-        ({**PARTS, "norm": "norm"}, r"Plain has no submodule 'norm'\. Change norm, such as to "),
+        ({**PARTS, "head": "net.haed"}, r"Plain has no submodule 'net\.haed'\. Did you mean net\.head.* Change head"),
+        ({**PARTS, "norm": "norm"}, r"Plain has no submodule 'norm'\..* Change norm"),
         ({**PARTS, "head": "net.norm"}, "Expected a linear classifier as head, but got a LayerNorm"),
         ({**PARTS, "layers": "net.bloks.*"}, "net.bloks"),
         ({}, r"read a LayerwiseModule, but got Plain\. Of another module name the parts"),

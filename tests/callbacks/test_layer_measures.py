@@ -281,8 +281,8 @@ NET = tiny.backbone().model
     [
         (lambda: LayerMeasures(NET), r'Name the layers of a VisionTransformer.*, such as layers="blocks\.\*"'),
         (lambda: LayerMeasures(nn.Linear(2, 2)), "Name the layers of a Linear"),
-        (lambda: LayerMeasures(NET, "bloks.*"), r"no submodule matches \"bloks\.\*\".*Near it: blocks"),
-        (lambda: LayerMeasures(NET, "blocks.*", head="haed"), "no submodule 'haed'. Change head, such as to head"),
+        (lambda: LayerMeasures(NET, "bloks.*"), r"no submodule matches \"bloks\.\*\".*Did you mean blocks"),
+        (lambda: LayerMeasures(NET, "blocks.*", head="haed"), "no submodule 'haed'. Did you mean head"),
         (
             lambda: LayerMeasures(NET, "blocks.*", "acuracy"),
             "no measure 'acuracy'. Did you mean accuracy.* Choose from",

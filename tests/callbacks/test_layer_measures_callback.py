@@ -301,7 +301,7 @@ def test_any_module_is_measured_by_the_names_of_its_parts(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("callback", "options", "message"),
     [
-        ({**PARTS, "layers": "net.bloks.*"}, {}, r"no submodule matches \"net.bloks.\*\".*Near it: net.blocks"),
+        ({**PARTS, "layers": "net.bloks.*"}, {}, r"no submodule matches \"net.bloks.\*\".*Did you mean net.blocks"),
         ({}, {}, r'Name the layers of a Plain that are measured, such as layers="net.blocks\.\*"'),
         (PARTS, {"torch_compile": True}, "leave torch_compile out"),
     ],

@@ -249,7 +249,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
         SimilarityHeatmaps(): r'LayerwiseModule, but got Plain.*layers="net\.blocks\.\*"',
         LayerAccuracyMonitor(): "LayerwiseModule, but got Plain",
         RunRecorder(): "LayerwiseModule, but got Plain",
-        SimilarityHeatmaps(layers="model.blocks.*"): r'no submodule matches "model.blocks.\*".* Near it: blocks.\*',
+        SimilarityHeatmaps(layers="model.blocks.*"): r'no submodule matches "model.blocks.\*".* Did you mean blocks.\*',
         SimilarityHeatmaps(layers=["blocks.*", "head"]): "layers of one width, but .* head has 4",
     }.items():
         with pytest.raises(UserError, match=message):

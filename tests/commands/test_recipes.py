@@ -35,7 +35,7 @@ def test_an_unknown_name_is_told_with_near_ones(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err
     assert "There is no recipe 'digits/alined'. Did you mean digits/aligned" in said
     assert main(["recipes", "sst2"]) == 2
-    assert "paper/glue/sst2, paper/glue/sst2_small" in capsys.readouterr().err
+    assert "Did you mean paper/glue/sst2 or paper/glue/sst2_small" in capsys.readouterr().err
 
 
 def test_a_command_takes_them_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ REFUSED = [
     (ONE_CYCLE, "total_steps"),
     (
         ["--model.lr_scheduler=ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/los"],
-        r"ReduceLROnPlateau waits for 'val/los', .*--model\.lr_scheduler\.monitor, such as to val/loss",
+        r"ReduceLROnPlateau waits for 'val/los', .*Did you mean val/loss.*--model\.lr_scheduler\.monitor",
     ),
     (
         [

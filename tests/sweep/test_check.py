@@ -181,7 +181,7 @@ def test_a_file_that_is_no_sweep_of_ours_is_refused(changes: dict[str, Any], mes
     [
         ({"distribution": "log_uniform", "min": 1e-5, "max": 0.1}, "write log_uniform_values"),
         ({"distribution": "q_log_uniform", "min": 1, "max": 9, "q": 1}, "write q_log_uniform_values"),
-        ({"distribution": "unifrom", "min": 1, "max": 2}, "did you mean uniform"),
+        ({"distribution": "unifrom", "min": 1, "max": 2}, "Did you mean uniform"),
         ({"distribution": "log_uniform_values", "min": "1e-5", "max": 0.1}, "min is the text '1e-5', not a number"),
         ({"distribution": "q_uniform", "min": 1, "q": 2}, "takes max, min, q (optional), but got min, q"),
         ({"min": 1}, "uniform takes max, min, but got min"),
@@ -295,11 +295,11 @@ def test_an_option_is_swept_under_one_name(tmp_path: Path) -> None:
         (
             "val/acuracy",
             "fit",
-            "'val/acuracy', which this run does not log. Change metric.name, such as to val/accuracy",
+            "'val/acuracy', which this run does not log. Did you mean val/accuracy",
         ),
         ("val_loss", "fit", "'val_loss'"),
         ("val/accuracy/layer_99", "fit", "layer_99"),
-        ("val/accuracy", "test", "such as to test/accuracy"),
+        ("val/accuracy", "test", "Did you mean test/accuracy"),
         ("train/loss", "validate", "train/loss"),
         ("test/loss", "test", ""),
         ("train/loss", "fit", ""),
