@@ -19,7 +19,7 @@ import yaml
 from layersim.report.configuration import flat
 from layersim.sweep.flags import whole_flag
 from tests.reliability.children import Child
-from tests.reliability.tally import Tally
+from tests.reliability.tally import AT_ONCE, Tally
 
 INJECTED = (
     "One or two options of a small command line that works, of any verb, get values drawn from right, odd and absurd "
@@ -28,8 +28,6 @@ INJECTED = (
     "outside of the run's root, a setting that the run's record tells otherwise, and a line that takes two minutes."
 )
 COUNT = 5000
-CREWS = 2
-"""Processes at a time."""
 PATIENCE = 120
 """Seconds for a line."""
 MEMORY = 4 << 30
@@ -51,7 +49,7 @@ OWN_PLACE = (
 
 def run(count: int, seed: int, folder: Path) -> Tally:
     crews = []
-    for number in range(CREWS):
+    for number in range(AT_ONCE):
         (place := folder / f"crew-{number}").mkdir()
         args = (place, seed, number, count)
         crews.append(
@@ -60,7 +58,7 @@ def run(count: int, seed: int, folder: Path) -> Tally:
     tally, lost = Tally(), dict[str, list[str]]()
     for each in crews:
         assert each.wait(12 * 3600) == 0, each.said[-3000:]
-    for line in sorted((folder / "crew-0/../").glob("crew-*/outcomes.jsonl")):
+    for line in sorted(folder.glob("crew-*/outcomes.jsonl")):
         for told in map(json.loads, line.read_text().splitlines()):
             if told["lost"]:
                 lost.setdefault(told["lost"], []).append(told["words"])
@@ -71,7 +69,7 @@ def run(count: int, seed: int, folder: Path) -> Tally:
 
 
 def crew(place: Path, seed: int, number: int, count: int) -> None:
-    """Every second line, each in a process of its own, forked from this one, which has all caches warm.
+    """The lines of one of `AT_ONCE` crews, each in a process of its own, forked from this one with all caches warm.
 
     In one process for all a line would leave its seeds, filters of warnings and environment to the next; a process that
     imports everything takes 10 s.
@@ -84,7 +82,7 @@ def crew(place: Path, seed: int, number: int, count: int) -> None:
     for _, line in LINES:
         options(tuple(line))
     with (place / "outcomes.jsonl").open("w", buffering=1) as outcomes:
-        for line_number in range(number, count, CREWS):
+        for line_number in range(number, count, AT_ONCE):
             words = draw_line(random.Random(f"{seed}-{line_number}"))
             outcome, lost = _try(words, there, place / "line")
             told = f"layersim {shlex.join(words)}"

@@ -23,7 +23,7 @@ from layersim.report.records import read_records
 from layersim.runs.whole_checkpoints import is_whole, newest_whole
 from tests import tiny
 from tests.reliability.children import Child, command
-from tests.reliability.tally import Tally
+from tests.reliability.tally import AT_ONCE, Tally
 
 COUNT = 500
 INJECTED = (
@@ -114,7 +114,7 @@ def befallen(fault: Fault, home: Path, words: Sequence[str]) -> None:
 
 
 def run(count: int, seed: int, folder: Path) -> Tally:
-    """Breaks so many commands, two at a time."""
+    """Breaks so many commands, one a core."""
     tally, generator = Tally(), random.Random(seed)
     whole = folder / "whole"
     assert Child(folder / "whole.txt", command, fit(whole)).wait() == 0
@@ -124,8 +124,8 @@ def run(count: int, seed: int, folder: Path) -> Tally:
     def broken(number: int) -> tuple[bool, str]:
         return one(faults[number], folder / str(number), kept, number % 3 == 0)
 
-    with ThreadPoolExecutor(2) as two:
-        for fault, (good, what) in zip(faults, two.map(broken, range(count)), strict=True):
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for fault, (good, what) in zip(faults, pool.map(broken, range(count)), strict=True):
             if good:
                 tally.outcomes[what] += 1
             else:

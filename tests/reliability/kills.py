@@ -17,7 +17,7 @@ import yaml
 from layersim.runs.whole_checkpoints import is_whole
 from tests import tiny
 from tests.reliability.children import Child, command
-from tests.reliability.tally import Tally
+from tests.reliability.tally import AT_ONCE, Tally
 
 COUNT = 500
 INJECTED = (
@@ -71,7 +71,7 @@ class Case:
 
 
 def run(count: int, seed: int, folder: Path) -> Tally:
-    """Kills so many trainings, two at a time."""
+    """Kills so many trainings, one a core."""
     tally, generator = Tally(), random.Random(seed)
     plan: list[tuple[Case, int, int]] = []
     while (left := count - sum(chain for _, chain, _ in plan)) > 0:
@@ -88,7 +88,7 @@ def run(count: int, seed: int, folder: Path) -> Tally:
     for one, _, _ in plan:
         if (same := replace(one, workers=0, every=None)) not in unbroken:
             unbroken[same] = _unbroken(same, folder / f"unbroken-{len(unbroken)}")
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         numbered = enumerate(plan)
         for ends in pool.map(lambda told: [*_broken(folder / f"killed-{told[0]}", *told[1], unbroken)], numbered):
             for bad, said in ends:

@@ -1,11 +1,14 @@
 """What came of the faults of one kind, and the page that tells it."""
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "RELIABILITY.md"
+AT_ONCE = min(8, os.cpu_count() or 1)
+"""Faults side by side where none waits for a clock."""
 _HEAD = """# What was broken on purpose, and what was lost
 
 `make test-long` writes this page; `python -m tests.reliability KIND --count N --seed S` repeats one kind of it.
