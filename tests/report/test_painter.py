@@ -1,5 +1,6 @@
 """Pictures are drawn in a process of their own: a process that is forked from one that has drawn can draw too."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -45,16 +46,23 @@ def test_a_process_that_has_ended_is_told_and_started_anew() -> None:
     assert vega("vegalite_to_png", vl_spec=DOT).startswith(b"\x89PNG")
 
 
-def test_it_ends_with_the_process_that_it_draws_for(tmp_path: Path) -> None:
+def test_it_ends_without_a_word_with_the_process_that_it_draws_for(tmp_path: Path) -> None:
     script = (
-        "import os, time; from layersim.report.drawing.painter import _painter, vega; "
-        f"vega('vegalite_to_png', vl_spec={DOT!r}); print(_painter(os.getpid()).pid, flush=True); time.sleep(600)"
+        "import os, signal, sys, time; from layersim.report.drawing.painter import _painter, vega; "
+        f"vega('vegalite_to_png', vl_spec={DOT!r}); painter = _painter(os.getpid()); "
+        "os.kill(painter.pid, signal.SIGSTOP); painter.stdin.write(sys.argv[1].encode()); painter.stdin.flush(); "
+        "print(painter.pid, flush=True); time.sleep(600)"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as owner:
-        assert owner.stdout is not None
-        painter = int(owner.stdout.readline())
-        os.kill(painter, 0)
-        owner.send_signal(signal.SIGKILL)
-        owner.wait()
-    while Path(f"/proc/{painter}").exists() and "Z" not in Path(f"/proc/{painter}/stat").read_text().split()[2]:
-        time.sleep(0.01)
+    asked = json.dumps(["vegalite_to_png", {"vl_spec": DOT}]) + "\n"
+    for half_way in ("", asked):
+        with (tmp_path / "said").open("w") as said:
+            owner = subprocess.Popen([sys.executable, "-c", script, half_way], stdout=subprocess.PIPE, stderr=said)
+        with owner:
+            assert owner.stdout is not None
+            painter = int(owner.stdout.readline())
+            owner.send_signal(signal.SIGKILL)
+            owner.wait()
+        os.kill(painter, signal.SIGCONT)
+        while Path(f"/proc/{painter}").exists() and "Z" not in Path(f"/proc/{painter}/stat").read_text().split()[2]:
+            time.sleep(0.01)
+        assert (tmp_path / "said").read_text() == ""

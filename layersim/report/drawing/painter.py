@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any
 
 _PROGRAM = """
-import json, sys
+import json, os, sys
 import vl_convert
 for line in sys.stdin.buffer:
     try:
@@ -25,8 +25,11 @@ for line in sys.stdin.buffer:
     except Exception as error:
         made, kind = str(error), b"error"
     made = made.encode() if isinstance(made, str) else made
-    sys.stdout.buffer.write(b"%s %d\\n" % (kind, len(made)) + made)
-    sys.stdout.buffer.flush()
+    try:
+        sys.stdout.buffer.write(b"%s %d\\n" % (kind, len(made)) + made)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os._exit(0)
 """
 
 
@@ -63,7 +66,8 @@ def vega(call: str, **options: Any) -> bytes:
 
 @cache
 def _painter(owner: int) -> subprocess.Popen[bytes]:
-    """The process that draws for this one; Ctrl-C is not for it, and it ends when its input does."""
+    """The process that draws for this one; Ctrl-C is not for it, and it ends, without a
+    word, when its input does or nobody is left to read what it made."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     painter = subprocess.Popen([sys.executable, "-c", _PROGRAM], **pipes, start_new_session=True)
     atexit.register(painter.communicate)
