@@ -85,7 +85,9 @@ class Own(Callback):
 def test_a_name_that_nobody_logs_is_refused_where_all_who_log_are_known() -> None:
     module = tiny.module()
     monitors = [LayerAccuracyMonitor(), ModelCheckpoint(monitor="val/accuracy"), EarlyStopping("val/acuracy")]
-    with pytest.raises(UserError, match=r"EarlyStopping waits for 'val/acuracy', .* Change `monitor` .*val/accuracy"):
+    with pytest.raises(
+        UserError, match=r"EarlyStopping waits for 'val/acuracy', .* Did you mean val/accuracy.* Change `monitor`"
+    ):
         check_monitors(monitors, logged_names(monitors, module, stage="val"))
     for wanted in ("val/loss/layer_03", "train/loss", "lr-AdamW"):
         check_monitors([ModelCheckpoint(monitor=wanted)], logged_names(monitors[:1], module, stage="val"))

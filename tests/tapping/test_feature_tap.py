@@ -239,7 +239,7 @@ def test_hooks_of_others_stay() -> None:
     [
         (
             "block.*",
-            r'no submodule matches "block.\*", .* Near it: blocks.\*, .*There are: blocks, blocks.\*, blocks',
+            r'no submodule matches "block.\*", .* Did you mean blocks.*There are: blocks, blocks.\*, blocks',
         ),
         (["blocks.*", "head"], r'no submodule matches "head"'),
         ("", "no submodule matches"),
