@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from layersim.report.records import append_record
+from layersim.report.records import append_record, read_records
 from tests.report.recorded import recorded
 
 EVIDENCE = Path(__file__).parent.parent / "experiments" / "paper" / "evidence"
@@ -166,3 +166,9 @@ def test_a_task_from_training_to_verdicts(evidence: Any, tmp_path: Path, monkeyp
     assert train.main() == 0
     assert sorted(path.parent for path in tmp_path.rglob("layers.jsonl")) == done  # nothing is done again
     assert len(done) == 2, "trained, and against chance"
+
+    ((removal, scores),) = evidence("blocks").tried(done[1] / "checkpoints/last.ckpt", [2], 2)
+    assert (removal.last - removal.first, len(scores)) == (1, 4)
+    at = read_records(done[1] / "layers.jsonl")[-1].quantities
+    whole, cut = ([(at["loss"].values[layer], at["accuracy"].values[layer])] for layer in (5, 3))
+    np.testing.assert_allclose(scores[:2], [*whole, *cut], rtol=1e-5)
