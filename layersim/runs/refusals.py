@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 _OURS = ("layersim", "callbacks")
+_LOGGERS = ("lightning.pytorch.loggers", "lightning.fabric.loggers")
 
 
 @contextmanager
@@ -81,6 +82,9 @@ def running(trainer: "Trainer") -> Iterator[None]:
             raise UserError(f"The optimizer cannot take a step: {reason(error)} Change --model.optimizer.") from error
         by_a_callback = raised_by.startswith("lightning.pytorch.callbacks")  # such as a metric that is not there
         before = raised_by.startswith("lightning.") and trainer.global_step == 0 and not is_bug(error)
+        by_a_logger = any(name.startswith(_LOGGERS) for name in modules)
+        if by_a_logger and trainer.global_step == 0 and _from_libraries(error)[-1]:
+            raise UserError(f"A logger cannot begin: {reason(error)} Change --trainer.logger.") from error
         if isinstance(error, MisconfigurationException) or by_a_callback or before:
             raise UserError(f"Lightning refuses this: {reason(error)} Change the option under --trainer.") from error
         raise
@@ -91,18 +95,22 @@ def is_bug(error: BaseException) -> bool:
     where it was raised; none where jsonargparse itself refuses to make a class, an abstract one."""
     if _modules(error)[-1].startswith("jsonargparse."):
         return False
-    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
-    installed = [
-        "site-packages" in file or "dist-packages" in file or file.startswith((sysconfig.get_path("stdlib"), "<"))
-        for file in files
-    ]
     ours = [
         module.partition(".")[0] in _OURS or not library
-        for module, library in zip(_modules(error), installed, strict=True)
+        for module, library in zip(_modules(error), _from_libraries(error), strict=True)
     ]
     if True not in ours or False not in ours:
         return all(ours)
     return any(ours[ours.index(False) :])
+
+
+def _from_libraries(error: BaseException) -> list[bool]:
+    """Of each frame that an exception came through, whether its code was installed and not written here."""
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    return [
+        "site-packages" in file or "dist-packages" in file or file.startswith((sysconfig.get_path("stdlib"), "<"))
+        for file in files
+    ]
 
 
 def _modules(error: BaseException) -> list[str]:

@@ -55,16 +55,15 @@ def run(count: int, seed: int, folder: Path) -> Tally:
         crews.append(
             Child(folder / f"crew-{number}.log", crew, *args, where=place, environment={"WANDB_MODE": "offline"})
         )
-    tally, lost = Tally(), dict[str, list[str]]()
+    tally = Tally()
     for each in crews:
         assert each.wait(12 * 3600) == 0, each.said[-3000:]
     for line in sorted(folder.glob("crew-*/outcomes.jsonl")):
         for told in map(json.loads, line.read_text().splitlines()):
             if told["lost"]:
-                lost.setdefault(told["lost"], []).append(told["words"])
+                tally.lost.append(f"{told['lost']}: {told['words'][:1500]}")
             else:
                 tally.outcomes[told["outcome"]] += 1
-    tally.lost = [f"{why} (×{len(lines)}): {min(lines, key=len)[:1500]}" for why, lines in lost.items()]
     return tally
 
 

@@ -22,6 +22,7 @@ KEEP = "--trainer.callbacks+={class_path: ModelCheckpoint, init_args: {monitor: 
 PLATEAU = "--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau"
 ONE_CYCLE = ["--model.lr_scheduler=OneCycleLR", "--model.lr_scheduler.max_lr=0.1"]
 
+LONG_ID = ["--trainer.logger.offline=true", "--trainer.logger.version=" + "x" * 300]
 ROWS = Path(__file__).with_name("rows.tsv")
 
 REFUSED = [
@@ -127,6 +128,27 @@ def test_what_a_library_refuses_is_one_line_and_leaves_nothing(
     said = one_line(capsys.readouterr().err)
     assert re.search(message, said), said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["WandbLogger", *LONG_ID],
+            r"A logger cannot begin: .*File name too long.*logger",
+        ),
+        (["WandbLogger", "--trainer.logger.project=a/b"], r"A logger cannot begin: .*'a/b'.* Change --trainer\.logger"),
+        (["Wandb", "--trainer.logger.project=a/b"], r"A logger cannot begin: .*'a/b'.* Change --trainer\.logger"),
+        (["TensorBoardLogger", f"--trainer.logger.save_dir={ROWS}"], r"logger cannot begin: .*Not a directory.*logger"),
+    ],
+)
+def test_a_logger_that_cannot_begin_is_one_line(
+    flags: list[str], message: str, layersim: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layersim("fit", *tiny.FLAGS, f"--trainer.logger={flags[0]}", *flags[1:], status=2)
+    said = one_line(capsys.readouterr().err)
+    assert re.search(message, said), said
 
 
 @pytest.mark.parametrize("verb", ["validate", "predict", "exits"])
