@@ -119,19 +119,19 @@ def terminal(command: str, output: str, picture: Path) -> None:
 DRAWINGS = {
     "digits": Drawing(
         ("vision/digits/comparison.png", "vision/digits/exits.png", "vision/digits/page.png"),
-        "single accuracies of shallow layers, by up to 0.05 between makes of processor; the seconds of exits.png",
+        "single accuracies of shallow layers, by up to 0.05 between processors; the seconds of exits.png",
         "two minutes on 2 quiet cores",
         digits,
     ),
     "sweep": Drawing(
         ("sweeps/weights_by_learning_rate.png",),
-        "accuracies, by up to 0.05 between makes of processor, and so the order of trials that are close",
+        "accuracies, by up to 0.05 between processors, and so the order of trials that are close",
         "nine minutes on 2 cores",
         sweep,
     ),
     "docstrings": Drawing(
         ("text/exits.png",),
-        "the time axis; accuracies by a sample or two between makes of processor",
+        "the time axis; accuracies by a sample or two between processors",
         "half an hour on 2 cores, and the extra `demo`",
         docstrings,
     ),

@@ -66,8 +66,8 @@ def vega(call: str, **options: Any) -> bytes:
 
 @cache
 def _painter(owner: int) -> subprocess.Popen[bytes]:
-    """The process that draws for this one; Ctrl-C is not for it, and it ends, without a
-    word, when its input does or nobody is left to read what it made."""
+    """The process that draws for this one; Ctrl-C is not for it, and it ends, without a word, when its input
+    does, or where nobody is left to read what it made."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     painter = subprocess.Popen([sys.executable, "-c", _PROGRAM], **pipes, start_new_session=True)
     atexit.register(painter.communicate)
