@@ -14,7 +14,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	rm -rf $(VENV)
 	if command -v uv >/dev/null; then \
 		uv venv --quiet --python $(PYTHON) $(VENV) && \
-		uv pip install --quiet --python $(BIN)/python -r requirements.lock && \
+		uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock && \
 		uv pip install --quiet --python $(BIN)/python --no-deps -e .; \
 	else \
 		$(PYTHON) -m venv $(VENV) && \
