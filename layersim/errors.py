@@ -30,11 +30,13 @@ def check_choice(name: str, given: object, choices: object) -> None:
 
 
 def meant(given: object, known: Iterable[str]) -> str:
-    """« Did you mean …?» of at most three names that are near to what was given, likeliest first, or that hold it; ""
-    where none is."""
+    """« Did you mean …?» of at most three names that are near to what was given, likeliest first, or that hold it, or
+    whose last part (`aligned` of `digits/aligned`) is near; "" where none is."""
     name, names = str(given), [*known]
-    near = get_close_matches(name, names, n=3) or [one for one in names if len(name) > 2 and name in one][:3]
-    return f" Did you mean {' or '.join(near)}?" if near else ""
+    near = get_close_matches(name, names)
+    near = near or [one for one in names if len(name) > 2 and name in one]
+    near = near or [one for one in names if get_close_matches(name, [one.rpartition("/")[2]])]
+    return f" Did you mean {' or '.join(near[:3])}?" if near else ""
 
 
 def reason(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from layersim.errors import UserError, as_user_error, root_reason
+from layersim.errors import UserError, as_user_error, meant, root_reason
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,18 @@ def test_the_root_reason_is_the_first_causes() -> None:
             wrapped()
 
     assert "generating" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [
+        ("digits/alined", ["digits/aligned"]),
+        ("standard", ["cifar10/standard", "digits/standard"]),  # holds it
+        ("algined", ["cifar10/aligned", "digits/aligned"]),  # its last part is near
+        ("xyz", []),
+    ],
+)
+def test_what_was_meant_is_found_by_the_whole_name_a_part_of_it_or_its_last_part(given: str, near: list[str]) -> None:
+    known = ["cifar10/aligned", "cifar10/standard", "digits/aligned", "digits/standard"]
+
+    assert meant(given, known) == (f" Did you mean {' or '.join(near)}?" if near else "")

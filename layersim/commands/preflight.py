@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +71,7 @@ def with_checkpoint(given: list[str]) -> list[str]:
     if (path := _typed(given, "--ckpt_path", "a path")) in (None, "null"):
         return given
     if os.path.exists(last := Path(path) / LAST) and Path(path).suffix != ".ckpt":  # as a sharded checkpoint has
-        whole = [f"--ckpt_path={last}" if word == f"--ckpt_path={path}" else word for word in given]
-        given = [str(last) if before == "--ckpt_path" else word for before, word in pairwise(["", *whole])]
-        path = str(last)
+        given, path = [*given, f"--ckpt_path={last}"], str(last)
     checkpoint = read_checkpoint(path, shapes_only=True)
     own_data = any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given)
     stored = stored_sections(checkpoint, path, given, () if own_data else ("data", "experiment"))
@@ -99,12 +96,7 @@ def resumed(given: list[str]) -> list[str]:
         raise UserError("--resume finds its checkpoint by itself. Leave --ckpt_path or --resume out.")
     last = where == "last"
     config, checkpoint = find_run(home if last else Path(where), last=last)
-    rest = given[1:]
-    if f"--resume={where}" in rest:
-        rest.remove(f"--resume={where}")
-    else:
-        del rest[(at := rest.index("--resume")) : at + 2]
-    return ["fit", "--config", str(config), "--ckpt_path", str(checkpoint), *rest]
+    return ["fit", "--config", str(config), "--ckpt_path", str(checkpoint), *given[1:]]
 
 
 def _told(given: list[str], option: str) -> str | None:

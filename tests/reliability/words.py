@@ -35,7 +35,7 @@ ABSURD = [
         "{",
     ),
     *("!!python/object/apply:os.getcwd []", "a: b: c", "'", '"', "\n", "\\", "%s", "{0}", "$HOME", "2026-11-29", "=1"),
-    *("-", "--", "1_000", "[red]x[/red]", "<b>", "\udcff", "/", "..", "nowhere/there", "runs", "/dev/null"),
+    *("-", "--", "1_0", "[red]x[/red]", "<b>", "\udcff", "/", "..", "nowhere/there", "runs", "/dev/null"),
 ]
 RIGHT: dict[type, list[str]] = {bool: ["true", "false"], int: ["1", "2", "3"], float: ["0.1", "0.5", "1.0"]}
 PATHS = [

@@ -35,7 +35,7 @@ def lines(
     *,
     series: Sequence[str] = (),
     colors: Sequence[str] = (),
-    columns: int = 2,
+    columns: int = 0,
     log: bool = False,
     named: bool = False,
     ticks: Sequence[int] = (),
@@ -48,7 +48,7 @@ def lines(
         unit: of the values.
         series: names, each with its own colour, mark and dashes; `LAYERS`: colours from the first to the last.
         colors: of the series; the page's own where empty.
-        columns: of the legend.
+        columns: of the legend; 0: two, or one where a name is long for half of a third of the page.
         log: draw in logarithms.
         named: what stands along the axis are names.
         ticks: along the axis; as there is room where empty.
@@ -68,6 +68,7 @@ def lines(
         legend = {"type": "gradient", "tickMinStep": 1, "format": "d", "gradientLength": 180}
         color = {"color": _channel("y", "quantitative", LAYER, legend=legend)}
     elif series:
+        columns = columns or (1 if max(map(len, series)) > 17 else 2)
         name = _channel("y", "nominal", None, legend={"columns": columns}, scale={"domain": [*series]})
         color, marks = {"color": name}, {"shape": name, "strokeDash": name}
         if colors:
