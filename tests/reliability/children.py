@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["layersim.commands.training", "callbacks", "tests.tiny"])
+_SERVER.set_forkserver_preload(["tests.reliability.warm"])
 
 
 class Child:
