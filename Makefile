@@ -26,8 +26,8 @@ $(VENV)/installed: requirements.lock pyproject.toml
 demo: install ## train a small ViT on the digits with three objectives, compare them, and see what leaving early saves
 	$(BIN)/python experiments/vision/digits/demo.py runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-test: install ## the whole test suite, one process a core (at most four)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: install ## the whole test suite, a process a core and one more, as some wait for servers (at most four)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-long: install ## what takes too long for `make test`: every family, made tiny and read; faults by the thousand (tests/RELIABILITY.md)
 	LAYERSIM_LONG=1 $(BIN)/python -m pytest tests/backbones/test_survey.py tests/test_machines.py tests/test_demo.py \

@@ -35,6 +35,7 @@ class FirstBatch(Callback):
 def seconds(command: list[str], folder: str) -> tuple[float, float]:
     """Of a processor, and of a clock, until the command tells the time."""
     environment = os.environ | {"PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}", "WANDB_MODE": "offline"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else each round compiles layersim anew
     begun = time.time()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     processor, now = done.stdout.split()[-2:]

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import transformers
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer
 
 from layersim.backbones.pretrained import PROCESSORS, shortened
 from layersim.backbones.tokens import predicting_tokens
@@ -70,7 +70,7 @@ class TransformersLibrary(Library):
         with as_user_error("transformers cannot write the model"):
             model.save_pretrained(folder)
         if (name := self.backbone.tokenizer_name) and not self._is_alone(Path(name)):
-            companion = AutoImageProcessor if self.backbone.input_size else AutoTokenizer
+            companion = transformers.AutoImageProcessor if self.backbone.input_size else transformers.AutoTokenizer
             what = "image processor" if self.backbone.input_size else "tokenizer"
             with as_user_error(
                 f"The {what} of {name}, which belongs in the export, cannot be opened",
