@@ -29,6 +29,17 @@ def check_choice(name: str, given: object, choices: object) -> None:
         raise UserError(f"{name}: expected one of {', '.join(map(str, known))}, got {given!r}.")
 
 
+def check_seed(seed: int, option: str = "--seed") -> int:
+    """A seed, as torch, NumPy and Lightning take it: a whole number from 0 to 2³² − 1.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"A seed is a whole number from 0 to {2**32 - 1}, but got {seed}. Change {option}.")
+    return seed
+
+
 def meant(given: object, known: Iterable[str]) -> str:
     """« Did you mean …?» of at most three names that are near to what was given, likeliest first, or that hold it, or
     whose last part (`aligned` of `digits/aligned`) is near; "" where none is."""

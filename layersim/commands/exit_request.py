@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from layersim.data import Split, SplitDataModule
 from layersim.data.blocks import first_tokens
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, check_seed
 from layersim.exits import Method, Risk, check_promise, check_targets, split_for_temperatures
 from layersim.exits.calibration import require_share
 from layersim.exits.token_calibration import TokenRisk
@@ -86,6 +86,7 @@ class ExitRequest:
 
     def check(self) -> None:
         """Refuses, with a UserError, what is out of its range; no data are read for that."""
+        check_seed(self.seed)
         for target in self.targets:
             require_share("--risk", target)
         check_targets(self.targets)

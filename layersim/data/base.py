@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 from layersim.data.samplers import EvaluationSampler, Loader, TrainSampler, bucketed_order, evaluation_batch_size
 from layersim.data.splits import Integers, Sample, Split, evaluation_generator, shared_samples
 from layersim.data.streams import UNTOLD_CLASSES, Stream, StreamLoader
-from layersim.errors import UserError
+from layersim.errors import UserError, check_seed
 
 if TYPE_CHECKING:
     from layersim.data.inputs import Inputs
@@ -91,7 +91,7 @@ class SplitDataModule(LightningDataModule, ABC):
         self.limits = {"max_train_samples": max_train_samples, "max_eval_samples": max_eval_samples}
         for option, limit in self.limits.items():
             at_least(1, option, 1 if limit is None else limit)
-        self.seed = at_least(0, "seed", seed)
+        self.seed = check_seed(seed, "--data.seed")
         self.splits: dict[str, Split] = {}
         self.stream: Stream | None = None
         """In place of a training split."""

@@ -21,7 +21,7 @@ from layersim.backbones import Backbone
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.data.splits import Integers, Sample, Split
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, check_seed
 from layersim.evaluation import evaluate
 from layersim.installed_packages import model_name
 from layersim.metrics import KeptSamples
@@ -115,7 +115,7 @@ def open_module(source: Source, *, tokens: bool = False, seed: int = 0, device: 
         UserError: a model that cannot be built, weights that do not fit it, or a device that is not here.
     """
     section = deepcopy(source.for_data(tokens=tokens).model)
-    torch.manual_seed(seed)
+    torch.manual_seed(check_seed(seed))
     with warnings.catch_warnings(), refusing(f"The model of {source.given} cannot be built"):
         warnings.filterwarnings("ignore", ".* has no trained .*", UserWarning)  # classifiers: none is read here
         module: LayerwiseModule = instantiate_module(LayerwiseModule, section)
