@@ -22,7 +22,7 @@ def runs(root: list[Path] = [Path("runs")]) -> None:  # noqa: B006 - read only
     if not (found := find_runs(root)):
         say(f"No run in {', '.join(map(str, root))}.")
         return
-    Console().print(RunsTable(found, Path(), time.time()), soft_wrap=True)  # which crops no path
+    Console().print(RunsTable(found, time.time()), soft_wrap=True)  # which crops no path
     if any(run.resumable for run in found):
         say("A training that can go on does so by: layersim fit --resume=RUN")
     say(*(run.notice for run in found if run.notice))

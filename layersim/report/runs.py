@@ -76,12 +76,11 @@ class RunsTable:
     """
 
     runs: Sequence[Listed]
-    root: Path
     now: float
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         columns = self._columns()
-        wide = {"run": [f"{self._place(run)}" for run in self.runs], **columns}
+        wide = {"run": [f"{run.directory}" for run in self.runs], **columns}
         if _width(console, wide) <= options.max_width:
             yield _table(wide)
             return
@@ -95,7 +94,7 @@ class RunsTable:
             yield Segment.line()
             if 0 <= number - _HEAD < len(self.runs):
                 run = self.runs[number - _HEAD]
-                yield Segment(f"  {self._place(run)}{'  (can go on)' if run.resumable else ''}\n")
+                yield Segment(f"  {run.directory}{'  (can go on)' if run.resumable else ''}\n")
 
     def _columns(self) -> dict[str, list[str]]:
         measured = gathered([_measured(run.record) for run in self.runs])
@@ -108,9 +107,6 @@ class RunsTable:
             "goes on": ["can" if run.resumable else "" for run in self.runs],
         }
         return {name: cells for name, cells in told.items() if any(cells) or name == "epoch"}
-
-    def _place(self, run: Listed) -> Path:
-        return run.directory.relative_to(self.root) if run.directory.is_relative_to(self.root) else run.directory
 
 
 def _table(columns: Mapping[str, Sequence[str]]) -> Table:
