@@ -13,17 +13,17 @@ from rich.segment import Segment
 from rich.table import Table
 
 from layersim.errors import UserError
-from layersim.report.across import ACROSS_FILE
+from layersim.report.across import AcrossReport
 from layersim.report.configuration import CONFIG_FILE, below, model_of, read_configuration, trained_how
 from layersim.report.environment import read_environment
-from layersim.report.exits import EXITS_FILE
+from layersim.report.exits import ExitReport
 from layersim.report.lens import LENS_FILE
 from layersim.report.quantity import LAYER, three, told
 from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
 from layersim.report.terminal import gathered, plain_table
-from layersim.report.transfer import TRANSFER_FILE
+from layersim.report.transfer import TransferReport
 
-_WRITE = {LENS_FILE: "lens", EXITS_FILE: "exits", TRANSFER_FILE: "transfer", ACROSS_FILE: "similarity"}
+_WRITE = {LENS_FILE: "lens"} | {report.FILE: report.VERB for report in (ExitReport, TransferReport, AcrossReport)}
 """Files by which a verb is known, whatever made the directory."""
 _FILES = {RECORDS_FILE, CONFIG_FILE, *_WRITE}
 _LEAST_LAST = ("epoch", "model", "depth", "objective", "perplexity")
