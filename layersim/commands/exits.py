@@ -177,9 +177,7 @@ def _shift(
     with trainer.precision_plugin.forward_context():
         (new,) = evaluate(model, unlabelled, Ends())
     if fitted is not None:
-        kept = torch.ones(len(known), dtype=torch.bool)
-        kept[fitted] = False
-        known = known[kept]
+        known = known[~torch.isin(torch.arange(len(known)), fitted)]
     shift = estimate_shift(known, new, seed=seed)
     rank_zero_info(
         f"A classifier tells new inputs from old with an area of {shift.told_apart:.3f} under its ROC curve; the "
