@@ -5,7 +5,6 @@ from typing import Literal
 
 from rich.console import Console
 
-from layersim.commands.screens import say
 from layersim.errors import UserError
 from layersim.report.drawing.pictures import save_picture
 from layersim.report.figures import comparison
@@ -56,4 +55,4 @@ def compare(
         written.append(f"Figure: {tradeoff}")
     page = output.with_suffix(".html")
     notices = write_page(directories, page, stage=stage, epoch=epoch)
-    say(*written, *notices, f"Page: {page}")
+    print(*written, *notices, f"Page: {page}", sep="\n")

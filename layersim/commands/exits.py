@@ -16,7 +16,6 @@ from torch import Tensor
 from layersim.commands.collecting import Ends, Tables, evaluate_epoch, quiet_trainer
 from layersim.commands.exit_plan import plan_of
 from layersim.commands.exit_request import ExitRequest, Texts
-from layersim.commands.screens import say
 from layersim.commands.token_exits import calibrate_token_exits
 from layersim.data import SplitDataModule
 from layersim.data.inputs import Inputs
@@ -292,4 +291,4 @@ def _show(report: ExitReport, found: ExitSummary, directory: Path | None, stage:
     path = write_exit_report(directory, report)
     if (page := directory / PAGE_FILE).exists():  # written when the evaluation ended, before the exits
         write_page([directory], page, stage=stage)
-    say(f"Threshold, curve and speeds: {path}")
+    print(f"Threshold, curve and speeds: {path}")
