@@ -15,7 +15,7 @@ from layersim.errors import UserError
 from layersim.evaluation import evaluating
 from layersim.exits import EarlyExit, ExitTable, measure_costs, plan_exits
 from layersim.exits.plan import full_batches
-from layersim.exits.policies import Policy, exit_layer
+from layersim.exits.policies import exit_layer
 from layersim.exits.speed import Batch, quickest
 from layersim.export.truncation import library_of
 from layersim.module import LayerwiseModule
@@ -28,7 +28,6 @@ def plan_of(
     model: LayerwiseModule,
     datamodule: SplitDataModule,
     table: ExitTable,
-    policy: Policy,
     thresholds: Sequence[float],
     batches: Sequence[Batch],
     asked: float,
@@ -39,7 +38,7 @@ def plan_of(
     split, on the model's device; the seconds of the `chosen` exits are predicted, and then measured."""
     num_layers = model.num_layers
     rank_zero_info("Planning: timing a layer, a head and taking samples out of a batch, at each batch size.")
-    costs = measure_costs(model.backbone, model.head, policy, partial(_cut_to, model), batches)
+    costs = measure_costs(model.backbone, model.head, chosen.policy, partial(_cut_to, model), batches)
     accuracies = (table.predictions == table.targets).double().mean(dim=1).tolist()
     depth = next((layer for layer, each in enumerate(accuracies, start=1) if each >= asked), num_layers)
     cuts = {"truncation": (depth, accuracies[depth - 1])}
