@@ -77,7 +77,7 @@ class Source:
     def with_options(self, options: Mapping[str, Any]) -> "Source":
         """The same with these options of its backbone."""
         named = self.model["backbone"]
-        backbone = {"class_path": named} if isinstance(named, str) else named
+        backbone: dict[str, Any] = {"class_path": named} if isinstance(named, str) else named
         section = {**backbone, "init_args": {**(backbone.get("init_args") or {}), **options}}
         return replace(self, model=self.model | {"backbone": section})
 
