@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from layersim.commands.screens import say
 from layersim.errors import UserError
 from layersim.report.claims import ARMS, LIMITS, judge, markdown, read_arms
 from layersim.report.claims.verdicts import HOW, remarks, verdicts_table
@@ -68,11 +67,12 @@ def claims(
     console.print(verdicts_table(arms, verdicts))
     for line in (*remarks(verdicts), "", HOW):
         console.print(line, markup=False, highlight=False)
-    say(*arms.notes)
+    for note in arms.notes:
+        print(note)
     if output is not None:
         with written_whole(output) as part:
             part.write_text(markdown([(arms, verdicts)]))
-        say(f"Markdown: {output}")
+        print(f"Markdown: {output}")
 
 
 def _directories(arm: str, patterns: list[str]) -> list[Path]:

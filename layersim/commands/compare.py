@@ -5,7 +5,6 @@ from typing import Literal
 
 from rich.console import Console
 
-from layersim.commands.screens import say
 from layersim.errors import UserError
 from layersim.report.drawing.pictures import save_picture
 from layersim.report.figures import comparison
@@ -40,11 +39,9 @@ def compare(
         raise UserError(f"--output: expected the name of a PNG file, which ends in .png, got {output}.")
     directories = list(dict.fromkeys(path.resolve() for path in run))
     pages, _ = whole_ones(directories, read_run)
-    runs = [page.run for page in pages]
-    picked = [pick_record(one, stage=stage, epoch=epoch) for one in runs]
-    names = name_runs(runs)
-    records = dict(zip(names, picked, strict=True))
-    exits = {name: page.exits for name, page in zip(names, pages, strict=True) if page.exits is not None}
+    named = dict(zip(name_runs([page.run for page in pages]), pages, strict=True))
+    records = {name: pick_record(page.run, stage=stage, epoch=epoch) for name, page in named.items()}
+    exits = {name: page.exits for name, page in named.items() if page.exits is not None}
     console = Console()
     console.print(comparison_table(records))
     save_picture(comparison(records), output)
@@ -56,4 +53,4 @@ def compare(
         written.append(f"Figure: {tradeoff}")
     page = output.with_suffix(".html")
     notices = write_page(directories, page, stage=stage, epoch=epoch)
-    say(*written, *notices, f"Page: {page}")
+    print(*written, *notices, f"Page: {page}", sep="\n")

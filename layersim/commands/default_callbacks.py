@@ -8,7 +8,6 @@ from typing import Any
 
 from layersim.errors import UserError, meant
 
-_CHECKPOINT = "ModelCheckpoint"
 _KEYS = ("monitor", "mode", "every_n_train_steps", "every_n_epochs", "train_time_interval")
 """What Lightning tells two ModelCheckpoints apart by."""
 
@@ -54,4 +53,4 @@ def _name(callback: Any) -> str:
 
 def _kind(callback: Any) -> tuple[Any, ...]:
     options = callback.get("init_args") or {}
-    return (_name(callback), *(str(options.get(key)) for key in _KEYS if _name(callback) == _CHECKPOINT))
+    return (_name(callback), *(str(options.get(key)) for key in _KEYS if _name(callback) == "ModelCheckpoint"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -14,7 +15,7 @@ from layersim.errors import UserError
 from layersim.evaluation import evaluating
 from layersim.exits import EarlyExit, ExitTable, measure_costs, plan_exits
 from layersim.exits.plan import full_batches
-from layersim.exits.policies import Policy, exit_layer
+from layersim.exits.policies import exit_layer
 from layersim.exits.speed import Batch, quickest
 from layersim.export.truncation import library_of
 from layersim.module import LayerwiseModule
@@ -27,7 +28,6 @@ def plan_of(
     model: LayerwiseModule,
     datamodule: SplitDataModule,
     table: ExitTable,
-    policy: Policy,
     thresholds: Sequence[float],
     batches: Sequence[Batch],
     asked: float,
@@ -38,7 +38,7 @@ def plan_of(
     split, on the model's device; the seconds of the `chosen` exits are predicted, and then measured."""
     num_layers = model.num_layers
     rank_zero_info("Planning: timing a layer, a head and taking samples out of a batch, at each batch size.")
-    costs = measure_costs(model.backbone, model.head, policy, _runs(model), batches)
+    costs = measure_costs(model.backbone, model.head, chosen.policy, partial(_cut_to, model), batches)
     accuracies = (table.predictions == table.targets).double().mean(dim=1).tolist()
     depth = next((layer for layer, each in enumerate(accuracies, start=1) if each >= asked), num_layers)
     cuts = {"truncation": (depth, accuracies[depth - 1])}
@@ -53,26 +53,22 @@ def plan_of(
     return asdict(plan) | {"predicted": predicted, "measured": measured / len(full) / size}
 
 
-def _runs(model: LayerwiseModule) -> Callable[[int], Callable[[Batch], object]]:
-    """By depth, what runs the model cut to it: one of its own library, where that can be built."""
+def _cut_to(model: LayerwiseModule, depth: int) -> Callable[[Batch], object]:
+    """What runs the model cut to a depth: one of its own library, where that can be built."""
     backbone, head, library = model.backbone, model.head, library_of(model.backbone)
+    try:
+        cut = export.truncate(backbone, head, depth)
+    except UserError as error:
+        rank_zero_info(f"The plan takes the time of {depth} layers from the whole model: {error}")
+        cut = None
 
-    def run_of(depth: int) -> Callable[[Batch], object]:
-        try:
-            cut = export.truncate(backbone, head, depth)
-        except UserError as error:
-            rank_zero_info(f"The plan takes the time of {depth} layers from the whole model: {error}")
-            cut = None
+    def run(batch: Batch) -> object:
+        with evaluating(backbone, head), torch.inference_mode():
+            if cut is not None:
+                return library.logits(cut, batch).argmax(dim=-1)
+            return head.logits(backbone(batch, [depth - 1]).values, [depth - 1]).argmax(dim=-1)
 
-        def run(batch: Batch) -> object:
-            with evaluating(backbone, head), torch.inference_mode():
-                if cut is not None:
-                    return library.logits(cut, batch).argmax(dim=-1)
-                return head.logits(backbone(batch, [depth - 1]).values, [depth - 1]).argmax(dim=-1)
-
-        return run
-
-    return run_of
+    return run
 
 
 def _removed(model: LayerwiseModule, datamodule: SplitDataModule, asked: float, split: str) -> tuple[int, float]:

@@ -1,7 +1,8 @@
 """`layersim exits`: when samples may leave early, with a guarantee, and what it saves. Letters: L layers, N samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,6 @@ from torch import Tensor
 from layersim.commands.collecting import Ends, Tables, evaluate_epoch, quiet_trainer
 from layersim.commands.exit_plan import plan_of
 from layersim.commands.exit_request import ExitRequest, Texts
-from layersim.commands.screens import say
 from layersim.commands.token_exits import calibrate_token_exits
 from layersim.data import SplitDataModule
 from layersim.data.inputs import Inputs
@@ -154,13 +154,14 @@ def calibrate_exits(
     if trainer.is_global_zero:
         if measure_speed:
             batches = _batches(trainer, model, datamodule, split)
-            report = _timed(report, trainer, model, batches, chosen, temperatures)
-            if plan:
-                least = report.full_accuracy - asked.targets[0]
-                early_exit = EarlyExit(model.backbone, model.head, chosen, report.threshold, temperatures)
-                with trainer.precision_plugin.forward_context():
-                    told = plan_of(model, datamodule, table, chosen, thresholds, batches, least, split, early_exit)
-                report = replace(report, plan=told)
+            exits_at = partial(EarlyExit, model.backbone, model.head, chosen, temperatures=temperatures)
+            with trainer.precision_plugin.forward_context():
+                report = _timed(report, exits_at, batches)
+                if plan:
+                    least = report.full_accuracy - asked.targets[0]
+                    early_exit = exits_at(report.threshold)
+                    told = plan_of(model, datamodule, table, thresholds, batches, least, split, early_exit)
+                    report = replace(report, plan=told)
         _show(report, found[0], directory, stage="validate" if split == "val" else "test")
     return report
 
@@ -177,9 +178,7 @@ def _shift(
     with trainer.precision_plugin.forward_context():
         (new,) = evaluate(model, unlabelled, Ends())
     if fitted is not None:
-        kept = torch.ones(len(known), dtype=torch.bool)
-        kept[fitted] = False
-        known = known[kept]
+        known = known[~torch.isin(torch.arange(len(known)), fitted)]
     shift = estimate_shift(known, new, seed=seed)
     rank_zero_info(
         f"A classifier tells new inputs from old with an area of {shift.told_apart:.3f} under its ROC curve; the "
@@ -248,14 +247,7 @@ def _batches(trainer: Trainer, model: LayerwiseModule, datamodule: SplitDataModu
     ]
 
 
-def _timed(
-    report: ExitReport,
-    trainer: Trainer,
-    model: LayerwiseModule,
-    batches: Sequence[Batch],
-    policy: Policy,
-    temperatures: Tensor | None,
-) -> ExitReport:
+def _timed(report: ExitReport, exits_at: Callable[..., EarlyExit], batches: Sequence[Batch]) -> ExitReport:
     """The record with seconds: of the chosen threshold first, then along the curve."""
     rank_zero_info(f"Timing the model with and without exits on {len(batches)} batches.")
     curve = report.curve
@@ -266,9 +258,7 @@ def _timed(
     ]
     chosen = {"threshold": report.threshold, "mean_exit_layer": report.mean_exit_layer, "accuracy": report.accuracy}
     points = [chosen, *({key: curve[key][point] for key in chosen} for point in dict.fromkeys(nearest))]
-    runs = [EarlyExit(model.backbone, model.head, policy, point["threshold"], temperatures) for point in points]
-    with trainer.precision_plugin.forward_context():
-        speeds = measure_speeds(runs, batches)
+    speeds = measure_speeds([exits_at(point["threshold"]) for point in points], batches)
     measured = [
         {**point, "layer_gain": report.layers / point["mean_exit_layer"], **vars(speed)}
         for point, speed in zip(points, speeds, strict=True)
@@ -294,4 +284,4 @@ def _show(report: ExitReport, found: ExitSummary, directory: Path | None, stage:
     path = write_exit_report(directory, report)
     if (page := directory / PAGE_FILE).exists():  # written when the evaluation ended, before the exits
         write_page([directory], page, stage=stage)
-    say(f"Threshold, curve and speeds: {path}")
+    print(f"Threshold, curve and speeds: {path}")

@@ -126,7 +126,7 @@ def export_model(
         path = export.export_leaving(early_exit, to, serving=serving, overwrite=overwrite)
     else:
         path = export.export_as(format, backbone, head, kept, to, serving=serving, overwrite=overwrite)
-    Console().print(f"Exported {told} to {path}; its README.md says how to load it.", soft_wrap=True)
+    print(f"Exported {told} to {path}; its README.md says how to load it.")
     return path
 
 

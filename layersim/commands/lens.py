@@ -155,9 +155,7 @@ def _opened(
             "What a published model's layers know of them, probes tell: --kind linear; of a checkpoint's, "
             "`layersim transfer --to_data`."
         )
-    section = {**source.model, "backbone": {**source.model["backbone"]}}
-    section["backbone"]["init_args"] = {**section["backbone"]["init_args"], "num_classes": classes}
-    source = replace(source, model=section, predicts=False)
+    source = replace(source.with_options({"num_classes": classes}), predicts=False)
     return source, open_module(source, seed=seed, device=device)
 
 

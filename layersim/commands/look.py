@@ -194,16 +194,12 @@ def _next(source: Source, guess: Guess, place: Path, left_out: Sequence[str], sa
         commands = exits_command(shown(source.path), samples)
     elif guess.classes is not None or guess.section["class_path"].endswith("LanguageModeling"):
         init = guess.section["init_args"]
-        kept = {
-            key: init[key]
-            for key in ("path", "text_column", "pair_column", "image_column", "label_column")
-            if init.get(key)
-        }
+        kept = ("path", "text_column", "pair_column", "image_column", "label_column")
         kind = "linear" if left_out else "tuned"
         commands["What each layer knows, by a probe or a lens that is trained on it"] = [
             *("layersim", "lens", f"--ckpt_path={source.given}", f"--kind={kind}"),
             f"--data={guess.section['class_path'].rpartition('.')[2]}",
-            *(f"--data.{key}={value}" for key, value in kept.items()),
+            *(f"--data.{key}={init[key]}" for key in kept if init.get(key)),
         ]
     elif guess.note:
         commands["On your own data"] = ["layersim", "look", source.given, "--data=PATH"]

@@ -38,11 +38,8 @@ def settled(source: Source, options: Mapping[str, Any]) -> tuple[Source, list[st
             task = "language-modeling" if generates else "classification"
             told.append(f"task {task} (--model.backbone.task)")
         source = source.for_data(tokens=task == "language-modeling")
-    backbone = source.model["backbone"]
-    backbone = {"class_path": backbone} if isinstance(backbone, str) else backbone
     own = {"pretrained": False} if options.get("checkpoint_path") else {}
-    section = {**backbone, "init_args": {**(backbone.get("init_args") or {}), **own, **options}}
-    return replace(source, model={**source.model, "backbone": section}), told
+    return source.with_options({**own, **options}), told
 
 
 def pooled(source: Source, module: LayerwiseModule, options: Mapping[str, Any]) -> tuple[Source, list[str]]:
@@ -57,10 +54,8 @@ def pooled(source: Source, module: LayerwiseModule, options: Mapping[str, Any]) 
     if rule.is_file() and json.loads(rule.read_text()).get("pooling_mode_cls_token"):
         return source, ["a text's first token, as its 1_Pooling says (--model.backbone.pool=mean)"]
     backbone.layout = replace(backbone.layout, pooling="mean")
-    own = source.model["backbone"]
-    section = {**own, "init_args": {**own["init_args"], "pool": "mean"}}
     told = "the mean of a text's tokens (--model.backbone.pool=null: the first one)"
-    return replace(source, model={**source.model, "backbone": section}), [told]
+    return source.with_options({"pool": "mean"}), [told]
 
 
 def readable(source: Source, module: LayerwiseModule, data: SplitDataModule, guess: Guess) -> Readable:

@@ -5,7 +5,6 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from layersim.commands.screens import say
 from layersim.errors import UserError, as_user_error
 from layersim.export import check_destination
 from layersim.report.drawing.pictures import Picture, save_picture
@@ -52,4 +51,4 @@ def show_outcome(table: RenderableType, numbers: Path, picture: Picture) -> None
     """Draws the picture beside the file of the numbers, under its name; prints the table, and where the two lie."""
     save_picture(picture, figure := numbers.with_suffix(".png"))
     Console().print(table)
-    say(f"Numbers: {numbers}", f"Figure: {figure}")
+    print(f"Numbers: {numbers}\nFigure: {figure}")

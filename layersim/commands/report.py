@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-from layersim.commands.screens import say
 from layersim.errors import UserError
 from layersim.report.page import PAGE_FILE, write_page
 
@@ -22,4 +21,4 @@ def report(run: Path, *, output: Path | None = None, stage: Literal["validate", 
     output = output or run / PAGE_FILE
     if output.suffix != ".html":
         raise UserError(f"--output: expected the name of a page, which ends in .html, got {output}.")
-    say(*write_page([run], output, stage=stage), f"Page: {output}")
+    print(*write_page([run], output, stage=stage), f"Page: {output}", sep="\n")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from layersim.commands.screens import say
 from layersim.report.runs import RunsTable, find_runs
 
 
@@ -20,9 +19,10 @@ def runs(root: list[Path] = [Path("runs")]) -> None:  # noqa: B006 - read only
         UserError: a directory that does not exist.
     """
     if not (found := find_runs(root)):
-        say(f"No run in {', '.join(map(str, root))}.")
+        print(f"No run in {', '.join(map(str, root))}.")
         return
-    Console().print(RunsTable(found, Path(), time.time()), soft_wrap=True)  # which crops no path
+    Console().print(RunsTable(found, time.time()), soft_wrap=True)  # which crops no path
     if any(run.resumable for run in found):
-        say("A training that can go on does so by: layersim fit --resume=RUN")
-    say(*(run.notice for run in found if run.notice))
+        print("A training that can go on does so by: layersim fit --resume=RUN")
+    for notice in (run.notice for run in found if run.notice):
+        print(notice)

@@ -38,12 +38,6 @@ def print_next(commands: Mapping[str, Sequence[str]]) -> None:
         print(f"{does}:\n  {shlex.join(words)}", flush=True)
 
 
-def say(*lines: str) -> None:
-    """Lines with paths, as they are: none is broken, cut or coloured."""
-    for line in lines:
-        Console().print(line, markup=False, highlight=False, soft_wrap=True)
-
-
 def shown(path: Path) -> str:
     """The path as it would be typed here: relative where it lies below the working directory."""
     return os.path.relpath(path) if path.resolve().is_relative_to(Path.cwd()) else str(path)

@@ -53,22 +53,20 @@ def start_facts(
     name = options.get("name") or options.get("name_or_path") or ""
     how = f"; objective {type(module.objective).__name__}, head {type(module.head).__name__}"
     frozen = f", {' and '.join(module.frozen)} frozen" if module.frozen else ""
-    total, trained = (
-        sum(each.numel() for each in module.parameters() if each.requires_grad or not only) for only in (False, True)
-    )
-    size = f"{total:,} parameters" + ("" if verb != "fit" else ", all trained" * (total == trained))
-    if verb == "fit" and total != trained:
-        size += f", {trained:,} of them trained"
+    total = sum(each.numel() for each in module.parameters())
+    trained = sum(each.numel() for each in module.parameters() if each.requires_grad)
+    size = f"{total:,} parameters"
+    if verb == "fit":
+        size += ", all trained" if total == trained else f", {trained:,} of them trained"
     processes = f"{trainer.world_size} processes, " if trainer.world_size > 1 else ""
     weights = config.get("ckpt_path")
-    kept = Path(trainer.default_root_dir)
     return {
         _DOES[verb]: f"{class_of(section)} {name}".strip() + f", {module.num_layers} layers{how}{frozen}",
         "Weights": "" if weights is None else f"of {weights}",
         "Data": _data_told(verb, data, module, config.get("split", "val")),
         "Size": f"{size}; {processes}on {trainer.strategy.root_device.type}, precision {trainer.precision}",
         "Seed": "" if config.get("seed_everything") is None else str(config["seed_everything"]),
-        "Kept in": "" if trainer.barebones else shown(kept),
+        "Kept in": "" if trainer.barebones else shown(Path(trainer.default_root_dir)),
     }
 
 
@@ -124,10 +122,7 @@ def next_commands(
     home = Path(trainer.default_root_dir)
     if verb == "fit":
         saved = [call for call in trainer.checkpoint_callbacks if isinstance(call, ModelCheckpoint)]
-        paths = [
-            home / LAST,
-            *(Path(call.best_model_path) for call in saved if call.best_model_path),
-        ]
+        paths = [home / LAST, *(Path(call.best_model_path) for call in saved if call.best_model_path)]
         weights = next((shown(path) for path in paths if path.exists()), None)
     if weights is None or verb == "predict":
         return {}

@@ -78,12 +78,12 @@ def check_sweep(file: SweepFile) -> dict[str, Any]:
     """
     options = Options(file)
     choices = {name: _choices(entry) for name, entry in file.parameters.items()}
-    unknown = [name for name in choices if not _may_exist(whole_flag(name, options.recipe), options.recipe)]
-    if unknown:
+    flags = {name: whole_flag(name, options.recipe) for name in choices}
+    if unknown := [name for name, flag in flags.items() if not _may_exist(flag, options.recipe)]:
         raise UserError("\n".join(_no_such_flag(file, name, options.recipe) for name in unknown))
     named: dict[str, str] = {}
-    for name in choices:
-        if (other := named.setdefault(whole_flag(name, options.recipe), name)) != name:
+    for name, flag in flags.items():
+        if (other := named.setdefault(flag, name)) != name:
             raise UserError(f"{file.path}: {other} and {name} are one option. Sweep it under one name.")
     first = {name: values[0] for name, values in choices.items()}
     for name, values in choices.items():
@@ -92,7 +92,7 @@ def check_sweep(file: SweepFile) -> dict[str, Any]:
                 parsed = options.parse(first | {name: value})
                 exists = name == CONFIG or whole_flag(name, parsed) in parsed
             except UserError as error:
-                if name == CONFIG or whole_flag(name, options.recipe) in options.recipe:
+                if name == CONFIG or flags[name] in options.recipe:
                     raise
                 raise UserError(f"{_no_such_flag(file, name, options.recipe)}\n{error}") from error
             if not exists:

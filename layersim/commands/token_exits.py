@@ -10,7 +10,6 @@ from rich.console import Console
 
 from layersim.commands.collecting import evaluate_epoch, quiet_trainer
 from layersim.commands.exit_request import ExitRequest, Texts
-from layersim.commands.screens import say
 from layersim.data import SplitDataModule
 from layersim.data.blocks import first_tokens
 from layersim.errors import UserError
@@ -68,5 +67,5 @@ def calibrate_token_exits(
         console.print(speed_table(report))
     if directory is not None:
         path = report.write(directory)
-        say(f"Threshold and speeds: {path}")
+        print(f"Threshold and speeds: {path}")
     return report

@@ -28,7 +28,6 @@ from layersim.commands.verb_help import HANDED_ON, OWN, asked_section, print_sec
 from layersim.data import SplitDataModule
 from layersim.data.streams import UNTOLD_CLASSES
 from layersim.errors import UserError
-from layersim.export import check_destination
 from layersim.freezing import named_parts
 from layersim.module import LayerwiseModule
 from layersim.report.secrets import masked
@@ -242,7 +241,6 @@ class LayerwiseCLI(LightningCLI):
             if self.subcommand != "export":  # which needs the weights alone
                 check_complete(checkpoint, path, resume=self.subcommand == "fit", sharded=sharded)
         if self.subcommand == "export":
-            check_destination(self._get(self.config_init, "to"), self._get(self.config_init, "overwrite"))
             return checkpoint
         check_kind(self.model.backbone, self.datamodule)
         self.datamodule.check(self.model.backbone)

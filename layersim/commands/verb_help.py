@@ -113,9 +113,8 @@ def _function(verb: str) -> tuple[str, dict[str, tuple[str, str]], dict[str, tup
             continue
         kind, usual = ast.unparse(one.annotation or one), getattr(default, "value", None)
         value = {"bool": "VALUE" if verb in LOOPS else "", "Data": "CLASS"}.get(kind, "VALUE")
-        value = (
-            f"{{{','.join(ast.literal_eval(kind[7:]))}}}" if kind.startswith("Literal[") and kind[-1] == "]" else value
-        )
+        if kind.startswith("Literal[") and kind.endswith("]"):
+            value = f"{{{','.join(ast.literal_eval(kind[7:]))}}}"
         more = " (required)" if default is None else f" (default: {usual})" if usual not in (None, False) else ""
         more = f" `--{one.arg}.help CLASS` tells its options." if kind == "Data" else more
         found[one.arg] = value, helps[one.arg] + more

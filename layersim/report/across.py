@@ -18,14 +18,12 @@ from layersim.report.json_report import Numbers, Report, write_report
 from layersim.report.quantity import Quantity
 from layersim.report.terminal import table_by_layer
 
-ACROSS_FILE = "similarity.json"
-
 
 @dataclass(frozen=True, kw_only=True)
 class AcrossReport(Report):
     """The similarity of every layer of model a to every layer of model b."""
 
-    FILE: ClassVar[str] = ACROSS_FILE
+    FILE: ClassVar[str] = "similarity.json"
     VERB: ClassVar[str] = "similarity"
     FORMS: ClassVar[dict[str, Any]] = {"similarity": Numbers(("rows", "columns"))}
 
@@ -54,7 +52,7 @@ class AcrossReport(Report):
         """Writes `similarity.json`, with depths and best matches too."""
         layers = {"a": len(self.similarity), "b": len(self.similarity[0])}
         matches = {"a": self.matches_of_a, "b": self.matches_of_b}
-        return write_report(directory / ACROSS_FILE, asdict(self) | {"layers": layers, "matches": matches})
+        return write_report(directory / self.FILE, asdict(self) | {"layers": layers, "matches": matches})
 
     @property
     def matches_of_a(self) -> list[int | None]:

@@ -4,6 +4,7 @@ that decide; and what model it was."""
 import json
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,8 @@ def environment() -> dict[str, str]:
     """By name, what is installed now; nothing is imported, and a package that is not there is absent."""
     found = {"python": platform.python_version(), "system": platform.platform()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

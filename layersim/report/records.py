@@ -78,22 +78,17 @@ class LayerRecord:
         return next((name for name, each in self.quantities.items() if each.is_curve and each.better), None)
 
     @property
-    def matrices(self) -> dict[str, Quantity]:
-        """What has a value for every pair of layers."""
-        return {name: quantity for name, quantity in self.quantities.items() if quantity.is_matrix}
-
-    @property
     def matrix(self) -> str | None:
-        """The first of them."""
-        return next(iter(self.matrices), None)
+        """The first that has a value for every pair of layers."""
+        return next((name for name, each in self.quantities.items() if each.is_matrix), None)
 
     def to_line(self) -> str:
         """The record as one line of JSON, without the newline. JSON has neither NaN nor infinity: both become null."""
-        head: dict[str, Any] = {"version": VERSION, "epoch": self.epoch, "step": self.step, "stage": self.stage}
-        head |= {"layers": self.layers, "samples": self.samples, "unit": self.unit}
-        head |= {"left_out": self.left_out} if self.left_out else {}
-        measured = {name: quantity.to_json() for name, quantity in self.quantities.items()}
-        return json.dumps(head | {"quantities": measured}, allow_nan=False)
+        line = {"version": VERSION} | vars(self)
+        line["quantities"] = {name: quantity.to_json() for name, quantity in self.quantities.items()}
+        if not self.left_out:
+            del line["left_out"]
+        return json.dumps(line, allow_nan=False)
 
     @classmethod
     def from_line(cls, line: str | bytes) -> Self:

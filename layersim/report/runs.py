@@ -13,17 +13,17 @@ from rich.segment import Segment
 from rich.table import Table
 
 from layersim.errors import UserError
-from layersim.report.across import ACROSS_FILE
+from layersim.report.across import AcrossReport
 from layersim.report.configuration import CONFIG_FILE, below, model_of, read_configuration, trained_how
 from layersim.report.environment import read_environment
-from layersim.report.exits import EXITS_FILE
+from layersim.report.exits import ExitReport
 from layersim.report.lens import LENS_FILE
 from layersim.report.quantity import LAYER, three, told
 from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
 from layersim.report.terminal import gathered, plain_table
-from layersim.report.transfer import TRANSFER_FILE
+from layersim.report.transfer import TransferReport
 
-_WRITE = {LENS_FILE: "lens", EXITS_FILE: "exits", TRANSFER_FILE: "transfer", ACROSS_FILE: "similarity"}
+_WRITE = {LENS_FILE: "lens"} | {report.FILE: report.VERB for report in (ExitReport, TransferReport, AcrossReport)}
 """Files by which a verb is known, whatever made the directory."""
 _FILES = {RECORDS_FILE, CONFIG_FILE, *_WRITE}
 _LEAST_LAST = ("epoch", "model", "depth", "objective", "perplexity")
@@ -76,12 +76,11 @@ class RunsTable:
     """
 
     runs: Sequence[Listed]
-    root: Path
     now: float
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         columns = self._columns()
-        wide = {"run": [f"{self._place(run)}" for run in self.runs], **columns}
+        wide = {"run": [f"{run.directory}" for run in self.runs], **columns}
         if _width(console, wide) <= options.max_width:
             yield _table(wide)
             return
@@ -95,7 +94,7 @@ class RunsTable:
             yield Segment.line()
             if 0 <= number - _HEAD < len(self.runs):
                 run = self.runs[number - _HEAD]
-                yield Segment(f"  {self._place(run)}{'  (can go on)' if run.resumable else ''}\n")
+                yield Segment(f"  {run.directory}{'  (can go on)' if run.resumable else ''}\n")
 
     def _columns(self) -> dict[str, list[str]]:
         measured = gathered([_measured(run.record) for run in self.runs])
@@ -108,9 +107,6 @@ class RunsTable:
             "goes on": ["can" if run.resumable else "" for run in self.runs],
         }
         return {name: cells for name, cells in told.items() if any(cells) or name == "epoch"}
-
-    def _place(self, run: Listed) -> Path:
-        return run.directory.relative_to(self.root) if run.directory.is_relative_to(self.root) else run.directory
 
 
 def _table(columns: Mapping[str, Sequence[str]]) -> Table:

@@ -8,14 +8,12 @@ from rich.table import Table
 from layersim.report.json_report import ONE, Report
 from layersim.report.terminal import plain_table
 
-TOKEN_EXITS_FILE = "token_exits.json"
-
 
 @dataclass(frozen=True, kw_only=True)
 class TokenExitReport(Report):
     """A threshold for a language model's tokens, and how much sooner it writes."""
 
-    FILE: ClassVar[str] = TOKEN_EXITS_FILE
+    FILE: ClassVar[str] = "token_exits.json"
     VERB: ClassVar[str] = "exits"
     FORMS: ClassVar[dict[str, Any]] = {
         "calibration": dict.fromkeys(("target", "confidence", "bound", "mean_exit_layer", "layer_gain"), ONE),

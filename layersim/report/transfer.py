@@ -12,8 +12,6 @@ from layersim.report.json_report import BY_LAYER, COUNT, ONE, Report
 from layersim.report.quantity import curve
 from layersim.report.terminal import table_by_layer
 
-TRANSFER_FILE = "transfer.json"
-
 UNITS = {"rotation": "degrees", "noise": "standard deviations", "blur": "of the width"}
 
 _STRENGTHS = ("#c6dbef", "#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b")
@@ -23,7 +21,7 @@ _STRENGTHS = ("#c6dbef", "#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", 
 class TransferReport(Report):
     """Accuracies by layer, first layer first."""
 
-    FILE: ClassVar[str] = TRANSFER_FILE
+    FILE: ClassVar[str] = "transfer.json"
     VERB: ClassVar[str] = "transfer"
     FORMS: ClassVar[dict[str, Any]] = {
         "shifts": {str: [{"strength": ONE, "accuracy": BY_LAYER}]},

@@ -71,9 +71,15 @@ class Source:
         """The same with its task settled: whether the data are a language model's."""
         if not self.any_task:
             return self
-        section = deepcopy(self.model)
-        section["backbone"]["init_args"]["task"] = "language-modeling" if tokens else "classification"
-        return replace(self, model=section, any_task=False)
+        task = "language-modeling" if tokens else "classification"
+        return replace(self.with_options({"task": task}), any_task=False)
+
+    def with_options(self, options: Mapping[str, Any]) -> "Source":
+        """The same with these options of its backbone."""
+        named = self.model["backbone"]
+        backbone: dict[str, Any] = {"class_path": named} if isinstance(named, str) else named
+        section = {**backbone, "init_args": {**(backbone.get("init_args") or {}), **options}}
+        return replace(self, model=self.model | {"backbone": section})
 
 
 def read_source(given: str) -> Source:

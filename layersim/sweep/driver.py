@@ -9,7 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -43,17 +43,15 @@ class Driver:
         file: the sweep; it has been checked.
         root: where runs are kept. Trial 3 lives under `<root>/sweeps/<file's name>/trial-003/`, with all that it
             printed in `output.log`; the ledger lies beside the trials.
-        program: what is started with a trial's words; the installed command where None.
-        warm_up: the name of a function that imports what the program, then a Python script, needs, once for all trials
+        program: the Python script that is run with a trial's words; the installed command where None.
+        warm_up: the name of a function that imports what the program needs, once for all trials
             (`package.module:function`).
     """
 
-    def __init__(
-        self, file: SweepFile, root: Path, program: Sequence[str] | None = None, warm_up: str | None = None
-    ) -> None:
+    def __init__(self, file: SweepFile, root: Path, program: Path | None = None, warm_up: str | None = None) -> None:
         self._file = file
         self._warm_up = [] if warm_up is None else [warm_up]
-        self._program = program or [str(installed_command())]
+        self._program = str(program or installed_command())
         self._root = root
         self._place = f"sweeps/{file.path.stem}"
         self._engine = Engine(file.config)
@@ -109,7 +107,7 @@ class Driver:
         others = [one for one in self.ledger.trials if one.trial != trial.trial]
         assert guarding.stdin is not None
         assert guarding.stdout is not None
-        asked = {"words": [*self._program, *words], "output": str(output)}
+        asked = {"words": [self._program, *words], "output": str(output)}
         guarding.stdin.write(json.dumps(asked).encode() + b"\n")
         while not select.select([guarding.stdout], [], [], _POLL_SECONDS)[0]:
             trial = self._look(trial, folder, before)

@@ -4,7 +4,7 @@ import importlib
 import random
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,8 @@ import numpy as np
 from layersim.errors import UserError, as_user_error
 from layersim.sweep.ledger import Trial
 
-_STATES = {"running": "running", "finished": "finished", "stopped": "finished", "failed": "failed"}
-"""The engine's words. A stopped trial counts with the metric that it reached."""
 _OURS = ("program", "command", "entity", "project", "run_cap")
-
-
-def _refused() -> AbstractContextManager[None]:
-    return as_user_error("W&B's engine refuses the sweep", "Change its method, parameters or early_terminate.")
+_refused = partial(as_user_error, "W&B's engine refuses the sweep", "Change its method, parameters or early_terminate.")
 
 
 class Engine:
@@ -74,7 +69,7 @@ class Engine:
         name = self._config["metric"]["name"]
         return self._sweeps.SweepRun(
             name=str(trial.trial),
-            state=_STATES[trial.state],
+            state="finished" if trial.state == "stopped" else trial.state,  # counts with the metric that it reached
             config={key: {"value": value} for key, value in trial.values.items()},
             sampledHistory=[{name: value} for value in trial.history],
             summaryMetrics={name: trial.history[-1]} if trial.history else {},

@@ -15,18 +15,16 @@ from layersim.sweep.flags import from_agent
 METHODS = ("grid", "random", "bayes")
 GOALS = ("maximize", "minimize")
 VERBS = ("fit", "validate", "test")
-_RANGE = ({"min", "max"}, set[str]())
-_STEPS = ({"min", "max"}, {"q"})
-_BELL = (set[str](), {"mu", "sigma"})
-_STEPPED_BELL = (set[str](), {"mu", "sigma", "q"})
 DISTRIBUTIONS: dict[str, tuple[set[str], set[str]]] = {
     "constant": ({"value"}, set()),
     "categorical": ({"values"}, set()),
     "categorical_w_probabilities": ({"values", "probabilities"}, set()),
-    **dict.fromkeys(("uniform", "int_uniform", "log_uniform_values", "inv_log_uniform_values"), _RANGE),
-    **dict.fromkeys(("q_uniform", "q_log_uniform_values"), _STEPS),
-    **dict.fromkeys(("normal", "log_normal"), _BELL),
-    **dict.fromkeys(("q_normal", "q_log_normal"), _STEPPED_BELL),
+    **dict.fromkeys(
+        ("uniform", "int_uniform", "log_uniform_values", "inv_log_uniform_values"), ({"min", "max"}, set())
+    ),
+    **dict.fromkeys(("q_uniform", "q_log_uniform_values"), ({"min", "max"}, {"q"})),
+    **dict.fromkeys(("normal", "log_normal"), (set(), {"mu", "sigma"})),
+    **dict.fromkeys(("q_normal", "q_log_normal"), (set(), {"mu", "sigma", "q"})),
     "beta": ({"a", "b"}, set()),
     "q_beta": ({"a", "b"}, {"q"}),
 }

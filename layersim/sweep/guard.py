@@ -3,8 +3,8 @@
     python -P -m layersim.sweep.guard [WARM_UP]     then a line for each trial: {"words": […], "output": PATH}
 
 It stands between the driver and the trials, and tells each one's exit status. The driver holds the other end of its
-input, which the system closes whatever becomes of the driver. With the name of a function that imports what trials
-need, they are forks that find it imported, each a Python script as if it was run anew; else programs of their own.
+input, which the system closes whatever becomes of the driver. A trial is a fork, a Python script as if it was run anew,
+which finds imported what the function of this name imports.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def main(warm_up: str | None = None) -> None:
     told = os.fdopen(0, "rb", buffering=0, closefd=False)
     while line := told.readline():
         if not (trial := os.fork()):
-            _become(**json.loads(line), forked=warm_up is not None)
+            _become(**json.loads(line))
         running[:] = [trial]
         print(_watched(trial, running), flush=True)
 
@@ -59,7 +59,7 @@ def _watched(trial: int, running: list[int]) -> int:
     return 128 - status if status < 0 else status
 
 
-def _become(words: list[str], output: str, *, forked: bool) -> None:
+def _become(words: list[str], output: str) -> None:
     """Makes a trial of this process: in a session of its own, which takes over the files that are open here, the
     ledger's lock among them."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -67,8 +67,6 @@ def _become(words: list[str], output: str, *, forked: bool) -> None:
     said = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number, stream in enumerate((os.open(os.devnull, os.O_RDONLY), said, said)):
         os.dup2(stream, number)
-    if not forked:
-        os.execvp(words[0], words)
     sys.argv = words
     sys.path[:0] = [os.path.dirname(words[0])]
     runpy.run_path(words[0], run_name="__main__")

@@ -77,7 +77,7 @@ def read_by_every_verb(directory: Path) -> list[str]:
 
     def runs() -> None:
         (found,) = find_runs([directory])
-        words(RunsTable([found], directory, time.time()))
+        words(RunsTable([found], time.time()))
         told.extend([found.notice] if found.notice else [])
 
     def claims() -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 import shutil
@@ -31,7 +32,8 @@ def make(directory: Path, seconds_ago: float, *records, config: str = CONFIG) ->
 
 def lines(root: Path) -> list[str]:
     console = Console(record=True, width=120, file=io.StringIO())
-    console.print(RunsTable(find_runs([root]), root, NOW))
+    with contextlib.chdir(root):
+        console.print(RunsTable(find_runs([Path()]), NOW))
     return [" ".join(line.split()) for line in console.export_text().splitlines() if line.strip()]
 
 

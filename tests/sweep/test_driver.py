@@ -55,9 +55,15 @@ def sweep(folder: Path, **config: Any) -> Path:
     return path
 
 
+def script(folder: Path, source: str) -> Path:
+    path = folder / "program.py"
+    path.write_text(source)
+    return path
+
+
 def driver(path: Path) -> Driver:
     """A driver of a program that stands in for a training, in milliseconds."""
-    return Driver(read(path), path.parent / "runs", program=(sys.executable, "-c", PROGRAM))
+    return Driver(read(path), path.parent / "runs", script(path.parent, PROGRAM))
 
 
 def test_the_table_has_the_best_first() -> None:

@@ -20,7 +20,7 @@ from layersim.sweep.driver import Driver
 from layersim.sweep.file import read
 from layersim.sweep.ledger import Ledger, Trial
 from tests.reliability.children import Child
-from tests.sweep.test_driver import driver, sweep
+from tests.sweep.test_driver import driver, script, sweep
 
 pytest.importorskip("sweeps", reason="the extra `sweep` is not installed")
 
@@ -39,13 +39,13 @@ class Grid:
 
 
 def drive(
-    path: Path, root: Path, program: str, number: int, disposition: signal.Handlers, warm_up: str | None = None
+    path: Path, root: Path, program: Path, number: int, disposition: signal.Handlers, warm_up: str | None = None
 ) -> None:
     """A driver in a process of its own, started with a signal's disposition; status 2 where another one is at work."""
     signal.signal(number, disposition)
     driving.Engine = Grid  # type: ignore[assignment,misc]
     try:
-        Driver(read(path), root, (program,) if warm_up else (sys.executable, "-c", program), warm_up).run(None)
+        Driver(read(path), root, program, warm_up).run(None)
     except UserError:
         sys.exit(2)
 
@@ -56,7 +56,8 @@ def driven(folder: Path, number: signal.Signals, disposition: signal.Handlers) -
     trial's process id; neither outlives the block."""
     told = folder / "pid"
     trial = f"import os, pathlib, time; pathlib.Path({str(told)!r}).write_text(str(os.getpid())); time.sleep(3600)"
-    child = Child(folder / "output", drive, sweep(folder), folder / "runs", trial, number, disposition)
+    program = script(folder, trial)
+    child = Child(folder / "output", drive, sweep(folder), folder / "runs", program, number, disposition)
     try:
         assert child.wait_for(lambda: told.exists() and bool(told.read_text()))
         yield child, int(told.read_text())
@@ -115,7 +116,7 @@ def forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_trials_share_imports_and_nothing_else(forked: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = forked.parent
-    first = Driver(read(sweep(home)), home / "runs", (str(forked),), "warm:up")
+    first = Driver(read(sweep(home)), home / "runs", forked, "warm:up")
     first.run(None)
     assert [trial.state for trial in first.ledger.trials] == ["finished", "failed", "finished"]
     assert "failed: x is negative" in capsys.readouterr().out
@@ -131,7 +132,7 @@ def test_trials_share_imports_and_nothing_else(forked: Path, capsys: pytest.Capt
 def test_a_forked_trial_ends_with_the_driver(number: signal.Signals, forked: Path) -> None:
     home = forked.parent
     path = sweep(home, parameters={"x": {"values": [2.0]}})
-    told = (path, home / "runs", str(forked), signal.SIGHUP, signal.SIG_DFL, "warm:up")
+    told = (path, home / "runs", forked, signal.SIGHUP, signal.SIG_DFL, "warm:up")
     environment = {"PYTHONPATH": os.environ["PYTHONPATH"]}
     child = Child(home / "output", drive, *told, where=home, environment=environment)
     output = home / "runs/sweeps/tiny/trial-001/output.log"
@@ -192,7 +193,7 @@ with open("log", "a") as log, open(flags["x"], "a") as alone:
 
 def watched(folder: Path) -> Child:
     """A driver of such trials."""
-    told = (folder / "tiny.yaml", folder / "runs", WATCHED, signal.SIGHUP, signal.SIG_DFL)
+    told = (folder / "tiny.yaml", folder / "runs", script(folder, WATCHED), signal.SIGHUP, signal.SIG_DFL)
     return Child(folder / "output", drive, *told, where=folder)
 
 

@@ -14,7 +14,7 @@ from tasks import TASKS, Task
 
 from layersim.__main__ import main as layersim
 from layersim.report.lens import LENS_FILE
-from layersim.report.transfer import TRANSFER_FILE
+from layersim.report.transfer import TransferReport
 
 KNOWLEDGE = ("standard", "aligned")
 """Objectives whose layers are read by lenses and probes, and set against chance: those that the claims compare."""
@@ -58,7 +58,7 @@ def finish(job: Job, fit: list[str], root: Path) -> float:
         if job.seed not in found:
             raise Failed(f"no finished run of seed {job.seed} below {root / task.experiment(job.objective)}")
     directory = found[job.seed].directory
-    measured = (directory / TRANSFER_FILE).exists() or job.objective not in task.objectives
+    measured = (directory / TransferReport.FILE).exists() or job.objective not in task.objectives
     if (task.images or task.probe) and not measured:
         to = [f"--to_data={task.probe}"] if task.probe else []
         call("transfer", f"--ckpt_path={directory / 'checkpoints' / 'last.ckpt'}", *to)

@@ -26,7 +26,6 @@ LIMITS = {
 Arms = tuple[tuple[str, ...], ...]
 ONE_HEAD = ("aligned", "alternating")
 """Arms in which one head is trained at all layers."""
-EACH: Arms = (("standard", *ONE_HEAD, "separate"),)
 GAIN: Arms = (ONE_HEAD, ("standard",))
 LOSS: Arms = (("standard",), ONE_HEAD)
 
@@ -51,7 +50,7 @@ class Claim:
     """What is measured."""
     published: str = ""
     """The paper's number, where it prints or draws one."""
-    arms: Arms = EACH
+    arms: Arms = (("standard", *ONE_HEAD, "separate"),)
     """Each of the first has the number, or how much more of it than each of the second."""
     claimed: tuple[Literal["≤", ">"], float | str]
     """The limit is a number, or the name of one of the limits."""
