@@ -42,9 +42,11 @@ def made_place(to: Path | None, experiment: str) -> Path:
 def run_directory(given: str) -> Path:
     """That which a model's path lies in."""
     path = Path(given).expanduser().resolve()
-    if not path.is_dir() and path.parent.name != "checkpoints":
+    if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint has
+        return path
+    if path.parent.name != "checkpoints":
         raise UserError(f"{given} lies in no run's directory. Set --to, a directory for what comes out.")
-    return path if path.is_dir() else path.parent.parent
+    return path.parent.parent
 
 
 def show_outcome(table: RenderableType, numbers: Path, picture: Picture) -> None:

@@ -21,9 +21,11 @@ from layersim.report.lens import LENS_FILE
 from layersim.report.quantity import LAYER, three, told
 from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
 from layersim.report.terminal import gathered, plain_table
+from layersim.report.token_exits import TokenExitReport
 from layersim.report.transfer import TransferReport
 
-_WRITE = {LENS_FILE: "lens"} | {report.FILE: report.VERB for report in (ExitReport, TransferReport, AcrossReport)}
+_REPORTS = (ExitReport, TokenExitReport, TransferReport, AcrossReport)
+_WRITE = {LENS_FILE: "lens"} | {report.FILE: report.VERB for report in _REPORTS}
 """Files by which a verb is known, whatever made the directory."""
 _FILES = {RECORDS_FILE, CONFIG_FILE, *_WRITE}
 _LEAST_LAST = ("epoch", "model", "depth", "objective", "perplexity")

@@ -38,7 +38,9 @@ def main(warm_up: str | None = None) -> None:
         if not (trial := os.fork()):
             _become(**json.loads(line))
         running[:] = [trial]
-        print(_watched(trial, running), flush=True)
+        status = _watched(trial, running)
+        with contextlib.suppress(BrokenPipeError):  # there is no driver any more, as the next line's end tells
+            os.write(1, f"{status}\n".encode())
 
 
 def _watched(trial: int, running: list[int]) -> int:
