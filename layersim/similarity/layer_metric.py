@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from math import prod
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,13 +14,6 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
 
-class _Held:
-    """A value that torchmetrics hands on without looking inside."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
 class LayerMetric(Metric):
     """A torchmetrics metric whose `compute` gives (L,) and (L, M) also where they hold one number.
 
@@ -28,8 +22,9 @@ class LayerMetric(Metric):
 
     def _wrap_compute(self, compute: Callable[[], Any]) -> Callable[[], Any]:
         @wraps(compute)
-        def held() -> _Held:
-            return _Held(apply_to_collection(compute(), Tensor, torch.clone))  # a state may change later
+        def held() -> SimpleNamespace:  # which torchmetrics hands on without looking inside
+            own = apply_to_collection(compute(), Tensor, torch.clone)  # a state may change later
+            return SimpleNamespace(value=own)
 
         cached = super()._wrap_compute(held)
         return wraps(compute)(lambda: cached().value)
