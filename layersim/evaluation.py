@@ -85,10 +85,10 @@ def reduced(value: Tensor, how: Literal["sum", "min", "max"]) -> Tensor:
     return value
 
 
-def everywhere(parts: list[Any]) -> list[Any]:
-    """The parts of every process, those of the first one first."""
+def everywhere(parts: list[Any], group: Any = None) -> list[Any]:
+    """The parts of every process, or of every one of a group, those of the first one first."""
     if processes() == 1:
         return parts
-    gathered: list[Any] = [None] * processes()
-    dist.all_gather_object(gathered, parts)
+    gathered: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, parts, group=group)
     return [part for of_one in gathered for part in of_one]
