@@ -40,12 +40,11 @@ def evaluate(module: nn.Module, loader: Iterable[Mapping[str, Any]], *collectors
             collector.to(device)
     with evaluating(module), torch.no_grad():
         for batch in loader:
-            output = module(
-                {
-                    key: value.to(device) if isinstance(value, Tensor) and key not in _NUMBERS else value
-                    for key, value in batch.items()
-                }
-            )
+            moved = {
+                key: value.to(device) if isinstance(value, Tensor) and key not in _NUMBERS else value
+                for key, value in batch.items()
+            }
+            output = module(moved)
             for collector in collectors:
                 collector.update(output)
         return [collector.compute() for collector in collectors]
