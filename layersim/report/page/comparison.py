@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -202,10 +203,8 @@ def interval_table(name: str, groups: Mapping[str, Quantity]) -> str:
         if one.interval is not None:
             halves = [f" ± {three(high - mean)}" for mean, high in zip(one.values, one.interval["high"], strict=True)]
         columns[group] = [three(mean) + half for mean, half in zip(one.values, halves, strict=True)]
-    rows = [
-        [str(layer + 1), *(cells[layer] if layer < len(cells) else "" for cells in columns.values())]
-        for layer in range(max(map(len, columns.values()), default=0))
-    ]
+    every = zip_longest(*columns.values(), fillvalue="")
+    rows = [[str(layer), *cells] for layer, cells in enumerate(every, start=1)]
     caption = f"{name.capitalize()} by layer: mean and 95 % interval over the runs of a group"
     return table(caption, ["layer", *columns], rows) if columns else ""
 
