@@ -127,8 +127,9 @@ def compared(
     """The comparison as HTML, the charts that no slider moves, and what must be known of it."""
     exits = {name: page.exits for name, page in zip(names, pages, strict=True) if page.exits is not None}
     lenses = {name: page.lens for name, page in zip(names, pages, strict=True) if page.lens is not None}
+    others = exit_charts(exits) + lens_charts(lenses)
     if len(pages) == 1:
-        return "", exit_charts(exits) + lens_charts(lenses), []
+        return "", others, []
     groups = group_runs([page.run.name for page in pages], records)
     worth = worth_of_groups(groups, records)
     parts = [
@@ -141,22 +142,17 @@ def compared(
         runs_table(worth[0], names, pages, records),
         "</section>",
     ]
-    drawn = compared_charts(groups, names, records, exits, lenses)
+    drawn = compared_charts(groups, names, records, others)
     return "\n".join(parts), drawn, comparison_notices(groups, pages, records)
 
 
 def compared_charts(
-    groups: Sequence[Group],
-    names: Sequence[str],
-    records: Sequence[LayerRecord],
-    exits: Mapping[str, ExitReport],
-    lenses: Mapping[str, LayerRecord],
+    groups: Sequence[Group], names: Sequence[str], records: Sequence[LayerRecord], others: Sequence[Chart]
 ) -> list[Chart]:
-    """What runs tell side by side: curves by layer of each group, each run's heat maps, what exits cost, and what each
-    run's layers know."""
+    """What runs tell side by side: curves by layer of each group, each run's heat maps, and beside them others."""
     drawn = {group.title: group.curves(records) for group in groups}
     large = worth_of_groups(groups, records)[0], f"{shared_name(records, 'matrix')} to last"
-    made = exit_charts(exits) + lens_charts(lenses)
+    made = [*others]
     for name in dict.fromkeys(name for found in drawn.values() for name in found):
         shown = {group: found[name] for group, found in drawn.items() if name in found}
         label = next(iter(shown.values())).label
