@@ -38,7 +38,6 @@ class Group:
 
     name: str
     """The experiment, less its seed."""
-    layers: int
     members: list[int]
     """The runs' places in the list that was grouped."""
 
@@ -85,7 +84,7 @@ def group_runs(names: Sequence[str], records: Sequence[LayerRecord]) -> list[Gro
         members.setdefault((_SEED_IN_NAME.sub("", name) or name, record.layers), []).append(place)
     counted = [name for name, _ in members]
     return [
-        Group(name if counted.count(name) == 1 else f"{name} ({layers} layers)", layers, places)
+        Group(name if counted.count(name) == 1 else f"{name} ({layers} layers)", places)
         for (name, layers), places in members.items()
     ]
 
