@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from layersim.report.drawing.specifications import COUNTED
 from layersim.report.exits import ExitReport
 from layersim.report.lens import lens_panels
 from layersim.report.page.charts import Chart, charts, static_chart
-from layersim.report.page.section import RunPage, table
+from layersim.report.page.section import RunPage, by_layer, table
 from layersim.report.quantity import Quantity, curves, single_numbers, three
 from layersim.report.records import LayerRecord, shared_name
 from layersim.report.table import options_note
@@ -198,10 +197,8 @@ def interval_table(name: str, groups: Mapping[str, Quantity]) -> str:
         if one.interval is not None:
             halves = [f" ± {three(high - mean)}" for mean, high in zip(one.values, one.interval["high"], strict=True)]
         columns[group] = [three(mean) + half for mean, half in zip(one.values, halves, strict=True)]
-    every = zip_longest(*columns.values(), fillvalue="")
-    rows = [[str(layer), *cells] for layer, cells in enumerate(every, start=1)]
     caption = f"{name.capitalize()} by layer: mean and 95 % interval over the runs of a group"
-    return table(caption, ["layer", *columns], rows) if columns else ""
+    return by_layer(caption, columns) if columns else ""
 
 
 def runs_table(worth: str, names: Sequence[str], pages: Sequence[RunPage], records: Sequence[LayerRecord]) -> str:
