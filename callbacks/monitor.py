@@ -120,9 +120,8 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
             return self.rehearsed(self.fresh(module), made_up(module.num_layers, width, samples))
         stand_in = cast(LayerwiseModule, TappedModule(module, self.named).model(2))
         names = self.rehearsed(self.fresh(stand_in), made_up(2, 8, samples))
-        return {
-            re.sub(r"layer_\d+$", "layer_*", name) for name in names
-        }  # a forward pass alone shows how many there are
+        # a forward pass alone shows how many there are
+        return {re.sub(r"layer_\d+$", "layer_*", name) for name in names}
 
     def rehearsed(self, metrics: dict[str, AnyMetric], output: LayerOutput) -> set[str]:
         """The names of what is logged of an epoch with this one step, which each process makes up for itself."""

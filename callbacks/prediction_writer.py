@@ -31,13 +31,7 @@ class PredictionWriter(Callback):
         self._batches = []
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **more: Any
     ) -> None:
         self._batches.append(_columns(outputs, batch["index"], batch.get("label")))
 

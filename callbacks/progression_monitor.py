@@ -88,7 +88,6 @@ class ProgressionMonitor(LayerMonitor[Metric]):
 
 def _quantities(record: dict[str, Any]) -> dict[str, Quantity]:
     how = {"samples": record["samples"], "centering": record["centering"]}
-    angles, inner = record["angle"], [*range(2, len(record["angle"]) + 2)]
     found = _rises(record, "cosine", "cosine_path", "cosine to the last layer", (-1, 1), how)
     if "target_probability" in record:
         found |= _rises(record, "target_probability", "target_probability", "probability of the true class", (0, 1), {})
@@ -96,20 +95,14 @@ def _quantities(record: dict[str, Any]) -> dict[str, Quantity]:
         "path_over_chord": Quantity(
             values=record["path_over_chord"], label="path ÷ chord", range=(1, None), options=how
         ),
-        "angle": Quantity(
-            values=angles,
-            axes=("inner layer",),
-            label="angle between steps",
-            unit="degrees",
-            range=(0, 180),
-            options=how,
-            ticks={"inner layer": inner},
+        "angle": _along(
+            "inner layer", 2, record["angle"], label="angle between steps", unit="degrees", range=(0, 180), options=how
         ),
         "distance_to_segment": curve(
             record["distance_to_segment"], label="distance to the segment ÷ chord", range=(0, None), options=how
         ),
-        "skip_over_residual": _of_steps(
-            record["skip_over_residual"], label="norm of skip ÷ residual", unit=RATIO, options=how
+        "skip_over_residual": _along(
+            "step", 1.5, record["skip_over_residual"], label="norm of skip ÷ residual", unit=RATIO, options=how
         ),
     }
     for name, value in record["cosine_cka"].items():
@@ -134,7 +127,7 @@ def _rises(
 ) -> dict[str, Quantity]:
     """The mean at each layer, and for which share of the samples it rises: at each step, and at every one of them."""
     share: dict[str, Any] = {"unit": "share", "range": (0, 1), "options": how}
-    by_step = _of_steps(record[f"{key}_rises_by_step"], label=f"share whose {label} rises", **share)
+    by_step = _along("step", 1.5, record[f"{key}_rises_by_step"], label=f"share whose {label} rises", **share)
     return {
         name: curve(record[key], label=label, range=ends, options=how),
         f"{key}_rises_by_step": by_step,
@@ -142,10 +135,9 @@ def _rises(
     }
 
 
-def _of_steps(values: list[float], **told: Any) -> Quantity:
-    """L − 1 values, each of the step from a layer to the next."""
-    between = [layer + 1.5 for layer in range(len(values))]
-    return Quantity(values=values, axes=("step",), ticks={"step": between}, **told)
+def _along(axis: str, first: float, values: list[float], **told: Any) -> Quantity:
+    """A value a place along the axis, counted from the first; a step from a layer to the next stands between them."""
+    return Quantity(values=values, axes=(axis,), ticks={axis: [first + n for n in range(len(values))]}, **told)
 
 
 def _nc3(head: Head, features: Tensor, targets: Tensor, classes: list[int]) -> dict[str, list[float]]:

@@ -66,16 +66,14 @@ class LayerAccuracyMonitor(LayerMonitor[Metric]):
         shares, nats = (right.diagonal().double() / samples).tolist(), losses.tolist()
         tokens = self.unit == "tokens"
         self.on_bar = "perplexity" if tokens else "accuracy"
-        measured = (
-            {"perplexity": curve(perplexity(nats), unit=RATIO, range=(1, None), better="lower")} if tokens else {}
-        )
+        measured = {}
+        if tokens:
+            measured["perplexity"] = curve(perplexity(nats), unit=RATIO, range=(1, None), better="lower")
         measured["accuracy"] = curve(shares, range=(0, 1), better="higher")
         measured["loss"] = curve(nats, unit="nats", range=(0, None), better="lower", overall=float(objective))
         if samples:
-            independent = not tokens
-            measured |= _depth(
-                measured_depth(right, int(samples), self.epsilon, self.absolute_epsilon, independent=independent)
-            )
+            how = self.epsilon, self.absolute_epsilon
+            measured |= _depth(measured_depth(right, int(samples), *how, independent=not tokens))
         return measured
 
 

@@ -133,32 +133,16 @@ class TappedModule:
 
     def read(self, batch: Any, below: int | None = None) -> LayerOutput | None:
         """What the layers put out since the tap was opened, and what the head, where one is named, reads there, of the
-        samples whose position is below that; None where there are none.
-
-        Raises:
-            UserError: as `features`; there are no labels where the head is read.
-        """
-        features = self.features(batch)
-        if self.reads_head:
-            features.targets = labels_of(batch, self.named.label, features.values.shape[1]).to(features.values.device)
-        kept = of_those_below(features, below)
-        self._samples += 0 if kept is None else kept.values.shape[1]
-        if kept is None:
-            return None
-        backbone = self.model(len(kept.values)).backbone
-        dtype = next((each.dtype for each in backbone.classifier.parameters()), None) if self.reads_head else None
-        return read_by_head(backbone, kept, dtype)
-
-    def features(self, batch: Any) -> LayerFeatures:
-        """What the layers put out since the tap was opened. Closes it, as later callbacks may run the model too.
+        samples whose position is below that; None where there are none. Closes the tap, as later callbacks may run the
+        model too.
 
         Raises:
             UserError: as `FeatureTap.take`; no layout was told, and the step ran on another number of samples than the
-                batch has, such as each video's frames.
+                batch has, such as each video's frames; there are no labels where the head is read.
         """
         self.tap.close()
-        features = self.tap.take()
-        samples = features.shape[1]
+        values = self.tap.take()
+        samples = values.shape[1]
         sizes = batch_sizes(batch, either=tokens_first(self.module))
         if self.named.layout is None and sizes.first and samples not in sizes.first:
             raise UserError(
@@ -171,7 +155,14 @@ class TappedModule:
                 'The batches have no "position", one integer a sample: each process numbers its own, minibatch CKA '
                 "groups each process's samples, and samples that a sampler repeats count twice."
             )
-        return LayerFeatures(features, position=position)
+        targets = labels_of(batch, self.named.label, samples).to(values.device) if self.reads_head else None
+        kept = of_those_below(LayerFeatures(values, targets, position), below)
+        if kept is None:
+            return None
+        self._samples += kept.values.shape[1]
+        backbone = self.model(len(kept.values)).backbone
+        dtype = next((each.dtype for each in backbone.classifier.parameters()), None) if self.reads_head else None
+        return read_by_head(backbone, kept, dtype)
 
     def options(self) -> dict[str, Any]:
         """Which features were measured: the layers' names, first layer first, and the pool's."""

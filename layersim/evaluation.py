@@ -40,12 +40,11 @@ def evaluate(module: nn.Module, loader: Iterable[Mapping[str, Any]], *collectors
             collector.to(device)
     with evaluating(module), torch.no_grad():
         for batch in loader:
-            output = module(
-                {
-                    key: value.to(device) if isinstance(value, Tensor) and key not in _NUMBERS else value
-                    for key, value in batch.items()
-                }
-            )
+            moved = {
+                key: value.to(device) if isinstance(value, Tensor) and key not in _NUMBERS else value
+                for key, value in batch.items()
+            }
+            output = module(moved)
             for collector in collectors:
                 collector.update(output)
         return [collector.compute() for collector in collectors]
@@ -85,10 +84,10 @@ def reduced(value: Tensor, how: Literal["sum", "min", "max"]) -> Tensor:
     return value
 
 
-def everywhere(parts: list[Any]) -> list[Any]:
-    """The parts of every process, those of the first one first."""
+def everywhere(parts: list[Any], group: Any = None) -> list[Any]:
+    """The parts of every process, or of every one of a group, those of the first one first."""
     if processes() == 1:
         return parts
-    gathered: list[Any] = [None] * processes()
-    dist.all_gather_object(gathered, parts)
+    gathered: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, parts, group=group)
     return [part for of_one in gathered for part in of_one]

@@ -91,9 +91,8 @@ def intrinsic_dimension(features: Tensor, *, discard: float = 0.1) -> tuple[Tens
 def _two_neighbours(points: Tensor, discard: float) -> Tensor:
     """(3,) of (n, D) different points."""
     near = torch.cdist(points, points).fill_diagonal_(torch.inf).topk(min(4, len(points) - 1), largest=False).indices
-    exact = torch.linalg.vector_norm(
-        points[near] - points[:, None], dim=-1
-    )  # the table's come of differences of squares
+    # anew, as the table's come of differences of squares
+    exact = torch.linalg.vector_norm(points[near] - points[:, None], dim=-1)
     distances, order = exact.sort(dim=1)
     ratios = (distances[:, 1] / distances[:, 0]).log()
     kept = len(points) - int(discard * len(points))

@@ -159,9 +159,8 @@ def _losses_and_gradients(
             label = labels[chunk]
             losses[layer, chunk] = _smoothed(log_p, label, task.label_smoothing)
             factor = task.factors[layer]
-            if not any(wanted) or (
-                not isinstance(factor, Tensor) and factor == 0
-            ):  # a tensor would wait for the device
+            # whether a tensor is zero is not asked, as that would wait for the device
+            if not any(wanted) or (not isinstance(factor, Tensor) and factor == 0):
                 continue
             errors = _errors(log_p, label, task.label_smoothing)
             if bias_gradient is not None:

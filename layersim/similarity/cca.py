@@ -88,11 +88,11 @@ def cca_pairs(variance: float | None = None) -> "LayerPairs[Subspace]":
     if variance is not None and not 0 < variance <= 1:
         raise UserError(f"variance: expected a share above 0, up to 1, got {variance}")
     label = "mean CCA" if variance is None else "SVCCA"
-    return LayerPairs(label, LEAST, lambda x: require_room(subspace(x, variance), label), _mean_correlations)
+    return LayerPairs(label, LEAST, lambda x: subspace(x, label, variance), _mean_correlations)
 
 
 def pwcca_pairs() -> "LayerPairs[Subspace]":
-    return LayerPairs("PWCCA", LEAST, lambda x: require_room(subspace(x), "PWCCA"), _weighted_correlations)
+    return LayerPairs("PWCCA", LEAST, lambda x: subspace(x, "PWCCA"), _weighted_correlations)
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,14 @@ class Subspace:
         return Subspace(self.basis[order], self.loadings)
 
 
-def subspace(layer: Tensor, variance: float | None = None) -> Subspace | None:
+def subspace(layer: Tensor, measure: str, variance: float | None = None) -> Subspace | None:
     """The directions that (N, D) float64 features spread in, or the fewest that explain a share `variance` of it.
 
     A direction counts where its singular value is above max(N, D) · 2⁻⁵² times the largest: below is float64's own
     rounding (as numpy's matrix_rank). None where the features are constant.
+
+    Raises:
+        TooFewSamples: it is all that N centred samples can span, so that it explains anything, whatever the data.
     """
     basis, values, directions = torch.linalg.svd(centred(layer, dim=0), full_matrices=False)
     if values[0] == 0:
@@ -128,23 +131,14 @@ def subspace(layer: Tensor, variance: float | None = None) -> Subspace | None:
     else:
         explained = values.square().cumsum(0)
         rank = 1 + int((explained < variance * explained[-1]).sum())
-    return Subspace(basis[:, :rank], values[:rank, None] * directions[:rank])
-
-
-def require_room(found: Subspace | None, measure: str) -> Subspace | None:
-    """Hands the subspace on.
-
-    Raises:
-        TooFewSamples: it is all that N centred samples can span, so that it explains anything, whatever the data.
-    """
-    if found is not None and found.rank >= len(found.basis) - 1:
+    if rank >= len(layer) - 1:
         raise TooFewSamples(
-            f"{measure} needs at least {found.rank + 2} samples, and more where D is larger: got {len(found.basis)}, "
-            f"which a layer of rank {found.rank} fits exactly, so that all values would be 1: measure on more samples "
-            "(and raise max_samples if that is what limits them), or choose SVCCA, whose variance says how many "
-            "directions it keeps, or linear CKA"
+            f"{measure} needs at least {rank + 2} samples, and more where D is larger: got {len(layer)}, which a layer "
+            f"of rank {rank} fits exactly, so that all values would be 1: measure on more samples (and raise "
+            "max_samples if that is what limits them), or choose SVCCA, whose variance says how many directions it "
+            "keeps, or linear CKA"
         )
-    return found
+    return Subspace(basis[:, :rank], values[:rank, None] * directions[:rank])
 
 
 def _mean_correlations(left: list[Subspace], right: list[Subspace]) -> Tensor:

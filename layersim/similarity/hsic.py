@@ -171,7 +171,8 @@ def hsic_without_groups(layers: Sequence[Tensor], sizes: list[int], *, unbiased:
         numbers = torch.arange(count).repeat_interleave(torch.tensor(sizes))
         of_group = torch.nn.functional.one_hot(numbers, count).to(between)  # (N, J)
         diagonal = torch.stack([row.double().square().sum(1) for row in rows])
-        row_sums = torch.stack([_row_sums(row.double(), of_group) for row in rows])
+        # (L, N, J) sums of each sample's inner products with all samples that are not in a group
+        row_sums = torch.stack([row @ (row.sum(0) - of_group.mT @ row).mT for row in map(Tensor.double, rows)])
     row_sums -= diagonal[:, :, None] if unbiased else 0
     row_sums *= 1 - of_group
     left = samples - of_group.sum(0)[:, None, None]
@@ -184,12 +185,6 @@ def hsic_without_groups(layers: Sequence[Tensor], sizes: list[int], *, unbiased:
     if unbiased:
         return pairs - 2 / (left - 2) * products + outer / ((left - 1) * (left - 2))
     return pairs - 2 / left * products + outer / left**2
-
-
-def _row_sums(row: Tensor, of_group: Tensor) -> Tensor:
-    """(N, J) sums of each sample's inner products with all samples that are not in a group."""
-    sums: Tensor = row @ (row.sum(0) - of_group.mT @ row).mT
-    return sums
 
 
 def _pairs_of_groups(rows: list[Tensor], sizes: list[int]) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from math import prod
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,12 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
-
-class _Held:
-    """A value that torchmetrics hands on without looking inside."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
+from layersim.evaluation import everywhere
 
 
 class LayerMetric(Metric):
@@ -28,8 +24,9 @@ class LayerMetric(Metric):
 
     def _wrap_compute(self, compute: Callable[[], Any]) -> Callable[[], Any]:
         @wraps(compute)
-        def held() -> _Held:
-            return _Held(apply_to_collection(compute(), Tensor, torch.clone))  # a state may change later
+        def held() -> SimpleNamespace:  # which torchmetrics hands on without looking inside
+            own = apply_to_collection(compute(), Tensor, torch.clone)  # a state may change later
+            return SimpleNamespace(value=own)
 
         cached = super()._wrap_compute(held)
         return wraps(compute)(lambda: cached().value)
@@ -56,13 +53,13 @@ def join(metrics: Sequence[Metric], group: Any = None) -> None:
     process gives the same metrics in the same order.
     """
     metrics = [metric for metric in metrics if metric._reductions]
-    offers = _everyones([metric.offer() if isinstance(metric, LayerMetric) else None for metric in metrics], group)
+    offers = everywhere([[metric.offer() if isinstance(metric, LayerMetric) else None for metric in metrics]], group)
     for metric, offered in zip(metrics, zip(*offers, strict=True), strict=True):
         if isinstance(metric, LayerMetric) and offered[0] is not None:
             metric.agree(list(offered))
     states = [(metric, name, metric._reductions[name]) for metric in metrics for name in metric._reductions]
     own = [_parts(metric, name) for metric, name, _ in states]
-    forms = _everyones([[(tuple(part.shape), part.dtype, part.is_cpu) for part in parts] for parts in own], group)
+    forms = everywhere([[[(tuple(part.shape), part.dtype, part.is_cpu) for part in parts] for parts in own]], group)
     places = [place for place, (_, _, reduction) in enumerate(states) if reduction is dim_zero_sum]
     for place in places:
         metric, name, _ = states[place]
@@ -119,9 +116,3 @@ def _gathered(tensors: list[Tensor], forms: list[list[Any]], group: Any) -> Iter
 def _meeting_place(group: Any) -> torch.device:
     """Where tensors meet: NCCL takes no host memory, and so they travel by the GPU."""
     return torch.device("cuda" if "nccl" in str(dist.get_backend(group)) else "cpu")
-
-
-def _everyones(own: Any, group: Any) -> list[Any]:
-    every: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(every, own, group=group)
-    return every

@@ -47,7 +47,7 @@ class LayerPairs(Generic[Found]):
 
         def look(layer: Tensor) -> Any:
             found: Any = self.look(layer)
-            return _whole(found).float() if related and found is not None else found
+            return whole(found).float() if related and found is not None else found
 
         def compare(left: list[Any], right: list[Any]) -> Tensor:
             if related:
@@ -147,15 +147,15 @@ def _parts(relations: list[Tensor], start: int) -> Tensor:
     return torch.stack([relation.flatten()[start : start + CHUNK] for relation in relations]).double()
 
 
-def _whole(relation: Tensor) -> Tensor:
-    """(N, N), with zeros for a sample and itself where each two samples stand once."""
+def whole(relation: Tensor) -> Tensor:
+    """A relation as (N, N), with zeros for a sample and itself where each two samples stand once."""
     if relation.ndim == 2:
         return relation
     samples = round((1 + (1 + 8 * len(relation)) ** 0.5) / 2)
-    whole = relation.new_zeros(samples, samples)
+    square = relation.new_zeros(samples, samples)
     above = torch.triu_indices(samples, samples, 1, device=relation.device)
-    whole[above[0], above[1]] = whole[above[1], above[0]] = relation
-    return whole
+    square[above[0], above[1]] = square[above[1], above[0]] = relation
+    return square
 
 
 def _looked_at(layer: Tensor, look: Callable[[Tensor], Found | None]) -> Found | None:

@@ -248,15 +248,12 @@ class PairMeasure(Measure):
             metric.update(row, column)
             value = metric.compute()
         if not isinstance(value, Tensor) or value.numel() != 1:
-            raise UserError(f"{self.label} gives {_told(value)} for two layers, expected one number. {_OTHER}")
+            came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(f"{self.label} gives {came} for two layers, expected one number. {_OTHER}")
         return float(value)
 
 
 _OTHER = "Choose a metric of two tensors (N, D), or write a function and a layersim.similarity.Measure of it."
-
-
-def _told(value: object) -> str:
-    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def as_measures(metrics: Mapping[str, object]) -> dict[str, Measure]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from layersim.errors import UserError, check_choice
 from layersim.similarity.features import Layers
 from layersim.similarity.hsic import centred_kernel
-from layersim.similarity.layer_pairs import LayerPairs, relation_cosines
+from layersim.similarity.layer_pairs import LayerPairs, relation_cosines, whole
 
 RBFEstimator = Literal["biased", "debiased"]
 
@@ -53,7 +53,7 @@ def rbf_pairs(bandwidth: float, estimator: RBFEstimator) -> LayerPairs[Tensor]:
     def look(layer: Tensor) -> Tensor | None:
         distances = torch.pdist(layer)
         sigma = bandwidth * _median(distances)
-        return None if sigma == 0 else _kernel(distances / sigma, len(layer), estimator)
+        return None if sigma == 0 else _kernel(distances / sigma, estimator)
 
     return LayerPairs(f'RBF CKA with estimator="{estimator}"', LEAST[estimator], look, relation_cosines)
 
@@ -64,14 +64,10 @@ def _median(values: Tensor) -> Tensor:
     return (values.kthvalue(lower).values + values.kthvalue(upper).values) / 2
 
 
-def _kernel(distances: Tensor, samples: int, estimator: str) -> Tensor | None:
+def _kernel(distances: Tensor, estimator: str) -> Tensor | None:
     """(N, N) centred kernel, from the N (N − 1) / 2 distances in units of σ; None where it is zero."""
-    kernel = torch.zeros(samples, samples, dtype=distances.dtype, device=distances.device)
-    above = torch.triu_indices(samples, samples, 1, device=distances.device)
     similar = torch.expm1(-distances.square() / 2)  # less one everywhere, as centring takes it off
     if estimator == "debiased":
         similar -= similar[0].clone()  # where no diagonal counts any other number may go as well: equal ones leave zero
-    kernel[above[0], above[1]] = similar
-    kernel += kernel.mT.clone()
-    kernel = centred_kernel(kernel, unbiased=estimator == "debiased")
+    kernel = centred_kernel(whole(similar), unbiased=estimator == "debiased")
     return kernel if kernel.any() else None

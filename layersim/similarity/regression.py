@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from layersim.similarity.cca import LEAST, Subspace, require_room, subspace
+from layersim.similarity.cca import LEAST, Subspace, subspace
 from layersim.similarity.features import Layers
 from layersim.similarity.layer_pairs import LayerPairs
 
@@ -33,7 +33,7 @@ def regression_r2(features: Layers, other: Layers | None = None) -> Tensor:
 
 
 def regression_pairs() -> LayerPairs[Subspace]:
-    return LayerPairs("regression R²", LEAST, lambda x: require_room(subspace(x), "regression R²"), _explained)
+    return LayerPairs("regression R²", LEAST, lambda x: subspace(x, "regression R²"), _explained)
 
 
 def _explained(left: list[Subspace], right: list[Subspace]) -> Tensor:

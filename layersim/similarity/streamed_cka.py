@@ -131,6 +131,7 @@ class StreamedCKA(Measure):
     label = "linear CKA"
     value_range = (-1, 1)
     function = staticmethod(linear_cka)
+    properties = Properties(orthogonal="own", translation="own")
     keeps_by = 'choose LinearCKA(estimator="debiased", max_samples=4096)'
 
     used: list[Tensor]
@@ -159,10 +160,6 @@ class StreamedCKA(Measure):
     @property
     def options(self) -> dict[str, Any]:
         return {**self.arguments, "max_samples": None}
-
-    @property
-    def properties(self) -> Properties:
-        return Properties(orthogonal="own", translation="own")
 
     def require_room(self, layers: int, width: int) -> None:
         """Raises UserError where the sums of so many layers would take more than `max_bytes`."""

@@ -233,14 +233,17 @@ def test_without_positions_several_processes_are_warned(monkeypatch: pytest.Monk
         monkeypatch.setattr(tapped_module, "processes", lambda count=processes: count)
         tapped.tap.open()
         module(batch["x"])
-        read = tapped.features(batch)
-        assert torch.equal(read.position, torch.arange(10))  # type: ignore[arg-type]
-        torch.testing.assert_close(read.values, by_hand(module, batch["x"]).float())
+        read = tapped.read(batch)
+        assert read is not None
+        assert torch.equal(read.features.position, torch.arange(10))  # type: ignore[arg-type]
+        torch.testing.assert_close(read.features.values, by_hand(module, batch["x"]).float())
         tapped.tap.open()
         module(batch["x"])
         warned = pytest.warns(UserWarning, match='no "position"') if processes > 1 else contextlib.nullcontext()
         with warned:
-            assert tapped.features(unnumbered).position is None
+            read = tapped.read(unnumbered)
+        assert read is not None
+        assert read.features.position is None
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from layersim.report.drawing.specifications import COUNTED
 from layersim.report.exits import ExitReport
 from layersim.report.lens import lens_panels
 from layersim.report.page.charts import Chart, charts, static_chart
-from layersim.report.page.section import RunPage, table
+from layersim.report.page.section import RunPage, by_layer, table
 from layersim.report.quantity import Quantity, curves, single_numbers, three
 from layersim.report.records import LayerRecord, shared_name
 from layersim.report.table import options_note
@@ -37,7 +37,6 @@ class Group:
 
     name: str
     """The experiment, less its seed."""
-    layers: int
     members: list[int]
     """The runs' places in the list that was grouped."""
 
@@ -84,7 +83,7 @@ def group_runs(names: Sequence[str], records: Sequence[LayerRecord]) -> list[Gro
         members.setdefault((_SEED_IN_NAME.sub("", name) or name, record.layers), []).append(place)
     counted = [name for name, _ in members]
     return [
-        Group(name if counted.count(name) == 1 else f"{name} ({layers} layers)", layers, places)
+        Group(name if counted.count(name) == 1 else f"{name} ({layers} layers)", places)
         for (name, layers), places in members.items()
     ]
 
@@ -126,8 +125,9 @@ def compared(
     """The comparison as HTML, the charts that no slider moves, and what must be known of it."""
     exits = {name: page.exits for name, page in zip(names, pages, strict=True) if page.exits is not None}
     lenses = {name: page.lens for name, page in zip(names, pages, strict=True) if page.lens is not None}
+    others = exit_charts(exits) + lens_charts(lenses)
     if len(pages) == 1:
-        return "", exit_charts(exits) + lens_charts(lenses), []
+        return "", others, []
     groups = group_runs([page.run.name for page in pages], records)
     worth = worth_of_groups(groups, records)
     parts = [
@@ -140,22 +140,17 @@ def compared(
         runs_table(worth[0], names, pages, records),
         "</section>",
     ]
-    drawn = compared_charts(groups, names, records, exits, lenses)
+    drawn = compared_charts(groups, names, records, others)
     return "\n".join(parts), drawn, comparison_notices(groups, pages, records)
 
 
 def compared_charts(
-    groups: Sequence[Group],
-    names: Sequence[str],
-    records: Sequence[LayerRecord],
-    exits: Mapping[str, ExitReport],
-    lenses: Mapping[str, LayerRecord],
+    groups: Sequence[Group], names: Sequence[str], records: Sequence[LayerRecord], others: Sequence[Chart]
 ) -> list[Chart]:
-    """What runs tell side by side: curves by layer of each group, each run's heat maps, what exits cost, and what each
-    run's layers know."""
+    """What runs tell side by side: curves by layer of each group, each run's heat maps, and beside them others."""
     drawn = {group.title: group.curves(records) for group in groups}
     large = worth_of_groups(groups, records)[0], f"{shared_name(records, 'matrix')} to last"
-    made = exit_charts(exits) + lens_charts(lenses)
+    made = [*others]
     for name in dict.fromkeys(name for found in drawn.values() for name in found):
         shown = {group: found[name] for group, found in drawn.items() if name in found}
         label = next(iter(shown.values())).label
@@ -202,12 +197,8 @@ def interval_table(name: str, groups: Mapping[str, Quantity]) -> str:
         if one.interval is not None:
             halves = [f" ± {three(high - mean)}" for mean, high in zip(one.values, one.interval["high"], strict=True)]
         columns[group] = [three(mean) + half for mean, half in zip(one.values, halves, strict=True)]
-    rows = [
-        [str(layer + 1), *(cells[layer] if layer < len(cells) else "" for cells in columns.values())]
-        for layer in range(max(map(len, columns.values()), default=0))
-    ]
     caption = f"{name.capitalize()} by layer: mean and 95 % interval over the runs of a group"
-    return table(caption, ["layer", *columns], rows) if columns else ""
+    return by_layer(caption, columns) if columns else ""
 
 
 def runs_table(worth: str, names: Sequence[str], pages: Sequence[RunPage], records: Sequence[LayerRecord]) -> str:

@@ -85,13 +85,8 @@ def history(run: Run, stage: Stage) -> list[LayerRecord]:
 def thin(records: list[LayerRecord], numbers: int) -> list[LayerRecord]:
     """The records, or, where they hold more numbers than this, as many as fit (at least two): the first, the last, and
     others at even distances between."""
-    each = max(
-        1,
-        *(
-            sum(np.size(quantity.values) * (3 if quantity.null else 1) for quantity in record.quantities.values())
-            for record in records
-        ),
-    )
+    held = [record.quantities.values() for record in records]
+    each = max(1, *(sum(np.size(one.values) * (3 if one.null else 1) for one in quantities) for quantities in held))
     if each * len(records) <= numbers:
         return records
     kept = min(max(2, numbers // each), len(records))

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> st
     """The run's HTML, at one record."""
     caption, known = f"Epoch {record.epoch}, step {record.step}, {record.samples:,} {record.unit}", ""
     if (lens := page.lens) is not None:
-        known = _by_layer(f"{lens.stage}, {lens.samples:,} {lens.unit}", lens) + _facts(_computed(lens))
+        known = by_layer(f"{lens.stage}, {lens.samples:,} {lens.unit}", layer_cells(lens)) + _facts(_computed(lens))
     text = f'<pre role="region" tabindex="0" aria-label="file">{escape(page.config_text)}</pre>'
     parts = [
         f'<section class="run" id="run-{number}" aria-labelledby="run-{number}-name">',
@@ -67,7 +68,7 @@ def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> st
         '<div class="panels"></div>',
         _facts(_summary(page, record)),
         '<div class="panels"></div>',
-        _folded("Numbers by layer", f'<div class="numbers">{_by_layer(caption, record)}</div>'),
+        _folded("Numbers by layer", f'<div class="numbers">{by_layer(caption, layer_cells(record))}</div>'),
         _folded("What each layer knows", known) if known else "",
         _folded("How it was computed", _facts(_computed(record))),
         "" if page.exits is None else _folded("Early exit and parameters", _facts(exit_summary(page.exits))),
@@ -76,12 +77,6 @@ def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> st
         "</section>",
     ]
     return "\n".join(part for part in parts if part)
-
-
-def _by_layer(caption: str, record: LayerRecord) -> str:
-    columns = layer_cells(record)
-    rows = [[str(layer + 1), *(cells[layer] for cells in columns.values())] for layer in range(record.layers)]
-    return table(caption, ["layer", *columns], rows)
 
 
 def headline(record: LayerRecord) -> str:
@@ -116,6 +111,12 @@ def table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) 
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
         f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def by_layer(caption: str, columns: Mapping[str, Sequence[str]]) -> str:
+    """A row a layer, counted from 1; columns have L cells, some fewer."""
+    every = zip_longest(*columns.values(), fillvalue="")
+    return table(caption, ["layer", *columns], [[str(layer), *cells] for layer, cells in enumerate(every, start=1)])
 
 
 def notes(texts: Sequence[str]) -> str:
