@@ -143,7 +143,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
             axes=("epoch", LAYER),
             label=f"{metric.label} to epoch",
             range=metric.value_range,
-            better="lower" if metric.identical == 0 else "higher",
+            better="lower" if metric.lower_is_alike else "higher",
             options={"max_samples": self.max_samples} | own,
             ticks={"epoch": earlier},
         )

@@ -153,7 +153,7 @@ def similarity_quantity(
     """A metric's (L, L) values; their intervals at this confidence, and what so many permutations make of them, where
     these are not None."""
     told: dict[str, Any] = {"axes": (LAYER, LAYER), "label": metric.label, "range": tuple(metric.value_range)}
-    told |= {"better": "lower" if metric.identical == 0 else "higher", "options": metric.options | dict(read)}
+    told |= {"better": "lower" if metric.lower_is_alike else "higher", "options": metric.options | dict(read)}
     if permutations is not None:
         told["null"] = metric.null(permutations).told()
     if confidence is None:

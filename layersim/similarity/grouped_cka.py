@@ -197,7 +197,7 @@ class LinearCKA(Measure):
 
     def _use_complete(self) -> None:
         """Uses the complete groups once they are half of what waits, so that copying stays linear."""
-        index = torch.cat(self.index)
+        index = joined(self.index)
         _, group, sizes = torch.unique(index // self.batch_size, return_inverse=True, return_counts=True)
         complete = (sizes >= self.batch_size)[group]
         if 2 * int(complete.sum()) < len(index) or not complete.any():

@@ -99,6 +99,11 @@ class Measure(SampleKeeper):
         return None
 
     @property
+    def lower_is_alike(self) -> bool:
+        """Whether low values are those of alike layers, as of a distance."""
+        return self.identical == 0 or self.better == "lower"
+
+    @property
     def options(self) -> dict[str, Any]:
         """What a run records beside the values."""
         return dict(self.arguments) | ({"max_samples": self.max_samples} if self.keeps_sample else {})
@@ -177,13 +182,14 @@ class Measure(SampleKeeper):
 
     def null_of(self, values: Tensor, seed: int, *, alone: bool) -> Null:
         """That of (1 + P, L, M) values, of which the first are those of the samples as they are."""
-        lower = self.identical == 0 or self.better == "lower"
         if math.isnan(self.identical) and self.better is None:
             raise UserError(
                 f"null: {self.label} does not say whether a high value or a low one is that of alike layers"
             )
         mirrored = alone and self.properties is not None and self.properties.symmetric
-        return null_of_values(values, self.identical, lower=lower, alone=alone, mirrored=mirrored, seed=seed)
+        return null_of_values(
+            values, self.identical, lower=self.lower_is_alike, alone=alone, mirrored=mirrored, seed=seed
+        )
 
     def _of_all(self, measured: Callable[[], Found]) -> Found:
         """What is measured with the states of all processes joined."""

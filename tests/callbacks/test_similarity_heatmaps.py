@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchmetrics import CosineSimilarity as TorchmetricsCosine
+from torchmetrics import MeanSquaredError
 
 from callbacks import EpochSimilarity, LayerAccuracyMonitor, RunRecorder, SimilarityHeatmaps, tapped_module
 from callbacks.tapped_module import Named, TappedModule
@@ -307,15 +308,17 @@ def test_what_is_no_measure_is_refused_at_once(callback: Any, measure: Any) -> N
 def test_a_plain_torchmetrics_metric_is_a_measure(tmp_path: Path, confidence: float | None) -> None:
     """torchmetrics' own mean cosine is ours without centring, interval and all."""
     measures = {"theirs": TorchmetricsCosine(reduction="mean"), "ours": CosineSimilarity(centering="none")}
+    measures["error"] = MeanSquaredError()  # of which low values are those of alike layers
     heatmaps = SimilarityHeatmaps(measures, layers="blocks.*", pool=lambda output: output, confidence=confidence)
     loader = DataLoader(Points(), batch_size=32)
     trainer(tmp_path, [heatmaps, RunRecorder()]).validate(Plain(), loader, verbose=False)
     (record,) = records(tmp_path)
     torch.testing.assert_close(found(record, "theirs"), found(record, "ours"), rtol=0, atol=1e-6)
     assert not torch.allclose(found(record, "theirs"), torch.ones(3, 3).double(), atol=0.01)
+    assert [record.quantities[name].better for name in measures] == ["higher", "higher", "lower"]
     if confidence is not None:
         ends = [record.quantities[name].interval or {} for name in measures]
-        theirs, ours = (end["low"] for end in ends)
+        theirs, ours, _ = (end["low"] for end in ends)
         torch.testing.assert_close(torch.tensor(theirs), torch.tensor(ours), rtol=0, atol=1e-5)
 
 

@@ -1,6 +1,8 @@
 import contextlib
+import importlib
 import io
 import os
+import pkgutil
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +11,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import layersim.report
 from layersim.commands.runs import runs as list_runs
 from layersim.errors import UserError
+from layersim.report.json_report import Report
 from layersim.report.records import RECORDS_FILE
 from layersim.report.runs import RunsTable, age, find_runs
 from tests.report.test_compare import make_run, record
@@ -127,3 +131,16 @@ def test_no_run_and_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[s
 )
 def test_age(seconds: float, said: str) -> None:
     assert age(seconds) == said
+
+
+def test_a_directory_is_known_by_each_verbs_file(tmp_path: Path) -> None:
+    for module in pkgutil.walk_packages(layersim.report.__path__, "layersim.report."):
+        importlib.import_module(module.name)
+    files = {each.FILE: each.VERB for each in Report.__subclasses__() if each.__module__.startswith("layersim.")}
+    for file in files:
+        (tmp_path / file).mkdir()
+        (tmp_path / file / file).write_text("{}")
+    assert {run.directory.name: run.verbs for run in find_runs([tmp_path])} == {
+        file: (verb,) for file, verb in files.items()
+    }
+    assert {"exits", "transfer", "similarity"} <= {*files.values()}

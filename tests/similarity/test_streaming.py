@@ -92,6 +92,16 @@ def test_groups_are_positions_not_batches() -> None:
     same(metric.compute(), linear_cka(FEATURES[:, index], batch_size=8))
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_a_first_batch_without_samples_changes_nothing(name: str) -> None:
+    features = related_layers(200, 8, layers=3)
+    metrics = [METRICS[name](), METRICS[name]()]
+    metrics[0].update(features[:, :0], torch.arange(0))
+    for metric in metrics:
+        metric.update(features, torch.arange(200))
+    assert torch.equal(metrics[0].compute(), metrics[1].compute())
+
+
 def test_a_group_of_three_is_left_out() -> None:
     metric = LinearCKA(batch_size=16)
     same(feed(metric, FEATURES, torch.arange(35), 35), linear_cka(FEATURES[:, :32], batch_size=16))

@@ -1,6 +1,7 @@
 """A sweep's driver and its trials as processes: signals, kills, shared imports, one ledger at a time."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -144,6 +145,23 @@ def test_a_forked_trial_ends_with_the_driver(number: signal.Signals, forked: Pat
     while is_there(trial) and time.monotonic() < end:
         time.sleep(0.05)
     assert not is_there(trial)
+
+
+def test_a_guard_whose_driver_is_gone_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "trial.py").write_text("import time\ntime.sleep(3600)")
+    trial = {"words": [str(tmp_path / "trial.py")], "output": str(tmp_path / "output.log")}
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "layersim.sweep.guard"], stdin=PIPE, stdout=PIPE, stderr=PIPE
+    ) as guarding:
+        assert guarding.stdin is not None
+        assert guarding.stdout is not None
+        guarding.stdin.write(json.dumps(trial).encode() + b"\n")
+        guarding.stdin.flush()
+        while not (tmp_path / "output.log").exists():
+            time.sleep(0.01)
+        guarding.stdout.close()
+        assert guarding.communicate()[1] == b""
+        assert guarding.returncode == 0
 
 
 def test_a_ledger_belongs_to_one_program_at_a_time(tmp_path: Path) -> None:
