@@ -9,35 +9,26 @@ from collections.abc import Callable, Iterator, Sized
 from typing import Any, cast
 
 import numpy as np
-from torch import distributed
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from layersim.data.splits import Integers, Sample
 from layersim.errors import UserError
+from layersim.evaluation import process, processes
 
 WINDOW = 50
 """Global batches that are sorted together: more pads less, and mixes less."""
 
 
-def evaluation_batches(length: int, batch_size: int, num_replicas: int, rank: int) -> list[range]:
-    """The batches [0..b), [b..2b), … of one process that fall to this rank: r, r + R, r + 2R, …; the last of all may be
-    ragged, and ranks may have one batch more or fewer than others, or none."""
-    return [
-        range(start, min(start + batch_size, length))
-        for start in range(rank * batch_size, length, num_replicas * batch_size)
-    ]
-
-
 def evaluation_batch_size(length: int, batch_size: int, num_replicas: int | None = None) -> int:
     """The batch size, or as much less as gives each process a batch: a trainer passes over the whole epoch on one that
     has none, and the others wait for what it should have told."""
-    processes, _ = _place(num_replicas, 0)
-    if length < processes:
+    replicas = num_replicas or processes()
+    if length < replicas:
         raise UserError(
-            f"an evaluation on {processes} processes takes at least as many samples, got {length}: give more data, or "
+            f"an evaluation on {replicas} processes takes at least as many samples, got {length}: give more data, or "
             "fewer --trainer.devices"
         )
-    return min(batch_size, length // processes)
+    return min(batch_size, length // replicas)
 
 
 def training_shares(length: int, batch_size: int, num_replicas: int, rank: int, *, drop_last: bool) -> list[range]:
@@ -98,14 +89,15 @@ class EvaluationSampler(DistributedSampler[int]):
     ) -> None:
         _check_batch_size(batch_size)
         super().__init__(cast(Dataset[int], dataset), *_place(num_replicas, rank), shuffle=False)
-        self.order = np.arange(len(dataset)) if order is None else order
-        self.batches = evaluation_batches(len(dataset), batch_size, self.num_replicas, self.rank)
+        order = np.arange(len(dataset)) if order is None else order
+        starts = range(self.rank * batch_size, len(dataset), self.num_replicas * batch_size)
+        self.batches = [order[start : start + batch_size] for start in starts]
         self.num_samples = sum(map(len, self.batches))
         self.total_size = len(dataset)
 
     def __iter__(self) -> Iterator[int]:
         for batch in self.batches:
-            yield from self.order[batch.start : batch.stop].tolist()
+            yield from batch.tolist()
 
 
 class TrainSampler(DistributedSampler[int]):
@@ -196,12 +188,7 @@ class Loader(DataLoader[Sample]):
 
 
 def _place(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
-    running = distributed.is_available() and distributed.is_initialized()
-    if num_replicas is None:
-        num_replicas = distributed.get_world_size() if running else 1
-    if rank is None:
-        rank = distributed.get_rank() if running else 0
-    return num_replicas, rank
+    return processes() if num_replicas is None else num_replicas, process() if rank is None else rank
 
 
 def _check_batch_size(batch_size: int) -> None:
