@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from layersim.data.account import image_contents, tell_duplicates
 from layersim.data.bad_samples import SKIP, Faults, cell_faults
-from layersim.data.base import Reader, at_least
+from layersim.data.base import Reader
 from layersim.data.columns import need_column, streamed_label
 from layersim.data.inputs import ImageInputs
 from layersim.data.pixels import (
@@ -26,7 +26,7 @@ from layersim.data.pixels import (
 from layersim.data.source_data import TableData
 from layersim.data.splits import Integers, Sample, Split
 from layersim.data.streams import Row
-from layersim.errors import UserError, as_user_error, check_choice
+from layersim.errors import UserError, as_user_error, at_least, check_choice
 
 LargeImages = Literal["refuse", "scale"]
 

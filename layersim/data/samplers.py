@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from layersim.data.splits import Integers, Sample
-from layersim.errors import UserError
+from layersim.errors import UserError, at_least
 from layersim.evaluation import process, processes
 
 WINDOW = 50
@@ -87,7 +87,7 @@ class EvaluationSampler(DistributedSampler[int]):
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
-        _check_batch_size(batch_size)
+        at_least(1, "batch_size", batch_size)
         super().__init__(cast(Dataset[int], dataset), *_place(num_replicas, rank), shuffle=False)
         order = np.arange(len(dataset)) if order is None else order
         starts = range(self.rank * batch_size, len(dataset), self.num_replicas * batch_size)
@@ -137,7 +137,7 @@ class TrainSampler(DistributedSampler[int]):
         lengths: Integers | None = None,
         place: Callable[[], int] = int,
     ) -> None:
-        _check_batch_size(batch_size)
+        at_least(1, "batch_size", batch_size)
         super().__init__(cast(Dataset[int], dataset), *_place(num_replicas, rank), seed=seed, drop_last=drop_last)
         self.shares = training_shares(len(dataset), batch_size, self.num_replicas, self.rank, drop_last=drop_last)
         if not self.shares:
@@ -189,8 +189,3 @@ class Loader(DataLoader[Sample]):
 
 def _place(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
     return processes() if num_replicas is None else num_replicas, process() if rank is None else rank
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, got {batch_size}: change --data.batch_size")

@@ -12,12 +12,12 @@ from datasets import ClassLabel, Dataset, Image
 
 from layersim.data.account import held_out, share, tell
 from layersim.data.bad_samples import Faults, OnBadSample, left_over
-from layersim.data.base import SplitDataModule, at_least
+from layersim.data.base import SplitDataModule
 from layersim.data.columns import Labels, label_faults, need_column, read_labels
 from layersim.data.sources import SampleBy, Source, whence
 from layersim.data.splits import Integers, Split, hold_out
 from layersim.data.streams import Stream, hold_out_rows
-from layersim.errors import UserError, as_user_error, check_choice
+from layersim.errors import UserError, as_user_error, at_least, check_choice
 
 
 class SourceData(SplitDataModule):

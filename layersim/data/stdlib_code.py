@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from layersim.data.base import DrawnSplits, at_least
+from layersim.data.base import DrawnSplits
 from layersim.data.blocks import BlockData
 from layersim.data.splits import Integers
-from layersim.errors import UserError
+from layersim.errors import UserError, at_least
 
 # tests, whole programs, what was installed beside the library, tables and texts that are no code
 _LEFT_OUT = {
