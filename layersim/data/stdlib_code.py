@@ -73,15 +73,11 @@ class StdlibCode(DrawnSplits, BlockData):
 
 def read_sources(library: Path) -> dict[str, bytes]:
     """Content of the library's source files by relative path, sorted, without empty ones and repeated ones."""
-    sources: dict[str, bytes] = {}
-    seen: set[bytes] = set()
+    first: dict[bytes, str] = {}
     for relative, path in source_files(library, left_out=_LEFT_OUT).items():
         if not any(part.startswith(_BUILT) for part in relative.split("/")):
-            content = path.read_bytes()
-            if content and content not in seen:
-                sources[relative] = content
-                seen.add(content)
-    return sources
+            first.setdefault(path.read_bytes(), relative)
+    return {relative: content for content, relative in first.items() if content}
 
 
 def choose(sources: dict[str, bytes], *, max_files: int | None, max_bytes: int | None, seed: int) -> list[str]:
