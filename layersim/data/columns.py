@@ -1,6 +1,6 @@
 """How the texts and labels of an opened data set are read."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +31,10 @@ class Labels:
     """What the user should know of them."""
 
 
-def need_column(names: Iterable[str] | None, column: str, *, option: str) -> None:
+def need_column(names: Collection[str], column: str, *, option: str) -> None:
     """Raises a UserError that lists the columns there are, unless the data has this one."""
-    if column not in (there := [*(names or ())]):
-        raise UserError(f"there is no column {column}, the data has {', '.join(there)}: change --data.{option}")
+    if column not in names:
+        raise UserError(f"there is no column {column}, the data has {', '.join(names)}: change --data.{option}")
 
 
 def read_texts(data: Dataset, column: str, *, option: str) -> pa.ChunkedArray:
@@ -56,11 +56,11 @@ def label_faults(data: Dataset, column: str, *, role: str) -> Faults:
         return {}
     need_column(data.column_names, column, option="label_column")
     values = column_values(data, column)
-    absent = np.flatnonzero(pc.is_null(values, nan_is_null=True).to_numpy())
     faults = text_faults(values) if _are_strings(values) else {}
-    for row in absent.tolist():
-        faults[row] = "no label"
-    return {row: fault for row, fault in faults.items() if role != "predict" or fault != "no label"}
+    if role == "predict":
+        return {row: fault for row, fault in faults.items() if fault != NO_TEXT}
+    absent = np.flatnonzero(pc.is_null(values, nan_is_null=True).to_numpy())
+    return faults | dict.fromkeys(absent.tolist(), "no label")
 
 
 def read_labels(

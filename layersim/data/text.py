@@ -148,8 +148,7 @@ class Text(TableData, SentenceData):
             self.stream.sample = partial(streamed_text, columns=columns, label=self.label_column, **options)
 
     def faults(self, data: Dataset, split: str) -> Faults:
-        text, *pair = (text_faults(texts) for texts in self._columns(data).values())
-        return text | (pair[0] if pair else {})
+        return {row: fault for texts in self._columns(data).values() for row, fault in text_faults(texts).items()}
 
     def _columns(self, data: Dataset) -> dict[str, pa.ChunkedArray]:
         """By its option, each column of texts (N,)."""
