@@ -31,21 +31,6 @@ def evaluation_batch_size(length: int, batch_size: int, num_replicas: int | None
     return min(batch_size, length // replicas)
 
 
-def training_shares(length: int, batch_size: int, num_replicas: int, rank: int, *, drop_last: bool) -> list[range]:
-    """This rank's contiguous share of every global batch [kbR..(k+1)bR) of the epoch's order; one share is one step.
-
-    Every rank takes the same number of steps. The last, partial global batch is dealt out in shares whose sizes differ
-    by at most one; with drop_last, or where fewer than R samples remain, it is left out.
-    """
-    shares = []
-    for start in range(0, length, batch_size * num_replicas):
-        size = min(batch_size * num_replicas, length - start)
-        if size < num_replicas or (drop_last and size < batch_size * num_replicas):
-            break
-        shares.append(range(start + size * rank // num_replicas, start + size * (rank + 1) // num_replicas))
-    return shares
-
-
 def bucketed_order(lengths: Integers, batch: int, generator: np.random.Generator, *, window: int = WINDOW) -> Integers:
     """A permutation of 0 … N−1 whose batches are alike in length.
 
@@ -139,7 +124,14 @@ class TrainSampler(DistributedSampler[int]):
     ) -> None:
         at_least(1, "batch_size", batch_size)
         super().__init__(cast(Dataset[int], dataset), *_place(num_replicas, rank), seed=seed, drop_last=drop_last)
-        self.shares = training_shares(len(dataset), batch_size, self.num_replicas, self.rank, drop_last=drop_last)
+        self.global_batch_size = batch_size * self.num_replicas
+        self.shares: list[range] = []
+        for start in range(0, len(dataset), self.global_batch_size):
+            size = min(self.global_batch_size, len(dataset) - start)
+            if size < self.num_replicas or (drop_last and size < self.global_batch_size):
+                break
+            first, end = (start + size * number // self.num_replicas for number in (self.rank, self.rank + 1))
+            self.shares.append(range(first, end))
         if not self.shares:
             needed = self.num_replicas * (batch_size if drop_last else 1)
             raise UserError(
@@ -149,7 +141,6 @@ class TrainSampler(DistributedSampler[int]):
             )
         self.num_samples = sum(map(len, self.shares))
         self.total_size = len(dataset)
-        self.global_batch_size = batch_size * self.num_replicas
         self.run_seed = run_seed
         self.lengths = lengths
         self.place = place
