@@ -31,16 +31,16 @@ def evaluation_batch_size(length: int, batch_size: int, num_replicas: int | None
     return min(batch_size, length // replicas)
 
 
-def bucketed_order(lengths: Integers, batch: int, generator: np.random.Generator, *, window: int = WINDOW) -> Integers:
+def bucketed_order(lengths: Integers, batch: int, generator: np.random.Generator) -> Integers:
     """A permutation of 0 … N−1 whose batches are alike in length.
 
-    Samples are shuffled, sorted by length inside windows of that many batches, and the batches are shuffled. What does
+    Samples are shuffled, sorted by length inside windows of WINDOW batches, and the batches are shuffled. What does
     not fill a batch comes last and is drawn from all lengths alike, so that leaving it out favours none.
     """
     order = generator.permutation(len(lengths))
     full = len(order) - len(order) % batch
-    for start in range(0, full, window * batch):
-        part = order[start : min(start + window * batch, full)]
+    for start in range(0, full, WINDOW * batch):
+        part = order[start : min(start + WINDOW * batch, full)]
         part[:] = part[np.argsort(lengths[part], kind="stable")]
     batches = generator.permutation(order[:full].reshape(-1, batch))
     return np.concatenate([batches.ravel(), order[full:]])
