@@ -40,6 +40,13 @@ def check_seed(seed: int, option: str = "--seed") -> int:
     return seed
 
 
+def at_least(lowest: int, option: str, value: int) -> int:
+    """The value, or a UserError that names the option of the data."""
+    if value < lowest:
+        raise UserError(f"{option} must be at least {lowest}, got {value}: change --data.{option}")
+    return value
+
+
 def meant(given: object, known: Iterable[str]) -> str:
     """« Did you mean …?» of at most three names that are near to what was given, likeliest first, or that hold it, or
     whose last part (`aligned` of `digits/aligned`) is near; "" where none is."""

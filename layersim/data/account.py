@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from layersim.data.splits import Integers
@@ -108,11 +107,6 @@ def contents(*columns: pa.ChunkedArray) -> Contents:
     return Contents(columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, between))
 
 
-def image_contents(images: Dataset, rows: Integers) -> Contents:
-    """Of these rows of a data set of one column of images, which are not decoded."""
-    return Contents(images.with_format("arrow")[:][images.column_names[0]], rows)
-
-
 def tell_duplicates(samples: Mapping[str, Contents], unit: str, *, wanted: bool | None) -> None:
     """Says how many samples of "val" and "test" are in "train" too; nothing where none is.
 
@@ -143,6 +137,5 @@ def _digest(cell: dict[str, bytes | str | None] | None) -> bytes | None:
     """Of an image's bytes; None where they are not at hand."""
     content, path = (cell or {}).get("bytes"), (cell or {}).get("path")
     if isinstance(path, str) and content is None and os.path.isfile(path):
-        with open(path, "rb") as file:
-            content = file.read()
+        content = Path(path).read_bytes()
     return hashlib.blake2b(content, digest_size=16).digest() if isinstance(content, bytes) else None

@@ -41,9 +41,7 @@ codecs.register_error(MARKED, lambda error: (_MARK, error.end if isinstance(erro
 def text_faults(texts: pa.ChunkedArray) -> Faults:
     """The rows of a column of strings (N,) that are null, no UTF-8, or hold NUL, as a file of another encoding does."""
     raw = texts.cast(pa.large_binary())
-    suspect = pc.is_null(raw)
-    for bytes_ in (_MARK.encode(), b"\0"):
-        suspect = pc.or_(suspect, pc.fill_null(pc.match_substring(raw, bytes_), True))
+    suspect = pc.fill_null(pc.or_(*(pc.match_substring(raw, bytes_) for bytes_ in (_MARK.encode(), b"\0"))), True)
     try:
         texts.validate(full=True)
         rows = np.flatnonzero(suspect.to_numpy())

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 from layersim.data.samplers import EvaluationSampler, Loader, TrainSampler, bucketed_order, evaluation_batch_size
 from layersim.data.splits import Integers, Sample, Split, evaluation_generator, shared_samples
 from layersim.data.streams import UNTOLD_CLASSES, Stream, StreamLoader
-from layersim.errors import UserError, check_seed
+from layersim.errors import UserError, at_least, check_seed
 
 if TYPE_CHECKING:
     from layersim.data.inputs import Inputs
@@ -287,10 +287,3 @@ class DrawnSplits(SplitDataModule):
             )
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
-
-
-def at_least(lowest: int, option: str, value: int) -> int:
-    """The value, or a UserError that names the option."""
-    if value < lowest:
-        raise UserError(f"{option} must be at least {lowest}, got {value}: change --data.{option}")
-    return value

@@ -10,11 +10,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from layersim.data.base import Reader, SplitDataModule, at_least
+from layersim.data.base import Reader, SplitDataModule
 from layersim.data.sequences import PadCollate, Sequences, Tokens
 from layersim.data.splits import Integers, Sample, Split
 from layersim.data.tokenizers import Tokenizer, check_vocabulary, open_tokenizer, tokenizer_of
-from layersim.errors import UserError, check_choice
+from layersim.errors import UserError, at_least, check_choice
 
 Boundaries = Literal["join", "separate"]
 _CHUNK = 1024  # documents tokenised at a time

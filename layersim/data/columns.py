@@ -1,6 +1,6 @@
 """How the texts and labels of an opened data set are read."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,17 +31,17 @@ class Labels:
     """What the user should know of them."""
 
 
-def need_column(names: Iterable[str] | None, column: str, *, option: str) -> None:
+def need_column(names: Collection[str], column: str, *, option: str) -> None:
     """Raises a UserError that lists the columns there are, unless the data has this one."""
-    if column not in (there := [*(names or ())]):
-        raise UserError(f"there is no column {column}, the data has {', '.join(there)}: change --data.{option}")
+    if column not in names:
+        raise UserError(f"there is no column {column}, the data has {', '.join(names)}: change --data.{option}")
 
 
 def read_texts(data: Dataset, column: str, *, option: str) -> pa.ChunkedArray:
     """A column of texts (N,), read from disk as it is needed; rows without a text are null, and what is no UTF-8 is
     `text_faults`' to find."""
     need_column(data.column_names, column, option=option)
-    texts = _values(data, column)
+    texts = column_values(data, column)
     if not _are_strings(texts):
         raise UserError(f"texts must be strings, but column {column} holds {texts.type}: change --data.{option}")
     feature = data.features[column]
@@ -55,12 +55,12 @@ def label_faults(data: Dataset, column: str, *, role: str) -> Faults:
     if role == "predict" and column not in data.column_names:
         return {}
     need_column(data.column_names, column, option="label_column")
-    values = _values(data, column)
-    absent = np.flatnonzero(pc.is_null(values, nan_is_null=True).to_numpy())
+    values = column_values(data, column)
     faults = text_faults(values) if _are_strings(values) else {}
-    for row in absent.tolist():
-        faults[row] = "no label"
-    return {row: fault for row, fault in faults.items() if role != "predict" or fault != "no label"}
+    if role == "predict":
+        return {row: fault for row, fault in faults.items() if fault != NO_TEXT}
+    absent = np.flatnonzero(pc.is_null(values, nan_is_null=True).to_numpy())
+    return faults | dict.fromkeys(absent.tolist(), "no label")
 
 
 def read_labels(
@@ -78,7 +78,7 @@ def read_labels(
         return Labels(rows, None, note="without labels")
     need_column(data.column_names, column, option="label_column")
     column_of = data.features[column]
-    values = _values(data, column).take(pa.array(rows))
+    values = column_values(data, column).take(pa.array(rows))
     if _are_strings(values):
         check_texts(values, column, rows, option="label_column")
     if values.null_count and role != "predict":
@@ -114,7 +114,8 @@ def check_texts(texts: pa.ChunkedArray, column: str, rows: Integers, *, option: 
             raise UserError(f"column {column}, row {rows[row]}: {fault}. Change --data.{option}, {SKIP}")
 
 
-def _values(data: Dataset, column: str) -> pa.ChunkedArray:
+def column_values(data: Dataset, column: str) -> pa.ChunkedArray:
+    """A column (N,) as arrow has it: of images not decoded."""
     return data.select_columns([column]).with_format("arrow")[:][column]
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 
-from layersim.data.base import DrawnSplits, at_least
+from layersim.data.base import DrawnSplits
 from layersim.data.sentence_split import SentenceSplit
 from layersim.data.stdlib_code import deal, digest, source_files
 from layersim.data.text import SentenceData
-from layersim.errors import UserError
+from layersim.errors import UserError, at_least
 from layersim.installed_packages import package_folder
 
 PACKAGES = ("matplotlib", "numpy", "pandas", "scipy", "sklearn", "sympy", "torch", "transformers")

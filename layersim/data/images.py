@@ -9,10 +9,10 @@ import PIL.Image
 from datasets import Dataset, Image
 from torch import Tensor, nn
 
-from layersim.data.account import image_contents, tell_duplicates
+from layersim.data.account import Contents, tell_duplicates
 from layersim.data.bad_samples import SKIP, Faults, cell_faults
-from layersim.data.base import Reader, at_least
-from layersim.data.columns import need_column, streamed_label
+from layersim.data.base import Reader
+from layersim.data.columns import column_values, need_column, streamed_label
 from layersim.data.inputs import ImageInputs
 from layersim.data.pixels import (
     Cell,
@@ -26,7 +26,7 @@ from layersim.data.pixels import (
 from layersim.data.source_data import TableData
 from layersim.data.splits import Integers, Sample, Split
 from layersim.data.streams import Row
-from layersim.errors import UserError, as_user_error, check_choice
+from layersim.errors import UserError, as_user_error, at_least, check_choice
 
 LargeImages = Literal["refuse", "scale"]
 
@@ -84,7 +84,10 @@ class Images(TableData):
     def load(self) -> dict[str, Split]:
         splits = self.open()
         if self.stream is None:
-            samples = {role: image_contents(split.images, split.index) for role, split in splits.items()}
+            samples = {
+                role: Contents(column_values(split.images, self.image_column), split.index)
+                for role, split in splits.items()
+            }
             tell_duplicates(samples, "sample", wanted=self.find_duplicates)
         return splits
 

@@ -9,62 +9,38 @@ from collections.abc import Callable, Iterator, Sized
 from typing import Any, cast
 
 import numpy as np
-from torch import distributed
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from layersim.data.splits import Integers, Sample
-from layersim.errors import UserError
+from layersim.errors import UserError, at_least
+from layersim.evaluation import process, processes
 
 WINDOW = 50
 """Global batches that are sorted together: more pads less, and mixes less."""
 
 
-def evaluation_batches(length: int, batch_size: int, num_replicas: int, rank: int) -> list[range]:
-    """The batches [0..b), [b..2b), … of one process that fall to this rank: r, r + R, r + 2R, …; the last of all may be
-    ragged, and ranks may have one batch more or fewer than others, or none."""
-    return [
-        range(start, min(start + batch_size, length))
-        for start in range(rank * batch_size, length, num_replicas * batch_size)
-    ]
-
-
 def evaluation_batch_size(length: int, batch_size: int, num_replicas: int | None = None) -> int:
     """The batch size, or as much less as gives each process a batch: a trainer passes over the whole epoch on one that
     has none, and the others wait for what it should have told."""
-    processes, _ = _place(num_replicas, 0)
-    if length < processes:
+    replicas = num_replicas or processes()
+    if length < replicas:
         raise UserError(
-            f"an evaluation on {processes} processes takes at least as many samples, got {length}: give more data, or "
+            f"an evaluation on {replicas} processes takes at least as many samples, got {length}: give more data, or "
             "fewer --trainer.devices"
         )
-    return min(batch_size, length // processes)
+    return min(batch_size, length // replicas)
 
 
-def training_shares(length: int, batch_size: int, num_replicas: int, rank: int, *, drop_last: bool) -> list[range]:
-    """This rank's contiguous share of every global batch [kbR..(k+1)bR) of the epoch's order; one share is one step.
-
-    Every rank takes the same number of steps. The last, partial global batch is dealt out in shares whose sizes differ
-    by at most one; with drop_last, or where fewer than R samples remain, it is left out.
-    """
-    shares = []
-    for start in range(0, length, batch_size * num_replicas):
-        size = min(batch_size * num_replicas, length - start)
-        if size < num_replicas or (drop_last and size < batch_size * num_replicas):
-            break
-        shares.append(range(start + size * rank // num_replicas, start + size * (rank + 1) // num_replicas))
-    return shares
-
-
-def bucketed_order(lengths: Integers, batch: int, generator: np.random.Generator, *, window: int = WINDOW) -> Integers:
+def bucketed_order(lengths: Integers, batch: int, generator: np.random.Generator) -> Integers:
     """A permutation of 0 … N−1 whose batches are alike in length.
 
-    Samples are shuffled, sorted by length inside windows of that many batches, and the batches are shuffled. What does
+    Samples are shuffled, sorted by length inside windows of WINDOW batches, and the batches are shuffled. What does
     not fill a batch comes last and is drawn from all lengths alike, so that leaving it out favours none.
     """
     order = generator.permutation(len(lengths))
     full = len(order) - len(order) % batch
-    for start in range(0, full, window * batch):
-        part = order[start : min(start + window * batch, full)]
+    for start in range(0, full, WINDOW * batch):
+        part = order[start : min(start + WINDOW * batch, full)]
         part[:] = part[np.argsort(lengths[part], kind="stable")]
     batches = generator.permutation(order[:full].reshape(-1, batch))
     return np.concatenate([batches.ravel(), order[full:]])
@@ -96,16 +72,17 @@ class EvaluationSampler(DistributedSampler[int]):
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
-        _check_batch_size(batch_size)
+        at_least(1, "batch_size", batch_size)
         super().__init__(cast(Dataset[int], dataset), *_place(num_replicas, rank), shuffle=False)
-        self.order = np.arange(len(dataset)) if order is None else order
-        self.batches = evaluation_batches(len(dataset), batch_size, self.num_replicas, self.rank)
+        order = np.arange(len(dataset)) if order is None else order
+        starts = range(self.rank * batch_size, len(dataset), self.num_replicas * batch_size)
+        self.batches = [order[start : start + batch_size] for start in starts]
         self.num_samples = sum(map(len, self.batches))
         self.total_size = len(dataset)
 
     def __iter__(self) -> Iterator[int]:
         for batch in self.batches:
-            yield from self.order[batch.start : batch.stop].tolist()
+            yield from batch.tolist()
 
 
 class TrainSampler(DistributedSampler[int]):
@@ -145,9 +122,16 @@ class TrainSampler(DistributedSampler[int]):
         lengths: Integers | None = None,
         place: Callable[[], int] = int,
     ) -> None:
-        _check_batch_size(batch_size)
+        at_least(1, "batch_size", batch_size)
         super().__init__(cast(Dataset[int], dataset), *_place(num_replicas, rank), seed=seed, drop_last=drop_last)
-        self.shares = training_shares(len(dataset), batch_size, self.num_replicas, self.rank, drop_last=drop_last)
+        self.global_batch_size = batch_size * self.num_replicas
+        self.shares: list[range] = []
+        for start in range(0, len(dataset), self.global_batch_size):
+            size = min(self.global_batch_size, len(dataset) - start)
+            if size < self.num_replicas or (drop_last and size < self.global_batch_size):
+                break
+            first, end = (start + size * number // self.num_replicas for number in (self.rank, self.rank + 1))
+            self.shares.append(range(first, end))
         if not self.shares:
             needed = self.num_replicas * (batch_size if drop_last else 1)
             raise UserError(
@@ -157,7 +141,6 @@ class TrainSampler(DistributedSampler[int]):
             )
         self.num_samples = sum(map(len, self.shares))
         self.total_size = len(dataset)
-        self.global_batch_size = batch_size * self.num_replicas
         self.run_seed = run_seed
         self.lengths = lengths
         self.place = place
@@ -196,14 +179,4 @@ class Loader(DataLoader[Sample]):
 
 
 def _place(num_replicas: int | None, rank: int | None) -> tuple[int, int]:
-    running = distributed.is_available() and distributed.is_initialized()
-    if num_replicas is None:
-        num_replicas = distributed.get_world_size() if running else 1
-    if rank is None:
-        rank = distributed.get_rank() if running else 0
-    return num_replicas, rank
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, got {batch_size}: change --data.batch_size")
+    return processes() if num_replicas is None else num_replicas, process() if rank is None else rank

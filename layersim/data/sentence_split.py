@@ -26,14 +26,12 @@ class SentenceSplit(Split):
         source: str,
         index: Integers,
         labels: Integers | None,
-        texts: Texts,
-        pairs: Texts | None = None,
-        *,
+        *columns: Texts,
         seed: int,
         offset: int = 0,
     ) -> None:
         super().__init__(source, index, labels, seed=seed, offset=offset)
-        self.columns = [texts] if pairs is None else [texts, pairs]
+        self.columns = columns
         self.rows: dict[str, Sequences] = {}
 
     def encode(self, tokenizer: Tokenizer, limit: int, truncation: str) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import default_collate
 
 from layersim.data.splits import Integers, Sample
@@ -52,13 +53,11 @@ class PadCollate:
 
     def __call__(self, samples: list[Sample]) -> dict[str, Any]:
         lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
-        width = int(lengths.max())
         numbers = [{key: value for key, value in sample.items() if key not in self.padding} for sample in samples]
         batch: dict[str, Any] = default_collate(numbers)
         for key, value in self.padding.items():
             if key in samples[0]:
-                batch[key] = torch.full((len(samples), width), value)
-                for place, sample in zip(batch[key], samples, strict=True):
-                    place[: len(sample[key])] = torch.from_numpy(sample[key])
-        batch["attention_mask"] = (torch.arange(width) < lengths.unsqueeze(1)).long()
+                rows = [torch.from_numpy(sample[key]) for sample in samples]
+                batch[key] = pad_sequence(rows, batch_first=True, padding_value=value).long()
+        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).long()
         return batch

@@ -12,12 +12,12 @@ from datasets import ClassLabel, Dataset, Image
 
 from layersim.data.account import held_out, share, tell
 from layersim.data.bad_samples import Faults, OnBadSample, left_over
-from layersim.data.base import SplitDataModule, at_least
+from layersim.data.base import SplitDataModule
 from layersim.data.columns import Labels, label_faults, need_column, read_labels
 from layersim.data.sources import SampleBy, Source, whence
 from layersim.data.splits import Integers, Split, hold_out
 from layersim.data.streams import Stream, hold_out_rows
-from layersim.errors import UserError, as_user_error, check_choice
+from layersim.errors import UserError, as_user_error, at_least, check_choice
 
 
 class SourceData(SplitDataModule):
@@ -176,6 +176,7 @@ class TableData(SourceData):
         source = self.source()
         splits: dict[str, Any] = {}
         shares: list[str] = []
+        names: list[str] | None = None
         opened = {role: split for role, split in self.other_splits.items() if split is not None}
 
         def choose(role: str, data: Dataset, split: str, places: Integers, labels: Labels, note: str) -> None:
@@ -195,23 +196,20 @@ class TableData(SourceData):
                 labels = read_labels(held, self.label_column, np.arange(len(held)), role="val", names=names)
                 note = f"of those held out of {self.train_split} by val_fraction={self.val_fraction}"
                 choose("val", held, f"what {self.train_split} holds out", np.arange(len(held)), labels, note)
-        else:
-            data = source.split(self.train_split, option="train_split")
-            readable = self._readable(data, self.train_split, "train")
-            labels = read_labels(data, self.label_column, readable, role="train")
-            kept, own, names = np.arange(len(readable)), self.train_split != "train", labels.names
-            if "val" not in opened:
-                assert labels.values is not None
-                remedy = "--data.val_fraction or --data.val_split"
-                kept, apart = hold_out(labels.values, self.held_out(len(kept)), seed=self.seed, remedy=remedy)
-            choose("train", data, self.train_split, kept, labels, self.train_split if own else "")
-            if "val" not in opened:
-                choose("val", data, self.train_split, apart, labels, held_out(self.train_split, self.val_fraction))
-        for role, split in opened.items():
+        for role, split in (({} if self.streaming else {"train": self.train_split}) | opened).items():
             data = source.split(split, option=f"{role}_split")
             readable = self._readable(data, split, role)
             labels = read_labels(data, self.label_column, readable, role=role, names=names)
-            choose(role, data, split, np.arange(len(readable)), labels, split if split != role else "")
+            kept, apart = np.arange(len(readable)), None
+            if role == "train":
+                names = labels.names
+                if "val" not in opened:
+                    assert labels.values is not None
+                    remedy = "--data.val_fraction or --data.val_split"
+                    kept, apart = hold_out(labels.values, self.held_out(len(kept)), seed=self.seed, remedy=remedy)
+            choose(role, data, split, kept, labels, split if split != role else "")
+            if apart is not None:
+                choose("val", data, split, apart, labels, held_out(split, self.val_fraction))
         tell(source.told(), shares)
         self.class_names = names
         return splits

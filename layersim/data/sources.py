@@ -167,7 +167,6 @@ class Source:
 
     def _find(self, sample_by: SampleBy) -> None:
         """Sets which files belong to which split, and how they are read."""
-        self.together = True
         if self.location.is_file():
             suffix = self.location.suffix.lower()
             if suffix not in _BUILDERS:

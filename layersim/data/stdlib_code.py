@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from layersim.data.base import DrawnSplits, at_least
+from layersim.data.base import DrawnSplits
 from layersim.data.blocks import BlockData
 from layersim.data.splits import Integers
-from layersim.errors import UserError
+from layersim.errors import UserError, at_least
 
 # tests, whole programs, what was installed beside the library, tables and texts that are no code
 _LEFT_OUT = {
@@ -73,15 +73,11 @@ class StdlibCode(DrawnSplits, BlockData):
 
 def read_sources(library: Path) -> dict[str, bytes]:
     """Content of the library's source files by relative path, sorted, without empty ones and repeated ones."""
-    sources: dict[str, bytes] = {}
-    seen: set[bytes] = set()
+    first: dict[bytes, str] = {}
     for relative, path in source_files(library, left_out=_LEFT_OUT).items():
         if not any(part.startswith(_BUILT) for part in relative.split("/")):
-            content = path.read_bytes()
-            if content and content not in seen:
-                sources[relative] = content
-                seen.add(content)
-    return sources
+            first.setdefault(path.read_bytes(), relative)
+    return {relative: content for content, relative in first.items() if content}
 
 
 def choose(sources: dict[str, bytes], *, max_files: int | None, max_bytes: int | None, seed: int) -> list[str]:

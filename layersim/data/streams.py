@@ -120,13 +120,8 @@ class Stream(IterableDataset[Sample]):
         return sample
 
     def _guarded(self, rows: datasets.IterableDataset) -> Iterator[Row]:
-        read = iter(rows)
-        while True:
-            with as_user_error(f"{self.told} cannot be read as a stream", "Change --data.path"):
-                row: Row | None = next(read, None)
-            if row is None:
-                return
-            yield row
+        with as_user_error(f"{self.told} cannot be read as a stream", "Change --data.path"):
+            yield from rows
 
 
 class StreamLoader(Loader):

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.data.account import contents, tell_duplicates
 from layersim.data.bad_samples import Faults, text_faults
-from layersim.data.base import Reader, SplitDataModule, at_least
+from layersim.data.base import Reader, SplitDataModule
 from layersim.data.columns import check_texts, read_texts, streamed_label
 from layersim.data.inputs import TextInputs
 from layersim.data.sentence_split import SentenceSplit, encoded
@@ -21,7 +21,7 @@ from layersim.data.source_data import TableData
 from layersim.data.splits import Integers, Sample, Split
 from layersim.data.streams import Row
 from layersim.data.tokenizers import Tokenizer, check_vocabulary, open_tokenizer, tokenizer_of
-from layersim.errors import UserError, check_choice
+from layersim.errors import UserError, at_least, check_choice
 
 Truncation = Literal["cut", "refuse"]
 
@@ -148,8 +148,7 @@ class Text(TableData, SentenceData):
             self.stream.sample = partial(streamed_text, columns=columns, label=self.label_column, **options)
 
     def faults(self, data: Dataset, split: str) -> Faults:
-        text, *pair = (text_faults(texts) for texts in self._columns(data).values())
-        return text | (pair[0] if pair else {})
+        return {row: fault for texts in self._columns(data).values() for row, fault in text_faults(texts).items()}
 
     def _columns(self, data: Dataset) -> dict[str, pa.ChunkedArray]:
         """By its option, each column of texts (N,)."""

@@ -78,17 +78,13 @@ def found(trainer: Trainer, config: Namespace) -> dict[str, Any]:
 
 def write_facts(directory: Path, trainer: Trainer, module: LightningModule, verb: str) -> None:
     """Writes the run's `environment.json`: by which verb, on what, and how large a model."""
+    device = trainer.strategy.root_device
     facts = {
         "verb": verb,
-        "device": _name_of(trainer.strategy.root_device),
+        "device": f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type,
         "processes": str(trainer.world_size),
         "precision": str(trainer.precision),
         **({"parameters": parameters_of(module)} if isinstance(module, LayerwiseModule) else {}),
         **begun_by(),
     }
     write_environment(directory, facts)
-
-
-def _name_of(device: torch.device) -> str:
-    """The device's kind and, of a GPU, its maker's name."""
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

@@ -39,26 +39,24 @@ def first_broken(batch: Batch, features: LayerFeatures, layers: list[int], head:
         if isinstance(value, Tensor) and value.is_floating_point() and value.ndim:
             rows = ~value.flatten(1).isfinite().all(dim=1) if value.ndim > 1 else ~value.isfinite()
             if rows.any():
-                return f"its {key}, of {_sample(int(rows.long().argmax()), len(rows), batch, None)}"
+                return f"its {key}, of {_sample(rows, batch, None)}"
     for layer, values, rows in zip(layers, features.values.detach(), broken(features.values), strict=True):
         if rows.any():
-            return f"features of layer {layer + 1}, of {_of(rows, batch, features)}"
+            return f"features of layer {layer + 1}, of {_sample(rows, batch, features.position)}"
         if features.targets is None:
             continue
         if not head.losses(values[None], features.targets, [layer]).isfinite().all():
             losses = [head.losses(values[None, [n]], features.targets[[n]], [layer]) for n in range(len(rows))]
-            return f"the loss at layer {layer + 1}, of {_of(~torch.cat(losses).isfinite(), batch, features)}"
+            rows = ~torch.cat(losses).isfinite()
+            return f"the loss at layer {layer + 1}, of {_sample(rows, batch, features.position)}"
     return ""
 
 
-def _of(rows: Tensor, batch: Batch, features: LayerFeatures) -> str:
-    return _sample(int(rows.long().argmax()), len(rows), batch, features.position)
-
-
-def _sample(row: int, rows: int, batch: Batch, position: Tensor | None) -> str:
-    """The sample, by its index in its source, that one of N rows is of; a language model's rows are tokens."""
-    index = batch.get("index")
-    if index is not None and len(index) == rows:
+def _sample(rows: Tensor, batch: Batch, position: Tensor | None) -> str:
+    """The sample, by its index in its source, that the first true one of (N,) rows is of; a language model's rows are
+    tokens."""
+    row, index = int(rows.long().argmax()), batch.get("index")
+    if index is not None and len(index) == len(rows):
         return f"sample {int(index[row])}"
     if index is not None and position is not None and "position" in batch:
         own = (batch["position"] == position[row] // POSITIONS).nonzero()
@@ -128,9 +126,9 @@ class Finiteness:
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             return not all(each.isfinite().all() for each in gradients if each is not None)
 
-        rows = len(next(iter(tensors.values())))
-        first = next(filter(breaks, range(rows)), None)
-        return "no sample of this process alone" if first is None else _sample(first, rows, self._batch, None)
+        rows = torch.arange(len(next(iter(tensors.values()))))
+        first = next(filter(breaks, range(len(rows))), None)
+        return "no sample of this process alone" if first is None else _sample(rows == first, self._batch, None)
 
     def _stop(self, module: "LayerwiseModule", what: str, where: str) -> None:
         checkpoint = module.trainer.checkpoint_callback
@@ -178,8 +176,7 @@ class Finiteness:
         batch_idx, _, batch, position = self._awaited
         if not self._samples:
             layer = int(rows.any(dim=1).long().argmax())
-            where = _sample(int(rows[layer].long().argmax()), rows.shape[1], batch, position)
-            self._first = f"layer {layer + 1}, {where} (batch {batch_idx})"
+            self._first = f"layer {layer + 1}, {_sample(rows[layer], batch, position)} (batch {batch_idx})"
         self._samples += int(rows.any(dim=0).sum())
 
 

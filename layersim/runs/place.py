@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, distributed
+from torch import Tensor
+
+from layersim.evaluation import everywhere
 
 PLACE = "place"
 """A checkpoint's entry: what `Place` keeps."""
@@ -131,11 +133,7 @@ def random_states() -> list[dict[str, Any]]:
         "numpy": (torch.from_numpy(np.asarray(keys, np.int64)), *rest),
         "python": (torch.tensor(words), gauss),
     }
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [own]
-    states: list[dict[str, Any]] = [{}] * distributed.get_world_size()
-    distributed.all_gather_object(states, own)
-    return states
+    return everywhere([own])
 
 
 def put_back(state: dict[str, Any]) -> None:

@@ -66,11 +66,9 @@ class ProcessWatch(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.world_size == 1 or not dist.is_initialized():
             return
-        if self.watch is None or not self._by_command:
-            self.watching(by_command=False)
-        assert self.watch is not None
+        watch = self.watch if self.watch and self._by_command else self.watching(by_command=False)
         group, world, host = dist.distributed_c10d._get_default_group(), trainer.world_size, socket.gethostname()
-        self.watch.rank = trainer.global_rank
+        watch.rank = trainer.global_rank
         known = {trainer.global_rank: (host, facts(trainer, pl_module))}
         if trainer.is_global_zero:
             key = secrets.token_bytes(16)
@@ -87,7 +85,7 @@ class ProcessWatch(Callback):
             peers = {0: Client((os.environ["MASTER_ADDR"], port), authkey=key)}
             peers[0].send((trainer.global_rank, os.getpid(), *known[trainer.global_rank]))
             pids = {0: pid} if where == host else {}
-        self.watch.connect(peers, pids, group._get_sequence_number_for_group)  # type: ignore[attr-defined]
+        watch.connect(peers, pids, group._get_sequence_number_for_group)  # type: ignore[attr-defined]
         if trainer.is_global_zero:
             require_agreement(known)
 

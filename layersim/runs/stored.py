@@ -40,16 +40,8 @@ def stored_sections(
     config = below(below(checkpoint, "layersim"), "config")
     sections = {"model": model} | {key: config[key] for key in others if key in config}
     files = [Path(word.rpartition("=")[2]) for word in typed]
-    own = "\n".join(
-        [
-            *typed,
-            *(
-                file.read_text(errors="replace")
-                for file in files
-                if file.suffix in (".yaml", ".yml") and file.is_file()
-            ),
-        ]
-    )
+    recipes = [file for file in files if file.suffix in (".yaml", ".yml") and file.is_file()]
+    own = "\n".join([*typed, *(recipe.read_text(errors="replace") for recipe in recipes)])
     found = {key: _without_code(value, key, path, own) for key, value in sections.items()}
     options = below(below(found["model"], "backbone"), "init_args")
     fetched = {"pretrained"} if "name_or_path" in options else set()

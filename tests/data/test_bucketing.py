@@ -42,7 +42,7 @@ def test_each_step_of_all_ranks_is_the_step_of_one_process(
 
 def test_batches_are_alike_in_length_and_shuffled() -> None:
     lengths = np.random.default_rng(1).integers(1, 100, 1000)
-    order = bucketed_order(lengths, 10, np.random.default_rng(0), window=50)
+    order = bucketed_order(lengths, 10, np.random.default_rng(0))
     batches = lengths[order].reshape(100, 10)
     control = lengths[np.random.default_rng(0).permutation(1000)].reshape(100, 10)
     assert np.ptp(batches, axis=1).mean() < 5 < 60 < np.ptp(control, axis=1).mean()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler
 
 from layersim.data import EvaluationSampler, TrainSampler
-from layersim.data.samplers import evaluation_batch_size, evaluation_batches
+from layersim.data.samplers import evaluation_batch_size
 from layersim.errors import UserError
 
 lengths, batch_sizes, replicas = st.integers(0, 70), st.integers(1, 9), st.integers(1, 6)
@@ -130,9 +130,9 @@ def test_data_too_small_for_a_step_is_refused() -> None:
 def test_every_process_has_an_evaluation_batch(length: int, batch: int, ranks: int) -> None:
     size = evaluation_batch_size(length, batch, ranks)
     assert size <= batch
-    shares = [evaluation_batches(length, size, ranks, rank) for rank in range(ranks)]
+    shares = [[*EvaluationSampler(range(length), size, num_replicas=ranks, rank=rank)] for rank in range(ranks)]
     assert all(shares)
-    assert sorted(sample for share in shares for part in share for sample in part) == list(range(length))
+    assert sorted(chain(*shares)) == list(range(length))
     assert (size == batch) == (length >= batch * ranks)
 
 
