@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from layersim.backbones.base import Backbone
-from layersim.backbones.calls import first_tensor, hooked, watched
+from layersim.backbones.calls import first_tensor, hooked
 from layersim.backbones.huggingface import TransformersBackbone
 from layersim.errors import UserError, as_user_error, check_choice
 from layersim.evaluation import evaluating
 from layersim.exits.block_calls import CANNOT, BlockCalls, learned_axes, text_batch
-from layersim.exits.policies import Policy, Seen, View
+from layersim.exits.policies import Policy, Seen
 from layersim.exits.token_cache import TokenCache
 from layersim.heads import Head
 from layersim.precision import widened
@@ -176,7 +176,7 @@ class _Writing:
         self.ids, self.new = ids, new
         self.texts, self.prompt = ids.shape
         self.last = self.backbone.num_layers - 1
-        self.exits = set() if full or by.threshold is None else by.exits
+        self.exits = set() if full else by.exits
         self.mask = torch.cat([mask, mask.new_ones(self.texts, new)], dim=1)
         self.cache = TokenCache(self.last + 1, self.texts, self.prompt + new)
         self.blocks = BlockCalls(self.backbone, by.axes, self.mask, self.cache)
@@ -210,14 +210,9 @@ class _Writing:
     def _read_prompts(self) -> tuple[Tensor, Tensor]:
         """Logits (N, V) of the first new tokens, and the last layer for each of them."""
         self.cache.start, self.cache.end, self.cache.rows, self.cache.places = 0, self.prompt, None, None
-        seen: list[Tensor] = []
-
-        def see(tokens: Tensor, refines: bool) -> None:
-            seen[:] = [tokens[:, -1]]
-
-        with watched(self.backbone.blocks, None, see):
+        with self.backbone.listening(lambda tokens: tokens[:, -1], [self.last]) as read:
             self.backbone.extend(text_batch(self.ids, self.mask[:, : self.prompt]), self.cache)
-        return self._logits(seen[0], self.last), torch.full_like(self.ids[:, 0], self.last)
+        return self._logits(read[0], self.last), torch.full_like(self.ids[:, 0], self.last)
 
     def _read(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, V) behind the last tokens (n, 1) of the texts that go on, and the layers (n,) they left at."""
@@ -226,7 +221,7 @@ class _Writing:
         states = self._embedded(text_batch(tokens, self.mask[rows, : place + 1]))
         here, seen, called = torch.arange(len(rows), device=rows.device), Seen(), None
         told: list[tuple[Tensor, Tensor, int]] = []
-        texts, reads = rows.tolist(), self.by.policy.reads
+        texts, policy, threshold = rows.tolist(), self.by.policy, self.by.threshold
         for layer in range(self.last + 1):
             missing = self._missing(layer, texts, place)
             if (calling := (texts, missing)) != called:
@@ -241,9 +236,9 @@ class _Writing:
             states, features = read[:, -1:], read[:, -1]
             if layer == self.last:
                 told.append((here, self._logits(features, layer), layer))
-            elif layer in self.exits:
-                logits = None if reads == "features" else self._logits(features, layer)
-                leaves = self._leaves(seen.view(logits, features, reads))
+            elif layer in self.exits and threshold is not None:
+                logits = None if policy.reads == "features" else self._logits(features, layer)
+                leaves = policy.leaves(policy.score(seen.view(logits, features, policy.reads)), threshold)
                 if leaves.any():
                     gone, stays = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
                     of_them = self._logits(features[gone], layer) if logits is None else logits[gone]
@@ -294,10 +289,6 @@ class _Writing:
         assert self.states is not None
         left = self.states[rows.unsqueeze(1), places - self.prompt]
         return torch.where((places == self.cache.start).unsqueeze(2), states, left)
-
-    def _leaves(self, view: View) -> Tensor:
-        assert self.by.threshold is not None
-        return self.by.policy.leaves(self.by.policy.score(view), self.by.threshold)
 
     def _logits(self, features: Tensor, layer: int) -> Tensor:
         return widened(self.by.head.logits(features.unsqueeze(0), [layer]).squeeze(0))
