@@ -20,8 +20,6 @@ from layersim.export.timm_library import TimmLibrary
 from layersim.export.transformers_library import TransformersLibrary
 from layersim.heads import Head
 
-HALF_PRECISION = (torch.bfloat16, torch.float16)
-
 
 def truncate(backbone: Backbone, head: Head, layers: int | Sequence[int], *, stock: bool = True) -> nn.Module:
     """A model with the first `layers` blocks, or with the blocks listed: of the class of the backbone's own.
@@ -135,7 +133,7 @@ def agree(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
     """
     if found.shape != expected.shape:
         return False
-    tolerance = 2e-2 if {found.dtype, expected.dtype} & {*HALF_PRECISION} else tolerance
+    tolerance = 2e-2 if {found.dtype, expected.dtype} & {torch.bfloat16, torch.float16} else tolerance
     return bool((found - expected).abs().max() <= tolerance * max(1.0, expected.abs().max().item()))
 
 
