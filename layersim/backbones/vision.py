@@ -16,6 +16,7 @@ from layersim.backbones.calls import hooked
 from layersim.backbones.timm_pooling import CHOOSE, TimmPooling, check_layout, trunk
 from layersim.backbones.timm_weights import load_weights
 from layersim.errors import UserError, as_user_error, meant
+from layersim.evaluation import evaluating
 from layersim.outputs import LayerFeatures
 
 _OPTIONS = "name, num_classes, img_size, in_chans or model_args"
@@ -144,23 +145,18 @@ class TimmBackbone(Backbone):
 
         Logits are compared, and what reaches the classifier too, since timm starts some classifiers at zero.
         """
-        training = self.training
-        self.eval()
-        head = self.classifier
-        parameter = next(self.parameters())
-        ramp = torch.linspace(-1, 1, steps=torch.Size(self.input_size).numel(), dtype=parameter.dtype)
-        image = ramp.view(1, *self.input_size).to(parameter.device)
+        head, image = self.classifier, self.small_batch()["image"][:1]
         kinds: list[bool] = []
         remedy = "Change the backbone's img_size, in_chans, or its model_args, such as patch_size."
-        with (
-            as_user_error(f"{name} cannot take an image of {_size(self.input_size)}", remedy),
-            hooked([self.blocks[-1]], after=lambda *called: kinds.append(isinstance(called[-1], Tensor))),
-        ):
-            expected = _traced(lambda: self.model(image), head)
-        self._hands_on_tokens = all(kinds)
-        with as_user_error(f"layersim cannot read {name}", CHOOSE):
-            found = _traced(lambda: head(self.final_norm(self({"image": image}).values[-1])), head)
-        self.train(training)
+        with evaluating(self):
+            with (
+                as_user_error(f"{name} cannot take an image of {_size(self.input_size)}", remedy),
+                hooked([self.blocks[-1]], after=lambda *called: kinds.append(isinstance(called[-1], Tensor))),
+            ):
+                expected = _traced(lambda: self.model(image), head)
+            self._hands_on_tokens = all(kinds)
+            with as_user_error(f"layersim cannot read {name}", CHOOSE):
+                found = _traced(lambda: head(self.final_norm(self({"image": image}).values[-1])), head)
         pairs = list(zip(found, expected, strict=False))
         if len(found) != len(expected) or not all(
             ours.shape == own.shape and torch.allclose(ours, own, rtol=1e-3, atol=1e-4) for ours, own in pairs
