@@ -146,6 +146,14 @@ class TokenExit:
         other.threshold = threshold
         return other
 
+    def full_logits(self, input_ids: Tensor, new: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(N, T, V) the full model's logits at the places of new tokens (N, T) behind prompts, in one pass."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        whole = text_batch(torch.cat([input_ids, new], dim=1), torch.cat([mask, torch.ones_like(new)], dim=1))
+        with evaluating(self.backbone), torch.inference_mode():
+            logits = self.backbone.model(**self.backbone.inputs(whole)).logits
+        return widened(logits[:, input_ids.shape[1] - 1 : -1])
+
     def _rehearse(self) -> None:
         """Makes sure, on a tiny input, that each layer keeps keys and values, and that with these the model gives what
         it gives without."""
@@ -158,10 +166,8 @@ class TokenExit:
             found = writing.write(set(), forced).losses
         if not writing.cache.is_complete:
             raise UserError(f"{CANNOT}: not each of its layers keeps keys and values of its own.")
-        whole = text_batch(torch.cat([prompts, forced], dim=1), torch.cat([mask, torch.ones_like(forced)], dim=1))
-        logits = widened(self.backbone.model(**self.backbone.inputs(whole)).logits)
-        behind = logits[:, prompts.shape[1] - 1 : -1]
-        expected = cross_entropy(behind.flatten(0, 1), forced.flatten(), reduction="none").view_as(forced)
+        logits = self.full_logits(prompts, forced, mask)
+        expected = cross_entropy(logits.flatten(0, 1), forced.flatten(), reduction="none").view_as(forced)
         tolerance = 5e-2 if self.backbone.model.dtype in (torch.bfloat16, torch.float16) else 1e-3
         assert found is not None
         if not (found - expected).abs().max() <= tolerance * expected.abs().max():
