@@ -37,7 +37,6 @@ from layersim.data.blocks import first_tokens
 from layersim.errors import UserError
 from layersim.evaluation import evaluating
 from layersim.exits import Confidence, TokenExit, calibrate_tokens
-from layersim.exits.token_calibration import full_logits
 from layersim.module import LayerwiseModule
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "text"))
@@ -183,7 +182,7 @@ def measured(
     risks = {}
     for way in ways:
         written = way.run(prompts)
-        choices = full_logits(full, prompts, written).argmax(dim=-1)
+        choices = full.full_logits(prompts, written).argmax(dim=-1)
         disagrees, differs = ((written != each).double().mean().item() for each in (choices, reference))
         risks[way.name] = (disagrees, differs, "" if way.layers is None else f"{way.layers():.2f}")
     for size in (1, len(few)):
@@ -207,7 +206,7 @@ def _all(way: Way, batches: Sequence[Tensor]) -> None:
 
 def own_loss(module: LayerwiseModule, texts: Tensor) -> float:
     full = TokenExit(module.backbone, module.head, Confidence(), None)
-    logits = full_logits(full, texts[:, :PROMPT], texts[:, PROMPT:])
+    logits = full.full_logits(texts[:, :PROMPT], texts[:, PROMPT:])
     return cross_entropy(logits.flatten(0, 1), texts[:, PROMPT:].flatten()).item()
 
 

@@ -83,10 +83,8 @@ def layout_of(
     Raises:
         UserError: no blocks, a path that leads nowhere, or a way from the blocks to the logits that cannot be followed.
     """
-    base = model.base_model
-    for option, path in (("blocks", blocks), ("final_norm", final_norm)):
-        if path:
-            at(base, path, option)
+    if final_norm:
+        at(model.base_model, final_norm, "final_norm")
     for step in classifier or ():
         part_of(model, step)
     lists = _lists(model, run, blocks)
@@ -146,9 +144,8 @@ def _lists(model: Any, run: Callable[[], Tensor], named: str | None) -> dict[str
     """
     base = model.base_model
     if named:
-        if not isinstance(at(base, named, "blocks"), nn.ModuleList):
-            kind = type(at(base, named, "blocks")).__name__
-            raise UserError(f"Expected a list of blocks at {named!r}, but found {kind}. {OPTIONS}")
+        if not isinstance(found := at(base, named, "blocks"), nn.ModuleList):
+            raise UserError(f"Expected a list of blocks at {named!r}, but found {type(found).__name__}. {OPTIONS}")
         names = [named]
     else:
         names = [name for name, module in base.named_modules() if isinstance(module, nn.ModuleList) and len(module)]

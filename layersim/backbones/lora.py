@@ -110,6 +110,11 @@ def merged_weights(model: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether it is a linear map, of torch's or of transformers', whose weights are (F, D)."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
 def _is_half(module: nn.Module) -> bool:
     return any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in module.parameters())
 
@@ -137,11 +142,7 @@ def _with_fitting_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, 
 
 
 def _targets(blocks: nn.Module, wanted: list[str] | None) -> list[str]:
-    maps = {
-        name.rpartition(".")[2]
-        for name, module in blocks.named_modules()
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-    }
+    maps = {name.rpartition(".")[2] for name, module in blocks.named_modules() if is_linear(module)}
     if unknown := sorted(set(wanted or []) - maps):
         raise UserError(
             f"The blocks have no linear map {', '.join(unknown)}; they have {', '.join(sorted(maps))}. Change the "

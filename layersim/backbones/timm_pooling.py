@@ -11,53 +11,50 @@ from layersim.errors import UserError
 
 CHOOSE = "Choose a plain vision transformer (ViT, DeiT, DINOv2, BEiT, EVA, SigLIP)."
 _READ = {"norm", "fc_norm", "pool", "attn_pool", "head_drop", "head", "head_dist"}
-"""Parts behind the blocks that `TimmPooling` knows."""
+"""Parts behind the blocks that `pooled`, `final_norm` and `classifier` know."""
 
 
-class TimmPooling:
-    """Splits what timm does after the last block into pooling, final norm and classifier.
+def norms_first(model: Any) -> bool:
+    """Whether features are taken behind the final norm: where timm norms before an attention pool or a mean, which do
+    not commute with it. Picking a token does, so that it is picked *before* the norm."""
+    picks_token = getattr(model, "attn_pool", None) is None and model.global_pool == "token"
+    return not picks_token and not _is_idle(_norm(model))
 
-    Picking tokens commutes with a norm over their width, so a class token is taken *before* the norm. A mean over
-    tokens or an attention pool does not: where timm norms first (attention pools, or a mean without `fc_norm`), the
-    features are taken after the norm, and `norm_first` says so.
+
+def pooled(model: Any, tokens: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """Block output, patch tokens (N, P, D) with prefix tokens (N, R, D) where there are some → features (N, D).
+
+    For a distilled model the features are its class and distillation token side by side, (N, 2 D).
     """
+    patches, prefix = tokens if isinstance(tokens, tuple) else (tokens, tokens[:, :0])
+    features: Tensor
+    if hasattr(model, "head_dist"):
+        features = prefix[:, :2].flatten(1)
+    elif getattr(model, "attn_pool", None) is not None or getattr(model, "pool_include_prefix", False):
+        pool = model.pool if hasattr(model, "pool") else model._pool  # NaFlexViT's
+        features = pool(_norm(model)(torch.cat([prefix, patches], dim=1)))
+    elif model.global_pool == "token":
+        features = prefix[:, 0]
+    else:
+        patches = _norm(model)(patches) if norms_first(model) else patches
+        features = global_pool_nlc(patches, model.global_pool, num_prefix_tokens=0)
+    return features
 
-    def __init__(self, model: Any) -> None:
-        self.distilled = hasattr(model, "head_dist")
-        self.attends = getattr(model, "attn_pool", None) is not None
-        picks_token = not self.attends and model.global_pool == "token"
-        self.norm_first = not picks_token and not _is_idle(_norm(model))
 
-    def __call__(self, model: Any, tokens: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-        """Block output, patch tokens (N, P, D) with prefix tokens (N, R, D) where there are some → features (N, D).
+def final_norm(model: Any) -> nn.Module:
+    """What norms the features, (N, D) → (N, D)."""
+    if hasattr(model, "head_dist"):
+        return TokenNorm(model.norm, tokens=2)
+    norms = [] if norms_first(model) else [_norm(model)]
+    behind = getattr(model, "fc_norm", nn.Identity()) if trunk(model) is model else model.norm
+    return _chain(*norms, behind)
 
-        For a distilled model the features are its class and distillation token side by side, (N, 2 D).
-        """
-        patches, prefix = tokens if isinstance(tokens, tuple) else (tokens, tokens[:, :0])
-        features: Tensor
-        if self.distilled:
-            features = prefix[:, :2].flatten(1)
-        elif self.attends or getattr(model, "pool_include_prefix", False):
-            pool = model.pool if hasattr(model, "pool") else model._pool  # NaFlexViT's
-            features = pool(_norm(model)(torch.cat([prefix, patches], dim=1)))
-        elif model.global_pool == "token":
-            features = prefix[:, 0]
-        else:
-            patches = _norm(model)(patches) if self.norm_first else patches
-            features = global_pool_nlc(patches, model.global_pool, num_prefix_tokens=0)
-        return features
 
-    def final_norm(self, model: Any) -> nn.Module:
-        if self.distilled:
-            return TokenNorm(model.norm, tokens=2)
-        norms = [] if self.norm_first else [_norm(model)]
-        behind = getattr(model, "fc_norm", nn.Identity()) if trunk(model) is model else model.norm
-        return _chain(*norms, behind)
-
-    def classifier(self, model: Any) -> nn.Module:
-        if self.distilled:
-            return DistilledClassifier(model.head, model.head_dist)
-        return _chain(model.head_drop, model.head)
+def classifier(model: Any) -> nn.Module:
+    """What reads them, (N, D) → (N, C)."""
+    if hasattr(model, "head_dist"):
+        return DistilledClassifier(model.head, model.head_dist)
+    return _chain(model.head_drop, model.head)
 
 
 class TokenNorm(nn.Module):

@@ -58,11 +58,9 @@ def load_weights(
         model.reset_classifier(classes)
     drawn = {key: value for key, value in model.state_dict().items() if _shape(trained.get(key)) != _shape(value)}
     model.load_state_dict({**trained, **drawn})
-    told = (
-        [f"{', '.join(drawn)} drawn anew for {model.num_classes} classes (the file has {classes or 'none'})"]
-        if drawn
-        else []
-    )
+    told = []
+    if drawn:
+        told = [f"{', '.join(drawn)} drawn anew for {model.num_classes} classes (the file has {classes or 'none'})"]
     told += [
         f"{key} taken from {_by(shapes[key])} to {_by(_shape(value))}"
         for key, value in trained.items()

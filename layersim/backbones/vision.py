@@ -11,11 +11,13 @@ from timm.data import resolve_model_data_config
 from timm.models import get_model_input_config
 from torch import Tensor, nn
 
+from layersim.backbones import timm_pooling
 from layersim.backbones.base import Backbone
 from layersim.backbones.calls import hooked
-from layersim.backbones.timm_pooling import CHOOSE, TimmPooling, check_layout, trunk
+from layersim.backbones.timm_pooling import CHOOSE, check_layout, trunk
 from layersim.backbones.timm_weights import load_weights
 from layersim.errors import UserError, as_user_error, meant
+from layersim.evaluation import evaluating
 from layersim.outputs import LayerFeatures
 
 _OPTIONS = "name, num_classes, img_size, in_chans or model_args"
@@ -77,8 +79,7 @@ class TimmBackbone(Backbone):
             load_weights(self.model, checkpoint_path, create, num_classes, in_chans)
         self.num_layers = len(self.blocks)
         self.num_classes = self.model.num_classes
-        self.pooling = TimmPooling(self.model)
-        self.norm_before_pooling = self.pooling.norm_first
+        self.norm_before_pooling = timm_pooling.norms_first(self.model)
         self.data_config = _data_config(self.model, in_chans)
         self.input_size = self.data_config["input_size"]
         self._check_logits(name)
@@ -90,11 +91,11 @@ class TimmBackbone(Backbone):
 
     @property
     def final_norm(self) -> nn.Module:
-        return self.pooling.final_norm(self.model)
+        return timm_pooling.final_norm(self.model)
 
     @property
     def classifier(self) -> nn.Module:
-        return self.pooling.classifier(self.model)
+        return timm_pooling.classifier(self.model)
 
     def forward(self, batch: Mapping[str, Any], layers: Sequence[int] | None = None) -> LayerFeatures:
         """Features of `batch["image"]` (N, C, H, W); targets are `batch["label"]` (N,) where there is one.
@@ -111,7 +112,7 @@ class TimmBackbone(Backbone):
             stop_early=True,
             **prefix,
         )
-        values = torch.stack([self.pooling(self.model, layer) for layer in tokens])
+        values = torch.stack([timm_pooling.pooled(self.model, layer) for layer in tokens])
         return LayerFeatures(values, batch.get("label"), batch.get("position"))
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +128,7 @@ class TimmBackbone(Backbone):
 
     def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         prefix = getattr(self.model, "num_prefix_tokens", 0)
-        return self.pooling(self.model, (tokens[:, prefix:], tokens[:, :prefix]) if prefix else tokens)
+        return timm_pooling.pooled(self.model, (tokens[:, prefix:], tokens[:, :prefix]) if prefix else tokens)
 
     def _images(self, batch: Mapping[str, Any]) -> Tensor:
         images: Tensor = batch["image"]
@@ -144,23 +145,18 @@ class TimmBackbone(Backbone):
 
         Logits are compared, and what reaches the classifier too, since timm starts some classifiers at zero.
         """
-        training = self.training
-        self.eval()
-        head = self.classifier
-        parameter = next(self.parameters())
-        ramp = torch.linspace(-1, 1, steps=torch.Size(self.input_size).numel(), dtype=parameter.dtype)
-        image = ramp.view(1, *self.input_size).to(parameter.device)
+        head, image = self.classifier, self.small_batch()["image"][:1]
         kinds: list[bool] = []
         remedy = "Change the backbone's img_size, in_chans, or its model_args, such as patch_size."
-        with (
-            as_user_error(f"{name} cannot take an image of {_size(self.input_size)}", remedy),
-            hooked([self.blocks[-1]], after=lambda *called: kinds.append(isinstance(called[-1], Tensor))),
-        ):
-            expected = _traced(lambda: self.model(image), head)
-        self._hands_on_tokens = all(kinds)
-        with as_user_error(f"layersim cannot read {name}", CHOOSE):
-            found = _traced(lambda: head(self.final_norm(self({"image": image}).values[-1])), head)
-        self.train(training)
+        with evaluating(self):
+            with (
+                as_user_error(f"{name} cannot take an image of {_size(self.input_size)}", remedy),
+                hooked([self.blocks[-1]], after=lambda *called: kinds.append(isinstance(called[-1], Tensor))),
+            ):
+                expected = _traced(lambda: self.model(image), head)
+            self._hands_on_tokens = all(kinds)
+            with as_user_error(f"layersim cannot read {name}", CHOOSE):
+                found = _traced(lambda: head(self.final_norm(self({"image": image}).values[-1])), head)
         pairs = list(zip(found, expected, strict=False))
         if len(found) != len(expected) or not all(
             ours.shape == own.shape and torch.allclose(ours, own, rtol=1e-3, atol=1e-4) for ours, own in pairs

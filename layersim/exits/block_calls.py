@@ -149,11 +149,7 @@ def learned_axes(backbone: Backbone) -> dict[Place, Axes]:
 def text_batch(input_ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """The last tokens (N, T) of texts, given the mask (N, S) of all of their tokens so far."""
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    return {
-        "input_ids": input_ids,
-        "attention_mask": mask,
-        "position_ids": positions[:, -input_ids.shape[1] :],
-    }
+    return {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions[:, -input_ids.shape[1] :]}
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -172,7 +168,7 @@ def skipped(backbone: Backbone) -> Iterator[None]:
     ways: dict[nn.Module, Callable[..., Any]] = {}
 
     def note(block: nn.Module, args: object, kwargs: object, output: Any) -> None:
-        ways[block] = _hand_on if isinstance(output, Tensor) else _hand_on_in_tuple
+        ways[block] = _hand_on if isinstance(output, Tensor) else lambda *args, **kwargs: (_hand_on(*args, **kwargs),)
 
     with hooked(backbone.blocks, after=note):
         backbone.run(backbone.small_batch())
@@ -193,7 +189,3 @@ def _hand_on(*args: Any, **kwargs: Any) -> Tensor:
     hidden = first_tensor([*args, *kwargs.values()])
     assert hidden is not None
     return hidden
-
-
-def _hand_on_in_tuple(*args: Any, **kwargs: Any) -> tuple[Tensor]:
-    return (_hand_on(*args, **kwargs),)

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from layersim.backbones.base import Backbone
-from layersim.backbones.calls import first_tensor, hooked, watched
+from layersim.backbones.calls import first_tensor, hooked
 from layersim.backbones.huggingface import TransformersBackbone
 from layersim.errors import UserError, as_user_error, check_choice
 from layersim.evaluation import evaluating
 from layersim.exits.block_calls import CANNOT, BlockCalls, learned_axes, text_batch
-from layersim.exits.policies import Policy, Seen, View
+from layersim.exits.policies import Policy, Seen
 from layersim.exits.token_cache import TokenCache
 from layersim.heads import Head
 from layersim.precision import widened
@@ -146,6 +146,14 @@ class TokenExit:
         other.threshold = threshold
         return other
 
+    def full_logits(self, input_ids: Tensor, new: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(N, T, V) the full model's logits at the places of new tokens (N, T) behind prompts, in one pass."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        whole = text_batch(torch.cat([input_ids, new], dim=1), torch.cat([mask, torch.ones_like(new)], dim=1))
+        with evaluating(self.backbone), torch.inference_mode():
+            logits = self.backbone.model(**self.backbone.inputs(whole)).logits
+        return widened(logits[:, input_ids.shape[1] - 1 : -1])
+
     def _rehearse(self) -> None:
         """Makes sure, on a tiny input, that each layer keeps keys and values, and that with these the model gives what
         it gives without."""
@@ -158,10 +166,8 @@ class TokenExit:
             found = writing.write(set(), forced).losses
         if not writing.cache.is_complete:
             raise UserError(f"{CANNOT}: not each of its layers keeps keys and values of its own.")
-        whole = text_batch(torch.cat([prompts, forced], dim=1), torch.cat([mask, torch.ones_like(forced)], dim=1))
-        logits = widened(self.backbone.model(**self.backbone.inputs(whole)).logits)
-        behind = logits[:, prompts.shape[1] - 1 : -1]
-        expected = cross_entropy(behind.flatten(0, 1), forced.flatten(), reduction="none").view_as(forced)
+        logits = self.full_logits(prompts, forced, mask)
+        expected = cross_entropy(logits.flatten(0, 1), forced.flatten(), reduction="none").view_as(forced)
         tolerance = 5e-2 if self.backbone.model.dtype in (torch.bfloat16, torch.float16) else 1e-3
         assert found is not None
         if not (found - expected).abs().max() <= tolerance * expected.abs().max():
@@ -176,7 +182,7 @@ class _Writing:
         self.ids, self.new = ids, new
         self.texts, self.prompt = ids.shape
         self.last = self.backbone.num_layers - 1
-        self.exits = set() if full or by.threshold is None else by.exits
+        self.exits = set() if full else by.exits
         self.mask = torch.cat([mask, mask.new_ones(self.texts, new)], dim=1)
         self.cache = TokenCache(self.last + 1, self.texts, self.prompt + new)
         self.blocks = BlockCalls(self.backbone, by.axes, self.mask, self.cache)
@@ -210,14 +216,9 @@ class _Writing:
     def _read_prompts(self) -> tuple[Tensor, Tensor]:
         """Logits (N, V) of the first new tokens, and the last layer for each of them."""
         self.cache.start, self.cache.end, self.cache.rows, self.cache.places = 0, self.prompt, None, None
-        seen: list[Tensor] = []
-
-        def see(tokens: Tensor, refines: bool) -> None:
-            seen[:] = [tokens[:, -1]]
-
-        with watched(self.backbone.blocks, None, see):
+        with self.backbone.listening(lambda tokens: tokens[:, -1], [self.last]) as read:
             self.backbone.extend(text_batch(self.ids, self.mask[:, : self.prompt]), self.cache)
-        return self._logits(seen[0], self.last), torch.full_like(self.ids[:, 0], self.last)
+        return self._logits(read[0], self.last), torch.full_like(self.ids[:, 0], self.last)
 
     def _read(self, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, V) behind the last tokens (n, 1) of the texts that go on, and the layers (n,) they left at."""
@@ -226,7 +227,7 @@ class _Writing:
         states = self._embedded(text_batch(tokens, self.mask[rows, : place + 1]))
         here, seen, called = torch.arange(len(rows), device=rows.device), Seen(), None
         told: list[tuple[Tensor, Tensor, int]] = []
-        texts, reads = rows.tolist(), self.by.policy.reads
+        texts, policy, threshold = rows.tolist(), self.by.policy, self.by.threshold
         for layer in range(self.last + 1):
             missing = self._missing(layer, texts, place)
             if (calling := (texts, missing)) != called:
@@ -241,9 +242,9 @@ class _Writing:
             states, features = read[:, -1:], read[:, -1]
             if layer == self.last:
                 told.append((here, self._logits(features, layer), layer))
-            elif layer in self.exits:
-                logits = None if reads == "features" else self._logits(features, layer)
-                leaves = self._leaves(seen.view(logits, features, reads))
+            elif layer in self.exits and threshold is not None:
+                logits = None if policy.reads == "features" else self._logits(features, layer)
+                leaves = policy.leaves(policy.score(seen.view(logits, features, policy.reads)), threshold)
                 if leaves.any():
                     gone, stays = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
                     of_them = self._logits(features[gone], layer) if logits is None else logits[gone]
@@ -294,10 +295,6 @@ class _Writing:
         assert self.states is not None
         left = self.states[rows.unsqueeze(1), places - self.prompt]
         return torch.where((places == self.cache.start).unsqueeze(2), states, left)
-
-    def _leaves(self, view: View) -> Tensor:
-        assert self.by.threshold is not None
-        return self.by.policy.leaves(self.by.policy.score(view), self.by.threshold)
 
     def _logits(self, features: Tensor, layer: int) -> Tensor:
         return widened(self.by.head.logits(features.unsqueeze(0), [layer]).squeeze(0))

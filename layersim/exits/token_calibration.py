@@ -12,12 +12,9 @@ import torch
 from torch import Tensor
 
 from layersim.errors import check_choice
-from layersim.evaluation import evaluating
-from layersim.exits.block_calls import text_batch
 from layersim.exits.calibration import check_promise, leaving_rule
 from layersim.exits.generation import TokenExit
 from layersim.exits.policies import Patience, check_thresholds
-from layersim.precision import widened
 
 TokenRisk = Literal["disagreement", "loss", "continuation"]
 TOKEN_RISKS: dict[TokenRisk, str] = {
@@ -171,14 +168,6 @@ def _written(
         elif risk == "continuation":
             costs.append((new.tokens != whole).any(dim=1).double())
         else:  # what the full model would have written at each place behind the same words
-            choices = full_logits(exits, ids, new.tokens).argmax(dim=-1)
+            choices = exits.full_logits(ids, new.tokens).argmax(dim=-1)
             costs.append((new.tokens != choices).double().mean(dim=1))
     return torch.cat(layers), torch.cat(costs).cpu(), told
-
-
-def full_logits(exits: TokenExit, ids: Tensor, new: Tensor) -> Tensor:
-    """(n, T, V) the full model's logits at the places of new tokens (n, T) behind prompts (n, P), in one pass."""
-    backbone, whole = exits.backbone, torch.cat([ids, new], dim=1)
-    with evaluating(backbone), torch.inference_mode():
-        logits = backbone.model(**backbone.inputs(text_batch(whole, torch.ones_like(whole)))).logits
-    return widened(logits[:, ids.shape[1] - 1 : -1])

@@ -11,17 +11,7 @@ import torch
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, check_choice
 from layersim.export.destination import check_destination, destination
-from layersim.export.programs import (
-    STOCK,
-    USAGE,
-    Named,
-    check_onnx,
-    example,
-    onnx_file,
-    torch_archive,
-    traced,
-    usage,
-)
+from layersim.export.programs import STOCK, USAGE, Named, check_onnx, example, onnx_file, torch_archive, traced, usage
 from layersim.export.serving import NOTHING, Serving
 from layersim.export.truncation import agree, kept_layers, library_of, truncate
 from layersim.heads import Head

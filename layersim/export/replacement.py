@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
 from layersim.backbones.calls import hooked, recorded
+from layersim.backbones.lora import is_linear
 from layersim.errors import UserError
 from layersim.evaluation import evaluate
 from layersim.export.removal import Removal, Total
@@ -97,7 +98,7 @@ class _Reader(nn.Module):
 
     def _find(self, batch: Mapping[str, Any]) -> None:
         """The block's last linear map, if doubling what it gives adds just that, or that times a number a channel."""
-        maps = {path: each for path, each in self.backbone.blocks[self.before].named_modules() if _is_linear(each)}
+        maps = {path: each for path, each in self.backbone.blocks[self.before].named_modules() if is_linear(each)}
         with recorded(maps, keep=Tensor.detach) as calls:
             (plain,) = self.backbone.read_blocks(batch, lambda tokens: tokens, [self.before])
         fitting = [call for call in calls if call.gave.numel() == plain.numel()]
@@ -130,7 +131,3 @@ class _Reader(nn.Module):
             bias: Any = self.map.bias
             own = self.scale * bias.detach().double().cpu()
             bias.copy_((own + change[:, :size] @ own + change[:, size]) / self.scale)
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # transformers', (F, D) weights

@@ -13,8 +13,6 @@ from layersim.errors import as_user_error
 from layersim.export.library import Library
 from layersim.export.serving import Serving
 
-_PER_BLOCK = ("num_kv_heads",)
-"""Keywords of `timm.create_model` that may list a value for each block."""
 _PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
@@ -37,9 +35,8 @@ class TimmLibrary(Library):
     def untrained(self, kept: Sequence[int], *, tied: bool) -> nn.Module:
         configuration = dict(self.backbone.model.pretrained_cfg)
         arguments = get_model_args(self.backbone.model) | {"depth": len(kept)}
-        for key in _PER_BLOCK:
-            if isinstance(listed := arguments.get(key), list | tuple):
-                arguments[key] = [listed[layer] for layer in kept]
+        if isinstance(listed := arguments.get("num_kv_heads"), list | tuple):  # a value for each block
+            arguments["num_kv_heads"] = [listed[layer] for layer in kept]
         name = configuration["architecture"]
         with as_user_error(f"timm cannot build {name} with {len(kept)} blocks", "Change --layers."):
             model: nn.Module = timm.create_model(name, pretrained_cfg=configuration, **arguments)

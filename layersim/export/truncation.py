@@ -20,8 +20,6 @@ from layersim.export.timm_library import TimmLibrary
 from layersim.export.transformers_library import TransformersLibrary
 from layersim.heads import Head
 
-HALF_PRECISION = (torch.bfloat16, torch.float16)
-
 
 def truncate(backbone: Backbone, head: Head, layers: int | Sequence[int], *, stock: bool = True) -> nn.Module:
     """A model with the first `layers` blocks, or with the blocks listed: of the class of the backbone's own.
@@ -135,7 +133,7 @@ def agree(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
     """
     if found.shape != expected.shape:
         return False
-    tolerance = 2e-2 if {found.dtype, expected.dtype} & {*HALF_PRECISION} else tolerance
+    tolerance = 2e-2 if {found.dtype, expected.dtype} & {torch.bfloat16, torch.float16} else tolerance
     return bool((found - expected).abs().max() <= tolerance * max(1.0, expected.abs().max().item()))
 
 
@@ -195,14 +193,12 @@ def _move_weights(
 def _of_layers(weight: Tensor, shape: torch.Size, kept: Sequence[int], layers: int, name: str) -> Tensor:
     if weight.shape == shape:
         return weight
-    differ = [axis for axis, (there, here) in enumerate(zip(weight.shape, shape, strict=False)) if there != here]
-    if (
-        weight.ndim != len(shape)
-        or len(differ) != 1
-        or (weight.shape[differ[0]], shape[differ[0]]) != (layers, len(kept))
-    ):
+    sizes = enumerate(zip(weight.shape, shape, strict=False))
+    differ = {axis: (there, here) for axis, (there, here) in sizes if there != here}
+    if weight.ndim != len(shape) or [*differ.values()] != [(layers, len(kept))]:
         raise UserError(
             f"{name} is {tuple(weight.shape)} in the whole model and {tuple(shape)} in one with {len(kept)} layers: "
             "layersim does not know which entries are which layer's."
         )
-    return weight.index_select(differ[0], torch.tensor(list(kept), device=weight.device))
+    (axis,) = differ
+    return weight.index_select(axis, torch.tensor(list(kept), device=weight.device))
