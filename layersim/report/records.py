@@ -78,9 +78,14 @@ class LayerRecord:
         return next((name for name, each in self.quantities.items() if each.is_curve and each.better), None)
 
     @property
+    def matrices(self) -> dict[str, Quantity]:
+        """What has a value for every pair of layers."""
+        return {name: quantity for name, quantity in self.quantities.items() if quantity.is_matrix}
+
+    @property
     def matrix(self) -> str | None:
-        """The first that has a value for every pair of layers."""
-        return next((name for name, each in self.quantities.items() if each.is_matrix), None)
+        """The first of them."""
+        return next(iter(self.matrices), None)
 
     def to_line(self) -> str:
         """The record as one line of JSON, without the newline. JSON has neither NaN nor infinity: both become null."""

@@ -81,9 +81,11 @@ def running(trainer: "Trainer") -> Iterator[None]:
         if modules[-1].startswith("torch.optim"):
             raise UserError(f"The optimizer cannot take a step: {reason(error)} Change --model.optimizer.") from error
         by_a_callback = raised_by.startswith("lightning.pytorch.callbacks")  # such as a metric that is not there
-        before = raised_by.startswith("lightning.") and trainer.global_step == 0 and not is_bug(error)
+        # a training that goes on has the steps of its checkpoint when it begins
+        begins = trainer.global_step == 0 or "lightning.pytorch.loops.training_epoch_loop" not in modules
+        before = raised_by.startswith("lightning.") and begins and not is_bug(error)
         by_a_logger = any(name.startswith(_LOGGERS) for name in modules)
-        if by_a_logger and trainer.global_step == 0 and _from_libraries(error)[-1]:
+        if by_a_logger and begins and _from_libraries(error)[-1]:
             raise UserError(f"A logger cannot begin: {reason(error)} Change --trainer.logger.") from error
         if isinstance(error, MisconfigurationException) or by_a_callback or before:
             raise UserError(f"Lightning refuses this: {reason(error)} Change the option under --trainer.") from error

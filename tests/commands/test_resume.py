@@ -68,12 +68,12 @@ def test_a_runs_directory_stands_for_its_last_checkpoint(root: Path) -> None:
     run = root / "mine" / "whole"
     last = run / "checkpoints/last.ckpt"
     for typed, meant in (
-        ([f"--ckpt_path={run}"], [f"--ckpt_path={last}"]),
-        (["--ckpt_path", str(run), "--to", str(run)], ["--ckpt_path", str(last), "--to", str(run)]),
-        ([f"--ckpt_path={last}"], [f"--ckpt_path={last}"]),
+        ([f"--ckpt_path={run}"], [f"--ckpt_path={last}"]),  # the last word of an option counts
+        (["--ckpt_path", str(run), "--to", str(run)], [f"--ckpt_path={last}"]),
+        ([f"--ckpt_path={last}"], []),
     ):
         verb, config, _, *words = with_checkpoint(["export", *typed])
-        assert (verb, config, words) == ("export", "--config", meant)
+        assert (verb, config, words) == ("export", "--config", [*typed, *meant])
     with pytest.raises(UserError, match="There is no checkpoint"):
         with_checkpoint(["export", f"--ckpt_path={root}"])
 

@@ -150,6 +150,18 @@ def test_a_logger_that_cannot_begin_is_one_line(
     assert re.search(message, said), said
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_that_goes_on_is_refused_alike(layersim: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    run = layersim("fit", *tiny.FLAGS, "--trainer.limit_train_batches=2")
+    capsys.readouterr()
+    for flags, message in (
+        (["--trainer.val_check_interval=1000"], r"val_check_interval` \(1000\)"),
+        (["--trainer.logger=TensorBoardLogger", f"--trainer.logger.save_dir={ROWS}"], "A logger cannot begin: "),
+    ):
+        layersim("fit", *tiny.FLAGS, f"--ckpt_path={run}", "--trainer.max_epochs=2", *flags, status=2)
+        assert re.search(message, one_line(capsys.readouterr().err))
+
+
 @pytest.mark.parametrize("verb", ["validate", "predict", "exits"])
 def test_nothing_to_measure_is_no_success(verb: str, layersim: Command, capsys: pytest.CaptureFixture[str]) -> None:
     limit = "predict" if verb == "predict" else "val"
