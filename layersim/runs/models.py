@@ -283,7 +283,7 @@ def labels_of(data: SplitDataModule, split: str) -> Integers:
     """
     data.setup()
     if split not in data.splits:
-        raise UserError(f"The data have no {split} split: set {data.test_option}, or --split val.")
+        raise UserError(f"The data have no {split} split: set --data.{data.test_option}, or --split val.")
     labels = data.splits[split].labels
     if labels is None:
         raise UserError(f"Accuracy needs labels, but the {split} split has none. Choose other data.")
