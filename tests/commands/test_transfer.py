@@ -85,7 +85,7 @@ def test_elsewhere(run: Path, layersim: Command) -> None:
         (["--ckpt_path=timm:vit_tiny_patch16_224"], "Expected a run's directory, or a checkpoint"),
         (["--ckpt_path={run}", "--device=abacus"], "Change --device"),
         (["--ckpt_path={run}", "--to={run}/config.yaml"], "Change --to"),
-        (["--ckpt_path={run}", "--split=test"], "The data have no test split: set test_fraction"),
+        (["--ckpt_path={run}", "--split=test"], "The data have no test split: set --data.test_fraction"),
         (
             ["--ckpt_path={run}", "--strengths.blur=[0.4]"],
             "0.4 of the width reaches 10 pixels to each side, further than",
