@@ -204,12 +204,12 @@ def test_classes_are_unknown_before_setup() -> None:
         _ = NoiseData().num_classes
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("batch_size", 0), ("eval_batch_size", -1), ("num_workers", -1), ("seed", -1)]
-)
+@pytest.mark.parametrize(("option", "value"), [("batch_size", 0), ("eval_batch_size", -1), ("num_workers", -1)])
 def test_options_out_of_range_are_refused(option: str, value: int) -> None:
     with pytest.raises(UserError, match=rf"^{option} must be at least [01], got {value}: change --data\.{option}$"):
         NoiseData(**{option: value})
+    with pytest.raises(UserError, match=r"got -1\. Change --data\.seed\.$"):
+        NoiseData(seed=-1)
 
 
 def test_a_limit_that_a_data_module_does_not_heed_is_refused() -> None:
