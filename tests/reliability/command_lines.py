@@ -1,6 +1,7 @@
 """Command lines at random: each works, or ends with one line of ours."""
 
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -48,16 +49,9 @@ OWN_PLACE = (
 
 
 def run(count: int, seed: int, folder: Path) -> Tally:
-    crews = []
-    for number in range(AT_ONCE):
-        (place := folder / f"crew-{number}").mkdir()
-        args = (place, seed, number, count)
-        crews.append(
-            Child(folder / f"crew-{number}.log", crew, *args, where=place, environment={"WANDB_MODE": "offline"})
-        )
+    child = Child(folder / "crews.log", crews, folder, seed, count, environment={"WANDB_MODE": "offline"})
+    assert child.wait(12 * 3600) == 0, child.said[-3000:]
     tally = Tally()
-    for each in crews:
-        assert each.wait(12 * 3600) == 0, each.said[-3000:]
     for line in sorted(folder.glob("crew-*/outcomes.jsonl")):
         for told in map(json.loads, line.read_text().splitlines()):
             if told["lost"]:
@@ -67,19 +61,33 @@ def run(count: int, seed: int, folder: Path) -> Tally:
     return tally
 
 
-def crew(place: Path, seed: int, number: int, count: int) -> None:
-    """The lines of one of `AT_ONCE` crews, each in a process of its own, forked from this one with all caches warm.
+def crews(folder: Path, seed: int, count: int) -> None:
+    """All lines, in crews that are forked from this process with all caches warm."""
+    from tests.reliability.words import LINES, make_there, options
 
-    In one process for all a line would leave its seeds, filters of warnings and environment to the next; a process that
-    imports everything takes 10 s.
-    """
-    from tests.reliability.words import LINES, draw_line, make_there, options
-
-    (there := place / "there").mkdir()
+    (there := folder / "there").mkdir()
     make_there(there)
     os.chdir(there)
     for _, line in LINES:
         options(tuple(line))
+    told = (folder, there, seed, count)
+    started = [multiprocessing.Process(target=crew, args=(*told, number)) for number in range(AT_ONCE)]
+    for each in started:
+        each.start()
+    for each in started:
+        each.join()
+    sys.exit(any(each.exitcode for each in started))
+
+
+def crew(folder: Path, there: Path, seed: int, count: int, number: int) -> None:
+    """The lines of one of `AT_ONCE` crews, each in a process of its own, forked from this one.
+
+    In one process for all a line would leave its seeds, filters of warnings and environment to the next; a process that
+    imports everything takes 10 s.
+    """
+    from tests.reliability.words import draw_line
+
+    (place := folder / f"crew-{number}").mkdir()
     with (place / "outcomes.jsonl").open("w", buffering=1) as outcomes:
         for line_number in range(number, count, AT_ONCE):
             words = draw_line(random.Random(f"{seed}-{line_number}"))
