@@ -84,11 +84,10 @@ def run(count: int, seed: int, folder: Path) -> Tally:
             processes=2 if len(plan) % 5 == 2 else 1,
         )
         plan.append((one, chain, generator.randrange(2**32)))
-    unbroken: dict[Case, tuple[dict[str, Any], float]] = {}
-    for one, _, _ in plan:
-        if (same := replace(one, workers=0, every=None)) not in unbroken:
-            unbroken[same] = _unbroken(same, folder / f"unbroken-{len(unbroken)}")
+    same = [*dict.fromkeys(replace(one, workers=0, every=None) for one, _, _ in plan)]
+    places = [folder / f"unbroken-{number}" for number in range(len(same))]
     with ThreadPoolExecutor(AT_ONCE) as pool:
+        unbroken = dict(zip(same, pool.map(_unbroken, same, places), strict=True))
         numbered = enumerate(plan)
         for ends in pool.map(lambda told: [*_broken(folder / f"killed-{told[0]}", *told[1], unbroken)], numbered):
             for bad, said in ends:
