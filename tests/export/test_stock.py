@@ -20,7 +20,7 @@ from layersim.backbones import Lora, TimmBackbone, TransformersBackbone
 from layersim.backbones.base import Backbone
 from layersim.backbones.tokens import predicting_tokens
 from layersim.errors import UserError
-from layersim.export import exporting
+from layersim.export import exporting, transformers_library
 from layersim.export.exporting import export_as
 from layersim.export.serving import Serving
 from layersim.export.truncation import library_of, readout_without
@@ -283,7 +283,7 @@ def test_the_tokenizer_is_of_the_models_revision(tmp_path: Path, monkeypatch: py
 
     backbone = from_folder(tmp_path / "source", revision="v1.2", trust_remote_code=True)
     backbone.tokenizer_name = "someone/model"
-    monkeypatch.setattr(transformers, "AutoTokenizer", Hub)
+    monkeypatch.setattr(transformers_library.transformers, "AutoTokenizer", Hub)
     with pytest.raises(UserError, match=r"The tokenizer of someone/model.*no such revision"):
         export_as("stock", backbone, SharedHead(backbone).eval(), 2, tmp_path / "export")
     assert asked == [("someone/model", {"revision": "v1.2", "trust_remote_code": True})]
