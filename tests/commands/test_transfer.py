@@ -11,6 +11,8 @@ from sklearn.linear_model import LogisticRegression
 
 from layersim import LayerwiseModule
 from layersim.__main__ import main
+from layersim.commands.outcome import run_directory
+from layersim.errors import UserError
 from layersim.report import read_records
 from layersim.report.transfer import TransferReport
 from layersim.runs.models import make_data
@@ -119,3 +121,15 @@ def test_a_recipes_data_stay_as_they_are_when_they_are_made() -> None:
     before = json.dumps(section)
     assert make_data(section).num_workers == make_data(section).num_workers  # and so can be made again
     assert json.dumps(section) == before
+
+
+def test_a_checkpoint_stands_for_its_run_a_sharded_one_too(tmp_path: Path) -> None:
+    whole, sharded = (tmp_path / f"{name}/checkpoints/last.ckpt" for name in ("whole", "sharded"))
+    sharded.mkdir(parents=True)
+    whole.parent.mkdir(parents=True)
+    whole.touch()
+
+    for path in (whole, sharded):
+        assert run_directory(str(path)) == run_directory(str(path.parents[1])) == path.parents[1]
+    with pytest.raises(UserError, match="lies in no run's directory"):
+        run_directory(str(tmp_path / "loose.ckpt"))

@@ -383,3 +383,11 @@ def test_bands_are_intervals_within_the_range() -> None:
 def test_a_scale_of_one_value_has_room() -> None:
     scale = scale_of("x", Quantity(values=0.0), [[2.0]])
     assert (scale.low, scale.high) == (1.5, 2.5)
+
+
+@pytest.mark.parametrize("ends", [(None, 0), (0, None), (None, None)])
+def test_an_interval_is_drawn_within_the_quantitys_range_an_end_at_zero_too(ends: tuple[float | None, ...]) -> None:
+    interval = {"low": [-0.5], "high": [0.5]}
+    (row,) = rows(Quantity(values=[0.0], axes=(LAYER,), range=ends, interval=interval))
+
+    assert (row["low"], row["high"]) == (-0.5 if ends[0] is None else 0, 0.5 if ends[1] is None else 0)

@@ -62,9 +62,8 @@ def rows(quantity: Quantity, series: str = "") -> list[dict[str, Any]]:
     plane = len(quantity.axes) == 3
     shape = values.shape[:2] if plane else values.shape
     values = values / values.sum() if quantity.unit in COUNTED else values
-    least, most = (
-        infinite if end is None else end for end, infinite in zip(quantity.range, (-math.inf, math.inf), strict=True)
-    )
+    least = -math.inf if quantity.range[0] is None else quantity.range[0]
+    most = math.inf if quantity.range[1] is None else quantity.range[1]
     ends = quantity.interval or {}
     low, high = (np.clip(ends[end], least, most) if end in ends else None for end in ("low", "high"))
     p = None if quantity.null is None else np.asarray(quantity.null["p_family"], dtype=np.float64)

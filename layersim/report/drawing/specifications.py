@@ -48,7 +48,7 @@ def lines(
         unit: of the values.
         series: names, each with its own colour, mark and dashes; `LAYERS`: colours from the first to the last.
         colors: of the series; the page's own where empty.
-        columns: of the legend; 0: two, or one where a name is long for half of a third of the page.
+        columns: of the legend; 0: two, or one where a name does not fit into half of a small chart.
         log: draw in logarithms.
         named: what stands along the axis are names.
         ticks: along the axis; as there is room where empty.
