@@ -15,13 +15,13 @@ KINDS = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if "\nIN
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kinds", nargs="*", choices=[[], *KINDS], default=KINDS)
+    parser.add_argument("kinds", nargs="*", choices=[[], *KINDS], default=[], metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("--count", type=int, help="faults of each kind; default: as many as `make test-long` does")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
     lost = 0
-    for kind in options.kinds:
+    for kind in options.kinds or KINDS:
         program, begun = import_module(f"tests.reliability.{kind}"), time.monotonic()
         for each in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(each).setLevel(logging.ERROR)
