@@ -70,12 +70,13 @@ def crews(folder: Path, seed: int, count: int) -> None:
     os.chdir(there)
     for _, line in LINES:
         options(tuple(line))
-    told = (folder, there, seed, count)
+    told, before = (folder, there, seed, count), _files(there)
     started = [multiprocessing.Process(target=crew, args=(*told, number)) for number in range(AT_ONCE)]
     for each in started:
         each.start()
     for each in started:
         each.join()
+    assert _files(there) == before, "a line wrote into what all lines are given a copy of"
     sys.exit(any(each.exitcode for each in started))
 
 

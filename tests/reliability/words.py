@@ -1,5 +1,6 @@
 """Command lines at random: a small one that works, and one or two options with values right, odd or absurd."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -283,12 +284,11 @@ def RIGHT_OF(kind: Any) -> list[str]:
 def make_there(folder: Path) -> None:
     """In a folder all that the paths among the words name: two runs, their files, and what is none."""
     for name, more in {"run": [], "heads": ["--model.head=SeparateHeads"]}.items():
-        assert (
-            main(["fit", *FIT, "--trainer.max_epochs=1", *more, f"--trainer.default_root_dir={folder / 'made'}"]) == 0
-        )
-        (made,) = (folder / "made/default").iterdir()
+        with contextlib.chdir(folder):  # a root of their own would be that of all lines that take their configuration
+            assert main(["fit", *FIT, "--trainer.max_epochs=1", *more]) == 0
+        (made,) = (folder / "runs/default").iterdir()
         made.rename(folder / name)
-    shutil.rmtree(folder / "made")
+    shutil.rmtree(folder / "runs")
     run = folder / "run"
     for name in ("broken", "mixed"):
         shutil.copytree(run, folder / name)
