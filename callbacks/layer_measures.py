@@ -231,7 +231,7 @@ class LayerMeasures:
             if path.exists():
                 kept = [record.to_line() for record in read_records(path) if record.step <= resumed_at]
                 with written_whole(path) as part:
-                    part.write_text("".join(f"{line}\n" for line in kept))
+                    part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         return self._homes[root]
 
     def leave(self) -> None:

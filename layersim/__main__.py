@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from io import TextIOWrapper
 
 from layersim.errors import UserError
 from layersim.runs.signals import Stopped, ended_by_signals
@@ -60,6 +61,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if args is None else args)
     verb, rest = (args[0], args[1:]) if args else ("--help", [])
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # where the locale lacks a letter, "?" stands for it
     try:
         with ended_by_signals():
             if verb in ("-h", "--help", "--version"):

@@ -89,3 +89,22 @@ def test_no_file_holds_two_ideas() -> None:
         if (lines := len(path.read_text().splitlines())) > 320
     }
     assert not long
+
+
+def test_every_text_file_is_in_an_encoding_that_is_named() -> None:
+    """Else it is the locale's: a page of one machine would be none on another."""
+    unnamed = [
+        f"{file.relative_to(ROOT)}:{call.lineno}"
+        for room in ("layersim", "callbacks")
+        for file in (ROOT / room).rglob("*.py")
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and _is_of_text(call, call.func.attr)
+        if "encoding" not in {keyword.arg for keyword in call.keywords}
+    ]
+    assert not unnamed
+
+
+def _is_of_text(call: ast.Call, name: str) -> bool:
+    modes = {arg.value for arg in call.args if isinstance(arg, ast.Constant)} & {"r", "w", "a", "x", "r+", "w+", "a+"}
+    lines = any(keyword.arg == "newline" for keyword in call.keywords)
+    return name in ("read_text", "write_text") or (name == "open" and (bool(modes) or lines))

@@ -71,7 +71,7 @@ def claims(
         print(note)
     if output is not None:
         with written_whole(output) as part:
-            part.write_text(markdown([(arms, verdicts)]))
+            part.write_text(markdown([(arms, verdicts)]), encoding="utf-8")
         print(f"Markdown: {output}")
 
 

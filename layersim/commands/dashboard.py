@@ -55,7 +55,7 @@ def dashboard(project: str, *, dry_run: Path | None = None) -> None:
     if dry_run:
         sent = {kind: json.loads(one._to_model().model_dump_json(by_alias=True)) for kind, one in both.items()}
         with as_user_error(f"{dry_run} cannot be written", "Change --dry-run."):
-            dry_run.write_text(json.dumps(sent, indent=2) + "\n")
+            dry_run.write_text(json.dumps(sent, indent=2) + "\n", encoding="utf-8")
         print(f"Workspace and report: {dry_run}")
         return
     for kind, one in both.items():

@@ -183,7 +183,7 @@ def _write_configuration(
     init |= {"label_column": None} if "label_column" in init and "LayerAccuracyMonitor" in left_out else {}
     config |= {"model": source.model, "data": {**guess.section, "init_args": init}}
     with written_whole(place / CONFIG_FILE) as part:
-        part.write_text(masked(yaml.safe_dump(config, sort_keys=False)))
+        part.write_text(masked(yaml.safe_dump(config, sort_keys=False)), encoding="utf-8")
     write_facts(place, trainer, module, "look")
 
 

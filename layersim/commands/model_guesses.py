@@ -11,6 +11,7 @@ from layersim.backbones.pretrained import configuration
 from layersim.commands.guesses import Guess
 from layersim.commands.preflight import classes_of
 from layersim.data import SplitDataModule
+from layersim.errors import as_user_error
 from layersim.installed_packages import model_name
 from layersim.module import LayerwiseModule
 from layersim.runs.models import Source
@@ -51,7 +52,9 @@ def pooled(source: Source, module: LayerwiseModule, options: Mapping[str, Any]) 
     if backbone.input_size is not None or backbone.reads_tokens or backbone.layout.pooling != "first":
         return source, []
     rule = Path(backbone.name) / "1_Pooling/config.json"
-    if rule.is_file() and json.loads(rule.read_text()).get("pooling_mode_cls_token"):
+    with as_user_error(f"{rule} cannot be read"):
+        first = rule.is_file() and json.loads(rule.read_bytes()).get("pooling_mode_cls_token")
+    if first:
         return source, ["a text's first token, as its 1_Pooling says (--model.backbone.pool=mean)"]
     backbone.layout = replace(backbone.layout, pooling="mean")
     told = "the mean of a text's tokens (--model.backbone.pool=null: the first one)"

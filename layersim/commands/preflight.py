@@ -106,7 +106,7 @@ def _told(given: list[str], option: str) -> str | None:
         name, equals, value = word.partition("=")
         if name in ("--config", "-c") and Path(path := value if equals else following).is_file():
             with as_user_error(f"The recipe {path} cannot be read"):
-                recipe: Any = yaml.safe_load(Path(path).read_text())
+                recipe: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
             told = (flat(recipe) if isinstance(recipe, dict) else {}).get(option) or told
     return _typed(given, f"--{option}", "a name") or told
 

@@ -22,7 +22,7 @@ def recipes(names: list[str] = []) -> None:  # noqa: B006 - read only
         UserError: a name that no recipe has.
     """
     for name in names:
-        print(path_of(name).read_text(), end="")
+        print(path_of(name).read_text(encoding="utf-8"), end="")
     for name, path in {} if names else named().items():
         print(f"{name}\n{fill(shows(path), 79, initial_indent='    ', subsequent_indent='    ')}")
 
@@ -35,7 +35,7 @@ def named() -> dict[str, Path]:
 
 def shows(path: Path) -> str:
     """The first sentence of a recipe's header."""
-    header = path.read_text().partition("\n#\n")[0]
+    header = path.read_text(encoding="utf-8").partition("\n#\n")[0]
     return re.split(r"(?<=[.;?]) (?![^(]*\))", header.replace("\n#", "").removeprefix("# "))[0].rstrip(";.")
 
 

@@ -66,8 +66,8 @@ def cell_faults(rows: Dataset, check: Callable[[Any], object], rule: str, *, num
     """
     key = hashlib.sha256(f"{rows._fingerprint} {rule}".encode()).hexdigest()[:32]
     kept = Path(config.HF_DATASETS_CACHE) / "layersim" / f"{key}.json"
-    if kept.exists():
-        return {int(row): fault for row, fault in json.loads(kept.read_text()).items()}
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # not there, or spoilt
+        return {int(row): fault for row, fault in json.loads(kept.read_text(encoding="utf-8")).items()}
     checked = partial(_faults, check=check)
     loader: DataLoader[str] = DataLoader(rows, batch_size=_CHUNK, num_workers=num_workers, collate_fn=checked)
     silent = bool(rank_zero_only.rank)  # type: ignore[attr-defined]
@@ -77,7 +77,7 @@ def cell_faults(rows: Dataset, check: Callable[[Any], object], rule: str, *, num
     with contextlib.suppress(OSError):  # a cache that cannot be written costs another reading
         kept.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(kept) as part:
-            part.write_text(json.dumps(faults))
+            part.write_text(json.dumps(faults), encoding="utf-8")
     return faults
 
 

@@ -60,7 +60,7 @@ def destination(to: Path, record: dict[str, object], *, overwrite: bool = False)
     partial.mkdir()
     with locked(partial):
         try:
-            (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
+            (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             yield partial
             _open_to_readers(partial)
             for path in [*partial.rglob("*"), partial]:

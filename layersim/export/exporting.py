@@ -86,7 +86,7 @@ def export_as(
                 f"its logits differ by {(found - expected).abs().max().item():.1e}. Nothing was exported."
                 + (f" {STOCK}" if form != "stock" else "")
             )
-        (folder / "README.md").write_text(readme(record, lines))
+        (folder / "README.md").write_text(readme(record, lines), encoding="utf-8")
         serving.write(folder)
     return to
 

@@ -58,7 +58,7 @@ def export_leaving(
         same = layers == where
         if not (same.any() and agree(logits[same], expected[same], tolerance=1e-4)):
             raise UserError("The ONNX file does not leave as the model does. Nothing was exported.")
-        (folder / "README.md").write_text(readme(record, usage(_USAGE, inputs, serving)))
+        (folder / "README.md").write_text(readme(record, usage(_USAGE, inputs, serving)), encoding="utf-8")
         serving.write(folder)
     return to
 

@@ -49,7 +49,7 @@ class TimmLibrary(Library):
             save_for_hf(model, str(folder), labels, safe_serialization=True, data_config=configuration)
 
     def load(self, folder: Path, like: nn.Module) -> nn.Module:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         with as_user_error("timm cannot open the export again", "Nothing was exported."):
             model: nn.Module = timm.create_model(config["architecture"], **config["model_args"])
             model.load_state_dict(load_file(folder / "model.safetensors"))

@@ -29,7 +29,7 @@ def environment() -> dict[str, str]:
 def write_environment(directory: Path, facts: Mapping[str, Any]) -> None:
     """Writes the environment, and these facts of the run beside it, into the run's directory."""
     with written_whole(directory / ENVIRONMENT_FILE) as part:
-        part.write_text(json.dumps(environment() | dict(facts), indent=2) + "\n")
+        part.write_text(json.dumps(environment() | dict(facts), indent=2) + "\n", encoding="utf-8")
 
 
 def read_environment(directory: Path) -> dict[str, Any] | None:

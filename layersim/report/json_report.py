@@ -126,5 +126,5 @@ def write_report(path: Path, values: Mapping[str, Any]) -> Path:
     """Writes the values, a key a line, and gives the path."""
     lines = (f"  {json.dumps(key)}: {json.dumps(without_nan(value), allow_nan=False)}" for key, value in values.items())
     with written_whole(path) as part:
-        part.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     return path

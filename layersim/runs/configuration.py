@@ -37,7 +37,7 @@ class RunConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         path = Path(trainer.default_root_dir) / self.config_filename
         with written_whole(path) as part:
-            part.write_text(self._text)
+            part.write_text(self._text, encoding="utf-8")
         if MASK in self._text:
             rank_zero_info(f"What looks like a password or a token is masked in {path}: type it where that runs again.")
         write_facts(path.parent, trainer, pl_module, self.verb)

@@ -166,7 +166,7 @@ def _folder(given: str, path: Path) -> Source:
     for file in path.glob("*.json"):
         if file.name in ("config.json", "layersim.json"):
             with as_user_error(f"{file} cannot be read"):
-                told |= json.loads(file.read_text())
+                told |= json.loads(file.read_text(encoding="utf-8"))
     if (form := told.get("format", "stock")) != "stock":
         raise UserError(
             f"{given} is a program ({form}), whose layers cannot be read. Give the model that it was exported from, or "
@@ -209,7 +209,7 @@ def run_of(checkpoint: Path) -> Path | None:
 
 def _recipe(given: str, path: Path) -> Source:
     with as_user_error(f"The recipe {given} cannot be read"):
-        recipe = yaml.safe_load(path.read_text())
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     model = recipe.get("model") if isinstance(recipe, dict) else None
     if not isinstance(model, dict) or "backbone" not in model:
         raise UserError(f"{given} is no recipe: it has no section `model` with a `backbone`.")

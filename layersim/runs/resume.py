@@ -102,7 +102,7 @@ def earlier_rows(path: Path, checkpoint: dict[str, Any]) -> list[dict[str, str]]
         ("val/",) if validation["processed"] < validation["ready"] else ()
     )
     kept = []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="locale") as file:
         for row in csv.DictReader(file):
             filled = {name: value for name, value in row.items() if value}
             step = int(filled["step"])

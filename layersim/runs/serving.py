@@ -178,7 +178,7 @@ def read_export(folder: Path) -> Source:
         UserError: it is a program, or the weights of a model of one's own; its record cannot be read.
     """
     with as_user_error(f"{folder / RECORD_FILE} cannot be read"):
-        record: dict[str, Any] = dict(json.loads((folder / RECORD_FILE).read_text()))
+        record: dict[str, Any] = dict(json.loads((folder / RECORD_FILE).read_text(encoding="utf-8")))
         form, library = str(record["format"]), str(record["library"])
     if form != "stock" or library not in ("timm", "transformers"):
         what = f"a program ({form})" if form != "stock" else "weights for a class of your own"

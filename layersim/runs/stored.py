@@ -41,7 +41,7 @@ def stored_sections(
     sections = {"model": model} | {key: config[key] for key in others if key in config}
     files = [Path(word.rpartition("=")[2]) for word in typed]
     recipes = [file for file in files if file.suffix in (".yaml", ".yml") and file.is_file()]
-    own = "\n".join([*typed, *(recipe.read_text(errors="replace") for recipe in recipes)])
+    own = "\n".join([*typed, *(recipe.read_text(errors="replace", encoding="utf-8") for recipe in recipes)])
     found = {key: _without_code(value, key, path, own) for key, value in sections.items()}
     options = below(below(found["model"], "backbone"), "init_args")
     fetched = {"pretrained"} if "name_or_path" in options else set()

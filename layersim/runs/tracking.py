@@ -166,9 +166,9 @@ class _Rows(ExperimentWriter):
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         path = Path(self.metrics_file_path)
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="locale") as file:
             rows = [*csv.DictReader(file)]
-        with written_whole(path) as part, part.open("w", newline="") as file:
+        with written_whole(path) as part, part.open("w", newline="", encoding="locale") as file:
             writer = csv.DictWriter(file, fieldnames)
             writer.writeheader()
             writer.writerows(rows)

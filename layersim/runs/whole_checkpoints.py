@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -36,6 +36,8 @@ _MARK = b"sha256="
 _COMMENT = len(_MARK) + 64
 _COMMENT_LENGTH = _COMMENT.to_bytes(2, "little")
 """The last two bytes of an archive before its comment."""
+_ARCHIVE, _END = b"PK\5\6", 22
+"""How the record begins that ends a zip archive, and its bytes before the comment, whose length are the last two."""
 _SUMS, _META, _PARTS = "sha256.json", "meta.pt", ".metadata"
 _MODULES = (
     *("torch", "torch.serialization", "torch.distributed.checkpoint.metadata", "pathlib", "collections"),
@@ -103,7 +105,9 @@ class WholeShards(ModelParallelStrategy):
         sums = {file.name: _sum(file) for file in [*own, *part.glob(f"__{self.global_rank}_*")]}
         everyones = everywhere([sums])
         if self.is_global_zero:
-            (part / _SUMS).write_text(json.dumps({name: each for one in everyones for name, each in one.items()}))
+            (part / _SUMS).write_text(
+                json.dumps({name: each for one in everyones for name, each in one.items()}), encoding="utf-8"
+            )
             for file in part.iterdir():
                 bring_to_disk(file)
             before = hidden_beside(path, "part")
@@ -171,20 +175,34 @@ def is_whole(path: Path) -> bool | None:
     if path.is_dir():
         if not (path / _SUMS).is_file():
             return None if (path / _META).is_file() and (path / _PARTS).is_file() else False
-        sums = json.loads((path / _SUMS).read_text())
-        return all((path / name).is_file() and _sum(path / name) == digest for name, digest in sums.items())
+        try:
+            sums = dict(json.loads((path / _SUMS).read_bytes()))
+        except (ValueError, TypeError, RecursionError):
+            return False
+        parts = {_META, _PARTS, *(part.name for part in path.glob("__*"))}
+        same = ((path / name).is_file() and _sum(path / name) == digest for name, digest in sums.items())
+        return parts <= sums.keys() and all(same)
     with path.open("rb") as file:
         length = max(file.seek(0, io.SEEK_END) - _COMMENT, 0)
         file.seek(max(length - 2, 0))
         before, mark, digest = file.read(2), file.read(len(_MARK)), file.read()
-        if mark != _MARK and before != _COMMENT_LENGTH:  # one flipped bit changes one of them alone
-            return None
         file.seek(0)
+        if mark != _MARK and before != _COMMENT_LENGTH:  # one flipped bit changes one of them alone
+            return None if file.read(2) != _ARCHIVE[:2] or _ends_as_it_says(file) else False
         content = hashlib.sha256()
         while length and (chunk := file.read(min(length, 1 << 20))):
             content.update(chunk)
             length -= len(chunk)
     return mark == _MARK and digest == content.hexdigest().encode()
+
+
+def _ends_as_it_says(archive: BinaryIO) -> bool:
+    """Whether a zip archive's comment is as long as it says; a checksum that was cut or written over left readable
+    all that stands before it."""
+    archive.seek(max(archive.seek(0, io.SEEK_END) - (1 << 16) - _END, 0))
+    end = archive.read()
+    at = end.rfind(_ARCHIVE)
+    return at < 0 or at + _END + int.from_bytes(end[at + _END - 2 : at + _END], "little") == len(end)
 
 
 def newest_whole(folder: Path, *, other_than: Path | None = None) -> Path | None:

@@ -132,7 +132,7 @@ class Driver:
 
     def _tell(self, trial: Trial, output: Path, seconds: float) -> None:
         if trial.state == "failed":
-            last = output.read_text().strip().rpartition("\n")[2]
+            last = output.read_text(encoding="locale", errors="replace").strip().rpartition("\n")[2]
             print(f"  failed: {last} ({output})")
             return
         if not trial.history:
@@ -153,6 +153,6 @@ def metric_history(path: Path, name: str) -> list[float]:
     """A metric's values in a run's `metrics.csv`, in order; none where the file is not there yet."""
     if not path.is_file():
         return []
-    text = path.read_text()
+    text = path.read_text(encoding="locale")
     whole = text[: text.rfind("\n") + 1]  # the last line may be half written
     return [float(row[name]) for row in csv.DictReader(whole.splitlines()) if row.get(name)]

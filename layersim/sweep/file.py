@@ -68,7 +68,7 @@ def read(path: Path) -> SweepFile:
             "'_' and '-' may stand in it."
         )
     try:
-        config = yaml.load(path.read_text(), OnceLoader)
+        config = yaml.load(path.read_text(encoding="utf-8"), OnceLoader)
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is not YAML: {reason(error)}") from error
     if not isinstance(config, dict) or not isinstance(config.get("parameters"), dict) or not config["parameters"]:

@@ -53,7 +53,7 @@ class Ledger:
         with as_user_error(f"No trials can be kept in {self.path}", "Change --trainer.default_root_dir."):
             lock.parent.mkdir(parents=True, exist_ok=True)
             lock.touch()
-        with lock.open("a") as file:
+        with lock.open("a", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -73,7 +73,7 @@ class Ledger:
     def write(self, trial: Trial) -> None:
         self._trials[trial.trial] = trial
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             lines = [asdict(trial)] if file.tell() else [{"sweep": self._sweep}, asdict(trial)]
             file.write("".join(json.dumps(each) + "\n" for each in lines))
 

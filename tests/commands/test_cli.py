@@ -380,3 +380,20 @@ def test_a_checkpoint_brings_the_classifier_that_the_pretrained_model_lacks(laye
     checkpoint = f"--ckpt_path={directory}/checkpoints/last.ckpt"
     layersim("validate", *data, *quiet, checkpoint)
     layersim("fit", *data, *model, *quiet, checkpoint, "--trainer.max_epochs=2")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_lacks_letters_gets_a_question_mark(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    kept = tmp_path / "said"
+    with kept.open("w", encoding=encoding) as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        flags = [*tiny.FLAGS, "--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path / 'runs'}"]
+        assert main(["fit", *flags]) == 0
+        assert main(["exits", "--ckpt_path", str(trained), "--risk=0.5"]) == 0
+        assert main(["compare", str(trained), "--output", str(tmp_path / "compared.png")]) == 0
+        assert main(["runs", str(trained.parent)]) == 0
+    said = kept.read_text(encoding=encoding)
+    assert "effective depth" in said
+    assert "?" in said

@@ -226,6 +226,7 @@ def test_images_without_classes_and_a_program(
         (["{}/bert", "--data={}/r.csv", "--data.label_column=x"], "no column x.*--data.label_column"),
         (["{}/bert", "--data={}/r.csv", "--data.bogus=1"], "Option 'bogus' is not accepted"),
         (["{}/bert", "--data={}/r.csv", "--split=test"], "no split test, only train"),
+        (["{}/headless", "--data={}/r.csv"], r"1_Pooling/config\.json cannot be read"),
         (["{}/bert", "--data=digits"], "the data are images, but the model reads texts"),
         (["{}/bert", "--data=Text"], "got the class Text. Set --data to the path itself"),
         (["{}/bert", "--data={}/numbers.csv"], "The model reads texts, but .* has none: its columns are x, y"),
@@ -245,6 +246,9 @@ def test_what_cannot_be_looked_at_is_one_line(
     (place / "two.csv").write_text("q,a\n" + "".join(f"a {n},b {n}\n" for n in range(9)))
     (place / "numbers.csv").write_text("x,y\n1,2\n3,4\n")
     bert(place / "bert")
+    rule = bert(place / "headless", head=False) / "1_Pooling/config.json"
+    rule.parent.mkdir()
+    rule.write_text('{"pooling_mode_cls_token": tru')
     vit(place / "vit", 10)
     reviews(place / "r.csv")
     layersim("look", *(word.format(place) for word in args), status=2)

@@ -198,6 +198,17 @@ def test_a_cache_that_cannot_be_written_costs_a_reading(tmp_path: Path, monkeypa
     assert data.left_out == 5
 
 
+@pytest.mark.parametrize("spoilt", ["", "[1]", '{"a": ', '{"a": "no row"}'])
+def test_a_cache_that_is_spoilt_costs_a_reading(spoilt: str, tmp_path: Path) -> None:
+    path = parquet(tmp_path, [0, 1] * 10, images_with(BAD_IMAGES))
+    Images(path, on_bad_sample="skip").setup()
+    for kept in (Path(datasets.config.HF_DATASETS_CACHE) / "layersim").iterdir():
+        kept.write_text(spoilt)
+    data = Images(path, on_bad_sample="skip")
+    data.setup()
+    assert data.left_out == 5
+
+
 def test_a_checkpoint_knows_how_many_were_left_out(tmp_path: Path) -> None:
     path = parquet(tmp_path, [0, 1] * 10, images_with(BAD_IMAGES))
     skipping, mended = (Images(path, on_bad_sample="skip"), Images(path))

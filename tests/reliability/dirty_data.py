@@ -265,6 +265,7 @@ def kinds() -> list[Kind]:
 
 
 def run(count: int, seed: int, folder: Path) -> Tally:
+    datasets.disable_progress_bars()
     tally, every, generator = Tally(), kinds(), random.Random(seed)
     generator.shuffle(every)
     with patch.object(datasets.config, "HF_DATASETS_CACHE", folder / "cache"):

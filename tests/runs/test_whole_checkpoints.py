@@ -1,5 +1,6 @@
 """Checkpoints are whole or absent, and a damaged one is found."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -69,6 +70,19 @@ def test_a_cut_file_is_never_taken_for_whole(saved: Path, size: int) -> None:
     assert not is_whole(saved)
     with pytest.raises(UserError, match=r"is not a readable checkpoint .* No other beside it is whole"):
         WholeCheckpoints().load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("other_end", [False, True])
+def test_no_end_that_is_cut_or_written_over_is_passed_over(saved: Path, other_end: bool) -> None:
+    """All weights are still there where only the checksum is lost, and torch reads them."""
+    content, generator, readable = saved.read_bytes(), random.Random(0), []
+    for lost in range(1, 130):
+        saved.write_bytes(content[:-lost] + generator.randbytes(lost) * other_end)
+        with pytest.raises(UserError, match=r"is damaged|is not a readable checkpoint"):
+            WholeCheckpoints().load_checkpoint(saved)
+        with contextlib.suppress(Exception):
+            readable.append(torch.load(saved))
+    assert len(readable) >= 70, "the control"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])

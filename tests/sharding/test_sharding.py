@@ -192,6 +192,10 @@ def test_a_damaged_folder_is_refused(folder: Path) -> None:
     part.unlink()
     with pytest.raises(UserError, match="is damaged"):
         read_checkpoint(folder)
+    for sums in (b"", b"{", b"\xff", b"3", b"[]", b"{}", b'{"a":' * 3000, b'{"meta.pt": "0"}'):
+        (folder / "sha256.json").write_bytes(sums)
+        with pytest.raises(UserError, match="is damaged"):
+            read_checkpoint(folder)
     shutil.copytree(folder, whole := folder.with_name("whole.ckpt"))
     (whole / "sha256.json").unlink()  # as Lightning alone writes it
     (whole / "meta.pt").unlink()  # the last that it writes
