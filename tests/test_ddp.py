@@ -21,6 +21,7 @@ from layersim.heads import SeparateHeads
 from layersim.module import LayerwiseModule
 from layersim.objectives import CosineRegularized, UncertaintyWeighted
 from layersim.report.records import read_records
+from layersim.runs.checkpoints import read_checkpoint
 from tests import tiny
 from tests.processes import PATIENCE, last_record, run_command
 
@@ -162,3 +163,27 @@ def test_a_loss_that_is_no_number_in_one_process_stops_both(tmp_path: Path) -> N
     assert "The loss is nan in epoch 0, step 2; " in one
     assert "First not finite: in another process (batch 2)" in one
     assert re.search(r"First not finite: its image, of sample \d+ \(batch 2\)", two)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["strategy=ddp", "strategy.class_path=lightning.pytorch.strategies.ModelParallelStrategy"]
+)
+def test_two_processes_go_on_within_a_group_of_batches(strategy: str, tmp_path: Path) -> None:
+    """From a checkpoint of a validation, with the gradient of one batch of two; with DDP on one process, too."""
+    flags = [*tiny.FLAGS, "--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--trainer.accumulate_grad_batches=2"]
+    flags += ["--trainer.limit_train_batches=6", "--trainer.val_check_interval=3", "--data.max_eval_samples=40"]
+    flags += ["--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.filename={step}"]
+    flags += ["--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.save_last=true"]
+    half, whole = "--data.batch_size=52", "--data.batch_size=104"
+    unbroken = run_command("fit", 2, tmp_path / "unbroken", *flags, half, strategy=strategy)
+    middle = unbroken / "checkpoints/step=1.ckpt"
+    ddp = strategy == "strategy=ddp"
+    gradients = read_checkpoint(middle)["place"]["gradients"]
+    assert len(gradients) == (2 if ddp else 1)
+    on = run_command("fit", 2, tmp_path / "on", *flags, half, f"--ckpt_path={middle}", strategy=strategy)
+    ended, expected = (read_checkpoint(run / "checkpoints/last.ckpt")["state_dict"] for run in (on, unbroken))
+    assert all(torch.equal(ended[name], value) for name, value in expected.items())
+    if ddp:
+        alone = run_command("fit", 1, tmp_path / "alone", *flags, whole, f"--ckpt_path={middle}")
+        for name, value in weights(alone).items():
+            torch.testing.assert_close(value, expected[name].double(), rtol=1e-5, atol=1e-6, msg=name)

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from layersim.evaluation import everywhere
 
@@ -16,13 +17,14 @@ PLACE = "place"
 
 
 class Place:
-    """What a checkpoint carries of a training's place: the random states of every process, the sum of the losses of the
-    epoch's samples so far, the last value of each metric that a `ReduceLROnPlateau` follows, and what the step that it
-    is of has yet to log."""
+    """What a checkpoint carries of a training's place: the random states of every process, and its gradients where
+    batches are accumulated to a step that is not done; the sum of the losses of the epoch's samples so far, the last
+    value of each metric that a `ReduceLROnPlateau` follows, and what the step that it is of has yet to log."""
 
     def __init__(self) -> None:
         self._loss = torch.zeros(2, dtype=torch.float64)
         self._random_states: list[dict[str, Any]] = []
+        self._gradients: list[dict[str, Tensor]] = []
         self._followed: dict[str, float] = {}
 
     def save(self, checkpoint: dict[str, Any], trainer: Trainer) -> None:
@@ -31,6 +33,7 @@ class Place:
         followed = [config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau]
         checkpoint[PLACE] = {
             "random_states": random_states(),
+            "gradients": accumulated(trainer),
             "loss": self._loss,
             "followed": {name: float(measured[name]) for name in followed if name in measured},
             "unlogged": unlogged(trainer),
@@ -42,7 +45,8 @@ class Place:
     def load(self, checkpoint: dict[str, Any]) -> None:
         """Reads a checkpoint's place, where it tells one."""
         if place := checkpoint.get(PLACE):
-            self._random_states, self._loss, self._followed = place["random_states"], place["loss"], place["followed"]
+            self._random_states, self._gradients = place["random_states"], place["gradients"]
+            self._loss, self._followed = place["loss"], place["followed"]
 
     def take_up(self, module: LightningModule) -> None:
         """Puts back what was loaded, when nothing but training's first batch or epoch follows."""
@@ -54,7 +58,9 @@ class Place:
                 f"The checkpoint is of {stored} process(es), but {trainer.world_size} go on: what is random in the "
                 "model (dropout) is drawn anew."
             )
-        self._random_states = []
+        whole = len(self._gradients) != trainer.world_size
+        put_back_gradients(module, self._gradients if whole else [self._gradients[trainer.global_rank]])
+        self._random_states, self._gradients = [], []
         loop = trainer.fit_loop
         if loop.restarted_on_epoch_end:  # under max_steps, Lightning would end the checkpoint's epoch a second time
             loop.epoch_progress.increment_completed()
@@ -118,6 +124,28 @@ def unlogged(trainer: Trainer) -> dict[str, float]:
     if batches.processed <= batches.completed or loop._should_accumulate() or not connector.should_update_logs:
         return {}
     return {name: float(value) for name, value in connector.metrics["log"].items() if not isinstance(value, dict)}
+
+
+def accumulated(trainer: Trainer) -> list[dict[str, Tensor]]:
+    """The gradients that wait for further batches: of every process by rank, or, of a sharded model, which sums them
+    over the processes at once, a single one for all; nothing where none wait."""
+    if not trainer.fit_loop.epoch_loop._should_accumulate():
+        return []
+    named = trainer.lightning_module.named_parameters()
+    grown = {name: parameter.grad for name, parameter in named if parameter.grad is not None}
+    own = {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in grown.items()}
+    sharded = any(isinstance(grad, DTensor) for grad in grown.values())
+    return [own] if sharded else everywhere([own])
+
+
+def put_back_gradients(module: LightningModule, stored: list[dict[str, Tensor]]) -> None:
+    """Gives each parameter the mean of its gradients in `stored`."""
+    for name, parameter in module.named_parameters():
+        if found := [each[name] for each in stored if name in each]:
+            mean = (torch.stack(found).sum(dim=0) / len(stored)).to(parameter.device)
+            if isinstance(parameter, DTensor):
+                mean = distribute_tensor(mean, parameter.device_mesh, parameter.placements)
+            parameter.grad = mean
 
 
 def random_states() -> list[dict[str, Any]]:

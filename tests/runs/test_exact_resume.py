@@ -116,14 +116,18 @@ CASES: dict[str, dict[str, Any]] = {
     "of an epoch's last batch, a plateau": {"kill": 25, "every": BATCHES, "lr_scheduler": PLATEAU},
     "of the last of 7 batches": {"kill": 10, "every": 7, "limit_train_batches": 7, "limit_val_batches": 0},
     "of a last batch, accumulated": {"kill": 25, "every": 2, "accumulate_grad_batches": 3},
+    "within a group": {"kill": 6, "val_check_interval": 0.5, "accumulate_grad_batches": 2, "begun": 1},
+    "within a later group": {"kill": 20, "val_check_interval": 4, "accumulate_grad_batches": 3, "begun": 2},
 }
+"""`begun` is how many batches of the next step's were read."""
 _unbroken: dict[str, Any] = {}
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a directory of its own
 @pytest.mark.parametrize("case", CASES)
 def test_a_resumed_training_ends_as_an_unbroken_one(case: str, tmp_path: Path) -> None:
-    options = CASES[case]
+    options = dict(CASES[case])
+    begun = options.pop("begun", 0)
     same = str({key: value for key, value in options.items() if key not in ("kill", "every", "workers")})
     if same not in _unbroken:
         _unbroken[same] = fit(tmp_path / "unbroken", **{**options, "kill": None, "every": None, "workers": 0})
@@ -134,7 +138,8 @@ def test_a_resumed_training_ends_as_an_unbroken_one(case: str, tmp_path: Path) -
     per_epoch = options.get("limit_train_batches", BATCHES)
     of_epoch = -(-per_epoch // (together := options.get("accumulate_grad_batches", 1)))
     epochs, steps = divmod(step, of_epoch)
-    assert len(read) == len(order) - epochs * per_epoch - steps * together, "no batch is read twice or missed"
+    before = epochs * per_epoch + steps * together + begun
+    assert len(read) == len(order) - before, "no batch is read twice or missed"
 
 
 class Validations(Callback):
@@ -160,6 +165,19 @@ def test_a_training_that_is_killed_before_a_validation_and_then_behind_it(tmp_pa
     assert watch.epochs == [1, 2]
     counts = torch.load(behind, weights_only=True)["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
     assert len({*counts.values()}) == 1, "what `metrics.csv` takes for a validation that is done"
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_resumed_training_that_is_killed_within_its_first_group(tmp_path: Path) -> None:
+    """Lightning saves again at the step that it goes on from, when the gradient of a further batch is there."""
+    options = {"every": 3, "accumulate_grad_batches": 2}
+    unbroken, order = fit(tmp_path / "unbroken", **options)
+    place: Path | None = None
+    for number, kill in enumerate((7, 7, None)):
+        ended, read = fit(tmp_path / str(number), kill=kill, ckpt_path=place, **options)
+        place = min((tmp_path / str(number) / "checkpoints").iterdir())
+    assert differing(ended, unbroken) == []
+    assert read == order[7:]
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
