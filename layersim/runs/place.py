@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from layersim.errors import UserError
 from layersim.evaluation import everywhere
 
 PLACE = "place"
@@ -51,6 +53,11 @@ class Place:
     def take_up(self, module: LightningModule) -> None:
         """Puts back what was loaded, when nothing but training's first batch or epoch follows."""
         trainer, stored = module.trainer, len(self._random_states)
+        if trainer.fit_loop.restarted_mid_epoch and trainer.overfit_batches:  # type: ignore[attr-defined]
+            raise UserError(
+                "With --trainer.overfit_batches Lightning reads an epoch from its first batch on, and the checkpoint is"
+                " of a place within one. Resume from one of an epoch's end, or train anew."
+            )
         if stored == trainer.world_size:
             put_back(self._random_states[trainer.global_rank])
         elif stored:
@@ -61,6 +68,9 @@ class Place:
         whole = len(self._gradients) != trainer.world_size
         put_back_gradients(module, self._gradients if whole else [self._gradients[trainer.global_rank]])
         self._random_states, self._gradients = [], []
+        for scheduler in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(scheduler, GradientAccumulationScheduler):  # whose turn Lightning passes over within an epoch
+                scheduler.on_train_epoch_start(trainer)
         loop = trainer.fit_loop
         if loop.restarted_on_epoch_end:  # under max_steps, Lightning would end the checkpoint's epoch a second time
             loop.epoch_progress.increment_completed()

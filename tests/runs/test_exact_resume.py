@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 
 from callbacks import LayerAccuracyMonitor, RunRecorder
 from layersim import LayerwiseModule
 from layersim.backbones import TimmBackbone
+from layersim.errors import UserError
 from layersim.optimization.schedules import ReduceLROnPlateau
 from layersim.runs.place import put_back, random_states
 from layersim.runs.signals import Stopped
@@ -116,6 +117,10 @@ CASES: dict[str, dict[str, Any]] = {
     "of an epoch's last batch, a plateau": {"kill": 25, "every": BATCHES, "lr_scheduler": PLATEAU},
     "of the last of 7 batches": {"kill": 10, "every": 7, "limit_train_batches": 7, "limit_val_batches": 0},
     "of a last batch, accumulated": {"kill": 25, "every": 2, "accumulate_grad_batches": 3},
+    "within an epoch, accumulated by epoch": {
+        **{"kill": 20, "every": 3, "begun": 4},  # since the first epoch's steps take one
+        "callbacks": [GradientAccumulationScheduler({0: 1, 1: 2})],
+    },
     "within a group": {"kill": 6, "val_check_interval": 0.5, "accumulate_grad_batches": 2, "begun": 1},
     "within a later group": {"kill": 20, "val_check_interval": 4, "accumulate_grad_batches": 3, "begun": 2},
 }
@@ -178,6 +183,14 @@ def test_a_resumed_training_that_is_killed_within_its_first_group(tmp_path: Path
         place = min((tmp_path / str(number) / "checkpoints").iterdir())
     assert differing(ended, unbroken) == []
     assert read == order[7:]
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:You requested to overfit")
+def test_what_reads_an_epoch_from_its_first_batch_goes_on_from_an_epochs_end_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"With --trainer\.overfit_batches Lightning reads an epoch from its"):
+        resumed(tmp_path, kill=7, every=3, overfit_batches=5)
+    *_, step = resumed(tmp_path / "end", kill=7, overfit_batches=5)
+    assert step == 5
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
