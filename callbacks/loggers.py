@@ -81,10 +81,10 @@ def send_outcome(run: Any, page: Path, columns: dict[str, list[float]]) -> None:
     import wandb
 
     artifact = wandb.Artifact(f"report-{run.id}", type="report")
-    artifact.add_file(str(page))
     rows = [[layer, *row] for layer, row in enumerate(zip(*columns.values(), strict=True), start=1)]
     try:
+        artifact.add_file(str(page))  # which copies it to a place of W&B's
         run.log_artifact(artifact)
         run.log({"layers": wandb.Table(columns=["layer", *columns], data=rows)})
-    except wandb.Error as error:
+    except (wandb.Error, OSError) as error:
         rank_zero_info(f"W&B did not take the run's page ({error}); it lies in {page}.")

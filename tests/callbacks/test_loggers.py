@@ -1,5 +1,7 @@
-"""What W&B draws validation against."""
+"""What W&B draws validation against, and what becomes of a page that it does not take."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from callbacks.loggers import on_epoch_axis
+from callbacks.loggers import on_epoch_axis, send_outcome
 
 
 class Defined(WandbLogger):
@@ -39,3 +41,16 @@ def test_validations_within_epochs_are_drawn_by_step(verb: TrainerFn, options: d
     trainer: Any = SimpleNamespace(loggers=[logger], state=SimpleNamespace(fn=verb), **options)
     on_epoch_axis(trainer, ["val/accuracy"])
     assert logger.axes == {"val/accuracy": axis}
+
+
+def test_a_page_that_wandb_cannot_copy_is_told_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its place for copies lies in the home folder, which a job need not be able to write to."""
+    (page := tmp_path / "report.html").write_text("page")
+    monkeypatch.setenv("WANDB_DATA_DIR", os.devnull)
+    with caplog.at_level("INFO"):
+        send_outcome(SimpleNamespace(id="x1"), page, {"accuracy": [0.5]})
+    (line,) = caplog.messages
+    assert line.startswith("W&B did not take the run's page (Unable to write staging files to")
+    assert line.endswith(f"it lies in {page}.")
