@@ -3,6 +3,7 @@
 What is compared went through the command, Lightning's DDP strategy and gloo, in processes of its own.
 """
 
+import csv
 import re
 import subprocess
 import sys
@@ -183,6 +184,9 @@ def test_two_processes_go_on_within_a_group_of_batches(strategy: str, tmp_path: 
     on = run_command("fit", 2, tmp_path / "on", *flags, half, f"--ckpt_path={middle}", strategy=strategy)
     ended, expected = (read_checkpoint(run / "checkpoints/last.ckpt")["state_dict"] for run in (on, unbroken))
     assert all(torch.equal(ended[name], value) for name, value in expected.items())
+    rows, whole_rows = (list(csv.DictReader((run / "metrics.csv").read_text().splitlines())) for run in (on, unbroken))
+    assert rows == whole_rows
+    assert len([row for row in rows if row["val/loss"]]) == 2
     if ddp:
         alone = run_command("fit", 1, tmp_path / "alone", *flags, whole, f"--ckpt_path={middle}")
         for name, value in weights(alone).items():

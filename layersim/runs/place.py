@@ -21,7 +21,8 @@ PLACE = "place"
 class Place:
     """What a checkpoint carries of a training's place: the random states of every process, and its gradients where
     batches are accumulated to a step that is not done; the sum of the losses of the epoch's samples so far, the last
-    value of each metric that a `ReduceLROnPlateau` follows, and what the step that it is of has yet to log."""
+    value of each metric that a `ReduceLROnPlateau` follows; how many rows `metrics.csv` has, and what the step that the
+    checkpoint is of has yet to log."""
 
     def __init__(self) -> None:
         self._loss = torch.zeros(2, dtype=torch.float64)
@@ -39,6 +40,7 @@ class Place:
             "loss": self._loss,
             "followed": {name: float(measured[name]) for name in followed if name in measured},
             "unlogged": unlogged(trainer),
+            "rows": sum(getattr(logger, "rows", 0) for logger in trainer.loggers),
         }
         loop = trainer.fit_loop
         if "loops" in checkpoint and (fetcher := loop._data_fetcher) is not None:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -93,31 +94,21 @@ def _age(path: Path) -> int:
 
 
 def earlier_rows(path: Path, checkpoint: dict[str, Any]) -> list[dict[str, str]]:
-    """What the `metrics.csv` of a checkpoint's run tells of the training so far, less what will be logged again."""
+    """What `metrics.csv` of a checkpoint's run told when it was saved, and what its step and epoch were yet to log."""
     if not path.is_file():
         return []
-    loops, last = checkpoint["loops"]["fit_loop"], checkpoint["global_step"] - 1
-    epoch, validation = (loops[key]["total"] for key in ("epoch_progress", "epoch_loop.val_loop.batch_progress"))
-    again = (("train/loss",) if epoch["processed"] < epoch["ready"] else ()) + (
-        ("val/",) if validation["processed"] < validation["ready"] else ()
-    )
-    kept = []
+    place, last = checkpoint[PLACE], checkpoint["global_step"] - 1
     with path.open(newline="", encoding="locale") as file:
-        for row in csv.DictReader(file):
-            filled = {name: value for name, value in row.items() if value}
-            step = int(filled["step"])
-            coming = "train/loss_step" not in filled and any(name.startswith(again) for name in filled)
-            if step < last or (step == last and not coming):
-                kept.append(filled)
-    coming = checkpoint[PLACE]["unlogged"]
-    if coming and not any(coming.keys() <= row.keys() and int(row["step"]) == last for row in kept):
-        kept.append(
-            {name: str(value) for name, value in {"epoch": checkpoint["epoch"], "step": last, **coming}.items()}
-        )
-    total, count = checkpoint[PLACE]["loss"].tolist()
+        rows = islice(csv.DictReader(file), place["rows"])
+        kept = [{name: value for name, value in row.items() if value} for row in rows]
+    at = {"epoch": str(checkpoint["epoch"]), "step": str(last)}
+    if coming := place["unlogged"]:
+        kept.append(at | {name: str(value) for name, value in coming.items()})
+    epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]
+    total, count = place["loss"].tolist()
     told = any("train/loss" in row and int(row["step"]) == last for row in kept)
     if count and not told and epoch["processed"] == epoch["ready"]:  # killed between the epoch's checkpoint and its row
-        kept.append({"epoch": str(checkpoint["epoch"]), "step": str(last), "train/loss": str(total / count)})
+        kept.append(at | {"train/loss": str(total / count)})
     return kept
 
 

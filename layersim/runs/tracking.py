@@ -151,13 +151,21 @@ class WholeTable(loggers.CSVLogger):
         self._experiment = self._experiment or _Rows(self.log_dir)
         return self._experiment
 
+    @property
+    def rows(self) -> int:
+        """How many were logged, those of a run that goes on here too; of the first process alone."""
+        return self._experiment.written + len(self._experiment.metrics) if isinstance(self._experiment, _Rows) else 0
+
 
 class _Rows(ExperimentWriter):
+    written = 0
+
     def save(self) -> None:
-        path, columns = Path(self.metrics_file_path), [*self.metrics_keys]
+        path, columns, more = Path(self.metrics_file_path), [*self.metrics_keys], len(self.metrics)
         with named(path):
             try:
                 super().save()
+                self.written += more
             except OSError:
                 self.metrics_keys = columns  # those of the file, for the rows that are written when the run ends
                 with contextlib.suppress(OSError), path.open("r+b") as file:

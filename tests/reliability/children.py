@@ -39,6 +39,8 @@ class Child:
         told = (output, where or Path.cwd(), environment or {}, function, args)
         self.process: BaseProcess = _SERVER.Process(target=_begin, args=told)
         self.process.start()
+        # whichever thread starts the next one asks all of these how they ended: of two that ask at once one is told 255
+        multiprocessing.process._children.discard(self.process)  # type: ignore[attr-defined]
 
     @property
     def pid(self) -> int:
