@@ -10,8 +10,12 @@ from tests.reliability.tally import Tally
 
 
 @pytest.mark.parametrize("named", [[], ["kills"], ["corruptions", "kills"]])
-def test_what_is_not_named_is_all(named: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_named_is_all(
+    named: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     ran = []
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        caplog.set_level("INFO", logger=library)  # puts back, too, what the program sets
     for kind in program.KINDS:
         module = program.import_module(f"tests.reliability.{kind}")
         monkeypatch.setattr(module, "run", lambda count, seed, folder, kind=kind: ran.append((kind, count)) or Tally())
