@@ -145,7 +145,7 @@ def accumulated(trainer: Trainer) -> list[dict[str, Tensor]]:
         return []
     named = trainer.lightning_module.named_parameters()
     grown = {name: parameter.grad for name, parameter in named if parameter.grad is not None}
-    own = {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in grown.items()}
+    own = {name: (grad.full_tensor() if isinstance(grad, DTensor) else grad).cpu() for name, grad in grown.items()}
     sharded = any(isinstance(grad, DTensor) for grad in grown.values())
     return [own] if sharded else everywhere([own])
 
