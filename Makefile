@@ -4,6 +4,9 @@ PYTHON ?= python3
 PYTHONS ?= python3.11 python3.12 python3.13
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder \
+	--numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4
+OWN = $(shell $(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -27,14 +30,13 @@ demo: install ## train a small ViT on the digits with three objectives, compare 
 	$(BIN)/python experiments/vision/digits/demo.py runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 test: install ## the whole test suite, a process a core and one more, as some wait for servers (at most four)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
-test-long: install ## what takes too long for `make test`: every family, made tiny and read; faults by the thousand (tests/RELIABILITY.md)
-	LAYERSIM_LONG=1 $(BIN)/python -m pytest tests/backbones/test_survey.py tests/test_machines.py tests/test_demo.py \
-		tests/export/test_leaving.py tests/similarity/test_null.py
+test-long: install ## what takes too long for `make test`: every family, made tiny and read; faults by the thousand (tests/RELIABILITY.md); the suite on other Pythons
+	LAYERSIM_LONG=1 $(PYTEST) tests/backbones/test_survey.py tests/test_machines.py tests/test_demo.py \
+		tests/export/test_leaving.py tests/similarity/test_null.py tests/test_packaging.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability
-	LAYERSIM_LONG=1 $(BIN)/python -m pytest tests/test_packaging.py
-	$(MAKE) test-pythons
+	$(MAKE) test-pythons PYTHONS="$(filter-out %$(OWN),$(PYTHONS))"
 
 test-pythons: ## the whole suite on each supported Python that this machine has (PYTHONS="/path/to/python3.12 …")
 	for python in $(PYTHONS); do \

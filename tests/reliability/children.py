@@ -12,6 +12,9 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from layersim.report.drawing import painter
+from tests.reliability import painting
+
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests.reliability.warm"])
 
@@ -94,6 +97,7 @@ def _begin(
     os.environ |= environment
     if "RANK" in environment:  # which Lightning reads when it is imported, as it was before this process began
         rank_zero_only.rank = int(environment["RANK"])  # type: ignore[attr-defined]
+    painter._painter = painting.painter
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)

@@ -2,12 +2,15 @@
 
 import gc
 
-import sklearn.datasets  # noqa: F401 - of the digits
+import sklearn.datasets  # of the digits
+import sklearn.model_selection  # noqa: F401 - of their split
 
 import callbacks  # noqa: F401
 from layersim.commands.sweep_check import Parsed
 from tests import tiny
+from tests.reliability import painting
 
 Parsed(["fit", *tiny.FLAGS])
+painting.start()
 gc.collect()
 gc.freeze()  # else each child's collector walks through all of it, and copies the pages
