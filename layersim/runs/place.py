@@ -54,26 +54,16 @@ class Place:
 
     def take_up(self, module: LightningModule) -> None:
         """Puts back what was loaded, when nothing but training's first batch or epoch follows."""
-        trainer, stored = module.trainer, len(self._random_states)
-        if trainer.fit_loop.restarted_mid_epoch and trainer.overfit_batches:  # type: ignore[attr-defined]
+        trainer, loop = module.trainer, module.trainer.fit_loop
+        if loop.restarted_mid_epoch and trainer.overfit_batches:  # type: ignore[attr-defined]
             raise UserError(
                 "With --trainer.overfit_batches Lightning reads an epoch from its first batch on, and the checkpoint is"
                 " of a place within one. Resume from one of an epoch's end, or train anew."
             )
-        if stored == trainer.world_size:
-            put_back(self._random_states[trainer.global_rank])
-        elif stored:
-            rank_zero_info(
-                f"The checkpoint is of {stored} process(es), but {trainer.world_size} go on: what is random in the "
-                "model (dropout) is drawn anew."
-            )
-        whole = len(self._gradients) != trainer.world_size
-        put_back_gradients(module, self._gradients if whole else [self._gradients[trainer.global_rank]])
-        self._random_states, self._gradients = [], []
+        self._put_back_own(module)
         for scheduler in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(scheduler, GradientAccumulationScheduler):  # whose turn Lightning passes over within an epoch
                 scheduler.on_train_epoch_start(trainer)
-        loop = trainer.fit_loop
         if loop.restarted_on_epoch_end:  # under max_steps, Lightning would end the checkpoint's epoch a second time
             loop.epoch_progress.increment_completed()
             self._step_plateaus(module)
@@ -81,6 +71,20 @@ class Place:
                 restarted.on_iteration_done()
         elif loop.resumed_on_epoch_end:
             self._step_plateaus(module)
+
+    def _put_back_own(self, module: LightningModule) -> None:
+        """Puts back what the checkpoint keeps of this process among as many; else gradients alone, their mean."""
+        rank, processes, stored = module.global_rank, module.trainer.world_size, len(self._random_states)
+        if stored == processes:
+            put_back(self._random_states[rank])
+        elif stored:
+            rank_zero_info(
+                f"The checkpoint is of {stored} process(es), but {processes} go on: what is random in the model"
+                " (dropout) is drawn anew."
+            )
+        everyones = self._gradients
+        put_back_gradients(module, everyones[rank : rank + 1] if len(everyones) == processes else everyones)
+        self._random_states, self._gradients = [], []
 
     def _step_plateaus(self, module: LightningModule) -> None:
         """Schedules that follow a metric move after an epoch's checkpoint is saved."""
