@@ -5,8 +5,6 @@ What is compared went through the command, Lightning's DDP strategy and gloo, in
 
 import csv
 import re
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
@@ -93,10 +91,7 @@ def test_separate_heads_train_on_two_processes(tmp_path: Path) -> None:
     """Heads that a step does not read have no gradient; the module has DDP look for them, whoever chose it."""
     separate = ["--model.head=SeparateHeads", "--model.objective=Alternating", "--trainer.limit_train_batches=4"]
     one_batch = "--data.eval_batch_size=400"  # of which each process has its share
-    words = ["fit", *tiny.FLAGS, *separate, one_batch, "--trainer.devices=2", f"--trainer.default_root_dir={tmp_path}"]
-    done = subprocess.run([sys.executable, "-m", "layersim", *words], capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr[-4000:]
-    (directory,) = (path for path in tmp_path.glob("*/*") if path.is_dir())
+    directory = run_command("fit", 2, tmp_path, *tiny.FLAGS, *separate, one_batch, strategy="strategy=auto")
     assert last_record(directory)["step"] == 4
     assert last_record(directory)["samples"] == 360
 

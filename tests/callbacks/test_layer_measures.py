@@ -228,7 +228,7 @@ def several(rank: int, folder: str) -> None:
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """Whatever their shares, and where one has nothing."""
-    mp.start_processes(several, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    mp.start_processes(several, args=(str(tmp_path),), nprocs=2, start_method="fork")
     expected = shown(LayerMeasures(tiny.backbone().model, measures=EVERY, **PARTS), batches())
     for name in ("shared", "alone"):
         assert torch.load(tmp_path / "0.pt")[name] == torch.load(tmp_path / "1.pt")[name]

@@ -3,7 +3,6 @@
 import copy
 import gc
 import json
-import os
 import socket
 import warnings
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 
@@ -34,6 +32,7 @@ from layersim.similarity import RSA
 from tests import tiny
 from tests.backbones import tiny_transformers
 from tests.callbacks.test_monitors import trainer as lightning_trainer
+from tests.reliability.children import Child
 from tests.test_house import ROOT, imports
 
 transformers: Any = pytest.importorskip("transformers")
@@ -140,14 +139,11 @@ def test_a_training_gives_the_same_record_bit_for_bit(tmp_path: Path) -> None:
     assert (tmp_path / "hf" / "report.html").exists()
 
 
-def process(rank: int, folder: str, port: int) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
+def evaluate(folder: Path) -> None:
     warnings.simplefilter("ignore")
     for family in ("BERT", "GPT-2"):
-        model, folder_of = model_of(family).model, Path(folder) / family
-        trainer(model, folder_of, LayerMeasuresCallback(), test=rows(family), ddp_backend="gloo").evaluate()
+        model = model_of(family).model
+        trainer(model, folder / family, LayerMeasuresCallback(), test=rows(family), ddp_backend="gloo").evaluate()
     dist.destroy_process_group()
 
 
@@ -155,8 +151,12 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     """50 samples in batches of 8: accelerate fills the last round up with samples that were there before."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    mp.start_processes(process, args=(str(tmp_path), port), nprocs=2, start_method="spawn")
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1]), "WORLD_SIZE": "2"}
+    started = [
+        Child(tmp_path / rank, evaluate, tmp_path, environment=meeting | {"RANK": rank, "LOCAL_RANK": rank})
+        for rank in "01"
+    ]
+    assert [child.wait() for child in started] == [0, 0], started[0].said
     for family in ("BERT", "GPT-2"):
         alone = tmp_path / f"{family} alone"
         trainer(model_of(family).model, alone, LayerMeasuresCallback(), test=rows(family)).evaluate()

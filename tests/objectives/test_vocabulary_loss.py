@@ -327,7 +327,7 @@ def train_a_step(rank: int, folder: str) -> None:
 
 
 def test_two_processes_share_the_gradient_of_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(train_a_step, args=(str(tmp_path),), nprocs=2)
+    torch.multiprocessing.start_processes(train_a_step, args=(str(tmp_path),), nprocs=2, start_method="fork")
     model = Tied()
     for tokens in torch.arange(2 * SAMPLES).view(2, SAMPLES):
         model(tokens).backward()  # the mean of two processes, of two equal micro-batches each

@@ -2,11 +2,8 @@
 
 import io
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,7 +22,9 @@ from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.whole_checkpoints import WholeShards, _Plain, is_whole
 from layersim.sharding import refuse_other_sharding
 from tests.processes import PATIENCE, last_record
+from tests.reliability.children import Child
 from tests.sharding.cases import CASES, RESUMED, adam, go_on, train
+from tests.sharding.ranks import train_all
 
 Found = dict[str, Any]
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")
@@ -47,12 +46,10 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    ranks = []
-    for rank in range(2):
-        environment = os.environ | meeting | {"LOCAL_RANK": str(rank)}
-        with (home / f"rank_{rank}.txt").open("w") as said:
-            command = [sys.executable, "-m", "tests.sharding", str(home)]
-            ranks.append(subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT))
+    ranks = [
+        Child(home / f"rank_{rank}.txt", train_all, home, environment=meeting | {"LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
     try:
         one = {name: train(case, home / "one" / name, 1) for name, case in CASES.items()}
         for name, case in RESUMED.items():  # the others wait for these files
@@ -62,7 +59,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     finally:
         for rank in ranks:
             rank.kill()
-    assert ended == [0, 0], (home / "rank_0.txt").read_text()[-4000:]
+    assert ended == [0, 0], ranks[0].said[-4000:]
     return Both(one, {path.stem: torch.load(path, weights_only=True) for path in home.glob("*.pt")}, home)
 
 

@@ -1,9 +1,8 @@
-"""One of two processes: trains every case on a sharded model. `python -m tests.sharding DIRECTORY`, told its rank by
-LOCAL_RANK, as Lightning's own launcher tells it."""
+"""What each of two processes does: it trains every case on a sharded model, told its rank by LOCAL_RANK, as Lightning's
+own launcher tells it."""
 
 import json
 import os
-import sys
 import warnings
 from pathlib import Path
 from time import sleep
@@ -14,13 +13,13 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from layersim.__main__ import main
 from layersim.backbones import TransformersBackbone
 from layersim.commands.console import quiet
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
 from layersim.sharding import shard
 from tests import tiny
+from tests.reliability.children import command
 from tests.sharding.cases import CASES, RESUMED, adam, build, go_on, train
 
 
@@ -51,12 +50,11 @@ def loaded(folder: Path) -> dict[str, int]:
     }
 
 
-if __name__ == "__main__":
-    home = Path(sys.argv[1])
+def train_all(home: Path) -> None:
+    """Every case, into a folder."""
     warnings.simplefilter("error")
-    warnings.filterwarnings(
-        "ignore", "The dirpath has changed"
-    )  # a run that goes on is kept elsewhere, as it is compared
+    # a run that goes on is kept elsewhere, as it is compared
+    warnings.filterwarnings("ignore", "The dirpath has changed")
     quiet()
     for name, case in CASES.items():
         keep(train(case, home / "two" / name, 2), home / f"{name}.pt")
@@ -77,15 +75,5 @@ if __name__ == "__main__":
     warnings.simplefilter("default")  # of what the command's libraries say at every start
     few = ["--data.max_train_samples=60", "--data.max_eval_samples=50", "--data.eval_batch_size=20"]
     lightnings = "--trainer.strategy.class_path=lightning.pytorch.strategies.ModelParallelStrategy"
-    sys.exit(
-        main(
-            [
-                "fit",
-                *tiny.FLAGS,
-                *few,
-                "--trainer.devices=2",
-                lightnings,
-                f"--trainer.default_root_dir={home / 'command'}",
-            ]
-        )
-    )
+    kept = f"--trainer.default_root_dir={home / 'command'}"
+    command(["fit", *tiny.FLAGS, *few, "--trainer.devices=2", lightnings, kept])
