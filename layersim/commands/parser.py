@@ -136,20 +136,26 @@ class Parser(ArgumentParser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         with refusing("The options cannot be read"):
-            config = super().parse_args(*args, **kwargs)
-            if not kwargs.get("_skip_validation"):
-                self._check_nulls(config)
+            config = super().parse_args(*args, **kwargs | {"_skip_validation": True})
+            if not kwargs.get("_skip_validation") and (wrong := self._wrong(config, null_is_a_value=True)):
+                wrong = self._wrong(config, null_is_a_value=False) or wrong  # tells what is missing as missing
+                self.error(str(wrong), wrong)
             return config
 
-    def _check_nulls(self, config: Namespace) -> None:
+    def _wrong(self, config: Namespace, null_is_a_value: bool) -> Exception | None:
         """jsonargparse takes null, which is its sign of what is not given, for any value, a number too; not here."""
-        set_parsing_settings(unset_sentinel=True)
+        set_parsing_settings(unset_sentinel=null_is_a_value)
         try:
             self.validate(config)
         except (TypeError, KeyError) as error:
-            self.error(str(error), error)
+            return error
         finally:
             set_parsing_settings(unset_sentinel=False)
+        return None
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """Of what was checked when it was parsed."""
+        return str(super().dump(*args, **kwargs | {"skip_validation": True}))
 
     def _hint(self, message: str) -> str:
         """Names near the class that is not found, among those that the option takes, and how to reach one's own."""

@@ -49,7 +49,7 @@ class Options:
         words = self._file.command(values)
         with self._refused(words):
             config = self._parser.parse_args(with_checkpoint(words))
-            return flat(yaml.safe_load(self._parser.dump(config, skip_none=False, skip_validation=True))[words[0]])
+            return flat(yaml.safe_load(self._parser.dump(config, skip_none=False))[words[0]])
 
     def check_metric(self, values: dict[str, Any]) -> None:
         """Refuses a sweep of which a trial with these values does not log the metric, as far as its callbacks tell."""

@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -30,7 +29,6 @@ from layersim.data.streams import UNTOLD_CLASSES
 from layersim.errors import UserError
 from layersim.freezing import named_parts
 from layersim.module import LayerwiseModule
-from layersim.report.secrets import masked
 from layersim.runs import directory as run_directory
 from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoint
 from layersim.runs.configuration import RunConfig
@@ -81,8 +79,6 @@ class LayerwiseCLI(LightningCLI):
             LayerwiseModule,
             SplitDataModule,
             subclass_mode_data=True,
-            save_config_callback=RunConfig,
-            save_config_kwargs={"verb": self._verb},
             trainer_class=_Trainer,
             seed_everything_default=0,
             parser_kwargs={"allow_abbrev": False, self._verb: defaults},
@@ -140,6 +136,13 @@ class LayerwiseCLI(LightningCLI):
         if self._get(self.config, "ckpt_path"):  # what the published weights lack comes from there
             warnings.filterwarnings("ignore", ".*( has no trained | is adapted to this model)", UserWarning)
 
+    def _dump_config(self) -> None:
+        """Lightning asks for it as each part is made; it is the text that the run keeps."""
+        if not hasattr(self, "config_dump"):
+            kept = RunConfig(self._parser(self._verb), self.config[self._verb], self._verb)
+            self.config_dump = kept.config_dict
+            self.save_config_callback = lambda *_: kept  # type: ignore[assignment]
+
     def instantiate_classes(self) -> None:
         with refusing("These options do not go together", "`layersim VERB --help` lists them."):
             self._take_classes_from_data()
@@ -154,9 +157,7 @@ class LayerwiseCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         checkpoint = self._preflight()
         instantiator = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
-        model, self.datamodule.section = (
-            yaml.safe_load(masked(yaml.safe_dump(self.config_dump[key]))) for key in ("model", "data")
-        )
+        model, self.datamodule.section = self.config_dump["model"], self.config_dump["data"]
         self.model.save_hyperparameters(instantiator | model, logger=False)
         config = self._get(self.config_init, "trainer")
         if self.subcommand == "export" or config.barebones:
