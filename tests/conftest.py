@@ -1,6 +1,7 @@
 """What tests of the command share."""
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,19 @@ SLOW = ("test_sweeps.py", "test_ddp.py", "test_wandb_online.py")
 
 
 RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def pytest_collection() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # else the collector walks through all modules and tests, half a second each time
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else Triton calls what it leaves at the end a leak
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

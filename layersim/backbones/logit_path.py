@@ -117,6 +117,7 @@ class _Search:
         self.block, *self.calls = after
         self.logits = logits
         self.mask = mask
+        self._dead_ends: set[tuple[int, float]] = set()
         named = vars(config.get_text_config()).items() if per_token else ()
         caps = [value for key, value in named if "cap" in key and "att" not in key and isinstance(value, int | float)]
         self.caps: list[nn.Module] = [*map(Softcapped, caps)]
@@ -132,15 +133,22 @@ class _Search:
 
     def back(self, target: Tensor | None = None, before: float = inf) -> Iterator[list[Link]]:
         """The links from the block to `target` (the logits where None), whose taker begins at `before`."""
-        target = self.logits if target is None else target
+        target, found = self.logits if target is None else target, False
+        if (place := (id(target), before)) in self._dead_ends:
+            return
         for call in reversed(self.calls):
             if call.end >= before:
                 continue
             for gap in self._gap(call.gave, target):
                 for own in self._alone(call):
                     for rest in self.back(call.given, call.start):
+                        found = True
                         yield [*rest, *own, *gap]
-        yield from self._gap(self.block.gave, target)
+        for gap in self._gap(self.block.gave, target):
+            found = True
+            yield gap
+        if not found:
+            self._dead_ends.add(place)
 
     def _gap(self, source: Tensor, target: Tensor) -> list[list[Link]]:
         """What makes `target` of `source` without a module: the way that fits best, or none.
