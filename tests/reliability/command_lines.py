@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,11 @@ def crews(folder: Path, seed: int, count: int) -> None:
     os.chdir(there)
     for _, line in LINES:
         options(tuple(line))
-    told, before = (folder, there, seed, count), _files(there)
-    started = [multiprocessing.Process(target=crew, args=(*told, number)) for number in range(AT_ONCE)]
+    before, left = _files(there), multiprocessing.Value("i", count)
+    started = [
+        multiprocessing.Process(target=crew, args=(folder / f"crew-{number}", there, seed, left))
+        for number in range(AT_ONCE)
+    ]
     for each in started:
         each.start()
     for each in started:
@@ -80,21 +84,27 @@ def crews(folder: Path, seed: int, count: int) -> None:
     sys.exit(any(each.exitcode for each in started))
 
 
-def crew(folder: Path, there: Path, seed: int, count: int, number: int) -> None:
-    """The lines of one of `AT_ONCE` crews, each in a process of its own, forked from this one.
+def crew(place: Path, there: Path, seed: int, left: "Synchronized[int]") -> None:
+    """Lines of those that are left for all crews, each in a process of its own, forked from this one.
 
     In one process for all a line would leave its seeds, filters of warnings and environment to the next; a process that
     imports everything takes 10 s.
     """
     from tests.reliability.words import draw_line
 
-    (place := folder / f"crew-{number}").mkdir()
+    place.mkdir()
     with (place / "outcomes.jsonl").open("w", buffering=1) as outcomes:
-        for line_number in range(number, count, AT_ONCE):
-            words = draw_line(random.Random(f"{seed}-{line_number}"))
+        while (number := _next(left)) >= 0:
+            words = draw_line(random.Random(f"{seed}-{number}"))
             outcome, lost = _try(words, there, place / "line")
             told = f"layersim {shlex.join(words)}"
-            outcomes.write(json.dumps({"words": told, "outcome": outcome, "lost": lost, "number": line_number}) + "\n")
+            outcomes.write(json.dumps({"words": told, "outcome": outcome, "lost": lost, "number": number}) + "\n")
+
+
+def _next(left: "Synchronized[int]") -> int:
+    with left.get_lock():
+        left.value -= 1
+        return left.value
 
 
 def _try(words: list[str], there: Path, place: Path) -> tuple[str, str]:
