@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace, _loaders_dumpers, _typehints, set_loader, set_parsing_settings
-from yaml import YAMLError
+from yaml import SafeDumper, YAMLError
 
 from layersim.errors import UserError, as_user_error, meant
 from layersim.runs.refusals import refusing
@@ -49,6 +49,8 @@ def _load(text: str) -> Any:
 
 _typehints.sort_subtypes_for_union = _int_first
 set_loader("yaml", _load, (YAMLError,))
+# Lightning's Timer has an enumeration's member as the default of an option that is text
+SafeDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str.__str__(text)))
 
 _NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:$|Given value|Expected a path but|Not a valid subclass of|"
