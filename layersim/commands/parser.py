@@ -138,22 +138,20 @@ class Parser(ArgumentParser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         with refusing("The options cannot be read"):
-            config = super().parse_args(*args, **kwargs | {"_skip_validation": True})
-            if not kwargs.get("_skip_validation") and (wrong := self._wrong(config, null_is_a_value=True)):
-                wrong = self._wrong(config, null_is_a_value=False) or wrong  # tells what is missing as missing
-                self.error(str(wrong), wrong)
+            config = super().parse_args(*args, **kwargs)
+            if not kwargs.get("_skip_validation"):
+                self._check_nulls(config)
             return config
 
-    def _wrong(self, config: Namespace, null_is_a_value: bool) -> Exception | None:
+    def _check_nulls(self, config: Namespace) -> None:
         """jsonargparse takes null, which is its sign of what is not given, for any value, a number too; not here."""
-        set_parsing_settings(unset_sentinel=null_is_a_value)
+        set_parsing_settings(unset_sentinel=True)
         try:
             self.validate(config)
         except (TypeError, KeyError) as error:
-            return error
+            self.error(str(error), error)
         finally:
             set_parsing_settings(unset_sentinel=False)
-        return None
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
         """Of what was checked when it was parsed."""

@@ -50,6 +50,7 @@ REFUSED = [
     (["--model.objective=mine.Own"], r"No module named 'mine'\. .*my_file\.Own.*PYTHONPATH"),
     (["--model.head=SepparateHeads"], r"no class SepparateHeads\. Did you mean SeparateHeads"),
     (["--data=Digit"], r"Did you mean Digits"),
+    (["--data=null"], r"required: fit\.data"),
     (["--model.lr_scheduler=StepLR"], "required: step_size"),
     (["--model.lr_scheduler_interval=abc"], r"expected one of \['step', 'epoch'\]"),
     (["--without=SimilarityMaps"], r"--without names SimilarityMaps.*SimilarityHeatmaps"),
