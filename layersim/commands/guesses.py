@@ -240,7 +240,7 @@ def _labels(rows: Dataset, options: dict[str, Any]) -> tuple[str | None, str, in
     except UserError as error:
         if typed:
             raise
-        return None, f"no labels: {str(error).rstrip('.')} (--data.label_column)", None, None
+        return None, f"no labels: {str(error).rstrip('.')}", None, None
     if labels.values is None or not len(labels.values) or labels.values.min() < 0:
         return None, f"no labels: rows of {column} have none (--data.label_column)", None, None
     classes = len(labels.names) if labels.names else int(labels.values.max()) + 1

@@ -39,6 +39,8 @@ _CSV = {"keep_default_na": False, "na_values": [""]}
 # a quotation mark in a tsv file is one, as in GLUE's: read as csv, an odd one would swallow the rows up to the next
 _READING: dict[str, dict[str, Any]] = {".csv": _CSV, ".tsv": _CSV | {"sep": "\t", "quoting": csv.QUOTE_NONE}}
 
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")  # which `datasets` unpacks
+
 SampleBy = Literal["line", "paragraph", "document"]
 
 
@@ -46,10 +48,10 @@ class Source:
     """A data set, opened once for all its splits.
 
     Args:
-        path: a file (parquet, arrow, csv, tsv, json, jsonl, txt: its split is "train"), a folder (one that save_to_disk
-            wrote, one of such files named after their splits, or one of images), or a name on the hub. What exists
-            locally wins over the hub, and over `datasets`' names of formats. A csv file's cells may be quoted, a tsv
-            file's are taken as they stand.
+        path: a file (parquet, arrow, csv, tsv, json, jsonl, txt, those of text compressed too, as csv.gz: its split is
+            "train"), a folder (one that save_to_disk wrote, one of such files named after their splits, or one of
+            images), or a name on the hub. What exists locally wins over the hub, and over `datasets`' names of formats.
+            A csv file's cells may be quoted, a tsv file's are taken as they stand.
         name: which configuration of the data set, where it has several.
         sample_by: what a row of a txt file is; a paragraph ends with an empty line.
         marks: whether bytes that are no UTF-8 are marked for `text_faults` to find their rows, and no error.
@@ -112,6 +114,11 @@ class Source:
             raise UserError(f"{self.path} has no rows in its split {split}: change --data.path or --data.{option}")
         with as_user_error(f"{self.path} has no split {split}", f"Change --data.{option} or --data.name"):
             data = builder.as_dataset(split=split)
+        if builder.name == "csv" and len(data.column_names) == 1 and (marks := {*data.column_names[0]} & {*",;|\t"}):
+            raise UserError(
+                f"{self.path} has a single column, {data.column_names[0]!r}, so that {marks.pop()!r} seems to divide "
+                "its cells: write it with commas as csv, or with tabs as tsv, and set --data.path to that"
+            )
         if builder.name == "json" and not self.marks:  # which has not looked at the bytes of strings
             with self._reading(self._paths(asked)):
                 data.with_format("arrow")[:].validate(full=True)
@@ -168,7 +175,7 @@ class Source:
     def _find(self, sample_by: SampleBy) -> None:
         """Sets which files belong to which split, and how they are read."""
         if self.location.is_file():
-            suffix = self.location.suffix.lower()
+            suffix = _form(self.location)
             if suffix not in _BUILDERS:
                 raise UserError(
                     f"expected a folder or a file of {', '.join(_BUILDERS)}, got {self.path}: change --data.path"
@@ -231,7 +238,7 @@ class Source:
             return marks
         if kind != "csv" or not self.is_local:
             return {"drop_labels": False} if self.by_folder else {}
-        suffixes = {Path(file).suffix.lower() for file in self._paths(self.files)}
+        suffixes = {_form(Path(file)) for file in self._paths(self.files)}
         if len(suffixes) > 1:
             raise UserError(
                 f"{self.path} holds both csv and tsv files, which are not read alike: set --data.path to one of them"
@@ -252,9 +259,15 @@ def whence(data: Dataset, split: str) -> tuple[str, int]:
     return (slices[0].splitname, slices[0].from_) if len(slices) == 1 else (split, 0)
 
 
+def _form(file: Path) -> str:
+    """The suffix that tells how a file is read, that of its compression aside."""
+    suffix = file.suffix.lower()
+    return Path(file.stem).suffix.lower() if suffix in _COMPRESSED else suffix
+
+
 def _refuse_local(path: str) -> None:
     """Raises a UserError for what is no name on the hub: a path where nothing is, or the name of a format."""
-    if not path or path.startswith((".", "/", "~")) or Path(path).suffix.lower() in _BUILDERS:
+    if not path or path.startswith((".", "/", "~")) or _form(Path(path)) in _BUILDERS:
         raise UserError(f"there is no file or folder {path}: change --data.path")
     if (Path(*packaged_modules.__path__) / path).is_dir():
         raise UserError(

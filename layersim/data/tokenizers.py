@@ -85,15 +85,23 @@ def _cut(parts: list[bytes], room: int) -> list[bytes]:
 
 class PretrainedTokenizer(Tokenizer):
     """A tokenizer of transformers: of a name on the hub, a local folder, or `package:PACKAGE/FOLDER`; with options of
-    `from_pretrained`, such as the revision."""
+    `from_pretrained`, such as the revision; code that comes with it is run only where they say so."""
 
-    def __init__(self, name: str, **options: Any) -> None:
+    def __init__(self, name: str, *, trust_remote_code: bool = False, **options: Any) -> None:
         with as_user_error(
             f"no tokenizer could be opened from {name}",
             "Set --data.tokenizer to a local folder that holds one, which needs no network, or to bytes",
         ):
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(model_name(name), **options)
-            self.vocabulary_size = 1 + max(self.tokenizer.get_vocab().values())
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                model_name(name), trust_remote_code=trust_remote_code, **options
+            )
+            tokens = {*self.tokenizer.get_vocab().values()}
+            self.vocabulary_size = 1 + max(tokens)
+        if len(tokens.difference(self.tokenizer.all_special_ids)) < 2:  # transformers makes one up of the family's name
+            raise UserError(
+                f"{name} brings no tokenizer, without which all texts are alike: set --data.tokenizer to one, such as "
+                "that of the model it was trained from"
+            )
         self.name = name
         self.eos_id = self.tokenizer.eos_token_id
         self.pad_id = self.tokenizer.pad_token_id

@@ -102,7 +102,7 @@ def read_source(given: str) -> Source:
         return _checkpoint(given, path)
     if path.suffix in (".yaml", ".yml"):
         return _recipe(given, path)
-    hint = " Give the folder that it lies in."
+    hint = " Give the folder that it lies in, or of timm's weights timm:NAME, with the backbone's checkpoint_path."
     if not path.exists():
         hint = "" if given[:1] in "/.~" else f" For one on the hub say timm:{given} or transformers:{given}."
     raise UserError(f"Expected {FORMS}, but got {given}.{hint}")
@@ -175,9 +175,14 @@ def _folder(given: str, path: Path) -> Source:
     if "architecture" in told:  # which timm alone writes
         return _timm(given, f"local-dir:{path.resolve()}", told)
     if not (path / "config.json").is_file():
+        below = sorted(file.parent for file in path.glob("*/config.json"))
+        hint = f"Expected {FORMS}."
+        if (path / "adapter_config.json").is_file():
+            hint = "What it holds is an adapter: merge it into its model, and save that (peft's merge_and_unload)."
+        elif below:
+            hint = f"Perhaps {' or '.join(map(str, below))} is meant."
         raise UserError(
-            f"{given} is no run's directory: it holds no {LAST}; nor a model's: it holds no config.json. Expected "
-            f"{FORMS}."
+            f"{given} is no run's directory: it holds no {LAST}; nor a model's: it holds no config.json. {hint}"
         )
     inside = given.partition("package:")[2]
     name, whole = (inside, given) if inside else (path.resolve().name, str(path))

@@ -220,12 +220,17 @@ def test_images_without_classes_and_a_program(
         (["vit_tiny_patch16_224"], "say timm:vit_tiny_patch16_224 or transformers:vit_tiny_patch16_224"),
         (["{}"], "holds no config.json"),
         (["{}/program"], r"is a program \(onnx\), whose layers cannot be read"),
+        (["{}/adapter"], "What it holds is an adapter: merge it into its model"),
+        (["{}/trained"], "Perhaps .*/trained/checkpoint-7 is meant"),
+        (["{}/own"], "Set the backbone's trust_remote_code: true if you trust"),
         (["{}/bert/model.safetensors"], "Give the folder that it lies in"),
         (["{}/bert", "--data={}/absent.csv"], "no file or folder .*absent.csv"),
         (["{}/bert", "--data={}/two.csv"], "has texts in q and a. Choose --data.text_column"),
         (["{}/bert", "--data={}/r.csv", "--data.label_column=x"], "no column x.*--data.label_column"),
         (["{}/bert", "--data={}/r.csv", "--data.bogus=1"], "Option 'bogus' is not accepted"),
         (["{}/bert", "--data={}/r.csv", "--split=test"], "no split test, only train"),
+        (["{}/bert", "--data={}/semicolons.csv"], "single column, 'review;stars', so that ';' seems to divide"),
+        (["{}/silent", "--data={}/r.csv"], "silent brings no tokenizer, without which all texts are alike"),
         (["{}/headless", "--data={}/r.csv"], r"1_Pooling/config\.json cannot be read"),
         (["{}/bert", "--data=digits"], "the data are images, but the model reads texts"),
         (["{}/bert", "--data=Text"], "got the class Text. Set --data to the path itself"),
@@ -238,19 +243,36 @@ def test_images_without_classes_and_a_program(
     ],
 )
 def test_what_cannot_be_looked_at_is_one_line(
-    args: list[str], said: str, layersim: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    args: list[str],
+    said: str,
+    layersim: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # which nobody may ask for
     place = tmp_path / "in"
     (place / "program").mkdir(parents=True)
     (place / "program/layersim.json").write_text('{"format": "onnx"}')
     (place / "two.csv").write_text("q,a\n" + "".join(f"a {n},b {n}\n" for n in range(9)))
     (place / "numbers.csv").write_text("x,y\n1,2\n3,4\n")
     bert(place / "bert")
+    for name in ("silent", "trained/checkpoint-7"):
+        bert(place / name)
+    (place / "silent/tokenizer.json").unlink()
+    (place / "silent/tokenizer_config.json").unlink()
+    (place / "semicolons.csv").write_text("review;stars\n" + "".join(f"a {n};{n % 2}\n" for n in range(9)))
+    (place / "adapter").mkdir()
+    (place / "adapter/adapter_config.json").write_text("{}")
+    (place / "own").mkdir()
+    (place / "own/config.json").write_text('{"auto_map": {"AutoConfig": "own.Own"}, "model_type": "own"}')
+    (place / "own/own.py").write_text("raise SystemExit('ran')")
     rule = bert(place / "headless", head=False) / "1_Pooling/config.json"
     rule.parent.mkdir()
     rule.write_text('{"pooling_mode_cls_token": tru')
     vit(place / "vit", 10)
     reviews(place / "r.csv")
+    capsys.readouterr()
     layersim("look", *(word.format(place) for word in args), status=2)
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(said, line)

@@ -27,15 +27,17 @@ from tests.data.texts import (
     bare,
     csv,
     folder_of_tsv,
+    folder_of_zipped_tsv,
     json_lines,
     parquet,
     rows,
     tsv,
     whole,
+    zipped_csv,
 )
 
 
-@pytest.mark.parametrize("source", [csv, tsv, json_lines, parquet, folder_of_tsv])
+@pytest.mark.parametrize("source", [csv, tsv, json_lines, parquet, folder_of_tsv, zipped_csv, folder_of_zipped_tsv])
 def test_every_source_gives_the_same_batch(source: Any, tmp_path: Path, bert: str) -> None:
     """Also "null", "NA" and a lone quotation mark, which a reader of csv would take for something else."""
     batch = all_of(whole(source(tmp_path), bert), "val")

@@ -1,12 +1,13 @@
 """Tokenizers: the model's own, bytes, and what a model cannot read."""
 
+import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoTokenizer
 
 from layersim.data import ByteTokenizer, open_tokenizer
 from layersim.data.tokenizers import tokenizer_of
@@ -35,7 +36,7 @@ def test_the_models_own_tokenizer_is_fetched_as_the_model_was(bert: str, monkeyp
     model = SimpleNamespace(tokenizer_name=bert, hub_options=options)
     assert tokenizer_of(None, model).vocabulary_size == 11
     assert tokenizer_of(bert, model).vocabulary_size == 11
-    assert given == [options, {}], "one that was named by itself is fetched by itself"
+    assert given == [options, {"trust_remote_code": False}], "one that was named by itself is fetched by itself"
 
 
 def test_the_model_may_read_less_than_max_length(tmp_path: Path, bert: str) -> None:
@@ -84,6 +85,29 @@ def test_a_tokenizer_out_of_reach(name: str, monkeypatch: pytest.MonkeyPatch) ->
         UserError, match=rf"(?s)no tokenizer could be opened from {name}: .* to a local folder that holds"
     ):
         open_tokenizer(name)
+
+
+def test_code_beside_a_tokenizer_is_not_run(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked whether it shall be, either."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    own = Path(bert) / "tokenizer_config.json"
+    read = json.loads(own.read_text())
+    own.write_text(json.dumps(read | {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}))
+    (Path(bert) / "own.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(UserError, match=r"no tokenizer could be opened from .* contains custom code"):
+        open_tokenizer(bert)
+    with pytest.raises(SystemExit, match="ran"):  # the control
+        tokenizer_of(None, SimpleNamespace(tokenizer_name=bert, hub_options={"trust_remote_code": True}))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "t5", "xlnet", "deberta-v2", "albert"])
+def test_a_folder_without_a_tokenizer_has_none(family: str, tmp_path: Path) -> None:
+    """transformers makes one of special tokens up, to which all texts are alike."""
+    CONFIG_MAPPING[family]().save_pretrained(tmp_path)
+    made = AutoTokenizer.from_pretrained(tmp_path)
+    assert made("good").input_ids == made("film").input_ids
+    with pytest.raises(UserError, match=f"{tmp_path} brings no tokenizer, without which all texts are alike"):
+        open_tokenizer(str(tmp_path))
 
 
 def test_bytes_are_tokens() -> None:

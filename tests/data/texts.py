@@ -1,5 +1,6 @@
 """Small texts in every kind of file, tokenizers of whole words, and data that read them."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,22 @@ def folder_of_tsv(folder: Path) -> str:
     (folder / "glue").mkdir()
     tsv(folder / "glue")
     return str(folder / "glue")
+
+
+def zipped_csv(folder: Path) -> str:
+    return zipped(csv(folder))
+
+
+def folder_of_zipped_tsv(folder: Path) -> str:
+    zipped(f"{folder_of_tsv(folder)}/train.tsv")
+    return str(folder / "glue")
+
+
+def zipped(path: str) -> str:
+    """The file compressed, in its place."""
+    Path(f"{path}.gz").write_bytes(gzip.compress(Path(path).read_bytes()))
+    Path(path).unlink()
+    return f"{path}.gz"
 
 
 def all_of(data: Text, split: str) -> dict[str, Any]:
