@@ -348,6 +348,13 @@ def test_runs_of_one_layer_one_epoch_or_hardly_any_measure_are_drawn(browser: An
     assert least.rows(COSINE) == [1.0]
     assert least.page.get_by_role("slider", name="Epoch").is_disabled()
     least.close()
+    nothing = {"accuracy": None, "loss": None, "saturation": None, "similarity": {}}
+    write_page([make_run(tmp_path / "x0", record(0, **nothing), record(1, **nothing))], tmp_path / "numbers.html")
+    alone = Watched(browser, tmp_path / "numbers.html")
+    alone.page.get_by_role("slider", name="Epoch").fill("0")
+    assert alone.page.locator("output").first.text_content() == "epoch 0, step 10"
+    assert alone.page.get_by_text("Numbers by layer").count() == 0
+    alone.close()
     changing = [record(0, accuracy=None), record(1, similarity={}, loss=[math.nan, 0.5]), record(2)]
     write_page([make_run(tmp_path / "x2", *changing)], tmp_path / "changing.html")
     watched = Watched(browser, tmp_path / "changing.html")

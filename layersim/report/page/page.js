@@ -193,13 +193,15 @@ let compared = [];
 
 function fillNumbers({ section, run }, place) {
   const record = run.records[place];
+  const caption = section.querySelector(".numbers caption");
+  if (!caption) return; // nothing has a number by layer
   const columns = {};
   for (const chart of DATA.charts.filter((one) => one.column)) columns[chart.column] = contents(chart, run, place).now.map((row) => row.said);
   const headings = [...section.querySelectorAll(".numbers thead th")].slice(1).map((heading) => heading.textContent);
   section.querySelectorAll(".numbers tbody tr").forEach((row, layer) => row.querySelectorAll("td").forEach((cell, column) => {
     cell.textContent = columns[headings[column]]?.[layer] ?? ""; // empty where this epoch did not measure it
   }));
-  section.querySelector(".numbers caption").textContent = `Epoch ${record.epoch}, step ${record.step}, ${record.samples.toLocaleString("en")} ${record.unit}`;
+  caption.textContent = `Epoch ${record.epoch}, step ${record.step}, ${record.samples.toLocaleString("en")} ${record.unit}`;
 }
 
 /** The figures that carry the story above, the others below. */

@@ -57,6 +57,7 @@ def read_run(directory: Path) -> RunPage:
 def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> str:
     """The run's HTML, at one record."""
     caption, known = f"Epoch {record.epoch}, step {record.step}, {record.samples:,} {record.unit}", ""
+    cells = layer_cells(record)
     if (lens := page.lens) is not None:
         known = by_layer(f"{lens.stage}, {lens.samples:,} {lens.unit}", layer_cells(lens)) + _facts(_computed(lens))
     text = f'<pre role="region" tabindex="0" aria-label="file">{escape(page.config_text)}</pre>'
@@ -68,7 +69,7 @@ def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> st
         '<div class="panels"></div>',
         _facts(_summary(page, record)),
         '<div class="panels"></div>',
-        _folded("Numbers by layer", f'<div class="numbers">{by_layer(caption, layer_cells(record))}</div>'),
+        _folded("Numbers by layer", f'<div class="numbers">{by_layer(caption, cells)}</div>') if cells else "",
         _folded("What each layer knows", known) if known else "",
         _folded("How it was computed", _facts(_computed(record))),
         "" if page.exits is None else _folded("Early exit and parameters", _facts(exit_summary(page.exits))),
