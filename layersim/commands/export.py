@@ -22,7 +22,7 @@ from layersim.metrics.effective_depth import check_epsilon, effective_depth
 from layersim.module import LayerwiseModule
 from layersim.report.exits import EXITS_FILE, ExitReport, read_exit_report
 from layersim.runs.checkpoints import check_fits, class_names_of, read_checkpoint
-from layersim.runs.models import check_kind
+from layersim.runs.models import check_kind, check_same_classes, head_classes
 from layersim.runs.serving import early_exit_of, serving_of
 
 
@@ -101,11 +101,13 @@ def export_model(
         check_fits(checkpoint["state_dict"], model, ckpt_path)
         model.load_state_dict(checkpoint["state_dict"])
     backbone, head = model.backbone, model.head
+    own = class_names_of(checkpoint) or [] if checkpoint else head_classes(backbone)
     kept: int | list[int] = model.num_layers if layers is None else layers
     told = f"{kept} of {model.num_layers} layers"
     if tolerance is not None or remove is not None:
         check_kind(backbone, datamodule)
         datamodule.check(backbone)
+        check_same_classes(own, datamodule)
     if tolerance is not None:
         (accuracies,) = evaluate_epoch(trainer, model, datamodule, LayerAccuracy(model.num_layers))
         if (depth := effective_depth(accuracies.tolist(), tolerance)) is None:
@@ -115,7 +117,7 @@ def export_model(
     elif remove is not None:
         kept, backbone, head = _without_blocks(model, datamodule, remove, criterion, replace, removal_batches)
         told = f"layers {[layer + 1 for layer in kept]}"
-    names = class_names_of(checkpoint) or datamodule.class_names
+    names = own or datamodule.class_names
     named = names if names and len(names) == backbone.num_classes else None
     inputs = _inputs(datamodule, backbone)
     serving = serving_of(report, datamodule, inputs, named, stock=format == "stock")

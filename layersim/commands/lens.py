@@ -26,7 +26,17 @@ from layersim.report.lens import CHANCE, GAPS, READABLE, lens_figure, lens_quant
 from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.records import RECORDS_FILE, LayerRecord
 from layersim.runs.checkpoints import read_checkpoint
-from layersim.runs.models import Source, fitted_split, labels_of, make_data, open_module, read_features, read_source
+from layersim.runs.models import (
+    Source,
+    check_same_classes,
+    fitted_split,
+    head_classes,
+    labels_of,
+    make_data,
+    open_module,
+    read_features,
+    read_source,
+)
 from layersim.runs.whole_checkpoints import WholeCheckpoints
 from layersim.transfer.frozen_heads import fit_probes, train_head
 
@@ -146,6 +156,8 @@ def _opened(
     classes = data.num_classes
     if source.state is None and module.backbone.fresh_classifier:
         source = replace(source, predicts=False)
+    if source.predicts:
+        check_same_classes(head_classes(module.backbone, source), data)
     if module.backbone.reads_tokens or (source.predicts and classes == module.backbone.num_classes):
         return source, module
     predicts = f"tells {module.backbone.num_classes} classes apart" if source.predicts else "predicts nothing"

@@ -14,7 +14,7 @@ from layersim.commands import guesses
 from layersim.commands.console import in_few_lines, quiet, unsaid
 from layersim.commands.default_callbacks import take_shipped_callbacks
 from layersim.commands.guesses import Guess
-from layersim.commands.model_guesses import Readable, class_names, few, is_trained, pooled, readable, settled
+from layersim.commands.model_guesses import Readable, is_trained, pooled, readable, settled
 from layersim.commands.outcome import check_place, made_place
 from layersim.commands.parser import call
 from layersim.commands.screens import print_facts, print_next, shown
@@ -27,7 +27,7 @@ from layersim.report.records import LayerRecord
 from layersim.report.secrets import masked
 from layersim.runs.configuration import write_facts
 from layersim.runs.directory import discarding_unused
-from layersim.runs.models import Source, fitted_split, make_data, open_module, read_source
+from layersim.runs.models import Source, few, fitted_split, head_classes, make_data, open_module, read_source
 from layersim.runs.refusals import running
 from layersim.runs.stopping import StopOnSignal, stopped_first
 from layersim.writing import written_whole
@@ -107,7 +107,7 @@ def look(
         own = make_data(guess.section)
         samples = fitted_split(module.backbone, own, guess.stage, source.given)
     told_by = readable(source, module, own, guess)
-    if told_by.labels and guess.classes and not class_names(module.backbone):
+    if told_by.labels and guess.classes and not head_classes(module.backbone, source):
         names = guess.names or [*map(str, range(guess.classes))]
         guess.told.append(f"the head's classes are these, in this order: {few(names)}")
     if not told_by.labels and not module.backbone.reads_tokens:

@@ -1,12 +1,12 @@
 """What `layersim look` makes of a model as people have it: its task, the token that counts, what its head can say."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from layersim.backbones import Backbone, TransformersBackbone
+from layersim.backbones import TransformersBackbone
 from layersim.backbones.pretrained import configuration
 from layersim.commands.guesses import Guess
 from layersim.commands.preflight import classes_of
@@ -14,7 +14,7 @@ from layersim.data import SplitDataModule
 from layersim.errors import as_user_error
 from layersim.installed_packages import model_name
 from layersim.module import LayerwiseModule
-from layersim.runs.models import Source
+from layersim.runs.models import Source, few, head_classes
 
 
 class Readable(NamedTuple):
@@ -70,7 +70,7 @@ def readable(source: Source, module: LayerwiseModule, data: SplitDataModule, gue
     if backbone.reads_tokens:
         return Readable()
     classes, names = guess.classes or classes_of(data), guess.names or data.class_names
-    own = class_names(backbone)
+    own = head_classes(backbone, source)
     if classes is None:
         why = "the data have no labels"
     elif classes != backbone.num_classes:
@@ -90,16 +90,3 @@ def is_trained(source: Source) -> bool:
     options, by_default = backbone["init_args"], {"TimmBackbone": False, "TransformersBackbone": True}
     pretrained = options.get("pretrained", by_default.get(backbone["class_path"].rpartition(".")[2], True))
     return source.state is not None or bool(pretrained or options.get("checkpoint_path"))
-
-
-def class_names(backbone: Backbone) -> list[str]:
-    """The head's classes by name, where the library keeps names that mean something."""
-    model = getattr(backbone, "model", None)
-    names = [*(getattr(getattr(model, "config", None), "id2label", None) or {}).values()]
-    names = names or list((getattr(model, "pretrained_cfg", None) or {}).get("label_names") or [])
-    return [] if len(names) != backbone.num_classes or str(names[0]).startswith("LABEL_") else [*map(str, names)]
-
-
-def few(names: Sequence[str]) -> str:
-    """The first of them."""
-    return ", ".join(names[:3]) + ", …" * (len(names) > 3)

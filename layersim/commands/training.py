@@ -32,7 +32,7 @@ from layersim.module import LayerwiseModule
 from layersim.runs import directory as run_directory
 from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoint
 from layersim.runs.configuration import RunConfig
-from layersim.runs.models import check_kind, make_data
+from layersim.runs.models import check_kind, check_same_classes, head_classes, make_data
 from layersim.runs.processes import ending_together
 from layersim.runs.refusals import refusing, running
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
@@ -251,6 +251,9 @@ class LayerwiseCLI(LightningCLI):
                 f"The head tells {known} classes apart, but the data has {there}: predictions may be of others. "
                 f"--model.backbone.init_args.num_classes={there} makes a head of the data's."
             )
+        elif not path and not self.model.backbone.fresh_classifier:  # a checkpoint's are compared as it is loaded
+            measured = self.subcommand in ("validate", "test", "exits")
+            check_same_classes(head_classes(self.model.backbone), self.datamodule, measured=measured)
         if self.subcommand == "exits":
             self._asked().check_on(self.model, self.datamodule)
             if (shifted := self._get(self.config_init, "shifted_data")) is not None:

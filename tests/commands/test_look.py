@@ -351,3 +351,49 @@ def test_validate_asks_for_labels_before_anything_is_measured(
     (record,) = read_records(run / "layers.jsonl")
     assert {"saturation", "cka"} <= record.quantities.keys()
     assert "accuracy" not in record.quantities
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("validate", []),
+        ("test", []),
+        ("exits", ["--risk=0.5"]),
+        ("export", ["--tolerance=0.1", "--to=out"]),
+        ("lens", []),
+    ],
+)
+def test_a_head_that_numbers_the_classes_otherwise_measures_nothing(
+    verb: str,
+    options: list[str],
+    layersim: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = bert(tmp_path / "bert")
+    path = Path(reviews(tmp_path / "r.csv"))
+    path.write_text(re.sub(r",(\d)$", lambda star: ",Low" if star[1] == "0" else ",high", path.read_text(), flags=re.M))
+    data = ["--data=Text", f"--data.path={path}", "--data.text_column=review", "--data.label_column=stars"]
+    data += ["--data.val_fraction=0.5", "--data.test_split=train"]
+    name = ["--model.backbone=TransformersBackbone", f"--model.backbone.name_or_path={folder}"]
+    name += ["--model.backbone.task=classification"]
+    model = [f"--ckpt_path=transformers:{folder}", "--steps=1"] if verb == "lens" else name
+    config = json.loads((folder / "config.json").read_text())
+
+    def names(first: str, second: str) -> None:
+        named = {"id2label": {"0": first, "1": second}, "label2id": {first: 0, second: 1}}
+        (folder / "config.json").write_text(json.dumps(config | named))
+
+    names("HIGH", "LOW")
+    layersim(verb, *model, *data, *options, status=2)
+    assert (
+        "error: Class 0 of the head is HIGH, of the data Low: they are the same in another order, and right"
+        in capsys.readouterr().err
+    )
+    names("LOW", "HIGH")  # the control
+    layersim(verb, *model, *data, *options)
+    if verb == "validate":
+        names("few", "many")
+        layersim(verb, *model, *data, *options)
+        assert "Class 0 of the head is few, of the data Low." in caplog.text
