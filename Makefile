@@ -5,7 +5,7 @@ PYTHONS ?= python3.11 python3.12 python3.13
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder \
-	--numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 2)) --maxprocesses 4
+	--numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4
 OWN = $(shell $(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 
 help: ## list the targets
