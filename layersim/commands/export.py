@@ -22,7 +22,8 @@ from layersim.metrics.effective_depth import check_epsilon, effective_depth
 from layersim.module import LayerwiseModule
 from layersim.report.exits import EXITS_FILE, ExitReport, read_exit_report
 from layersim.runs.checkpoints import check_fits, class_names_of, read_checkpoint
-from layersim.runs.models import check_kind, check_same_classes, head_classes
+from layersim.runs.class_names import check_same_classes, head_classes
+from layersim.runs.models import check_kind
 from layersim.runs.serving import early_exit_of, serving_of
 
 

@@ -26,17 +26,8 @@ from layersim.report.lens import CHANCE, GAPS, READABLE, lens_figure, lens_quant
 from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.records import RECORDS_FILE, LayerRecord
 from layersim.runs.checkpoints import read_checkpoint
-from layersim.runs.models import (
-    Source,
-    check_same_classes,
-    fitted_split,
-    head_classes,
-    labels_of,
-    make_data,
-    open_module,
-    read_features,
-    read_source,
-)
+from layersim.runs.class_names import check_same_classes, head_classes
+from layersim.runs.models import Source, fitted_split, labels_of, make_data, open_module, read_features, read_source
 from layersim.runs.whole_checkpoints import WholeCheckpoints
 from layersim.transfer.frozen_heads import fit_probes, train_head
 

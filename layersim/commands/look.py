@@ -25,9 +25,10 @@ from layersim.report.configuration import CONFIG_FILE
 from layersim.report.page import PAGE_FILE
 from layersim.report.records import LayerRecord
 from layersim.report.secrets import masked
+from layersim.runs.class_names import few, head_classes
 from layersim.runs.configuration import write_facts
 from layersim.runs.directory import discarding_unused
-from layersim.runs.models import Source, few, fitted_split, head_classes, make_data, open_module, read_source
+from layersim.runs.models import Source, fitted_split, make_data, open_module, read_source
 from layersim.runs.refusals import running
 from layersim.runs.stopping import StopOnSignal, stopped_first
 from layersim.writing import written_whole

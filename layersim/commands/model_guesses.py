@@ -14,7 +14,8 @@ from layersim.data import SplitDataModule
 from layersim.errors import as_user_error
 from layersim.installed_packages import model_name
 from layersim.module import LayerwiseModule
-from layersim.runs.models import Source, few, head_classes
+from layersim.runs.class_names import few, head_classes
+from layersim.runs.models import Source
 
 
 class Readable(NamedTuple):

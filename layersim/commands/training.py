@@ -31,8 +31,9 @@ from layersim.freezing import named_parts
 from layersim.module import LayerwiseModule
 from layersim.runs import directory as run_directory
 from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoint
+from layersim.runs.class_names import check_same_classes, head_classes
 from layersim.runs.configuration import RunConfig
-from layersim.runs.models import check_kind, check_same_classes, head_classes, make_data
+from layersim.runs.models import check_kind, make_data
 from layersim.runs.processes import ending_together
 from layersim.runs.refusals import refusing, running
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged

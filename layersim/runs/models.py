@@ -3,7 +3,7 @@ features of a sample of the data. Letters: L layers, N samples, D width."""
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import accumulate, takewhile
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch.cli import instantiate_module
-from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
@@ -294,41 +293,6 @@ def labels_of(data: SplitDataModule, split: str) -> Integers:
     if labels is None:
         raise UserError(f"Accuracy needs labels, but the {split} split has none. Choose other data.")
     return labels
-
-
-def head_classes(backbone: Backbone, source: Source | None = None) -> list[str]:
-    """The head's classes by name, where its checkpoint or its library keeps names that mean something."""
-    if source is not None and source.state is not None:
-        return source.class_names or []
-    model = getattr(backbone, "model", None)
-    names = [*(getattr(getattr(model, "config", None), "id2label", None) or {}).values()]
-    names = names or list((getattr(model, "pretrained_cfg", None) or {}).get("label_names") or [])
-    return [] if len(names) != backbone.num_classes or str(names[0]).startswith("LABEL_") else [*map(str, names)]
-
-
-def few(names: Sequence[str]) -> str:
-    """The first of them."""
-    return ", ".join(names[:3]) + ", …" * (len(names) > 3)
-
-
-def check_same_classes(own: Sequence[str], data: SplitDataModule, *, measured: bool = True) -> None:
-    """Says where a head's classes have other names than as many of the data.
-
-    Raises:
-        UserError: the same names in another order, and accuracies are to be measured.
-    """
-    names = data.class_names or []
-    ours, theirs = ([*map(str.casefold, each)] for each in (own, names))
-    if len(ours) != len(theirs) or ours == theirs:
-        return
-    first = next(number for number, one in enumerate(ours) if one != theirs[number])
-    told = f"Class {first} of the head is {own[first]}, of the data {names[first]}"
-    if measured and sorted(ours) == sorted(theirs):
-        raise UserError(
-            f"{told}: they are the same in another order, and right would count as wrong. Number the labels as the "
-            "head does, in --data.label_column; those of a folder of images in a metadata.csv."
-        )
-    rank_zero_info(f"{told}.")
 
 
 def check_kind(backbone: Backbone, data: SplitDataModule) -> None:
