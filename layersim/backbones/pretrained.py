@@ -244,7 +244,7 @@ def _published(name: str, hub: dict[str, Any]) -> Any:
         raise UserError(f"There is no folder {name}. Change the backbone's name_or_path.")
     what = f"transformers cannot open {name}" if folder.is_dir() else f"{name} could not be fetched from the hub"
     with as_user_error(what, "" if folder.is_dir() else _OFFLINE, why=shortened):
-        return AutoConfig.from_pretrained(name, **hub)
+        return AutoConfig.from_pretrained(name, **{"trust_remote_code": False} | hub)  # else it asks on the terminal
 
 
 def _auto(config: Any, task: Task) -> Any:

@@ -34,8 +34,7 @@ def settled(source: Source, options: Mapping[str, Any]) -> tuple[Source, list[st
         task = options.get("task")
         if task is None:
             name = model_name(source.model["backbone"]["init_args"]["name_or_path"])
-            hub = {"trust_remote_code": False}
-            hub |= {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+            hub = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
             kinds = configuration(name, {}, None, "language-modeling", hub).architectures or [""]
             generates = kinds[0].endswith(("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"))
             task = "language-modeling" if generates else "classification"
