@@ -89,7 +89,7 @@ def test_what_nobody_has_heard_of_is_drawn_by_its_axes_unit_and_range() -> None:
     assert channels(tilt, "rect")["color"]["scale"]["scheme"] == "redblue"
     assert channels(tilt, "rect")["y"]["title"] == "head"
     drift = channels(found["Drift by season"], "line")
-    assert (drift["x"]["type"], drift["y"]["axis"]) == ("ordinal", {"format": "%"})
+    assert (drift["x"]["type"], drift["y"]["axis"]["format"]) == ("ordinal", "%")
     assert channels(found["Way: second direction over the first"], "area")["color"]["scale"]["domain"] == ["cat"]
     assert channels(found["Cube by a and b and c"], "rect")["y"]["title"] == "a, b"
     assert found["Heat over training"]["keys"] == {"heat": "heat"}

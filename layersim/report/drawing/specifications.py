@@ -60,12 +60,15 @@ def lines(
         else _channel("x", "quantitative", x, scale={"zero": False, "nice": False, "padding": 10})
     )
     if ticks or x in (LAYER, "epoch", "step"):
-        across["axis"] = {"tickMinStep": 1, "format": "d"} | ({"values": [*ticks]} if ticks else {})
+        across["axis"] = {"format": "d"} | ({"values": [*ticks]} if ticks else _whole("x", "ceil(width / 40)"))
+    if x == LAYER and not ticks:  # in the room around the points there may be a tick at 0
+        real = {"condition": {"test": "datum.value < 1", "value": 0}, "value": 1}
+        across["axis"] |= {"tickOpacity": real, "gridOpacity": real, "labelExpr": "datum.value < 1 ? '' : datum.label"}
     up = _up(unit) | {"scale": {"type": "log", "nice": False} if log else {"zero": False}} | (up or {})
     color: dict[str, Any] = {}
     marks: dict[str, Any] = {}
     if series is LAYERS:
-        legend = {"type": "gradient", "tickMinStep": 1, "format": "d", "gradientLength": 180}
+        legend = {"type": "gradient", "format": "d", "gradientLength": 180} | _whole("color", "5")
         color = {"color": _channel("y", "quantitative", LAYER, legend=legend)}
     elif series:
         columns = columns or (1 if max(map(len, series)) > 17 else 2)
@@ -169,7 +172,14 @@ def _channel(field: str, kind: str, title: str | None, **more: Any) -> Spec:
 
 
 def _up(unit: str) -> Spec:
-    return _channel("value", "quantitative", None, axis={"format": "%"} if unit in ("share", *COUNTED) else {})
+    share = unit in ("share", *COUNTED)
+    alone = f"domain('y')[1] - domain('y')[0] === 0 ? format(datum.value, '.6~{'%' if share else 'g'}') : datum.label"
+    return _channel("value", "quantitative", None, axis={"labelExpr": alone} | ({"format": "%"} if share else {}))
+
+
+def _whole(scale: str, most: str) -> Spec:
+    """Ticks at whole numbers alone: Vega's `tickMinStep` lets halves through."""
+    return {"tickCount": {"expr": f"max(1, min({most}, floor(span(domain('{scale}')))))"}}
 
 
 def _mark(kind: str, encoding: Spec, **look: Any) -> Spec:
