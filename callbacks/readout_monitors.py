@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torchmetrics import Metric
 
 from callbacks.monitor import LayerMonitor
-from layersim.errors import UserError
+from layersim.errors import UserError, check_share
 from layersim.exits import ExitCounts, accuracy_at, exit_curve_area
 from layersim.exits.curve import spread
 from layersim.metrics import (
@@ -19,7 +19,7 @@ from layersim.metrics import (
     saturated_early,
 )
 from layersim.metrics.calibration import BINS, LayerCalibration
-from layersim.metrics.effective_depth import CONFIDENCE, EPSILON, check_epsilon
+from layersim.metrics.effective_depth import CONFIDENCE, EPSILON
 from layersim.module import LayerwiseModule
 from layersim.report.quantity import LAYER, RATIO, Quantity, curve, perplexity
 
@@ -48,7 +48,7 @@ class LayerAccuracyMonitor(LayerMonitor[Metric]):
         super().__init__(**named)
         for name, share in {"epsilon": epsilon, "absolute_epsilon": absolute_epsilon}.items():
             if share is not None and share != "interval":
-                check_epsilon(share, f"LayerAccuracyMonitor's {name}")
+                check_share(f"LayerAccuracyMonitor's {name}", share, zero=True, one=True)
         self.epsilon = epsilon
         self.absolute_epsilon = absolute_epsilon
 

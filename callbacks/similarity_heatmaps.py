@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torchmetrics import Metric
 
 from callbacks.monitor import LayerMonitor
-from layersim.errors import check_choice
+from layersim.errors import check_choice, check_share
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.drawing.colors import Range
@@ -20,7 +20,6 @@ from layersim.report.quantity import LAYER, Quantity
 from layersim.runs.rehearsal import classifier_width, made_up
 from layersim.similarity import CosineSimilarity, LinearCKA, StreamedCKA
 from layersim.similarity.features import TooFewSamples
-from layersim.similarity.intervals import require_confidence
 from layersim.similarity.measure import Measure, as_measures
 from layersim.similarity.null import require_permutations
 
@@ -70,7 +69,7 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
     ) -> None:
         super().__init__(**named)
         if confidence is not None:
-            require_confidence(confidence)
+            check_share("a confidence", confidence)
         self.measures = None if measures is None else self._prepared(as_measures(measures), null)
         self.confidence = confidence
         self.null = null

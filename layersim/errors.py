@@ -29,6 +29,17 @@ def check_choice(name: str, given: object, choices: object) -> None:
         raise UserError(f"{name}: expected one of {', '.join(map(str, known))}, got {given!r}.")
 
 
+def check_share(what: str, value: object, *, zero: bool = False, one: bool = False, remedy: str = "") -> None:
+    """Refuses what is no number between 0 and 1, or an end that is allowed.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(value, int | float) or not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
+        ends = f"{'at least' if zero else 'above'} 0 and {'at most' if one else 'below'} 1"
+        raise UserError(f"Expected {what} {ends}, but got {value}. {remedy}".rstrip())
+
+
 def check_seed(seed: int, option: str = "--seed") -> int:
     """A seed, as torch, NumPy and Lightning take it: a whole number from 0 to 2³² − 1.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from layersim.backbones.base import Backbone
-from layersim.errors import UserError, check_choice
+from layersim.errors import UserError, check_choice, check_share
 from layersim.metrics.calibration import against_target
 from layersim.objectives.vocabulary_loss import layered_cross_entropy, weighted_sum
 from layersim.outputs import Readout
@@ -40,8 +40,7 @@ class Head(nn.Module, ABC):
 
     def __init__(self, backbone: Backbone, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= label_smoothing <= 1:
-            raise UserError(f"Expected label_smoothing in 0 … 1, but got {label_smoothing}. Change the head's option.")
+        check_share("label_smoothing", label_smoothing, zero=True, one=True, remedy="Change the head's option.")
         self.label_smoothing = label_smoothing
         self.num_layers = backbone.num_layers
         self.num_classes = backbone.num_classes

@@ -163,7 +163,7 @@ def test_label_smoothing_is_trained_and_not_measured(make: type[Head], features:
 
 
 def test_label_smoothing_outside_its_range_is_refused() -> None:
-    with pytest.raises(UserError, match=r"label_smoothing in 0 … 1, but got 1\.5"):
+    with pytest.raises(UserError, match=r"label_smoothing at least 0 and at most 1, but got 1\.5"):
         SharedHead(Plain(), label_smoothing=1.5)
 
 

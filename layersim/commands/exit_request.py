@@ -5,9 +5,8 @@ from typing import Any, Literal
 
 from layersim.data import Split, SplitDataModule
 from layersim.data.blocks import first_tokens
-from layersim.errors import UserError, as_user_error, check_seed
+from layersim.errors import UserError, as_user_error, check_seed, check_share
 from layersim.exits import Method, Risk, check_promise, check_targets, split_for_temperatures
-from layersim.exits.calibration import require_share
 from layersim.exits.token_calibration import TokenRisk
 from layersim.module import LayerwiseModule
 
@@ -88,12 +87,12 @@ class ExitRequest:
         """Refuses, with a UserError, what is out of its range; no data are read for that."""
         check_seed(self.seed)
         for target in self.targets:
-            require_share("--risk", target)
+            check_share("--risk", target)
         check_targets(self.targets)
-        require_share("--confidence", self.confidence)
-        require_share("--temperature_share", self.temperature_share, zero=True)
+        check_share("--confidence", self.confidence)
+        check_share("--temperature_share", self.temperature_share, zero=True)
         if self.budget is not None:
-            require_share("--budget", self.budget, one=True)
+            check_share("--budget", self.budget, one=True)
             if self.shifted_data is not None:
                 raise UserError("A budget promises nothing, to new data neither. Leave --shifted_data or --budget out.")
         if self.plan and not self.measure_speed:

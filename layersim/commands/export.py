@@ -13,12 +13,12 @@ from layersim.backbones import Backbone
 from layersim.commands.collecting import evaluate_epoch, quiet_trainer
 from layersim.data import SplitDataModule
 from layersim.data.inputs import Inputs
-from layersim.errors import UserError, check_choice
+from layersim.errors import UserError, check_choice, check_share
 from layersim.export.exporting import Format
 from layersim.export.removal import Criterion
 from layersim.heads import Head, SharedHead
 from layersim.metrics import LayerAccuracy
-from layersim.metrics.effective_depth import check_epsilon, effective_depth
+from layersim.metrics.effective_depth import effective_depth
 from layersim.module import LayerwiseModule
 from layersim.report.exits import EXITS_FILE, ExitReport, read_exit_report
 from layersim.runs.checkpoints import check_fits, class_names_of, read_checkpoint
@@ -87,7 +87,7 @@ def export_model(
     if trainer.world_size > 1:
         raise UserError("A model is exported by one process. Set --trainer.devices=1.")
     if tolerance is not None:
-        check_epsilon(tolerance, "--tolerance")
+        check_share("--tolerance", tolerance, zero=True, one=True)
     export.check_destination(to, overwrite)
     if exits is not None and (format == "torch" or (layers, tolerance, remove) != (None, None, None)):
         raise UserError(

@@ -17,7 +17,7 @@ from layersim.data.columns import Labels, label_faults, need_column, read_labels
 from layersim.data.sources import SampleBy, Source, whence
 from layersim.data.splits import Integers, Split, hold_out
 from layersim.data.streams import Stream, hold_out_rows
-from layersim.errors import UserError, as_user_error, at_least, check_choice
+from layersim.errors import UserError, as_user_error, at_least, check_choice, check_share
 
 
 class SourceData(SplitDataModule):
@@ -68,8 +68,7 @@ class SourceData(SplitDataModule):
             )
         self.streaming = streaming
         self.shuffle_buffer = at_least(1, "shuffle_buffer", shuffle_buffer)
-        if not 0 < val_fraction < 1:
-            raise UserError(f"expected 0 < val_fraction < 1, got {val_fraction}: change --data.val_fraction")
+        check_share("val_fraction", val_fraction, remedy="Change --data.val_fraction.")
         self.path = path
         self.configuration = name
         self.train_split = train_split

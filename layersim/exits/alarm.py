@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError, check_choice
-from layersim.exits.calibration import require_share
+from layersim.errors import UserError, check_choice, check_share
 from layersim.exits.capital import Capital
 from layersim.exits.reference import Reference
 from layersim.exits.table import RISKS, Risk
@@ -60,14 +59,14 @@ class Alarm:
         stream: int | None = None,
     ) -> None:
         check_choice("risk", risk, Risk)
-        require_share("a confidence", confidence)
+        check_share("a confidence", confidence)
         if target is None and reference is None:
             raise UserError("Expected something to watch: set the alarm's target (labels), its reference, or both.")
         self.target, self.risk, self.reference = target, risk, reference
         self.delta = (1 - confidence) / (1 if target is None or reference is None else 2)
         self.capitals: dict[str, Capital] = {}
         if target is not None:
-            require_share("a risk target", target)
+            check_share("a risk target", target)
             lowest = 0.0 if risk == "disagreement" else -1.0
             self.capitals["labels"] = Capital(torch.tensor([target], dtype=torch.float64), lowest)
         if reference is not None:

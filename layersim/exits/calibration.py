@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError, check_choice
+from layersim.errors import UserError, check_choice, check_share
 from layersim.exits.curve import along_exits, exit_counts
 from layersim.exits.policies import Policy, check_thresholds, exit_layer
 from layersim.exits.promises import Bet, Counted, Expected, Promise
@@ -186,7 +186,7 @@ def calibrate_together(
     found: list[Calibration] = []
     for target in targets:
         one = calibrate(table, policy, thresholds, target=target, together=len(targets), **options)
-        if found and (found[-1].threshold or inf) < (one.threshold or inf):
+        if found and found[-1].threshold is not None and (one.threshold is None or one.threshold > found[-1].threshold):
             one = replace(found[-1], target=target)
         found.append(one)
     return found
@@ -232,8 +232,8 @@ def check_promise(
     """
     check_choice("of", of, Unit)
     ones = {"samples": "disagreement", "texts": "continuation"}[of]  # the risk whose losses are 0 and 1
-    require_share("a risk target", target)
-    require_share("a confidence", confidence)
+    check_share("a risk target", target)
+    check_share("a confidence", confidence)
     check_choice("method", method, Method)
     counted = method == "ltt" and risk == ones and not weighted  # weights make other numbers of 0 and 1
     promise = (Expected if method == "crc" else Counted if counted else Bet)(target, (1 - confidence) / together)
@@ -264,7 +264,7 @@ def best_within(table: ExitTable, policy: Policy, thresholds: Sequence[float], b
         UserError: the budget is out of range, or no threshold keeps to it.
     """
     check_thresholds(thresholds)
-    require_share("a budget", budget, one=True)
+    check_share("a budget", budget, one=True)
     tried = torch.tensor([*thresholds, inf], dtype=torch.float64)
     counts = exit_counts(table.scores, table.predictions, table.targets, tried)
     means, accuracies = (each.tolist() for each in along_exits(*counts))
@@ -277,10 +277,3 @@ def best_within(table: ExitTable, policy: Policy, thresholds: Sequence[float], b
         )
     best = max(affordable, key=lambda place: (accuracies[place], -means[place]))
     return summarize(table, policy, None if best == len(thresholds) else thresholds[best])
-
-
-def require_share(what: str, value: float, *, zero: bool = False, one: bool = False) -> None:
-    """Raises UserError unless the value lies between 0 and 1, or is an end that is allowed."""
-    if not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
-        allowed = "above 0 and at most 1" if one else "between 0 and 1" + (", or 0" if zero else "")
-        raise UserError(f"Expected {what} {allowed}, but got {value:g}.")

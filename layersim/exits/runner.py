@@ -3,8 +3,8 @@
 Letters: L layers, N samples of the batch, n of them that remain, D width, C classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -140,9 +140,7 @@ class EarlyExit:
         if absent := [key for key in kind if key in (self.backbone.tiny_batch or ("image",)) and key not in batch]:
             raise UserError(f"Expected a batch with {' and '.join(absent)}, but got one of {', '.join(batch)}.")
         leaving = _Leaving(self)
-        device = next(self.backbone.parameters()).device.type
-        entered = nullcontext() if self.autocast is None else torch.autocast(device, self.autocast)
-        with self._turn, evaluating(self.backbone, self.head), torch.inference_mode(), entered:
+        with self._reading():
             self._shrinking(batch, leaving)
             return leaving.exited()
 
@@ -159,7 +157,7 @@ class EarlyExit:
         """
         if self.watch is None or self.watch.target is None:
             raise UserError("Expected an alarm that watches labels, EarlyExit(…, watch=Alarm(target=…)), but got none.")
-        with evaluating(self.backbone, self.head), torch.inference_mode():
+        with self._reading():
             values = self.backbone(batch).values
             if labels is None and self.watch.risk == "disagreement":
                 labels = torch.zeros(values.shape[1], dtype=torch.long)
@@ -175,6 +173,14 @@ class EarlyExit:
         losses = at_exits(drops(table, self.watch.risk), exit_layer(table.scores, self.threshold))
         self.watch.report(losses)
         return losses
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """In here one thread alone reads the model, in the precision that it is served in."""
+        device = next(self.backbone.parameters()).device.type
+        entered = nullcontext() if self.autocast is None else torch.autocast(device, self.autocast)
+        with self._turn, evaluating(self.backbone, self.head), torch.inference_mode(), entered:
+            yield
 
     def _batch(self, given: Any) -> dict[str, Tensor]:
         if self.inputs is None:

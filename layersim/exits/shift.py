@@ -83,8 +83,8 @@ def estimate_shift(known: Tensor, new: Tensor, *, seed: int = 0) -> Shift:
         UserWarning: the second check fails: the ratio, and so the promise, is only about right.
 
     Raises:
-        UserError: fewer than ten samples of either kind, features that are not finite or not alike, or new data that
-            the calibration samples do not reach.
+        UserError: fewer than ten samples of either kind, or hardly any that differ, features that are not finite or not
+            alike, or new data that the calibration samples do not reach.
     """
     if min(len(known), len(new)) < 2 * _FOLDS or known.shape[1:] != new.shape[1:] or known.ndim != 2:
         raise UserError(
@@ -125,7 +125,10 @@ def _log_odds(features: np.ndarray, fresh: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.preprocessing import StandardScaler
 
     same = np.unique(features.round(4), axis=0, return_inverse=True)[1].ravel()
-    folds = PredefinedSplit(np.random.default_rng(seed).permutation(same.max() + 1)[same] % _FOLDS)
+    fold = np.random.default_rng(seed).permutation(same.max() + 1)[same] % _FOLDS
+    if any(len(np.unique(fold[fresh == kind])) < 2 for kind in (0, 1)):
+        raise UserError("Too few of the old or of the new data differ to tell them apart. Change --shifted_data.")
+    folds = PredefinedSplit(fold)
     found = []
     for penalty in PENALTIES:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=5000))

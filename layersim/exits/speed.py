@@ -131,5 +131,5 @@ def _medians(full: Sequence[float], taken: Sequence[float], answers: int) -> tup
 
 def _wait() -> None:
     """Until an accelerator has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()

@@ -30,7 +30,7 @@ def check_destination(to: Path, overwrite: bool) -> None:
         if to.is_symlink() or not (to / RECORD_FILE).is_file():
             raise UserError(f"{to} is no export ({RECORD_FILE} is not in it), so it is kept. Choose another --to.")
     parent = to.absolute().parent
-    while not parent.exists():
+    while not os.path.lexists(parent):
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"{to} cannot be made: {parent} is no folder that may be written. Change --to.")

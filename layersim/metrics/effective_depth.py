@@ -8,20 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import check_share
 
 EPSILON = 0.01
 CONFIDENCE = 0.95
-
-
-def check_epsilon(epsilon: float, option: str = "epsilon") -> None:
-    """Refuses what is no share of the samples.
-
-    Raises:
-        UserError: ε outside 0 … 1; the option is named.
-    """
-    if not isinstance(epsilon, int | float) or not 0 <= epsilon <= 1:
-        raise UserError(f"Expected {option} in 0 … 1, but got {epsilon}.")
 
 
 def effective_depth(
@@ -44,7 +34,7 @@ def effective_depth(
     Raises:
         UserError: ε outside 0 … 1.
     """
-    check_epsilon(epsilon)
+    check_share("epsilon", epsilon, zero=True, one=True)
     shares = torch.as_tensor(accuracy, dtype=torch.float64).tolist()
     top = max((share for share in shares if not math.isnan(share)), default=math.nan) if of is None else of
     return next((layer for layer, share in enumerate(shares, 1) if round(top - share - epsilon, 12) <= 0), None)

@@ -11,7 +11,7 @@ from torch import Tensor
 from layersim.errors import check_choice
 from layersim.metrics.calibration import REACH
 from layersim.outputs import LayerFeatures
-from layersim.similarity.features import centred
+from layersim.similarity.features import centred, require_samples
 from layersim.similarity.intervals import jackknife_of_sums, sums_by_group
 from layersim.similarity.kept_samples import KeepOn, SampleKeeper, Samples
 
@@ -158,12 +158,13 @@ class LayerGeometry(SampleKeeper):
 
     def update(self, batch: LayerFeatures) -> None:
         values = batch.values.detach()
-        index = self.numbered(values.shape[1], batch.position)
+        index = self.numbered(batch.position, values)
         self.keep(Samples(values, None, index))
         addend = torch.stack([sums_by_group(directions(layer), index)[0] for layer in values], dim=1)
         self.directions[:] = [addend + self.directions[0]] if self.directions else [addend]
 
     def compute(self) -> dict[str, Tensor]:
+        require_samples(self.count(), 1, "layer geometry")
         sums = self.directions[0]
         kept = self.kept()
         cosine, norm = _jackknife(lambda total, _: spread(total), sums, sums[:, 0, -1].cpu()).unbind(-1)

@@ -14,8 +14,8 @@ from torch import Tensor
 from layersim.errors import check_choice
 from layersim.metrics.readout import ReadoutMetric, counts
 from layersim.outputs import LayerOutput
-from layersim.similarity.directions import Centering
-from layersim.similarity.features import centred
+from layersim.similarity.directions import Centering, directions
+from layersim.similarity.features import as_features
 
 
 class Rise(NamedTuple):  # torchmetrics hands on no frozen dataclass
@@ -45,11 +45,16 @@ def cosine_to_last(features: Tensor, *, centering: Centering = "samples") -> Ten
         (L, N) float64, NaN where a vector is zero after centring, or not finite.
 
     Raises:
-        UserError: an unknown centering.
+        UserError: an unknown centering, or not (L, N, D).
     """
     check_choice("centering", centering, Centering)
-    last = _directions(features[-1], centering)
-    return torch.stack([(_directions(layer, centering) * last).sum(dim=1) for layer in features])
+    features = as_features(features)
+
+    def units(layer: Tensor) -> Tensor:
+        return torch.cat([chunk[0] for chunk, _ in directions(layer.double()[None], None, centering)])
+
+    last = units(features[-1])
+    return torch.stack([(units(layer) * last).sum(dim=1) for layer in features])
 
 
 class TargetProbability(ReadoutMetric):
@@ -95,11 +100,3 @@ def _rise(total: Tensor, steps: Tensor, throughout: Tensor, samples: Tensor) -> 
     shares = (steps / samples.double()).masked_fill(missing[1:] | missing[:-1], torch.nan)
     every = math.nan if missing.any() else (throughout / samples.double()).item()
     return Rise(total / samples, shares, every)
-
-
-def _directions(layer: Tensor, centering: Centering) -> Tensor:
-    vectors = layer.double()
-    if centering != "none":
-        vectors = centred(vectors, dim=0 if centering == "samples" else 1)
-    directions: Tensor = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return directions

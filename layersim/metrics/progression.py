@@ -67,7 +67,7 @@ def rise_record(name: str, measured: Rise) -> dict[str, Any]:
     return {
         name: measured.mean.tolist(),
         f"{name}_rises": measured.throughout,
-        f"{name}_rises_by_step": measured.steps.view(-1).tolist(),  # torchmetrics takes a single number's dimension off
+        f"{name}_rises_by_step": measured.steps.tolist(),
     }
 
 

@@ -11,6 +11,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from layersim.errors import UserError
+from layersim.similarity.directions import angle_of
+from layersim.similarity.features import as_features
+
 
 @dataclass(frozen=True)
 class Straightness:
@@ -32,7 +36,12 @@ def straightness(features: Tensor) -> Straightness:
 
     No number changes with an orthogonal map or a positive scale that all layers share. A translation they share changes
     `skip_over_residual` alone.
+
+    Raises:
+        UserError: not (L, N, D) with L ≥ 2.
     """
+    if len(features := as_features(features)) < 2:
+        raise UserError("A path through the layers needs two of them or more, but got one.")
     first, chord = features[0].double(), features[-1].double() - features[0].double()
     squared = chord.square().sum(dim=1, keepdim=True)
     squared = squared.masked_fill(squared == 0, torch.nan)  # of no chord nothing is a multiple
@@ -48,7 +57,8 @@ def straightness(features: Tensor) -> Straightness:
         ratios.append(torch.linalg.vector_norm(layer, dim=1) / norm)
         direction = step / norm[:, None]
         if before is not None:
-            angles.append(_angle(before, direction))
+            apart, together = (torch.linalg.vector_norm(v, dim=1) for v in (direction - before, direction + before))
+            angles.append(180 * angle_of(apart, together))
         before = direction
         gone = following - first
         nearest = ((gone * chord).sum(dim=1, keepdim=True) / squared).clamp(0, 1)  # a segment ends, a line does not
@@ -59,11 +69,3 @@ def straightness(features: Tensor) -> Straightness:
         distances=torch.stack(distances),
         skip_over_residual=torch.stack(ratios),
     )
-
-
-def _angle(first: Tensor, second: Tensor) -> Tensor:
-    """(N,) degrees between (N, D) vectors of length one, exact near 0 and 180 too, where the arc cosine is not (Kahan
-    2006, "How futile are mindless assessments of roundoff", §12)."""
-    apart = torch.linalg.vector_norm(first - second, dim=1)
-    together = torch.linalg.vector_norm(first + second, dim=1)
-    return torch.rad2deg(2 * torch.atan2(apart, together))

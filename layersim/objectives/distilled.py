@@ -5,11 +5,11 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_share
 from layersim.objectives.aligned import Aligned
 from layersim.objectives.base import Objective
 from layersim.objectives.reading import Reading
-from layersim.objectives.weights import LayerWeights, check_share
+from layersim.objectives.weights import LayerWeights
 
 
 class Distilled(Aligned):
@@ -32,7 +32,7 @@ class Distilled(Aligned):
         super().__init__(weights)
         if not isinstance(weights, str) and weights[-1] == 0:
             raise UserError(f"Expected a last layer with weight, since it teaches the others, but got {weights}.")
-        check_share("alpha", alpha)
+        check_share("alpha", alpha, zero=True, one=True, remedy="Change the objective's option.")
         if not (isfinite(temperature) and temperature > 0):
             raise UserError(f"Expected temperature > 0, but got {temperature}. Change the objective's option.")
         self.alpha = alpha

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from layersim.errors import UserError, check_choice
+from layersim.errors import UserError, check_choice, check_share
 from layersim.objectives.base import WeightedSum
 from layersim.objectives.reading import Step, weighted_layers
-from layersim.objectives.weights import LayerWeights, check_share, check_values, layer_weights
+from layersim.objectives.weights import LayerWeights, check_values, layer_weights
 
 Counts = Literal["steps", "micro-batches"]
 
@@ -79,7 +79,7 @@ class Mixed(_Between):
 
     def __init__(self, switch: float = 0.5, weights: LayerWeights = "linear") -> None:
         super().__init__("last", weights)
-        check_share("switch", switch)
+        check_share("switch", switch, zero=True, one=True, remedy="Change the objective's option.")
         self.switch = switch
 
     def weights(self, num_layers: int, step: Step | None) -> list[float]:
@@ -104,7 +104,7 @@ class Progressive(_Between):
 
     def __init__(self, start: LayerWeights = "last", end: LayerWeights = "linear", until: float = 1.0) -> None:
         super().__init__(start, end)
-        check_share("until", until)
+        check_share("until", until, zero=True, one=True, remedy="Change the objective's option.")
         if until == 0:
             raise UserError("Expected until above 0, but got 0: that is Aligned with the end's weights from the start.")
         self.until = until

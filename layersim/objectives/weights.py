@@ -43,9 +43,3 @@ def check_values(weights: LayerWeights) -> None:
         raise UserError(f"Layer weights must be finite and not negative, but got {weights}.")
     if not isclose(total := fsum(weights), 1.0, abs_tol=1e-6):
         raise UserError(f"Layer weights must sum to one, but {weights} sums to {total:g}. Divide each by the sum.")
-
-
-def check_share(option: str, value: float) -> None:
-    """Raises a UserError unless the option's value is a share, 0 … 1."""
-    if not 0 <= value <= 1:
-        raise UserError(f"Expected {option} in 0 … 1, but got {value}. Change the objective's option.")

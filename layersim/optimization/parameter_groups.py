@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_share
 
 _TABLES = re.compile(
     "pos_?embed|position_(embed|bias)|embed_position|wpe|rel_embed|relative_att|(cls|mask)_token|class_emb"
@@ -40,10 +40,7 @@ class ParameterGroups:
     """A learning rate of its own for the backbone's low-rank adapters (lora)."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(
-                f"Expected layer_decay above 0, at most 1, but got {self.layer_decay}. Change --model.parameter_groups."
-            )
+        check_share("layer_decay", self.layer_decay, one=True, remedy="Change --model.parameter_groups.")
         for option in ("head_lr", "adapter_lr"):
             rate = getattr(self, option)
             if rate is not None and not (isfinite(rate) and rate > 0):

@@ -10,7 +10,7 @@ from lightning.pytorch import cli
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, CyclicLR, LambdaLR, LRScheduler, OneCycleLR, SequentialLR
 
-from layersim.errors import UserError, as_user_error, check_choice
+from layersim.errors import UserError, as_user_error, check_choice, check_share
 
 Interval = Literal["step", "epoch"]
 Decay = Literal["cosine", "linear", "constant"]
@@ -115,8 +115,7 @@ class WarmupDecay(LambdaLR):
     """
 
     def __init__(self, optimizer: Optimizer, warmup: float = 0.1, decay: Decay = "cosine") -> None:
-        if not 0 <= warmup <= 1:
-            raise UserError(f"Expected a warmup share of 0 … 1, but got {warmup}.")
+        check_share("a warmup share", warmup, zero=True, one=True)
         check_choice("decay", decay, Decay)
         self.warmup = warmup
         self.decay = decay

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import check_share
 from layersim.similarity.features import Layers, TooFewSamples, centred
 from layersim.similarity.layer_pairs import LayerPairs, nuclear_norms
 
@@ -85,8 +85,8 @@ def pwcca(features: Layers, other: Layers | None = None) -> Tensor:
 
 
 def cca_pairs(variance: float | None = None) -> "LayerPairs[Subspace]":
-    if variance is not None and not 0 < variance <= 1:
-        raise UserError(f"variance: expected a share above 0, up to 1, got {variance}")
+    if variance is not None:
+        check_share("variance", variance, one=True)
     label = "mean CCA" if variance is None else "SVCCA"
     return LayerPairs(label, LEAST, lambda x: subspace(x, label, variance), _mean_correlations)
 

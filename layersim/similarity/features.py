@@ -34,7 +34,7 @@ def as_features(given: Layers, name: str = "features") -> Tensor:
         features = _stacked([_as_tensor(layer, f"{name}: layer {n}") for n, layer in enumerate(given, 1)], name)
     else:
         features = _as_tensor(given, name)
-    if features.ndim != 3:
+    if features.ndim != 3 or (features.shape[1] and not features.numel()):
         raise UserError(f"{name}: expected (L, N, D), layers first, got shape {tuple(features.shape)}")
     return features
 

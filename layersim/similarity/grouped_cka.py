@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_share
 from layersim.precision import full_precision
 from layersim.similarity.features import Layers, TooFewSamples, centred, require_samples, warn_undefined
 from layersim.similarity.hsic import centred_kernel, hsic_without_groups
@@ -15,7 +15,6 @@ from layersim.similarity.intervals import (
     interval_of_replicates,
     jackknife_of_sums,
     leaving_out,
-    require_confidence,
     sums_by_group,
 )
 from layersim.similarity.kept_samples import Samples, joined
@@ -216,7 +215,7 @@ class LinearCKA(Measure):
 
 def _interval(kept: Samples, estimator: Estimator, confidence: float) -> Interval:
     """The jackknife of the estimators that take all samples at once, without measuring again without each group."""
-    require_confidence(confidence)
+    check_share("a confidence", confidence)
     value = linear_cka(kept.features, kept.other, estimator=estimator)
     group, order = dealt(kept.index, GROUPS).sort(stable=True)
     sizes = torch.unique_consecutive(group, return_counts=True)[1]

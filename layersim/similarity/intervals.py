@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_share
 from layersim.similarity.features import Layers, TooFewSamples, as_pair, warn_undefined
-from layersim.similarity.positions import dealt
+from layersim.similarity.positions import as_positions, dealt
 
 GROUPS = 20  # twice as many would make an interval three hundredths narrower, and cost twice as much
 
@@ -66,13 +66,13 @@ def jackknife(
         UserError: a confidence out of bounds, fewer than 2 groups or with samples in fewer, what the measure raises of
             all samples, or of those without one group.
     """
-    require_confidence(confidence)
+    check_share("a confidence", confidence)
     if groups < 2:
         raise UserError(f"groups: expected at least 2, got {groups}")
     features, other = as_pair(features, other)
     sets = [features] if other is None else [features, other]
     value = measure(*sets)
-    group = dealt(torch.arange(features.shape[1]) if index is None else index, groups)
+    group = dealt(as_positions(index, features.shape[1]), groups)
     present, sizes = torch.unique(group, return_counts=True)
     without = []
     with warnings.catch_warnings():
@@ -93,7 +93,7 @@ def jackknife_of_sums(
     Raises:
         UserError: a confidence out of bounds, or units in fewer than 2 groups.
     """
-    require_confidence(confidence)
+    check_share("a confidence", confidence)
     value = warn_undefined(estimate(sums.sum(0), counts.sum()))
     sums, sizes = sums[counts > 0], counts[counts > 0]
     others = 1 - torch.eye(len(sizes), dtype=sums.dtype, device=sums.device)  # a difference would not be exactly zero
@@ -147,9 +147,3 @@ def leaving_out(size: int, samples: int) -> Iterator[None]:
         raise TooFewSamples(
             f"interval: {size} of the {samples} samples are left out at a time, and then {error}"
         ) from error
-
-
-def require_confidence(confidence: float) -> None:
-    """Raises UserError where `confidence` is no share that an interval can have."""
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence: expected a share above 0 and below 1, as 0.95, got {confidence}")

@@ -11,7 +11,7 @@ from layersim.errors import UserError, check_choice
 from layersim.evaluation import process
 from layersim.outputs import LayerFeatures
 from layersim.similarity.layer_metric import LayerMetric
-from layersim.similarity.positions import require_distinct, splitmix64
+from layersim.similarity.positions import as_positions, require_distinct, splitmix64
 
 KeepOn = Literal["device", "host"]
 """Where samples are kept: where they came, or in the host's memory, where they are then measured too."""
@@ -71,6 +71,7 @@ class SampleKeeper(LayerMetric):
         self.is_shared = False
         """Whether metrics read of it."""
         self._shared: tuple[KeptSamples, ...] = ()  # in a tuple, as torch takes a module for a part of this one
+        self._shapes: list[tuple[int, int]] = []
         for state in ("seen", "features", "others", "index"):
             self.add_state(state, [], dist_reduce_fx="cat")
 
@@ -85,21 +86,25 @@ class SampleKeeper(LayerMetric):
         sample.max_samples = None if own is None or held is None else max(own, held)
         self._shared, sample.is_shared = (sample,), True
 
-    def numbered(self, samples: int, index: Tensor | None) -> Tensor:
-        """Counts a batch of samples, and gives their (n,) positions on the host.
+    def numbered(self, index: Tensor | None, *sets: Tensor) -> Tensor:
+        """Counts a batch of samples, of which there are these (L, n, D) features, and gives their (n,) positions on
+        the host.
 
         Without positions samples are numbered as they come, each process from a start of its own. Raises UserError for
-        what is not n integers.
+        what is not n integers, and for other layers or widths than in the updates before.
         """
-        before = self.count()
-        if index is None:
-            index = torch.arange(samples) + before + process() * PROCESS_STRIDE // self.group * self.group
-        elif index.shape != (samples,) or index.is_floating_point():
+        before, samples = self.count(), sets[0].shape[1]
+        shapes = [(len(features), features.shape[2]) for features in sets]
+        if before and self._shapes not in ([], shapes):
+            told = " and ".join(f"{layers} layers of width {width}" for layers, width in self._shapes)
             raise UserError(
-                f"index: expected ({samples},) integers, one a sample, got {tuple(index.shape)} {index.dtype}"
+                f"features: expected {told}, as in the update before, got shape "
+                f"{' and '.join(str(tuple(features.shape)) for features in sets)}: reset the metric in between"
             )
+        self._shapes = shapes
+        positions = as_positions(index, samples, before + process() * PROCESS_STRIDE // self.group * self.group)
         self.seen[:] = [torch.tensor([before + samples])]
-        return index.cpu().long()
+        return positions
 
     def count(self) -> int:
         """How many samples were given, by all processes once they are joined."""
@@ -194,7 +199,7 @@ class KeptSamples(SampleKeeper):
 
     def update(self, batch: LayerFeatures) -> None:
         """Takes samples, with targets in every update or in none."""
-        index = self.numbered(batch.values.shape[1], batch.position)
+        index = self.numbered(batch.position, batch.values)
         self.keep(Samples(batch.values.detach(), batch.targets, index))
 
     def compute(self) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -209,7 +209,7 @@ class Measure(SampleKeeper):
     def admitted(self, features: Layers, index: Tensor | None, other: Layers | None) -> Samples:
         """The batch as it came, checked and counted."""
         ours, theirs = as_pair(features, other)
-        numbers = self.numbered(ours.shape[1], index)
+        numbers = self.numbered(index, *(each for each in (ours, theirs) if each is not None))
         return Samples(ours.detach(), None if theirs is None else theirs.detach(), numbers)
 
     def add(self, values: Tensor, units: Tensor) -> None:

@@ -1,5 +1,6 @@
 """What a sample's position in the data set decides: whether it is kept, and which jackknife group it is in."""
 
+import torch
 from torch import Tensor
 
 from layersim.errors import UserError
@@ -16,6 +17,19 @@ def splitmix64(index: Tensor) -> Tensor:
     value = (value ^ shifted(value, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
     value = (value ^ shifted(value, 27)) * (0x94D049BB133111EB - 2**64)
     return value ^ shifted(value, 31)
+
+
+def as_positions(index: Tensor | None, samples: int, start: int = 0) -> Tensor:
+    """The (n,) int64 positions of n samples, on the host; where None is given they count from `start`.
+
+    Raises:
+        UserError: what is given is not n integers.
+    """
+    if index is None:
+        return torch.arange(start, start + samples)
+    if index.shape != (samples,) or index.is_floating_point():
+        raise UserError(f"index: expected ({samples},) integers, one a sample, got {tuple(index.shape)} {index.dtype}")
+    return index.cpu().long()
 
 
 def require_distinct(ascending: Tensor) -> None:

@@ -137,7 +137,7 @@ def test_the_depth_is_logged_as_it_is_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [{"epsilon": 1.5}, {"absolute_epsilon": -0.1}])
 def test_an_epsilon_that_is_no_share_is_refused_when_the_monitor_is_made(options: dict[str, float]) -> None:
     (name,) = options
-    with pytest.raises(UserError, match=rf"Expected LayerAccuracyMonitor's {name} in 0 … 1"):
+    with pytest.raises(UserError, match=rf"Expected LayerAccuracyMonitor's {name} at least 0 and at most 1"):
         LayerAccuracyMonitor(**options)
 
 

@@ -344,7 +344,7 @@ def test_intervals_are_recorded_and_drawn(tmp_path: Path) -> None:
 
 
 def test_a_confidence_that_is_none_is_refused_at_once() -> None:
-    with pytest.raises(UserError, match="confidence: expected a share above 0 and below 1"):
+    with pytest.raises(UserError, match="a confidence above 0 and below 1"):
         SimilarityHeatmaps(confidence=95)
 
 

@@ -132,10 +132,10 @@ def test_a_budget_instead_of_a_promise(layersim: Callable[..., Path], checkpoint
     [
         ("--risk=0.0001", "samples to promise a risk"),
         ("--split=test", "Set --data.test_fraction"),
-        ("--temperature_share=1.5", "share between 0 and 1"),
-        ("--temperature_share=1", "Expected --temperature_share between 0 and 1, or 0, but got 1"),
-        ("--risk=1.5", "Expected --risk between 0 and 1, but got 1.5"),
-        ("--confidence=1", "Expected --confidence between 0 and 1, but got 1"),
+        ("--temperature_share=1.5", "share at least 0 and below 1"),
+        ("--temperature_share=1", "Expected --temperature_share at least 0 and below 1, but got 1"),
+        ("--risk=1.5", "Expected --risk above 0 and below 1, but got 1.5"),
+        ("--confidence=1", "Expected --confidence above 0 and below 1, but got 1"),
         ("--budget=0", "Expected --budget above 0 and at most 1, but got 0"),
         ("--budget=2", "Expected --budget above 0 and at most 1, but got 2"),
         ("--temperature_share=0.95", "samples to promise a risk"),
@@ -275,7 +275,7 @@ def test_a_tolerance_that_is_no_share_is_refused_before_anything_is_read(
     layersim: Callable[..., Path], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layersim("export", f"--ckpt_path={checkpoint}", "--to=cut", "--tolerance=-0.1", status=2)
-    assert "Expected --tolerance in 0 … 1, but got -0.1" in " ".join(capsys.readouterr().err.split())
+    assert "Expected --tolerance at least 0 and at most 1, but got -0.1" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "cut").exists()
 
 

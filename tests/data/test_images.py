@@ -221,5 +221,7 @@ def test_limits_below_one_are_refused(option: str) -> None:
 
 
 def test_fractions_out_of_range_are_refused() -> None:
-    with pytest.raises(UserError, match=r"0 < val_fraction < 1, got 1\.0: change --data\.val_fraction"):
+    with pytest.raises(
+        UserError, match=r"val_fraction above 0 and below 1, but got 1\.0\. Change --data\.val_fraction"
+    ):
         Images("some/where", val_fraction=1.0)

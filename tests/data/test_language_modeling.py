@@ -211,7 +211,10 @@ def test_a_split_without_a_block(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"block_size": 1}, r"block_size must be at least 2, got 1"),
-        ({"val_fraction": 0.0}, r"expected 0 < val_fraction < 1, got 0\.0: change --data\.val_fraction"),
+        (
+            {"val_fraction": 0.0},
+            r"Expected val_fraction above 0 and below 1, but got 0\.0\. Change --data\.val_fraction",
+        ),
         ({"max_eval_samples": 0}, r"max_eval_samples must be at least 1, got 0"),
     ],
 )

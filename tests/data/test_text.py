@@ -215,7 +215,10 @@ def test_bucketing_pads_less() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_fraction": 1.0}, r"expected 0 < val_fraction < 1, got 1\.0: change --data\.val_fraction"),
+        (
+            {"val_fraction": 1.0},
+            r"Expected val_fraction above 0 and below 1, but got 1\.0\. Change --data\.val_fraction",
+        ),
         ({"max_length": 7}, r"max_length must be at least 8, got 7"),
         ({"max_train_samples": 0}, r"max_train_samples must be at least 1, got 0"),
     ],

@@ -188,9 +188,9 @@ def test_a_service_goes_on_after_a_restart() -> None:
     ("options", "message"),
     [
         ({}, "Expected something to watch"),
-        ({"target": 1.5}, "a risk target between 0 and 1, but got 1.5"),
-        ({"target": nan}, "a risk target between 0 and 1, but got nan"),
-        ({"target": 0.1, "confidence": 1.0}, "a confidence between 0 and 1, but got 1"),
+        ({"target": 1.5}, "a risk target above 0 and below 1, but got 1.5"),
+        ({"target": nan}, "a risk target above 0 and below 1, but got nan"),
+        ({"target": 0.1, "confidence": 1.0}, "a confidence above 0 and below 1, but got 1"),
         ({"target": 0.1, "risk": "harm"}, "risk: expected one of error, disagreement, loss, got 'harm'"),
         ({"target": 0.5, "stream": 3}, r"needs \d+ samples at least, but the stream ends after 3"),
         ({"reference": "tiny"}, "on 3 calibration samples could not sound within 16384"),

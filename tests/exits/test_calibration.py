@@ -226,11 +226,11 @@ def test_too_few_samples_are_told(method: Method, risk: Risk, needed: int, least
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"target": 0.0}, "risk target between 0 and 1, but got 0"),
-        ({"target": 1.0}, "risk target between 0 and 1, but got 1"),
-        ({"target": float("nan")}, "risk target between 0 and 1, but got nan"),
-        ({"confidence": 1.0}, "confidence between 0 and 1, but got 1"),
-        ({"confidence": -0.5}, "confidence between 0 and 1"),
+        ({"target": 0.0}, "risk target above 0 and below 1, but got 0"),
+        ({"target": 1.0}, "risk target above 0 and below 1, but got 1"),
+        ({"target": float("nan")}, "risk target above 0 and below 1, but got nan"),
+        ({"confidence": 1.0}, "confidence above 0 and below 1, but got 1"),
+        ({"confidence": -0.5}, "confidence above 0 and below 1"),
         ({"method": "guess"}, "method: expected one of crc, ltt, ucb, got 'guess'"),
         ({"risk": "regret"}, "risk: expected one of error, disagreement, loss, got 'regret'"),
         ({"thresholds": [0.5, 0.4]}, "each above the one before"),
@@ -335,7 +335,23 @@ def test_a_stricter_targets_threshold_serves_a_laxer_one(monkeypatch: pytest.Mon
     assert [one.target for one in (first, second, third)] == [0.05, 0.1, 0.2]
 
 
+def test_a_threshold_of_zero_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Margins and entropies have 0 in their range: all leave at the first layer, and no threshold is lower."""
+    one = calibrate(pool().select(torch.arange(1000)), Confidence(), THRESHOLDS, target=0.5)
+    for given, taken in (
+        ((0.3, 0.0, None), [0.3, 0.0, 0.0]),
+        ((0.0, 0.3, 0.0), [0.0] * 3),
+        ((None, 0.0, 0.3), [None, 0.0, 0.0]),
+    ):
+        found = dict(zip(TOGETHER, given, strict=True))
+        monkeypatch.setattr(
+            calibration, "calibrate", lambda *_, target, found=found, **__: replace(one, threshold=found[target])
+        )
+        chosen = calibrate_together(pool(), Confidence(), THRESHOLDS, targets=TOGETHER)
+        assert [each.threshold for each in chosen] == taken
+
+
 @pytest.mark.parametrize("targets", [[], [0.1, 0.05], [0.05, 0.05], [0.05, 1.5], [float("nan"), 0.1]])
 def test_targets_that_do_not_rise_are_refused(targets: list[float]) -> None:
-    with pytest.raises(UserError, match=r"Expected (risk targets, each above|a risk target between 0 and 1)"):
+    with pytest.raises(UserError, match=r"Expected (risk targets, each above|a risk target above 0 and below 1)"):
         calibrate_together(pool(), Confidence(), THRESHOLDS, targets=targets)

@@ -111,6 +111,16 @@ def test_new_data_out_of_reach_are_refused() -> None:
         estimate_shift(known, torch.cat([known[:1000] + 1e-3, new[:1000]]))  # one half of them
 
 
+@pytest.mark.parametrize(("old", "new"), [(0.0, 0.0), (0.0, 1.0)])
+def test_data_that_are_all_the_same_are_refused(old: float, new: float) -> None:
+    varied = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    constant = torch.full((20, 3), new)
+    for known in (torch.full((20, 3), old), varied):
+        with pytest.raises(UserError, match=r"Too few of the old or of the new data differ"):
+            estimate_shift(known, constant)
+    estimate_shift(varied, varied[:20])
+
+
 def test_a_ratio_that_does_not_hold_is_told() -> None:
     """A mixture's log-ratio is not linear: far to the left it stays at ln ½."""
     known, new = gaussians(1.7)

@@ -64,6 +64,18 @@ def test_once_it_has_sounded_all_layers_are_gone_through_until_its_reset() -> No
     assert early_exit(same).exit_layers.max() < L - 1
 
 
+def test_an_audit_reads_the_model_in_the_precision_that_it_is_served_in() -> None:
+    early_exit, batch, _, watch = watched(Confidence(), 20)
+    seen: list[torch.dtype] = []
+    product = next(part for part in early_exit.backbone.modules() if isinstance(part, torch.nn.Linear))
+    product.register_forward_hook(lambda _, __, values: seen.append(values.dtype))
+    early_exit.audit(batch)
+    early_exit.autocast = torch.bfloat16
+    early_exit.audit(batch)
+    assert seen == [torch.float32, torch.bfloat16]
+    assert watch.capitals["labels"].samples == 40
+
+
 def test_an_audit_tells_the_alarm_what_leaving_costs() -> None:
     early_exit, batch, _, watch = watched(Confidence(), 20)
     labels = torch.arange(20) % 7

@@ -63,6 +63,9 @@ def test_a_place_that_cannot_be_written_is_told_early(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file is no folder that may be written"):
         check_destination(tmp_path / "file" / "export", overwrite=False)
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"link is no folder that may be written"):
+        check_destination(tmp_path / "link" / "deep" / "export", overwrite=False)
     with pytest.raises(UserError, match="path of a new folder"):
         check_destination(Path(".."), overwrite=True)
 

@@ -64,7 +64,7 @@ def test_a_share_that_is_just_enough_is_enough(of: int) -> None:
 
 
 def test_an_impossible_epsilon_is_refused() -> None:
-    with pytest.raises(UserError, match=r"epsilon in 0 … 1, but got 1\.5"):
+    with pytest.raises(UserError, match=r"epsilon at least 0 and at most 1, but got 1\.5"):
         effective_depth(torch.tensor([0.5]), 1.5)
 
 

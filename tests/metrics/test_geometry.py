@@ -169,3 +169,9 @@ def test_options_are_refused() -> None:
         LayerGeometry(centering="components")  # type: ignore[arg-type]
     with pytest.raises(TooFewSamples, match="expected samples in at least 2 groups"):
         measured(gaussian(1, 4, 4))
+
+
+def test_no_samples_have_no_geometry() -> None:
+    empty = pytest.raises(TooFewSamples, match="layer geometry needs at least 1 samples, got 0")
+    with pytest.warns(UserWarning, match="before the ``update`` method"), empty:
+        LayerGeometry().compute()

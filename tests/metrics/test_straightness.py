@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from layersim.errors import UserError
 from layersim.metrics import straightness
 
 from .paths import drawn, straight
@@ -81,3 +82,10 @@ def test_two_layers_have_no_angle() -> None:
     path = straightness(straight(layers=2, samples=3))
     assert path.angles.shape == (0, 3)
     torch.testing.assert_close(path.path_over_chord, torch.ones(3, dtype=torch.float64))
+
+
+def test_one_layer_is_no_path() -> None:
+    with pytest.raises(UserError, match="needs two of them or more, but got one"):
+        straightness(torch.randn(1, 5, 3))
+    with pytest.raises(UserError, match=r"expected \(L, N, D\), layers first"):
+        straightness(torch.randn(5, 3))

@@ -169,12 +169,12 @@ def test_a_schedule_needs_a_length(make: type[WeightedSum]) -> None:
 @pytest.mark.parametrize(
     ("objective", "options", "message"),
     [
-        (Mixed, {"switch": 1.5}, r"switch in 0 … 1, but got 1\.5"),
+        (Mixed, {"switch": 1.5}, r"switch at least 0 and at most 1, but got 1\.5"),
         (Mixed, {"weights": [0.5, 0.2]}, "sum to one"),
         (Progressive, {"until": 0.0}, "until above 0"),
-        (Progressive, {"until": -1.0}, "until in 0 … 1"),
+        (Progressive, {"until": -1.0}, "until at least 0"),
         (Progressive, {"start": "first"}, "linear, uniform, last or a list"),
-        (Distilled, {"alpha": 1.1}, "alpha in 0 … 1"),
+        (Distilled, {"alpha": 1.1}, "alpha at least 0"),
         (Distilled, {"temperature": 0.0}, "temperature > 0"),
         (Distilled, {"weights": [0.5, 0.5, 0.0]}, "since it teaches"),
     ],

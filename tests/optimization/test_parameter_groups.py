@@ -123,7 +123,7 @@ def test_learned_weights_of_an_objective_do_not_decay() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"layer_decay": 0.0}, "layer_decay above 0, at most 1, but got 0"),
+        ({"layer_decay": 0.0}, "layer_decay above 0 and at most 1, but got 0"),
         ({"layer_decay": 1.5}, r"at most 1, but got 1\.5"),
         ({"head_lr": -1.0}, r"head_lr above 0, but got -1\.0"),
         ({"adapter_lr": float("nan")}, "adapter_lr above 0, but got nan"),

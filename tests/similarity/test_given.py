@@ -156,3 +156,31 @@ def test_no_cosine_is_beyond_one(centering: Any, seed: int) -> None:
     assert ours.diagonal().tolist() == [1] * 7
     assert ours[0, 3] == 1
     assert ours[0, 5] == -1
+
+
+@each_measure
+@pytest.mark.parametrize("shape", [(2, 30, 0), (0, 30, 4)])
+def test_features_without_layers_or_components_are_refused(name: str, shape: tuple[int, ...]) -> None:
+    for way in WAYS.values():
+        with pytest.raises(UserError, match="layers first, got shape"):
+            way(name, torch.zeros(shape))
+
+
+@each_measure
+@pytest.mark.parametrize("shape", [(4, 60, 6), (3, 60, 5)])
+def test_every_update_has_the_layers_and_widths_of_the_first(name: str, shape: tuple[int, ...]) -> None:
+    metric = METRICS[name]()
+    metric.update(related_layers(60, 6, layers=3))
+    with pytest.raises(UserError, match=r"expected 3 layers of width 6, as in the update before, got shape"):
+        metric.update(torch.randn(shape))
+    metric.reset()
+    metric.update(torch.randn(shape))
+
+
+@pytest.mark.parametrize("index", [torch.arange(20), torch.arange(60), torch.arange(40.0)])
+def test_positions_are_as_many_as_samples(index: Tensor) -> None:
+    features = related_layers(40, 6, layers=3)
+    with pytest.raises(UserError, match=r"index: expected \(40,\) integers, one a sample"):
+        jackknife(cosine, features, index=index)
+    counted = jackknife(cosine, features, index=torch.arange(40))
+    assert torch.equal(counted.standard_error, jackknife(cosine, features).standard_error)

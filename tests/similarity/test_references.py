@@ -323,7 +323,7 @@ TWO = torch.ones(2, 5, 3)
         (lambda: mean_cca(related_layers(7, 9)), "mean CCA needs at least 8 samples, and more where D is larger"),
         (lambda: regression_r2(related_layers(7, 6)), "regression R² needs at least 8 samples.*got 7"),
         (lambda: pwcca(related_layers(12, 6)), "PWCCA needs at least 13 samples for two layers of ranks 6 and 6"),
-        (lambda: svcca(TWO, variance=0), "variance: expected a share above 0, up to 1, got 0"),
+        (lambda: svcca(TWO, variance=0), "Expected variance above 0 and at most 1, but got 0"),
         (lambda: procrustes(TWO, torch.ones(2, 4, 3)), "other: expected the same 5 samples as features.*got 4"),
         (lambda: procrustes(TWO, torch.ones(5, 3)), r"other: expected \(L, N, D\).*got shape \(5, 3\)"),
     ],
