@@ -3,7 +3,7 @@ width."""
 
 from typing import Any
 
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, to_2tuple
 from timm.models import adapt_input_conv
 from torch import Tensor
 
@@ -33,9 +33,5 @@ def resized(weight: Tensor, shape: tuple[int, ...], was: Any, now: Any) -> Tenso
 def _grid(config: Any) -> tuple[int, int] | None:
     """Patches in a column and in a row; None where the configuration tells no size."""
     config = getattr(config, "vision_config", config)
-    size, patch = (_pair(getattr(config, key, None)) for key in ("image_size", "patch_size"))
-    return (size[0] // patch[0], size[1] // patch[1]) if size and patch else None
-
-
-def _pair(size: Any) -> tuple[int, int] | None:
-    return (size, size) if isinstance(size, int) else size and (size[0], size[1])
+    size, patch = (to_2tuple(getattr(config, key, None)) for key in ("image_size", "patch_size"))
+    return (size[0] // patch[0], size[1] // patch[1]) if size[0] and patch[0] else None

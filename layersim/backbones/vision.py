@@ -64,7 +64,8 @@ class TimmBackbone(Backbone):
         _check_name(name)
         if pretrained and checkpoint_path:
             raise UserError("Expected pretrained or checkpoint_path, but got both. Leave one out.")
-        if checkpoint_path and not Path(checkpoint_path).is_file():
+        weights = Path(checkpoint_path or "").expanduser()
+        if checkpoint_path and not weights.is_file():
             raise UserError(f"There is no weights file {checkpoint_path}. Change the backbone's checkpoint_path.")
         given = {"num_classes": num_classes, "img_size": img_size, "in_chans": in_chans, **_checked(model_args or {})}
         options = {key: value for key, value in given.items() if value is not None}
@@ -76,7 +77,7 @@ class TimmBackbone(Backbone):
             self.model = create(pretrained=pretrained)
         check_layout(self.model, name)
         if checkpoint_path:
-            load_weights(self.model, checkpoint_path, create, num_classes, in_chans)
+            load_weights(self.model, str(weights), create, num_classes, in_chans)
         self.num_layers = len(self.blocks)
         self.num_classes = self.model.num_classes
         self.norm_before_pooling = timm_pooling.norms_first(self.model)

@@ -130,6 +130,8 @@ def _fault(path: Path) -> str | None:
             parquet.read_schema(path)
         except Exception as error:
             return f": {reason(error)}"
+    if path.name == "state.json" and b'"_data_files": []' in path.read_bytes():  # of a data set saved to disk
+        return ": the data set has no rows"
     return _broken_line(path, suffix) if suffix in _TEXTS else None
 
 
@@ -138,15 +140,16 @@ def _broken_line(path: Path, suffix: str) -> str | None:
     with path.open("rb") as file:
         for number, read in enumerate(file, start=1):
             try:
-                lines.append(read.decode())
+                lines.append(read.decode("utf-8-sig"))
             except UnicodeDecodeError as error:
-                return f", line {number}: invalid byte 0x{read[error.start]:02x}, expected UTF-8"
+                return f", line {number}: invalid byte 0x{error.object[error.start]:02x}, expected UTF-8"
     if not suffix.startswith(".json"):
         return None
     try:
-        json.loads("".join(lines))
+        json.loads(whole := "".join(lines))
+        return None
     except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
+        if error.msg != "Extra data" or "\n" in whole[: error.pos].strip():  # what comes first is no line
             return f", line {error.lineno}: {error.msg}"
     for number, line in enumerate(lines, start=1):
         try:

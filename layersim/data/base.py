@@ -4,7 +4,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,18 +20,6 @@ if TYPE_CHECKING:
     from layersim.data.inputs import Inputs
 
 Batch = dict[str, Any]
-
-
-class Reader(Protocol):
-    """What the preflight wants to know of a backbone."""
-
-    @property
-    def num_classes(self) -> int:
-        """C, the classes that its classifier tells apart."""
-
-    @property
-    def input_size(self) -> tuple[int, int, int] | None:
-        """(channels, height, width) of the images that it reads; None if any will do, or if it reads no images."""
 
 
 class SplitDataModule(LightningDataModule, ABC):
@@ -116,7 +104,7 @@ class SplitDataModule(LightningDataModule, ABC):
         """The split, read as evaluation reads it, without what training alone does to its samples; after `adapt`."""
         return self.splits[name]
 
-    def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
+    def check_sample(self, sample: Sample, split: str, backbone: Any) -> None:
         """A hook: raises a UserError if the backbone cannot read a sample like this one, the split's first."""
 
     def setup(self, stage: str | None = None) -> None:
@@ -133,10 +121,11 @@ class SplitDataModule(LightningDataModule, ABC):
         if backbone is not None:
             self.adapt(backbone)
 
-    def check(self, backbone: Reader) -> None:
+    def check(self, backbone: Any) -> None:
         """The preflight, before anything is trained or written: can this backbone learn these data?
 
-        Reads whole label columns, but only the first sample of each split.
+        Reads whole label columns, but only the first sample of each split. Of the backbone it wants `num_classes`, and
+        of one of images `input_size`: their channels, height and width, None if any will do.
 
         Raises:
             UserError: an empty split, labels outside 0 … C−1, or a sample that the backbone cannot read.
@@ -183,6 +172,11 @@ class SplitDataModule(LightningDataModule, ABC):
         if self.stream is not None:
             raise UserError(UNTOLD_CLASSES)
         labelled = [split.labels for split in self.splits.values() if split.labels is not None and len(split)]
+        if not labelled:
+            raise UserError(
+                "data without labels do not tell their classes: set --data.label_column, or "
+                "--model.backbone.init_args.num_classes"
+            )
         return 1 + max(int(labels.max()) for labels in labelled)
 
     def state_dict(self) -> dict[str, Any]:

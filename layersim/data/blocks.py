@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from layersim.data.base import Reader, SplitDataModule
+from layersim.data.base import SplitDataModule
 from layersim.data.sequences import PadCollate, Sequences, Tokens
 from layersim.data.splits import Integers, Sample, Split
 from layersim.data.tokenizers import Tokenizer, check_vocabulary, open_tokenizer, tokenizer_of
@@ -86,7 +86,7 @@ class BlockData(SplitDataModule):
             raise UserError("num_classes is known once the tokenizer is: call setup() or check(backbone) first")
         return self.tokenizer.vocabulary_size
 
-    def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
+    def check_sample(self, sample: Sample, split: str, backbone: Any) -> None:
         positions = getattr(backbone, "max_positions", None)
         if positions is not None and self.block_size > positions:
             raise UserError(
@@ -100,6 +100,8 @@ class BlockData(SplitDataModule):
 
 class BlockSplit(Split):
     """Those blocks of documents, of the (M, 2) whose first token and end are told, that the index (N,) has."""
+
+    random = False
 
     def __init__(self, source: str, index: Integers, documents: Sequences, bounds: Integers, *, seed: int) -> None:
         super().__init__(source, index, None, seed=seed)

@@ -1,7 +1,6 @@
 """The 1797 handwritten digits that scikit-learn carries: real data without a download, trained on in seconds."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_pil_image
 
-from layersim.data.base import DrawnSplits, Reader
+from layersim.data.base import DrawnSplits
 from layersim.data.inputs import ImageInputs
 from layersim.data.pixels import Preprocessing, check_shape, evaluation_transforms, read_image
 from layersim.data.splits import Integers, Sample, Split, hold_out
@@ -51,37 +50,50 @@ class Digits(DrawnSplits):
         self.mean = float(pixels[index["train"]].mean())
         self.std = float(pixels[index["train"]].std())
         images = torch.from_numpy((pixels - self.mean) / self.std).float().unsqueeze(1)
+        pictures = torch.from_numpy(255 * pixels).round().byte().unsqueeze(1)
         index = {role: self.capped(role, chosen) for role, chosen in index.items()}
-        return {role: DigitSplit(images[chosen], chosen, labels[chosen], self.seed) for role, chosen in index.items()}
+        return {role: DigitSplit(images, pictures, chosen, labels, self.seed) for role, chosen in index.items()}
 
     def adapt(self, backbone: Any) -> None:
-        config = getattr(backbone, "data_config", None)
-        if not self.resize or config is None:
-            return
-        channels = {"channels": config["input_size"][0], "mean": config["mean"], "std": config["std"]}
-        finish = Preprocessing(evaluation_transforms(config), **channels)
         for split in self.splits.values():
             assert isinstance(split, DigitSplit)
-            split.finish = lambda image: finish(to_pil_image((255 * (image * self.std + self.mean)).round().byte()))
+            split.preprocessing = self._resizing(backbone)
 
     def inputs(self, backbone: Any) -> ImageInputs:
         """Of images of any size, black on which the digit is bright; scikit-learn's own are to be divided by 16."""
         if not self.splits:
             self.setup()
-        preprocessing = Preprocessing([v2.Resize([8, 8])], channels=1, mean=[self.mean], std=[self.std])
-        return ImageInputs(preprocessing, partial(read_image, most=2**26, scale=True), (8, 8), crop=1.0)
+        read, small = partial(read_image, most=2**26, scale=True), v2.Resize([8, 8])
+        if (resizing := self._resizing(backbone, small)) is not None:
+            return ImageInputs(resizing, read, backbone.data_config["input_size"][1:], crop=None)
+        preprocessing = Preprocessing([small], channels=1, mean=[self.mean], std=[self.std])
+        return ImageInputs(preprocessing, read, (8, 8), crop=1.0)
 
-    def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
+    def _resizing(self, backbone: Any, *first: v2.Transform) -> Preprocessing | None:
+        """What makes of a digit, after the `first` transforms, an image as the backbone reads it, where that is asked
+        for."""
+        config = getattr(backbone, "data_config", None)
+        if not self.resize or config is None:
+            return None
+        channels = {"channels": config["input_size"][0], "mean": config["mean"], "std": config["std"]}
+        return Preprocessing([*first, *evaluation_transforms(config)], **channels)
+
+    def check_sample(self, sample: Sample, split: str, backbone: Any) -> None:
         check_shape(sample["image"], split, backbone.input_size)
 
 
 class DigitSplit(Split):
-    """Images (N, 1, 8, 8), normalised already."""
+    """Those of all digits (M, 1, 8, 8), normalised already and as pictures of 8 bits, that the index (N,) has."""
 
-    def __init__(self, images: Tensor, index: Integers, labels: Integers, seed: int) -> None:
-        super().__init__("digits", index, labels, seed=seed)
-        self.images = images
-        self.finish: Callable[[Tensor], Tensor] = lambda image: image
+    random = False
+    preprocessing: Preprocessing | None = None
+    """Makes of a picture what the backbone reads, where it does not read the normalised image."""
+
+    def __init__(self, images: Tensor, pictures: Tensor, index: Integers, labels: Integers, seed: int) -> None:
+        super().__init__("digits", index, labels[index], seed=seed)
+        self.images, self.pictures = images[index], pictures[index]
 
     def inputs(self, place: int) -> Sample:
-        return {"image": self.finish(self.images[place])}
+        if self.preprocessing is None:
+            return {"image": self.images[place]}
+        return {"image": self.preprocessing(to_pil_image(self.pictures[place]))}

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from layersim.data.account import Contents, tell_duplicates
 from layersim.data.bad_samples import SKIP, Faults, cell_faults
-from layersim.data.base import Reader
 from layersim.data.columns import column_values, need_column, streamed_label
 from layersim.data.inputs import ImageInputs
 from layersim.data.pixels import (
@@ -140,7 +139,7 @@ class Images(TableData):
         split.preprocessing = self._evaluation
         return split
 
-    def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
+    def check_sample(self, sample: Sample, split: str, backbone: Any) -> None:
         check_shape(sample["image"], split, backbone.input_size)
 
 

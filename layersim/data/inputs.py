@@ -3,6 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -49,29 +50,23 @@ class Inputs(ABC):
         """Lines of Python that make the arrays of these names, without torch, in a folder that `save` wrote into."""
 
 
+@dataclass(eq=False)
 class ImageInputs(Inputs):
     """Images become tensors: given as paths, as the bytes of a file, as PIL has them, or as NumPy arrays (H, W) or
     (H, W, C), unsigned 8-bit integers or floats within 0 … 1.
-
-    Args:
-        preprocessing: of evaluation.
-        read: decodes a file.
-        size: height and width that come out.
-        crop: the share of the image's sides that timm's centre crop leaves; 1: resized whole; None: own transforms.
-        interpolation: by which it is resized.
     """
 
-    def __init__(
-        self,
-        preprocessing: Preprocessing,
-        read: Callable[[Cell], PIL.Image.Image],
-        size: tuple[int, int],
-        *,
-        crop: float | None,
-        interpolation: str = "bilinear",
-    ) -> None:
-        self.preprocessing, self.read, self.size, self.crop = preprocessing, read, size, crop
-        self.interpolation = interpolation
+    preprocessing: Preprocessing
+    """Of evaluation."""
+    read: Callable[[Cell], PIL.Image.Image]
+    """Decodes a file."""
+    size: tuple[int, int]
+    """Height and width that come out."""
+    _: KW_ONLY
+    crop: float | None
+    """The share of the image's sides that timm's centre crop leaves; 1: resized whole; None: own transforms."""
+    interpolation: str = "bilinear"
+    """By which it is resized."""
 
     def __call__(self, given: Any) -> Batch:
         alone = isinstance(given, str | Path | bytes | PIL.Image.Image)
@@ -117,29 +112,24 @@ class ImageInputs(Inputs):
         )
 
 
+@dataclass(eq=False)
 class TextInputs(Inputs):
-    """Texts, or pairs of texts, become tokens.
+    """Texts, or pairs of texts, become tokens."""
 
-    Args:
-        tokenizer: of the data.
-        limit: tokens at most.
-        truncation: what becomes of longer ones.
-        collate: makes the batch.
-        pairs: whether a sample is a pair of texts.
-    """
+    tokenizer: Tokenizer
+    """Of the data."""
+    limit: int
+    """Tokens at most."""
+    truncation: Literal["cut", "refuse"]
+    """What becomes of longer ones."""
+    collate: PadCollate
+    """Makes the batch."""
+    _: KW_ONLY
+    pairs: bool = False
+    """Whether a sample is a pair of texts."""
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        limit: int,
-        truncation: Literal["cut", "refuse"],
-        collate: PadCollate,
-        *,
-        pairs: bool = False,
-    ) -> None:
-        self.tokenizer, self.limit, self.truncation, self.collate = tokenizer, limit, truncation, collate
-        self.pairs = pairs
-        told = [tokenizer.vocabulary_size, limit, tokenizer.encode(_PROBES)["input_ids"]]
+    def __post_init__(self) -> None:
+        told = [self.tokenizer.vocabulary_size, self.limit, self.tokenizer.encode(_PROBES)["input_ids"]]
         self.fingerprint = sha256(json.dumps(told).encode()).hexdigest()[:16]
 
     def __call__(self, given: Any) -> Batch:
@@ -167,21 +157,28 @@ class TextInputs(Inputs):
         arrays = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
         made = {name: f"np.array([row.{arrays[name]} for row in rows], np.int64)" for name in names}
         if isinstance(self.tokenizer, ByteTokenizer):
+            end, room = self.tokenizer.eos_id, self.limit - 2
             made = {
                 "input_ids": f"np.array([row + [{self.tokenizer.pad_id}] * (longest - len(row)) for row in rows])",
                 "attention_mask": "np.array([[1] * len(row) + [0] * (longest - len(row)) for row in rows])",
             }
-            read = (
-                f"rows = [[*text.encode()[: {self.limit - 1}], {self.tokenizer.eos_id}] for text in texts]\n"
-                "longest = max(map(len, rows))\n"
-            )
+            read = f"rows = [[*text.encode()[: {self.limit - 1}], {end}] for text in texts]\n"
+            if self.pairs:
+                read = (
+                    "rows = []\n"
+                    "for first, second in ((one.encode(), other.encode()) for one, other in texts):\n"
+                    f"    kept = min(len(second), max({room // 2}, {room} - len(first)))\n"
+                    f"    rows.append([*first[: {room} - kept], {end}, *second[:kept], {end}])\n"
+                )
+            read += "longest = max(map(len, rows))\n"
             head = "import numpy as np\n"
         else:
-            pad = self.collate.padding["input_ids"]
+            assert isinstance(self.tokenizer, PretrainedTokenizer)
+            pad, side = self.collate.padding["input_ids"], self.tokenizer.tokenizer.truncation_side
             head = "import numpy as np\nfrom tokenizers import Tokenizer\n"
             read = (
                 'tokenizer = Tokenizer.from_file("tokenizer.json")\n'
-                f"tokenizer.enable_truncation({self.limit})\n"
+                f'tokenizer.enable_truncation({self.limit}, direction="{side}")\n'
                 f"tokenizer.enable_padding(pad_id={pad})\n"
                 "rows = tokenizer.encode_batch(texts)\n"
             )

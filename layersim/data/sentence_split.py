@@ -21,6 +21,8 @@ Texts: TypeAlias = pa.Array | pa.ChunkedArray
 class SentenceSplit(Split):
     """Texts (N,), or pairs of them, as arrow's arrays of strings; to be tokenised by `encode` before any is read."""
 
+    random = False
+
     def __init__(
         self,
         source: str,

@@ -1,6 +1,7 @@
 """Rows of tokens of unequal length: kept end to end, and padded when they meet in a batch."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,18 +39,16 @@ class Sequences:
         return np.diff(self.offsets)
 
 
+@dataclass(eq=False)
 class PadCollate:
     """Makes a batch of samples whose rows of tokens are of unequal length: padded on the right to the longest.
 
     Beside the rows, each (N, T) int64, it has "attention_mask", 1 at tokens and 0 at padding, told apart by length and
     never by the padding token.
-
-    Args:
-        padding: by the name of the rows what stands behind them; "input_ids" among them.
     """
 
-    def __init__(self, padding: Mapping[str, int]) -> None:
-        self.padding = padding
+    padding: Mapping[str, int]
+    """By the name of the rows what stands behind them; "input_ids" among them."""
 
     def __call__(self, samples: list[Sample]) -> dict[str, Any]:
         lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])

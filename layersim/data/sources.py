@@ -75,7 +75,7 @@ class Source:
         if not self.is_local:
             _refuse_local(path)
         if any((self.location / name).is_file() for name in ("state.json", "dataset_dict.json")):
-            with self._reading():
+            with self._reading([*map(str, sorted(self.location.rglob("state.json")))]):
                 stored = load_from_disk(str(self.location))
             self.stored = stored if isinstance(stored, DatasetDict) else DatasetDict(train=stored)
         else:
@@ -105,13 +105,16 @@ class Source:
         if self.is_local and not asked <= set(there):
             raise UserError(f"{self.path} has no split {split}, only {', '.join(there)}: change --data.{option}")
         self.used |= asked
+        empty = UserError(f"{self.path} has no rows in its split {split}: change --data.path or --data.{option}")
         if self.stored is not None:
+            if not len(self.stored[split]):
+                raise empty
             return self.stored[split]
         builder = self._opened(frozenset(asked))
         with self._reading(self._paths(asked)):
             builder.download_and_prepare()
         if (info := (builder.info.splits or {}).get(split)) and info.num_examples == 0:
-            raise UserError(f"{self.path} has no rows in its split {split}: change --data.path or --data.{option}")
+            raise empty
         with as_user_error(f"{self.path} has no split {split}", f"Change --data.{option} or --data.name"):
             data = builder.as_dataset(split=split)
         if builder.name == "csv" and len(data.column_names) == 1 and (marks := {*data.column_names[0]} & {*",;|\t"}):

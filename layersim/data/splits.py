@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ class Split(Dataset[Sample], ABC):
     source is sorted (by class, by length, by document) nor on batches or processes.
 
     What is random in a sample (augmentation) depends on the seeds, the epoch and the sample's index alone: it is the
-    same on any number of processes and loader workers, in any order, and after a resume. For that, every sample is read
+    same on any number of processes and loader workers, in any order, and after a resume. For that, a sample is read
     with torch's random generator set to those, and the generator's own state is put back afterwards.
 
     Args:
@@ -39,6 +39,8 @@ class Split(Dataset[Sample], ABC):
 
     lengths: Integers | None = None
     """(N,) by which similar samples are put into one batch; None: batches are mixed at random."""
+    random = True
+    """Whether `inputs` may draw from torch's generator, the setting of which takes longer than reading tokens."""
     run_seed = 0
     """Of the run that trains on it; evaluation is the same in every run."""
 
@@ -69,13 +71,10 @@ class Split(Dataset[Sample], ABC):
 
     def __getitem__(self, place: int) -> Sample:
         index = int(self.index[place])
-        with seeded(self.seed, int(self._epoch), index, self.run_seed):
+        with seeded(self.seed, int(self._epoch), index, self.run_seed) if self.random else nullcontext():
             sample = self.inputs(place)
-        if self.labels is not None:
-            sample["label"] = int(self.labels[place])
-        sample["index"] = index
-        sample["position"] = int(self.position[place])
-        return sample
+        label = {} if self.labels is None else {"label": int(self.labels[place])}
+        return {**sample, **label, "index": index, "position": int(self.position[place])}
 
 
 def evaluation_generator(seed: int) -> np.random.Generator:

@@ -97,7 +97,8 @@ class Stream(IterableDataset[Sample]):
                     yield {}
                     continue
                 with seeded(self.seed, epoch, index, self.run_seed):
-                    yield self._checked(piece) | {"index": index, "position": index}
+                    sample = self._checked(piece)
+                yield sample | {"index": index, "position": index}
             if empty or self.processes == 1:
                 return
 

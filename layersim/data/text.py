@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.data.account import contents, tell_duplicates
 from layersim.data.bad_samples import Faults, text_faults
-from layersim.data.base import Reader, SplitDataModule
+from layersim.data.base import SplitDataModule
 from layersim.data.columns import check_texts, read_texts, streamed_label
 from layersim.data.inputs import TextInputs
 from layersim.data.sentence_split import SentenceSplit, encoded
@@ -84,7 +84,7 @@ class SentenceData(SplitDataModule):
         pairs = getattr(self, "pair_column", None) is not None
         return TextInputs(self.tokenizer, self.limit, self.truncation, self.collate, pairs=pairs)
 
-    def check_sample(self, sample: Sample, split: str, backbone: Reader) -> None:
+    def check_sample(self, sample: Sample, split: str, backbone: Any) -> None:
         assert isinstance(self.collate, PadCollate)
         assert self.tokenizer is not None
         largest = self.tokenizer.vocabulary_size - 1  # of a stream nobody knows it beforehand

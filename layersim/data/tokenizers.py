@@ -27,19 +27,11 @@ class Tokenizer(ABC):
     """The token of padding."""
 
     @abstractmethod
-    def encode(
-        self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
-        *,
-        special: bool = True,
-        max_length: int | None = None,
-    ) -> Encoding:
+    def encode(self, *columns: Sequence[str], special: bool = True, max_length: int | None = None) -> Encoding:
         """The tokens of texts, or of pairs of texts.
 
         Args:
-            texts: N of them.
-            pairs: as many second texts, or None.
+            columns: N texts, and of pairs as many second texts.
             special: add the tokens that a classifier expects ([CLS], [SEP], …).
             max_length: cut to this many tokens, the special ones included; None: uncut.
         """
@@ -56,19 +48,12 @@ class ByteTokenizer(Tokenizer):
     eos_id = 256
     pad_id = 257
 
-    def encode(
-        self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
-        *,
-        special: bool = True,
-        max_length: int | None = None,
-    ) -> Encoding:
+    def encode(self, *columns: Sequence[str], special: bool = True, max_length: int | None = None) -> Encoding:
         """Of a pair that is too long, the longer text gives way first, until both are equally long."""
         end = [self.eos_id] if special else []
         rows = []
-        for position, text in enumerate(texts):
-            parts = [text.encode()] if pairs is None else [text.encode(), pairs[position].encode()]
+        for texts in zip(*columns, strict=True):
+            parts = [text.encode() for text in texts]
             if max_length is not None:
                 parts = _cut(parts, max_length - len(parts) * len(end))
             rows.append([token for part in parts for token in [*part, *end]])
@@ -106,18 +91,10 @@ class PretrainedTokenizer(Tokenizer):
         self.eos_id = self.tokenizer.eos_token_id
         self.pad_id = self.tokenizer.pad_token_id
 
-    def encode(
-        self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
-        *,
-        special: bool = True,
-        max_length: int | None = None,
-    ) -> Encoding:
+    def encode(self, *columns: Sequence[str], special: bool = True, max_length: int | None = None) -> Encoding:
         with as_user_error(f"the tokenizer {self.name} cannot read the texts", "Change --data.tokenizer"):
             encoded = self.tokenizer(
-                list(texts),
-                None if pairs is None else list(pairs),
+                *map(list, columns),
                 add_special_tokens=special,
                 truncation=max_length is not None,
                 max_length=max_length,

@@ -69,6 +69,17 @@ def test_weights_of_the_same_task_are_loaded_as_they_are(save: Save) -> None:
     assert_same(load(save(weights), num_classes=None), weights), "the file says how many classes there are"
 
 
+def test_a_weights_file_in_the_home_folder(save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = weights_of()
+    save(weights)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert_same(load("~/weights.pth"), weights)
+    with pytest.raises(
+        UserError, match=r"There is no weights file ~/other\.pth\. Change the backbone's checkpoint_path"
+    ):
+        load("~/other.pth")
+
+
 def test_another_number_of_classes_draws_the_head_anew(save: Save) -> None:
     weights = weights_of()
     head = ("head.weight", "head.bias")

@@ -1,5 +1,8 @@
 """What every data module shares, on a source whose samples are partly random."""
 
+import inspect
+import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +12,23 @@ import pytest
 import torch
 from torch import nn
 
-from layersim.data import EvaluationSampler, Split, SplitDataModule, TrainSampler
+import layersim.data
+from layersim.data import (
+    Digits,
+    Docstrings,
+    EvaluationSampler,
+    Images,
+    LanguageModeling,
+    Split,
+    SplitDataModule,
+    StdlibCode,
+    Text,
+    TrainSampler,
+)
+from layersim.data.source_data import SourceData
 from layersim.data.splits import Sample, evaluation_generator, hold_out
 from layersim.errors import UserError
+from tests.data import pictures
 
 
 class Noise(Split):
@@ -190,6 +207,71 @@ def test_preflight_refuses_an_empty_split() -> None:
     data.splits["val"] = Noise("a", np.arange(0), None, seed=0)
     with pytest.raises(UserError, match=r"the val data is empty: change --data\.val_split"):
         data.check(SimpleNamespace(num_classes=4, input_size=None))
+
+
+LINES = "".join(f'{{"text": "text {number}", "label": {number % 2}}}\n' for number in range(20))
+OPTIONS: dict[type[SplitDataModule], dict[str, Any]] = {
+    Digits: {"resize": True},
+    Docstrings: {"packages": ["numpy", "torch"], "per_package": 20, "tokenizer": "bytes"},
+    Images: {},
+    LanguageModeling: {"tokenizer": "bytes"},
+    StdlibCode: {"max_files": 20},
+    Text: {"tokenizer": "bytes"},
+    NoiseData: {},
+}
+"""Of every data module of the package, and of one of a user's."""
+
+
+def made(kind: Any, folder: Path, **options: Any) -> Any:
+    """Data of that kind, which read a file in the folder where they read any, ready for a backbone of images."""
+    (folder / "a.jsonl").write_text(LINES)
+    path = pictures.parquet(folder, [0, 1] * 10) if kind is Images else str(folder / "a.jsonl")
+    data = kind(*[path] * issubclass(kind, SourceData), **OPTIONS[kind], **options)
+    data.setup()
+    data.adapt(pictures.BACKBONE)
+    return data
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_every_split_goes_to_a_worker_that_is_no_fork(kind: Any, tmp_path: Path) -> None:
+    """Workers are spawned on macOS, and forked by a server on Linux from Python 3.14: both get it pickled."""
+    data = made(kind, tmp_path)
+    pickle.dumps(data.train_dataloader().collate_fn)
+    for split in data.splits.values():
+        torch.testing.assert_close(pickle.loads(pickle.dumps(split))[0], split[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OPTIONS if issubclass(kind, SourceData)])
+def test_every_stream_goes_there(kind: Any, tmp_path: Path) -> None:
+    data = made(kind, tmp_path, streaming=True, val_split="train")
+    pickle.dumps(data.train_dataloader().collate_fn)
+    torch.testing.assert_close([*pickle.loads(pickle.dumps(data.stream))], [*data.stream], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_only_what_may_draw_pays_for_a_generator_of_its_own(kind: Any, tmp_path: Path) -> None:
+    split = made(kind, tmp_path).splits["train"]
+    state = torch.get_rng_state()
+    split.inputs(0)
+    assert split.random is (kind in (Images, NoiseData)) is not torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_data_module_of_the_package_is_among_those() -> None:
+    public = (getattr(layersim.data, name) for name in layersim.data.__all__)
+    assert {each for each in public if inspect.isclass(each) and issubclass(each, SplitDataModule)} == {
+        SplitDataModule,
+        *OPTIONS,
+    } - {NoiseData}
+
+
+@pytest.mark.parametrize("kind", [Images, Text])
+def test_data_without_labels_tell_no_classes(kind: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(LINES)
+    path = pictures.parquet(tmp_path, [0, 1]) if kind is Images else str(tmp_path / "a.jsonl")
+    data = kind(path, label_column=None, val_split="train")
+    data.setup()
+    with pytest.raises(UserError, match=r"data without labels do not tell their classes: set --data\.label_column"):
+        _ = data.num_classes
 
 
 def test_missing_test_data_names_the_option() -> None:

@@ -13,6 +13,15 @@ from sklearn.datasets import load_digits
 from layersim.data import Digits, Images
 from layersim.errors import UserError
 
+CONFIG = {
+    "input_size": (3, 16, 16),
+    "mean": (0.5, 0.4, 0.3),
+    "std": (0.2, 0.3, 0.4),
+    "interpolation": "bicubic",
+    "crop_pct": 0.9,
+    "crop_mode": "center",
+}
+
 
 def loaded(**options: Any) -> Digits:
     data = Digits(**options)
@@ -104,11 +113,23 @@ def test_limits_take_a_part_that_the_seed_draws_from_the_same_splits() -> None:
     assert set(other.splits["train"].index) != set(data.splits["train"].index)
 
 
-def test_resized_they_are_what_images_makes_of_the_same_pictures(tmp_path: Path) -> None:
+@pytest.mark.parametrize("resize", [False, True])
+def test_a_digit_that_somebody_gives_is_what_evaluation_makes_of_it(resize: bool) -> None:
+    data = loaded(resize=resize)
+    backbone = SimpleNamespace(data_config=CONFIG)
+    data.adapt(backbone)
+    sample = data.splits["val"][0]
+    pixels = (load_digits().images[sample["index"]] * 255 / 16).round().astype(np.uint8)
+    found = data.inputs(backbone)(pixels)["image"][0]
+    assert found.shape == ((3, 16, 16) if resize else (1, 8, 8))
+    torch.testing.assert_close(found, sample["image"], rtol=0, atol=0 if resize else 0.01)  # of 255 steps
+
+
+@pytest.mark.parametrize("seed", [0, 3])  # of which the second's mean and deviation do not give all pixels back
+def test_resized_they_are_what_images_makes_of_the_same_pictures(seed: int, tmp_path: Path) -> None:
     """A model of 3 channels and 16 pixels; the control is the pictures as PNG, read by the data of images."""
-    config = {"input_size": (3, 16, 16), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "interpolation": "bicubic"}
-    backbone = SimpleNamespace(data_config={**config, "crop_pct": 0.9, "crop_mode": "center"})
-    data = loaded(resize=True, max_eval_samples=30)
+    backbone = SimpleNamespace(data_config=CONFIG)
+    data = loaded(resize=True, max_eval_samples=30, seed=seed)
     data.adapt(backbone)
     for digit, label, index in zip(load_digits().images, load_digits().target, range(40), strict=False):
         (tmp_path / str(label)).mkdir(exist_ok=True)

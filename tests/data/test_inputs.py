@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from layersim.data import ByteTokenizer, Images, Text
+from layersim.data import ByteTokenizer, Images, Text, open_tokenizer
 from layersim.data.inputs import Inputs, TextInputs, from_array
+from layersim.data.sequences import PadCollate
+from layersim.data.tokenizers import PretrainedTokenizer
 from layersim.errors import UserError
 from tests.tiny import backbone
 
@@ -111,6 +113,35 @@ def test_texts_and_pairs() -> None:
 def test_what_is_no_text_is_refused(given: Any, pairs: bool, message: str) -> None:
     with pytest.raises(UserError, match=message):
         texts(**({"pair_column": "second"} if pairs else {}))(given)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("side", ["bytes", "right", "left"])
+def test_the_lines_for_a_service_make_the_arrays_that_the_library_makes(
+    side: str, paired: bool, bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of texts that fit and of longer ones, by bytes and by tokenizers that cut on either side."""
+    own = texts(pair_column="second") if paired else texts()
+    names = ["input_ids", "attention_mask"]
+    if side != "bytes":
+        tokenizer = open_tokenizer(bert)
+        assert isinstance(tokenizer, PretrainedTokenizer)
+        tokenizer.tokenizer.truncation_side = side
+        own = TextInputs(tokenizer, 8, "cut", PadCollate({"input_ids": 0, "token_type_ids": 0}), pairs=paired)
+        names.append("token_type_ids")
+    parts = ["", "a", "good", "é", "a good bad film", "bad film null good a film a film"]
+    given = [(one, other) for one in parts for other in parts] if paired else parts
+    own.save(tmp_path)
+    lines = own.usage(names).splitlines()
+    (example,) = (place for place, line in enumerate(lines) if line.startswith("texts = "))
+    lines[example] = f"texts = {given!r}"
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec("\n".join(lines), found)
+    expected = own(given)
+    assert expected["attention_mask"].sum(dim=1).max() == 8
+    for name in names:
+        assert found[name].tolist() == expected[name].tolist(), name
 
 
 def test_texts_that_shall_not_be_cut_are_refused() -> None:

@@ -100,6 +100,16 @@ def test_each_row_is_read_once_an_epoch_and_each_epoch_in_another_order(workers:
     assert len(set(indices)) == 20
 
 
+def test_what_is_random_in_a_stream_leaves_the_models_numbers_alone(tmp_path: Path) -> None:
+    data = images(shards(tmp_path))
+    data.train_transforms = [v2.RandomHorizontalFlip()]
+    data.adapt(BACKBONE)
+    torch.manual_seed(5)
+    expected = torch.rand(7)
+    torch.manual_seed(5)
+    assert torch.equal(torch.stack([torch.rand(()) for _ in data.train_dataloader()]), expected)
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_training_goes_on_after_any_batch(workers: int, tmp_path: Path) -> None:
     data = images(shards(tmp_path), num_workers=workers)

@@ -1,10 +1,13 @@
 """What cannot be read is told in one line, with the file and the place in it."""
 
 import io
+import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,6 +55,47 @@ def test_the_broken_one_of_several_files_is_told(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_bytes(b"")
     with pytest.raises(UserError, match=r"/b\.txt, line 2: invalid byte 0xff"):
         LanguageModeling(str(tmp_path), tokenizer="bytes").setup()
+
+
+LINES = [json.dumps({"text": str(number)}) for number in range(4)]
+PRETTY = "[\n" + ",\n".join(LINES) + "\n]"
+WHOLE = [PRETTY, PRETTY.replace("\n", ""), "\n".join(LINES), "\n\n".join(LINES), "\ufeff" + PRETTY, "\ufeff" + LINES[0]]
+
+
+@pytest.mark.parametrize(
+    "whole", WHOLE, ids=["pretty", "one line", "lines", "with empty lines", "marked", "a marked line"]
+)
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (PRETTY[:-9], "line 5: Unterminated string"),
+        (PRETTY + " x", "line 6: Extra data"),
+        ("\n".join(LINES)[:-1], "line 4: Expecting ',' delimiter"),
+        (LINES[0] + "\n" + LINES[1] + " x", "line 2: Extra data"),
+    ],
+    ids=["cut", "followed", "line cut", "line followed"],
+)
+def test_a_json_file_that_can_be_read_is_not_blamed_for_another(
+    whole: str, broken: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "train-0.json").write_text(whole)
+    LanguageModeling(str(tmp_path), tokenizer="bytes", val_split="train").setup()
+    (tmp_path / "train-1.json").write_text(broken)
+    with pytest.raises(UserError, match=rf"/train-1\.json, {told}"):
+        LanguageModeling(str(tmp_path), tokenizer="bytes", val_split="train").setup()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("files", [0, 1])
+def test_a_stored_data_set_without_rows(files: int, streaming: bool, tmp_path: Path) -> None:
+    """`datasets` writes it without a file, and cannot open it then."""
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.Value("int64")})
+    empty = datasets.Dataset.from_dict({"text": [], "label": []}, features)
+    empty.save_to_disk(tmp_path, **({"num_shards": 1} if files else {}))
+    for kind in (Text, LanguageModeling):
+        data = kind(str(tmp_path), tokenizer="bytes", val_split="train", streaming=streaming)  # type: ignore[operator]
+        with pytest.raises(UserError, match=rf"{tmp_path}.* has no rows.* [Cc]hange --data\.path"):
+            data.check(SimpleNamespace(num_classes=258))
 
 
 def test_strings_of_a_parquet_file_that_are_no_utf8(tmp_path: Path) -> None:
