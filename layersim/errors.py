@@ -52,9 +52,10 @@ def check_seed(seed: int, option: str = "--seed") -> int:
 
 
 def at_least(lowest: int, option: str, value: int) -> int:
-    """The value, or a UserError that names the option of the data."""
+    """The value, or a UserError that names the option, `--steps`, or of the data by its name alone."""
     if value < lowest:
-        raise UserError(f"{option} must be at least {lowest}, got {value}: change --data.{option}")
+        whole = option if option.startswith("--") else f"--data.{option}"
+        raise UserError(f"{option.lstrip('-')} must be at least {lowest}, got {value}: change {whole}")
     return value
 
 

@@ -58,8 +58,12 @@ class Head(nn.Module, ABC):
         )
 
     def unused_parameters(self, layers: Sequence[int]) -> bool:
-        """Whether reading only these layers leaves some of the head's parameters without a gradient."""
-        return False
+        """Whether reading only these layers leaves some of the head's parameters without a gradient; of a head without
+        `parts_at`, no."""
+        if type(self).parts_at is Head.parts_at:
+            return False
+        read = {own for layer in layers for part in self.parts_at(layer) for own in part.parameters()}
+        return any(own.requires_grad and own not in read for own in self.parameters())
 
     def linear_parts(self, features: Tensor, layers: Sequence[int]) -> list[tuple[Tensor, nn.Linear]] | None:
         """What linear classifiers read of (K, N, D) features, all layers at once or each in a part of its own, and the
@@ -195,9 +199,6 @@ class SeparateHeads(Head):
             return None
         return list(zip(torch.split(self._normed(features), 1), linear, strict=True))
 
-    def unused_parameters(self, layers: Sequence[int]) -> bool:
-        return len(layers) < self.num_layers
-
     def _normed(self, features: Tensor) -> Tensor:
         normed: Tensor = self.final_norm(features)
         return normed
@@ -224,9 +225,6 @@ class LinearProbes(SeparateHeads):
 
     def parts_at(self, layer: int) -> tuple[nn.Module, nn.Module]:
         return nn.Identity() if self.features == "raw" else self.final_norm, self.classifiers[layer]
-
-    def unused_parameters(self, layers: Sequence[int]) -> bool:
-        return self.features == "raw" or super().unused_parameters(layers)  # the norm is read nowhere
 
     def _normed(self, features: Tensor) -> Tensor:
         return features if self.features == "raw" else super()._normed(features)
@@ -263,9 +261,6 @@ class TunedLens(SharedHead):
     def parts_at(self, layer: int) -> tuple[nn.Module, nn.Module]:
         norm, classifier = super().parts_at(layer)
         return nn.Sequential(self.maps[layer], norm) if layer < self.num_layers - 1 else norm, classifier
-
-    def unused_parameters(self, layers: Sequence[int]) -> bool:
-        return len({*layers} - {self.num_layers - 1}) < self.num_layers - 1
 
     def _normed(self, features: Tensor, layers: Sequence[int]) -> Tensor:
         translated = [

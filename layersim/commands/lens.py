@@ -16,7 +16,7 @@ from layersim.commands.outcome import data_of, made_place, run_directory, show_o
 from layersim.commands.parser import Data
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
-from layersim.errors import UserError
+from layersim.errors import UserError, at_least
 from layersim.heads import Head, SharedHead
 from layersim.metrics.effective_depth import CONFIDENCE, paired_interval
 from layersim.module import LayerwiseModule
@@ -33,10 +33,11 @@ from layersim.transfer.frozen_heads import fit_probes, train_head
 
 FOLDER = "lens"
 Kind = Literal["tuned", "linear", "separate"]
+_EVENLY = {"class_path": "layersim.objectives.Aligned", "init_args": {"weights": "uniform"}}
 KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "tuned": ("TunedLens", {"class_path": "layersim.objectives.KLToLast"}, "recoverable"),
-    "linear": ("LinearProbes", {"class_path": "layersim.objectives.Aligned"}, "known"),
-    "separate": ("SeparateHeads", {"class_path": "layersim.objectives.Aligned"}, "head each"),
+    "linear": ("LinearProbes", _EVENLY, "known"),
+    "separate": ("SeparateHeads", _EVENLY, "head each"),
 }
 """By kind the head, the objective that it is trained on, and what it tells of a layer."""
 MOST_BYTES = 2**31
@@ -77,6 +78,7 @@ def lens(
         UserError: a model or data that cannot be read, or do not fit; data of other classes than the model tells apart;
             a split without labels; fewer training samples than classes; a directory that cannot be made.
     """
+    at_least(1, "--steps", steps)
     source = read_source(ckpt_path)
     data = data_of(data, source)
     if to is None and source.path is not None:

@@ -9,7 +9,7 @@ from layersim.errors import UserError, as_user_error
 from layersim.export import check_destination
 from layersim.report.drawing.pictures import Picture, save_picture
 from layersim.runs import directory
-from layersim.runs.models import Source
+from layersim.runs.models import Source, run_of
 
 
 def data_of(typed: dict[str, Any] | None, *sources: Source) -> dict[str, Any]:
@@ -41,12 +41,9 @@ def made_place(to: Path | None, experiment: str) -> Path:
 
 def run_directory(given: str) -> Path:
     """That which a model's path lies in."""
-    path = Path(given).expanduser().resolve()
-    if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint has
-        return path
-    if path.parent.name != "checkpoints":
+    if (run := run_of(Path(given))) is None:
         raise UserError(f"{given} lies in no run's directory. Set --to, a directory for what comes out.")
-    return path.parent.parent
+    return run
 
 
 def show_outcome(table: RenderableType, numbers: Path, picture: Picture) -> None:

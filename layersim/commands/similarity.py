@@ -73,7 +73,7 @@ def similarity(
         module = open_module(source, tokens=isinstance(own, BlockData), seed=seed, device=device)
         features.append(read_features(module.backbone, own, split=split, max_samples=max_samples, name=name))
     first, second = features
-    similarity = compare_models(first, second, metric, seed=seed, names=names).tolist()
+    similarity = _compared(first, second, metric, seed, names).tolist()
     report = AcrossReport(
         models={
             side: {"name": name, "given": source.given}
@@ -94,26 +94,9 @@ def similarity(
     return report
 
 
-def compare_models(
-    first: LayerFeatures,
-    second: LayerFeatures,
-    metric: Measure,
-    *,
-    seed: int = 0,
-    names: Sequence[str] = ("model a", "model b"),
-) -> Tensor:
-    """How alike the layers of two models are, which may differ in depth, width and tokenizer: (L, M) in float64.
-
-    Args:
-        first: what `read_features` has read of model a.
-        second: of model b, on the same data.
-        metric: of `layersim.similarity`, with `max_samples=None`.
-        seed: of the order in which samples form the groups of a minibatch measure.
-        names: what an error calls the models.
-
-    Raises:
-        UserError: language models that do not read the same tokens.
-    """
+def _compared(first: LayerFeatures, second: LayerFeatures, metric: Measure, seed: int, names: Sequence[str]) -> Tensor:
+    """How alike the layers of two models are on the same data, (L, M) in float64; refuses language models that do not
+    read the same tokens."""
     pairs = ((first.position, second.position), (first.targets, second.targets))
     if not all(ours is not None and theirs is not None and torch.equal(ours, theirs) for ours, theirs in pairs):
         raise UserError(

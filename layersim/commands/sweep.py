@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from layersim.commands.sweep_check import check_sweep
-from layersim.errors import UserError
+from layersim.errors import UserError, at_least
 from layersim.report.terminal import plain_table
 from layersim.runs.directory import DEFAULT_ROOT
 from layersim.sweep.driver import Driver
@@ -31,7 +31,7 @@ def sweep(file: Path, *, count: int | None = None, check: bool = False) -> None:
     Raises:
         UserError: a file that is no sweep of layersim's, what an option or W&B's engine refuses, or no end in sight.
     """
-    read_file = read(file)
+    read_file, count = read(file), None if count is None else at_least(1, "--count", count)
     if check and find_spec("sweeps") is None:
         print("The rules of W&B's engine are not checked: it is not installed (pip install 'layersim[sweep]').")
     else:

@@ -39,7 +39,7 @@ from layersim.runs.refusals import refusing, running
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
 from layersim.runs.resume import earlier_rows
 from layersim.runs.stopping import StopOnSignal, stopped_first
-from layersim.runs.tracking import RunLogger, WholeTable, finish
+from layersim.runs.tracking import TensorBoard, Wandb, WholeTable, finish
 from layersim.runs.whole_checkpoints import WholeCheckpoints, WholeShards
 from layersim.sharding import refuse_other_sharding
 from layersim.sweep.flags import from_agent, under_agent
@@ -186,7 +186,7 @@ class LayerwiseCLI(LightningCLI):
         name = f"{self._place()[1]}/{directory.name}"
         run_id = checkpoint.get("layersim", {}).get("wandb_run_id") if self.subcommand == "fit" else None
         for logger in others:
-            if isinstance(logger, RunLogger):
+            if isinstance(logger, Wandb | TensorBoard):
                 logger.start_in(directory, run_id or directory.name, name)
         return self._make_trainer(logger=[csv, *others], default_root_dir=str(directory), **kwargs)
 

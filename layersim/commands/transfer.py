@@ -6,10 +6,10 @@ from typing import Any, Literal
 from layersim.commands.outcome import data_of, made_place, run_directory, show_outcome
 from layersim.commands.parser import Data
 from layersim.data import SplitDataModule
-from layersim.errors import UserError, check_seed
+from layersim.errors import UserError, at_least, check_seed
 from layersim.module import LayerwiseModule
 from layersim.report.transfer import TransferReport, transfer_figure, transfer_table
-from layersim.runs.models import fitted_split, labels_of, make_data, open_module, read_features, read_source
+from layersim.runs.models import LEAST, fitted_split, labels_of, make_data, open_module, read_features, read_source
 from layersim.transfer import check_strengths, fit_probe, shifted_accuracies
 
 STRENGTHS = {
@@ -55,6 +55,7 @@ def transfer(
         raise UserError(f"Expected a run's directory, or a checkpoint (….ckpt), but got --ckpt_path {ckpt_path}.")
     data = data_of(data, source)
     check_seed(seed)
+    at_least(LEAST, "--max_samples", max_samples)
     to = made_place(to or run_directory(ckpt_path), "transfer")
     module = open_module(source, device=device)
     if module.backbone.reads_tokens:

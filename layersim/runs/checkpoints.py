@@ -85,7 +85,7 @@ def check_fits(state: dict[str, Tensor], module: nn.Module, path: str | Path) ->
     shapes = [
         f"{name} is {_shape(state[name])} there, {_shape(own[name])} here"
         for name in own
-        if name in state and state[name].shape != own[name].shape
+        if name in state and _shape(state[name]) != _shape(own[name])
     ]
     missing = [f"{name} is missing" for name in own if name not in state]
     extra = [f"{name} has no place in the model" for name in state if name not in own]
@@ -111,5 +111,7 @@ def _check_finite(parameters: dict[str, Tensor], path: str | Path) -> None:
             )
 
 
-def _shape(tensor: Tensor) -> str:
-    return " × ".join(map(str, tensor.shape)) or "a number"
+def _shape(found: object) -> str:
+    if not isinstance(found, Tensor):
+        return f"no tensor ({type(found).__name__})"
+    return " × ".join(map(str, found.shape)) or "a number"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch.cli import instantiate_module
 from rich.progress import track
 from torch import Tensor
@@ -28,6 +27,7 @@ from layersim.metrics import KeptSamples
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerFeatures
 from layersim.runs.checkpoints import check_fits, class_names_of, read_checkpoint
+from layersim.runs.recipe_sections import recipe_sections
 from layersim.runs.refusals import refusing
 from layersim.runs.stored import stored_sections
 from layersim.similarity.positions import splitmix64
@@ -76,8 +76,7 @@ class Source:
 
     def with_options(self, options: Mapping[str, Any]) -> "Source":
         """The same with these options of its backbone."""
-        named = self.model["backbone"]
-        backbone: dict[str, Any] = {"class_path": named} if isinstance(named, str) else named
+        backbone = self.model["backbone"]
         section = {**backbone, "init_args": {**(backbone.get("init_args") or {}), **options}}
         return replace(self, model=self.model | {"backbone": section})
 
@@ -101,7 +100,8 @@ def read_source(given: str) -> Source:
     if path.suffix == ".ckpt":
         return _checkpoint(given, path)
     if path.suffix in (".yaml", ".yml"):
-        return _recipe(given, path)
+        model, data = recipe_sections(given, path)
+        return Source(given, f"{path.resolve().parent.name}/{path.stem}", model, data=data)
     hint = " Give the folder that it lies in, or of timm's weights timm:NAME, with the backbone's checkpoint_path."
     if not path.exists():
         hint = "" if given[:1] in "/.~" else f" For one on the hub say timm:{given} or transformers:{given}."
@@ -167,10 +167,12 @@ def _folder(given: str, path: Path) -> Source:
         if file.name in ("config.json", "layersim.json"):
             with as_user_error(f"{file} cannot be read"):
                 told |= json.loads(file.read_text(encoding="utf-8"))
-    if (form := told.get("format", "stock")) != "stock":
+    form, own = told.get("format", "stock"), told.get("library", "timm") not in ("timm", "transformers")
+    if form != "stock" or own:
+        what = f"a program ({form})" if form != "stock" else "weights for a class of your own"
         raise UserError(
-            f"{given} is a program ({form}), whose layers cannot be read. Give the model that it was exported from, or "
-            "an export of --format stock."
+            f"{given} holds {what}, whose layers cannot be read: its README.md has the lines that serve it. Give the "
+            "run or model that it was exported from, or an export of --format stock."
         )
     if "architecture" in told:  # which timm alone writes
         return _timm(given, f"local-dir:{path.resolve()}", told)
@@ -207,18 +209,12 @@ def _checkpoint(given: str, path: Path) -> Source:
     )
 
 
-def run_of(checkpoint: Path) -> Path | None:
-    """The directory of the run that a checkpoint lies in."""
-    return checkpoint.resolve().parent.parent if checkpoint.resolve().parent.name == "checkpoints" else None
-
-
-def _recipe(given: str, path: Path) -> Source:
-    with as_user_error(f"The recipe {given} cannot be read"):
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    model = recipe.get("model") if isinstance(recipe, dict) else None
-    if not isinstance(model, dict) or "backbone" not in model:
-        raise UserError(f"{given} is no recipe: it has no section `model` with a `backbone`.")
-    return Source(given, f"{path.resolve().parent.name}/{path.stem}", model, data=recipe.get("data"))
+def run_of(path: Path) -> Path | None:
+    """A run's directory, given itself or a checkpoint in it."""
+    path = path.expanduser().resolve()
+    if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint has
+        return path
+    return path.parent.parent if path.parent.name == "checkpoints" else None
 
 
 def read_features(

@@ -19,9 +19,9 @@ from torch.optim import Optimizer
 from layersim.errors import UserError
 from layersim.report.environment import read_environment
 from layersim.report.secrets import masked
-from layersim.runs.checkpoints import read_checkpoint
+from layersim.runs.checkpoints import check_complete, read_checkpoint
 from layersim.runs.place import PLACE
-from layersim.writing import written_whole
+from layersim.writing import bring_to_disk, hidden_beside, named, written_whole
 
 STEPS_PER_EPOCH = "steps_per_epoch"
 """A checkpoint's entry: how many optimizer steps an epoch took."""
@@ -30,8 +30,8 @@ RATES = "learning_rates"
 
 
 def find_run(where: Path, *, last: bool) -> tuple[Path, Path]:
-    """The `config.yaml` and the newest checkpoint that can be read, of a run's directory; with `last` of the run in an
-    experiment's directory that has the newest checkpoint."""
+    """The `config.yaml` and the newest checkpoint that training can go on from, of a run's directory; with `last` of
+    the run in an experiment's directory that has the newest checkpoint."""
     found = sorted(where.glob("*/checkpoints/*.ckpt" if last else "checkpoints/*.ckpt"), key=_age)
     if found and last:
         found = [path for path in found if path.parent == found[-1].parent]
@@ -39,6 +39,7 @@ def find_run(where: Path, *, last: bool) -> tuple[Path, Path]:
         config = path.parent.parent / "config.yaml"
         try:
             checkpoint = read_checkpoint(path, shapes_only=True)
+            check_complete(checkpoint, path, resume=True, sharded=path.is_dir())
         except UserError as error:
             rank_zero_info(f"{error} The one before it is tried.")
             continue
@@ -50,8 +51,8 @@ def find_run(where: Path, *, last: bool) -> tuple[Path, Path]:
         return config, path
     other = " Another experiment's is named by --experiment or --config." if last else ""
     raise UserError(
-        f"There is no readable checkpoint of {'a run in' if last else 'the run'} {where} to go on from. Give --resume "
-        f"the directory of a run that has saved one, or train anew.{other}"
+        f"There is no checkpoint of {'a run in' if last else 'the run'} {where} that training can go on from. Give "
+        f"--resume the directory of a run that has saved one, or train anew.{other}"
     )
 
 
@@ -65,9 +66,17 @@ def keep_finished(trainer: Trainer) -> None:
         return
     if read_checkpoint(source)["global_step"] == trainer.global_step:
         folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(folder / "last.ckpt", Path(source).stat().st_size) as part:
-            shutil.copyfile(source, part)
-        rank_zero_info(f"Nothing was left to train: {folder / 'last.ckpt'} is {source}.")
+        kept = folder / "last.ckpt"
+        if Path(source).is_dir():  # a sharded model's
+            with named(kept):
+                part = Path(shutil.copytree(source, hidden_beside(kept, "part")))
+                for file in part.iterdir():
+                    bring_to_disk(file)
+                part.rename(kept)
+        else:
+            with written_whole(kept, Path(source).stat().st_size) as part:
+                shutil.copyfile(source, part)
+        rank_zero_info(f"Nothing was left to train: {kept} is {source}.")
 
 
 def begun_by() -> dict[str, str]:

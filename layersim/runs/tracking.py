@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -21,14 +21,6 @@ from layersim.writing import named, written_whole
 
 LayerTable = Mapping[str, Sequence[float]]
 """(L,) values by column."""
-
-
-@runtime_checkable
-class RunLogger(Protocol):
-    """A logger that writes into the run's directory."""
-
-    def start_in(self, directory: Path, run_id: str, name: str) -> None:
-        """Tells the run's directory, id and name ("" keeps the one it had), before anything is logged."""
 
 
 class Wandb(loggers.WandbLogger):

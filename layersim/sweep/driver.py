@@ -98,9 +98,8 @@ class Driver:
         folder = self._root / experiment
         folder.mkdir(parents=True, exist_ok=True)
         before = set(folder.iterdir())
-        words = self._file.command(
-            trial.values, f"--experiment={experiment}", f"--trainer.default_root_dir={self._root}"
-        )
+        root = os.path.join(os.curdir, self._root)  # 2024.0 alone would be read as a number
+        words = self._file.command(trial.values, f"--experiment={experiment}", f"--trainer.default_root_dir={root}")
         said = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in trial.values.items())
         print(f"trial {trial.trial}: {said}", flush=True)
         started, stopped, output = time.monotonic(), False, folder / "output.log"

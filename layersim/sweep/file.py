@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from layersim.errors import UserError, meant, reason
-from layersim.report.reading import OnceLoader
+from layersim.errors import UserError, as_user_error, meant
+from layersim.report.reading import OnceLoader, check_plain, damaging
 from layersim.sweep.flags import from_agent
 
 METHODS = ("grid", "random", "bayes")
@@ -67,10 +67,10 @@ def read(path: Path) -> SweepFile:
             f"{path}: runs of a sweep are kept in a folder of the file's name. Rename the file: letters, digits, '.', "
             "'_' and '-' may stand in it."
         )
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), OnceLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path} is not YAML: {reason(error)}") from error
+    with damaging(path):
+        with as_user_error("expected YAML"):
+            config = yaml.load(path.read_text(encoding="utf-8"), OnceLoader)
+        check_plain(config)
     if not isinstance(config, dict) or not isinstance(config.get("parameters"), dict) or not config["parameters"]:
         raise UserError(f"{path}: expected a mapping with `method`, `metric`, `parameters` and `command`.")
     if config.get("method") not in METHODS:
@@ -118,13 +118,13 @@ def broken_rule(entry: dict[str, Any]) -> str | None:
     name = entry.get("distribution") or _implied(entry)
     if name in ("log_uniform", "inv_log_uniform", "q_log_uniform"):
         return f"{name} takes exponents of e as min and max: write {name}_values, which takes the limits themselves"
-    if name not in DISTRIBUTIONS:
+    if not isinstance(name, str) or name not in DISTRIBUTIONS:
         return f"there is no distribution {name!r}.{meant(name, DISTRIBUTIONS)} There are {', '.join(DISTRIBUTIONS)}"
     needed, allowed = DISTRIBUTIONS[name]
     given = entry.keys() - {"distribution"}
     if given - needed - allowed or needed - given:
         keys = ", ".join([*sorted(needed), *(f"{key} (optional)" for key in sorted(allowed))])
-        return f"{name} takes {keys}, but got {', '.join(map(str, sorted(given))) or 'nothing'}"
+        return f"{name} takes {keys}, but got {', '.join(sorted(given)) or 'nothing'}"
     if "values" in given and (not isinstance(entry["values"], list) or not entry["values"]):
         return f"values is a list of one or more, but got {entry['values']!r}"
     for key in given - {"value", "values", "probabilities"}:

@@ -97,6 +97,8 @@ def test_each_kinds_checkpoint_holds_the_model_and_reads_as_it_was_measured(run:
         module = LayerwiseModule.load_from_checkpoint(run / f"lens/{kind}.ckpt").eval()
         for key, value in module.backbone.state_dict().items():
             assert torch.equal(value, trained[f"backbone.{key}"]), key
+        if kind != "tuned":
+            assert module.objective.weights(3, 0) == [1 / 3] * 3, "as it was trained"
         with torch.no_grad():
             right = (module(batch).readout.predictions == batch["label"]).double().mean(dim=1)
         assert right.tolist() == pytest.approx(found.values(name), abs=1e-12)
@@ -221,6 +223,7 @@ def test_a_head_that_was_trained_at_every_layer_is_told(
             ["--ckpt_path={run}", "--data=LanguageModeling", "--data.path={text}", "--data.tokenizer=bytes"],
             "are for a language",
         ),
+        (["--ckpt_path={run}", "--steps=-5"], "steps must be at least 1, got -5: change --steps"),
         (["--ckpt_path={run}/lens/tuned.ckpt"], "lies in no run's directory. Set --to"),
     ],
 )

@@ -219,7 +219,10 @@ def test_images_without_classes_and_a_program(
         (["{}/absent"], "Expected a checkpoint"),
         (["vit_tiny_patch16_224"], "say timm:vit_tiny_patch16_224 or transformers:vit_tiny_patch16_224"),
         (["{}"], "holds no config.json"),
-        (["{}/program"], r"is a program \(onnx\), whose layers cannot be read"),
+        (["{}/program"], r"holds a program \(onnx\), whose layers cannot be read"),
+        (["{}/class"], "holds weights for a class of your own, whose layers cannot be read"),
+        (["{}/list.yaml"], r"expected a class in its section `backbone`, but got \[1\]"),
+        (["{}/data.yaml"], "expected a class in its section `data`, but got 3"),
         (["{}/adapter"], "What it holds is an adapter: merge it into its model"),
         (["{}/trained"], "Perhaps .*/trained/checkpoint-7 is meant"),
         (["{}/own"], "Set the backbone's trust_remote_code: true if you trust"),
@@ -254,6 +257,10 @@ def test_what_cannot_be_looked_at_is_one_line(
     place = tmp_path / "in"
     (place / "program").mkdir(parents=True)
     (place / "program/layersim.json").write_text('{"format": "onnx"}')
+    (place / "class").mkdir()
+    (place / "class/layersim.json").write_text('{"format": "stock", "library": "mine"}')
+    (place / "list.yaml").write_text("model: {backbone: [1]}\n")
+    (place / "data.yaml").write_text("model: {backbone: TimmBackbone}\ndata: 3\n")
     (place / "two.csv").write_text("q,a\n" + "".join(f"a {n},b {n}\n" for n in range(9)))
     (place / "numbers.csv").write_text("x,y\n1,2\n3,4\n")
     bert(place / "bert")

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from layersim.__main__ import main
 from layersim.commands.preflight import with_checkpoint
 from layersim.errors import UserError
 from layersim.report.records import read_records
+from layersim.runs import resume
 from layersim.runs.signals import Stopped
 from tests import tiny
 from tests.commands.test_interruption import on_two, only
@@ -130,6 +132,23 @@ def test_a_training_that_has_nothing_left_keeps_its_last_checkpoint(root: Path, 
     same(run, whole)
 
 
+def test_a_sharded_models_last_checkpoint_is_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a folder."""
+    source = tmp_path / "a" / "checkpoints" / "last.ckpt"
+    source.mkdir(parents=True)
+    for name in ("meta.pt", ".metadata", "__0_0.distcp"):
+        (source / name).write_text(name)
+    monkeypatch.setattr(resume, "read_checkpoint", lambda _: {"global_step": 3})
+    trainer: Any = SimpleNamespace(default_root_dir=str(tmp_path / "b"), ckpt_path=str(source), is_global_zero=True)
+    trainer.checkpoint_callbacks, trainer.global_step = [object()], 3
+    resume.keep_finished(trainer)
+    kept = tmp_path / "b" / "checkpoints" / "last.ckpt"
+    assert [*kept.parent.iterdir()] == [kept]
+    assert {file.name: file.read_text() for file in kept.iterdir()} == {
+        file.name: file.name for file in source.iterdir()
+    }
+
+
 def test_the_last_run_of_the_experiment_is_found_and_a_damaged_checkpoint_passed_over(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +158,7 @@ def test_the_last_run_of_the_experiment_is_found_and_a_damaged_checkpoint_passed
         for checkpoint in path.glob("checkpoints/*.ckpt"):
             os.utime(checkpoint, (0, 0))
     (killed / "checkpoints" / "zzz.ckpt").write_bytes(b"cut short")
+    torch.save({"state_dict": {}}, killed / "checkpoints" / "weights.ckpt")  # as a save_weights_only leaves it, newest
     for left in (killed / "checkpoints" / ".last.ckpt.01234567.part", killed / ".page.html.01234567.part"):
         left.write_bytes(b"half written when the run was killed")
     recipe = tmp_path / "recipe.yaml"
@@ -148,14 +168,18 @@ def test_the_last_run_of_the_experiment_is_found_and_a_damaged_checkpoint_passed
         same(resumed(root, *words), whole)
         assert not [*root.rglob(".*.part")]
     finally:
-        (killed / "checkpoints" / "zzz.ckpt").unlink()
+        for name in ("zzz", "weights"):
+            (killed / f"checkpoints/{name}.ckpt").unlink()
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--resume", "nowhere"], "There is no readable checkpoint of the run nowhere to go on from"),
-        (["--resume=last", "--experiment=none"], "There is no readable checkpoint of a run in runs/none to go on from"),
+        (["--resume", "nowhere"], "There is no checkpoint of the run nowhere that training can go on from"),
+        (
+            ["--resume=last", "--experiment=none"],
+            "There is no checkpoint of a run in runs/none that training can go on",
+        ),
         (["--resume", "--experiment=none"], "Expected a run's directory or `last` behind --resume, but got"),
         (["--resume=last", "--ckpt_path=a.ckpt"], "--resume finds its checkpoint by itself. Leave --ckpt_path or"),
     ],

@@ -86,6 +86,7 @@ def test_elsewhere(run: Path, layersim: Command) -> None:
     [
         (["--ckpt_path=timm:vit_tiny_patch16_224"], "Expected a run's directory, or a checkpoint"),
         (["--ckpt_path={run}", "--device=abacus"], "Change --device"),
+        (["--ckpt_path={run}", "--max_samples=-3"], "max_samples must be at least 4, got -3: change --max_samples"),
         (["--ckpt_path={run}", "--to={run}/config.yaml"], "Change --to"),
         (["--ckpt_path={run}", "--split=test"], "The data have no test split: set --data.test_fraction"),
         (

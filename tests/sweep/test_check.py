@@ -165,6 +165,7 @@ def test_a_wrong_flag_or_value_is_told_before_any_trial(
             {"metric": {"name": "val/accuracy", "goal": "maximise"}},
             "expected goal maximize or minimize, but got 'maxim",
         ),
+        ({"parameters": {1: {"values": [1, 2]}}}, "sweep.yaml: expected text, got 1"),
         ({"run_cap": 0}, "expected run_cap 1 or more, the trials of the sweep, but got 0"),
         ({"command": ["${program}", "${args}"]}, "verb one of fit, validate, test"),
         ({"command": ["${program}", "fit", "${args}", "--config", "x.yaml"]}, "Put it before"),
@@ -188,6 +189,7 @@ def test_a_file_that_is_no_sweep_of_ours_is_refused(changes: dict[str, Any], mes
         ({"min": True, "max": 3}, "min is a number, but got True"),
         ({"min": 1.0, "max": math.inf}, "max is a number, but got inf"),
         ({}, "uniform takes max, min, but got nothing"),
+        ({"distribution": ["uniform"], "min": 1, "max": 2}, "there is no distribution ['uniform']"),
         ({"values": []}, "a list of one or more, but got []"),
         ({"values": 3}, "a list of one or more, but got 3"),
         ({"values": [1], "vaules": [2]}, "categorical takes values, but got values, vaules"),
@@ -253,6 +255,13 @@ def test_what_the_engine_refuses_is_refused_before_any_trial(
 def test_a_run_cap_is_ours_and_not_the_engines(tmp_path: Path) -> None:
     pytest.importorskip("sweeps", reason="the extra `sweep` is not installed")
     assert main(["sweep", str(write(tmp_path, {LR: {"values": [0.1]}}, run_cap=1)), "--check"]) == 0
+
+
+@pytest.mark.parametrize("text", ["[" * 3000, "a: {values: [1], 3: 4}", "a: &a [*a]", "method: grid: x", "\0"])
+def test_what_is_no_yaml_of_ours_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"sweep\.yaml: expected"):
+        read(tmp_path / "sweep.yaml")
 
 
 def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:

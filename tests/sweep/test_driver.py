@@ -208,7 +208,7 @@ def test_a_real_trial_is_a_run_like_any_other(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "callbacks.py").write_text("raise RuntimeError('not this one')")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    (tmp_path / "recipe.yaml").write_text("experiment: theirs\ntrainer: {default_root_dir: theirs}\n")
+    (tmp_path / "recipe.yaml").write_text("experiment: theirs\ntrainer: {default_root_dir: '2024.0'}\n")
     path = sweep(
         tmp_path,
         method="random",
@@ -220,10 +220,12 @@ def test_a_real_trial_is_a_run_like_any_other(
     )
     assert main(["sweep", str(path)]) == 2
     assert "Say --count N" in capsys.readouterr().err
+    assert main(["sweep", str(path), "--count", "-1"]) == 2
+    assert "count must be at least 1, got -1: change --count" in capsys.readouterr().err
     assert main(["sweep", str(path), "--count", "1"]) == 0
-    (directory,) = tmp_path.glob("theirs/sweeps/tiny/trial-001/*/")
+    (directory,) = tmp_path.glob("2024.0/sweeps/tiny/trial-001/*/")
     config = yaml.safe_load((directory / "config.yaml").read_text())
-    ledger = Ledger(tmp_path / "theirs/sweeps/tiny/ledger.jsonl", read(path).config)
+    ledger = Ledger(tmp_path / "2024.0/sweeps/tiny/ledger.jsonl", read(path).config)
     (trial,) = ledger.trials
     assert config["model"]["optimizer"]["init_args"]["lr"] == trial.values["model.optimizer.init_args.lr"]
     (record,) = measured(directory)
