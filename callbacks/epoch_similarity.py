@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from callbacks.evaluation import Stage
 from callbacks.monitor import LayerMonitor
+from callbacks.similarity_heatmaps import asked
 from layersim.errors import UserError
 from layersim.metrics import KeptSamples
 from layersim.module import LayerwiseModule
@@ -24,7 +25,7 @@ from layersim.report.drawing.pictures import Picture
 from layersim.report.figures import figures_of, matrix
 from layersim.report.quantity import LAYER, Quantity
 from layersim.similarity import LinearCKA
-from layersim.similarity.measure import Measure, as_measures
+from layersim.similarity.measure import Measure
 
 _LEAST = 4  # samples that debiased linear CKA needs
 
@@ -48,7 +49,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         **named: the parts of a module that is not ours; see LayerMonitor.
 
     Raises:
-        UserError: an epoch below 0, `every` below 1, or `max_samples` below 4.
+        UserError: an epoch below 0, `every` below 1, nothing to keep or to measure, or `max_samples` below 4.
     """
 
     reads_head = False
@@ -62,11 +63,11 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         **named: Any,
     ) -> None:
         super().__init__(**named)
-        if min(epochs or [0]) < 0 or (every is not None and every < 1):
-            raise UserError(f"Expected epochs from 0 and every from 1, but got {epochs} and {every}.")
+        if min(epochs or [0]) < 0 or (epochs is not None and not epochs if every is None else every < 1):
+            raise UserError(f"Expected some epochs from 0, or every from 1, but got {epochs} and {every}.")
         self.epochs = epochs
         self.every = every
-        self.measures = as_measures(measures or {"cka": LinearCKA(estimator="debiased")})
+        self.measures = asked({"cka": LinearCKA(estimator="debiased")} if measures is None else measures)
         KeptSamples(max_samples=max_samples, least=_LEAST)  # refuses too few before any model is built
         self.max_samples = max_samples
         self.strips: dict[str, dict[int, dict[int, list[float]]]] = {name: {} for name in self.measures}

@@ -18,7 +18,7 @@ from callbacks.figures import Figure, Figures
 from callbacks.layer_measures import LayerMeasures
 from callbacks.loggers import Moment, dispensable, send_outcome
 from callbacks.measures_by_name import Measures
-from callbacks.tapped_module import LABELS
+from callbacks.tapped_module import LABELS, named_parts
 from layersim.errors import UserError
 from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.quantity import curves, logged
@@ -55,6 +55,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         directory: str | Path | None = None,
         **named: Any,
     ) -> None:
+        named_parts(layers, **named)  # refuses at once what the Trainer would meet later
         self.directory = directory
         self._options: dict[str, Any] = {"layers": layers, "measures": measures, **named}
         self._model: nn.Module | None = None
@@ -220,7 +221,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
             with dispensable("The page", folder):
                 write_page([folder], folder / PAGE_FILE, stage=record.stage)
                 for run in moment.loggers:
-                    columns = {name: one.values for name, one in curves(record.quantities).items()}
+                    columns = {one.label: one.values for one in curves(record.quantities).values()}
                     send_outcome(run.run, folder / PAGE_FILE, columns)
             console = Console()
             console.print()  # behind the Trainer's bar, which is still open

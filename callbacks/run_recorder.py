@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -21,14 +21,6 @@ from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, append_rec
 from layersim.report.table import layer_table
 from layersim.runs.directory import reserve
 from layersim.runs.rehearsal import STAGES, logged_names
-
-
-@runtime_checkable
-class Publishes(Protocol):
-    """A callback that measures: one of layersim's monitors, or anybody's."""
-
-    quantities: dict[str, Quantity]
-    """What the last epoch told, by name."""
 
 
 class RunRecorder(EvaluationCallback):
@@ -77,7 +69,7 @@ class RunRecorder(EvaluationCallback):
 
     def end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         samples = reduced(torch.tensor(self._samples, device=pl_module.device), "sum")
-        publishing = [call for call in trainer.callbacks if isinstance(call, Publishes)]  # type: ignore[attr-defined]
+        publishing = [call for call in trainer.callbacks if hasattr(call, "quantities")]  # type: ignore[attr-defined]
         counted = next((call for call in publishing if getattr(call, "num_samples", 0)), None)
         ours = isinstance(pl_module, LayerwiseModule) or counted is None
         layers = layerwise(pl_module).num_layers if ours else counted.num_layers  # type: ignore[union-attr]
@@ -120,14 +112,14 @@ class ReportWriter(Callback):
         page = directory / PAGE_FILE
         with dispensable("The page", directory):
             write_page([directory], page, stage=last.stage)
-            log_outcome(trainer, page, {name: one.values for name, one in curves(last.quantities).items()})
+            log_outcome(trainer, page, {one.label: one.values for one in curves(last.quantities).values()})
 
 
 def _path(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / RECORDS_FILE
 
 
-def published(callbacks: Iterable[Publishes]) -> dict[str, Quantity]:
+def published(callbacks: Iterable[Any]) -> dict[str, Quantity]:
     """What all of them measured, by name.
 
     Raises:

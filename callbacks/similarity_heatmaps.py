@@ -10,13 +10,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torchmetrics import Metric
 
 from callbacks.monitor import LayerMonitor
-from layersim.errors import check_choice, check_share
+from layersim.errors import UserError, check_choice, check_share
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.drawing.colors import Range
 from layersim.report.drawing.pictures import Picture, curves
 from layersim.report.figures import figures_of
-from layersim.report.quantity import LAYER, Quantity
+from layersim.report.quantity import LAYER, Quantity, labels
 from layersim.runs.rehearsal import classifier_width, made_up
 from layersim.similarity import CosineSimilarity, LinearCKA, StreamedCKA
 from layersim.similarity.features import TooFewSamples
@@ -70,7 +70,7 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
         super().__init__(**named)
         if confidence is not None:
             check_share("a confidence", confidence)
-        self.measures = None if measures is None else self._prepared(as_measures(measures), null)
+        self.measures = None if measures is None else self._prepared(asked(measures), null)
         self.confidence = confidence
         self.null = null
         check_choice("colors", colors, Range)
@@ -80,7 +80,9 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, Measure]:
         grouped = self.named is None and module.backbone.input_size is not None and self._order != AS_READ
-        measures = self.measures or self._prepared(default_measures(grouped=grouped), self.null)
+        measures = self.measures
+        if measures is None:
+            measures = self._prepared(default_measures(grouped=grouped), self.null)
         return {name: deepcopy(measure) for name, measure in measures.items()}
 
     @staticmethod
@@ -134,9 +136,16 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
         drawn = figures_of(quantities, self.unit, span=self.colors)
         if self.confidence is not None:
             title = f"Similarity to the last layer with intervals at {self.confidence:.4g}"
-            to_last = {quantity.name_of(name): quantity.to_last() for name, quantity in quantities.items()}
+            to_last = {label: quantities[name].to_last() for name, label in labels(quantities).items()}
             drawn["to_last"] = partial(curves, to_last, title)
         return drawn
+
+
+def asked(measures: Mapping[str, object]) -> dict[str, Measure]:
+    """Measures that somebody chose; a UserError where there are none, or one is no metric."""
+    if not isinstance(measures, Mapping) or not measures:
+        raise UserError(f"measures: expected one metric or more by name, got {measures!r}. Leave it out for the usual.")
+    return as_measures(measures)
 
 
 def default_measures(*, grouped: bool) -> dict[str, Measure]:

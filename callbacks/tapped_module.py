@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -43,8 +43,11 @@ def named_parts(layers: str | Sequence[str] | None, **parts: Any) -> Named | Non
     """What `Named` takes; None, a model of ours, where there are no layers.
 
     Raises:
-        UserError: parts without layers, an unknown pool or layout.
+        UserError: parts without layers, an unknown part, pool or layout.
     """
+    known = [each.name for each in fields(Named)]
+    if unknown := [name for name in parts if name not in known]:
+        raise UserError(f"There is no part {unknown[0]!r}.{meant(unknown[0], known)} Choose from {', '.join(known)}.")
     if layers is not None:
         return Named(layers=layers, **parts)
     if given := [name for name, value in parts.items() if value != getattr(Named, name)]:

@@ -25,7 +25,7 @@ from layersim.exits.speed import Batch, quickest
 from layersim.export import truncate
 from layersim.export.truncation import library_of
 from layersim.heads import Head, SharedHead
-from layersim.report import read_exit_report
+from layersim.report import ExitReport
 
 
 def costs_of(early: EarlyExit, batch: Batch, rounds: int) -> Costs:
@@ -69,7 +69,7 @@ def by_schedule(name: str, size: int, rounds: int) -> str:
 
 def of_run(run: Path, size: int, rounds: int) -> str:
     early, _, data = data_of(run)
-    report = read_exit_report(run)
+    report = ExitReport.read(run)
     assert report is not None
     data.eval_batch_size = size
     batch = next(iter(data.val_dataloader()))

@@ -28,7 +28,7 @@ from layersim.exits import POLICIES, Confidence, EarlyExit, exit_table
 from layersim.export import export_as, export_leaving
 from layersim.heads import SharedHead
 from layersim.outputs import LayerFeatures
-from layersim.report import read_exit_report
+from layersim.report import ExitReport
 from layersim.runs.models import make_data, open_module, read_source
 
 
@@ -68,7 +68,7 @@ def by_layer(name: str, rounds: int, threads: int, folder: Path) -> str:
 
 @torch.inference_mode()
 def of_run(run: Path, inputs: int, threads: int, folder: Path) -> str:
-    source, report = read_source(str(run)), read_exit_report(run)
+    source, report = read_source(str(run)), ExitReport.read(run)
     assert report is not None, f"{run} has no exits.json"
     assert source.data is not None
     module, data = open_module(source), make_data(source.data)

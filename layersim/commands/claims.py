@@ -79,7 +79,8 @@ def _directories(arm: str, patterns: list[str]) -> list[Path]:
     """What the shell left as patterns is looked for here; of those only folders count."""
     found: list[Path] = []
     for pattern in patterns:
-        of_pattern = [Path(path) for path in sorted(glob.glob(pattern)) if Path(path).is_dir()]
+        named = [pattern] if Path(pattern).is_dir() else sorted(glob.glob(pattern))  # run[1] may be one's very name
+        of_pattern = [Path(path) for path in named if Path(path).is_dir()]
         if not of_pattern:
             raise UserError(f"--{arm}: expected a run's directory, or a pattern of some, got {pattern}: there is none.")
         found += of_pattern

@@ -1,7 +1,7 @@
 """Records, figures and tables of runs. Knows what was measured, not the models: torch is never imported here."""
 
 from layersim.report.drawing.pictures import Picture, save_picture
-from layersim.report.exits import ExitReport, read_exit_report, write_exit_report
+from layersim.report.exits import ExitReport
 from layersim.report.figures import comparison, figures_of
 from layersim.report.quantity import Quantity, curve, perplexity
 from layersim.report.records import LayerRecord, append_record, read_records
@@ -23,10 +23,8 @@ __all__ = [
     "layer_table",
     "load_run",
     "perplexity",
-    "read_exit_report",
     "read_records",
     "save_picture",
     "tradeoff_figure",
     "tradeoff_table",
-    "write_exit_report",
 ]

@@ -18,6 +18,8 @@ from layersim.report.json_report import Numbers, Report, write_report
 from layersim.report.quantity import Quantity
 from layersim.report.terminal import table_by_layer
 
+_PAIRS = Numbers(("rows", "columns"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class AcrossReport(Report):
@@ -25,7 +27,10 @@ class AcrossReport(Report):
 
     FILE: ClassVar[str] = "similarity.json"
     VERB: ClassVar[str] = "similarity"
-    FORMS: ClassVar[dict[str, Any]] = {"similarity": Numbers(("rows", "columns"))}
+    FORMS: ClassVar[dict[str, Any]] = {
+        "similarity": _PAIRS,
+        "null": (None, dict.fromkeys(("p", "p_family", "calibrated"), _PAIRS)),
+    }
 
     models: dict[str, dict[str, str]]
     """Under `a` and `b`: `name`, and `given`, what was typed."""

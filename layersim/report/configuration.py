@@ -2,20 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType
+from types import UnionType
 from typing import Any
 
 from layersim.report.reading import DamagedFile, read_yaml, short
 
 CONFIG_FILE = "config.yaml"
 
-_SECTIONS: dict[str, tuple[type, ...]] = {
-    "experiment": (str,),
-    "model": (dict,),
-    "data": (dict, str),
-    "trainer": (dict,),
+_SECTIONS: dict[str, tuple[str, type | UnionType]] = {
+    "experiment": ("a name", str),
+    "model": ("a mapping", dict),
+    "data": ("a mapping or a name", dict | str),
+    "trainer": ("a mapping", dict),
 }
-_WORDS: dict[type, str] = {str: "a name", dict: "a mapping"}
 
 
 def read_configuration(directory: Path) -> dict[str, Any]:
@@ -25,9 +24,8 @@ def read_configuration(directory: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     config = read_yaml(path)
-    for key, kinds in _SECTIONS.items():
-        if not isinstance(config.get(key), (*kinds, NoneType)):
-            expected = " or ".join(_WORDS[kind] for kind in kinds)
+    for key, (expected, kind) in _SECTIONS.items():
+        if not isinstance(config.get(key), kind | None):
             raise DamagedFile(f"{path}: {key}: expected {expected}, got {short(config[key])}.")
     return config
 
@@ -67,7 +65,8 @@ def model_of(config: Mapping[str, Any]) -> str:
     options = init_args(backbone)
     family = below(options, "config_args").get("model_type")
     name = options.get("name") or options.get("name_or_path") or family or class_of(backbone)
-    return "/".join(Path(str(name).rpartition(":")[2]).parts[-2:])
+    path = Path(str(name).rpartition(":")[2])
+    return "/".join(path.relative_to(path.anchor).parts[-2:])
 
 
 def trained_how(config: Mapping[str, Any]) -> str:
@@ -75,6 +74,14 @@ def trained_how(config: Mapping[str, Any]) -> str:
     model = below(config, "model")
     named = [class_of(model.get(part)) for part in ("objective", "head")]
     return " + ".join(name for name in named if name and name != "SharedHead")
+
+
+def last_validation(config: Mapping[str, Any]) -> int | None:
+    """The epoch, counted from 0, of the last validation that a training has; None where epochs do not end it."""
+    trainer = below(config, "trainer")
+    epochs, every = trainer.get("max_epochs"), trainer.get("check_val_every_n_epoch")
+    every = every if isinstance(every, int) and every > 0 else 1
+    return epochs // every * every - 1 if isinstance(epochs, int) and epochs > 0 else None
 
 
 def seed_of(config: Mapping[str, Any]) -> str:

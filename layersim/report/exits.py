@@ -1,7 +1,6 @@
 """`exits.json`: what `layersim exits` found for a run's model. Letters: L layers, T points of the curve."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from layersim.errors import UserError
@@ -40,7 +39,6 @@ class ExitReport(Report):
 
     FILE: ClassVar[str] = EXITS_FILE
     VERB: ClassVar[str] = "exits"
-    OR_NAN: ClassVar[tuple[str, ...]] = ("loss", "full_loss")  # infinite where a model is sure and wrong
     FORMS: ClassVar[dict[str, Any]] = {
         "calibration": dict.fromkeys(("before", "after"), _numbers(*CALIBRATION, form=BY_LAYER)),
         "promise": (None, dict.fromkeys(("method", "risk", "confidence"), object) | _numbers(*_PROMISED)),
@@ -135,18 +133,3 @@ class ExitReport(Report):
         """The full model's time ÷ the time with exits at the threshold; None where that was not timed."""
         gains = [float(speed["wall_gain"]) for speed in self.speed if speed["threshold"] == self.threshold]
         return gains[0] if gains else None
-
-
-def write_exit_report(directory: Path, report: ExitReport) -> Path:
-    """Writes the report into a run's directory, a key a line, and gives the file's path."""
-    return report.write(directory)
-
-
-def read_exit_report(place: Path) -> ExitReport | None:
-    """The report in a run's directory, or in a file, None where there is none; a key that this version does not know is
-    passed over.
-
-    Raises:
-        UserError: the file cannot be read, is no JSON object, a key is missing, or a value does not fit.
-    """
-    return ExitReport.read(place)

@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 
-from layersim.errors import UserError
 from layersim.report.drawing.colors import Range, scale_of
 from layersim.report.drawing.pictures import Picture, bars, beside, curves, heat_map, not_recorded, ways
 from layersim.report.drawing.specifications import upper
@@ -32,7 +31,7 @@ def figures_of(
     for name, quantity in quantities.items():
         label, axes = upper(quantity.name_of(name)), quantity.axes
         if quantity.is_curve and quantity.unit == unit:
-            found[name] = partial(counts, quantity, label, unit)
+            found[name] = partial(bars, quantity, label)
         elif quantity.is_curve:
             found[name if quantity.better is None else f"layer_{name}"] = partial(
                 curves, {label: quantity}, f"{label} by layer"
@@ -49,13 +48,6 @@ def figures_of(
 def matrix(quantity: Quantity, name: str, *, span: Range = "fixed") -> Picture:
     """Values of every pair of layers, or of other ticks of two axes."""
     return heat_map(quantity, scale_of(name, quantity, [quantity.values], span), upper(name))
-
-
-def counts(quantity: Quantity, name: str, unit: str) -> Picture:
-    """How (L,) samples are spread over the layers: the share at each layer, and as a line the share up to it."""
-    if not (total := sum(quantity.values)):
-        raise UserError(f"a histogram of {name} needs one sample or more, got none.")
-    return bars(quantity, f"{upper(name)}: share of {total:,} {unit} at each layer, and up to it")
 
 
 def panels(quantities: Mapping[str, Quantity]) -> Picture:

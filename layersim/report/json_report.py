@@ -1,7 +1,6 @@
 """Reports of one JSON object in a run's directory, a key a line, and the form that they must have."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from layersim.errors import UserError
-from layersim.report.quantity import without_nan
+from layersim.report.json_values import with_nan, without_nan
 from layersim.report.reading import damaging, read_json, read_text
 from layersim.writing import written_whole
 
@@ -87,6 +86,20 @@ def _expect_numbers(key: str, value: Any, form: Numbers, sizes: dict[int | str, 
         raise UserError(f"{key}: expected {expected}{', 0 or more' if form.counts else ''}, got {got}.")
 
 
+def _with_nan(value: Any, form: Any) -> Any:
+    """The same with NaN for null, where the form has numbers that are no counts."""
+    match form:
+        case Numbers():
+            return value if form.counts else with_nan(value)
+        case (None, inner):
+            return None if value is None else _with_nan(value, inner)
+        case [*_, inner] if isinstance(value, list):
+            return [_with_nan(item, inner) for item in value]
+        case Mapping() if isinstance(value, dict):
+            return {key: _with_nan(item, form.get(key, form.get(str, object))) for key, item in value.items()}
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What a verb found, whose fields are the file's keys; L is its field `layers`. A UserError names a number, list or
@@ -94,14 +107,15 @@ class Report:
 
     FILE: ClassVar[str]
     VERB: ClassVar[str]
-    OR_NAN: ClassVar[tuple[str, ...]] = ()
-    """Fields that are NaN where the file has null."""
     FORMS: ClassVar[dict[str, Any]] = {}
     """Of fields whose types do not tell them."""
 
     def __post_init__(self) -> None:
-        forms = {field.name: _OF_TYPES.get(field.type, object) for field in fields(self)} | self.FORMS
-        expect("", vars(self), forms, {"L": getattr(self, "layers", 0)})
+        expect("", vars(self), self._forms(), {"L": getattr(self, "layers", 0)})
+
+    @classmethod
+    def _forms(cls) -> dict[str, Any]:
+        return {field.name: _OF_TYPES.get(field.type, object) for field in fields(cls)} | cls.FORMS
 
     def write(self, directory: Path) -> Path:
         """Writes the report into a directory, a key a line, NaN and infinity as null; gives the file's path."""
@@ -109,8 +123,8 @@ class Report:
 
     @classmethod
     def read(cls, place: Path) -> Self | None:
-        """The report in a directory, or in a file, None where there is none; DamagedFile where it does not fit. A key
-        that this version does not know is passed over."""
+        """The report in a directory, or in a file, None where there is none; DamagedFile where it does not fit. Null is
+        NaN where a number must be; a key that this version does not know is passed over."""
         path = place / cls.FILE if place.is_dir() else place
         if not path.exists():
             return None
@@ -119,7 +133,7 @@ class Report:
             keys = [field.name for field in fields(cls)]
             if absent := [key for key in keys if key not in read]:
                 raise UserError(f"the file: {', '.join(absent)} absent.")
-            return cls(**{key: math.nan if key in cls.OR_NAN and read[key] is None else read[key] for key in keys})
+            return cls(**{key: _with_nan(read[key], cls._forms()[key]) for key in keys})
 
 
 def write_report(path: Path, values: Mapping[str, Any]) -> Path:

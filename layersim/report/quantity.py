@@ -7,12 +7,12 @@ Letters: L layers, N samples.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
-from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from layersim.errors import UserError
+from layersim.report.json_values import is_plain, plain, with_nan, without_nan
 from layersim.report.reading import short
 
 LAYER = "layer"
@@ -34,7 +34,8 @@ class Quantity:
     """
 
     values: Any
-    """A number, or numbers in lists nested as deep as there are axes. NaN: measured, and has no value."""
+    """A number, or numbers in lists nested as deep as there are axes. NaN: measured, and has no value. Arrays, tensors
+    and numbers of NumPy become lists and numbers here, and in all other fields: the nearest float64 of each."""
     axes: tuple[str, ...] = ()
     label: str = ""
     """For people; where empty, the quantity's name."""
@@ -57,6 +58,11 @@ class Quantity:
     ticks: dict[str, list[Any]] = field(default_factory=dict)
     """What stands along an axis that does not count from 1, by the axis: epochs, thresholds (None: of no one), classes.
     A list under another name, as long as a single axis, is what a curve is drawn along in the axis's place."""
+
+    def __post_init__(self) -> None:
+        for key in _DEFAULTS:
+            told = plain(getattr(self, key))
+            object.__setattr__(self, key, tuple(told) if key in ("axes", "range") and isinstance(told, list) else told)
 
     def name_of(self, key: str) -> str:
         """For people, of the quantity published under this key."""
@@ -149,7 +155,6 @@ class Quantity:
         if not isinstance(read, dict) or "values" not in read:
             raise UserError(f"{name}: expected a JSON object with values, got {short(read)}.")
         told = {key: with_nan(value) if key in _NUMBERS else value for key, value in read.items() if key in _DEFAULTS}
-        told |= {key: tuple(told[key]) for key in ("axes", "range") if isinstance(told.get(key), list)}
         return cls(**told), sorted(read.keys() - _DEFAULTS.keys())
 
 
@@ -161,7 +166,7 @@ _SHAPED = {"interval": ("low", "high"), "null": ("p", "p_family", "calibrated")}
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool | np.bool)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_end(value: Any) -> bool:
@@ -179,24 +184,27 @@ _FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "better": ("higher, lower or null", lambda better: better in (None, "higher", "lower")),
     "overall": ("a number or null", _is_end),
-    "options": ("an object", lambda options: isinstance(options, Mapping)),
+    "options": (
+        "an object of text, numbers and lists of them",
+        lambda options: isinstance(options, dict) and is_plain(options),
+    ),
     "ticks": (
         "an object of lists",
         lambda ticks: (
-            isinstance(ticks, Mapping)
+            isinstance(ticks, dict)
             and all(
-                isinstance(each, list | tuple | range) and all(isinstance(one, str | Real | None) for one in each)
+                isinstance(each, list) and all(isinstance(one, str | int | float | None) for one in each)
                 for each in ticks.values()
             )
         ),
     ),
     "interval": (
         "an object with a number as confidence, or null",
-        lambda ends: ends is None or (isinstance(ends, Mapping) and _is_number(ends.get("confidence", 0.95))),
+        lambda ends: ends is None or (isinstance(ends, dict) and _is_number(ends.get("confidence", 0.95))),
     ),
     "null": (
         "an object with a whole number of permutations, or null",
-        lambda null: null is None or (isinstance(null, Mapping) and isinstance(null.get("permutations"), int)),
+        lambda null: null is None or (isinstance(null, dict) and isinstance(null.get("permutations"), int)),
     ),
 }
 """What a field must be, in words and as a test."""
@@ -213,7 +221,7 @@ def three(value: float) -> str:
     return f"{value:.3f}" if not abs(value) >= 1e4 else f"{value:.3g}"
 
 
-def curve(values: list[float], **told: Any) -> Quantity:
+def curve(values: Any, **told: Any) -> Quantity:
     """A value a layer, first layer first, with any other fields."""
     return Quantity(values=values, axes=(LAYER,), **told)
 
@@ -231,25 +239,36 @@ def logged(quantities: Mapping[str, Quantity]) -> Iterator[tuple[str, float]]:
         elif len(quantity.axes) == 2 and quantity.axes[1] == LAYER:
             ticks = quantity.ticks.get(quantity.axes[0], range(1, len(quantity.values) + 1))
             for tick, values in zip(ticks, quantity.values, strict=True):
-                yield f"{name}_{tick}", math.fsum(values) / len(values)
+                yield f"{name}_{tick}", sum(values) / len(values)  # of ∞ and −∞ NaN, where math.fsum raises
+
+
+def labels(quantities: Mapping[str, Quantity]) -> dict[str, str]:
+    """For people, by name: the label of each, and its own name where one before it has that label."""
+    found: dict[str, str] = {}
+    for name, quantity in quantities.items():
+        label = quantity.name_of(name)
+        found[name] = name if label in found.values() else label
+    return found
 
 
 def curves(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
-    """All that has one value a layer, by a short name for people: curves, and every matrix's similarity to the last."""
+    """All that has one value a layer, by its own name, with a short label that no other has: curves, and every
+    matrix's similarity to the last layer as `name to last`."""
+    label = labels({name: quantity for name, quantity in quantities.items() if quantity.is_curve})
     found: dict[str, Quantity] = {}
     for name, quantity in quantities.items():
         if quantity.is_curve:
-            label = quantity.name_of(name)
-            found[name if label in found else label] = quantity
+            found[name] = replace(quantity, label=label[name])
         elif quantity.is_matrix:
-            found[f"{name} to last"] = quantity.to_last()
+            last = f"{name} to last"
+            found[last] = replace(quantity.to_last(), label=last)
     return found
 
 
 def told(value: float, unit: str, layers: int, samples: int) -> str:
     """One of a quantity's values for people, in its unit; of counts the share of all samples."""
-    if unit == LAYER and math.isnan(value):
-        return "none"
+    if math.isnan(value):
+        return "none" if unit == LAYER else "nan"
     if unit == LAYER:
         return f"{value:.{0 if float(value).is_integer() else 2}f} of {layers}"
     if unit in ("samples", "tokens"):
@@ -260,35 +279,20 @@ def told(value: float, unit: str, layers: int, samples: int) -> str:
 def single_numbers(quantities: Mapping[str, Quantity], layers: int, samples: int) -> dict[str, str]:
     """All that holds for all layers together, for people, by name, with its interval and how it was computed; and of
     similarities how many chance explains."""
+    shown = {name: quantity for name, quantity in quantities.items() if not quantity.axes or quantity.within_chance()}
     found = {}
-    for name, quantity in quantities.items():
-        if not quantity.axes:
-            shown = told(quantity.values, quantity.unit, layers, samples)
-            if ends := quantity.interval:
-                shown += f", {three(ends['low'])} … {three(ends['high'])}"
-            options = ", ".join(f"{key} {option}" for key, option in quantity.options.items())
-            found[quantity.name_of(name)] = f"{shown} ({options})" if options else shown
-        elif chance := quantity.within_chance():
-            found[f"{quantity.name_of(name)} no more than chance"] = chance
+    for name, label in labels(shown).items():
+        if (quantity := shown[name]).axes:
+            found[f"{label} no more than chance"] = quantity.within_chance()
+            continue
+        ends = quantity.interval or {}
+        numbers = [quantity.values, *(ends[end] for end in ("low", "high") if ends)]
+        value, *interval = (told(number, quantity.unit, layers, samples) for number in numbers)
+        value += f", {' … '.join(interval)}" if interval else ""
+        options = ", ".join(f"{key} {option}" for key, option in quantity.options.items())
+        found[label] = f"{value} ({options})" if options else value
     return found
 
 
 def _by_layer(name: str, values: list[float]) -> Iterator[tuple[str, float]]:
     yield from ((f"{name}/layer_{layer:02d}", float(value)) for layer, value in enumerate(values, start=1))
-
-
-def each_of(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same with whatever dictionaries and lists hold, however nested, changed."""
-    if isinstance(value, dict):
-        return {key: each_of(item, change) for key, item in value.items()}
-    return [each_of(item, change) for item in value] if isinstance(value, list | tuple) else change(value)
-
-
-def without_nan(value: Any) -> Any:
-    """The same with null for what JSON has no word for."""
-    return each_of(value, lambda one: None if isinstance(one, float) and not math.isfinite(one) else one)
-
-
-def with_nan(value: Any) -> Any:
-    """The same with NaN for null."""
-    return each_of(value, lambda one: math.nan if one is None else one)

@@ -66,6 +66,8 @@ class LayerRecord:
         if self.layers > _MOST_LAYERS:
             raise UserError(f"layers: expected at most {_MOST_LAYERS:,}, got {self.layers:,}.")
         for name, quantity in self.quantities.items():
+            if not isinstance(quantity, Quantity):
+                raise UserError(f"{name}: expected a Quantity, got {short(quantity)}.")
             quantity.check(name, self.layers)
 
     def values(self, name: str) -> Any:

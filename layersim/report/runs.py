@@ -14,7 +14,14 @@ from rich.table import Table
 
 from layersim.errors import UserError
 from layersim.report.across import AcrossReport
-from layersim.report.configuration import CONFIG_FILE, below, model_of, read_configuration, trained_how
+from layersim.report.configuration import (
+    CONFIG_FILE,
+    below,
+    last_validation,
+    model_of,
+    read_configuration,
+    trained_how,
+)
 from layersim.report.environment import read_environment
 from layersim.report.exits import ExitReport
 from layersim.report.lens import LENS_FILE
@@ -56,14 +63,15 @@ class Listed:
 
 def find_runs(roots: Sequence[Path]) -> list[Listed]:
     """The runs at or below these directories, the one that wrote last first. A broken one is listed, with a notice."""
-    homes = set()
+    homes = set[Path]()
     for root in roots:
         if not root.is_dir():
             raise UserError(f"expected a directory of runs, got {root}, which is none.")
         # passes over folders that may not be read, or are gone again
-        homes |= {Path(home) for home, _, files in os.walk(root) if not _FILES.isdisjoint(files)}
-    own = [home for home in homes if "wandb" not in home.parts]  # where W&B keeps a config.yaml of a run's own
-    found = (_listed(home) for home in own)
+        inside = (Path(home) for home, _, files in os.walk(root) if not _FILES.isdisjoint(files))
+        # in a folder wandb W&B keeps a config.yaml of a run's own
+        homes |= {home for home in inside if "wandb" not in home.relative_to(root).parts}
+    found = (_listed(home) for home in homes)
     return sorted((run for run in found if run), key=lambda run: (-run.changed, run.directory))
 
 
@@ -159,12 +167,12 @@ def _listed(directory: Path) -> Listed | None:
 
 
 def _has_epochs_left(config: Mapping[str, Any], last: LayerRecord | None) -> bool:
-    """Whether a training ended, or was last heard of, before its last epoch or step."""
-    epoch, step = (-1, 0) if last is None else (last.epoch, last.step)
-    trainer = below(config, "trainer")
-    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps")
-    by_epochs = not isinstance(epochs, int) or epochs < 0 or epoch + 1 < epochs
-    return by_epochs and (not isinstance(steps, int) or steps < 0 or step < steps)
+    """Whether a training ended, or was last heard of, before its last validation or step."""
+    if last is None:
+        return True
+    final, steps = last_validation(config), below(config, "trainer").get("max_steps")
+    by_epochs = final is None or last.epoch < final
+    return by_epochs and (not isinstance(steps, int) or steps < 0 or last.step < steps)
 
 
 def _measured(record: LayerRecord | None) -> dict[str, str]:

@@ -18,8 +18,8 @@ _NUMBER = 8
 def layer_cells(record: LayerRecord) -> dict[str, list[str]]:
     """What was recorded of each layer, L cells by name: of a similarity, that to the last layer; of counts, shares."""
     return {
-        name: [told(value, quantity.unit, record.layers, record.samples) for value in quantity.values]
-        for name, quantity in curves(record.quantities).items()
+        quantity.label: [told(value, quantity.unit, record.layers, record.samples) for value in quantity.values]
+        for quantity in curves(record.quantities).values()
     }
 
 
@@ -62,19 +62,18 @@ def comparison_table(records: Mapping[str, LayerRecord]) -> SideBySide:
     return SideBySide(
         "layer",
         [f"{name}\n{_pair(quantity, measure, widths)}" for name, quantity in zip(names, worth, strict=True)],
-        rows | gathered([_below(record, measure) for record in records.values()]),
+        rows | gathered([_below(record) for record in records.values()]),
         least=sum(widths),
         last_of_first=str(layers),
         note=options_note(records, measure),
     )
 
 
-def _below(record: LayerRecord, measure: str) -> dict[str, str]:
-    shown = {record.quantities[name].name_of(name) for name in (record.worth,) if name} | {f"{measure} to last"}
+def _below(record: LayerRecord) -> dict[str, str]:
     last = {
-        f"{name}, last layer": told(quantity.values[-1], quantity.unit, record.layers, record.samples)
+        f"{quantity.label}, last layer": told(quantity.values[-1], quantity.unit, record.layers, record.samples)
         for name, quantity in curves(record.quantities).items()
-        if quantity.better and name not in shown and not name.endswith(" to last")
+        if quantity.better and name != record.worth and name in record.quantities
     }
     numbers = single_numbers(record.quantities, record.layers, record.samples)
     return {"epoch": str(record.epoch), **last, **numbers}

@@ -16,7 +16,10 @@ class TokenExitReport(Report):
     FILE: ClassVar[str] = "token_exits.json"
     VERB: ClassVar[str] = "exits"
     FORMS: ClassVar[dict[str, Any]] = {
-        "calibration": dict.fromkeys(("target", "confidence", "bound", "mean_exit_layer", "layer_gain"), ONE),
+        "calibration": {
+            **dict.fromkeys(("target", "confidence", "observed_risk", "bound", "mean_exit_layer", "layer_gain"), ONE),
+            "tried": [dict.fromkeys(("threshold", "mean_exit_layer", "risk", "bound"), ONE)],
+        },
         "speed": [dict.fromkeys(("batch_size", "seconds", "full_seconds", "wall_gain", "layer_gain"), ONE)],
     }
 

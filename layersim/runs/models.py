@@ -87,6 +87,8 @@ def read_source(given: str) -> Source:
     Raises:
         UserError: none of the forms, a file that cannot be read, or one that does not say which model it is of.
     """
+    if not given:
+        raise UserError(f"Expected {FORMS}, but got none.")
     library, colon, name = given.partition(":")
     if colon and library == "timm":
         return _timm(given, name)

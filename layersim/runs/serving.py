@@ -17,7 +17,7 @@ from layersim.exits import POLICIES, Confidence, EarlyExit
 from layersim.export import RECORD_FILE, Serving
 from layersim.module import LayerwiseModule
 from layersim.report.configuration import CONFIG_FILE, read_configuration
-from layersim.report.exits import EXITS_FILE, ExitReport, read_exit_report, write_exit_report
+from layersim.report.exits import EXITS_FILE, ExitReport
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.models import Source, make_data, open_module, read_source, run_of
 from layersim.runs.parameters import fingerprint, fingerprint_of
@@ -41,9 +41,9 @@ def load_early_exit(given: str | Path, *, exits: str | Path | None = None, devic
         raise UserError(f"{given} is a recipe, not a trained model. Load a run's directory, a checkpoint or an export.")
     if place.name == EXITS_FILE:
         given = place = place.parent
-    folder = place if place.is_dir() and place.suffix != ".ckpt" else run_of(place)
+    folder = run_of(place)
     beside = folder if exits is None else Path(exits).expanduser()
-    report = None if beside is None else read_exit_report(beside)
+    report = None if beside is None else ExitReport.read(beside)
     if exits is not None and report is None:
         raise UserError(f"There is no {EXITS_FILE} at {exits}: `layersim exits` writes it. Change exits.")
     source = _source(given, place, report)
@@ -179,13 +179,6 @@ def read_export(folder: Path) -> Source:
     """
     with as_user_error(f"{folder / RECORD_FILE} cannot be read"):
         record: dict[str, Any] = dict(json.loads((folder / RECORD_FILE).read_text(encoding="utf-8")))
-        form, library = str(record["format"]), str(record["library"])
-    if form != "stock" or library not in ("timm", "transformers"):
-        what = f"a program ({form})" if form != "stock" else "weights for a class of your own"
-        raise UserError(
-            f"{folder} holds {what}, which needs no layersim: its README.md has the lines that serve it. Load the run, "
-            "or a folder of `layersim export --format stock`."
-        )
     stored = {"layersim": {"config": {"data": record["data"]}}} if "data" in record else {}
     data = stored_sections(stored, folder).get("data")
     source = read_source(str(folder)).for_data(tokens=False)
@@ -227,7 +220,7 @@ def serving_of(
             inputs.save(folder)
         if report is not None:
             weights = fingerprint(open_module(read_export(folder))) if stock else report.weights
-            write_exit_report(folder, replace(report, weights=weights))
+            replace(report, weights=weights).write(folder)
 
     usage = Serving.usage if inputs is None else inputs.usage
     return Serving(class_names, preprocessing, record, write, usage)
@@ -238,7 +231,7 @@ def _hint(module: LayerwiseModule, source: Source, folder: Path | None) -> str:
     here = fingerprint(module)
     for file in sorted(folder.resolve().parent.glob(f"*/{EXITS_FILE}") if folder else (), reverse=True):
         with suppress(UserError):  # a damaged one, of which this is not the place to speak
-            if (report := read_exit_report(file)) is not None and report.weights == here:
+            if (report := ExitReport.read(file)) is not None and report.weights == here:
                 return f"Those in {file.parent} are of this model: load that directory."
     if source.path is None:
         return "`layersim exits` chooses a threshold, and `layersim export --exits` carries it along."

@@ -130,7 +130,8 @@ def fit_probes(
     if classes > MOST_LOGISTIC:
         mean, scale = (torch.from_numpy(each) for each in standardisation(features.values.double().numpy()))
         scaled = ((features.values - mean) * scale).float()
-        train_head(head, objective, lambda read: read.losses, LayerFeatures(scaled, targets), steps=steps, seed=seed)
+        standardised = LayerFeatures(scaled, targets)
+        train_head(head, objective, lambda read: read.losses, standardised, steps=steps, seed=seed, told=told)
         with torch.no_grad():
             for made, middle, factor in zip(head.classifiers, mean, scale, strict=True):
                 _set(made, made.weight.cpu() * factor, made.bias.cpu() - (made.weight.cpu() * factor) @ middle[0])

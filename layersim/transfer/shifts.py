@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import v2
 
 from layersim.data import SplitDataModule
@@ -105,12 +105,12 @@ def shifted_accuracies(
     """
     shifts: dict[str, Shift] = {**SHIFTS, "noise": partial(noise, seed=seed)}
     wanted = [(kind, strength) for kind, several in strengths.items() for strength in several]
-    shifted = _UnderShifts(module, [(shifts[kind], strength) for kind, strength in wanted])
+    read = partial(_under_shifts, module, [(shifts[kind], strength) for kind, strength in wanted])
     loader = torch.utils.data.DataLoader[Sample](
         data.splits[split], batch_size=data.eval_batch_size, num_workers=data.num_workers, collate_fn=data.collate
     )
     batches: Any = track(loader, description="Shifting images")
-    (accuracies,) = evaluate(shifted, batches, LayerAccuracy((1 + len(wanted)) * module.num_layers))
+    (accuracies,) = evaluate(module, batches, LayerAccuracy((1 + len(wanted)) * module.num_layers), read=read)
     plain, *under = accuracies.view(-1, module.num_layers).tolist()
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in strengths}
     for (kind, strength), accuracy in zip(wanted, under, strict=True):
@@ -118,16 +118,12 @@ def shifted_accuracies(
     return plain, found
 
 
-class _UnderShifts(nn.Module):
-    """The module on a batch as it is and under S shifts, as if these were one model of (1 + S) L layers."""
-
-    def __init__(self, module: LayerwiseModule, shifts: Sequence[tuple[Shift, float]]) -> None:
-        super().__init__()
-        self.module, self.shifts = module, shifts
-
-    def forward(self, batch: Mapping[str, Any]) -> LayerOutput:
-        plain: LayerOutput = self.module(batch)
-        shown = [shift(batch["image"], strength, batch["index"]) for shift, strength in self.shifts]
-        under = [self.module({**batch, "image": images}).readout.predictions for images in shown]
-        readout = replace(plain.readout, predictions=torch.cat([plain.readout.predictions, *under]))
-        return replace(plain, readout=readout)
+def _under_shifts(
+    module: LayerwiseModule, shifts: Sequence[tuple[Shift, float]], batch: Mapping[str, Any]
+) -> LayerOutput:
+    """What the module reads of a batch as it is and under S shifts, as if these were one model of (1 + S) L layers."""
+    plain: LayerOutput = module(batch)
+    shown = [shift(batch["image"], strength, batch["index"]) for shift, strength in shifts]
+    under = [module({**batch, "image": images}).readout.predictions for images in shown]
+    readout = replace(plain.readout, predictions=torch.cat([plain.readout.predictions, *under]))
+    return replace(plain, readout=readout)

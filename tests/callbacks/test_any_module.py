@@ -23,7 +23,7 @@ from callbacks import (
 )
 from callbacks.monitor import LayerMonitor
 from layersim.errors import UserError
-from layersim.report.quantity import with_nan
+from layersim.report.json_values import with_nan
 from tests import tiny
 from tests.callbacks.test_monitors import trainer
 from tests.measured import measured

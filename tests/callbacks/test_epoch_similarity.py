@@ -155,8 +155,10 @@ def test_a_dead_layer_is_nan_and_told_once() -> None:
 
 
 def test_what_cannot_be_kept_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"epochs from 0 and every from 1, but got \[-1\] and None"):
+    with pytest.raises(UserError, match=r"some epochs from 0, or every from 1, but got \[-1\] and None"):
         EpochSimilarity(epochs=[-1])
+    with pytest.raises(UserError, match=r"some epochs from 0, or every from 1, but got \[\] and None"):
+        EpochSimilarity(epochs=[])
     with pytest.raises(UserError, match="max_samples: expected at least 4, got 3"):
         EpochSimilarity(max_samples=3)
     with pytest.raises(UserError, match=r"keep the epochs \[2\].* the epochs 1, 3, … alone are validated"):

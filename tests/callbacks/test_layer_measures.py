@@ -23,7 +23,8 @@ from callbacks import (
 )
 from layersim.errors import UserError
 from layersim.metrics import KeptSamples
-from layersim.report.quantity import Quantity, with_nan
+from layersim.report.json_values import with_nan
+from layersim.report.quantity import Quantity
 from layersim.report.records import read_records
 from layersim.similarity import RSA, linear_cka
 from tests import tiny
@@ -288,7 +289,6 @@ NET = tiny.backbone().model
             "no measure 'acuracy'. Did you mean accuracy.* Choose from",
         ),
         (lambda: LayerMeasures(NET, "blocks.*", [3]), "There is no measure 3. Choose from accuracy"),  # type: ignore[list-item]
-        (lambda: LayerMeasures(NET, "blocks.*", []), "measures: expected at least one of accuracy"),
         (lambda: LayerMeasures(NET, "blocks.*", "accuracy"), "LayerAccuracyMonitor reads the classifier.*head="),
         (lambda: LayerMeasures(NET, "blocks.*", [EpochSimilarity()]), "follows a Lightning Trainer's epochs"),
         (lambda: LayerMeasures(NET, "blocks.*", [SimilarityHeatmaps(layers="blocks.*")]), "has parts of its own named"),
@@ -319,6 +319,8 @@ NET = tiny.backbone().model
             r"Expected a class for each of 2 samples in a batch, but got labels of shape \(3,\)",
         ),
         (lambda: LayerMeasures("bert", "blocks.*"), "model: expected a torch.nn.Module, got str"),  # type: ignore[arg-type]
+        (lambda: LayerMeasures(NET, "blocks.*", {}), "measures: expected one metric or more by name, got {}"),
+        (lambda: LayerMeasures(NET, "blocks.*", []), "measures: expected at least one of accuracy"),
         (lambda: LayerMeasures(NET, 3), "layers: expected one or more names or patterns"),  # type: ignore[arg-type]
         (lambda: LayerMeasures(NET, "blocks.*", 3), "measures: expected names in a list, got int"),  # type: ignore[arg-type]
     ],

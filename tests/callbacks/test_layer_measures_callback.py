@@ -313,6 +313,23 @@ def test_what_cannot_be_measured_is_refused_as_the_trainer_is_made(
         trainer(Plain(), tmp_path, LayerMeasuresCallback(**callback), test=digits(), **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"lable": "x"},
+            r"There is no part 'lable'\. Did you mean label\? Choose from layers, pool, layout, norm, head,",
+        ),
+        ({**PARTS, "heads": "x"}, r"There is no part 'heads'\. Did you mean head\?"),
+        ({"norm": "x"}, "norm='x': of a module whose layers are named"),
+        ({"layers": "net.blocks.*", "pool": "clas"}, "clas"),
+    ],
+)
+def test_a_part_that_there_is_not_is_refused_as_the_callback_is_made(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LayerMeasuresCallback(**options)
+
+
 def test_labels_that_are_no_classes_or_kept_from_the_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="With label_smoothing_factor the Trainer keeps the labels from the model"):
         trainer(model_of("BERT").model, tmp_path, LayerMeasuresCallback(), label_smoothing_factor=0.1)

@@ -297,6 +297,13 @@ def test_sequences_with_the_tokens_first_are_told_or_refused(tmp_path: Path) -> 
         SimilarityHeatmaps(layers="blocks.*", layout="batch first")
 
 
+@pytest.mark.parametrize("measures", [{}, [], ["cka"]])
+@pytest.mark.parametrize("callback", [SimilarityHeatmaps, EpochSimilarity])
+def test_measures_that_name_none_are_not_the_usual_ones(callback: Any, measures: Any) -> None:
+    with pytest.raises(UserError, match=r"measures: expected one metric or more by name, got .*\. Leave it out for"):
+        callback(measures=measures)
+
+
 @pytest.mark.parametrize("measure", ["cka", LinearCKA, cosine])
 @pytest.mark.parametrize("callback", [SimilarityHeatmaps, EpochSimilarity])
 def test_what_is_no_measure_is_refused_at_once(callback: Any, measure: Any) -> None:

@@ -216,6 +216,7 @@ def test_images_without_classes_and_a_program(
     ("args", "said"),
     [
         ([], "the following arguments are required: model"),
+        ([""], "or package:PACKAGE/FOLDER, but got none"),
         (["{}/absent"], "Expected a checkpoint"),
         (["vit_tiny_patch16_224"], "say timm:vit_tiny_patch16_224 or transformers:vit_tiny_patch16_224"),
         (["{}"], "holds no config.json"),

@@ -18,7 +18,7 @@ from layersim.report.drawing.colors import scale_of
 from layersim.report.drawing.pictures import Picture, curves, layer_ticks, rows, save_picture, share_limits, shorten
 from layersim.report.drawing.specifications import LAYERS, lines
 from layersim.report.figures import comparison, figures_of, matrix
-from layersim.report.quantity import LAYER, Quantity, curve
+from layersim.report.quantity import LAYER, RATIO, Quantity, curve
 from layersim.report.records import LayerRecord
 from tests.report.recorded import quantities, recorded
 
@@ -277,6 +277,20 @@ def test_perplexities_are_drawn_in_logarithms_with_ticks_that_can_be_read(
     ticks = [text for text in said(picture) if text.replace(".", "").replace("e+", "").isdigit()]
     assert least <= len(ticks) - len(layers) <= 13
     assert all(len(tick) <= 6 for tick in ticks), ticks
+
+
+@pytest.mark.parametrize("ends", [(33.2, 33.4), (12.3, 14.2), (0.9, 2.6), (0.031, 0.036), (3.0, 80.0), (27.9, 2e12)])
+def test_ticks_of_a_logarithmic_axis_are_told_apart_and_stand_where_they_say(ends: tuple[float, float]) -> None:
+    picture = curves({"x": curve(np.geomspace(*ends, 5), unit=RATIO)}, "x")
+    told = [text for text in said(picture) if text not in ("x", "layer", *"12345")]
+    told += [layer for layer in "12345" if said(picture).count(layer) > 1]
+    assert len(told) == len({*told}) >= 3
+    assert all(ends[0] * 0.999 <= float(text) <= ends[1] * 1.001 for text in told), told
+
+
+@pytest.mark.parametrize("values", [[37.25], [37.25] * 3])
+def test_a_logarithmic_axis_of_one_value_says_it(values: list[float]) -> None:
+    assert "37.25" in said(curves({"x": curve(values, unit=RATIO)}, "x"))
 
 
 def test_language_models_are_compared_by_their_perplexity() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from layersim.report.page import write_page
-from layersim.report.quantity import Quantity
+from layersim.report.quantity import LAYER, Quantity, curve
 from layersim.report.records import LayerRecord
+from layersim.report.table import layer_cells
 from tests.report.contrast import contrast
 from tests.report.page_runs import HOSTILE, make_run, record
 
@@ -150,6 +151,67 @@ def test_the_slider_changes_the_drawn_values_and_the_table(browser: Any, pages: 
     row = page.locator(".numbers tbody tr").nth(1)
     assert row.locator("td").all_text_contents() == ["0.450", "1.125", "1.3%", "0.600", "0.600"]
     assert page.locator(".numbers caption").text_content() == "Epoch 1, step 20, 80 samples"
+    watched.close()
+
+
+def test_columns_are_told_apart_by_the_quantitys_own_name(browser: Any, tmp_path: Path) -> None:
+    def alike(epoch: int, *names: str) -> LayerRecord:
+        told = {name: curve([place + 0.1 * epoch, 0.5], label="x") for place, name in enumerate("ab") if name in names}
+        return record(epoch, accuracy=None, loss=None, saturation=None, similarity={}, **told)
+
+    run = make_run(tmp_path / "run", alike(0, "a", "b"), alike(1, "b"), alike(2, "a", "b"))
+    write_page([run], tmp_path / "page.html")
+    watched = Watched(browser, tmp_path / "page.html")
+    assert watched.page.locator(".numbers thead th").all_text_contents() == ["layer", "x", "b"]
+    row = watched.page.locator(".numbers tbody tr").first.locator("td")
+    assert row.all_text_contents() == ["0.200", "1.200"]
+    for epoch, cells in (("0", ["0.000", "1.000"]), ("1", ["", "1.100"]), ("2", ["0.200", "1.200"])):
+        watched.page.get_by_role("slider", name="Epoch").fill(epoch)
+        assert row.all_text_contents() == cells
+    watched.close()
+    other = make_run(tmp_path / "other", alike(2, "a", "b"), config="experiment: other\n")
+    write_page([run, other], tmp_path / "two.html")
+    both = Watched(browser, tmp_path / "two.html")
+    titles = both.page.locator("#comparison figcaption").all_text_contents()
+    assert titles == ["X by layer", "B by layer"]
+    both.close()
+
+
+def test_the_script_says_a_value_as_the_page_does_without_it(browser: Any, tmp_path: Path) -> None:
+    values = [0.7, -0.126, 0.0, 3.0, 2.5, 12345.7, -3e6, 1e12, math.nan]
+    units = {"a": "share", "b": LAYER, "c": "nats", "d": ""}
+    nothing = {"accuracy": None, "loss": None, "saturation": None, "similarity": {}}
+    shown = record(0, len(values), **nothing, **{name: curve(values, unit=unit) for name, unit in units.items()})
+    write_page([make_run(tmp_path / "run", shown)], tmp_path / "page.html")
+    watched = Watched(browser, tmp_path / "page.html")
+    cells = watched.page.locator(".numbers tbody td").all_text_contents()
+    assert cells == [cell for row in zip(*layer_cells(shown).values(), strict=True) for cell in row]
+    watched.close()
+
+
+@pytest.mark.parametrize(
+    ("unit", "said"),
+    [
+        ("share", "70.0%, interval 65.0% to 75.0%"),
+        (LAYER, "0.70 of 2, interval 0.65 of 2 to 0.75 of 2"),
+        ("samples", "0.9%, interval 0.8% to 0.9%"),
+        ("nats", "0.700, interval 0.650 to 0.750"),
+    ],
+)
+def test_an_interval_has_the_unit_of_what_is_between(browser: Any, tmp_path: Path, unit: str, said: str) -> None:
+    ends = {"confidence": 0.95, "low": [0.65] * 2, "high": [0.75] * 2}
+    own = curve([0.7] * 2, label="own", unit=unit, interval=ends)
+    write_page([make_run(tmp_path / "run", record(0, own=own))], tmp_path / "page.html")
+    watched = Watched(browser, tmp_path / "page.html")
+    watched.settle()
+    (told_,) = (
+        row["told"]
+        for row in watched.page.locator("figure:visible", has_text="Own by layer").evaluate(
+            "one => one.view.data('now')"
+        )
+        if row["x"] == 1
+    )
+    assert told_ == f"layer 1: {said}"
     watched.close()
 
 
@@ -298,7 +360,7 @@ def test_axes_end_where_values_do_however_wide_the_interval(browser: Any, tmp_pa
     watched = Watched(browser, tmp_path / "wide.html")
     comparison = watched.page.locator("#comparison figure").first
     (told, *_) = comparison.evaluate("one => one.view.data('now').map(row => row.told)")
-    assert told.endswith("interval −2.141 to 2.941")  # 0.4 ± 12.706 · 0.2
+    assert told.endswith("interval -2.141 to 2.941")  # 0.4 ± 12.706 · 0.2
     assert comparison.evaluate("one => one.view.scale('y').domain()") == [0, 1]
     watched.close()
 
@@ -320,7 +382,7 @@ def test_perplexities_are_drawn_in_logarithms(browser: Any, tmp_path: Path) -> N
     up = "one => [one.view.scale('y').type, ...one.view.scale('y').domain()]"
     assert watched.panel("Perplexity by layer").evaluate(up) == ["log", 8, 3e6]
     assert watched.panel("Accuracy by layer").evaluate(up)[0] == "linear"
-    assert watched.rows("Perplexity by layer", "told")[0] == "layer 1: 3.00e+6"
+    assert watched.rows("Perplexity by layer", "told")[0] == "layer 1: 3e+06"
     watched.close()
 
 

@@ -14,9 +14,11 @@ from rich.console import Console
 import layersim.report
 from layersim.commands.runs import runs as list_runs
 from layersim.errors import UserError
+from layersim.report.claims import read_arms
 from layersim.report.json_report import Report
 from layersim.report.records import RECORDS_FILE
 from layersim.report.runs import RunsTable, age, find_runs
+from tests.report.claims.synthetic import make as make_finished
 from tests.report.test_compare import make_run, record
 
 NOW = 1_000_000_000.0
@@ -83,6 +85,70 @@ def test_the_model_is_named(kind: str, options: str, shown: str, tmp_path: Path)
     make(tmp_path / "look", 45, record(), config="model:\n" + BACKBONE.format(kind, options))
     assert lines(tmp_path)[0].startswith("run model epoch")
     assert lines(tmp_path)[2] == f"look {shown} 2 0.875 45 s"
+
+
+def test_what_wandb_keeps_is_no_run_but_runs_may_be_kept_below_a_folder_of_that_name(tmp_path: Path) -> None:
+    root = tmp_path / "wandb" / "runs"
+    make(root / "a", 45, record())
+    make(root / "a" / "wandb" / "run-1" / "files", 45)
+    for roots in ([root], [root / "a"], [root, root / "a"]):
+        assert [run.directory for run in find_runs(roots)] == [root / "a"]
+    assert find_runs([tmp_path]) == []
+
+
+def resumable(run: Path) -> bool:
+    (run / "environment.json").write_text('{"verb": "fit"}')
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()
+    (found,) = find_runs([run])
+    return found.resumable
+
+
+@pytest.mark.parametrize(
+    ("trainer", "epoch", "left"),
+    [
+        ({"max_epochs": 3}, 1, True),
+        ({"max_epochs": 3}, 2, False),
+        ({"max_epochs": 3, "check_val_every_n_epoch": 2}, 1, False),
+        ({"max_epochs": 4, "check_val_every_n_epoch": 2}, 1, True),
+        ({"max_epochs": 4, "check_val_every_n_epoch": 2}, 3, False),
+        ({"max_epochs": 3, "check_val_every_n_epoch": None}, 1, True),
+        ({"max_epochs": 3, "check_val_every_n_epoch": 0}, 1, True),
+    ],
+)
+def test_what_can_go_on_is_what_claims_call_unfinished(
+    trainer: dict[str, Any], epoch: int, left: bool, tmp_path: Path
+) -> None:
+    run = make_finished(tmp_path / "run", "aligned", 0, {"accuracy": [0.5] * 4, "epoch": epoch}, **trainer)
+    assert resumable(run) == left
+    if left:
+        with pytest.raises(UserError, match=f"its last validation is of epoch {epoch + 1} of {trainer['max_epochs']}"):
+            read_arms({"aligned": [run]})
+    else:
+        assert [*read_arms({"aligned": [run]}).runs["aligned"]] == ["0"]
+
+
+def test_a_training_without_a_record_can_go_on(tmp_path: Path) -> None:
+    trainer = "trainer:\n  max_epochs: 3\n  check_val_every_n_epoch: 4\n"
+    assert resumable(make(tmp_path / "run", 45, config=CONFIG + trainer))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("/bert", "bert"),
+        ("bert", "bert"),
+        ("/models/bert", "models/bert"),
+        ("/all/models/bert", "models/bert"),
+        ("hf_hub:timm/vit", "timm/vit"),
+    ],
+)
+def test_claims_name_a_model_as_the_list_of_runs_does(name: str, told: str, tmp_path: Path) -> None:
+    run = make_finished(tmp_path / "run", "aligned", 0)
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace("name_or_path: tiny", f"name_or_path: {name}"))
+    assert find_runs([run])[0].model == told
+    assert read_arms({"aligned": [run]}).task == f"Digits, {told}, 4 layers"
 
 
 def test_what_is_broken_is_listed_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from layersim.commands.compare import compare
 from layersim.errors import UserError
-from layersim.report.exits import ExitReport, write_exit_report
+from layersim.report.exits import ExitReport
 from layersim.report.tradeoff import calibration_table, choices_table, tradeoff_figure, tradeoff_table
 from tests.report.test_compare import make_run, record
 from tests.report.test_exits import choice, report
@@ -90,7 +90,7 @@ def test_calibration_without_and_with_temperatures_by_layer() -> None:
 def test_compare_draws_the_runs_that_have_exits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = make_run(tmp_path / "x1", record(), experiment="standard")
     second = make_run(tmp_path / "x2", record(), experiment="aligned")
-    write_exit_report(second, report())
+    report().write(second)
     figure = tmp_path / "out" / "c.png"
     compare([first, second], output=figure)
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]

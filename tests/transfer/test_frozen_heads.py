@@ -130,6 +130,21 @@ def test_many_classes_are_probed_by_steps_on_standardised_features(monkeypatch: 
     assert trained(LinearProbes, features(dead, fitted, targets)).classifiers[0].weight[:, 5].abs().max() == 0
 
 
+@pytest.mark.parametrize(("most", "start"), [(2, False), (100, False), (100, True)])
+def test_the_bar_says_what_is_done_however_probes_are_fitted(
+    most: int, start: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+    monkeypatch.setattr(frozen_heads, "MOST_LOGISTIC", most)
+    monkeypatch.setattr(frozen_heads, "track", lambda steps, description: said.append(description) or steps)
+    values, targets = clusters(60)
+    head = LayerwiseModule(Given(), Aligned("uniform"), head=LinearProbes, freeze="backbone").head
+    assert isinstance(head, LinearProbes)
+    known = nn.Linear(WIDTH, CLASSES) if start else None
+    fit_probes(head, Aligned("uniform"), features(values, values, targets), steps=1, told="Reading", start=known)
+    assert said == ["Reading"]
+
+
 def test_no_layer_ends_worse_on_what_was_held_out_than_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that are far too long are not kept: the lens is still the shared head."""
     monkeypatch.setattr(frozen_heads, "RATE", 1e4)

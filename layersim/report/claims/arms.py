@@ -12,14 +12,15 @@ from layersim.report.configuration import (
     below,
     class_of,
     flat,
-    init_args,
+    last_validation,
+    model_of,
     read_configuration,
     seed_of,
     trained_how,
     without_loading,
 )
 from layersim.report.environment import read_environment
-from layersim.report.exits import read_exit_report
+from layersim.report.exits import ExitReport
 from layersim.report.lens import read_lens_record
 from layersim.report.reading import DamagedFile
 from layersim.report.records import RECORDS_FILE
@@ -54,11 +55,8 @@ class Arms:
     def task(self) -> str:
         """The data, the model and its depth, for people."""
         run = _first(next(iter(self.runs.values())))
-        backbone = run.config["model"].get("backbone")
-        options = init_args(backbone)
-        named = options.get("name_or_path") or options.get("name")
-        model = named or below(options, "config_args").get("model_type") or class_of(backbone) or "unknown"
-        return f"{class_of(run.config.get('data')) or 'unknown'}, {model}, {run.record.layers} layers"
+        data, model = class_of(run.config.get("data")), model_of(run.config)
+        return f"{data or 'unknown'}, {model or 'unknown'}, {run.record.layers} layers"
 
     @property
     def told(self) -> list[str]:
@@ -147,7 +145,7 @@ def _read(directory: Path) -> FinishedRun | None:
     transfer = TransferReport.read(directory) or TransferReport.read(origin)
     lens = read_lens_record(directory) or read_lens_record(origin)
     environment = read_environment(directory) or {}
-    exits = read_exit_report(directory)
+    exits = ExitReport.read(directory)
     return FinishedRun(directory, config, validated[-1], origin, exits, transfer, lens, environment)
 
 
@@ -156,16 +154,13 @@ def _unfinished(run: FinishedRun) -> str:
     if run.record.step == 0:
         return "" if run.origin != run.directory else "it neither trained a model nor read a checkpoint"
     trainer = below(run.config, "trainer")
-    epochs, every, steps = (
-        number if isinstance(number := trainer.get(key), int) and number else usual
-        for key, usual in (("max_epochs", -1), ("check_val_every_n_epoch", 1), ("max_steps", -1))
-    )
-    callbacks = trainer.get("callbacks")
+    steps, callbacks = trainer.get("max_steps"), trainer.get("callbacks")
     stoppers = any("EarlyStopping" in class_of(entry) for entry in (callbacks if isinstance(callbacks, list) else []))
-    otherwise = stoppers or steps > 0 or trainer.get("max_time")
-    if otherwise or run.record.epoch + every >= epochs:
+    otherwise = stoppers or (isinstance(steps, int) and steps > 0) or trainer.get("max_time")
+    last = last_validation(run.config)
+    if otherwise or last is None or run.record.epoch >= last:
         return ""
-    return f"its last validation is of epoch {run.record.epoch + 1} of {epochs}"
+    return f"its last validation is of epoch {run.record.epoch + 1} of {trainer['max_epochs']}"
 
 
 def _differences(one: FinishedRun, other: FinishedRun) -> list[str]:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from layersim.errors import UserError
 from layersim.report.drawing import specifications
 from layersim.report.drawing.colors import Scale
 from layersim.report.drawing.painter import vega
-from layersim.report.drawing.specifications import COUNTED, Spec, cells, lines, still
+from layersim.report.drawing.specifications import COUNTED, Spec, cells, lines, still, upper
+from layersim.report.json_values import without_nan
 from layersim.report.quantity import BY_CHANCE, LAYER, RATIO, Quantity
 from layersim.writing import written_whole
 
@@ -74,8 +76,8 @@ def rows(quantity: Quantity, series: str = "") -> list[dict[str, Any]]:
     for number, place in enumerate(np.ndindex(shape)):
         x, value = values[place] if plane else (ticks[-1][place[-1]], values[place])
         named = [str(tick[at]) for tick, at in zip(ticks, place[:-1])]  # noqa: B905
-        row = {"id": number, "x": _finite(x), "y": series or ", ".join(named), "value": _finite(value)}
-        row |= {end: _finite(each[place]) for end, each in (("low", low), ("high", high)) if each is not None}
+        row = {"id": number, "x": without_nan(x), "y": series or ", ".join(named), "value": without_nan(value)}
+        row |= {end: without_nan(each[place]) for end, each in (("low", low), ("high", high)) if each is not None}
         row |= {} if p is None else {"chance": bool(p[place] > BY_CHANCE)}
         found.append(row | {"short": _short(float(value))})
     return found
@@ -150,8 +152,11 @@ def heat_map(quantity: Quantity, scale: Scale, title: str, *, side: int = SIDE, 
     return drawn | {"title": {"text": drawn["title"], "subtitle": ["Hatched: no more than chance,", chance]}}
 
 
-def bars(quantity: Quantity, title: str) -> Picture:
-    """Counts by layer as shares of all, and their sum up to each layer."""
+def bars(quantity: Quantity, name: str) -> Picture:
+    """How (L,) samples are spread over the layers: the share at each layer, and as a line the share up to it."""
+    if not (total := sum(quantity.values)):
+        raise UserError(f"a histogram of {name} needs one sample or more, got none.")
+    title = f"{upper(name)}: share of {total:,} {quantity.unit} at each layer, and up to it"
     return _picture(specifications.bars(LAYER, quantity.unit), rows(quantity), title, WIDTH, HEIGHT)
 
 
@@ -159,10 +164,8 @@ def ways(quantity: Quantity, title: str) -> Picture:
     """The way of each entry of the first axis through the second, in the plane of the third's two coordinates."""
     found = rows(quantity)
     axis = quantity.axes[2]
-    told = ", ".join(f"{key} {value:.3g}" for key, value in quantity.options.items() if isinstance(value, float))
     up = {"title": f"second {axis}", "scale": {"zero": False}}
-    across = f"first {axis}{told and f' ({told})'}"
-    spec = lines(across, "", series=[*dict.fromkeys(row["y"] for row in found)], up=up)
+    spec = lines(f"first {axis}", "", series=[*dict.fromkeys(row["y"] for row in found)], up=up)
     return _picture(spec, found, title, SIDE, SIDE)
 
 
@@ -250,8 +253,7 @@ def _upwards(quantity: Quantity, reached: Sequence[float], *, log: bool) -> Spec
     unit = "" if quantity.unit in ("", RATIO, "share", LAYER) else quantity.unit
     told: Spec = {"title": unit or None}
     if log:
-        close = max(reached) < 3 * min(reached)  # where 1, 2 and 5 may all lie beyond
-        return told | {"axis": {"format": ".3~g"} | ({"values": _between(min(reached), max(reached))} if close else {})}
+        return told | {"axis": {"format": ".6~g"}}
     low, high = quantity.range
     if high == 1 and low in (None, 0, -1):
         low, high = share_limits(reached)
@@ -259,21 +261,6 @@ def _upwards(quantity: Quantity, reached: Sequence[float], *, log: bool) -> Spec
         low = min([0.0, *reached]) if low is None else low
         high = (1.05 * max(reached, default=1.0) or 1.0) if high is None else high
     return told | {"scale": {"domain": [low, high], "nice": False}}
-
-
-def _between(low: float, high: float) -> list[float]:
-    """Round numbers between two, seven at most."""
-    if low == high:
-        return [low]
-    power = 10.0 ** math.floor(math.log10(high - low))
-    step = next(each for each in (0.2 * power, 0.5 * power, power, 2 * power) if (high - low) / each <= 7)
-    return [round(step * count, 12) for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _short(value: float) -> str:

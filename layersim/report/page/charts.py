@@ -7,7 +7,8 @@ import numpy as np
 
 from layersim.report.drawing.colors import Range, scale_of
 from layersim.report.drawing.specifications import COUNTED, LAYERS, bars, cells, lines, upper, words
-from layersim.report.quantity import LAYER, RATIO, Quantity, each_of, without_nan
+from layersim.report.json_values import each_of, without_nan
+from layersim.report.quantity import LAYER, RATIO, Quantity, labels
 from layersim.report.records import LayerRecord, shared_name
 
 Chart = dict[str, Any]
@@ -76,7 +77,7 @@ def _charts(name: str, found: Sequence[Quantity]) -> Iterator[Chart]:
         counted = quantity.unit in COUNTED
         title = f"{label} by layer, and up to it" if counted else f"{label} by layer{unit}"
         spec = bars(LAYER, quantity.unit) if counted else lines(LAYER, quantity.unit, log=log)
-        yield _chart(keys, quantity, title, spec, column=quantity.name_of(name))
+        yield _chart(keys, quantity, title, spec, column=name)
         yield _chart(keys, quantity, f"{label} over training{unit}", over, "training")
     elif len(axes) == 1:
         spec = lines(quantity.along, quantity.unit, log=log, named=_named(quantity))
@@ -101,8 +102,8 @@ def _charts(name: str, found: Sequence[Quantity]) -> Iterator[Chart]:
 def _numbers(quantities: Mapping[str, Quantity]) -> Iterator[Chart]:
     """Over the training what has no axes: numbers of one unit, or of one range, in one chart."""
     alike: dict[Any, dict[str, str]] = {}
-    for name, quantity in quantities.items():
-        alike.setdefault(quantity.unit or quantity.range, {})[name] = quantity.name_of(name)
+    for name, label in labels(quantities).items():
+        alike.setdefault(quantities[name].unit or quantities[name].range, {})[name] = label
     for names in alike.values():
         for start in range(0, len(names), _MOST_SERIES):
             keys = dict([*names.items()][start : start + _MOST_SERIES])

@@ -105,7 +105,7 @@ def worth_of_groups(groups: Sequence[Group], records: Sequence[LayerRecord]) -> 
     """The curve that runs are told apart by: its name, and each group's, by the group's title."""
     key = shared_name(records, "worth")
     name = next((record.quantities[key].name_of(key) for record in records if key in record.quantities), "")
-    return name, {group.title: found[name] for group in groups if name in (found := group.curves(records))}
+    return name, {group.title: found[key] for group in groups if key in (found := group.curves(records))}
 
 
 def compared_headline(name: str, groups: Mapping[str, Quantity]) -> str:
@@ -137,7 +137,7 @@ def compared(
         '<div class="panels"></div>',
         '<div class="panels"></div>',
         interval_table(*worth),
-        runs_table(worth[0], names, pages, records),
+        runs_table(names, pages, records),
         "</section>",
     ]
     drawn = compared_charts(groups, names, records, others)
@@ -149,12 +149,13 @@ def compared_charts(
 ) -> list[Chart]:
     """What runs tell side by side: curves by layer of each group, each run's heat maps, and beside them others."""
     drawn = {group.title: group.curves(records) for group in groups}
-    large = worth_of_groups(groups, records)[0], f"{shared_name(records, 'matrix')} to last"
+    large = shared_name(records, "worth"), f"{shared_name(records, 'matrix')} to last"
+    whole = {f"{name} to last": one.name_of(name) for record in records for name, one in record.matrices.items()}
     made = [*others]
     for name in dict.fromkeys(name for found in drawn.values() for name in found):
         shown = {group: found[name] for group, found in drawn.items() if name in found}
         label = next(iter(shown.values())).label
-        title = f"{label} to the last layer" if label not in ("", name) else f"{name} by layer"
+        title = f"{whole[name]} to the last layer" if name in whole else f"{label} by layer"
         if len(shown) > 1 or len(groups) == 1:
             made.append(static_chart(title, shown, large=name in large))
     maps = []
@@ -201,13 +202,13 @@ def interval_table(name: str, groups: Mapping[str, Quantity]) -> str:
     return by_layer(caption, columns) if columns else ""
 
 
-def runs_table(worth: str, names: Sequence[str], pages: Sequence[RunPage], records: Sequence[LayerRecord]) -> str:
+def runs_table(names: Sequence[str], pages: Sequence[RunPage], records: Sequence[LayerRecord]) -> str:
     """One line a run, with the last layer of the curve that runs are told apart by."""
-    told = []
+    worth, told = shared_name(records, "worth"), []
     for page, record in zip(pages, records, strict=True):
         one = {"seed": seed_of(page.config), "epoch": str(record.epoch), "samples": f"{record.samples:,}"}
         if shown := curves(record.quantities).get(worth):
-            one[f"{worth}, last layer"] = three(shown.values[-1])
+            one[f"{shown.label}, last layer"] = three(shown.values[-1])
         told.append(one | single_numbers(record.quantities, record.layers, record.samples))
     headings = list(dict.fromkeys(heading for one in told for heading in one))
     rows = [[name, *(one.get(heading, "") for heading in headings)] for name, one in zip(names, told, strict=True)]

@@ -20,6 +20,7 @@ from layersim.report.drawing.painter import vega
 from layersim.report.page.charts import charts, drawn_record
 from layersim.report.page.comparison import compared
 from layersim.report.page.section import notes, read_run, section
+from layersim.report.quantity import curves
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage
 from layersim.report.run import Run, name_runs, pick_record, whole_ones
 from layersim.writing import written_whole
@@ -119,6 +120,7 @@ def _drawn(name: str, records: list[LayerRecord], selected: LayerRecord) -> dict
         "axis": "epoch" if len(set(epochs)) == len(epochs) else "step",  # validated more often than once an epoch
         "first": max(place for place, record in enumerate(records) if place == 0 or record.step <= selected.step),
         "records": [drawn_record(record) for record in records],
+        "columns": [*curves(selected.quantities)],
     }
 
 

@@ -15,12 +15,13 @@ function html(name, attributes, ...children) {
   return node;
 }
 
-/** A value for people, in its unit. */
+/** A value for people, in its unit: as `told` of layersim/report/quantity.py. */
 function say(value, unit, layers) {
-  if (!known(value)) return "nan";
+  if (!known(value)) return unit === "layer" ? "none" : "nan";
   if (unit === "share") return `${(100 * value).toFixed(1)}%`;
   if (unit === "layer") return Number.isInteger(value) ? `${value} of ${layers}` : `${value.toFixed(2)} of ${layers}`;
-  return (Math.abs(value) < 1e4 ? value.toFixed(3) : value.toPrecision(3)).replace("-", "−");
+  if (Math.abs(value) < 1e4) return value.toFixed(3);
+  return value.toPrecision(3).replace(/\.?0*e/, "e").replace(/\+(\d)$/, "+0$1"); // as Python has it
 }
 
 /** A value in a cell, as short as it can be. */
@@ -40,6 +41,7 @@ function rowsOf(chart, quantity, record) {
   const [least, most] = chart.range;
   const within = (end) => (known(end) ? Math.min(Math.max(end, least ?? end), most ?? end) : null);
   const counted = chart.unit === "samples" || chart.unit === "tokens";
+  const scaled = (one) => (counted && known(one) ? one / record.samples : one);
   const last = (part) => (chart.last ? part?.map((row) => row.at(-1)) : part);
   const rows = [];
   const walk = (values, low, high, at) => {
@@ -48,13 +50,13 @@ function rowsOf(chart, quantity, record) {
     const words = axes.map((axis, place) => named(axis, at[place]));
     if (chart.along && ticks[chart.along]) words.push(named(chart.along, at[0]));
     const [x, one] = chart.plane ? values : [chart.along ? tick(chart.along, at[0]) : places.at(-1), values];
-    const value = counted ? one / record.samples : one;
-    const said = say(value, counted ? "share" : chart.unit, record.layers);
-    const interval = known(low) ? `, interval ${say(low)} to ${say(high)}` : "";
+    const value = scaled(one);
+    const told = (number) => say(scaled(number), counted ? "share" : chart.unit, record.layers);
+    const interval = known(low) ? `, interval ${told(low)} to ${told(high)}` : "";
     const [p, calibrated] = [quantity.p_family, quantity.calibrated].map((part) => at.reduce((some, place) => some?.[place], last(part)));
-    const tested = known(p) ? `, family-wise p ${say(p)}, calibrated ${say(calibrated)}` : "";
+    const tested = known(p) ? `, family-wise p ${say(p)}, calibrated ${told(calibrated)}` : "";
     const y = places.slice(0, -1).join(", ");
-    rows.push({ x, y, value, low: within(low), high: within(high), chance: p > 0.05, at: words.join(", "), said, interval: interval + tested });
+    rows.push({ x, y, value, low: within(low), high: within(high), chance: p > 0.05, at: words.join(", "), said: told(one), interval: interval + tested });
   };
   walk(last(quantity.values), quantity.low, quantity.high, []);
   return rows;
@@ -197,9 +199,8 @@ function fillNumbers({ section, run }, place) {
   if (!caption) return; // nothing has a number by layer
   const columns = {};
   for (const chart of DATA.charts.filter((one) => one.column)) columns[chart.column] = contents(chart, run, place).now.map((row) => row.said);
-  const headings = [...section.querySelectorAll(".numbers thead th")].slice(1).map((heading) => heading.textContent);
   section.querySelectorAll(".numbers tbody tr").forEach((row, layer) => row.querySelectorAll("td").forEach((cell, column) => {
-    cell.textContent = columns[headings[column]]?.[layer] ?? ""; // empty where this epoch did not measure it
+    cell.textContent = columns[run.columns[column]]?.[layer] ?? ""; // empty where this epoch did not measure it
   }));
   caption.textContent = `Epoch ${record.epoch}, step ${record.step}, ${record.samples.toLocaleString("en")} ${record.unit}`;
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 from layersim.report.configuration import CONFIG_FILE, below, class_of, init_args, read_configuration, seed_of
 from layersim.report.environment import environment, read_environment
-from layersim.report.exits import ExitReport, read_exit_report
+from layersim.report.exits import ExitReport
 from layersim.report.lens import read_lens_record
 from layersim.report.quantity import LAYER, single_numbers, three, told
 from layersim.report.reading import read_text
@@ -50,7 +50,7 @@ def read_run(directory: Path) -> RunPage:
     if not config.is_file():
         notices.append(f"{config} is not there: the page cannot tell how this run was made.")
     text = masked(read_text(config)) if config.is_file() else ""
-    exits, lens, recorded = read_exit_report(directory), read_lens_record(directory), read_environment(directory)
+    exits, lens, recorded = ExitReport.read(directory), read_lens_record(directory), read_environment(directory)
     return RunPage(run, read_configuration(directory), text, exits, lens, recorded, notices)
 
 

@@ -10,7 +10,6 @@ import yaml
 from numpy.typing import ArrayLike
 
 from layersim.report.claims import Verdict, judge, read_arms
-from layersim.report.exits import write_exit_report
 from layersim.report.lens import lens_quantities, write_lens_record
 from layersim.report.records import LayerRecord, append_record
 from layersim.report.transfer import TransferReport
@@ -63,7 +62,7 @@ def make(
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     if saved is not None:
         parameters = {"model": 100, "head": 10, "separate_heads": 130, "share_saved": saved}
-        write_exit_report(directory, exit_report(parameters=parameters))
+        exit_report(parameters=parameters).write(directory)
     if shifted is not None or probed is not None:
         transfer: Facts = {"model": str(directory), "layers": 4, "split": "val", "data": {}, "samples": 1000}
         steps = {} if shifted is None else {"noise": [{"strength": 1.0, "accuracy": shifted}]}

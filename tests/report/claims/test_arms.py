@@ -14,7 +14,6 @@ from layersim.commands.claims import claims
 from layersim.errors import UserError
 from layersim.report.claims import ARMS, LIMITS, Arms, Verdict, judge, markdown, read_arms
 from layersim.report.claims.verdicts import _plain
-from layersim.report.exits import write_exit_report
 from tests.report.claims.synthetic import (
     APART,
     EARLY,
@@ -175,7 +174,7 @@ def test_exits_by_other_rules_are_not_compared(tmp_path: Path) -> None:
     for (run,), policy in zip(runs.values(), ("entropy", "confidence"), strict=True):
         curve = {"threshold": [0.1, 0.9], "mean_exit_layer": [1.0, 4.0], "accuracy": [0.5, 0.9]}
         bands = {f"{key}_interval": [[0.0, 4.0]] * 2 for key in ("mean_exit_layer", "accuracy")}
-        write_exit_report(run, exit_report(policy=policy, curve=curve | bands))
+        exit_report(policy=policy, curve=curve | bands).write(run)
     assert "different policies" in verdict_on(read_arms(runs), "one-head-on-par").why
 
 
@@ -263,6 +262,14 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "…" not in printed.replace(" … ", ""), "no name is cut off"
     assert "no run of separate" in printed.replace("\n", " ")
     assert "no correction is made" in printed.replace("\n", " ")
+
+
+def test_a_directory_is_taken_by_its_very_name_and_patterns_where_there_is_none(tmp_path: Path) -> None:
+    runs = [make(tmp_path / name, "aligned", seed, {"accuracy": RISES}) for seed, name in enumerate(("run[1]", "run1"))]
+    output = tmp_path / "claims.md"
+    for given, seed in ((runs[0], 0), (runs[1], 1), (tmp_path / "run[12]", 1)):
+        assert main(["claims", "--aligned", str(given), "--output", str(output)]) == 0
+        assert f"seeds {seed}\n" in output.read_text()
 
 
 def test_the_commands_limits_are_those_of_the_claims() -> None:
