@@ -1,6 +1,6 @@
 """One pass over data in evaluation mode. Letters: L layers, N samples, D width."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
@@ -22,7 +22,12 @@ class Collector(Protocol):
         """What the pass has come to, on every process."""
 
 
-def evaluate(module: nn.Module, loader: Iterable[Mapping[str, Any]], *collectors: Collector) -> list[Any]:
+def evaluate(
+    module: nn.Module,
+    loader: Iterable[Mapping[str, Any]],
+    *collectors: Collector,
+    read: Callable[[Mapping[str, Any]], Any] | None = None,
+) -> list[Any]:
     """Runs a module once over data, and gives what each collector computes: `[accuracy, loss] = evaluate(module,
     data.val_dataloader(), LayerAccuracy(12), LayerLoss(12))`.
 
@@ -33,6 +38,7 @@ def evaluate(module: nn.Module, loader: Iterable[Mapping[str, Any]], *collectors
         module: called with each batch: a `LayerwiseModule` gives a `LayerOutput`, a `Backbone` `LayerFeatures`.
         loader: batches, their tensors on any device.
         collectors: each is given every output.
+        read: what gives the output of a batch, of modules that are parts of `module`, in place of its own call.
     """
     device = next(module.parameters()).device
     for collector in collectors:
@@ -44,7 +50,7 @@ def evaluate(module: nn.Module, loader: Iterable[Mapping[str, Any]], *collectors
                 key: value.to(device) if isinstance(value, Tensor) and key not in _NUMBERS else value
                 for key, value in batch.items()
             }
-            output = module(moved)
+            output = (read or module)(moved)
             for collector in collectors:
                 collector.update(output)
         return [collector.compute() for collector in collectors]

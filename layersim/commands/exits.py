@@ -40,12 +40,13 @@ from layersim.exits import (
     split_for_temperatures,
 )
 from layersim.exits import measure_speed as measure_speeds
+from layersim.exits.curve import spread
 from layersim.exits.policies import Policy
 from layersim.exits.speed import Batch
 from layersim.exits.token_calibration import TokenRisk
 from layersim.metrics import mean_saturation_layer, saturation_layer
 from layersim.module import LayerwiseModule
-from layersim.report.exits import ExitReport, write_exit_report
+from layersim.report.exits import ExitReport
 from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.token_exits import TokenExitReport
 from layersim.report.tradeoff import calibration_table, choices_table, plan_table, tradeoff_table
@@ -125,6 +126,8 @@ def calibrate_exits(
         return calibrate_token_exits(model, datamodule, trainer, ckpt_path, asked)
     directory = None if trainer is None else Path(trainer.default_root_dir)
     trainer = trainer or quiet_trainer()
+    if plan and trainer.world_size > 1:
+        raise UserError("A plan is made by one process alone. Set --trainer.devices=1, or leave --plan out.")
     if measure_speed and isinstance(trainer.strategy, ModelParallelStrategy):
         raise UserError(
             "One process times the model, which a sharded one does not run alone. Set --measure_speed=false, or leave "
@@ -251,13 +254,9 @@ def _timed(report: ExitReport, exits_at: Callable[..., EarlyExit], batches: Sequ
     """The record with seconds: of the chosen threshold first, then along the curve."""
     rank_zero_info(f"Timing the model with and without exits on {len(batches)} batches.")
     curve = report.curve
-    spread = [1 + (report.layers - 1) * step / (_TIMED - 1) for step in range(_TIMED)]
-    nearest = [
-        min(range(len(curve["threshold"])), key=lambda point: abs(curve["mean_exit_layer"][point] - depth))
-        for depth in spread
-    ]
+    spread_out = spread(torch.tensor(curve["mean_exit_layer"], dtype=torch.float64), _TIMED)
     chosen = {"threshold": report.threshold, "mean_exit_layer": report.mean_exit_layer, "accuracy": report.accuracy}
-    points = [chosen, *({key: curve[key][point] for key in chosen} for point in dict.fromkeys(nearest))]
+    points = [chosen, *({key: curve[key][point] for key in chosen} for point in spread_out)]
     speeds = measure_speeds([exits_at(point["threshold"]) for point in points], batches)
     measured = [
         {**point, "layer_gain": report.layers / point["mean_exit_layer"], **vars(speed)}
@@ -281,7 +280,7 @@ def _show(report: ExitReport, found: ExitSummary, directory: Path | None, stage:
         console.print(plan_table(report))
     if directory is None:
         return
-    path = write_exit_report(directory, report)
+    path = report.write(directory)
     if (page := directory / PAGE_FILE).exists():  # written when the evaluation ended, before the exits
         write_page([directory], page, stage=stage)
     print(f"Threshold, curve and speeds: {path}")

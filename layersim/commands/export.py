@@ -13,14 +13,14 @@ from layersim.backbones import Backbone
 from layersim.commands.collecting import evaluate_epoch, quiet_trainer
 from layersim.data import SplitDataModule
 from layersim.data.inputs import Inputs
-from layersim.errors import UserError, check_choice, check_share
+from layersim.errors import UserError, at_least, check_choice, check_share
 from layersim.export.exporting import Format
 from layersim.export.removal import Criterion
 from layersim.heads import Head, SharedHead
 from layersim.metrics import LayerAccuracy
 from layersim.metrics.effective_depth import effective_depth
 from layersim.module import LayerwiseModule
-from layersim.report.exits import EXITS_FILE, ExitReport, read_exit_report
+from layersim.report.exits import EXITS_FILE, ExitReport
 from layersim.runs.checkpoints import check_fits, class_names_of, read_checkpoint
 from layersim.runs.class_names import check_same_classes, head_classes
 from layersim.runs.models import check_kind
@@ -81,6 +81,7 @@ def export_model(
         raise UserError("Expected at most one of --layers, --tolerance and --remove, but got several.")
     if replace is not None and remove is None:
         raise UserError("--replace says what stands in for removed blocks. Set --remove, or leave --replace out.")
+    at_least(1, "--removal_batches", removal_batches)
     check_choice("format", format, Format)
     check_choice("replace", replace, Literal["linear"] | None)
     trainer = trainer or quiet_trainer()
@@ -166,7 +167,7 @@ def _without_blocks(
 
 def _report_at(place: Path, model: LayerwiseModule, format: str) -> ExitReport:
     """The threshold in an `exits.json` or a run's directory."""
-    report = read_exit_report(place)
+    report = ExitReport.read(place)
     if report is None:
         raise UserError(f"There is no {EXITS_FILE} at {place}: `layersim exits` writes it. Change --exits.")
     if report.threshold is None or report.layers != model.num_layers:

@@ -244,7 +244,7 @@ class _Writing:
                 told.append((here, self._logits(features, layer), layer))
             elif layer in self.exits and threshold is not None:
                 logits = None if policy.reads == "features" else self._logits(features, layer)
-                leaves = policy.leaves(policy.score(seen.view(logits, features, policy.reads)), threshold)
+                leaves = policy.score(seen.view(logits, features, policy.reads)) >= threshold
                 if leaves.any():
                     gone, stays = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
                     of_them = self._logits(features[gone], layer) if logits is None else logits[gone]

@@ -79,15 +79,12 @@ class Policy(ABC):
 
     @abstractmethod
     def score(self, view: View) -> Tensor:
-        """(n,) float: how sure this layer is of each sample. A sample's score depends on nothing else in the batch."""
+        """(n,) float: how sure this layer is of each sample, which leaves from the threshold up; of NaN never. A
+        sample's score depends on nothing else in the batch."""
 
     def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
         """The least and the greatest score, and so the range of thresholds: 0 … 1 where nothing else is said."""
         return 0.0, 1.0
-
-    def leaves(self, score: Tensor, threshold: float) -> Tensor:
-        """(n,) whether each sample leaves; a score of NaN never does."""
-        return score >= threshold
 
     def check(self, threshold: float, num_classes: int, num_layers: int) -> None:
         """Refuses a threshold outside the scores' range, with a UserError that says the range."""
@@ -98,19 +95,19 @@ class Policy(ABC):
                 f"{num_layers} layers), but got {threshold:g}. Change the threshold."
             )
 
-    def thresholds(self, num_classes: int, num_layers: int, steps: int = 1000) -> list[float]:
+    def thresholds(self, num_classes: int, num_layers: int) -> list[float]:
         """The thresholds to choose from, ascending: fixed by the policy, never by the data that choose among them."""
-        return threshold_grid(*self.bounds(num_classes, num_layers), steps)
+        return threshold_grid(*self.bounds(num_classes, num_layers))
 
 
-def threshold_grid(low: float, high: float, steps: int = 1000) -> list[float]:
-    """Thresholds from the least score to the greatest, ascending.
+def threshold_grid(low: float, high: float) -> list[float]:
+    """A thousand thresholds from the least score to the greatest, ascending.
 
     Their distance to the greatest shrinks by the same ratio from one to the next, down to a millionth of the range,
     because trained models crowd their scores there. Each is a float32, so that scores in float32 and in float64 agree
     on who has reached it.
     """
-    distances = (high - low) * torch.logspace(0, -6, steps - 1, dtype=torch.float64)
+    distances = (high - low) * torch.logspace(0, -6, 999, dtype=torch.float64)
     return sorted({*(high - distances).float().tolist(), high})
 
 
@@ -178,7 +175,7 @@ class Patience(Policy):
                 f"Expected a whole number of layers as threshold of the policy patience, but got {threshold:g}."
             )
 
-    def thresholds(self, num_classes: int, num_layers: int, steps: int = 1000) -> list[float]:
+    def thresholds(self, num_classes: int, num_layers: int) -> list[float]:
         """1 … L."""
         return [float(layers) for layers in range(1, num_layers + 1)]
 

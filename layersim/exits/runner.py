@@ -217,7 +217,7 @@ class _Leaving:
         leaves = torch.full_like(rows, layer == self.last, dtype=torch.bool)
         if self.threshold is not None and (layer < self.last or self.watch is not None):
             score = self.by.policy.score(view)
-            leaves |= self.by.policy.leaves(score, self.threshold)
+            leaves |= score >= self.threshold
             if self.watch is not None:
                 doubt = doubts(self.by.policy, score, logits.shape[-1], self.last + 1)
                 self.doubts += [doubt, layer + doubt[leaves]] if layer == 0 else [layer + doubt[leaves]]

@@ -1,7 +1,7 @@
 """Exports: stock checkpoints and programs of a model, whole, truncated or without some blocks."""
 
 from layersim.export.destination import RECORD_FILE, check_destination
-from layersim.export.exporting import export_as, export_onnx, export_program, export_stock
+from layersim.export.exporting import export_as
 from layersim.export.leaving import export_leaving
 from layersim.export.removal import Removal, RemovalTrial, Score, feature_changes, propose_removal, try_removal
 from layersim.export.replacement import replace_linear
@@ -17,9 +17,6 @@ __all__ = [
     "check_destination",
     "export_as",
     "export_leaving",
-    "export_onnx",
-    "export_program",
-    "export_stock",
     "feature_changes",
     "propose_removal",
     "replace_linear",

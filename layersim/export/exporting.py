@@ -1,7 +1,6 @@
 """A model of its own, which needs no layersim: a stock checkpoint, a torch.export archive, or ONNX."""
 
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -89,14 +88,6 @@ def export_as(
         (folder / "README.md").write_text(readme(record, lines), encoding="utf-8")
         serving.write(folder)
     return to
-
-
-export_stock = partial(export_as, "stock")
-"""`export_as("stock", …)`."""
-export_program = partial(export_as, "torch")
-"""`export_as("torch", …)`."""
-export_onnx = partial(export_as, "onnx")
-"""`export_as("onnx", …)`."""
 
 
 def record_of(backbone: Backbone, head: Head, kept: Sequence[int], form: Format) -> dict[str, Any]:

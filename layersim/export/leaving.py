@@ -35,12 +35,12 @@ def export_leaving(
 ) -> Path:
     """Writes a model with its exits as `model.onnx` into the folder `to`, for onnxruntime on the CPU.
 
-    Inputs are those of `export_onnx`; outputs `logits` (N, C) at the layers where samples left, after their
+    Inputs are those of `export_as`; outputs `logits` (N, C) at the layers where samples left, after their
     temperature, and `exit_layers` (N,) from 1. All of the batch goes through a layer as long as one sample stays. It is
     compared with the model on a small batch before it gets its name: logits where both left at the same layer.
 
     Raises:
-        UserError: as `export_onnx`.
+        UserError: as `export_as`.
     """
     backbone = early_exit.backbone
     check_onnx(backbone)
@@ -89,7 +89,7 @@ class Leaving(nn.Module):
         for layer, (values, temperature) in enumerate(zip(features, self.temperatures, strict=True)):
             logits = widened(self.head.logits(values[None], [layer])[0]) / temperature
             score = self.policy.score(seen.view(logits, values, self.policy.reads))
-            leaves = self.policy.leaves(score, self.threshold)
+            leaves = score >= self.threshold
             number = torch.full_like(leaves, layer + 1, dtype=torch.int64)
             if left is not None:  # the first layer to leave at counts
                 logits = torch.where(left.unsqueeze(-1), said[-3], logits)

@@ -4,6 +4,7 @@ measured. Letters: L layers, N samples, C classes."""
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -83,7 +84,7 @@ def feature_changes(
     """
     check_choice("criterion", criterion, Criterion)
     metric = AngularDistance() if criterion == "angular" else CosineSimilarity(centering="none")
-    (measured,) = evaluate(_Values(backbone), batches, metric)
+    (measured,) = evaluate(backbone, batches, metric, read=lambda batch: backbone(batch).values)
     return torch.as_tensor(measured if criterion == "angular" else 1 - measured)
 
 
@@ -127,52 +128,35 @@ def try_removal(
         UserError: as `truncate`; no batches, or batches without labels.
     """
     stock = [truncate(*pair, removal.kept) for pair in ((backbone, head), replaced) if pair is not None]
-    (totals,) = evaluate(_Trial(backbone, head, removal, stock), batches, Total())
+    parts, read = nn.ModuleList([backbone, head, *stock]), partial(_tried, backbone, head, removal, stock)
+    (totals,) = evaluate(parts, batches, Total(), read=read)
     if totals is None or not (samples := int(totals[0, 2])):
         raise UserError("Expected batches to measure a removal on, but got none.")
     return RemovalTrial(samples, *(Score(*row[:2]) for row in (totals / samples).tolist()))
 
 
-class _Values(nn.Module):
-    """The backbone, of whose features nothing but the values counts."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        values: Tensor = self.backbone(batch).values
-        return values
-
-
-class _Trial(nn.Module):
+def _tried(
+    backbone: Backbone, head: Head, removal: Removal, stock: list[nn.Module], batch: Mapping[str, Any]
+) -> Tensor:
     """The whole model, the prediction and the stock models on one batch: a row each in float64, its summed
     cross-entropy, correct predictions and samples."""
-
-    def __init__(self, backbone: Backbone, head: Head, removal: Removal, stock: list[nn.Module]) -> None:
-        super().__init__()
-        self.backbone, self.head, self.removal = backbone, head, removal
-        self.library, self.stock = library_of(backbone), nn.ModuleList(stock)
-
-    def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        whole, before, removed = self.removal.num_layers - 1, self.removal.first - 2, self.removal.last - 1
-        shown = sorted({before, removed, whole})
-        features: LayerFeatures = self.backbone(batch, shown)
-        targets = features.targets
-        if targets is None:
-            raise UserError("Measuring a removal needs a label for every sample, but the data gives none.")
-        at = dict(zip(shown, features.values, strict=True))
-        guess = at[whole] - at[removed] + at[before]
-        logits = [
-            self.head.logits(at[whole].unsqueeze(0), [whole])[0],
-            self.head.logits(guess.unsqueeze(0), [self.removal.kept[-1]])[0],
-            *(self.library.logits(model, batch) for model in self.stock),
-        ]
-        losses = [cross_entropy(rows.double(), targets, reduction="sum") for rows in logits]
-        correct = [(rows.argmax(dim=-1) == targets).sum() for rows in logits]
-        return torch.stack(
-            [torch.stack(losses), torch.stack(correct), losses[0].new_full((len(logits),), len(targets))], dim=1
-        )
+    whole, before, removed = removal.num_layers - 1, removal.first - 2, removal.last - 1
+    shown = sorted({before, removed, whole})
+    features: LayerFeatures = backbone(batch, shown)
+    targets = features.targets
+    if targets is None:
+        raise UserError("Measuring a removal needs a label for every sample, but the data gives none.")
+    at = dict(zip(shown, features.values, strict=True))
+    guess = at[whole] - at[removed] + at[before]
+    logits = [
+        head.logits(at[whole].unsqueeze(0), [whole])[0],
+        head.logits(guess.unsqueeze(0), [removal.kept[-1]])[0],
+        *(library_of(backbone).logits(model, batch) for model in stock),
+    ]
+    losses = [cross_entropy(rows.double(), targets, reduction="sum") for rows in logits]
+    correct = [(rows.argmax(dim=-1) == targets).sum() for rows in logits]
+    counted = losses[0].new_full((len(logits),), len(targets))
+    return torch.stack([torch.stack(losses), torch.stack(correct), counted], dim=1)
 
 
 class Total:

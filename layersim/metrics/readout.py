@@ -97,12 +97,6 @@ class LayerLoss(ReadoutMetric):
         return self.losses / self.samples, self.objective / self.samples
 
 
-def layer_confusion(predictions: Tensor, targets: Tensor, positive: int = 1) -> Tensor:
-    """(3, L) true positives, false positives and false negatives of (L, N) predictions against (N,) targets."""
-    said, true = predictions == positive, targets == positive
-    return torch.stack([(said & true).sum(dim=1), (said & ~true).sum(dim=1), (~said & true).sum(dim=1)])
-
-
 class LayerF1(ReadoutMetric):
     """F1(l) = 2 TP / (2 TP + FP + FN) of one class when the head is read at layer l: GLUE's measure for MRPC and QQP.
 
@@ -115,13 +109,15 @@ class LayerF1(ReadoutMetric):
     """
 
     counts: Tensor
+    """(3, L) true positives, false positives and false negatives."""
 
     def __init__(self, num_layers: int, positive: int = 1) -> None:
         super().__init__(counts=counts(3, num_layers))
         self.positive = positive
 
     def update(self, output: LayerOutput) -> None:
-        self.counts += layer_confusion(output.readout.predictions, targets_of(output), self.positive)
+        said, true = output.readout.predictions == self.positive, targets_of(output) == self.positive
+        self.counts += torch.stack([(said & true).sum(dim=1), (said & ~true).sum(dim=1), (~said & true).sum(dim=1)])
 
     def compute(self) -> Tensor:
         found, false, missed = self.counts.double().unbind()
