@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from layersim.errors import UserError
+from layersim.errors import UserError, check_share
 from layersim.report.claims import ARMS, LIMITS, judge, markdown, read_arms
 from layersim.report.claims.verdicts import HOW, remarks, verdicts_table
 from layersim.writing import written_whole
@@ -50,7 +50,7 @@ def claims(
         transfer_loss: the accuracy that a layer may lose under shifts or on another task
 
     Raises:
-        UserError: a pattern that no directory fits, what is no run, no run that was trained, or an epsilon that is no
+        UserError: a pattern that no directory fits, what is no run, no run that was trained, or a limit that is no
             share.
     """
     given = locals()
@@ -58,9 +58,8 @@ def claims(
         raise UserError(f"--output: expected the name of a markdown file, which ends in .md, got {output}.")
     limits = {name: given[name.replace("-", "_")] for name in (*LIMITS, "absolute-epsilon")}
     limits = {name: limit for name, limit in limits.items() if limit is not None}
-    for name in limits.keys() & {"epsilon", "absolute-epsilon"}:
-        if not 0 <= limits[name] <= 1:
-            raise UserError(f"--{name}: expected a share in 0 … 1, got {limits[name]:g}.")
+    for name, limit in limits.items():
+        check_share(f"--{name}", limit, zero=True, one=True)
     arms = read_arms({arm: _directories(arm, given[arm]) for arm in ARMS if given[arm]})
     verdicts = judge(arms, limits)
     console = Console()

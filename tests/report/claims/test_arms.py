@@ -295,8 +295,9 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ((), "expected runs to judge"),
         (("--standard", f"{tmp_path}/x*"), "--standard: expected a run's directory, or a pattern of some, got"),
         (("--standard", str(run), "--output", "claims.txt"), "--output: expected"),
-        (("--standard", str(run), "--epsilon", "1.5"), "--epsilon: expected"),
-        (("--standard", str(run), "--absolute-epsilon", "1.5"), "--absolute-epsilon: expected"),
+        (("--standard", str(run), "--epsilon", "1.5"), "Expected --epsilon at least 0 and at most 1, but got 1.5"),
+        (("--standard", str(run), "--absolute-epsilon", "1.5"), "Expected --absolute-epsilon at least 0"),
+        (("--standard", str(run), "--drop", "5"), "Expected --drop at least 0 and at most 1, but got 5"),
     ):
         assert main(["claims", *words]) == 2
         assert told in capsys.readouterr().err
