@@ -214,6 +214,16 @@ def test_the_pages_axis_of_layers_has_ticks_at_layers_alone(layers: int, width: 
     assert len(legend) == len({*legend}), legend
 
 
+@pytest.mark.parametrize("ends", [(7.9, 11.3), (8.2, 14.2), (121, 190), (20, 9000)])
+def test_the_pages_logarithmic_axis_has_labels_at_both_ends(ends: tuple[float, float]) -> None:
+    shown = axes_of(list(np.geomspace(*ends, 5)), "ratio", 300, log=True)
+    told = [float(text) for text in shown[shown.index(LAYER) + 1 :]]
+    assert told == sorted({*told})
+    room = (told[-1] / told[0]) ** (2 / (len(told) - 1))  # as far as two labels are apart
+    assert told[0] < ends[0] * room
+    assert told[-1] > ends[1] / room
+
+
 def test_no_layer_0_is_named_on_the_page() -> None:
     shown = axes_of([0.15] * 48, "", 300)
     assert shown[: shown.index(LAYER)] == ["10", "20", "30", "40"]

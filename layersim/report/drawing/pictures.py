@@ -253,7 +253,8 @@ def _upwards(quantity: Quantity, reached: Sequence[float], *, log: bool) -> Spec
     unit = "" if quantity.unit in ("", RATIO, "share", LAYER) else quantity.unit
     told: Spec = {"title": unit or None}
     if log:
-        return told | {"axis": {"format": ".6~g"}}
+        close = max(reached) < 3 * min(reached)  # where 1, 2 and 5 may all lie beyond, and Vega's own ticks are many
+        return told | {"axis": {"format": ".6~g"} | ({"values": _between(min(reached), max(reached))} if close else {})}
     low, high = quantity.range
     if high == 1 and low in (None, 0, -1):
         low, high = share_limits(reached)
@@ -261,6 +262,15 @@ def _upwards(quantity: Quantity, reached: Sequence[float], *, log: bool) -> Spec
         low = min([0.0, *reached]) if low is None else low
         high = (1.05 * max(reached, default=1.0) or 1.0) if high is None else high
     return told | {"scale": {"domain": [low, high], "nice": False}}
+
+
+def _between(low: float, high: float) -> list[float]:
+    """Round numbers between two, seven at most."""
+    if low == high:
+        return [low]
+    power = 10.0 ** math.floor(math.log10(high - low))
+    step = next(each for each in (0.2 * power, 0.5 * power, power, 2 * power) if (high - low) / each <= 7)
+    return [round(step * count, 12) for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _short(value: float) -> str:

@@ -64,7 +64,7 @@ def lines(
     if x == LAYER and not ticks:  # in the room around the points there may be a tick at 0
         real = {"condition": {"test": "datum.value < 1", "value": 0}, "value": 1}
         across["axis"] |= {"tickOpacity": real, "gridOpacity": real, "labelExpr": "datum.value < 1 ? '' : datum.label"}
-    up = _up(unit) | {"scale": {"type": "log", "nice": False} if log else {"zero": False}} | (up or {})
+    up = _up(unit, log) | {"scale": {"type": "log", "nice": False} if log else {"zero": False}} | (up or {})
     color: dict[str, Any] = {}
     marks: dict[str, Any] = {}
     if series is LAYERS:
@@ -171,10 +171,13 @@ def _channel(field: str, kind: str, title: str | None, **more: Any) -> Spec:
     return {"field": field, "type": kind, "title": title and words(title)} | shown | order | more
 
 
-def _up(unit: str) -> Spec:
+def _up(unit: str, log: bool = False) -> Spec:
+    """The channel of the values. Vega's own labels lack the decimals of a value alone, and some of a logarithmic axis
+    are empty."""
     share = unit in ("share", *COUNTED)
-    alone = f"domain('y')[1] - domain('y')[0] === 0 ? format(datum.value, '.6~{'%' if share else 'g'}') : datum.label"
-    return _channel("value", "quantitative", None, axis={"labelExpr": alone} | ({"format": "%"} if share else {}))
+    whole = f"format(datum.value, '.6~{'%' if share else 'g'}')"
+    told = whole if log else f"domain('y')[1] - domain('y')[0] === 0 ? {whole} : datum.label"
+    return _channel("value", "quantitative", None, axis={"labelExpr": told} | ({"format": "%"} if share else {}))
 
 
 def _whole(scale: str, most: str) -> Spec:
