@@ -63,7 +63,8 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         **named: Any,
     ) -> None:
         super().__init__(**named)
-        if min(epochs or [0]) < 0 or (epochs is not None and not epochs if every is None else every < 1):
+        whole = all(type(number) is int for number in [*(epochs or []), 1 if every is None else every])
+        if not whole or min(epochs or [0]) < 0 or (epochs is not None and not epochs if every is None else every < 1):
             raise UserError(f"Expected some epochs from 0, or every from 1, but got {epochs} and {every}.")
         self.epochs = epochs
         self.every = every
@@ -75,6 +76,11 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
         self._kept: dict[int, Tensor] = {}
         self._index = torch.empty(0, dtype=torch.int64)
         self._epoch = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and not trainer.global_step:  # another training; a resumed one's state comes later
+            self._kept, self.strips = {}, {name: {} for name in self.measures}
 
     def state_dict(self) -> dict[str, Any]:
         return {"kept": self._kept, "index": self._index, "strips": self.strips}

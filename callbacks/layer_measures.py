@@ -27,6 +27,7 @@ from layersim.report.page import PAGE_FILE, write_page
 from layersim.report.quantity import Quantity
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, append_record, read_records
 from layersim.runs.directory import reserve
+from layersim.similarity.positions import as_positions
 from layersim.tapping.output_pooling import Pool
 from layersim.tapping.submodules import named_submodules
 from layersim.writing import written_whole
@@ -89,7 +90,7 @@ class LayerMeasures:
     def reset(self) -> None:
         """Forgets what was measured."""
         self._layers = self._samples = 0
-        self._keys: set[Any] | None = None
+        self._keys = set[Any]()
 
     @property
     def needs_labels(self) -> bool:
@@ -127,6 +128,7 @@ class LayerMeasures:
             UserError: nothing ran, layers that differ in their width or number, labels that are missing; a batch with
                 other keys than those before.
         """
+        position = None if position is None else torch.as_tensor(position)
         batch = _with_position(batch, position)
         self.same_keys(batch)
         self.reader.open(batch)
@@ -138,16 +140,16 @@ class LayerMeasures:
         with torch.no_grad():
             output = self.reader.read(batch)
             assert output is not None
-            if position is not None and not isinstance(batch, Mapping):
-                output.features.position = position
+            if position is not None and (output.features.position is None or not isinstance(batch, Mapping)):
+                output.features.position = as_positions(position, output.features.values.shape[1])
             self.take(output)
 
     def same_keys(self, batch: Any) -> None:
         """Refuses a batch that has not the keys that the first one had, as a measure of some samples would tell of
         all."""
         keys = {*batch} if isinstance(batch, Mapping) else set()
-        if self._keys not in (None, keys):
-            here, before = (", ".join(sorted(map(str, each))) or "none" for each in (keys, self._keys or ()))
+        if self._samples and keys != self._keys:
+            here, before = (", ".join(sorted(map(str, each))) or "none" for each in (keys, self._keys))
             raise UserError(
                 f"Expected batches of the same keys, {before}, but got {here}. Give each batch all of them."
             )
@@ -165,9 +167,10 @@ class LayerMeasures:
             self._begin(len(values), values.device)
         if len(values) != self._layers:
             raise UserError(f"Expected {self._layers} layers in each forward pass, as in the first, got {len(values)}.")
+        with torch.inference_mode(False), torch.no_grad():  # whose tensors may not be changed outside of it
+            for monitor in self.monitors:
+                monitor.take_in(output)
         self._samples += values.shape[1]
-        for monitor in self.monitors:
-            monitor.take_in(output)
 
     def compute(self) -> dict[str, Quantity]:
         """What was measured since the last reset, by name, of all processes; more batches may follow.
@@ -241,7 +244,6 @@ class LayerMeasures:
     def write_record(self, moment: Moment, stage: Stage, figures: Figures) -> LayerRecord:
         """The same, while the loop goes on: figures are drawn meanwhile, and the page is not written yet."""
         quantities = self.compute()
-        self._lines += 1
         record = LayerRecord(
             epoch=moment.current_epoch,
             step=moment.global_step,
@@ -251,6 +253,7 @@ class LayerMeasures:
             unit="tokens" if self.monitors[0].unit == "tokens" else "samples",
             quantities=quantities,
         )
+        self._lines += 1
         if process() == 0:
             append_record(Path(moment.default_root_dir) / RECORDS_FILE, record)
             prefix = "val" if stage == "validate" else stage
@@ -264,9 +267,10 @@ class LayerMeasures:
 
     def _begin(self, layers: int, device: torch.device) -> None:
         refuse_mps(device)
+        with torch.inference_mode(False):
+            for monitor in self.monitors:
+                monitor.begin(cast(LayerwiseModule, self.reader.model(layers)), device, self.monitors[0])
         self._layers = layers
-        for monitor in self.monitors:
-            monitor.begin(cast(LayerwiseModule, self.reader.model(layers)), device, self.monitors[0])
 
 
 def _with_position(batch: Any, position: Tensor | None) -> Any:

@@ -4,7 +4,8 @@ import inspect
 import math
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         self._written: dict[Path, tuple[LayerRecord, Moment]] = {}
         self._is_training = self._has_trained = False
         self._resumed_at = 0
+        self._loader: Any = None
         self._start()
 
     def _start(self) -> None:
@@ -131,17 +133,26 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         samples = next((len(each) for each in batch.values() if isinstance(each, Tensor) and each.ndim), 0)
         first = self._passed + self._args.process_index * samples
         batch["position"] = first + torch.arange(samples)
-        self.measures.reader.open(batch)
-        self._read = batch
+        with self._kept():
+            self.measures.reader.open(batch)
+            self._read = batch
 
     def _after(self, model: nn.Module, inputs: Any, named: Any, output: Any) -> None:
-        if self._read is None:
+        if not isinstance(self._read, dict):
             return
         args, batch = self._args, self._read
         kind = next(model.parameters()).device.type
         dtype = torch.bfloat16 if args.bf16 else torch.float16
-        with torch.autocast(kind, dtype, enabled=bool(args.bf16 or args.fp16)):  # as the forward within is run
+        with self._kept(), torch.autocast(kind, dtype, enabled=bool(args.bf16 or args.fp16)):  # as the forward is run
             self._read = self.measures.reader.read(batch, below=self._samples_of_all()), batch
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Keeps what is refused until the Trainer's step ends: a call that is not the Trainer's goes on."""
+        try:
+            yield
+        except UserError as error:
+            self._read = error
 
     def _samples_of_all(self) -> int | None:
         """How many samples there are up to here, where the last batch of all processes is filled up with others."""
@@ -159,16 +170,35 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
     def on_prediction_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if self._model is None:
             raise UserError("Give LayerMeasuresCallback to the Trainer as it is made: Trainer(…, callbacks=[…]).")
+        if (loader := kwargs.get("eval_dataloader")) is not self._loader:
+            self._passed_over(loader)
         if self._read is None:
             self._unlabelled = True
             if self._is_training:
                 raise self._no_labels()
             return
+        if isinstance(self._read, UserError):
+            raise self._read
         (output, batch), self._read = self._read, None
         self.measures.same_keys(batch)
         self._passed += len(batch["position"]) * args.world_size
         if output is not None:
             self.measures.take(output)
+
+    def _passed_over(self, loader: Any) -> None:
+        """Forgets an evaluation that broke off, behind which the first batch of another one has come."""
+        read, given, before, self._loader = self._read, self._given, self._passed, loader
+        if not before and not self._unlabelled:
+            return
+        self.measures.reset()
+        self._start()
+        self._read, self._given = read, given
+        if isinstance(read, tuple):
+            output, batch = read
+            batch["position"] = batch["position"] - before
+            if output is not None and output.features.position is not None:
+                each = self.measures.reader.positions_each
+                output.features.position = output.features.position - before * each
 
     def _no_labels(self) -> UserError:
         return UserError(
@@ -179,9 +209,17 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         if self._unlabelled:
-            raise self._no_labels()
-        prefix = next((key[: -len("_runtime")] for key in metrics or () if key.endswith("_runtime")), "eval")
-        self._finish(args, state, "validate", prefix.removeprefix("eval").strip("_"))
+            error = self._no_labels()
+            self.measures.reset()
+            self._start()
+            raise error
+        ends = ("_runtime", "_samples_per_second")  # the Trainer's own; a metric may be called model_runtime
+        prefixes = (key.removesuffix(ends[0]) for key in metrics or () if key.endswith(ends[0]))
+        prefix = next((each for each in prefixes if each + ends[1] in metrics), "eval")
+        name = "" if prefix == "eval" else prefix.removeprefix("eval_")
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise UserError(f"The record of {prefix!r} lies in a folder of this name: change metric_key_prefix.")
+        self._finish(args, state, "validate", name)
 
     def on_predict(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         if self._unlabelled:

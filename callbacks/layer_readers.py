@@ -51,6 +51,11 @@ class OwnReader:
     def close(self) -> None:
         self._hooks.close()
 
+    @property
+    def positions_each(self) -> int:
+        """How many positions a sample of a batch takes: a language model's are tokens."""
+        return POSITIONS if self.module.reads_tokens else 1
+
     def options(self) -> dict[str, Any]:
         return {}
 
@@ -85,8 +90,7 @@ class TransformersReader(OwnReader):
     def read(self, batch: Any, below: int | None = None) -> LayerOutput | None:
         self._hooks.close()  # tells where not all blocks ran
         (values, counted), self._output = self._output, None
-        per = POSITIONS if self.module.reads_tokens else 1
-        features = of_those_below(LayerFeatures(torch.stack([*values]).detach(), *counted), below, per)
+        features = of_those_below(LayerFeatures(torch.stack([*values]).detach(), *counted), below, self.positions_each)
         return None if features is None else read_by_head(self.module, features)
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """What the model says of every sample at every layer, as a table."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from pyarrow import parquet
 from torch import Tensor
 
+from callbacks.loggers import make_directory
 from layersim.errors import UserError
 from layersim.evaluation import everywhere
 from layersim.outputs import LayerOutput
@@ -27,12 +29,20 @@ class PredictionWriter(Callback):
     def __init__(self) -> None:
         self._batches: list[dict[str, list[Any]]] = []
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        make_directory(trainer)
+
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._batches = []
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **more: Any
     ) -> None:
+        if not isinstance(outputs, LayerOutput) or not isinstance(batch, Mapping) or "index" not in batch:
+            raise UserError(
+                "PredictionWriter writes what a LayerwiseModule predicts of batches with an index, but got "
+                f"{type(outputs).__name__} of a batch that is a {type(batch).__name__}. Leave it out of the callbacks."
+            )
         self._batches.append(_columns(outputs, batch["index"], batch.get("label")))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -47,6 +47,8 @@ class RunRecorder(EvaluationCallback):
             # Refuses one name of two callbacks before anything is trained.
             logged_names(trainer.callbacks, pl_module, stage=STAGES[stage])  # type: ignore[attr-defined]
         root = Path(trainer.default_root_dir).absolute()
+        if root != self._home:
+            self.records = []  # of another run; a resumed one's come later
         if root != self._home and trainer.strategy.broadcast(_path(trainer).exists()):
             own = trainer.strategy.broadcast(str(reserve(root.parent, root.name)) if trainer.is_global_zero else "")
             rank_zero_info(f"{root} holds an earlier run, so that this one is kept in {own}.")
@@ -106,9 +108,10 @@ class ReportWriter(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         directory = Path(trainer.default_root_dir)
-        if not trainer.is_global_zero or not (directory / RECORDS_FILE).exists():
+        records = directory / RECORDS_FILE
+        if not trainer.is_global_zero or not records.exists() or not (read := read_records(records)):
             return
-        last = read_records(directory / RECORDS_FILE)[-1]
+        last = read[-1]
         page = directory / PAGE_FILE
         with dispensable("The page", directory):
             write_page([directory], page, stage=last.stage)

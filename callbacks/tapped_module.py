@@ -110,6 +110,8 @@ class TappedModule:
         UserError: as `FeatureTap`, or a part that the module has not.
     """
 
+    positions_each = 1
+
     def __init__(self, module: nn.Module, named: Named) -> None:
         self.module = module
         self.named = named

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from numbers import Integral, Real
 from types import NoneType
 from typing import get_args
 
@@ -35,7 +36,9 @@ def check_share(what: str, value: object, *, zero: bool = False, one: bool = Fal
     Raises:
         UserError: it is none.
     """
-    if not isinstance(value, int | float) or not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
+    if not isinstance(value, Real) or not (
+        0 < (share := float(value)) < 1 or (zero and share == 0) or (one and share == 1)
+    ):
         ends = f"{'at least' if zero else 'above'} 0 and {'at most' if one else 'below'} 1"
         raise UserError(f"Expected {what} {ends}, but got {value}. {remedy}".rstrip())
 
@@ -46,17 +49,22 @@ def check_seed(seed: int, option: str = "--seed") -> int:
     Raises:
         UserError: it is none.
     """
-    if not 0 <= seed < 2**32:
-        raise UserError(f"A seed is a whole number from 0 to {2**32 - 1}, but got {seed}. Change {option}.")
-    return seed
+    if not _is_whole(seed) or not 0 <= seed < 2**32:
+        raise UserError(f"A seed is a whole number from 0 to {2**32 - 1}, but got {seed!r}. Change {option}.")
+    return int(seed)
 
 
 def at_least(lowest: int, option: str, value: int) -> int:
     """The value, or a UserError that names the option, `--steps`, or of the data by its name alone."""
-    if value < lowest:
+    if not _is_whole(value) or value < lowest:
         whole = option if option.startswith("--") else f"--data.{option}"
-        raise UserError(f"{option.lstrip('-')} must be at least {lowest}, got {value}: change {whole}")
-    return value
+        least = f"at least {lowest}" if _is_whole(value) else f"a whole number of at least {lowest}"
+        raise UserError(f"{option.lstrip('-')} must be {least}, got {value!r}: change {whole}")
+    return int(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def meant(given: object, known: Iterable[str]) -> str:

@@ -73,7 +73,11 @@ class Head(nn.Module, ABC):
     def losses_of(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(K,) mean cross-entropies of (K, N, C) logits with targets (N,), in nats, smoothed as in training."""
         each = cross_entropy(
-            logits.flatten(0, 1), targets.repeat(len(logits)), reduction="none", label_smoothing=self.label_smoothing
+            logits.flatten(0, 1),
+            targets.repeat(len(logits)),
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+            ignore_index=torch.iinfo(torch.int64).min,  # -100 is a wrong label as any other, not a loss of 0
         )
         return each.view(len(logits), -1).mean(dim=1)
 

@@ -24,7 +24,7 @@ from layersim.freezing import freeze_parts
 from layersim.heads import Head, SharedHead, TunedLens
 from layersim.objectives import Aligned, KLToLast, Objective, Reading, Step
 from layersim.optimization import schedules
-from layersim.optimization.parameter_groups import ParameterGroups, check_groups
+from layersim.optimization.parameter_groups import ParameterGroups, checked_groups
 from layersim.optimization.schedules import Interval, WarmupDecay, start_from
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
@@ -240,9 +240,7 @@ class LayerwiseModule(LightningModule):
         return self.parameter_groups.of(self)
 
     def _make_optimizer(self) -> tuple[Optimizer, Any]:
-        groups = self.grouped_parameters()
-        check_groups(groups, self)
-        optimizer = self._optimizer_of(groups)
+        optimizer = self._optimizer_of(checked_groups(self.grouped_parameters(), self))
         return optimizer, self.lr_scheduler and schedules.scheduled(optimizer, self.lr_scheduler)
 
     def _optimizer_of(self, parameters: Any) -> Optimizer:

@@ -1,8 +1,11 @@
 """Whatever a library raises at a door becomes one line of ours."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 
-from layersim.errors import UserError, as_user_error, meant, root_reason
+from layersim.errors import UserError, as_user_error, at_least, check_seed, check_share, meant, root_reason
 
 
 @pytest.mark.parametrize(
@@ -62,3 +65,20 @@ def test_what_was_meant_is_found_by_the_whole_name_a_part_of_it_or_its_last_part
     known = ["cifar10/aligned", "cifar10/standard", "digits/aligned", "digits/standard"]
 
     assert meant(given, known) == (f" Did you mean {' or '.join(near)}?" if near else "")
+
+
+@pytest.mark.parametrize("given", ["8", 2.5, True, None])
+def test_what_is_no_whole_number_is_refused_in_one_line(given: Any) -> None:
+    with pytest.raises(UserError, match=rf"^steps must be .*, got {given!r}: change --steps$"):
+        at_least(1, "--steps", given)
+    with pytest.raises(UserError, match=rf"^A seed is a whole number .*, but got {given!r}\. Change --seed\.$"):
+        check_seed(given)
+    assert at_least(1, "--steps", 8) == check_seed(8) == 8
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, np.float64])
+def test_a_share_is_a_number_of_any_kind(kind: Any) -> None:
+    check_share("a share", kind(0.9))
+    for wrong in (kind(1.5), kind("nan"), "0.5", None):
+        with pytest.raises(UserError, match="Expected a share above 0 and below 1, but got"):
+            check_share("a share", wrong)

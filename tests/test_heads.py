@@ -269,6 +269,22 @@ def test_parts_at_a_layer_are_what_reads_it(make: Any, features: Tensor) -> None
         torch.testing.assert_close(classifier(norm(features[layer])), head.logits(features[[layer]], [layer])[0])
 
 
+@pytest.mark.parametrize("make", [SharedHead, SeparateHeads, LinearProbes, TunedLens])
+@pytest.mark.parametrize("table", [True, False])
+@pytest.mark.parametrize("label", [-100, -1, 5])
+def test_a_label_that_is_no_class_is_an_error_in_training(
+    make: type[Head], table: bool, label: int, features: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """-100 too, which torch's own cross-entropy takes for a sample of no loss."""
+    if not table:
+        monkeypatch.setattr(heads, "MAX_TABLE", 0)
+    head, wrong = make(Wide()), targets.clone()
+    wrong[2] = label
+    assert head.loss(features, targets, range(3), [0.2, 0.3, 0.5]) > 0
+    with pytest.raises((IndexError, RuntimeError)):
+        head.loss(features, wrong, range(3), [0.2, 0.3, 0.5])
+
+
 def test_half_precision_features_are_read_in_float32(features: Tensor, targets: Tensor) -> None:
     head = SharedHead(Plain()).to(torch.bfloat16)
     half = features.to(torch.bfloat16)

@@ -114,9 +114,18 @@ class Backbone(nn.Module, ABC):
 
         Returns:
             (K, N, D) features of those K layers, with the batch's targets and positions.
+
+        Raises:
+            UserError: layers that there are not, or not in ascending order.
         """
+        self.require_layers(layers)
         read, targets, position = self.counted(batch)
         return LayerFeatures(torch.stack(self.read_blocks(batch, read, layers)), targets, position)
+
+    def require_layers(self, layers: Sequence[int] | None) -> None:
+        """Refuses layers that are none, or not ascending numbers 0 … L − 1."""
+        if layers is not None and ([*layers] != sorted({*layers} & {*range(self.num_layers)}) or not len(layers)):
+            raise UserError(f"Expected ascending layers of 0 … {self.num_layers - 1}, but got {[*layers]}.")
 
     def counted(self, batch: Mapping[str, Any]) -> tuple[Callable[[Tensor], Tensor], Tensor | None, Tensor | None]:
         """What makes of a block's output for this batch the features that count, (N, D), their targets and positions,
@@ -178,8 +187,10 @@ class Backbone(nn.Module, ABC):
                 f"Expected blocks of 1 … {len(every)} to recompute, but got {', '.join(map(str, wrong))}. Change "
                 "--model.activation_checkpointing."
             )
-        for number in chosen:
-            block = self.blocks[number - 1]
+        for block in getattr(self, "_recomputing", ()):  # as they were before
+            del block.forward
+        self._recomputing = [self.blocks[number - 1] for number in chosen]
+        for block in self._recomputing:
             block.forward = partial(_recomputed, block, block.forward)
 
     def _does_not_say(self, what: str) -> UserError:

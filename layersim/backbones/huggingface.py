@@ -90,7 +90,7 @@ class TransformersBackbone(Backbone):
         check_choice("pool", pool, Literal["mean"] | None)
         if pretrained and name_or_path is None:
             raise UserError("Expected name_or_path, whose weights to load. Set it, or pretrained: false.")
-        name_or_path = name_or_path and model_name(name_or_path)
+        name_or_path = name_or_path and model_name(str(name_or_path))
         hub = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
         self.hub_options: dict[str, Any] = hub  # what else to fetch of the model, such as its tokenizer, by
         config = configuration(name_or_path, config_args or {}, num_classes, task, hub)
@@ -190,7 +190,9 @@ class TransformersBackbone(Backbone):
             take_padding_from_eos(self.name, config)
 
     def _run_tiny(self) -> Tensor:
-        with as_user_error(f"{self.name} fails on a tiny input", "Change name_or_path or config_args.", why=shortened):
+        what = f"{self.name} fails on a tiny input"
+        # whoever builds it may want no gradients, by which what the logits depend on is found
+        with torch.enable_grad(), as_user_error(what, "Change name_or_path or config_args.", why=shortened):
             logits: Tensor = self.model(**self.inputs(self.tiny_batch)).logits
         return logits
 

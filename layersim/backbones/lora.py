@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from math import isfinite
 from typing import Any
 
 import torch
@@ -36,7 +37,9 @@ class Lora:
     """Whether the blocks' norms train as well; not beside weights of half precision."""
 
     def __post_init__(self) -> None:
-        if self.r < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+        if self.target_modules == []:
+            raise UserError("Expected names of maps, or null for all, but got []. Change the backbone's lora.")
+        if self.r < 1 or not (self.alpha > 0 and isfinite(self.alpha)) or not 0 <= self.dropout < 1:
             raise UserError(
                 f"Expected r ≥ 1, alpha > 0 and 0 ≤ dropout < 1, but got r {self.r}, alpha {self.alpha}, dropout "
                 f"{self.dropout}. Change the backbone's lora."

@@ -163,7 +163,7 @@ def image_config(name: str | None, config: Any, hub: dict[str, Any], size_typed:
         "crop_pct": side / (_edge(resized, "shortest_edge") or _edge(resized, "height") or side)
         if cropped and side
         else 1.0,
-        "crop_mode": "center",
+        "crop_mode": "center" if cropped or not _edge(resized, "height") else "squash",
     }
 
 

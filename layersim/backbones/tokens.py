@@ -43,8 +43,9 @@ def pooled(tokens: Tensor, mask: Tensor | None, rule: Rule, prefix: int = 0) -> 
     real = tokens.new_ones(tokens.shape[:2]) if mask is None else mask
     if rule == "mean":
         tokens, real = tokens[:, prefix:], real[:, prefix:]
-        real = real.to(tokens.dtype)
-        return (tokens * real.unsqueeze(-1)).sum(dim=1) / real.sum(dim=1, keepdim=True)
+        wide = torch.promote_types(tokens.dtype, torch.float32)  # half precision holds neither sum nor count
+        total = (tokens * real.to(tokens.dtype).unsqueeze(-1)).sum(dim=1, dtype=wide)
+        return (total / real.sum(dim=1, keepdim=True, dtype=wide)).to(tokens.dtype)
     places = torch.arange(tokens.shape[1], device=tokens.device)
     return tokens[torch.arange(tokens.shape[0], device=tokens.device), (places * (real > 0)).argmax(dim=1)]
 

@@ -78,6 +78,7 @@ class TimmBackbone(Backbone):
         check_layout(self.model, name)
         if checkpoint_path:
             load_weights(self.model, str(weights), create, num_classes, in_chans)
+            check_layout(self.model, name)  # of a head that may have other classes
         self.num_layers = len(self.blocks)
         self.num_classes = self.model.num_classes
         self.norm_before_pooling = timm_pooling.norms_first(self.model)
@@ -104,6 +105,7 @@ class TimmBackbone(Backbone):
         Raises:
             UserError: images of another size or channel number than the model takes.
         """
+        self.require_layers(layers)
         prefix = {"return_prefix_tokens": True} if getattr(self.model, "num_prefix_tokens", 0) else {}
         tokens = self.model.forward_intermediates(
             self._images(batch),

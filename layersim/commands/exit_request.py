@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from layersim.data import Split, SplitDataModule
 from layersim.data.blocks import first_tokens
-from layersim.errors import UserError, as_user_error, check_seed, check_share
-from layersim.exits import Method, Risk, check_promise, check_targets, split_for_temperatures
+from layersim.errors import UserError, as_user_error, check_choice, check_seed, check_share
+from layersim.exits import POLICIES, Method, Risk, check_promise, check_targets, split_for_temperatures
 from layersim.exits.token_calibration import TokenRisk
 from layersim.module import LayerwiseModule
 
@@ -85,6 +85,11 @@ class ExitRequest:
 
     def check(self) -> None:
         """Refuses, with a UserError, what is out of its range; no data are read for that."""
+        if self.policy not in POLICIES:
+            raise UserError(f"policy: expected one of {', '.join(POLICIES)}, got {self.policy!r}.")
+        check_choice("method", self.method, Method)
+        check_choice("risk_of", self.risk_of, Risk | TokenRisk | None)
+        check_choice("split", self.split, Literal["val", "test"])
         check_seed(self.seed)
         for target in self.targets:
             check_share("--risk", target)

@@ -13,6 +13,7 @@ from layersim.commands.exit_request import ExitRequest, Texts
 from layersim.data import SplitDataModule
 from layersim.data.blocks import first_tokens
 from layersim.errors import UserError
+from layersim.evaluation import evaluating
 from layersim.exits import POLICIES, TokenExit, calibrate_tokens, measure_token_speed
 from layersim.module import LayerwiseModule
 from layersim.report.token_exits import TokenExitReport, speed_table, tried_table
@@ -36,7 +37,7 @@ def calibrate_token_exits(
     trainer, texts = trainer or quiet_trainer(), asked.texts or Texts()
     evaluate_epoch(trainer, model, datamodule, split=asked.split, ckpt_path=ckpt_path)
     device = trainer.strategy.root_device
-    model.eval().to(device)
+    model.to(device)
     exit_layers = None if texts.exit_layers is None else [layer - 1 for layer in texts.exit_layers]
     exits = TokenExit(model.backbone, model.head, POLICIES[asked.policy](), None, exit_layers, texts.kv)
     rows = first_tokens(datamodule.splits[asked.split], texts.number, texts.prompt + texts.new).to(device)
@@ -44,13 +45,14 @@ def calibrate_token_exits(
     written = f"Writing {texts.new} tokens behind {len(rows)} texts of the {asked.split} split"
     rank_zero_info(f"{written}, threshold by threshold.")
     options: dict[str, Any] = {"target": asked.targets[0], "risk": asked.token_risk, "confidence": asked.confidence}
-    found = calibrate_tokens(exits, prompts, following, batch_size=texts.batch_size, seed=asked.seed, **options)
     speed = []
-    if asked.measure_speed:
-        few = prompts[:_TIMED]
-        rank_zero_info(f"Timing {len(few)} texts with and without exits.")
-        early = exits.at(found.threshold)
-        speed = [asdict(measure_token_speed(early, few, texts.new, size)) for size in sorted({1, len(few)})]
+    with evaluating(model), trainer.precision_plugin.forward_context():
+        found = calibrate_tokens(exits, prompts, following, batch_size=texts.batch_size, seed=asked.seed, **options)
+        if asked.measure_speed:
+            few = prompts[:_TIMED]
+            rank_zero_info(f"Timing {len(few)} texts with and without exits.")
+            early = exits.at(found.threshold)
+            speed = [asdict(measure_token_speed(early, few, texts.new, size)) for size in sorted({1, len(few)})]
     report = TokenExitReport(
         calibration=asdict(found),
         speed=speed,

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 from layersim.data.samplers import EvaluationSampler, Loader, TrainSampler, bucketed_order, evaluation_batch_size
 from layersim.data.splits import Integers, Sample, Split, evaluation_generator, shared_samples
 from layersim.data.streams import UNTOLD_CLASSES, Stream, StreamLoader
-from layersim.errors import UserError, at_least, check_seed
+from layersim.errors import UserError, at_least, check_seed, check_share
 
 if TYPE_CHECKING:
     from layersim.data.inputs import Inputs
@@ -273,11 +273,12 @@ class DrawnSplits(SplitDataModule):
 
     def __init__(self, *, val_fraction: float = 0.1, test_fraction: float = 0.0, **loader: Any) -> None:
         super().__init__(**loader)
-        # something must be left to train on, and something to validate on
-        if not (val_fraction > 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):  # nor NaN
+        check_share("val_fraction", val_fraction, remedy="Change --data.val_fraction.")
+        check_share("test_fraction", test_fraction, zero=True, remedy="Change --data.test_fraction.")
+        if val_fraction + test_fraction >= 1:  # something must be left to train on
             raise UserError(
-                "expected 0 < val_fraction, 0 <= test_fraction and a sum below 1, "
-                f"got {val_fraction} and {test_fraction}: change --data.val_fraction or --data.test_fraction"
+                f"expected val_fraction + test_fraction below 1, got {val_fraction} and {test_fraction}: change "
+                "--data.val_fraction or --data.test_fraction"
             )
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction

@@ -42,7 +42,8 @@ class Images(TableData):
         image_column: the column of images.
         train_transforms: of torchvision.transforms.v2, named by class path; [] for none. None: resize to the input size
             and flip.
-        eval_transforms: the same for evaluation. None: timm's resize and centre crop, by crop_pct.
+        eval_transforms: the same for evaluation. None: timm's, by the backbone's
+            crop_pct and crop_mode.
         mean: of each channel on the scale 0 … 1, in place of the backbone's.
         std: of each channel, in place of the backbone's.
         max_pixels: of an image.
@@ -129,7 +130,8 @@ class Images(TableData):
     def inputs(self, backbone: Any) -> ImageInputs:
         self.adapt(backbone)
         config = backbone.data_config
-        crop = config.get("crop_pct", 0.875) if self.eval_transforms is None else None
+        plain = self.eval_transforms is None and config.get("crop_mode", "center") == "center"
+        crop = config.get("crop_pct", 0.875) if plain else None
         size = config["input_size"][1:]
         return ImageInputs(self._evaluation, self.read, size, crop=crop, interpolation=config["interpolation"])
 

@@ -64,7 +64,8 @@ class ImageInputs(Inputs):
     """Height and width that come out."""
     _: KW_ONLY
     crop: float | None
-    """The share of the image's sides that timm's centre crop leaves; 1: resized whole; None: own transforms."""
+    """The share of the image's sides that timm's centre crop leaves; 1: resized whole; None: neither, as with own
+    transforms or images resized to height and width."""
     interpolation: str = "bilinear"
     """By which it is resized."""
 

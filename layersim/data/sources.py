@@ -188,6 +188,8 @@ class Source:
             self.together = False
         else:
             self.opened = str(self.location) if self.is_local else self.path
+            if self.is_local and (real := str(self.location.resolve())) != glob.escape(real):
+                raise UserError(f"{self.path} has * ? or [ in its path, which reads other folders: rename it")
             builder = self._builder()
             kind = builder.name
             self.files = {str(split): files for split, files in (builder.config.data_files or {}).items()}

@@ -80,7 +80,8 @@ class Stream(IterableDataset[Sample]):
     def first(self) -> Sample:
         """The sample that the source's first row begins."""
         for piece in self.pieces(self._guarded(self.rows)):
-            return self._checked(piece)
+            with seeded(self.seed, 0, 0, self.run_seed):
+                return self._checked(piece)
         raise UserError(f"{self.told} has no rows: change --data.path or --data.train_split")
 
     def __iter__(self) -> Iterator[Sample]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, Queue
-from threading import Thread
+from threading import TIMEOUT_MAX, Thread
 from time import monotonic
 from typing import Any
 
@@ -23,11 +23,11 @@ class Gathered:
         wait: seconds that the first of a batch waits for others.
 
     Raises:
-        UserError: `most` below 1, or `wait` below 0.
+        UserError: `most` below 1, or `wait` below 0 or longer than threads wait.
     """
 
     def __init__(self, model: Callable[[list[Any]], Exited], *, most: int = 64, wait: float = 0.002) -> None:
-        if most < 1 or not wait >= 0:
+        if not most >= 1 or not 0 <= wait <= TIMEOUT_MAX:
             raise UserError(f"Expected 1 input in a batch and 0 seconds, or more, but got most={most} and wait={wait}.")
         self.model, self.most, self.wait = model, most, wait
         self._waiting: Queue[tuple[Any, Future[Exited]]] = Queue()
@@ -57,6 +57,9 @@ class Gathered:
     def _answer(self, batch: list[tuple[Any, Future[Exited]]]) -> None:
         try:
             told = self.model([given for given, _ in batch])
+            if len(told.predictions) != len(batch):
+                raise UserError(f"The model has answered {len(told.predictions)} of {len(batch)} inputs.")
+            answers = [told.of(place) for place in range(len(batch))]
         except Exception as error:  # goes to whoever asked
             if len(batch) == 1:
                 batch[0][1].set_exception(error)
@@ -64,5 +67,5 @@ class Gathered:
             for one in batch:
                 self._answer([one])
         else:
-            for place, (_, answer) in enumerate(batch):
-                answer.set_result(told.of(place))
+            for (_, answer), own in zip(batch, answers, strict=True):
+                answer.set_result(own)

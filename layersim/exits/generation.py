@@ -194,7 +194,7 @@ class _Writing:
     def write(self, stop: set[int], forced: Tensor | None) -> Written:
         tokens = self.ids.new_zeros(self.texts, self.new)
         layers = torch.full_like(tokens, -1)
-        losses = None if forced is None else torch.zeros(tokens.shape, device=tokens.device)
+        losses = None if forced is None else torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
         going = list(range(self.texts))
         for step in range(self.new):
             rows = torch.tensor(going, device=tokens.device)

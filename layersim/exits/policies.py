@@ -127,7 +127,8 @@ class Confidence(Policy):
 
     def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
         # The float32 just below 1 / C: equal probabilities, rounded, must still reach it.
-        return torch.nextafter(torch.tensor(1 / num_classes), torch.tensor(0.0)).item(), 1.0
+        above, zero = torch.tensor([1 / num_classes, 0.0], dtype=torch.float32)
+        return torch.nextafter(above, zero).item(), 1.0
 
 
 class Margin(Policy):

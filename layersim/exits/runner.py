@@ -15,7 +15,7 @@ from torch import Tensor
 
 from layersim.backbones.base import Backbone
 from layersim.backbones.shrinking_forward import ShrinkingForward
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
 from layersim.evaluation import evaluating
 from layersim.exits.alarm import Alarm
 from layersim.exits.policies import Policy, Seen, exit_layer
@@ -49,6 +49,9 @@ class Exited:
         rows = slice(place, place + 1)
         names = None if self.class_names is None else self.class_names[rows]
         return Exited(self.predictions[rows], self.exit_layers[rows], self.logits[rows], names)
+
+
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class EarlyExit:
@@ -144,12 +147,13 @@ class EarlyExit:
             self._shrinking(batch, leaving)
             return leaving.exited()
 
-    def audit(self, batch: Mapping[str, Any], labels: Tensor | None = None) -> Tensor:
+    def audit(self, batch: Any, labels: Tensor | Sequence[int] | None = None) -> Tensor:
         """Tells the alarm what leaving costs these samples, and gives it: (N,) losses of the alarm's risk.
 
         All layers are computed, since every risk compares with the full model; the threshold counts, not the alarm.
 
         Args:
+            batch: as the call takes it.
             labels: (N,) classes; `disagreement` needs none.
 
         Raises:
@@ -158,17 +162,19 @@ class EarlyExit:
         if self.watch is None or self.watch.target is None:
             raise UserError("Expected an alarm that watches labels, EarlyExit(…, watch=Alarm(target=…)), but got none.")
         with self._reading():
-            values = self.backbone(batch).values
+            values = self.backbone(batch if isinstance(batch, Mapping) else self._batch(batch)).values
+            with as_user_error("The labels cannot be read"):
+                labels = None if labels is None else torch.as_tensor(labels)
             if labels is None and self.watch.risk == "disagreement":
                 labels = torch.zeros(values.shape[1], dtype=torch.long)
             classes = self.backbone.num_classes
-            whole = labels is not None and labels.shape == values.shape[1:2] and not labels.is_floating_point()
+            whole = labels is not None and labels.shape == values.shape[1:2] and labels.dtype in _WHOLE
             if labels is None or not (whole and ((labels >= 0) & (labels < classes)).all()):
                 raise UserError(
                     f"Expected a label in 0 … {classes - 1} for each of {values.shape[1]} samples, but got "
-                    f"{'none' if labels is None else labels}."
+                    f"{'none' if labels is None else f'{labels.dtype} of shape {tuple(labels.shape)}'}."
                 )
-            features = LayerFeatures(values, labels.to(values.device))
+            features = LayerFeatures(values, labels.to(values.device).long())
             table = exit_table(self.head, features, self.policy, self.temperatures)
         losses = at_exits(drops(table, self.watch.risk), exit_layer(table.scores, self.threshold))
         self.watch.report(losses)

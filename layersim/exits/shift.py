@@ -44,6 +44,7 @@ class Shift:
             raise UserError(f"Expected a finite density ratio of 0 or more for each sample, but got {weights}.")
         if not (0 < self.greatest < torch.inf and weights.any()):
             raise UserError(f"Expected density ratios that reach above 0, but got at most {self.greatest:g}.")
+        object.__setattr__(self, "weights", weights.double().clamp(max=self.greatest))
 
     @property
     def effective_samples(self) -> float:
@@ -62,12 +63,12 @@ class Shift:
         So each promise of `promises.py` is one of new data when it is asked of these numbers. For `crc` it is that of
         weighted conformal risk control (arXiv 2208.02814, section 4; 1904.06019) with W in the new sample's place.
         """
-        return target + self.weights.clamp(max=self.greatest) / self.greatest * (losses - target)
+        return target + self.weights / self.greatest * (losses - target)
 
     def bound(self, promise: Promise, losses: Tensor) -> float:
         """What a promise says of the new data's risk at most, where the ratio's mean is that of the N samples."""
         above = promise.bound(self.weighted(losses, promise.target)) - promise.target
-        return promise.target + above * self.greatest / self.weights.clamp(max=self.greatest).mean().item()
+        return promise.target + above * self.greatest / self.weights.mean().item()
 
 
 def estimate_shift(known: Tensor, new: Tensor, *, seed: int = 0) -> Shift:

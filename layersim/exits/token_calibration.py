@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from layersim.errors import check_choice
+from layersim.errors import UserError, check_choice
 from layersim.exits.calibration import check_promise, leaving_rule
 from layersim.exits.generation import TokenExit
 from layersim.exits.policies import Patience, check_thresholds
@@ -108,6 +108,9 @@ def calibrate_tokens(
         UserError: an option out of its range, or too few texts.
     """
     check_choice("risk", risk, TokenRisk)
+    if len(following) != len(input_ids) or batch_size < 1:
+        given = f"{len(input_ids)} and {len(following)}, and batch_size {batch_size}"
+        raise UserError(f"Expected as many prompts as what followed them, and batches of 1 or more, but got {given}.")
     promise = check_promise(len(input_ids), of="texts", target=target, risk=risk, confidence=confidence)
     backbone, policy = exits.backbone, exits.policy
     if thresholds is None:

@@ -73,6 +73,11 @@ class Leaving(nn.Module):
 
     def __init__(self, early_exit: EarlyExit) -> None:
         super().__init__()
+        if early_exit.autocast is not None:
+            raise UserError(
+                f"The threshold is of scores under autocast to {early_exit.autocast}, which a file in float32 has not. "
+                "Choose it by `layersim exits --trainer.precision=32-true`."
+            )
         self.backbone: Backbone
         self.backbone, self.head = copy.deepcopy((early_exit.backbone, early_exit.head))
         self.policy = early_exit.policy

@@ -146,6 +146,8 @@ def _tried(
     targets = features.targets
     if targets is None:
         raise UserError("Measuring a removal needs a label for every sample, but the data gives none.")
+    if bool(((targets < 0) | (targets >= head.num_classes)).any()):
+        raise UserError(f"Measuring a removal needs labels 0 … {head.num_classes - 1}, but some are others.")
     at = dict(zip(shown, features.values, strict=True))
     guess = at[whole] - at[removed] + at[before]
     logits = [

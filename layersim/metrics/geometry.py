@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from layersim.errors import check_choice
+from layersim.errors import check_choice, check_share
 from layersim.metrics.calibration import REACH
 from layersim.outputs import LayerFeatures
 from layersim.similarity.features import centred, require_samples
@@ -79,6 +79,7 @@ def intrinsic_dimension(features: Tensor, *, discard: float = 0.1) -> tuple[Tens
         other; NaN of a layer of fewer than 3 different samples, of samples all equally far apart, or not finite. And
         (L,) integers: how many samples were left out, as equal to another.
     """
+    check_share("discard", discard, zero=True)
     found, different = [], []
     for layer in features:
         points = centred(torch.unique(layer, dim=0).double(), 0)
@@ -102,7 +103,7 @@ def _two_neighbours(points: Tensor, discard: float) -> Tensor:
     scores = (ratios <= last) / dimension - ratios.clamp(max=last)
     linked = torch.eye(len(points), dtype=torch.bool, device=points.device)
     linked.scatter_(1, near.gather(1, order[:, :2]), True)
-    variance = scores @ ((linked | linked.T).double() @ scores)
+    variance = torch.maximum(scores @ ((linked | linked.T).double() @ scores), scores @ scores)  # never below alone
     half = REACH * dimension.square() / kept * variance.sqrt()
     return torch.stack([dimension, dimension - half, dimension + half])
 

@@ -4,6 +4,7 @@ N samples."""
 import torch
 from torch import Tensor
 
+from layersim.errors import UserError
 from layersim.outputs import LayerOutput
 from layersim.similarity.layer_metric import LayerMetric
 
@@ -26,8 +27,9 @@ def counts(*shape: int) -> Tensor:
 
 
 def targets_of(output: LayerOutput) -> Tensor:
-    """(N,) classes, of a step that has them."""
-    assert output.features.targets is not None
+    """(N,) classes, of a step that has them; a UserError where it has none."""
+    if output.features.targets is None:
+        raise UserError("Expected a label for each sample, which this metric reads, but the batch has none.")
     return output.features.targets
 
 
@@ -87,6 +89,7 @@ class LayerLoss(ReadoutMetric):
         super().__init__(losses=zeros, objective=zeros.new_zeros(()), samples=counts())
 
     def update(self, output: LayerOutput) -> None:
+        targets_of(output)
         assert output.loss is not None
         samples = output.features.values.shape[1]
         self.losses += output.readout.losses.double() * samples

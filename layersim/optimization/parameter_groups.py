@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from math import isfinite
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from layersim.errors import UserError, check_share
 
@@ -108,8 +108,11 @@ def _is_matrix(name: str, parameter: nn.Parameter, exempt: list[str]) -> bool:
     return not _TABLES.search(name)
 
 
-def check_groups(groups: list[dict[str, Any]], module: nn.Module) -> None:
-    """Raises a UserError where a parameter that trains is in no group, or one is in two."""
+def checked_groups(given: Iterable[dict[str, Any]], module: nn.Module) -> list[dict[str, Any]]:
+    """The groups with lists of parameters, where torch takes generators, which are read once, and a parameter alone.
+    Raises a UserError where a parameter that trains is in no group, or one is in two."""
+    pairs = ((group, group["params"]) for group in given)
+    groups = [group | {"params": [params] if isinstance(params, Tensor) else list(params)} for group, params in pairs]
     counts = Counter(id(parameter) for group in groups for parameter in group["params"])
     missing = [name for name, each in module.named_parameters() if each.requires_grad and not counts[id(each)]]
     twice = [name for name, each in module.named_parameters() if counts[id(each)] > 1]
@@ -120,3 +123,4 @@ def check_groups(groups: list[dict[str, Any]], module: nn.Module) -> None:
                 f"{names[0]}{more} {what}. Change `grouped_parameters` of the module; what shall not train needs "
                 "requires_grad = False."
             )
+    return groups

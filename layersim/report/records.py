@@ -5,6 +5,7 @@ The file that every figure, table and comparison of a run is drawn from. Letters
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, Literal, Self
 
 from layersim.errors import UserError, check_choice
 from layersim.report.quantity import Quantity
-from layersim.report.reading import DamagedFile, damaging, read_json, short
+from layersim.report.reading import DamagedFile, check_plain, damaging, read_json, short
 from layersim.writing import named
 
 RECORDS_FILE = "layers.jsonl"
@@ -66,8 +67,8 @@ class LayerRecord:
         if self.layers > _MOST_LAYERS:
             raise UserError(f"layers: expected at most {_MOST_LAYERS:,}, got {self.layers:,}.")
         for name, quantity in self.quantities.items():
-            if not isinstance(quantity, Quantity):
-                raise UserError(f"{name}: expected a Quantity, got {short(quantity)}.")
+            if not isinstance(quantity, Quantity) or not isinstance(name, str):
+                raise UserError(f"{name}: expected a Quantity by its name, got {short(quantity)}.")
             quantity.check(name, self.layers)
 
     def values(self, name: str) -> Any:
@@ -90,9 +91,20 @@ class LayerRecord:
         return next(iter(self.matrices), None)
 
     def to_line(self) -> str:
-        """The record as one line of JSON, without the newline. JSON has neither NaN nor infinity: both become null."""
+        """The record as one line of JSON, without the newline. JSON has neither NaN nor infinity: both become null.
+
+        Raises:
+            UserError: what `from_line` would refuse, such as numbers beyond 64 bits; the quantity is named.
+        """
         line = {"version": VERSION} | vars(self)
-        line["quantities"] = {name: quantity.to_json() for name, quantity in self.quantities.items()}
+        line["quantities"] = told = {name: quantity.to_json() for name, quantity in self.quantities.items()}
+        for name, each in told.items():
+            try:
+                check_plain({name: each}, most=sys.maxsize)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
+        if len(told) > _MOST_QUANTITIES:
+            raise UserError(f"quantities: expected at most {_MOST_QUANTITIES}, got {len(told)}.")
         if not self.left_out:
             del line["left_out"]
         return json.dumps(line, allow_nan=False)
@@ -144,13 +156,14 @@ def append_record(path: Path, record: LayerRecord) -> None:
     Raises:
         OSError: the line cannot be written; the file is what it was before.
     """
+    line = record.to_line().encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with named(path), path.open("a+b", buffering=0) as file:  # a buffer would be written again after an error
         file.seek(0)
         if end := _after_last_newline(file.read()):
             warnings.warn(f"{path}: the last line was cut by an interruption and is taken off.", stacklevel=2)
             file.truncate(file.tell() - len(end))
-        whole, line = file.seek(0, os.SEEK_END), record.to_line().encode() + b"\n"
+        whole = file.seek(0, os.SEEK_END)
         try:
             while line:
                 line = line[file.write(line) :]

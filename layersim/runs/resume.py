@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -167,10 +167,18 @@ def prefer_given_options(
                 group["lr"] *= rate / peak
                 if "initial_lr" in group:
                     group["initial_lr"] = rate
-                for schedule in checkpoint.get("lr_schedulers", []):
+                for schedule in _every(checkpoint.get("lr_schedulers", [])):
                     for key in {"base_lrs", "_last_lr"} & schedule.keys():
+                        schedule[key] = [*schedule[key]]  # which a schedule may share with the one within
                         schedule[key][number] *= rate / peak
             group.update(options)
+
+
+def _every(schedules: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """These states of schedules and those within them, as a SequentialLR has some."""
+    for schedule in schedules:
+        yield schedule
+        yield from _every(schedule.get("_schedulers") or [])
 
 
 def check_length(checkpoint: dict[str, Any], steps: int) -> None:

@@ -47,7 +47,8 @@ def load_early_exit(given: str | Path, *, exits: str | Path | None = None, devic
     if exits is not None and report is None:
         raise UserError(f"There is no {EXITS_FILE} at {exits}: `layersim exits` writes it. Change exits.")
     source = _source(given, place, report)
-    module = open_module(source, device=device)
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        module = open_module(source, device=device)
     if source.state is None and (module.backbone.fresh_classifier or not source.predicts):
         raise UserError(f"{given} has no trained classifier, so that its answers would mean nothing. Train one first.")
     inputs = inputs_of(source, module)
@@ -219,7 +220,8 @@ def serving_of(
         if inputs is not None:
             inputs.save(folder)
         if report is not None:
-            weights = fingerprint(open_module(read_export(folder))) if stock else report.weights
+            dtype, _ = PRECISIONS.get(report.precision, (None, None))  # which a fingerprint tells
+            weights = fingerprint(open_module(read_export(folder)).to(dtype)) if stock else report.weights
             replace(report, weights=weights).write(folder)
 
     usage = Serving.usage if inputs is None else inputs.usage

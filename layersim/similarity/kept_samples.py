@@ -95,7 +95,9 @@ class SampleKeeper(LayerMetric):
         """
         before, samples = self.count(), sets[0].shape[1]
         shapes = [(len(features), features.shape[2]) for features in sets]
-        if before and any(was != now for was, now in zip(self._shapes, shapes, strict=False)):
+        if before and self._shapes and len(shapes) != len(self._shapes):
+            raise UserError("other: expected with every update or with none: reset the metric in between")
+        if before and self._shapes not in ([], shapes):
             told = " and ".join(f"{layers} layers of width {width}" for layers, width in self._shapes)
             raise UserError(
                 f"features: expected {told}, as in the update before, got shape "

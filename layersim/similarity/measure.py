@@ -140,10 +140,17 @@ class Measure(SampleKeeper):
         """Says, before the first update, that `null` will be asked for.
 
         Raises:
-            UserError: fewer than 19 permutations, or a measure that keeps no samples to permute.
+            UserError: fewer than 19 permutations, a measure that keeps no samples to permute, or, where it permutes as
+                they come, samples that came already.
         """
-        self.expected = permutations, seed
-        self.require_null(permutations, seed)
+        before, self.expected = self.expected, (permutations, seed)
+        try:
+            self.require_null(permutations, seed)
+            if before != self.expected and self.count() and not self.keeps_sample:
+                raise UserError("null: expect_null comes before the first update: reset the metric in between")
+        except UserError:
+            self.expected = before
+            raise
 
     def require_null(self, permutations: int, seed: int) -> None:
         """Raises what `expect_null` does."""

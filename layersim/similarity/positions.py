@@ -27,6 +27,7 @@ def as_positions(index: Tensor | None, samples: int, start: int = 0) -> Tensor:
     """
     if index is None:
         return torch.arange(start, start + samples)
+    index = torch.as_tensor(index)
     if index.shape != (samples,) or index.is_floating_point():
         raise UserError(f"index: expected ({samples},) integers, one a sample, got {tuple(index.shape)} {index.dtype}")
     return index.cpu().long()

@@ -181,6 +181,7 @@ class StreamedCKA(Measure):
             if sum(map(len, self.index)) >= STRETCH:
                 self._sum_up()
 
+    @torch.inference_mode(False)  # whose tensors may not be changed outside of it
     def _sum_up(self) -> None:
         """Adds the samples that wait."""
         if not self.index:

@@ -1,5 +1,6 @@
 """A sweep file, as `wandb sweep` reads it."""
 
+import json
 import re
 from dataclasses import dataclass
 from math import isfinite
@@ -71,6 +72,8 @@ def read(path: Path) -> SweepFile:
         with as_user_error("expected YAML"):
             config = yaml.load(path.read_text(encoding="utf-8"), OnceLoader)
         check_plain(config)
+        with as_user_error("expected text, numbers and lists of them", "Put a date in quotes"):
+            json.dumps(config)
     if not isinstance(config, dict) or not isinstance(config.get("parameters"), dict) or not config["parameters"]:
         raise UserError(f"{path}: expected a mapping with `method`, `metric`, `parameters` and `command`.")
     if config.get("method") not in METHODS:

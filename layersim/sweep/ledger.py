@@ -71,11 +71,11 @@ class Ledger:
         return [self._trials[number] for number in sorted(self._trials)]
 
     def write(self, trial: Trial) -> None:
+        first, line = (json.dumps(each) + "\n" for each in ({"sweep": self._sweep}, asdict(trial)))
         self._trials[trial.trial] = trial
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            lines = [asdict(trial)] if file.tell() else [{"sweep": self._sweep}, asdict(trial)]
-            file.write("".join(json.dumps(each) + "\n" for each in lines))
+            file.write(line if file.tell() else first + line)
 
     def _read(self) -> int:
         """Takes in the file's whole lines, and gives their bytes; a program that ended may have cut off the last."""

@@ -75,7 +75,8 @@ def fit_probe(features: Floats, targets: Integers, *, seed: int = 0, option: str
 def standardisation(features: Floats) -> tuple[Floats, Floats]:
     """The mean of (…, N, D) features, (…, 1, D), and the factor that makes their spread 1; 0 where nothing varies."""
     mean, spread = features.mean(axis=-2, keepdims=True), features.std(axis=-2, keepdims=True)
-    return mean, np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+    varies = np.ptp(features, axis=-2, keepdims=True) > 0  # exactly, where a spread is rounded
+    return mean, np.divide(1, spread, out=np.zeros_like(spread), where=varies)
 
 
 def _fitted(features: Floats, targets: Integers, penalty: float) -> Probe:

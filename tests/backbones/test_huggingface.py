@@ -1,6 +1,7 @@
 """transformers backbones: the shared head at the last layer is the model's own forward, family by family."""
 
 import copy
+import re
 from operator import attrgetter
 from typing import Any
 
@@ -211,6 +212,27 @@ def test_gradient_checkpointing_gives_the_same_gradients(family: str, blocks: bo
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
 
 
+def test_what_recomputes_is_what_was_said_last() -> None:
+    backbone = build(CLASSIFIERS["ViT"])
+    backbone.train()
+    ran: list[int] = []
+    backbone.blocks[0].layernorm_before.register_forward_pre_hook(lambda *_: ran.append(1))
+    runs = []
+    for chosen in (True, True, [2], [1], False):
+        backbone.recompute(chosen)
+        ran.clear()
+        aligned_gradients(backbone)
+        runs.append(len(ran))
+    assert runs == [2, 2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("layers", [[0, 7], [-1], [], [1, 0], [1, 1]])
+def test_layers_that_are_not_there_or_not_ascending_are_refused(layers: list[int]) -> None:
+    backbone = build(CLASSIFIERS["BERT"])
+    with pytest.raises(UserError, match=rf"^Expected ascending layers of 0 … 2, but got {re.escape(str(layers))}\.$"):
+        backbone(batch_for(backbone), layers)
+
+
 def test_a_block_that_is_not_there_cannot_run_again() -> None:
     with pytest.raises(UserError, match=r"Expected blocks of 1 … 3 to recompute, but got 0, 4\. Change --model\.activ"):
         build(CLASSIFIERS["BERT"]).recompute([0, 1, 4])
@@ -307,3 +329,14 @@ def test_without_any_such_token_the_mask_is_enough() -> None:
     batch = batch_for(backbone)
     alone = {key: value[1:2, :3] for key, value in batch.items()}
     torch.testing.assert_close(read(backbone, batch)[-1][1:2], stock(backbone, alone), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["BERT", "DINOv2", "Llama"])
+def test_what_trains_does_not_depend_on_whether_gradients_are_on(family: str) -> None:
+    def trained() -> list[str]:
+        return [name for name, value in build(CLASSIFIERS[family]).named_parameters() if value.requires_grad]
+
+    expected = trained()
+    with torch.no_grad():
+        assert trained() == expected
+    assert expected

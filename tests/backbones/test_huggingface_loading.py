@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 import transformers
 from torch import nn
 
 from layersim.backbones import TransformersBackbone
+from layersim.data import Images
 from layersim.errors import UserError
 from tests.backbones.tiny_transformers import CLASSIFIERS, ENCODER, IMAGES, VISION, L, batch_for, build, read, stock
 
@@ -43,6 +46,12 @@ def test_a_folders_weights_are_loaded_in_training_mode(classifier: Path) -> None
     assert all(module.training for module in loaded.modules())
     batch = batch_for(source)
     torch.testing.assert_close(read(loaded.eval(), batch)[-1], stock(source, batch), rtol=1e-5, atol=1e-5)
+
+
+def test_a_folder_may_be_a_path(classifier: Path) -> None:
+    loaded = TransformersBackbone(classifier, task="classification")  # type: ignore[arg-type]
+    assert loaded.name == str(classifier)
+    torch.testing.assert_close(loaded.state_dict(), load(classifier).state_dict(), rtol=0, atol=0)
 
 
 def test_without_pretrained_a_folder_gives_the_architecture_alone(classifier: Path) -> None:
@@ -155,6 +164,24 @@ def test_an_image_processor_beside_the_weights_says_how_images_are_prepared(tmp_
     batch = batch_for(backbone.eval())
     torch.testing.assert_close(read(backbone, batch)[-1], stock(backbone, batch), rtol=1e-5, atol=1e-5)
     assert load(tmp_path, config_args={"image_size": 8}).input_size == (3, 8, 8), "what the user types beats it"
+
+
+def test_an_image_processor_that_crops_nothing_squashes(tmp_path: Path) -> None:
+    build(IMAGES["ViT"]).model.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+    backbone = load(tmp_path)
+    assert backbone.data_config["crop_mode"] == "squash"
+    y, x, channel = np.ogrid[:60, :120, :3]
+    image = PIL.Image.fromarray((127.5 + 120 * np.sin(x / (30 + 9 * channel)) * np.cos(y / 20)).astype(np.uint8))
+    inputs = Images("nowhere").inputs(backbone)
+    theirs = transformers.AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"]
+    level = 1 / 255 / 0.5  # of 8 bits; mean and std are 0.5
+    torch.testing.assert_close(inputs(image)["image"], theirs, rtol=0, atol=1.5 * level)
+    backbone.data_config["crop_mode"] = "center"
+    cropped = Images("nowhere").inputs(backbone)
+    assert (cropped(image)["image"] - theirs).abs().max() > 50 * level, "the control"
+    assert "ImageOps.fit" in cropped.usage(["image"])
+    assert "ImageOps.fit" not in inputs.usage(["image"]), "which crops"
 
 
 def test_an_image_processor_that_leaves_things_out(tmp_path: Path) -> None:

@@ -101,3 +101,11 @@ TOKENS = torch.arange(24.0).view(2, 4, 3)
 )
 def test_poolings(rule: str, mask: Tensor | None, expected: list[list[float]]) -> None:
     torch.testing.assert_close(pooled(TOKENS, mask, rule), torch.tensor(expected).float())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("dtype", "count", "value"), [(torch.float16, 300, 300.0), (torch.bfloat16, 257, 3.0)])
+def test_a_mean_in_half_precision_is_summed_in_single(dtype: torch.dtype, count: int, value: float) -> None:
+    """float16 holds no 90 000, bfloat16 no 257."""
+    tokens = torch.full((1, count, 2), value, dtype=dtype)
+    for mask in (None, torch.ones(1, count).long()):
+        assert torch.equal(pooled(tokens, mask, "mean"), tokens[:, 0])

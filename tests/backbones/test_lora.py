@@ -1,5 +1,6 @@
 """Low-rank adapters: what they compute, what trains, and that layers are read as before."""
 
+import math
 import sys
 from typing import Any
 
@@ -228,7 +229,14 @@ def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         build(CAUSAL["Llama"], "language-modeling", lora=Lora())
 
 
-@pytest.mark.parametrize("options", [{"r": 0}, {"alpha": 0.0}, {"dropout": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{"r": 0}, {"alpha": 0.0}, {"alpha": math.nan}, {"alpha": math.inf}, {"dropout": 1.0}]
+)
 def test_sizes_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match="r ≥ 1, alpha > 0"):
         Lora(**options)
+
+
+def test_adapters_of_no_map_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^Expected names of maps, or null for all, but got \[\]"):
+        Lora(target_modules=[])

@@ -206,6 +206,14 @@ def test_jax_weights(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["patch_embed.proj.weight"].numpy(), folded, rtol=1e-5, atol=1e-5)
 
 
+def test_a_file_whose_head_has_one_class_is_refused(save: Save) -> None:
+    path = save(weights_of(num_classes=1))
+    with pytest.raises(UserError, match=rf"^Expected at least 2 classes, but {NAME} has 1\. Set num_classes\.$"):
+        load(path, num_classes=None)
+    with pytest.warns(UserWarning, match=r"drawn anew for 7 classes"):
+        assert load(path)["head.weight"].shape == (7, 48)
+
+
 def test_a_checkpoint_of_our_own(save: Save) -> None:
     """Its names have a prefix, and its head stands there twice."""
     weights = weights_of()

@@ -1,5 +1,6 @@
 """timm backbones: the shared head at the last layer is the model's own forward, family by family."""
 
+import re
 from typing import Any
 
 import pytest
@@ -208,3 +209,10 @@ def test_images_of_another_size_are_refused() -> None:
     backbone = build(*FAMILIES["ViT, class token"])
     with pytest.raises(UserError, match=r"3 × 32 × 32 .*gives 1 × 28 × 28 .*img_size and in_chans"):
         backbone({"image": torch.randn(2, 1, 28, 28)})
+
+
+@pytest.mark.parametrize("layers", [[0, 7], [-1], [], [1, 0], [1, 1]])
+def test_layers_that_are_not_there_or_not_ascending_are_refused(layers: list[int]) -> None:
+    backbone = build(*FAMILIES["ViT, class token"])
+    with pytest.raises(UserError, match=rf"^Expected ascending layers of 0 … 2, but got {re.escape(str(layers))}\.$"):
+        backbone(backbone.small_batch(), layers)

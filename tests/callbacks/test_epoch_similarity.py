@@ -143,6 +143,24 @@ def test_outside_of_a_training_nothing_is_measured(tmp_path: Path) -> None:
     assert drift.quantities == {}
 
 
+def test_another_training_begins_with_nothing_kept(tmp_path: Path) -> None:
+    again, fresh = EpochSimilarity(max_samples=50), EpochSimilarity(max_samples=50)
+    fit(tmp_path / "before", again, epochs=3, limit_val_batches=2)
+    fit(tmp_path / "again", again, epochs=2)  # other samples, which those kept could not be compared to
+    fit(tmp_path / "fresh", fresh, epochs=2)
+    assert again.strips == fresh.strips
+    assert [*again.strips["cka"][0]] == [1]
+    assert records(tmp_path / "again") == records(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize(
+    "options", [{"epochs": [0.5]}, {"epochs": ["0"]}, {"epochs": [True]}, {"every": 1.5}, {"every": "2"}]
+)
+def test_epochs_are_whole_numbers(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="Expected some epochs from 0, or every from 1, but got"):
+        EpochSimilarity(**options)
+
+
 def test_a_dead_layer_is_nan_and_told_once() -> None:
     now, then = related_layers(40, 8), related_layers(40, 8, seed=1)
     then[2] = 3.0

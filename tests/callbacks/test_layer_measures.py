@@ -330,6 +330,48 @@ def test_what_cannot_be_measured_is_told(make: Any, message: str) -> None:
         make()
 
 
+def test_a_batch_that_is_refused_first_leaves_nothing_behind() -> None:
+    batch = {"image": torch.randn(6, 1, 8, 8), "label": torch.arange(6)}
+    measures = LayerMeasures(NET, measures=["accuracy", "f1"], **PARTS)
+    for _ in range(2):
+        with pytest.raises(UserError, match="LayerF1Monitor is for two classes"):
+            measures.update(batch)
+    with pytest.raises(UserError, match="Nothing was measured yet"):
+        measures.compute()
+    measures = LayerMeasures(NET, measures="accuracy", **PARTS)
+    with pytest.raises(UserError, match="Expected the integer classes"):
+        measures.update({"image": batch["image"]})
+    same(shown(measures, [batch]), shown(LayerMeasures(NET, measures="accuracy", **PARTS), [batch]))
+
+
+@pytest.mark.parametrize("mapping", [True, False])
+def test_positions_choose_the_samples_or_are_refused(mapping: bool) -> None:
+    """However they come: 8 of 40 samples are kept, which others are without positions."""
+    images, position = torch.randn(40, 1, 8, 8), torch.arange(40).flip(0)
+    batch: Any = {"image": images} if mapping else images
+
+    def found(position: Any) -> Any:
+        measures = LayerMeasures(NET, "blocks.*", {"rsa": RSA(max_samples=8)})
+        measures.update(batch, position=position)
+        return measures.compute()["rsa"].values
+
+    expected = found(position)
+    assert found(position.tolist()) == found(position.numpy()) == expected != found(None)
+    for wrong in (position.float(), position[:5], position[:5].tolist()):
+        with pytest.raises(UserError, match=r"index: expected \(40,\) integers, one a sample"):
+            found(wrong)
+
+
+def test_inference_mode_may_begin_and_end_between_batches() -> None:
+    expected = shown(LayerMeasures(NET, measures=EVERY, **PARTS), batches())
+    for inference in ((True, False), (False, True)):
+        measures = LayerMeasures(NET, measures=EVERY, **PARTS)
+        for number, batch in enumerate(batches()):
+            with torch.inference_mode(inference[number % 2]):
+                measures.update(batch)
+        same(measures.compute(), expected)
+
+
 def test_watching_without_a_run_is_told_and_lets_go() -> None:
     for measures in (LayerMeasures(NET, "blocks.*"), LayerMeasures(tiny.backbone())):
         with pytest.raises(UserError, match=r"Call the model|Nothing ran"), measures.watching():

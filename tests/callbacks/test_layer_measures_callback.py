@@ -355,6 +355,77 @@ def test_evaluations_that_are_missing_or_tell_nothing(tmp_path: Path) -> None:
         late.evaluate()
 
 
+class Stops(transformers.TrainerCallback):  # type: ignore[misc]
+    """Ends the first evaluation at its second batch, as Ctrl-C does."""
+
+    steps = 0
+
+    def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+        self.steps += 1
+        if self.steps == 2:
+            raise KeyboardInterrupt
+
+
+def raises_once(found: Any, told: list[Any] = []) -> dict[str, float]:  # noqa: B006  # counts its calls
+    told.append(found)
+    if len(told) == 1:
+        raise ZeroDivisionError
+    return {}
+
+
+@pytest.mark.parametrize(("error", "others"), [(KeyboardInterrupt, [Stops()]), (ZeroDivisionError, [])])
+def test_an_evaluation_that_breaks_off_is_not_part_of_the_next(
+    error: type[BaseException], others: list[Any], tmp_path: Path
+) -> None:
+    """RSA of 16 of the samples, which their positions choose."""
+    measures: list[Any] = ["accuracy", SimilarityHeatmaps({"rsa": RSA(max_samples=16)})]
+    data, model = rows("BERT", samples=20), model_of("BERT").model
+    run = trainer(model, tmp_path / "again", LayerMeasuresCallback(measures=measures), *others, test=data)
+    run.compute_metrics = None if others else raises_once
+    with pytest.raises(error):
+        run.evaluate()
+    run.evaluate()
+    fresh: list[Any] = ["accuracy", SimilarityHeatmaps({"rsa": RSA(max_samples=16)})]
+    trainer(model, tmp_path / "once", LayerMeasuresCallback(measures=fresh), test=data).evaluate()
+    assert lines(tmp_path / "again") == lines(tmp_path / "once")
+
+
+def test_an_evaluation_without_labels_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+    run = trainer(model_of("BERT").model, tmp_path, LayerMeasuresCallback(measures="accuracy"))
+    for _ in range(2):
+        with pytest.raises(UserError, match="and no labels in evaluation"):
+            run.evaluate(rows("BERT", labels=False, samples=8))
+    run.evaluate(rows("BERT", samples=20))
+    assert [each.samples for each in read_records(tmp_path / "layers.jsonl")] == [20]
+
+
+def test_an_evaluations_folder_has_the_name_that_the_trainer_was_given(tmp_path: Path) -> None:
+    """Whatever a metric is called."""
+    home = tmp_path / "run"
+    run = trainer(model_of("BERT").model, home, LayerMeasuresCallback(measures="cosine"), test=rows("BERT", samples=8))
+    run.compute_metrics = lambda found: {"model_runtime": 1.0}
+    run.evaluate()
+    run.evaluate(metric_key_prefix="evaluation")
+    run.evaluate(metric_key_prefix="eval_near/by")
+    with pytest.raises(UserError, match=r"The record of 'eval_\.\./out' lies in a folder .* change metric_key_prefix"):
+        run.evaluate(metric_key_prefix="eval_../out")
+    kept = sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("layers.jsonl"))
+    assert kept == ["run", "run/evaluation", "run/near/by"]
+
+
+def test_a_call_that_is_not_the_trainers_goes_on_with_what_cannot_be_measured(tmp_path: Path) -> None:
+    """The Trainer's own evaluation is refused all the same."""
+    model, data = Plain(), digits()[:8]
+    run = trainer(model, tmp_path, LayerMeasuresCallback(**PARTS, measures="accuracy"), train=data, test=data)
+    run.train()
+    model.eval()
+    image, soft = torch.randn(2, 1, 8, 8), torch.full((2, 10), 0.1)
+    with torch.no_grad():
+        assert torch.equal(model(image, labels=soft)["logits"], model(image)["logits"])
+    with pytest.raises(UserError, match="Expected the integer classes of 8 samples in each batch"):
+        run.evaluate([row | {"labels": [0.1] * 10} for row in data])
+
+
 def test_the_callbacks_are_there_without_the_trainer() -> None:
     """transformers' Trainer is imported where it is asked for, and nowhere else."""
     asking = [

@@ -7,9 +7,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import LambdaCallback
+from torch.utils.data import DataLoader
 
 from callbacks import PredictionWriter
+from layersim.errors import UserError
 from tests import tiny
+from tests.callbacks.test_monitors import trainer
 
 
 @pytest.mark.parametrize(
@@ -31,3 +36,36 @@ def test_a_target_that_is_hidden_is_null(labels: dict[str, Any], targets: list[i
     assert table["index"] == [2, 5, 7]
     assert table["target"] == targets
     assert [len(row) for row in table["prediction"]] == [3, 3, 3]
+
+
+def test_its_folder_is_there_before_anything_is_predicted(tmp_path: Path) -> None:
+    folder, found = tmp_path / "new" / "run", []
+    look = LambdaCallback(on_predict_start=lambda *_: found.append(folder.is_dir()))
+    data = tiny.digits()
+    data.setup("validate")
+    run = trainer(folder, [PredictionWriter(), look], limit_predict_batches=1)
+    run.predict(tiny.module(), data.val_dataloader())
+    assert found == [True]
+    assert pq.read_table(folder / "predictions.parquet").num_rows == data.val_dataloader().batch_size
+
+
+class Outside(LightningModule):
+    """Predicts what no LayerwiseModule does."""
+
+    def predict_step(self, batch: Any, number: int) -> Any:
+        return torch.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("module", "batch", "message"),
+    [
+        (Outside(), {"index": torch.arange(2)}, "but got Tensor of a batch that is a dict"),
+        (Outside(), [torch.zeros(2, 4)], "but got Tensor of a batch that is a list"),
+        (tiny.module(), {"image": torch.zeros(2, 1, 8, 8)}, "but got LayerOutput of a batch that is a dict"),
+    ],
+)
+def test_what_is_no_prediction_of_layers_is_refused(module: Any, batch: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as told:
+        trainer(tmp_path, [PredictionWriter()]).predict(module, DataLoader([batch], batch_size=None))  # type: ignore
+    assert "\n" not in str(told.value)
+    assert not [*tmp_path.iterdir()]

@@ -173,3 +173,22 @@ def test_a_script_that_runs_again_gets_a_directory_of_its_own(tmp_path: Path) ->
     resumed.fit(tiny.module(), tiny.digits(), ckpt_path=own / "last.ckpt")
     assert lines(Path(resumed.default_root_dir)) == ["validate 0", "validate 1", "validate 2"], "the whole training"
     assert lines(own) == ["validate 0", "validate 1"]
+
+
+def test_a_recorder_keeps_each_directorys_run_apart(tmp_path: Path) -> None:
+    """Its checkpoint too, and a training that goes on from there."""
+    recorder, data = RunRecorder(), tiny.digits()
+    options: dict[str, Any] = {"limit_train_batches": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+    trainer(tmp_path / "one", [Lengths(), recorder], max_epochs=2, **options).fit(tiny.module(), data)
+    second = trainer(tmp_path / "two", [Lengths(), recorder], max_epochs=1, **options)
+    second.fit(tiny.module(), data)
+    second.save_checkpoint(tmp_path / "two.ckpt")
+    third = trainer(tmp_path / "three", [Lengths(), recorder], max_epochs=2, **options)
+    third.fit(tiny.module(), data, ckpt_path=tmp_path / "two.ckpt")
+    epochs = {
+        name: [record.epoch for record in read_records(tmp_path / name / RECORDS_FILE)]
+        for name in ("one", "two", "three")
+    }
+    assert epochs == {"one": [0, 1], "two": [0], "three": [0, 1]}
+    (told,) = (state for name, state in torch.load(tmp_path / "two.ckpt")["callbacks"].items() if "RunRec" in name)
+    assert told["lines"] == (tmp_path / "two" / RECORDS_FILE).read_text().splitlines()

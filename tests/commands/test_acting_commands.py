@@ -145,7 +145,7 @@ def test_a_budget_instead_of_a_promise(layersim: Callable[..., Path], checkpoint
         ("--risk=few", "--risk takes numbers: could not convert string to float: 'few'"),
         ("--risk=0.005,0.1", "for 2 targets together"),
         ("--budget=0.5 --shifted_data=Digits", "Leave --shifted_data or --budget out"),
-        ("--shifted_data=Digits --shifted_data.val_fraction=2", "change --data.val_fraction"),
+        ("--shifted_data=Digits --shifted_data.val_fraction=2", "Change --data.val_fraction"),
         ("--plan --trainer.devices=2", "A plan is made by one process alone. Set --trainer.devices=1"),
     ],
 )

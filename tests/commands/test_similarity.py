@@ -244,7 +244,7 @@ def test_the_data_settle_a_names_task(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--a=untold.yaml", "--b=untold.yaml"], r"Neither model tells its data. Set --data"),
         (["--measure=cosin"], r"There is no measure 'cosin'. Did you mean cosine\?"),
         (["--options.estimator=bised"], r"--options.estimator: expected one of .*, but got bised"),
-        (["--data=Digits", "--data.val_fraction=2"], r"layersim: error: expected 0 < val_fraction"),
+        (["--data=Digits", "--data.val_fraction=2"], r"layersim: error: Expected val_fraction above 0"),
         (
             ["--data=Digits", "--data.batch_size=null"],
             r"layersim: error: --data: .*batch_size: expected int, but got null",

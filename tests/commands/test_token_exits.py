@@ -3,10 +3,22 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
 
 from layersim.__main__ import main
+from layersim.backbones import TransformersBackbone
+from layersim.commands.exit_request import Texts
+from layersim.commands.exits import calibrate_exits
+from layersim.data import StdlibCode
+from layersim.errors import UserError
+from layersim.exits import TokenExit
+from layersim.module import LayerwiseModule
+from tests import tiny
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.logger=false", "--trainer.accelerator=cpu"]
 FAMILY = (
@@ -77,3 +89,45 @@ def test_what_is_not_for_language_models_is_refused(
 ) -> None:
     layersim("exits", f"--ckpt_path={checkpoint}", *QUIET, *FEW, "--risk=0.2", flag, status=2)
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_texts_are_written_in_the_trainers_precision_and_training_goes_on(
+    precision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = TransformersBackbone(task="language-modeling", pretrained=False, config_args=yaml.safe_load(FAMILY))
+    model = LayerwiseModule(backbone).train()
+    training = [part.training for part in model.modules()]
+    trainer = Trainer(
+        default_root_dir=tmp_path, precision=precision, limit_val_batches=1, logger=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    seen: list[bool] = []
+    written = TokenExit.generate
+
+    def generate(exits: TokenExit, *args: Any, **options: Any) -> Any:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return written(exits, *args, **options)
+
+    monkeypatch.setattr(TokenExit, "generate", generate)
+    data = StdlibCode(max_files=6, block_size=32, batch_size=8)
+    texts = Texts(number=40, prompt=8, new=4)
+    report = calibrate_exits(model, data, trainer, risk=0.3, texts=texts, measure_speed=False)
+    assert report.precision == precision
+    assert set(seen) == {precision == "bf16-mixed"}
+    assert [part.training for part in model.modules()] == training
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"policy": "foo"}, "policy: expected one of confidence, .*similarity, got 'foo'"),
+        ({"method": "foo"}, "method: expected one of crc, ltt, ucb, got 'foo'"),
+        ({"method": "foo", "budget": 0.5}, "method: expected one of crc, ltt, ucb, got 'foo'"),
+        ({"risk_of": "bar"}, "risk_of: expected one of .*error.*got 'bar'"),
+        ({"split": "train"}, "split: expected one of val, test, got 'train'"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused_with_the_choices(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        calibrate_exits(tiny.module(), tiny.digits(), measure_speed=False, **option)

@@ -201,6 +201,14 @@ def test_preflight_refuses_labels_that_the_backbone_does_not_know() -> None:
         data.check(SimpleNamespace(num_classes=4, input_size=None))
 
 
+@pytest.mark.parametrize(
+    "labels", [[0.2, 0.9, 1.9, 0.5], [0, 1, np.nan, 0], ["0", "1", "0", "1"], [0, 1], np.zeros((4, 2), np.int64)]
+)
+def test_labels_that_are_not_one_whole_number_a_sample_are_refused(labels: Any) -> None:
+    with pytest.raises(UserError, match=r"^Expected a whole number as label for each of 4 samples of a\.$"):
+        Noise("a", np.arange(4), np.array(labels), seed=0)
+
+
 def test_preflight_refuses_an_empty_split() -> None:
     data = NoiseData()
     data.setup()

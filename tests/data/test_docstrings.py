@@ -201,7 +201,7 @@ def test_balanced_by_hand() -> None:
         ({"packages": ["numpy"]}, r"two or more different packages, got \['numpy'\]: change --data\.packages"),
         ({"packages": ["numpy", "numpy"]}, r"two or more different packages"),
         ({"per_package": 0}, r"per_package must be at least 1, got 0"),
-        ({"val_fraction": 0.0}, r"expected 0 < val_fraction, "),
+        ({"val_fraction": 0.0}, "Expected val_fraction above 0 and below 1, but got 0.0"),
     ],
 )
 def test_what_cannot_be_used_is_refused(options: dict[str, Any], message: str, packages: list[str]) -> None:

@@ -116,6 +116,17 @@ def test_how_many_files_are_of_other_kinds_does_not_change_how_csv_is_read(here:
     assert opened("data") == ["NA", "null"]
 
 
+@pytest.mark.parametrize("name", ["d[1]", "d*", "d?"])
+def test_a_folder_whose_name_is_a_pattern_is_refused(name: str, here: Path) -> None:
+    """`datasets` would read the folder d1 in its place."""
+    write(here / name / "train.csv", "text\nnamed\n")
+    write(here / "d1/train.csv", "text\nother\n")
+    for path in (name, str(here / name)):
+        with pytest.raises(UserError, match=r"has \* \? or \[ in its path, which reads other folders: rename it$"):
+            Source(path)
+    assert (opened("d1"), opened(f"{name}/train.csv")) == (["other"], ["named"]), "a file is read as it is"
+
+
 def test_csv_beside_tsv_is_refused(here: Path) -> None:
     write(here / "data/a.csv", "text\na\n")
     write(here / "data/b.tsv", "text\na\n")

@@ -120,8 +120,8 @@ def test_too_few_files_for_the_splits(library: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_fraction": 0.0}, r"expected 0 < val_fraction, .* got 0\.0 and 0\.0: change --data\.val_fraction"),
-        ({"val_fraction": 0.5, "test_fraction": 0.5}, r"a sum below 1, got 0\.5 and 0\.5"),
+        ({"val_fraction": 0.0}, "Expected val_fraction above 0 and below 1, but got 0.0. Change --data.val_fraction"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, r"test_fraction below 1, got 0\.5 and 0\.5"),
         ({"max_files": 0}, r"max_files must be at least 1, got 0: change --data\.max_files"),
         ({"max_bytes": 0}, r"max_bytes must be at least 1, got 0: change --data\.max_bytes"),
     ],

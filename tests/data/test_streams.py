@@ -110,6 +110,15 @@ def test_what_is_random_in_a_stream_leaves_the_models_numbers_alone(tmp_path: Pa
     assert torch.equal(torch.stack([torch.rand(()) for _ in data.train_dataloader()]), expected)
 
 
+def test_the_first_sample_is_checked_without_drawing_from_the_models_numbers(tmp_path: Path) -> None:
+    data = Images(shards(tmp_path), streaming=True, val_split="test", train_transforms=[v2.RandomResizedCrop(6)])
+    state = torch.get_rng_state()
+    data.check(BACKBONE)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert data.stream is not None
+    assert torch.equal(data.stream.first()["image"], data.stream.first()["image"])
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_training_goes_on_after_any_batch(workers: int, tmp_path: Path) -> None:
     data = images(shards(tmp_path), num_workers=workers)

@@ -221,6 +221,13 @@ def test_bucketing_pads_less() -> None:
         ),
         ({"max_length": 7}, r"max_length must be at least 8, got 7"),
         ({"max_train_samples": 0}, r"max_train_samples must be at least 1, got 0"),
+        ({"batch_size": "8"}, r"^batch_size must be a whole number of at least 1, got '8': change --data\.batch_size$"),
+        (
+            {"batch_size": 2.5},
+            r"^batch_size must be a whole number of at least 1, got 2\.5: change --data\.batch_siz",
+        ),
+        ({"max_length": "9"}, r"^max_length must be a whole number of at least 8, got '9': change --data\.max_length$"),
+        ({"seed": "1"}, r"^A seed is a whole number from 0 to \d+, but got '1'\. Change --data\.seed\.$"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

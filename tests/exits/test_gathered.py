@@ -1,7 +1,7 @@
 """Many threads, few batches, each thread its own answer."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -52,7 +52,40 @@ def test_a_bad_input_is_refused_to_whoever_sent_it() -> None:
             told[2].result(20)
 
 
-@pytest.mark.parametrize("options", [{"most": 0}, {"wait": -1.0}, {"wait": float("nan")}])
+@pytest.mark.parametrize(
+    "options", [{"most": 0}, {"wait": -1.0}, {"wait": float("nan")}, {"wait": float("inf")}, {"wait": 1e10}]
+)
 def test_no_batch_of_none(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="Expected 1 input in a batch and 0 seconds"):
         Gathered(Doubling(), **options)
+
+
+@pytest.mark.parametrize(("answer", "message"), [("few", "answered 0 of 1 inputs"), ("tensor", "predictions")])
+def test_an_answer_that_is_none_is_told_to_whoever_asked_and_the_next_is_served(answer: str, message: str) -> None:
+    """A model that answers too few, or something else; threads of their own, as one that waits forever fails."""
+
+    def model(given: list[Any]) -> Any:
+        numbers = torch.tensor(given)
+        told = Exited(numbers, numbers, numbers[:, None])
+        if given[0] > 0:
+            return told
+        return told.logits if answer == "tensor" else Exited(numbers[:0], numbers[:0], numbers[:0, None])
+
+    ask = Gathered(model, most=1)
+
+    def asked(number: int) -> Future[Exited]:
+        future: Future[Exited] = Future()
+
+        def wait() -> None:
+            try:
+                future.set_result(ask(number))
+            except Exception as error:
+                future.set_exception(error)
+
+        threading.Thread(target=wait, daemon=True).start()
+        return future
+
+    for _ in range(2):
+        with pytest.raises((UserError, AttributeError), match=message):
+            asked(-1).result(10)
+        assert asked(3).result(10).predictions.tolist() == [3]

@@ -139,3 +139,12 @@ def test_the_thresholds_to_choose_from(policy: Policy, num_classes: int) -> None
     else:
         assert thresholds[-1] == 1
         assert 900 < len(thresholds) <= 1000
+
+
+def test_bounds_do_not_depend_on_the_default_dtype() -> None:
+    expected = [Confidence().bounds(classes, 3) for classes in (3, 258)]
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert [Confidence().bounds(classes, 3) for classes in (3, 258)] == expected
+    finally:
+        torch.set_default_dtype(torch.float32)

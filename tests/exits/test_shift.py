@@ -24,6 +24,26 @@ def test_weighted_numbers_by_hand() -> None:
     assert shift([4.0, 2.0, 1.0, 1.0]).effective_samples == pytest.approx(64 / 22)
 
 
+def test_a_ratio_above_the_greatest_counts_as_the_greatest_everywhere() -> None:
+    high, cut = shift([1.0, 1.0, 1.0, 100.0], 1.0), shift([1.0] * 4, 1.0)
+    assert high.effective_samples == pytest.approx(4)
+    assert torch.equal(high.weights, cut.weights)
+    assert high.summary() == cut.summary()
+
+
+def test_ratios_of_float32_calibrate_as_those_of_float64() -> None:
+    weights = ratios()[:1000].float()
+    found = [
+        calibrate(
+            pool().select(torch.arange(1000)), Confidence(), THRESHOLDS, target=0.15, risk="disagreement",
+            shift=Shift(each, weights.max().item()),
+        )
+        for each in (weights, weights.double())
+    ]  # fmt: skip
+    assert found[0] == found[1]
+    assert found[0].threshold is not None
+
+
 def test_it_is_weighted_conformal_risk_control() -> None:
     """(Σ w loss + W) / (Σ w + W) ≤ target, with W the greatest ratio in the new sample's place."""
     draw = torch.Generator().manual_seed(0)

@@ -1,7 +1,10 @@
 """Early exit under an alarm: what it is told, and what it does once it has sounded."""
 
+from typing import Any
+
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 from layersim.errors import UserError
@@ -17,6 +20,7 @@ from layersim.exits.runner import EarlyExit
 from layersim.exits.table import at_exits, drops
 from layersim.heads import SharedHead
 from layersim.outputs import LayerFeatures
+from tests import tiny
 from tests.backbones.tiny_transformers import L
 from tests.exits.test_runner import N, Told, afterwards, backbone_of, batch_of, spreading
 
@@ -88,9 +92,25 @@ def test_an_audit_tells_the_alarm_what_leaving_costs() -> None:
     assert expected.std() > 0
     assert early_exit.audit(batch, labels).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
     assert early_exit.watch.capitals["labels"].samples == 20
-    for wrong in (None, labels[:3], labels.float(), labels + 1, labels - 1):
+    alike: list[Any] = [labels.tolist(), labels.to(torch.uint8), labels.int()]
+    for whole in alike:
+        assert early_exit.audit(batch, whole).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    for wrong in (None, labels[:3], labels.float(), labels > 3, labels + 1, labels - 1):
         with pytest.raises(UserError, match=r"Expected a label in 0 … 6 for each of 20 samples, but got"):
             early_exit.audit(batch, wrong)
     early_exit.watch = None
     with pytest.raises(UserError, match="Expected an alarm that watches labels"):
         early_exit.audit(batch, labels)
+
+
+def test_an_audit_takes_the_images_that_the_call_takes() -> None:
+    backbone, data = tiny.backbone(), tiny.digits()
+    data.setup()
+    watch = Alarm(target=0.2, risk="loss")
+    early_exit = EarlyExit(backbone, SharedHead(backbone), Confidence(), 0.1, watch=watch, inputs=data.inputs(backbone))
+    images, labels = list(load_digits().images[:20] / 16), torch.arange(20) % 10
+    assert early_exit.inputs is not None
+    expected = early_exit.audit(early_exit.inputs(images), labels)
+    assert expected.std() > 0
+    assert early_exit.audit(images, labels).tolist() == expected.tolist()
+    assert watch.capitals["labels"].samples == 40

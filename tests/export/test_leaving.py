@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from layersim.backbones.base import Backbone
+from layersim.errors import UserError
 from layersim.exits import Confidence, EarlyExit, Entropy, Patience, Policy, Similarity, exit_table
 from layersim.export import export_leaving
 from layersim.heads import Head, SharedHead
@@ -130,3 +131,11 @@ def test_the_readme_serves_it_without_torch(tmp_path: Path) -> None:
     assert said.strip() == f"{expected.predictions.tolist()} {(expected.exit_layers + 1).tolist()}"
     record = json.loads((folder / "layersim.json").read_text())
     assert record["exits"] == {"policy": "confidence", "threshold": leaves.threshold}
+
+
+def test_a_threshold_of_scores_under_autocast_is_refused(tmp_path: Path) -> None:
+    leaves, _ = early_exit("ViT, class token", Confidence(), False, inputs=16)
+    leaves.autocast = torch.bfloat16
+    with pytest.raises(UserError, match=r"under autocast to torch.bfloat16.*--trainer.precision=32-true"):
+        export_leaving(leaves, tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []

@@ -89,6 +89,15 @@ def test_a_block_that_does_nothing_is_found_and_costs_nothing() -> None:
     assert abs(other.predicted.loss - other.measured.loss) > 1e-4, "a guess where blocks above see another input"
 
 
+@pytest.mark.parametrize("wrong", [-100, -1, 7])
+def test_labels_that_are_no_class_are_refused(wrong: int) -> None:
+    backbone = test_vision.build(*test_vision.FAMILIES["DeiT"])
+    assert backbone.num_classes == 7
+    data = batch(backbone) | {"label": torch.tensor([1, wrong, 2])}
+    with pytest.raises(UserError, match=r"labels 0 … 6, but some are others"):
+        try_removal(backbone, SharedHead(backbone), Removal(2, 2, 3, "angular", 0.5), [data])
+
+
 @pytest.mark.parametrize("heads", ["shared", "separate"])
 def test_removing_the_end_is_predicted_exactly(heads: str) -> None:
     """It is the readout where the model then ends."""

@@ -136,6 +136,15 @@ def test_intervals_hold_the_mean_of_other_samples(name: str, draw: Draw) -> None
     assert ((found[:, 2] - found[:, 1]).mean() / 2).item() == pytest.approx(2.0 * spread_of_values, rel=0.2)
 
 
+@pytest.mark.parametrize("samples", range(3, 11))
+def test_a_dimension_of_few_samples_has_an_interval_about_it(samples: int) -> None:
+    """Where the samples' scores, each beside its neighbours', would add up to less than nothing."""
+    (value, low, high), _ = intrinsic_dimension(torch.cat([gaussian(samples, 5, 5, seed) for seed in range(100)]))
+    assert value.isfinite().all()
+    assert low.isfinite().all()
+    assert ((high - low) > 0.1 * value).all()
+
+
 def test_layers_without_a_value_are_nan_and_named_once() -> None:
     good = gaussian(50, 6, 6)
     zero, constant, broken, one_zero = torch.zeros_like(good), torch.ones_like(good), good.clone(), good.clone()
@@ -160,6 +169,13 @@ def test_layers_without_a_value_are_nan_and_named_once() -> None:
 
 def test_samples_all_equally_far_apart_have_no_dimension() -> None:
     assert intrinsic_dimension(torch.eye(20)[None])[0].isnan().all()
+
+
+@pytest.mark.parametrize("discard", [-0.1, 1.0, 1.5, math.nan])
+def test_a_discard_that_leaves_no_samples_is_refused(discard: float) -> None:
+    with pytest.raises(UserError, match="Expected discard at least 0 and below 1, but got"):
+        intrinsic_dimension(gaussian(20, 4, 4), discard=discard)
+    assert intrinsic_dimension(gaussian(20, 4, 4), discard=0.0)[0].isfinite().all()
 
 
 def test_options_are_refused() -> None:

@@ -1,17 +1,24 @@
 """Metrics of a readout: hand-worked cases, and independence of how samples are batched."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
+from layersim.errors import UserError
 from layersim.metrics import (
     LayerAccuracy,
+    LayerCalibration,
+    LayerF1,
     LayerLoss,
+    RightAtBoth,
     Saturation,
     mean_saturation_layer,
     saturated_early,
     saturation_layer,
 )
+from layersim.metrics.readout import ReadoutMetric
 from layersim.outputs import LayerFeatures, LayerOutput, Readout
 
 PREDICTIONS = torch.tensor(
@@ -74,3 +81,11 @@ def test_layer_loss_weighs_ragged_batches_by_their_samples() -> None:
     assert layers.tolist() == [(3 * 1 + 5) / 4, (3 * 4 + 0) / 4]
     assert objective.item() == (3 * 2 + 6) / 4
     assert layers[0].item() != (1 + 5) / 2, "the mean of batch means, which is wrong"
+
+
+@pytest.mark.parametrize("make", [LayerAccuracy, LayerF1, RightAtBoth, LayerCalibration])
+def test_what_reads_labels_refuses_an_output_without(make: Callable[[int], ReadoutMetric]) -> None:
+    metric, without = make(4), output(PREDICTIONS, TARGETS)
+    without.features.targets = None
+    with pytest.raises(UserError, match="Expected a label for each sample, which this metric reads, but the batch has"):
+        metric.update(without)

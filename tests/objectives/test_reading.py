@@ -184,6 +184,17 @@ def test_distilled_loss_against_its_formula(
     assert evaluated.item() == pytest.approx(plain, abs=1e-6), "evaluation reports the aligned loss"
 
 
+@HEADS
+def test_a_label_that_is_no_class_is_an_error_beside_a_teacher(
+    make: type[Head], features: Tensor, targets: Tensor
+) -> None:
+    wrong = targets.clone()
+    wrong[2] = -100  # which torch's own cross-entropy takes for a sample of no loss
+    assert Distilled(WEIGHTS)(read(make(Plain()), features, targets)) > 0
+    with pytest.raises((IndexError, RuntimeError)):
+        Distilled(WEIGHTS)(read(make(Plain()), features, wrong))
+
+
 def test_gradients_of_the_divergence_are_the_difference_of_the_probabilities() -> None:
     """d/dz τ² KL = τ (p(z) − p(teacher)) / N below the last layer, and nothing at the last, which teaches."""
     logits = torch.randn(3, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()

@@ -160,6 +160,16 @@ def test_groups_of_ones_own_hold_each_parameter_once(grouped: Callable[[Any], An
         frozen.check_optimizer()  # what does not train may be left out
 
 
+def test_groups_of_ones_own_may_be_generators_or_a_parameter_alone() -> None:
+    class Own(LayerwiseModule):
+        def grouped_parameters(self) -> list[dict[str, Any]]:
+            *rest, last = self.parameters()
+            return [{"params": (each for each in rest)}, {"params": last, "lr": 0.5}]
+
+    found = options(Own(tiny.backbone(), optimizer=ADAMW))  # which are all that train, each once
+    assert [name for name, (rate, _) in found.items() if rate == 0.5] == ["backbone.model.head.bias"]
+
+
 def test_a_schedule_that_levels_the_rates_is_refused() -> None:
     cycle = partial(OneCycleLR, max_lr=0.1, total_steps=10)
     module = tiny.module(lr_scheduler=cycle, parameter_groups=ParameterGroups(head_lr=0.5))

@@ -214,6 +214,24 @@ def test_append_then_read(tmp_path: Path) -> None:
     assert path.read_bytes().endswith(b"}\n")
 
 
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"own": of(1.0, options={"seed": 2**64 - 1})}, "^own: expected numbers of at most 64 bits, got a larger one"),
+        ({"own": of(2**63)}, "^own: expected numbers of at most 64 bits, got a larger one"),
+        ({"own": of(1.0, label="\ud800")}, r"^own: expected text, got '\\ud800'"),
+        ({f"own{number}": of(1.0) for number in range(257)}, "^quantities: expected at most 256, got 257"),
+        ({1: of(1.0)}, "^1: expected a Quantity by its name"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(found: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "layers.jsonl"
+    append_record(path, record())
+    with pytest.raises(UserError, match=message):
+        append_record(path, LayerRecord(epoch=0, step=0, stage="test", layers=2, samples=1, quantities=found))
+    assert read_records(path) == [record()]
+
+
 def test_a_line_cut_anywhere_is_left_out_and_the_next_append_mends_the_file(tmp_path: Path) -> None:
     whole, path = record().to_line() + "\n", tmp_path / "layers.jsonl"
     for cut in (1, len(whole) // 2, len(whole) - 1):

@@ -8,7 +8,14 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 
 from layersim.errors import UserError
 from layersim.objectives import Aligned, Mixed, Objective, Step
@@ -67,6 +74,35 @@ def test_another_rate_moves_the_whole_schedule(schedule: str) -> None:
     if schedule == "steps":
         assert checkpoint["lr_schedulers"][0]["base_lrs"] == pytest.approx([0.4])
         assert group(checkpoint)["initial_lr"] == pytest.approx(0.4)
+
+
+def in_turn(optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """A warm-up, then a cosine: two schedules within a third."""
+    warmup, cosine = LinearLR(optimizer, 0.1, total_iters=4), CosineAnnealingLR(optimizer, 10)
+    return SequentialLR(optimizer, [warmup, cosine], [4])
+
+
+def test_another_rate_moves_the_schedules_within_a_schedule() -> None:
+    """What follows is what the new rate comes to from the first step."""
+
+    def rates(optimizer: torch.optim.Optimizer, schedule: LRScheduler, steps: int) -> list[float]:
+        seen = []
+        for _ in range(steps):
+            optimizer.step()
+            schedule.step()
+            seen.append(optimizer.param_groups[0]["lr"])
+        return seen
+
+    scratch = given(0.4)
+    straight = rates(scratch, in_turn(scratch), 8)
+    checkpoint, _ = trained(0.1, in_turn, steps=2)
+    resumed = given(0.4)
+    schedule = in_turn(resumed)
+    prefer_given_options({**checkpoint, "hyper_parameters": hparams(0.1)}, resumed, hparams(0.4))
+    assert [each["base_lrs"] for each in checkpoint["lr_schedulers"][0]["_schedulers"]] == [[0.4], [0.4]]
+    resumed.load_state_dict(checkpoint["optimizer_states"][0])
+    schedule.load_state_dict(checkpoint["lr_schedulers"][0])
+    assert rates(resumed, schedule, 6) == pytest.approx(straight[2:])
 
 
 def test_without_a_schedule_the_given_rate_holds_and_moments_stay() -> None:

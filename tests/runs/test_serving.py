@@ -182,6 +182,31 @@ def test_a_stock_export_is_served_as_its_run(
     assert f"No exits.json in {tmp_path / 'digits'}" in caplog.text
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_stock_export_is_served_in_the_precision_of_its_exits(
+    root: Path, layersim: Callable[..., Path], tmp_path: Path, precision: str
+) -> None:
+    flags = [f"--ckpt_path={trained(root, 'digits') / 'checkpoints/last.ckpt'}"]
+    place = [f"--trainer.default_root_dir={tmp_path}", "--experiment=chosen", f"--trainer.precision={precision}"]
+    assert main(["exits", *flags, *place, "--budget=0.7", *QUIET]) == 0
+    layersim("export", *flags, f"--exits={of_exits(tmp_path, 'chosen')}", "--to=stock")
+    run, export = EarlyExit.load(of_exits(tmp_path, "chosen")), EarlyExit.load(tmp_path / "stock")
+    dtype = torch.bfloat16 if precision == "bf16-true" else torch.float64
+    assert next(export.backbone.parameters()).dtype == dtype
+    assert export.threshold == run.threshold is not None
+    assert torch.equal(export(images()).logits, run(images()).logits)
+    assert torch.equal(export(images()).exit_layers, run(images()).exit_layers)
+
+
+def test_loading_leaves_the_generator_as_it_was(root: Path, layersim: Callable[..., Path], tmp_path: Path) -> None:
+    layersim("export", f"--ckpt_path={trained(root, 'digits') / 'checkpoints/last.ckpt'}", "--to=stock")
+    for given in (of_exits(root, "digits"), trained(root, "digits"), tmp_path / "stock"):
+        torch.manual_seed(123)
+        before = torch.get_rng_state()
+        EarlyExit.load(given)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 def run_mean() -> float:
     data = tiny.digits()
     data.setup()

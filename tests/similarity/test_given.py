@@ -177,6 +177,19 @@ def test_every_update_has_the_layers_and_widths_of_the_first(name: str, shape: t
     metric.update(torch.randn(shape))
 
 
+@each_measure
+@pytest.mark.parametrize("first", ["one model", "two models"])
+def test_another_model_comes_with_every_update_or_with_none(name: str, first: str) -> None:
+    metric, features = METRICS[name](), related_layers(160, 6, layers=3)
+    other = related_layers(160, 6, layers=3, seed=4)
+    given = [{"other": other[:, :80]}, {}] if first == "two models" else [{}, {"other": other[:, 80:]}]
+    metric.update(features[:, :80], **given[0])
+    with pytest.raises(UserError, match="other: expected with every update or with none: reset the metric in between"):
+        metric.update(features[:, 80:], **given[1])
+    metric.reset()
+    metric.update(features[:, 80:], **given[1])
+
+
 @pytest.mark.parametrize("index", [torch.arange(20), torch.arange(60), torch.arange(40.0)])
 def test_positions_are_as_many_as_samples(index: Tensor) -> None:
     features = related_layers(40, 6, layers=3)
@@ -184,3 +197,16 @@ def test_positions_are_as_many_as_samples(index: Tensor) -> None:
         jackknife(cosine, features, index=index)
     counted = jackknife(cosine, features, index=torch.arange(40))
     assert torch.equal(counted.standard_error, jackknife(cosine, features).standard_error)
+
+
+@each_measure
+@pytest.mark.parametrize("form", [Tensor.numpy, Tensor.tolist])
+def test_positions_may_be_an_array_or_a_list(name: str, form: Callable[[Tensor], Any]) -> None:
+    features, index = related_layers(80, 6, layers=3), torch.arange(80).flip(0)
+    ours, theirs = METRICS[name](), METRICS[name]()
+    ours.update(features.numpy(), form(index))
+    theirs.update(features, index)
+    assert torch.equal(ours.compute(), theirs.compute())
+    found = jackknife(cosine, features, index=form(index)).standard_error
+    assert torch.equal(found, jackknife(cosine, features, index=index).standard_error)
+    assert not torch.equal(found, jackknife(cosine, features).standard_error), "the control: positions matter"

@@ -318,3 +318,30 @@ def test_errors(call: Callable[[], object], message: str) -> None:
 def test_as_many_permutations_as_there_are_orders() -> None:
     null_of(Procrustes(), FEATURES[:, :4], permutations=23)
     null_of(LinearCKA(batch_size=4), FEATURES[:, :8], permutations=575)
+
+
+def test_a_null_of_minibatches_is_announced_before_the_samples_come() -> None:
+    late = LinearCKA(batch_size=16)
+    late.update(FEATURES[:, :32])
+    with pytest.raises(UserError, match="null: expect_null comes before the first update: reset the metric in between"):
+        late.expect_null(19)
+    assert late.expected is None
+    late.reset()
+    late.expect_null(19)
+    late.update(FEATURES)
+    late.expect_null(19)  # as before
+    with pytest.raises(UserError, match="expect_null comes before the first update"):
+        late.expect_null(19, seed=1)
+    again = null_of(LinearCKA(batch_size=16), FEATURES, permutations=19)
+    torch.testing.assert_close(late.null(19).p, again.p, rtol=0, atol=0, equal_nan=True)
+    kept = RSA()
+    kept.update(FEATURES)
+    kept.expect_null(19)  # its samples are there to permute
+    assert kept.expected == (19, 0)
+
+
+@pytest.mark.parametrize("metric", [LinearCKA(), RSA(), AngularDistance()])
+def test_what_is_refused_is_not_expected(metric: Measure) -> None:
+    with pytest.raises(UserError, match="null: "):
+        metric.expect_null(18)
+    assert metric.expected is None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from layersim import precision
 from layersim.errors import UserError
-from layersim.similarity import StreamedCKA, streamed_cka
+from layersim.similarity import StreamedCKA, linear_cka, streamed_cka
 from layersim.similarity.streamed_cka import Moments, bytes_of
 from tests.similarity.references import related_layers
 
@@ -81,6 +81,16 @@ def test_goes_on_after_a_value() -> None:
     metric.reset()
     metric.update(features[:, :50], torch.arange(50))
     torch.testing.assert_close(metric.compute(), exact(features[:, :50], "debiased"), rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("short")
+def test_samples_of_inference_mode_are_measured_outside_of_it() -> None:
+    features, metric = drifting(300, 0), StreamedCKA()
+    for index in torch.arange(300).split(40):
+        with torch.inference_mode(bool(index[0] < 160)):
+            metric.update(features[:, index].clone(), index)
+    torch.testing.assert_close(metric.compute(), linear_cka(features, estimator="debiased"), rtol=0, atol=1e-6)
+    torch.testing.assert_close(metric.compute(), exact(features, "debiased"), rtol=0, atol=1e-6)
 
 
 def test_moments_about_another_origin_are_those_of_the_samples() -> None:

@@ -264,6 +264,14 @@ def test_what_is_no_yaml_of_ours_is_refused(text: str, tmp_path: Path) -> None:
         read(tmp_path / "sweep.yaml")
 
 
+def test_a_date_is_refused_unless_it_is_in_quotes(tmp_path: Path) -> None:
+    file = write(tmp_path, {"data.tokenizer": {"values": ["2024-01-01"]}})
+    assert read(file).parameters["data.tokenizer"]["values"] == ["2024-01-01"]
+    file.write_text(file.read_text().replace("'2024-01-01'", "2024-01-01"))
+    with pytest.raises(UserError, match=r"sweep\.yaml: expected text, numbers.*date.*Put a date in quotes"):
+        read(file)
+
+
 def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, {LR: {"values": [0.1]}})
     file.write_text(file.read_text() + "method: random\n")

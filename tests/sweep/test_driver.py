@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +271,10 @@ def test_a_ledger_whose_first_line_was_cut_off_begins_anew(tmp_path: Path) -> No
         with again.held():
             again.write(Trial(1, {"x": 1.0}, "failed"))
         assert [trial.state for trial in driver(path).ledger.trials] == ["failed"]
+
+
+def test_a_trial_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "runs/ledger.jsonl"
+    with pytest.raises(TypeError, match="date is not JSON"):
+        Ledger(path, {"method": "grid"}).write(Trial(1, {"x": date(2024, 1, 1)}, "running"))
+    assert list(tmp_path.iterdir()) == []

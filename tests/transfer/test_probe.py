@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss
 
 from layersim.errors import UserError
 from layersim.transfer import fit_probe
-from layersim.transfer.linear_probe import PENALTIES, _fitted
+from layersim.transfer.linear_probe import PENALTIES, _fitted, standardisation
 
 RNG = np.random.default_rng(0)
 MEANS = RNG.normal(size=(3, 8))
@@ -37,6 +37,20 @@ def test_neither_scale_nor_offset_nor_dead_features_matter() -> None:
     moved = (np.c_[values * scales + offsets, np.full(len(values), 7.0)] for values in (rough, TEST_FEATURES))
     first, second = moved
     assert probed(first, TARGETS, second, TEST_TARGETS) == plain
+
+
+def test_what_is_exactly_constant_has_no_weight() -> None:
+    """0.1 too, whose mean is rounded so that its spread is not 0; what varies however little has a factor."""
+    features = np.c_[FEATURES, np.full(300, 0.1)]
+    assert 0 < features[:, -1].std() < 1e-15
+    _, factor = standardisation(features)
+    np.testing.assert_allclose(factor[0] * features.std(axis=0), [1] * 8 + [0], rtol=1e-12)
+    probe, plain = fit_probe(features, TARGETS), fit_probe(FEATURES, TARGETS)
+    assert (probe.weight[:, -1] == 0).all()
+    np.testing.assert_allclose(probe.weight[:, :-1], plain.weight, rtol=1e-6)
+    almost = features.copy()
+    almost[0, -1] += 1e-9
+    assert standardisation(almost)[1][0, -1] > 0
 
 
 def test_penalty_is_that_of_least_loss_and_so_on_other_samples() -> None:
