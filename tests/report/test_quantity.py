@@ -82,7 +82,7 @@ def test_so_are_those_in_every_other_field() -> None:
         (curve([object(), 1.0]), r"own: expected numbers over layer \(2\), got 2 of type object\.$"),
         (curve(np.ma.masked_array([0.1, 0.2], [True, False])), "own: expected numbers .* got 2 of type object"),
         (curve(np.array([True, False])), "own: expected numbers .* of type bool"),
-        (0.5, r"own: expected a Quantity, got 0\.5\.$"),
+        (0.5, r"own: expected a Quantity by its name, got 0\.5\.$"),
         (curve([0.1, 0.2], options={"at": Path("x")}), "own: expected an object of text, numbers and lists of them as"),
         (
             curve([0.1, 0.2], options={1: 2}),
