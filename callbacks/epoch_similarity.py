@@ -16,7 +16,6 @@ from torchmetrics import Metric
 
 from callbacks.evaluation import Stage
 from callbacks.monitor import LayerMonitor
-from callbacks.similarity_heatmaps import asked
 from layersim.errors import UserError
 from layersim.metrics import KeptSamples
 from layersim.module import LayerwiseModule
@@ -25,7 +24,7 @@ from layersim.report.drawing.pictures import Picture
 from layersim.report.figures import figures_of, matrix
 from layersim.report.quantity import LAYER, Quantity
 from layersim.similarity import LinearCKA
-from layersim.similarity.measure import Measure
+from layersim.similarity.measure import Measure, as_measures
 
 _LEAST = 4  # samples that debiased linear CKA needs
 
@@ -68,7 +67,7 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
             raise UserError(f"Expected some epochs from 0, or every from 1, but got {epochs} and {every}.")
         self.epochs = epochs
         self.every = every
-        self.measures = asked({"cka": LinearCKA(estimator="debiased")} if measures is None else measures)
+        self.measures = as_measures({"cka": LinearCKA(estimator="debiased")} if measures is None else measures)
         KeptSamples(max_samples=max_samples, least=_LEAST)  # refuses too few before any model is built
         self.max_samples = max_samples
         self.strips: dict[str, dict[int, dict[int, list[float]]]] = {name: {} for name in self.measures}

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torchmetrics import Metric
 
 from callbacks.monitor import LayerMonitor
-from layersim.errors import UserError, check_choice, check_share
+from layersim.errors import check_choice, check_share
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.drawing.colors import Range
@@ -70,7 +70,7 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
         super().__init__(**named)
         if confidence is not None:
             check_share("a confidence", confidence)
-        self.measures = None if measures is None else self._prepared(asked(measures), null)
+        self.measures = None if measures is None else self._prepared(as_measures(measures), null)
         self.confidence = confidence
         self.null = null
         check_choice("colors", colors, Range)
@@ -139,13 +139,6 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
             to_last = {label: quantities[name].to_last() for name, label in labels(quantities).items()}
             drawn["to_last"] = partial(curves, to_last, title)
         return drawn
-
-
-def asked(measures: Mapping[str, object]) -> dict[str, Measure]:
-    """Measures that somebody chose; a UserError where there are none, or one is no metric."""
-    if not isinstance(measures, Mapping) or not measures:
-        raise UserError(f"measures: expected one metric or more by name, got {measures!r}. Leave it out for the usual.")
-    return as_measures(measures)
 
 
 def default_measures(*, grouped: bool) -> dict[str, Measure]:

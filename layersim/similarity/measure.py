@@ -273,8 +273,10 @@ def as_measures(metrics: Mapping[str, object]) -> dict[str, Measure]:
     """Measures as they are, and other torchmetrics metrics as a `PairMeasure`.
 
     Raises:
-        UserError: one of them is no metric.
+        UserError: there are none, or one of them is no metric.
     """
+    if not isinstance(metrics, Mapping) or not metrics:
+        raise UserError(f"measures: expected one metric or more by name, got {metrics!r}. Leave it out for the usual.")
     measures = {}
     for name, metric in metrics.items():
         if not isinstance(metric, Metric):
