@@ -8,9 +8,9 @@ from rich.console import Console
 from layersim.errors import UserError
 from layersim.report.drawing.pictures import save_picture
 from layersim.report.figures import comparison
-from layersim.report.page import write_page
-from layersim.report.page.section import read_run
-from layersim.report.run import name_runs, pick_record, whole_ones
+from layersim.report.page.document import write_page_of
+from layersim.report.page.section import read_runs
+from layersim.report.run import name_runs, pick_record
 from layersim.report.table import comparison_table
 from layersim.report.tradeoff import tradeoff_figure, tradeoff_table
 
@@ -37,8 +37,7 @@ def compare(
     """
     if output.suffix != ".png":
         raise UserError(f"--output: expected the name of a PNG file, which ends in .png, got {output}.")
-    directories = list(dict.fromkeys(path.resolve() for path in run))
-    pages, _ = whole_ones(directories, read_run)
+    pages, damaged = read_runs(run)
     named = dict(zip(name_runs([page.run for page in pages]), pages, strict=True))
     records = {name: pick_record(page.run, stage=stage, epoch=epoch) for name, page in named.items()}
     exits = {name: page.exits for name, page in named.items() if page.exits is not None}
@@ -52,5 +51,5 @@ def compare(
         save_picture(tradeoff_figure(exits), tradeoff)
         written.append(f"Figure: {tradeoff}")
     page = output.with_suffix(".html")
-    notices = write_page(directories, page, stage=stage, epoch=epoch)
+    notices = write_page_of(pages, damaged, page, stage=stage, epoch=epoch)
     print(*written, *notices, f"Page: {page}", sep="\n")

@@ -65,7 +65,7 @@ def lens(
 
     Args:
         ckpt_path: a run's directory, a checkpoint, a recipe, timm:NAME or transformers:NAME
-        kind: tuned, linear, separate, or several of these; all where left out
+        kind: tuned, linear, separate, or several of these, such as --kind tuned linear; all where left out
         data: as in `fit`; where left out, those it was trained on
         split: to measure on
         max_samples: samples (or tokens) of each split at most; fewer where their features exceed 2 GiB

@@ -67,6 +67,7 @@ def transfer(
         raise UserError("Nothing to measure: shifts are for models of images. Set --to_data for a linear probe.")
     if shifting:  # all that is asked for is checked before anything is measured
         check_strengths(strengths, module.backbone.input_size)
+        fitted_split(module.backbone, images, split, ckpt_path)
         labels_of(images, split)
         images.check(module.backbone)
     if task is not None:

@@ -57,14 +57,13 @@ def panels(quantities: Mapping[str, Quantity]) -> Picture:
     )
 
 
-def comparison(records: Mapping[str, LayerRecord], *, span: Range = "fixed") -> Picture:
+def comparison(records: Mapping[str, LayerRecord]) -> Picture:
     """Several runs side by side: their first curve that is better high or low, the similarity to the last layer, and
     each run's first matrix.
 
     Args:
         records: by the run's name, one record; L may differ between runs. A panel says so where a run did not record
             what belongs there.
-        span: of the heat maps' colours.
     """
     worth, shared = shared_name(records.values(), "worth"), shared_name(records.values(), "matrix")
     above = []
@@ -77,7 +76,7 @@ def comparison(records: Mapping[str, LayerRecord], *, span: Range = "fixed") -> 
     if not matrices:
         return beside(above, 2)
     first = next(iter(matrices.values()))
-    scale = scale_of(first.name_of(shared), first, [one.values for one in matrices.values()], span)
+    scale = scale_of(first.name_of(shared), first, [one.values for one in matrices.values()])
     below = []
     beside_which = [name for name in [*records][:3] if name in matrices][-1:]  # whose colours are told beside it
     for name in records:

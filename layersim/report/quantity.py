@@ -92,6 +92,11 @@ class Quantity:
             return self.overall
         return float(self.values[-1])
 
+    @property
+    def computed(self) -> str:
+        """How, in words: its options."""
+        return ", ".join(f"{option} {value}" for option, value in self.options.items())
+
     def to_last(self) -> Self:
         """Of a matrix the curve of every layer with the last."""
         told: dict[str, Any] = {"values": [row[-1] for row in self.values], "axes": (LAYER,)}
@@ -289,8 +294,7 @@ def single_numbers(quantities: Mapping[str, Quantity], layers: int, samples: int
         numbers = [quantity.values, *(ends[end] for end in ("low", "high") if ends)]
         value, *interval = (told(number, quantity.unit, layers, samples) for number in numbers)
         value += f", {' … '.join(interval)}" if interval else ""
-        options = ", ".join(f"{key} {option}" for key, option in quantity.options.items())
-        found[label] = f"{value} ({options})" if options else value
+        found[label] = f"{value} ({quantity.computed})" if quantity.options else value
     return found
 
 

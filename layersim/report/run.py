@@ -1,14 +1,12 @@
 """A finished run, read from its directory."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from layersim.errors import UserError
 from layersim.report.configuration import read_configuration
-from layersim.report.reading import DamagedFile
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, read_records
 
 
@@ -36,25 +34,6 @@ def load_run(directory: Path) -> Run:
     experiment: str | None = read_configuration(directory).get("experiment")
     name = directory.name if experiment is None else experiment
     return Run(name, directory, read_records(directory / RECORDS_FILE))
-
-
-Read = TypeVar("Read")
-
-
-def whole_ones(directories: Iterable[Path], read: Callable[[Path], Read]) -> tuple[list[Read], list[str]]:
-    """What is read of these runs, and a line for each with a damaged file, which is left out; where nothing whole is
-    left the damage is raised."""
-    found: list[Read] = []
-    lines: list[str] = []
-    for directory in directories:
-        try:
-            found.append(read(directory))
-        except DamagedFile as error:
-            lines.append(f"{directory.name} is left out: {error}")
-            damage = error
-    if lines and not found:
-        raise damage
-    return found, lines
 
 
 def pick_record(run: Run, *, stage: Stage, epoch: int | None = None) -> LayerRecord:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 from rich.console import Group
 
-from layersim.report.quantity import curves, single_numbers, told
+from layersim.report.quantity import Quantity, curves, single_numbers, told
 from layersim.report.records import LayerRecord, shared_name
 from layersim.report.terminal import Beside, SideBySide, gathered
 
 _NUMBER = 8
 """Characters of a measure's number, beside "accuracy" or "perplexity"."""
+APART = "was computed in different ways, its numbers do not compare"
 
 
 def layer_cells(record: LayerRecord) -> dict[str, list[str]]:
@@ -65,7 +66,7 @@ def comparison_table(records: Mapping[str, LayerRecord]) -> SideBySide:
         rows | gathered([_below(record) for record in records.values()]),
         least=sum(widths),
         last_of_first=str(layers),
-        note=options_note(records, measure),
+        note=_options_note(records, measure),
     )
 
 
@@ -92,14 +93,11 @@ def _cell(record: LayerRecord, name: str | None, layer: int) -> str:
     return told(one.values[layer], one.unit, record.layers, record.samples)
 
 
-def options_note(records: Mapping[str, LayerRecord], name: str) -> str:
+def _options_note(records: Mapping[str, LayerRecord], name: str) -> str:
     """How a quantity was computed: once where the runs agree, else for each, since its numbers do not compare then."""
-    notes = {
-        run: ", ".join(f"{option} {value}" for option, value in sorted(record.quantities[name].options.items()))
-        for run, record in records.items()
-        if name in record.quantities
-    }
-    if len(set(notes.values())) > 1:
-        lines = [f"  {run}: {note or 'not recorded'}" for run, note in notes.items()]
-        return "\n".join([f"{name} was computed in different ways, its numbers do not compare:", *lines])
-    return "".join(f"{name}: {note}" for note in set(notes.values()) if note)
+    having = {run: record.quantities[name] for run, record in records.items() if name in record.quantities}
+    first = next(iter(having.values()), Quantity(values=0))
+    if any(one.options != first.options for one in having.values()):
+        lines = [f"  {run}: {one.computed or 'not recorded'}" for run, one in having.items()]
+        return "\n".join([f"{name} {APART}:", *lines])
+    return f"{name}: {first.computed}" if first.options else ""

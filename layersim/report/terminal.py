@@ -25,14 +25,15 @@ class Beside(Text):
 
 def plain_table(
     headings: Sequence[str],
-    rows: Iterable[Sequence[str]],
+    rows: Iterable[Sequence[str | tuple[str, str]]],
     *,
     title: str = "",
     caption: str = "",
     left: Collection[str] = (),
     **look: Any,
 ) -> Table:
-    """Rows between a title and a caption; the columns in `left` begin at their left, and all have this look."""
+    """Rows between a title and a caption, of cells, some with a style; the columns in `left` begin at their left, and
+    all have this look."""
     table = Table(
         title=Beside(title),
         caption=Beside(caption),
@@ -44,7 +45,7 @@ def plain_table(
     for name in headings:
         table.add_column(Text(name), justify="left" if name in left else "right", vertical="bottom", **look)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(Text.assemble, row))
     return table
 
 

@@ -279,14 +279,7 @@ def fitted_split(backbone: Backbone, data: SplitDataModule, split: str, name: st
 
 
 def labels_of(data: SplitDataModule, split: str) -> Integers:
-    """Of a split that is to be measured.
-
-    Raises:
-        UserError: there is no such split, or it has no labels.
-    """
-    data.setup()
-    if split not in data.splits:
-        raise UserError(f"The data have no {split} split: set --data.{data.test_option}, or --split val.")
+    """Of a split that is to be measured, as `fitted_split` gave it; a UserError where it has none."""
     labels = data.splits[split].labels
     if labels is None:
         raise UserError(f"Accuracy needs labels, but the {split} split has none. Choose other data.")

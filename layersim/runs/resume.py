@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
 from layersim.report.environment import read_environment
 from layersim.report.secrets import masked
 from layersim.runs.checkpoints import check_complete, read_checkpoint
@@ -107,7 +107,7 @@ def earlier_rows(path: Path, checkpoint: dict[str, Any]) -> list[dict[str, str]]
     if not path.is_file():
         return []
     place, last = checkpoint[PLACE], checkpoint["global_step"] - 1
-    with path.open(newline="", encoding="locale") as file:
+    with as_user_error(f"{path} cannot be read"), path.open(newline="", encoding="locale") as file:
         rows = islice(csv.DictReader(file), place["rows"])
         kept = [{name: value for name, value in row.items() if value} for row in rows]
     at = {"epoch": str(checkpoint["epoch"]), "step": str(last)}
@@ -115,7 +115,7 @@ def earlier_rows(path: Path, checkpoint: dict[str, Any]) -> list[dict[str, str]]
         kept.append(at | {name: str(value) for name, value in coming.items()})
     epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["total"]
     total, count = place["loss"].tolist()
-    told = any("train/loss" in row and int(row["step"]) == last for row in kept)
+    told = any("train/loss" in row and row.get("step") == at["step"] for row in kept)
     if count and not told and epoch["processed"] == epoch["ready"]:  # killed between the epoch's checkpoint and its row
         kept.append(at | {"train/loss": str(total / count)})
     return kept

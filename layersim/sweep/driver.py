@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from layersim.errors import UserError
+from layersim.errors import UserError, as_user_error
 from layersim.runs.signals import ended_by_signals
 from layersim.sweep.engine import Engine
 from layersim.sweep.file import SweepFile
@@ -152,6 +152,7 @@ def metric_history(path: Path, name: str) -> list[float]:
     """A metric's values in a run's `metrics.csv`, in order; none where the file is not there yet."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="locale")
-    whole = text[: text.rfind("\n") + 1]  # the last line may be half written
-    return [float(row[name]) for row in csv.DictReader(whole.splitlines()) if row.get(name)]
+    with as_user_error(f"The values of {name} in {path} cannot be read"):
+        text = path.read_text(encoding="locale")
+        whole = text[: text.rfind("\n") + 1]  # the last line may be half written
+        return [float(row[name]) for row in csv.DictReader(whole.splitlines()) if row.get(name)]

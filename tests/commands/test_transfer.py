@@ -88,7 +88,7 @@ def test_elsewhere(run: Path, layersim: Command) -> None:
         (["--ckpt_path={run}", "--device=abacus"], "Change --device"),
         (["--ckpt_path={run}", "--max_samples=-3"], "max_samples must be at least 4, got -3: change --max_samples"),
         (["--ckpt_path={run}", "--to={run}/config.yaml"], "Change --to"),
-        (["--ckpt_path={run}", "--split=test"], "The data have no test split: set --data.test_fraction"),
+        (["--ckpt_path={run}", "--split=test"], "there is no test split: set --data.test_fraction"),
         (
             ["--ckpt_path={run}", "--strengths.blur=[0.4]"],
             "0.4 of the width reaches 10 pixels to each side, further than",

@@ -11,7 +11,7 @@ from rich.table import Table
 from layersim.commands.compare import compare
 from layersim.errors import UserError
 from layersim.report.quantity import LAYER, Quantity, curve
-from layersim.report.records import LayerRecord, append_record
+from layersim.report.records import LayerRecord, append_record, read_records
 from layersim.report.run import Run, load_run, name_runs
 from layersim.report.table import comparison_table, layer_table
 from layersim.report.terminal import SideBySide
@@ -168,6 +168,16 @@ def test_it_prints_the_table_and_writes_the_figure(tmp_path: Path, capsys: pytes
     with Image.open(figure) as image:
         image.load()
         assert image.format == "PNG"
+
+
+def test_each_run_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table and page tell one reading, of a run that goes on meanwhile too; a run that is named twice is one."""
+    read = []
+    monkeypatch.setattr("layersim.report.run.read_records", lambda path: read.append(path) or read_records(path))
+    runs = [make_run(tmp_path / name, record(), experiment=name) for name in ("a", "b")]
+    compare([*runs, runs[0]], output=tmp_path / "c.png")
+    assert read == [run / "layers.jsonl" for run in runs]
+    assert "2 runs compared" in (tmp_path / "c.html").read_text()
 
 
 def test_it_picks_stage_and_epoch(

@@ -1,4 +1,5 @@
 import io
+import json
 import math
 import os
 import re
@@ -274,8 +275,6 @@ def test_saturation_shows_shares_and_their_sum() -> None:
     assert points(picture) == [(1, 0.125), (2, 0.375), (3, 0.0), (4, 0.5)]
     assert picture["title"] == "Saturated here: share of 80 samples at each layer, and up to it"
     assert said(picture).count("100%") == 1
-    with pytest.raises(UserError, match="one sample or more"):
-        figures_of({"saturation": curve([0, 0], unit="samples")})["saturation"]()
     tokens = figures_of({"saturation": curve([1, 2], unit="tokens")}, "tokens")["saturation"]()
     assert tokens["title"].startswith("Saturation: share of 3 tokens")
 
@@ -405,3 +404,20 @@ def test_an_interval_is_drawn_within_the_quantitys_range_an_end_at_zero_too(ends
     (row,) = rows(Quantity(values=[0.0], axes=(LAYER,), range=ends, interval=interval))
 
     assert (row["low"], row["high"]) == (-0.5 if ends[0] is None else 0, 0.5 if ends[1] is None else 0)
+
+
+def test_an_interval_of_whole_numbers_is_drawn() -> None:
+    """Of NumPy's whole numbers JSON, by which Vega is told, knows nothing."""
+    (row,) = json.loads(json.dumps(rows(curve([1], range=(0, 4), interval={"low": [0], "high": [5]}))))
+    assert (row["low"], row["value"], row["high"]) == (0, 1, 4)
+
+
+def test_counts_of_nothing_are_drawn_as_no_share() -> None:
+    """A measure of somebody's own may count what no layer had; that ends no training."""
+    counts = {"mistakes": curve([0, 0], unit="samples", range=(0, None)), "some": curve([1, 3], unit="samples")}
+    found = {name: draw() for name, draw in figures_of(counts).items()}
+    shares = {name: [row["value"] for row in picture["data"]["values"]] for name, picture in found.items()}
+    assert shares == {"mistakes": [None, None], "some": [0.25, 0.75]}
+    assert found["mistakes"]["title"].startswith("Mistakes: share of 0 samples")
+    assert not [node for node in svg(found["mistakes"]).iter() if node.get("aria-roledescription") == "bar"]
+    assert len([node for node in svg(found["some"]).iter() if node.get("aria-roledescription") == "bar"]) == 2

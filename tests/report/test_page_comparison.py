@@ -1,6 +1,7 @@
 """The page of several runs: means, differences, exits, and what was not measured alike."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,16 @@ import numpy as np
 import pytest
 
 from layersim.report.page import write_page
-from layersim.report.page.comparison import differences, exit_charts, group_runs, mean_interval
-from layersim.report.quantity import LAYER, Quantity
+from layersim.report.page.comparison import (
+    compared_headline,
+    differences,
+    exit_charts,
+    group_runs,
+    interval_table,
+    mean_interval,
+)
+from layersim.report.page.section import headline
+from layersim.report.quantity import LAYER, Quantity, curve
 from tests.report.page_runs import Reader, make_run, record
 from tests.report.test_exits import report
 
@@ -37,6 +46,20 @@ def test_runs_are_grouped_by_their_name_less_the_seed_and_by_their_depth() -> No
     records = [record(layers=3 if place == 5 else 2) for place in range(7)]
     groups = {group.name: group.members for group in group_runs(names, records)}
     assert groups == {"a (2 layers)": [0, 2], "b": [1, 3, 4], "a (3 layers)": [5], "seed3": [6]}
+
+
+@pytest.mark.parametrize(
+    ("better", "order"), [("higher", "0.900 c 0.500 a 0.100 d"), ("lower", "0.100 d 0.500 a 0.900 c")]
+)
+def test_groups_without_a_value_come_last_and_names_keep_their_capitals(better: Any, order: str) -> None:
+    values = {"a": 0.5, "b": math.nan, "c": 0.9, "e": math.nan, "d": 0.1}
+    groups = {name: curve([value], better=better) for name, value in values.items()}
+    told = compared_headline("NC1 of CKA", groups)
+    place = f"{order} nan b nan e"
+    assert re.sub("[(),]", "", told) == f"NC1 of CKA at half of the layers {place}; at the last {place}."
+    assert "<caption>NC1 of CKA by layer:" in interval_table("NC1 of CKA", groups)
+    depth = Quantity(values=2, unit=LAYER, label="depth by CKA")
+    assert headline(record(accuracy=None, loss=None, depth=depth)).endswith(", depth by CKA 2 of 2.")
 
 
 def test_differences_but_the_seed_are_told() -> None:
@@ -131,12 +154,18 @@ def test_exits_and_seconds_are_shown_where_there_are_any() -> None:
 
 def test_measures_that_were_not_computed_alike_are_told(tmp_path: Path) -> None:
     ways = [{"cosine": {"centering": way}, "cka": {"batch": 64}} for way in ("samples", "components")]
+    alike = Quantity(values=1.0, options={"words": "two\nlines"})
     runs = [
-        make_run(tmp_path / f"x{i}", record(options=options), config=f"experiment: run{i}\n")
+        make_run(
+            tmp_path / f"x{i}",
+            record(options=options, **{"top: k": Quantity(values=1.0, options={"k": i}), "alike": alike}),
+            config=f"experiment: run{i}\n",
+        )
         for i, options in enumerate(ways)
     ]
     assert write_page(runs, tmp_path / "page.html") == [
-        "cosine was computed in different ways, its numbers do not compare."
+        "cosine was computed in different ways, its numbers do not compare.",
+        "top: k was computed in different ways, its numbers do not compare.",
     ]
     read = Reader(tmp_path / "page.html")
     facts = [*zip(read.texts["dt"], read.texts["dd"], strict=True)]

@@ -18,7 +18,7 @@ from rich.console import Console
 from layersim.__main__ import main
 from layersim.commands.sweep import trials_table
 from layersim.errors import UserError
-from layersim.sweep.driver import Driver, installed_command
+from layersim.sweep.driver import Driver, installed_command, metric_history
 from layersim.sweep.engine import Engine
 from layersim.sweep.file import read
 from layersim.sweep.ledger import Ledger, Trial
@@ -174,6 +174,18 @@ def test_a_metric_that_nobody_logs_is_told_after_the_first_trial(tmp_path: Path)
     wrong = driver(sweep(tmp_path, metric={"name": "val/acuracy"}))
     with pytest.raises(ValueError, match="logged no 'val/acuracy'"):
         wrong.run(None)
+
+
+def test_a_metric_that_is_no_number_is_told_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,val/accuracy\n0,0.5\n0,\n1,nan\n2,0.7")
+    first, second = metric_history(path, "val/accuracy")
+    assert first == 0.5
+    assert math.isnan(second), "the line that is half written is left for later"
+    for damaged in (b"epoch,val/accuracy\n0,0.5\n1,0.5.7\n", b"epoch,val/accuracy\n0,0.5\n1,\xff\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"^The values of val/accuracy in {path} cannot be read: .*(0\.5\.7|0xff)"):
+            metric_history(path, "val/accuracy")
 
 
 def test_the_engine_draws_again_what_it_drew(tmp_path: Path) -> None:

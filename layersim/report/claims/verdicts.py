@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from itertools import groupby, product
 from typing import Literal
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
+from layersim.errors import UserError, meant
 from layersim.report.claims.arms import Arms
 from layersim.report.claims.claim import LIMITS, Claim, Limits
 from layersim.report.claims.intervals import Estimate, Measured, NotMeasured, difference, estimate
 from layersim.report.claims.paper import CLAIMS, absolute_depth
-from layersim.report.terminal import Beside
+from layersim.report.terminal import plain_table
 
 Answer = Literal["holds", "does not hold", "cannot tell"]
 
@@ -45,8 +44,13 @@ def judge(arms: Arms, limits: Limits | None = None) -> list[Verdict]:
     Args:
         arms: see `read_arms`.
         limits: what is not the default of `LIMITS`; with `absolute-epsilon` the paper's depth is judged too.
+
+    Raises:
+        UserError: a limit that there is not.
     """
-    chosen = LIMITS | dict(limits or {})
+    chosen, known = LIMITS | dict(limits or {}), (*LIMITS, "absolute-epsilon")
+    for name in chosen.keys() - known:
+        raise UserError(f"Expected limits among {', '.join(known)}, but got {name!r}.{meant(name, known)}")
     claims = (*CLAIMS, absolute_depth) if "absolute-epsilon" in chosen else CLAIMS
     return [verdict for claim in claims for verdict in _verdicts(claim, arms, chosen)]
 
@@ -108,15 +112,13 @@ _STYLES = {"holds": "green", "does not hold": "red", "cannot tell": "dim"}
 
 def verdicts_table(arms: Arms, verdicts: Sequence[Verdict]) -> Table:
     """Below each claim a row a verdict; above, what was judged."""
-    title = Beside("\n".join([arms.task, *arms.told]))
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("claim, of", "number", "95 % interval", "claimed", "verdict"):
-        table.add_column(name, justify="left" if name in ("claim, of", "verdict") else "right", no_wrap=True)
+    rows: list[Sequence[str | tuple[str, str]]] = []
     for name, of_claim in groupby(verdicts, lambda verdict: verdict.claim.name):
-        table.add_row(name)
-        for verdict in of_claim:
-            answer = Text(verdict.answer, style=_STYLES[verdict.answer])
-            table.add_row(f"  {verdict.of}", *_numbers(verdict), answer)
+        rows.append([name])
+        rows += [[f"  {one.of}", *_numbers(one), (one.answer, _STYLES[one.answer])] for one in of_claim]
+    headings, title = ("claim, of", "number", "95 % interval", "claimed", "verdict"), "\n".join([arms.task, *arms.told])
+    table = plain_table(headings, rows, title=title, left=("claim, of", "verdict"), no_wrap=True)
+    table.collapse_padding = True  # else the widest rows do not fit 80 columns
     return table
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from layersim.errors import UserError
 from layersim.report.drawing import specifications
 from layersim.report.drawing.colors import Scale
 from layersim.report.drawing.painter import vega
@@ -58,16 +57,16 @@ _LOOK: dict[str, Any] = {
 
 
 def rows(quantity: Quantity, series: str = "") -> list[dict[str, Any]]:
-    """A row a value, as specifications read them; of counts their shares of all, of ways in a plane both coordinates.
-    It is named by the curve's `series`; of several axes by its place along all but the last."""
+    """A row a value, as specifications read them; of counts their shares of all (none of 0), of ways in a plane both
+    coordinates. It is named by the curve's `series`; of several axes by its place along all but the last."""
     values = np.asarray(quantity.values, dtype=np.float64)
     plane = len(quantity.axes) == 3
     shape = values.shape[:2] if plane else values.shape
-    values = values / values.sum() if quantity.unit in COUNTED else values
+    values = values / (values.sum() or math.nan) if quantity.unit in COUNTED else values
     least = -math.inf if quantity.range[0] is None else quantity.range[0]
     most = math.inf if quantity.range[1] is None else quantity.range[1]
     ends = quantity.interval or {}
-    low, high = (np.clip(ends[end], least, most) if end in ends else None for end in ("low", "high"))
+    low, high = (np.clip(np.asarray(ends[end], float), least, most) if end in ends else None for end in ("low", "high"))
     p = None if quantity.null is None else np.asarray(quantity.null["p_family"], dtype=np.float64)
     ticks = [[*quantity.ticks.get(axis, range(1, length + 1))] for axis, length in zip(quantity.axes, shape)]  # noqa: B905
     if len(shape) == 1:
@@ -154,9 +153,7 @@ def heat_map(quantity: Quantity, scale: Scale, title: str, *, side: int = SIDE, 
 
 def bars(quantity: Quantity, name: str) -> Picture:
     """How (L,) samples are spread over the layers: the share at each layer, and as a line the share up to it."""
-    if not (total := sum(quantity.values)):
-        raise UserError(f"a histogram of {name} needs one sample or more, got none.")
-    title = f"{upper(name)}: share of {total:,} {quantity.unit} at each layer, and up to it"
+    title = f"{upper(name)}: share of {sum(quantity.values):,} {quantity.unit} at each layer, and up to it"
     return _picture(specifications.bars(LAYER, quantity.unit), rows(quantity), title, WIDTH, HEIGHT)
 
 

@@ -3,6 +3,7 @@
 Letters: R runs, L layers.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
 from layersim.report.configuration import flat, seed_of
-from layersim.report.drawing.specifications import COUNTED
+from layersim.report.drawing.specifications import COUNTED, upper
 from layersim.report.exits import ExitReport
 from layersim.report.lens import lens_panels
 from layersim.report.page.charts import Chart, charts, static_chart
 from layersim.report.page.section import RunPage, by_layer, table
 from layersim.report.quantity import Quantity, curves, single_numbers, three
 from layersim.report.records import LayerRecord, shared_name
-from layersim.report.table import options_note
+from layersim.report.table import APART
 from layersim.report.tradeoff import calibration_curves, chosen_points, tradeoff_curves
 
 CONFIDENCE = 0.95
@@ -109,14 +110,13 @@ def worth_of_groups(groups: Sequence[Group], records: Sequence[LayerRecord]) -> 
 
 
 def compared_headline(name: str, groups: Mapping[str, Quantity]) -> str:
-    """What `worth_of_groups` gave at half of the layers and at the last, the best group first."""
-    parts = []
+    """What `worth_of_groups` gave at half of the layers and at the last, the best group first, NaN last."""
+    parts, sign = [], 1 if any(one.better == "lower" for one in groups.values()) else -1
     for where, portion in (("half of the layers", 2), ("the last", 1)):
         values = {group: one.values[max(len(one.values) // portion, 1) - 1] for group, one in groups.items()}
-        lower = any(one.better == "lower" for one in groups.values())
-        best = sorted(values, key=lambda group: values[group], reverse=not lower)
+        best = sorted(values, key=lambda group: math.inf if math.isnan(values[group]) else sign * values[group])
         parts.append(f"at {where} {', '.join(f'{three(values[group])} ({group})' for group in best)}")
-    return f"{name.capitalize()} {'; '.join(parts)}." if groups else ""
+    return f"{upper(name)} {'; '.join(parts)}." if groups else ""
 
 
 def compared(
@@ -198,7 +198,7 @@ def interval_table(name: str, groups: Mapping[str, Quantity]) -> str:
         if one.interval is not None:
             halves = [f" ± {three(high - mean)}" for mean, high in zip(one.values, one.interval["high"], strict=True)]
         columns[group] = [three(mean) + half for mean, half in zip(one.values, halves, strict=True)]
-    caption = f"{name.capitalize()} by layer: mean and 95 % interval over the runs of a group"
+    caption = f"{upper(name)} by layer: mean and 95 % interval over the runs of a group"
     return by_layer(caption, columns) if columns else ""
 
 
@@ -223,7 +223,6 @@ def comparison_notices(groups: Sequence[Group], pages: Sequence[RunPage], record
         for name, why in reasons.items()
         if why
     ]
-    every = dict(zip(map(str, range(len(records))), records, strict=True))
     names = sorted({name for record in records for name in record.quantities})
-    notes = [options_note(every, name) for name in names]
-    return told + [f"{note.partition(':')[0]}." for note in notes if "\n" in note]
+    ways = {name: [one.quantities[name].options for one in records if name in one.quantities] for name in names}
+    return told + [f"{name} {APART}." for name, each in ways.items() if any(one != each[0] for one in each)]

@@ -19,10 +19,10 @@ from platformdirs import user_cache_path
 from layersim.report.drawing.painter import vega
 from layersim.report.page.charts import charts, drawn_record
 from layersim.report.page.comparison import compared
-from layersim.report.page.section import notes, read_run, section
+from layersim.report.page.section import RunPage, notes, read_runs, section
 from layersim.report.quantity import curves
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage
-from layersim.report.run import Run, name_runs, pick_record, whole_ones
+from layersim.report.run import Run, name_runs, pick_record
 from layersim.writing import written_whole
 
 PAGE_FILE = "report.html"
@@ -49,7 +49,13 @@ def write_page(
     Raises:
         UserError: a directory is not a run's, none has whole files, or the stage or epoch was not recorded.
     """
-    pages, damaged = whole_ones([directory.resolve() for directory in directories], read_run)
+    return write_page_of(*read_runs(directories), path, stage=stage, epoch=epoch)
+
+
+def write_page_of(
+    pages: Sequence[RunPage], damaged: Sequence[str], path: Path, *, stage: Stage, epoch: int | None
+) -> list[str]:
+    """The same of what `read_runs` gave."""
     records = [pick_record(page.run, stage=stage, epoch=epoch) for page in pages]
     names = name_runs([page.run for page in pages])
     kept = []

@@ -5,7 +5,7 @@ All of it can be read without the script, which adds the charts and lets the tab
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import zip_longest
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from layersim.report.configuration import CONFIG_FILE, below, class_of, init_args, read_configuration, seed_of
+from layersim.report.drawing.specifications import upper
 from layersim.report.environment import environment, read_environment
 from layersim.report.exits import ExitReport
 from layersim.report.lens import read_lens_record
 from layersim.report.quantity import LAYER, single_numbers, three, told
-from layersim.report.reading import read_text
+from layersim.report.reading import DamagedFile, read_text
 from layersim.report.records import LayerRecord
 from layersim.report.run import Run, load_run
 from layersim.report.secrets import masked
@@ -52,6 +53,22 @@ def read_run(directory: Path) -> RunPage:
     text = masked(read_text(config)) if config.is_file() else ""
     exits, lens, recorded = ExitReport.read(directory), read_lens_record(directory), read_environment(directory)
     return RunPage(run, read_configuration(directory), text, exits, lens, recorded, notices)
+
+
+def read_runs(directories: Iterable[Path]) -> tuple[list[RunPage], list[str]]:
+    """Reads each of these runs once; and a line for each with a damaged file, which is left out: where nothing whole is
+    left the damage is raised."""
+    pages: list[RunPage] = []
+    lines: list[str] = []
+    for directory in dict.fromkeys(directory.resolve() for directory in directories):
+        try:
+            pages.append(read_run(directory))
+        except DamagedFile as error:
+            lines.append(f"{directory.name} is left out: {error}")
+            damage = error
+    if lines and not pages:
+        raise damage
+    return pages, lines
 
 
 def section(number: int, heading: str, page: RunPage, record: LayerRecord) -> str:
@@ -98,7 +115,7 @@ def headline(record: LayerRecord) -> str:
         for name, each in record.quantities.items()
         if not each.axes and each.unit == LAYER and math.isfinite(each.values)
     ]
-    return " ".join([*found, f"{', '.join(shown)}.".capitalize()] if shown else found)
+    return " ".join([*found, upper(f"{', '.join(shown)}.")] if shown else found)
 
 
 def table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -159,11 +176,7 @@ def _summary(page: RunPage, record: LayerRecord) -> dict[str, str]:
 
 def _computed(record: LayerRecord) -> dict[str, str]:
     """The options of what has axes; other numbers tell them themselves."""
-    return {
-        name: ", ".join(f"{key} {value}" for key, value in quantity.options.items())
-        for name, quantity in record.quantities.items()
-        if quantity.axes
-    }
+    return {name: quantity.computed for name, quantity in record.quantities.items() if quantity.axes}
 
 
 def _environment(page: RunPage) -> str:

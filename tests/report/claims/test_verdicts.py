@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
+from layersim.errors import UserError
 from layersim.metrics import effective_depth as layer_within
-from layersim.report.claims import CLAIMS, judge, read_arms
+from layersim.report.claims import CLAIMS, Arms, judge, read_arms
 from layersim.report.claims.paper import effective_depth
 from tests.report.claims.synthetic import (
     EARLY,
@@ -143,6 +144,12 @@ def test_effective_depth_rounds_up_to_the_layer_that_tables_tell(tmp_path: Path)
         for epsilon in (0.0, 0.01, 0.1):
             (depth,) = effective_depth.read(run, {"epsilon": epsilon}).values
             assert math.ceil(depth) == layer_within(accuracy, epsilon)
+
+
+def test_a_limit_that_there_is_not_is_refused() -> None:
+    assert judge(Arms({}), {"drop": 0.25})[0].limit == 0.25
+    with pytest.raises(UserError, match=r"limits among drop, .*absolute-epsilon, but got 'dorp'. Did you mean drop\?"):
+        judge(Arms({}), {"dorp": 0.25})
 
 
 def test_the_papers_depth_is_judged_where_its_accuracy_is_asked_for(tmp_path: Path) -> None:
