@@ -74,7 +74,8 @@ class LayerCalibration(ReadoutMetric):
 
     def update(self, output: LayerOutput) -> None:
         readout = output.readout
-        self.sums += calibration_sums(readout.confidences, readout.predictions == targets_of(output), readout.briers)
+        right = readout.predictions == targets_of(output)
+        self.add(sums=calibration_sums(readout.confidences, right, readout.briers))
 
     def compute(self) -> dict[str, Tensor]:
         return calibration(self.sums)

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from layersim.errors import UserError
+from layersim.similarity.features import Layers, as_features, require_whole
+
+Classes = Tensor | Sequence[int]  # or a NumPy array
+
 
 @dataclass(frozen=True)
 class NeuralCollapse:
@@ -31,9 +36,20 @@ class NeuralCollapse:
     """Mean of |cosine + 1 / (C − 1)|: angles as wide as C directions can have (NC2)."""
 
 
-def class_means(features: Tensor, targets: Tensor, classes: Tensor) -> Tensor:
+def labelled(features: Layers, targets: Classes) -> tuple[Tensor, Tensor]:
+    """(L, N, D) features and their (N,) classes, as tensors; a UserError where they are nothing of the kind."""
+    features = as_features(features)
+    targets = torch.as_tensor(targets, device=features.device)
+    if targets.shape != (samples := features.shape[1:2]):
+        raise UserError(f"targets: expected {tuple(samples)} classes, one a sample, got shape {tuple(targets.shape)}")
+    return features, targets
+
+
+def class_means(features: Tensor, targets: Classes, classes: Classes) -> Tensor:
     """(C, D) float64 means of (N, D) features over the samples of each of (C,) classes, ascending; NaN for a class
     without any. Samples of other classes do not count."""
+    (features,), targets = labelled(features[None], targets)
+    classes = torch.as_tensor(classes, device=features.device)
     wanted = torch.isin(targets, classes)
     rows = torch.searchsorted(classes, targets[wanted])
     total = features.new_zeros(len(classes), features.shape[1], dtype=torch.float64)
@@ -41,13 +57,14 @@ def class_means(features: Tensor, targets: Tensor, classes: Tensor) -> Tensor:
     return total / torch.bincount(rows, minlength=len(classes))[:, None]
 
 
-def neural_collapse(features: Tensor, targets: Tensor) -> NeuralCollapse | None:
+def neural_collapse(features: Layers, targets: Classes) -> NeuralCollapse | None:
     """NC1 and NC2 at each layer of (L, N, D) features with (N,) classes; None with fewer than two classes that have two
     samples.
 
     Σ_W is the mean over the classes of each class's covariance (divided by its number of samples), Σ_B the covariance
-    of the class means. Σ_B⁺ leaves out what float64 cannot tell from zero.
+    of the class means. Σ_B⁺ leaves out what float64 cannot tell from zero. Raises UserError for other shapes.
     """
+    features, targets = labelled(features, targets)
     seen, counts = torch.unique(targets, return_counts=True)
     classes = seen[counts > 1]
     if len(classes) < 2:
@@ -69,7 +86,7 @@ def self_duality(means: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
         (L,) float64.
     """
     distances = []
-    for mean, weight in zip(means, weights, strict=True):
+    for mean, weight in zip(map(torch.as_tensor, means), map(torch.as_tensor, weights), strict=True):
         centred, weight = mean - mean.mean(dim=0), weight.double()
         ours, theirs = (matrix / torch.linalg.matrix_norm(matrix) for matrix in (weight, centred))
         distances.append(torch.linalg.matrix_norm(ours - theirs))
@@ -88,7 +105,7 @@ class ClassPaths:
     """Share of the means' variance that the plane shows, 0 … 1."""
 
 
-def class_paths(features: Tensor, targets: Tensor, *, max_classes: int = 10) -> ClassPaths:
+def class_paths(features: Layers, targets: Classes, *, max_classes: int = 10) -> ClassPaths:
     """The means of the most frequent classes at each layer, in the plane of the first two principal components of all
     these C · L means.
 
@@ -98,13 +115,17 @@ def class_paths(features: Tensor, targets: Tensor, *, max_classes: int = 10) -> 
         features: (L, N, D), D ≥ 2, of any floating dtype.
         targets: (N,) classes; of equally frequent ones, smaller numbers come first.
         max_classes: C at most.
+
+    Raises UserError for what is not (L, N, D), not N classes, or `max_classes` below 1.
     """
+    require_whole("max_classes", max_classes, 1)
+    features, targets = labelled(features, targets)
     seen, counts = torch.unique(targets, return_counts=True)
     classes = seen[counts.argsort(descending=True, stable=True)[:max_classes]].sort().values
     means = torch.stack([class_means(layer, targets, classes) for layer in features], dim=1)
     flat = means.flatten(0, 1)
     flat = flat - flat.mean(dim=0)
-    if not flat.isfinite().all():
+    if len(flat) < 2 or not flat.isfinite().all():
         return ClassPaths(classes.tolist(), means[..., :2] * torch.nan, torch.nan)
     _, spread, axes = torch.linalg.svd(flat, full_matrices=False)
     points = flat @ axes[:2].mT

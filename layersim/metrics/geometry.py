@@ -11,15 +11,16 @@ from torch import Tensor
 from layersim.errors import check_choice, check_share
 from layersim.metrics.calibration import REACH
 from layersim.outputs import LayerFeatures
-from layersim.similarity.features import centred, require_samples
+from layersim.similarity.features import Layers, as_features, centred, require_samples
 from layersim.similarity.intervals import jackknife_of_sums, sums_by_group
 from layersim.similarity.kept_samples import KeepOn, SampleKeeper, Samples
+from layersim.similarity.positions import as_positions
 
 CONFIDENCE = 0.95
 SampleCentering = Literal["none", "samples"]
 
 
-def effective_rank(features: Tensor, *, centering: SampleCentering = "none", index: Tensor | None = None) -> Tensor:
+def effective_rank(features: Layers, *, centering: SampleCentering = "none", index: Tensor | None = None) -> Tensor:
     """How many directions a layer's features spread over: RankMe, exp of the entropy of σ ÷ Σ σ over the singular
     values σ of the (N, D) features, 1 … min(N, D) (Garrido et al. 2023, arXiv 2210.02885, eq. 4, less its ε).
 
@@ -38,7 +39,8 @@ def effective_rank(features: Tensor, *, centering: SampleCentering = "none", ind
         UserError: samples in fewer than 2 groups.
     """
     check_choice("centering", centering, SampleCentering)
-    index = torch.arange(features.shape[1]) if index is None else index
+    features = as_features(features)
+    index = as_positions(index, features.shape[1])
     sums, counts = zip(*(sums_by_group(_energies(layer.double(), centering), index) for layer in features), strict=True)
     return _jackknife(lambda total, _: _entropy_rank(total), torch.stack(sums, dim=1), counts[0])[..., 0]
 
@@ -61,7 +63,7 @@ def _entropy_rank(energies: Tensor) -> Tensor:
     return torch.xlogy(shares, shares).sum(dim=1, keepdim=True).neg().exp()
 
 
-def intrinsic_dimension(features: Tensor, *, discard: float = 0.1) -> tuple[Tensor, Tensor]:
+def intrinsic_dimension(features: Layers, *, discard: float = 0.1) -> tuple[Tensor, Tensor]:
     """How many coordinates tell a layer's features apart locally: TwoNN (Facco et al. 2017, doi 10.1038/s41598-017-
     11873-y), from the ratio μ of each sample's distances to its second and its first neighbour.
 
@@ -80,6 +82,7 @@ def intrinsic_dimension(features: Tensor, *, discard: float = 0.1) -> tuple[Tens
         (L,) integers: how many samples were left out, as equal to another.
     """
     check_share("discard", discard, zero=True)
+    features = as_features(features)
     found, different = [], []
     for layer in features:
         points = centred(torch.unique(layer, dim=0).double(), 0)
@@ -172,17 +175,9 @@ class LayerGeometry(SampleKeeper):
         dimension, duplicates = intrinsic_dimension(kept.features)
         rank = effective_rank(kept.features, centering=self.centering, index=kept.index)
         found = {"effective_rank": rank, "intrinsic_dimension": dimension, "mean_cosine": cosine, "norm": norm}
-        _warn_undefined(found)
+        missing = {name: (values[0].isnan().nonzero().flatten() + 1).tolist() for name, values in found.items()}
+        told = [f"{name} at layer {', '.join(map(str, layers))}" for name, layers in missing.items() if layers]
+        if told:
+            why = "(layers count from 1): features there are zero, all the same, or not finite"
+            warnings.warn(f"geometry is NaN for {', '.join(told)} {why}", UserWarning, stacklevel=2)
         return found | {"duplicates": duplicates}
-
-
-def _warn_undefined(found: dict[str, Tensor]) -> None:
-    missing = {name: (values[0].isnan().nonzero().flatten() + 1).tolist() for name, values in found.items()}
-    if told := ", ".join(
-        f"{name} at layer {', '.join(map(str, layers))}" for name, layers in missing.items() if layers
-    ):
-        warnings.warn(
-            f"geometry is NaN for {told} (layers count from 1): features there are zero, all the same, or not finite",
-            UserWarning,
-            stacklevel=3,
-        )

@@ -31,7 +31,7 @@ class Rise(NamedTuple):  # torchmetrics hands on no frozen dataclass
 
 def rise(values: Tensor) -> Rise:
     """How (L, N) values, a column a sample, rise from layer to layer; equal values do not."""
-    return _rise(*_counts(values))
+    return _rise(*_counts(torch.as_tensor(values, dtype=torch.float64)))
 
 
 def cosine_to_last(features: Tensor, *, centering: Centering = "samples") -> Tensor:
@@ -77,10 +77,7 @@ class TargetProbability(ReadoutMetric):
             return
         log_odds = output.readout.target_log_odds.double()
         _, steps, throughout, samples = _counts(log_odds)
-        self.total += log_odds.sigmoid().sum(dim=1)
-        self.steps += steps
-        self.throughout += throughout
-        self.samples += samples
+        self.add(total=log_odds.sigmoid().sum(dim=1), steps=steps, throughout=throughout, samples=samples)
 
     def compute(self) -> Rise | None:
         if self.samples == 0:

@@ -3,6 +3,7 @@
 Letters: L layers, N samples, D width.
 """
 
+import json
 import math
 import warnings
 from dataclasses import dataclass
@@ -12,19 +13,19 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.metrics.class_means import class_paths, neural_collapse
+from layersim.metrics.class_means import Classes, class_paths, neural_collapse
 from layersim.metrics.monotonicity import Rise, cosine_to_last, rise
 from layersim.metrics.straightness import straightness
 from layersim.similarity import cosine, linear_cka
 from layersim.similarity.directions import Centering
-from layersim.similarity.features import require_samples
+from layersim.similarity.features import Layers, as_features, require_samples
 
 LEAST = 4
 """Samples: debiased CKA divides by N − 3."""
 
 
 @torch.no_grad()
-def progression(features: Tensor, classes: Tensor | None, *, centering: Centering = "samples") -> dict[str, Any]:
+def progression(features: Layers, classes: Classes | None, *, centering: Centering = "samples") -> dict[str, Any]:
     """What the path of (L, N, D) features looks like; means over the samples.
 
     Args:
@@ -38,6 +39,7 @@ def progression(features: Tensor, classes: Tensor | None, *, centering: Centerin
     Where a sample has no value, as with features that are not finite, the numbers it goes into are NaN, and one
     UserWarning names the layers.
     """
+    features = as_features(features)
     samples = features.shape[1]
     require_samples(samples, LEAST, "the progression over layers")
     path = straightness(features)
@@ -90,12 +92,13 @@ def agreement(first: Tensor, second: Tensor) -> Agreement:
     Raises:
         UserError: not two L × L matrices.
     """
+    first, second = (torch.as_tensor(matrix, dtype=torch.float64).detach() for matrix in (first, second))
     if first.ndim != 2 or first.shape[0] != first.shape[1] or first.shape != second.shape:
         raise UserError(f"Expected two L × L matrices, but got shapes {tuple(first.shape)} and {tuple(second.shape)}.")
     from scipy import stats  # type: ignore[import-untyped]  # slow to import, and seldom needed
 
     rows, columns = torch.triu_indices(len(first), len(first), offset=1)
-    pairs = [matrix.double().cpu()[rows, columns].numpy() for matrix in (first, second)]
+    pairs = [matrix.cpu()[rows, columns].numpy() for matrix in (first, second)]
     if not all(math.isfinite(values.sum()) and len(set(values)) > 1 for values in pairs):
         return Agreement(math.nan, math.nan)
     return Agreement(float(stats.pearsonr(*pairs).statistic), float(stats.spearmanr(*pairs).statistic))
@@ -106,7 +109,7 @@ def _plain(result: object) -> dict[str, Any]:
 
 
 def _warn_undefined(record: dict[str, Any], features: Tensor) -> None:
-    missing = [name for name, value in record.items() if _has_nan(value)]
+    missing = [name for name, value in record.items() if "NaN" in json.dumps(value)]  # wherever in it
     if not missing:
         return
     broken = [layer for layer, values in enumerate(features, start=1) if not values.isfinite().all()]
@@ -118,11 +121,3 @@ def _warn_undefined(record: dict[str, Any], features: Tensor) -> None:
     else:
         why = "a length is zero, all features of a layer are the same, or there are too few layers to correlate"
     warnings.warn(f"progression is NaN in {', '.join(missing)}: {why} (layers count from 1)", UserWarning, stacklevel=3)
-
-
-def _has_nan(value: Any) -> bool:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return any(map(_has_nan, value))
-    return isinstance(value, float) and math.isnan(value)

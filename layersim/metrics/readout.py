@@ -20,6 +20,15 @@ class ReadoutMetric(LayerMetric):
         for name, start in sums.items():
             self.add_state(name, start, dist_reduce_fx="sum")
 
+    def add(self, **sums: Tensor | int) -> None:
+        """Adds a step's sums to the states of their names; a UserError where they are of other layers than these."""
+        for name, addend in sums.items():
+            state = getattr(self, name)
+            if (came := torch.as_tensor(addend).shape) != state.shape:
+                told = f"expected {name} of shape {tuple(state.shape)}, got {tuple(came)}"
+                raise UserError(f"{type(self).__name__}: {told}: set num_layers to that of the layers that are read")
+            state += addend
+
 
 def counts(*shape: int) -> Tensor:
     """Zeros to count samples in."""
@@ -47,8 +56,7 @@ class LayerAccuracy(ReadoutMetric):
 
     def update(self, output: LayerOutput) -> None:
         targets = targets_of(output)
-        self.correct += (output.readout.predictions == targets).sum(dim=1)
-        self.samples += targets.numel()
+        self.add(correct=(output.readout.predictions == targets).sum(dim=1), samples=len(targets))
 
     def compute(self) -> Tensor:
         return self.correct.double() / self.samples
@@ -69,8 +77,7 @@ class RightAtBoth(ReadoutMetric):
 
     def update(self, output: LayerOutput) -> None:
         right = (output.readout.predictions == targets_of(output)).double()  # whole numbers, exact to 2⁵³
-        self.counts += (right @ right.T).long()
-        self.samples += right.shape[1]
+        self.add(counts=(right @ right.T).long(), samples=right.shape[1])
 
     def compute(self) -> tuple[Tensor, Tensor]:
         return self.counts, self.samples
@@ -92,23 +99,19 @@ class LayerLoss(ReadoutMetric):
         targets_of(output)
         assert output.loss is not None
         samples = output.features.values.shape[1]
-        self.losses += output.readout.losses.double() * samples
-        self.objective += output.loss.double() * samples
-        self.samples += samples
+        losses, objective = output.readout.losses.double(), output.loss.double()
+        self.add(losses=losses * samples, objective=objective * samples, samples=samples)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         return self.losses / self.samples, self.objective / self.samples
 
 
 class LayerF1(ReadoutMetric):
-    """F1(l) = 2 TP / (2 TP + FP + FN) of one class when the head is read at layer l: GLUE's measure for MRPC and QQP.
+    """F1(l) = 2 TP / (2 TP + FP + FN) of the class `positive` when the head is read at layer l: GLUE's measure for MRPC
+    and QQP.
 
     `compute` gives (L,) shares in float64; 0 where positives are never found, NaN where there are none, neither among
     the targets nor among a layer's predictions.
-
-    Args:
-        num_layers: L.
-        positive: the class that is to be found.
     """
 
     counts: Tensor
@@ -117,10 +120,11 @@ class LayerF1(ReadoutMetric):
     def __init__(self, num_layers: int, positive: int = 1) -> None:
         super().__init__(counts=counts(3, num_layers))
         self.positive = positive
+        self.keep_apart(positive)
 
     def update(self, output: LayerOutput) -> None:
         said, true = output.readout.predictions == self.positive, targets_of(output) == self.positive
-        self.counts += torch.stack([(said & true).sum(dim=1), (said & ~true).sum(dim=1), (~said & true).sum(dim=1)])
+        self.add(counts=torch.stack([kind.sum(dim=1) for kind in (said & true, said & ~true, ~said & true)]))
 
     def compute(self) -> Tensor:
         found, false, missed = self.counts.double().unbind()
@@ -129,6 +133,7 @@ class LayerF1(ReadoutMetric):
 
 def saturation_layer(predictions: Tensor) -> Tensor:
     """(N,) smallest layer, counted from 1, from which (L, N) predictions never change up to L (Geva et al. 2022)."""
+    predictions = torch.as_tensor(predictions)
     agrees = predictions == predictions[-1]
     settled = agrees.flip(0).cumprod(dim=0).sum(dim=0)  # layers at the end that all agree with the last
     return predictions.shape[0] - settled + 1
@@ -154,8 +159,9 @@ class Saturation(ReadoutMetric):
         super().__init__(counts=counts(num_layers))
 
     def update(self, output: LayerOutput) -> None:
-        layers = saturation_layer(output.readout.predictions)
-        self.counts += torch.stack([(layers == layer).sum() for layer in range(1, len(self.counts) + 1)])
+        predictions = output.readout.predictions
+        layers = torch.arange(1, len(predictions) + 1, device=predictions.device)
+        self.add(counts=(saturation_layer(predictions) == layers[:, None]).sum(dim=1))
 
     def compute(self) -> Tensor:
         return self.counts

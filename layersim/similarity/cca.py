@@ -155,7 +155,15 @@ def _weighted_correlations(left: list[Subspace], right: list[Subspace]) -> Tenso
         for column, second in enumerate(right):
             if left is right and column <= row:
                 continue  # a layer against itself is one; the other half is filled below, from the same decomposition
-            _require_room_for_both(first, second)
+            together, samples = first.rank + second.rank, len(first.basis)
+            # a layer meets itself in its null as well, with its samples in another order
+            if together > samples - 1 and first.loadings is not second.loadings:
+                raise TooFewSamples(
+                    f"PWCCA needs at least {together + 1} samples for two layers of ranks {first.rank} and "
+                    f"{second.rank}, got {samples}: with fewer, correlations are 1 whatever the data; measure on more "
+                    "samples (and raise max_samples if that is what limits them), or choose SVCCA, which keeps fewer "
+                    "directions"
+                )
             ours, correlations, theirs = torch.linalg.svd(first.basis.mT @ second.basis, full_matrices=False)
             weighted[row, column] = _weighted(correlations, ours.mT @ first.loadings)
             if left is right:
@@ -167,13 +175,3 @@ def _weighted(correlations: Tensor, loadings: Tensor) -> Tensor:
     """Σ α_i ρ_i / Σ α_i of (r,) correlations, from the (r, D) products of variates and components."""
     weights = loadings.abs().sum(1)
     return (weights @ correlations) / weights.sum()
-
-
-def _require_room_for_both(first: Subspace, second: Subspace) -> None:
-    together, samples = first.rank + second.rank, len(first.basis)
-    if together > samples - 1:
-        raise TooFewSamples(
-            f"PWCCA needs at least {together + 1} samples for two layers of ranks {first.rank} and {second.rank}, got "
-            f"{samples}: with fewer, correlations are 1 whatever the data; measure on more samples (and raise "
-            "max_samples if that is what limits them), or choose SVCCA, which keeps fewer directions"
-        )

@@ -97,15 +97,12 @@ def require_directions(came: int, centering: Centering, measure: str) -> None:
 @torch.no_grad()
 def directions(features: Tensor, other: Tensor | None, centering: Centering) -> Iterator[tuple[Tensor, Tensor]]:
     """(L, n, D) and (M, n, D) vectors of length one, CHUNK samples at a time; without `other`, the same ones twice."""
-    sets = [_centred_layers(layers, centering) for layers in (features, other) if layers is not None]
+    # sums in one order, however the features lie in memory
+    sets = [widened(layers).contiguous() for layers in (features, other) if layers is not None]
+    sets = [centred(layers, dim=1) for layers in sets] if centering == "samples" else sets
     for chunk in zip(*(torch.split(layers, CHUNK, dim=1) for layers in sets), strict=True):
         units = [_of_length_one(vectors, centering) for vectors in chunk]
         yield units[0], units[-1]
-
-
-def _centred_layers(features: Tensor, centering: Centering) -> Tensor:
-    features = widened(features).contiguous()  # sums in one order, however the features lie in memory
-    return centred(features, dim=1) if centering == "samples" else features
 
 
 def _of_length_one(vectors: Tensor, centering: Centering) -> Tensor:

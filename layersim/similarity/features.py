@@ -4,6 +4,7 @@ Letters: L and M layers, N samples, D and D' width."""
 import sys
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,6 +92,15 @@ def require_equal_widths(features: Tensor, other: Tensor | None, measure: str) -
         raise UserError(
             f"{measure} compares component by component and needs equal widths, got {features.shape[2]} and "
             f"{other.shape[2]}: choose a measure that is invariant to rotation, as linear CKA is"
+        )
+
+
+def require_whole(option: str, value: object, least: int, why: str = "") -> None:
+    """Raises UserError for an option that is no whole number, or below the `least`; `why` says what for."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least:  # type: ignore[operator]
+        raise UserError(
+            f"{option}: expected {'' if whole else 'a whole number of '}at least {least}{why}, got {value!r}"
         )
 
 

@@ -88,11 +88,11 @@ class LinearCKA(Measure):
                 f'max_samples: estimator="minibatch" streams and keeps no samples to cap, got {max_samples}: leave it '
                 'out, or choose estimator="debiased"'
             )
+        self.estimator: Estimator = estimator
         self.arguments = {"estimator": estimator} | ({"batch_size": batch_size} if estimator == "minibatch" else {})
         super().__init__(max_samples=max_samples)
         self.add_state("used", [], dist_reduce_fx="cat")
         self.add_state("nulls", [], dist_reduce_fx="sum")
-        self.estimator: Estimator = estimator
         self.batch_size = self.group = batch_size
         self.value_range = (0 if estimator == "biased" else -1, 1)
 
@@ -122,14 +122,26 @@ class LinearCKA(Measure):
 
     def interval_of_state(self, confidence: float) -> Interval:
         """From the sums over groups of consecutive positions, each of which counts as one sample; or, with another
-        estimator, from sums over pairs of the kept samples."""
-        if self.estimator != "minibatch":
-            return _interval(self.kept(), self.estimator, confidence)
-        unit = f"batches of {self.batch_size} positions"
-        return jackknife_of_sums(lambda total, _: ratio(total), *self._sums(), confidence, unit)
+        estimator, from sums over pairs of the kept samples, without measuring again without each group."""
+        if self.estimator == "minibatch":
+            unit = f"batches of {self.batch_size} positions"
+            return jackknife_of_sums(lambda total, _: ratio(total), *self._sums(), confidence, unit)
+        check_share("a confidence", confidence)
+        kept = self.kept()
+        value = linear_cka(kept.features, kept.other, estimator=self.estimator)
+        group, order = dealt(kept.index, GROUPS).sort(stable=True)
+        sizes = torch.unique_consecutive(group, return_counts=True)[1]
+        with leaving_out(int(sizes.max()), len(group)):
+            left = len(group) - int(sizes.max())
+            require_samples(left, LEAST[self.estimator], f'linear CKA with estimator="{self.estimator}"')
+        sets = [layers[:, order.to(layers.device)] for layers in (kept.features, kept.other) if layers is not None]
+        layers = [layer for layers in sets for layer in layers]
+        hsics = hsic_without_groups(layers, sizes.tolist(), unbiased=self.estimator != "biased")
+        without = [ratio(bordered(rest, len(sets[0]), len(sets[-1]))) for rest in hsics]
+        return interval_of_replicates(value, without, sizes, confidence, "samples")
 
-    def require_null(self, permutations: int, seed: int) -> None:
-        if self.estimator == "minibatch" and self.expected == (permutations, seed):
+    def require_null(self, permutations: int, seed: int, *, announced: bool = False) -> None:
+        if self.estimator == "minibatch" and (announced or self.expected == (permutations, seed)):
             require_permutations(permutations)
         else:
             super().require_null(permutations, seed)
@@ -140,10 +152,8 @@ class LinearCKA(Measure):
         sums, counts = self._sums()
         require_permutations(permutations, min(self.count(), self.batch_size), int(counts.sum()))
         whole = sums.sum(0)
-        own = whole.nan_to_num()
-        alone = torch.equal(own.diagonal()[:-1], own[-1, :-1])  # every layer stands beside itself
         total = torch.stack([*self.nulls, *self._permuted(self.kept())]).sum(0)
-        return self.null_of(total / roots(whole), seed, alone=alone)
+        return self.null_of(total / roots(whole), seed, alone=bool(whole[-1, -1] == 0))
 
     def _sums(self) -> tuple[Tensor, Tensor]:
         """HSIC of all samples, complete groups or not, summed and counted in each jackknife group."""
@@ -211,18 +221,3 @@ class LinearCKA(Measure):
         for sums in self._permuted(batch):
             self.nulls[:] = [self.nulls[0].to(sums.device) + sums if self.nulls else sums]
         self.used.append(numbers)
-
-
-def _interval(kept: Samples, estimator: Estimator, confidence: float) -> Interval:
-    """The jackknife of the estimators that take all samples at once, without measuring again without each group."""
-    check_share("a confidence", confidence)
-    value = linear_cka(kept.features, kept.other, estimator=estimator)
-    group, order = dealt(kept.index, GROUPS).sort(stable=True)
-    sizes = torch.unique_consecutive(group, return_counts=True)[1]
-    with leaving_out(int(sizes.max()), len(group)):
-        require_samples(len(group) - int(sizes.max()), LEAST[estimator], f'linear CKA with estimator="{estimator}"')
-    sets = [layers[:, order.to(layers.device)] for layers in (kept.features, kept.other) if layers is not None]
-    layers = [layer for layers in sets for layer in layers]
-    hsics = hsic_without_groups(layers, sizes.tolist(), unbiased=estimator != "biased")
-    without = [ratio(bordered(rest, len(sets[0]), len(sets[-1]))) for rest in hsics]
-    return interval_of_replicates(value, without, sizes, confidence, "samples")

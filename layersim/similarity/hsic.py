@@ -80,8 +80,9 @@ def near_one(row: Tensor, exponents: list[Tensor]) -> Tensor:
     if row.device.type == "cpu" and 2**-16 < torch.linalg.vector_norm(row).item() < 2**20:
         exponents.append(torch.zeros(()))
         return row
-    # of 2¹²⁶ the inverse is a normal number of float32 as well; what is left of layers beyond it does no harm
-    exponents.append(torch.frexp(row.abs().amax()).exponent.clamp(-126, 126))
+    # of 2¹²⁶ the inverse is a normal number of float32 as well, of 2¹⁰²² of float64; what is left beyond does no harm
+    most = 126 if row.dtype == torch.float32 else 1022
+    exponents.append(torch.frexp(row.abs().amax()).exponent.clamp(-most, most))
     return row.mul_(torch.exp2(-exponents[-1].to(row.dtype)))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError, check_share
-from layersim.similarity.features import Layers, TooFewSamples, as_pair, warn_undefined
+from layersim.similarity.features import Layers, TooFewSamples, as_pair, require_whole, warn_undefined
 from layersim.similarity.positions import as_positions, dealt
 
 GROUPS = 20  # twice as many would make an interval three hundredths narrower, and cost twice as much
@@ -67,8 +67,7 @@ def jackknife(
             all samples, or of those without one group.
     """
     check_share("a confidence", confidence)
-    if groups < 2:
-        raise UserError(f"groups: expected at least 2, got {groups}")
+    require_whole("groups", groups, 2)
     features, other = as_pair(features, other)
     sets = [features] if other is None else [features, other]
     value = measure(*sets)

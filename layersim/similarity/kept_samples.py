@@ -10,6 +10,7 @@ from torch import Tensor
 from layersim.errors import UserError, check_choice
 from layersim.evaluation import process
 from layersim.outputs import LayerFeatures
+from layersim.similarity.features import require_whole
 from layersim.similarity.layer_metric import LayerMetric
 from layersim.similarity.positions import as_positions, require_distinct, splitmix64
 
@@ -63,8 +64,8 @@ class SampleKeeper(LayerMetric):
             UserError: `max_samples` below `least`.
         """
         super().__init__()
-        if max_samples is not None and max_samples < least:
-            raise UserError(f"max_samples: expected at least {least}, got {max_samples}")
+        if max_samples is not None:
+            require_whole("max_samples", max_samples, least)
         self.max_samples = max_samples
         check_choice("keep_on", keep_on, KeepOn)
         self.keep_on = keep_on
@@ -74,6 +75,7 @@ class SampleKeeper(LayerMetric):
         self._shapes: list[tuple[int, int]] = []
         for state in ("seen", "features", "others", "index"):
             self.add_state(state, [], dist_reduce_fx="cat")
+        self.keep_apart(max_samples, keep_on)
 
     @property
     def keeps_sample(self) -> bool:

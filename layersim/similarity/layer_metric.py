@@ -34,6 +34,11 @@ class LayerMetric(Metric):
     def _sync_dist(self, dist_sync_fn: Callable[..., Any] | None = None, process_group: Any = None) -> None:
         join([self], process_group or self.process_group)
 
+    def keep_apart(self, *options: object) -> None:
+        """Tells by which options an update goes: a `MetricCollection` of torchmetrics updates one alone of the metrics
+        whose states have the same names and are alike after the first batch, lists as far as the shorter goes."""
+        self.add_state(f"by {options}", [], dist_reduce_fx="cat")
+
     def offer(self) -> Any:
         """What all processes must know of this one before states can be joined; None on all where there is nothing."""
         return None

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError, check_choice
-from layersim.similarity.features import Layers, as_pair, require_samples, warn_undefined
+from layersim.errors import check_choice
+from layersim.similarity.features import Layers, as_pair, require_samples, require_whole, warn_undefined
 from layersim.similarity.hsic import hsic
 
 Estimator = Literal["minibatch", "debiased", "biased"]
@@ -45,7 +45,7 @@ def linear_cka(
     require_samples(features.shape[1], LEAST[estimator], f'linear CKA with estimator="{estimator}"')
     if torch.float64 in (features.dtype, getattr(other, "dtype", None)):  # whose range HSIC's fourth degree can leave
         features, other = _near_one(features), None if other is None else _near_one(other)
-    sizes = batch_size if estimator == "minibatch" else features.shape[1]
+    sizes = int(batch_size) if estimator == "minibatch" else features.shape[1]
     total = torch.stack(list(hsic_of_groups(features, other, sizes, estimator))).sum(0)
     return warn_undefined(ratio(total), features, other)
 
@@ -58,8 +58,7 @@ def _near_one(layers: Tensor) -> Tensor:
 
 def check_estimator(estimator: str, batch_size: int) -> None:
     check_choice("estimator", estimator, Estimator)
-    if batch_size < LEAST["minibatch"]:
-        raise UserError(f"batch_size: expected at least 4, as unbiased HSIC divides by N − 3, got {batch_size}")
+    require_whole("batch_size", batch_size, LEAST["minibatch"], ", as unbiased HSIC divides by N − 3")
 
 
 def hsic_of_groups(
@@ -75,11 +74,12 @@ def hsic_of_groups(
 
 
 def bordered(value: Tensor, first: int, last: int) -> Tensor:
-    """HSIC of all layers together → (L + 1, M + 1) of the `first` L with the `last` M."""
+    """HSIC of all layers together → (L + 1, M + 1) of the `first` L and `last` M; the corner counts another model's."""
     own = value.diagonal()
     whole = value.new_zeros(first + 1, last + 1)
     whole[:-1, :-1] = value[:first, -last:]
     whole[:-1, -1], whole[-1, :-1] = own[:first], own[-last:]
+    whole[-1, -1] = len(own) - first
     return whole
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from layersim.errors import UserError, as_user_error, meant
+from layersim.errors import UserError, as_user_error, check_seed, meant
 from layersim.precision import widened
 from layersim.similarity.features import Layers, as_pair, warn_undefined
 from layersim.similarity.intervals import Interval, jackknife, sums_by_group
@@ -88,6 +88,8 @@ class Measure(SampleKeeper):
         """The permutations and the seed of the null that will be asked for."""
         for state in ("sums", "units"):
             self.add_state(state, [], dist_reduce_fx="cat")
+        if not self.keeps_sample:
+            self.keep_apart(type(self).__name__, *self.arguments.items())
 
     @property
     def keeps_sample(self) -> bool:
@@ -143,17 +145,14 @@ class Measure(SampleKeeper):
             UserError: fewer than 19 permutations, a measure that keeps no samples to permute, or, where it permutes as
                 they come, samples that came already.
         """
-        before, self.expected = self.expected, (permutations, seed)
-        try:
-            self.require_null(permutations, seed)
-            if before != self.expected and self.count() and not self.keeps_sample:
-                raise UserError("null: expect_null comes before the first update: reset the metric in between")
-        except UserError:
-            self.expected = before
-            raise
+        check_seed(seed, "seed")
+        self.require_null(permutations, seed, announced=True)
+        if self.expected != (permutations, seed) and self.count() and not self.keeps_sample:
+            raise UserError("null: expect_null comes before the first update: reset the metric in between")
+        self.expected = permutations, seed
 
-    def require_null(self, permutations: int, seed: int) -> None:
-        """Raises what `expect_null` does."""
+    def require_null(self, permutations: int, seed: int, *, announced: bool = False) -> None:
+        """Raises what `expect_null` does; `announced`: there, in place of `null`."""
         require_permutations(permutations)
         if not self.keeps_sample:
             raise UserError(f"null: {self.label} keeps no samples to permute with these options: {self.keeps_by}")
@@ -167,6 +166,7 @@ class Measure(SampleKeeper):
         Raises:
             UserError: what `compute` and `expect_null` raise, or more permutations than the samples have orders.
         """
+        check_seed(seed, "seed")
         self.require_null(permutations, seed)
         return self._of_all(partial(self.null_of_state, permutations, seed))
 

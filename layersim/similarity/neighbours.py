@@ -4,8 +4,7 @@ N samples, D and D' width."""
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
-from layersim.similarity.features import Layers
+from layersim.similarity.features import Layers, require_whole
 from layersim.similarity.layer_pairs import LayerPairs, relation_cosines
 
 
@@ -35,7 +34,7 @@ def mutual_knn(features: Layers, other: Layers | None = None, *, k: int = 10) ->
 
 
 def mutual_pairs(k: int) -> LayerPairs[Tensor]:
-    require_neighbours(k)
+    require_whole("k", k, 1, " neighbour")
 
     def look(layer: Tensor) -> Tensor | None:
         kernel = _cosine_kernel(layer)
@@ -70,7 +69,7 @@ def cknna(features: Layers, other: Layers | None = None, *, k: int = 10) -> Tens
 
 
 def cknna_pairs(k: int) -> LayerPairs[Tensor]:
-    require_neighbours(k)
+    require_whole("k", k, 1, " neighbour")
 
     def look(layer: Tensor) -> Tensor | None:
         kernel = _cosine_kernel(layer)
@@ -80,11 +79,6 @@ def cknna_pairs(k: int) -> LayerPairs[Tensor]:
         return local if local.any() else None
 
     return LayerPairs(f"CKNNA with k={k}", k + 1, look, relation_cosines)
-
-
-def require_neighbours(k: int) -> None:
-    if k < 1:
-        raise UserError(f"k: expected at least 1 neighbour, got {k}")
 
 
 def _cosine_kernel(layer: Tensor) -> Tensor | None:

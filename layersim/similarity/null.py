@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError
-from layersim.similarity.features import TooFewSamples
+from layersim.similarity.features import TooFewSamples, require_whole
 from layersim.similarity.positions import splitmix64
 
 LEVEL = 0.05
@@ -98,10 +97,7 @@ def null_of_values(values: Tensor, identical: float, *, lower: bool, alone: bool
 def require_permutations(permutations: int, samples: int | None = None, groups: int = 1) -> None:
     """Raises UserError for fewer permutations than a p of 0.05 takes, and TooFewSamples for more than so many groups of
     so many samples have beside their own order."""
-    if permutations < FEWEST:
-        raise UserError(
-            f"null: expected at least {FEWEST} permutations, as with fewer no p can reach {LEVEL}, got {permutations}"
-        )
+    require_whole("null", permutations, FEWEST, f" permutations, as with fewer no p can reach {LEVEL}")
     if samples is not None and samples < 64:  # 64! is more than anybody can ask for
         most = factorial(samples) ** min(groups, 64) - 1
         if permutations > most:

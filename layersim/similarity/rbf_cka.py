@@ -1,5 +1,6 @@
 """Centred kernel alignment with Gaussian kernels. Letters: L and M layers, N samples, D and D' width."""
 
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -9,10 +10,9 @@ from layersim.errors import UserError, check_choice
 from layersim.similarity.features import Layers
 from layersim.similarity.hsic import centred_kernel
 from layersim.similarity.layer_pairs import LayerPairs, relation_cosines, whole
+from layersim.similarity.linear_cka import LEAST
 
 RBFEstimator = Literal["biased", "debiased"]
-
-LEAST = {"biased": 2, "debiased": 4}  # samples: HSIC-1 divides by N − 3
 
 
 def rbf_cka(
@@ -47,21 +47,16 @@ def rbf_cka(
 
 def rbf_pairs(bandwidth: float, estimator: RBFEstimator) -> LayerPairs[Tensor]:
     check_choice("estimator", estimator, RBFEstimator)
-    if not bandwidth > 0:
-        raise UserError(f"bandwidth: expected a positive number of median distances, got {bandwidth}")
+    if not isinstance(bandwidth, Real) or not 0 < float(bandwidth) < torch.inf:
+        raise UserError(f"bandwidth: expected a positive number of median distances, got {bandwidth!r}")
 
     def look(layer: Tensor) -> Tensor | None:
         distances = torch.pdist(layer)
-        sigma = bandwidth * _median(distances)
+        # of an even number torch's median is the lower of the two in the middle
+        sigma = bandwidth * (distances.median() - distances.neg().median()) / 2
         return None if sigma == 0 else _kernel(distances / sigma, estimator)
 
     return LayerPairs(f'RBF CKA with estimator="{estimator}"', LEAST[estimator], look, relation_cosines)
-
-
-def _median(values: Tensor) -> Tensor:
-    """The middle of the values, or the mean of the two in the middle."""
-    lower, upper = (len(values) + 1) // 2, len(values) // 2 + 1
-    return (values.kthvalue(lower).values + values.kthvalue(upper).values) / 2
 
 
 def _kernel(distances: Tensor, estimator: str) -> Tensor | None:

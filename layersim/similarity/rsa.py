@@ -45,19 +45,11 @@ def rsa_pairs(distance: Distance) -> LayerPairs[Tensor]:
             if not layer.isfinite().all():
                 return None
         # of unit vectors ½‖u − v‖² is 1 − their correlation: the same ranks
-        ranks = centred(_ranks(torch.pdist(layer)), dim=0)
+        _, group, sizes = torch.unique(torch.pdist(layer), return_inverse=True, return_counts=True)
+        ranks = centred(_mean_ranks(sizes)[group], dim=0)
         return ranks if ranks.any() else None
 
     return LayerPairs("RSA", LEAST, look, relation_cosines)
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Ranks 1 … n in float64; equal values share the mean of theirs."""
-    ascending, order = values.sort()
-    _, group, sizes = torch.unique_consecutive(ascending, return_inverse=True, return_counts=True)
-    ranks = torch.empty(len(values), dtype=torch.float64, device=values.device)
-    ranks[order] = _mean_ranks(sizes)[group]
-    return ranks
 
 
 def _mean_ranks(sizes: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from layersim.errors import UserError, check_choice
 from layersim.precision import full_precision, widened
 from layersim.similarity.features import Layers, require_samples, warn_undefined
-from layersim.similarity.hsic import debiased, inner_products
+from layersim.similarity.hsic import debiased, inner_products, near_one
 from layersim.similarity.intervals import Interval
 from layersim.similarity.kept_samples import Samples, joined
 from layersim.similarity.linear_cka import LEAST, linear_cka
@@ -69,9 +69,12 @@ class Moments:
             for layer, row in enumerate(rows):
                 self.first[layer] += row.double().sum(0)
                 self.mixed[:, layer] += lengths @ row.double()
-            columns = [row.mT.contiguous() for row in rows]
+            exponents: list[Tensor] = []
+            columns = [near_one(row, exponents).mT.contiguous() for row in rows]
+            scales = torch.exp2(torch.stack(exponents).double())
             for place, (one, other) in enumerate(pairs(len(rows))):
-                self.second[place] += inner_products(columns[one], columns[other])
+                products = inner_products(columns[one], columns[other])
+                self.second[place] += products.double() * (scales[one] * scales[other])
             self.count.add_(layers.shape[1])
             self.squares.add_(lengths.sum(1))
             self.fourth.add_(lengths @ lengths.mT)

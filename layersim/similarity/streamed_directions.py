@@ -40,9 +40,9 @@ class CosineSimilarity(Measure):
     def __init__(self, *, centering: Centering = "samples", max_samples: int | None = None) -> None:
         """See `cosine`. Raises UserError for an unknown centering, or `max_samples` below 2."""
         check_choice("centering", centering, Centering)
+        self.centering: Centering = centering
         self.arguments = {"centering": centering}
         super().__init__(max_samples=max_samples)
-        self.centering: Centering = centering
 
     @property
     def keeps_sample(self) -> bool:
@@ -80,8 +80,6 @@ class CosineSimilarity(Measure):
 
     def permuted(self, features: Tensor, other: Tensor | None, orders: Tensor) -> Tensor:
         """From inner products of float64 directions: P N L M D multiplications, and 8 N (L + M) D bytes."""
-        require_equal_widths(features, other, self.label)
-        require_directions(features.shape[1], self.centering, self.label)
         chunked = zip(*directions(features, other, self.centering), strict=True)
         sides = (torch.cat(chunks, dim=1).transpose(0, 1).double() for chunks in chunked)
         # of float32's length, whose error arccos would enlarge

@@ -2,12 +2,24 @@
 
 import math
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.metrics import agreement, progression
+from layersim.metrics import (
+    agreement,
+    class_means,
+    class_paths,
+    effective_rank,
+    intrinsic_dimension,
+    neural_collapse,
+    progression,
+    self_duality,
+)
 from layersim.similarity import cosine, linear_cka
 
 from .paths import drawn, straight
@@ -75,3 +87,30 @@ def test_a_block_that_does_nothing_is_named() -> None:
 def test_too_few_samples_are_refused() -> None:
     with pytest.raises(UserError, match="progression over layers needs at least 4 samples, got 3"):
         progression(drawn(5, 3, 6), None)
+
+
+@pytest.mark.parametrize("form", [Tensor.numpy, list, lambda layers: layers.clone().requires_grad_()])
+def test_features_classes_and_weights_may_be_arrays_or_lists_or_have_a_gradient(form: Callable[[Tensor], Any]) -> None:
+    features, classes = drawn(3, 40, 6).float(), torch.arange(40) % 3
+    expected = progression(features, classes)
+    for labels in (classes, classes.tolist(), classes.numpy()):
+        assert progression(form(features), labels) == expected
+        assert torch.equal(
+            class_means(features[0], labels, [0, 2]), class_means(features[0], classes, torch.tensor([0, 2]))
+        )
+    assert torch.equal(effective_rank(form(features)).detach(), effective_rank(features))
+    assert torch.equal(intrinsic_dimension(form(features))[0].detach(), intrinsic_dimension(features)[0])
+    matrix = cosine(features)
+    for one in (matrix.numpy(), matrix.tolist(), matrix.clone().requires_grad_()):
+        assert agreement(one, matrix.square()) == agreement(matrix, matrix.square())
+    duality = self_duality(form(features[:, :3]), form(features[:, 3:6])).detach()
+    assert torch.equal(duality, self_duality([*features[:, :3]], [*features[:, 3:6]]))
+
+
+@pytest.mark.parametrize("measure", [neural_collapse, class_paths, progression])
+def test_classes_are_as_many_as_samples(measure: Callable[..., object]) -> None:
+    for came in (39, 80):
+        with pytest.raises(UserError, match=rf"targets: expected \(40,\) classes, one a sample, got shape \({came},\)"):
+            measure(drawn(3, 40, 6), torch.zeros(came, dtype=torch.int64))
+    with pytest.raises(UserError, match="max_classes: expected at least 1, got 0"):
+        class_paths(drawn(3, 40, 6), [0] * 40, max_classes=0)

@@ -1,6 +1,7 @@
 """Metrics of a readout: hand-worked cases, and independence of how samples are batched."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from layersim.metrics import (
     RightAtBoth,
     Saturation,
     mean_saturation_layer,
+    rise,
     saturated_early,
     saturation_layer,
 )
@@ -89,3 +91,21 @@ def test_what_reads_labels_refuses_an_output_without(make: Callable[[int], Reado
     without.features.targets = None
     with pytest.raises(UserError, match="Expected a label for each sample, which this metric reads, but the batch has"):
         metric.update(without)
+
+
+@pytest.mark.parametrize("make", [LayerAccuracy, LayerF1, RightAtBoth, LayerLoss, Saturation])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_every_update_is_of_as_many_layers_as_there_are(make: Callable[[int], ReadoutMetric], layers: int) -> None:
+    """One layer would count for all, and samples that saturate behind the last would be none."""
+    metric = make(2)
+    metric.update(output(PREDICTIONS[:2], TARGETS))
+    before = {name: state.clone() for name, state in metric.metric_state.items() if isinstance(state, Tensor)}
+    with pytest.raises(UserError, match=rf"{make.__name__}: expected .* got \(.*{layers}.*\): set num_layers to"):  # type: ignore[attr-defined]
+        metric.update(output(PREDICTIONS[:layers], TARGETS))
+    assert all(torch.equal(metric.metric_state[name], state) for name, state in before.items())
+
+
+@pytest.mark.parametrize("form", [Tensor.numpy, Tensor.tolist])
+def test_arrays_and_lists_are_tensors(form: Callable[[Tensor], Any]) -> None:
+    assert saturation_layer(form(PREDICTIONS)).tolist() == [1, 2, 4, 3, 3]
+    assert rise(form(torch.tensor([[3.0, 2], [2, 4]]))).steps.tolist() == [0.5]

@@ -1,6 +1,7 @@
 """What measures take: arrays and lists of layers as well as tensors, of any scale, and nothing else."""
 
 from collections.abc import Callable
+from math import inf, nan
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.similarity import cosine, jackknife, linear_cka
+from layersim.similarity import RSA, LinearCKA, MutualKNN, cosine, jackknife, linear_cka, mutual_knn, rbf_cka
 
 from .every_measure import METRICS, function_of
 from .references import related_layers
@@ -141,6 +142,63 @@ def test_cka_by_covariances_at_any_scale(estimator: Any, scale: float) -> None:
     with_constant = torch.cat([features * scale, torch.full((3, 400, 1), 1e30)], dim=2)
     ours = linear_cka(with_constant, estimator=estimator, batch_size=400)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e150])
+@pytest.mark.parametrize("estimator", ["debiased", "biased"])
+def test_an_interval_of_cka_of_float64_beyond_the_range_of_float32(estimator: Any, scale: float) -> None:
+    features = related_layers(80, 6, layers=3).double()
+    ours, expected = LinearCKA(estimator=estimator), LinearCKA(estimator=estimator)
+    ours.update(features * scale)
+    expected.update(features)
+    torch.testing.assert_close(ours.interval().standard_error, expected.interval().standard_error, rtol=0, atol=1e-9)
+
+
+NUMBERS: list[tuple[Callable[[Any], object], str, list[Any]]] = [
+    (lambda given: rbf_cka(TWO, bandwidth=given), "bandwidth: expected a positive number", [inf, nan, 0, -1, "1"]),
+    (
+        lambda given: MutualKNN(k=given),
+        "k: expected (a whole number of )?at least 1 neighbour, got",
+        [0, 2.5, "4", True],
+    ),
+    (
+        lambda given: linear_cka(TWO, batch_size=given),
+        "batch_size: expected (a whole number of )?at least 4, as",
+        [3, 8.0],
+    ),
+    (
+        lambda given: LinearCKA(batch_size=given),
+        "batch_size: expected (a whole number of )?at least 4, as",
+        [3, nan, "8"],
+    ),
+    (lambda given: RSA(max_samples=given), "max_samples: expected (a whole number of )?at least 3, got", [2, inf, 8.5]),
+    (
+        lambda given: jackknife(cosine, TWO, groups=given),
+        "groups: expected (a whole number of )?at least 2, ",
+        [1, 4.0],
+    ),
+    (lambda given: RSA().expect_null(given), "null: expected (a whole number of )?at least 19 perm", [18, 20.5, "20"]),
+    (
+        lambda given: RSA().expect_null(seed=given),
+        "A seed is a whole number from 0 to .* Change seed",
+        [-1, 2.5, 2**64],
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message", "given"), NUMBERS)
+def test_options_that_are_numbers_are_checked_at_once(
+    call: Callable[[Any], object], message: str, given: list[Any]
+) -> None:
+    for number in given:
+        with pytest.raises(UserError, match=message):
+            call(number)
+
+
+def test_whole_numbers_may_be_numpys() -> None:
+    features = related_layers(80, 6, layers=3)
+    assert torch.equal(linear_cka(features, batch_size=np.int64(20)), linear_cka(features, batch_size=20))
+    assert torch.equal(mutual_knn(features, k=np.int64(4)), mutual_knn(features, k=4))
 
 
 @pytest.mark.parametrize("centering", ["none", "samples", "components"])

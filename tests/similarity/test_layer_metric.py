@@ -11,11 +11,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 import layersim.metrics
 import layersim.similarity
-from layersim.similarity import CosineSimilarity, LinearCKA
+from layersim.metrics import KeptSamples, LayerF1, LayerGeometry
+from layersim.outputs import LayerFeatures, LayerOutput, Readout
+from layersim.similarity import RBFCKA, RSA, AngularDistance, CosineSimilarity, LinearCKA, Procrustes
 from layersim.similarity.layer_metric import LayerMetric, join
 
 
@@ -121,3 +123,53 @@ def joining(rank: int, folder: str) -> None:
 
 def test_all_kinds_of_states_are_joined_as_torchmetrics_joins_them(tmp_path: Path) -> None:
     mp.start_processes(joining, args=(str(tmp_path),), nprocs=2, start_method="fork")
+
+
+FEATURES = torch.randn(3, 90, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (CosineSimilarity(), AngularDistance()),  # samples, sums
+        (CosineSimilarity(centering="none"), CosineSimilarity(centering="components")),
+        (RSA(max_samples=30), Procrustes(max_samples=60)),
+        (LinearCKA(), LinearCKA(estimator="debiased")),
+        (LinearCKA(batch_size=32), LinearCKA(batch_size=16)),
+    ],
+)
+def test_a_collection_shares_no_state_that_options_tell_apart(first: Metric, second: Metric) -> None:
+    """The first batch is of vectors whose mean component is zero, and smaller than a cap and a group."""
+    together = MetricCollection({"first": first, "second": second})
+    alone = {"first": deepcopy(first), "second": deepcopy(second)}
+    for index in torch.arange(90).split(15):
+        batch = FEATURES[:, index]
+        if index[0] == 0:
+            batch = torch.cat([batch[..., :3], -batch[..., :3]], dim=2).mul(10).round()
+        for metric in (together, *alone.values()):
+            metric.update(batch, index)
+    for name, value in together.compute().items():
+        assert torch.equal(value, alone[name].compute())
+
+
+def test_a_collection_shares_what_two_measures_keep_alike() -> None:
+    together = MetricCollection([RSA(), RBFCKA()])
+    together.update(FEATURES)
+    assert list(together.compute_groups.values()) == [["RSA", "RBFCKA"]]
+
+
+def test_a_collection_keeps_geometries_and_classes_apart() -> None:
+    def f1(predictions: Tensor, targets: Tensor) -> LayerOutput:
+        none = torch.empty(0)
+        features = LayerFeatures(torch.zeros(1, len(targets), 1), targets)
+        return LayerOutput(features, Readout(none, predictions[None], none, none, none))
+
+    classes = MetricCollection({"one": LayerF1(1, positive=1), "two": LayerF1(1, positive=2)})
+    classes.update(f1(torch.tensor([1, 2]), torch.tensor([1, 2])))
+    classes.update(f1(torch.tensor([2, 2]), torch.tensor([1, 2])))
+    assert {name: value.item() for name, value in classes.compute().items()} == {"one": 2 / 3, "two": 4 / 5}
+    for made in (LayerGeometry, KeptSamples):
+        caps = MetricCollection({"few": made(max_samples=4), "all": made(max_samples=None)})
+        for batch in FEATURES.split(30, dim=1):
+            caps.update(LayerFeatures(batch))
+        assert [caps[name].kept().features.shape[1] for name in ("few", "all")] == [4, 90]

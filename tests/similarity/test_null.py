@@ -345,3 +345,26 @@ def test_what_is_refused_is_not_expected(metric: Measure) -> None:
     with pytest.raises(UserError, match="null: "):
         metric.expect_null(18)
     assert metric.expected is None
+
+
+def test_two_models_with_equal_layers_are_two_models() -> None:
+    """Their diagonal is compared as well: a layer with its equal is far from chance, not left out."""
+    for estimator in ("minibatch", "debiased"):
+        pair, alone = (
+            null_of(LinearCKA(estimator=estimator), FEATURES, other, permutations=39)
+            for other in (FEATURES.clone(), None)
+        )
+        assert (pair.p.diagonal() == 1 / 40).all()
+        assert alone.p.diagonal().isnan().all(), "the control: one model"
+
+
+def test_pwcca_has_a_null_where_it_has_a_value() -> None:
+    """Ranks 12 and 2 fit into 17 samples; a layer's own rank twice does not, and is no cell of the null."""
+    draw = torch.Generator().manual_seed(0)
+    wide, narrow = torch.randn(17, 12, generator=draw), torch.randn(17, 2, generator=draw)
+    layers = torch.stack([wide, torch.cat([narrow, torch.zeros(17, 10)], dim=1)])
+    null = null_of(PWCCA(), layers, permutations=39)
+    torch.testing.assert_close(null.value, function_of(PWCCA())(layers), rtol=0, atol=1e-9)
+    assert null.p.isnan().tolist() == [[True, False], [False, True]]
+    with pytest.raises(UserError, match="PWCCA needs at least 25 samples for two layers of ranks 12 and 12"):
+        null_of(PWCCA(), layers, layers.clone(), permutations=39)

@@ -144,3 +144,15 @@ def test_a_constant_layer_is_nan() -> None:
 def test_errors(call: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         call(related_layers(40, 12))
+
+
+@pytest.mark.parametrize("estimator", ["debiased", "biased"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_no_scale_is_too_large_or_too_small_for_float32(estimator: Any, scale: float) -> None:
+    """Nor are layers of opposite ones."""
+    features = related_layers(200, 6)
+    scales = torch.full((len(features), 1, 1), scale)
+    scales[0] = 1 / scale
+    metric = StreamedCKA(estimator=estimator)
+    metric.update(features * scales)
+    torch.testing.assert_close(metric.compute(), exact(features, estimator), rtol=0, atol=2e-6)
