@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType
 from typing import get_args
 
@@ -65,6 +66,14 @@ def at_least(lowest: int, option: str, value: int) -> int:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def user_path(given: str | Path) -> Path:
+    """A path that somebody typed, `~` being the home; a UserError where there is no such user or file name."""
+    with as_user_error(f"{given} cannot be opened"):
+        path = Path(given).expanduser()
+        path.exists()
+    return path
 
 
 def meant(given: object, known: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """What comes inside installed packages."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,8 +17,8 @@ def model_name(name: str) -> str:
     stays as it is.
     """
     if not name.startswith(_SCHEME):
-        expanded = Path(name).expanduser()
-        return str(expanded) if expanded.is_dir() else name
+        expanded = os.path.expanduser(name)
+        return expanded if os.path.isdir(expanded) else name
     package, _, folder = name.removeprefix(_SCHEME).partition("/")
     path = package_folder(package, "name a model on the hub or a local folder") / folder
     if not path.is_dir():

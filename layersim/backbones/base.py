@@ -193,11 +193,30 @@ class Backbone(nn.Module, ABC):
         for block in self._recomputing:
             block.forward = partial(_recomputed, block, block.forward)
 
+    def _images_of(self, batch: Mapping[str, Any]) -> Tensor:
+        """`batch["image"]` (N, channels, height, width), a UserError where there are none of the size that is taken."""
+        images: Tensor = taken(batch, "image")
+        if tuple(images.shape[1:]) != self.input_size:
+            raise UserError(
+                f"The model takes images of {self.input_size} (channels, height, width), but the data gives "
+                f"{tuple(images.shape[1:])}. Resize in the data's transforms, or set the backbone's img_size and "
+                "in_chans, or for transformers the image_size in config_args."
+            )
+        return images
+
     def _does_not_say(self, what: str) -> UserError:
         return UserError(
             f"{type(self).__name__} does not say how its blocks are called, which early exit, export, sharding and "
             f"activation checkpointing ask for: give it {what} (see layersim.Backbone)."
         )
+
+
+def taken(batch: Mapping[str, Any], key: str) -> Any:
+    """What a batch has by this name, which the model reads; a UserError where it has nothing."""
+    if not isinstance(batch, Mapping) or key not in batch:
+        found = ", ".join(batch) if isinstance(batch, Mapping) else f"of type {type(batch).__name__}"
+        raise UserError(f"The batch has no {key}, which the model reads; it is {found}. Change the data.")
+    return batch[key]
 
 
 def _recomputed(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layersim.tapping.layout import tensors
+
 
 @dataclass(frozen=True)
 class Call:
@@ -95,8 +97,4 @@ def last_output(blocks: Iterable[nn.Module], run: Callable[[], object]) -> Tenso
 
 def first_tensor(value: Any) -> Tensor | None:
     """The first tensor in what a module is given or gives; None where there is none."""
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, list | tuple):
-        return next((found for part in value if (found := first_tensor(part)) is not None), None)
-    return first_tensor(list(value.values())) if isinstance(value, dict) else None
+    return next((found for found in tensors(value) if isinstance(found, Tensor)), None)

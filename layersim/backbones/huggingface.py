@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from layersim.backbones.base import Backbone
+from layersim.backbones.base import Backbone, taken
 from layersim.backbones.calls import last_output
 from layersim.backbones.families import Dtype, Layout, Pooling, Task, Unexplained, at, layout_of, part_of
 from layersim.backbones.logit_path import OneToken, close
 from layersim.backbones.lora import Lora, adapt
-from layersim.backbones.pretrained import configuration, image_config, shortened, trained, untrained
+from layersim.backbones.pretrained import PROCESSORS, configuration, image_config, shortened, trained, untrained
 from layersim.backbones.tiny_input import check_causal, check_logits, parameters_of, tiny_batch
 from layersim.backbones.tokens import max_positions, pooled, predicting_tokens, take_padding_from_eos
 from layersim.errors import UserError, as_user_error, check_choice
@@ -88,6 +88,10 @@ class TransformersBackbone(Backbone):
         check_choice("dtype", dtype, Dtype | None)
         check_choice("pooling", pooling, Pooling | None)
         check_choice("pool", pool, Literal["mean"] | None)
+        if not isinstance(lora, Lora | None):
+            raise UserError(
+                f"Expected the backbone's lora as a layersim.backbones.Lora, such as Lora(r=4), got {lora!r}."
+            )
         if pretrained and name_or_path is None:
             raise UserError("Expected name_or_path, whose weights to load. Set it, or pretrained: false.")
         name_or_path = name_or_path and model_name(str(name_or_path))
@@ -110,7 +114,7 @@ class TransformersBackbone(Backbone):
         expected = self._take(task, hub, "image_size" in (config_args or {}), **paths)
         self._make_ours(expected)
         self._warn_of_fresh(fresh)
-        if lora:
+        if lora is not None:
             adapt(self.model, self.blocks, [self.final_norm, self.classifier], lora)
         self._check_logits(expected.detach())
         if pool is not None:
@@ -146,7 +150,9 @@ class TransformersBackbone(Backbone):
             )
         self._images = self.model.main_input_name == "pixel_values"
         if self._images:
-            self.data_config = image_config(self.tokenizer_name, config, hub, size_typed)
+            what = f"The image processor of {self.tokenizer_name} cannot be used"
+            with as_user_error(what, f"Mend or remove its {PROCESSORS[0]}."):
+                self.data_config = image_config(self.tokenizer_name, config, hub, size_typed)
             self.input_size = self.data_config["input_size"]
         accepted = _keywords(self.model.base_model)
         if "kwargs" in accepted:  # handed on to where the whole model hands them (BART's decoder)
@@ -269,16 +275,9 @@ class TransformersBackbone(Backbone):
 
     def _model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         if self._images:
-            images: Tensor = batch["image"]
-            if tuple(images.shape[1:]) != self.input_size:
-                raise UserError(
-                    f"The model takes images of {self.input_size} (channels, height, width), but the data gives "
-                    f"{tuple(images.shape[1:])}. Resize in the data's transforms, or set the image_size in config_args."
-                )
-            return {"pixel_values": images}
-        if "attention_mask" not in batch:
-            raise UserError("The batch has no attention_mask, so padding could not be told from text.")
-        length = batch["input_ids"].shape[1]
+            return {"pixel_values": self._images_of(batch)}
+        length = taken(batch, "input_ids").shape[1]
+        taken(batch, "attention_mask")  # without which padding could not be told from text
         if self.max_positions is not None and length > self.max_positions:
             raise UserError(
                 f"The model takes up to {self.max_positions} tokens, but the data gives {length}. Truncate in the "

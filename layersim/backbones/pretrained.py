@@ -1,12 +1,12 @@
 """Opening transformers models: configuration and weights, from the hub, a local folder, or nothing but a family."""
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from inspect import getsource
-from pathlib import Path
 from textwrap import shorten
 from types import SimpleNamespace
 from typing import Any
@@ -65,6 +65,8 @@ def configuration(
     else:
         known = _published(name, hub)
         base = known.to_dict()
+    if inside := {"dtype", "torch_dtype"} & {*overrides}:
+        raise UserError(f"Expected dtype beside the backbone's config_args, but got {', '.join(inside)} in it.")
     names = [*known.to_dict(), *known.attribute_map]
     for key in overrides:
         if key not in names and not hasattr(type(known), key) and not _reads(known, key):
@@ -78,6 +80,12 @@ def configuration(
     own = {known.attribute_map.get(key, key): value for key, value in overrides.items()}
     with as_user_error(f"transformers refuses config_args {overrides}", why=shortened):
         config = type(known).from_dict({**base, **own})
+    told = {"num_labels", "id2label"} & {*overrides} if task == "classification" else None
+    if told and num_classes not in (None, config.num_labels):
+        raise UserError(
+            f"Expected one number of classes, but got num_classes {num_classes} and, by {', '.join(sorted(told))} in "
+            f"config_args, {config.num_labels}. Leave one out."
+        )
     _set_classes(config, num_classes, task)
     return config
 
@@ -171,11 +179,10 @@ def _processor(name: str | None, hub: dict[str, Any]) -> Any:
     """The checkpoint's own image processor; None where it has none."""
     if name is None:
         return None
-    if (folder := Path(name)).is_dir():
-        if not any((folder / file).is_file() for file in PROCESSORS):
+    if os.path.isdir(name):
+        if not any(os.path.isfile(os.path.join(name, file)) for file in PROCESSORS):
             return None
-        with as_user_error(f"The image processor of {name} cannot be opened", f"Mend or remove its {PROCESSORS[0]}."):
-            return transformers.AutoImageProcessor.from_pretrained(name, **hub)
+        return transformers.AutoImageProcessor.from_pretrained(name, **hub)
     try:
         return transformers.AutoImageProcessor.from_pretrained(name, **hub)
     except OSError:  # a repository of weights alone
@@ -235,15 +242,15 @@ def _family(model_type: object) -> Any:
 
 
 def _published(name: str, hub: dict[str, Any]) -> Any:
-    folder = Path(name)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    is_folder = os.path.isdir(name)
+    if is_folder and not os.path.isfile(os.path.join(name, "config.json")):
         raise UserError(
             f"The folder {name} holds no model: there is no config.json. Change the backbone's name_or_path."
         )
-    if not folder.is_dir() and name.startswith(("/", ".")):
+    if not is_folder and name.startswith(("/", ".", "~")):
         raise UserError(f"There is no folder {name}. Change the backbone's name_or_path.")
-    what = f"transformers cannot open {name}" if folder.is_dir() else f"{name} could not be fetched from the hub"
-    with as_user_error(what, "" if folder.is_dir() else _OFFLINE, why=shortened):
+    what = f"transformers cannot open {name}" if is_folder else f"{name} could not be fetched from the hub"
+    with as_user_error(what, "" if is_folder else _OFFLINE, why=shortened):
         return AutoConfig.from_pretrained(name, **{"trust_remote_code": False} | hub)  # else it asks on the terminal
 
 

@@ -62,12 +62,12 @@ def check_causal(name: str, logits: Tensor) -> None:
         )
 
 
-def check_logits(name: str, found: Tensor, expected: Tensor) -> None:
+def check_logits(name: str, found: Tensor, expected: Tensor, remedy: str = OPTIONS) -> None:
     """Raises UserError where the head at the last layer does not give the model's own logits."""
     if found.shape != expected.shape or not _close(found, expected):
         raise UserError(
             f"layersim cannot read {name}: its final norm, pooling and classifier, applied to the last block's output, "
-            f"do not give the model's own logits. {OPTIONS}"
+            f"do not give the model's own logits. {remedy}"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from layersim.backbones.base import taken
 from layersim.errors import UserError
 
 Rule = Literal["first", "last", "mean", "class and mean"]
@@ -76,9 +77,9 @@ def predicting_tokens(batch: Mapping[str, Any]) -> PredictingTokens:
             transformers, and `position` (samples,) on the host.
 
     Raises:
-        UserError: no token predicts a target.
+        UserError: no mask, or no token predicts a target.
     """
-    mask = batch["attention_mask"] > 0
+    mask = taken(batch, "attention_mask") > 0
     label: Tensor | None = batch.get("label")
     counts = mask.clone()
     if label is not None:

@@ -1,8 +1,8 @@
 """timm models as backbones."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -16,11 +16,11 @@ from layersim.backbones.base import Backbone
 from layersim.backbones.calls import hooked
 from layersim.backbones.timm_pooling import CHOOSE, check_layout, trunk
 from layersim.backbones.timm_weights import load_weights
+from layersim.backbones.tiny_input import check_logits
 from layersim.errors import UserError, as_user_error, meant
 from layersim.evaluation import evaluating
 from layersim.outputs import LayerFeatures
 
-_OPTIONS = "name, num_classes, img_size, in_chans or model_args"
 _NAMED = {"pretrained", "checkpoint_path", "num_classes", "img_size", "in_chans"}
 """Keywords of `timm.create_model` that are the backbone's own options."""
 
@@ -64,20 +64,20 @@ class TimmBackbone(Backbone):
         _check_name(name)
         if pretrained and checkpoint_path:
             raise UserError("Expected pretrained or checkpoint_path, but got both. Leave one out.")
-        weights = Path(checkpoint_path or "").expanduser()
-        if checkpoint_path and not weights.is_file():
+        weights = os.path.expanduser(checkpoint_path or "")
+        if checkpoint_path and not os.path.isfile(weights):
             raise UserError(f"There is no weights file {checkpoint_path}. Change the backbone's checkpoint_path.")
         given = {"num_classes": num_classes, "img_size": img_size, "in_chans": in_chans, **_checked(model_args or {})}
         options = {key: value for key, value in given.items() if value is not None}
         create = partial(timm.create_model, name, **options)
-        remedy = (
-            "name, or without a network set its checkpoint_path to a local weights file" if pretrained else _OPTIONS
-        )
+        remedy = "name, num_classes, img_size, in_chans or model_args"
+        if pretrained:
+            remedy = "name, or without a network set its checkpoint_path to a local weights file"
         with as_user_error(f"timm cannot build {name} with {options}", f"Change the backbone's {remedy}."):
             self.model = create(pretrained=pretrained)
         check_layout(self.model, name)
         if checkpoint_path:
-            load_weights(self.model, str(weights), create, num_classes, in_chans)
+            load_weights(self.model, weights, create, num_classes, in_chans)
             check_layout(self.model, name)  # of a head that may have other classes
         self.num_layers = len(self.blocks)
         self.num_classes = self.model.num_classes
@@ -108,7 +108,7 @@ class TimmBackbone(Backbone):
         self.require_layers(layers)
         prefix = {"return_prefix_tokens": True} if getattr(self.model, "num_prefix_tokens", 0) else {}
         tokens = self.model.forward_intermediates(
-            self._images(batch),
+            self._images_of(batch),
             indices=list(range(self.num_layers) if layers is None else layers),
             output_fmt="NLC",
             intermediates_only=True,
@@ -119,7 +119,7 @@ class TimmBackbone(Backbone):
         return LayerFeatures(values, batch.get("label"), batch.get("position"))
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        return {"x": self._images(batch)}
+        return {"x": self._images_of(batch)}
 
     def run(self, batch: Mapping[str, Any]) -> object:
         if not self._hands_on_tokens:
@@ -127,20 +127,11 @@ class TimmBackbone(Backbone):
                 f"The blocks of {type(self.model).__name__} hand on more than their tokens, so samples cannot leave "
                 "between two of them. Choose another backbone for early exit."
             )
-        return self.model.forward_features(self._images(batch))
+        return self.model.forward_features(self._images_of(batch))
 
     def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         prefix = getattr(self.model, "num_prefix_tokens", 0)
         return timm_pooling.pooled(self.model, (tokens[:, prefix:], tokens[:, :prefix]) if prefix else tokens)
-
-    def _images(self, batch: Mapping[str, Any]) -> Tensor:
-        images: Tensor = batch["image"]
-        if tuple(images.shape[1:]) != self.input_size:
-            raise UserError(
-                f"The model takes images of {_size(self.input_size)}, but the data gives {_size(images.shape[1:])}. "
-                "Set the backbone's img_size and in_chans, or resize in the data's transforms."
-            )
-        return images
 
     @torch.no_grad()
     def _check_logits(self, name: str) -> None:
@@ -153,21 +144,15 @@ class TimmBackbone(Backbone):
         remedy = "Change the backbone's img_size, in_chans, or its model_args, such as patch_size."
         with evaluating(self):
             with (
-                as_user_error(f"{name} cannot take an image of {_size(self.input_size)}", remedy),
+                as_user_error(f"{name} cannot take an image of {self.input_size} (channels, height, width)", remedy),
                 hooked([self.blocks[-1]], after=lambda *called: kinds.append(isinstance(called[-1], Tensor))),
             ):
                 expected = _traced(lambda: self.model(image), head)
             self._hands_on_tokens = all(kinds)
             with as_user_error(f"layersim cannot read {name}", CHOOSE):
                 found = _traced(lambda: head(self.final_norm(self({"image": image}).values[-1])), head)
-        pairs = list(zip(found, expected, strict=False))
-        if len(found) != len(expected) or not all(
-            ours.shape == own.shape and torch.allclose(ours, own, rtol=1e-3, atol=1e-4) for ours, own in pairs
-        ):
-            raise UserError(
-                f"layersim cannot read {name}: its final norm, pooling and classifier, applied to the last block's "
-                f"output, do not give the model's own logits. {CHOOSE}"
-            )
+                for ours, own in zip(found, expected, strict=True):
+                    check_logits(name, ours, own, CHOOSE)
 
 
 def _traced(run: Callable[[], Tensor], classifier: nn.Module) -> list[Tensor]:
@@ -202,7 +187,3 @@ def _data_config(model: Any, in_chans: int) -> dict[str, Any]:
         for key in ("mean", "std"):
             config[key] = (sum(config[key]) / len(config[key]),) * in_chans
     return config
-
-
-def _size(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape)) + " (channels × height × width)"

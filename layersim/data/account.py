@@ -1,6 +1,7 @@
 """What is told of the data: files, samples of each split, what was held out, capped or left out; and the samples that
 training and evaluation share by content, whatever their rows and names."""
 
+import contextlib
 import hashlib
 import os
 from collections import Counter
@@ -134,8 +135,9 @@ def tell_duplicates(samples: Mapping[str, Contents], unit: str, *, wanted: bool 
 
 
 def _digest(cell: dict[str, bytes | str | None] | None) -> bytes | None:
-    """Of an image's bytes; None where they are not at hand."""
+    """Of an image's bytes; None where they are not at hand, or cannot be read, which who reads the sample is told."""
     content, path = (cell or {}).get("bytes"), (cell or {}).get("path")
-    if isinstance(path, str) and content is None and os.path.isfile(path):
-        content = Path(path).read_bytes()
+    if isinstance(path, str) and content is None:
+        with contextlib.suppress(OSError):
+            content = Path(path).read_bytes()
     return hashlib.blake2b(content, digest_size=16).digest() if isinstance(content, bytes) else None

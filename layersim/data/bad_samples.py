@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -113,10 +114,11 @@ def first_fault(files: Sequence[str]) -> str | None:
 
     Looked for are files without content, bytes that are no UTF-8, lines that are no JSON, and broken parquet files.
     """
-    paths = [path for path in map(Path, files) if path.is_file()]
+    paths = [Path(file) for file in files if os.path.isfile(file)]
     for path in paths:
-        if found := _fault(path):
-            return f"{path}{found}"
+        with contextlib.suppress(OSError):  # as of one that may not be read: the reader's own words tell that
+            if found := _fault(path):
+                return f"{path}{found}"
     # a txt file without content is an error only where there is no other
     return f"{paths[0]} is empty" if paths and not any(path.stat().st_size for path in paths) else None
 

@@ -58,17 +58,17 @@ class BlockData(SplitDataModule):
         """The documents of each split, strings (N,); missing and empty ones will be left out."""
 
     def load(self) -> dict[str, Split]:
-        self.documents = self.open()
+        self.documents = self.documents or self.open()
         return {} if self.tokenizer_name is None else self.pack(open_tokenizer(self.tokenizer_name))
 
     def adapt(self, backbone: Any) -> None:
-        if self.tokenizer is None:
-            self.splits = self.pack(tokenizer_of(self.tokenizer_name, backbone))
+        tokenizer = tokenizer_of(self.tokenizer_name, backbone, self.tokenizer)
+        if tokenizer is not self.tokenizer:
+            self.documents = self.documents or self.open()
+            self.splits = self.pack(tokenizer)
 
     def pack(self, tokenizer: Tokenizer) -> dict[str, Split]:
         """The splits, of documents that are let go of then."""
-        # padding is neither attended to nor learnt: the end that every document has, since the model has room for it
-        self.collate = PadCollate({"input_ids": end_of_text(tokenizer), "label": -100})
         splits: dict[str, Split] = {}
         for role, texts in self.documents.items():
             chunks = (texts.slice(start, _CHUNK).to_pylist() for start in range(0, len(texts), _CHUNK))
@@ -76,6 +76,8 @@ class BlockData(SplitDataModule):
             bounds = block_bounds(documents.offsets, self.block_size, boundaries=self.boundaries)
             index = self.capped(role, np.arange(len(bounds)))
             splits[role] = BlockSplit(role, index, documents, bounds, seed=self.seed)
+        # padding is neither attended to nor learnt: the end that every document has, since the model has room for it
+        self.collate = PadCollate({"input_ids": end_of_text(tokenizer), "label": -100})
         self.tokenizer, self.documents = tokenizer, {}
         return splits
 

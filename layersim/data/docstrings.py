@@ -159,8 +159,7 @@ def read_prose(folder: Path, *, seed: int) -> Iterator[str]:
     files = source_files(folder, left_out=_LEFT_OUT)
     for relative in sorted(files, key=lambda relative: digest("file", seed, relative)):
         try:
-            with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # of their escapes
-                warnings.simplefilter("ignore", DeprecationWarning)
+            with warnings.catch_warnings(action="ignore"):  # of their escapes
                 tree = ast.parse(files[relative].read_bytes())
         except (SyntaxError, ValueError):
             continue

@@ -1,15 +1,19 @@
 """Images with labels, from anything that `datasets.load_dataset` opens."""
 
+import hashlib
+import os
 from collections.abc import Callable
 from copy import copy
 from functools import partial
 from typing import Any, Literal
 
 import PIL.Image
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Image
 from torch import Tensor, nn
 
-from layersim.data.account import Contents, tell_duplicates
+from layersim.data.account import Contents
 from layersim.data.bad_samples import SKIP, Faults, cell_faults
 from layersim.data.columns import column_values, need_column, streamed_label
 from layersim.data.inputs import ImageInputs
@@ -42,8 +46,7 @@ class Images(TableData):
         image_column: the column of images.
         train_transforms: of torchvision.transforms.v2, named by class path; [] for none. None: resize to the input size
             and flip.
-        eval_transforms: the same for evaluation. None: timm's, by the backbone's
-            crop_pct and crop_mode.
+        eval_transforms: the same for evaluation. None: timm's, by the backbone's crop_pct and crop_mode.
         mean: of each channel on the scale 0 … 1, in place of the backbone's.
         std: of each channel, in place of the backbone's.
         max_pixels: of an image.
@@ -81,22 +84,16 @@ class Images(TableData):
     def content_columns(self) -> dict[str, str]:
         return {"image_column": self.image_column}
 
-    def load(self) -> dict[str, Split]:
-        splits = self.open()
-        if self.stream is None:
-            samples = {
-                role: Contents(column_values(split.images, self.image_column), split.index)
-                for role, split in splits.items()
-            }
-            tell_duplicates(samples, "sample", wanted=self.find_duplicates)
-        return splits
+    load = TableData.open
+
+    def contents(self, split: "ImageSplit") -> Contents:
+        return Contents(column_values(split.images, self.image_column), split.index)
 
     def faults(self, data: Dataset, split: str) -> Faults:
         images = image_column(data, self.image_column)
         told = f"the {len(images)} images of {split}"
-        return cell_faults(
-            images, self.read, f"{self.image_column} {self.read.keywords}", num_workers=self.num_workers, told=told
-        )
+        rule = f"{self.image_column} {self.read.keywords} {files_state(column_values(images, self.image_column))}"
+        return cell_faults(images, self.read, rule, num_workers=self.num_workers, told=told)
 
     def split(self, data: Dataset, source: tuple[str, int], index: Integers, labels: Integers | None) -> "ImageSplit":
         return ImageSplit(image_column(data, self.image_column), self.read, source, index, labels, seed=self.seed)
@@ -189,6 +186,16 @@ def streamed_image(
     """A row of a stream, its image not decoded, as a sample."""
     image, label = columns
     return {"image": preprocessing(read(row[image])), "label": streamed_label(row[label])}
+
+
+def files_state(images: pa.ChunkedArray) -> str:
+    """A hash of the sizes, times and permissions of the files in which images (N,) without bytes of their own lie; it
+    is another one once any of them is written anew or taken away."""
+    found = hashlib.sha256()
+    for path in pc.struct_field(images.filter(pc.is_null(pc.struct_field(images, "bytes"))), "path").to_pylist():
+        state = os.stat(path) if path and os.path.isfile(path) else None
+        found.update(str(state and (state.st_size, state.st_mtime_ns, state.st_mode)).encode())
+    return found.hexdigest()
 
 
 def image_column(rows: Dataset, column: str) -> Dataset:

@@ -143,7 +143,8 @@ class TextInputs(Inputs):
             if not whole or not all(isinstance(part, str) for part in parts):
                 raise UserError(f"Expected {kind}, but number {place} is {_named(row)}.")
         columns = zip(*rows, strict=True) if self.pairs else [rows]
-        texts = [pa.array(list(column), pa.string()) for column in columns]
+        with as_user_error(f"Expected {kind} of characters that UTF-8 has"):
+            texts = [pa.array(list(column), pa.string()) for column in columns]
         split = SentenceSplit("the texts given", np.arange(len(rows)), None, *texts, seed=0)
         split.encode(self.tokenizer, self.limit, self.truncation)
         return self.collate([split.inputs(place) for place in range(len(rows))])

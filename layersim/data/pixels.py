@@ -3,7 +3,9 @@
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from io import BytesIO
+from threading import Lock
 from typing import Any, TypeAlias
 
 import PIL.ExifTags
@@ -22,6 +24,7 @@ from layersim.errors import UserError, as_user_error, reason
 Transform = Callable[[Any], Any]
 _MODES = {1: "L", 3: "RGB"}
 _ADDRESS = re.compile(r" <[^>]* at 0x[^>]*>")
+_LIFTING = Lock()
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -38,18 +41,33 @@ def read_image(cell: Cell, *, most: int, scale: bool) -> PIL.Image.Image:
     if content is None and path is None:
         raise UserError("no image")
     told = "no image that can be read" if path is None else f"{path} is no image that can be read"
-    with as_user_error(told, why=lambda error: _ADDRESS.sub("", reason(error))):
-        with warnings.catch_warnings(action="ignore", category=PIL.Image.DecompressionBombWarning):  # but see `most`
-            opened: PIL.Image.Image = PIL.Image.open(BytesIO(content) if content is not None else str(path))
-        with opened as image:
-            pixels = image.width * image.height
-            if pixels > most and not scale:
-                raise UserError(f"an image of {pixels:,} pixels, more than --data.max_pixels={most}")
-            if pixels > most:
-                share = (most / pixels) ** 0.5
-                image.thumbnail((max(1, int(image.width * share)), max(1, int(image.height * share))))
-            image.load()
-            return upright(image)
+    with (
+        as_user_error(told, why=lambda error: _ADDRESS.sub("", reason(error))),
+        _of_any_size(content, path) as image,
+    ):
+        pixels = image.width * image.height
+        if pixels > most and not scale:
+            raise UserError(f"an image of {pixels:,} pixels, more than --data.max_pixels={most}")
+        if pixels > most:
+            share = (most / pixels) ** 0.5
+            image.thumbnail((max(1, int(image.width * share)), max(1, int(image.height * share))))
+        image.load()
+        return upright(image)
+
+
+def _of_any_size(content: bytes | None, path: str | None) -> PIL.Image.Image:
+    """An image's header. PIL's own limit of pixels, which holds for the whole process, is lifted for one beyond it."""
+    given = partial(BytesIO, content) if content is not None else partial(str, path)
+    with warnings.catch_warnings(action="ignore", category=PIL.Image.DecompressionBombWarning):
+        try:
+            return PIL.Image.open(given())
+        except PIL.Image.DecompressionBombError:
+            with _LIFTING:
+                limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+                try:
+                    return PIL.Image.open(given())
+                finally:
+                    PIL.Image.MAX_IMAGE_PIXELS = limit
 
 
 def upright(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Image
 
-from layersim.data.account import held_out, share, tell
+from layersim.data.account import Contents, held_out, share, tell, tell_duplicates
 from layersim.data.bad_samples import Faults, OnBadSample, left_over
 from layersim.data.base import SplitDataModule
 from layersim.data.columns import Labels, label_faults, need_column, read_labels
@@ -170,8 +170,12 @@ class TableData(SourceData):
         """These rows (N,) of what was opened, ascending, with their classes (N,) where there are any; the source is the
         name of the data set's split, and where in it what was opened begins."""
 
+    @abstractmethod
+    def contents(self, split: Any) -> Contents:
+        """What a split's samples are, by which they are found in others."""
+
     def open(self) -> dict[str, Any]:
-        """The splits; sets class_names where they are known, and says what was opened."""
+        """The splits; sets class_names where they are known, and says what was opened and what splits share."""
         source = self.source()
         splits: dict[str, Any] = {}
         shares: list[str] = []
@@ -211,6 +215,9 @@ class TableData(SourceData):
                 choose("val", data, split, apart, labels, held_out(split, self.val_fraction))
         tell(source.told(), shares)
         self.class_names = names
+        if self.stream is None:
+            samples = {role: self.contents(split) for role, split in splits.items()}
+            tell_duplicates(samples, "sample", wanted=self.find_duplicates)
         return splits
 
     def _readable(self, data: Dataset, split: str, role: str) -> Integers:

@@ -66,15 +66,17 @@ class Source:
         self.path = path
         self.name = name
         self.marks = marks
-        self.location = Path(path).expanduser().absolute()  # as which nothing is taken for the name of a format
-        self.is_local = bool(path) and self.location.exists()
+        with as_user_error(f"{path} cannot be opened", "Change --data.path"):
+            self.location = Path(path).expanduser().absolute()  # as which nothing is taken for the name of a format
+            self.is_local = bool(path) and self.location.exists()
+            saved = any((self.location / name).is_file() for name in ("state.json", "dataset_dict.json"))
         self.files: dict[str, list[str]] = {}
         self.used: set[str] = set()
         self.stored: DatasetDict | None = None
         self._builders: dict[frozenset[str] | None, DatasetBuilder] = {}
         if not self.is_local:
             _refuse_local(path)
-        if any((self.location / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        if saved:
             with self._reading([*map(str, sorted(self.location.rglob("state.json")))]):
                 stored = load_from_disk(str(self.location))
             self.stored = stored if isinstance(stored, DatasetDict) else DatasetDict(train=stored)
@@ -96,7 +98,7 @@ class Source:
         """
         asked = {part.partition("[")[0].strip() for part in split.split("+")}
         there = self.splits
-        if self.is_local and split not in there and (self.location / split).is_dir():
+        if self.is_local and split not in there and os.path.isdir(self.location / split):
             return self._folder(split, option)
         if self.stored is not None:
             asked = {split}  # which knows no slices

@@ -100,13 +100,10 @@ def shared_samples(one: Split, other: Split) -> int:
 @contextmanager
 def seeded(*entropy: int) -> Iterator[None]:
     """torch's host generator set from these integers, and put back to where it was."""
-    state = torch.get_rng_state()
-    # not torch.manual_seed: that would reset the accelerators' generators too
-    torch.default_generator.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
-    try:
+    with torch.random.fork_rng(devices=[]):
+        # not torch.manual_seed: that would reset the accelerators' generators too
+        torch.default_generator.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
         yield
-    finally:
-        torch.set_rng_state(state)
 
 
 def hold_out(labels: Integers, count: int, *, seed: int, remedy: str) -> tuple[Integers, Integers]:

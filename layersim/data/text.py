@@ -10,7 +10,7 @@ import pyarrow as pa
 from datasets import Dataset
 from lightning.pytorch.utilities import rank_zero_info
 
-from layersim.data.account import contents, tell_duplicates
+from layersim.data.account import Contents, contents
 from layersim.data.bad_samples import Faults, text_faults
 from layersim.data.base import SplitDataModule
 from layersim.data.columns import check_texts, read_texts, streamed_label
@@ -55,7 +55,7 @@ class SentenceData(SplitDataModule):
         super().__init__(**loader)
         self.tokenizer_name = tokenizer
         self.tokenizer: Tokenizer | None = None
-        self.limit = at_least(8, "max_length", max_length)
+        self.max_length = self.limit = at_least(8, "max_length", max_length)
         check_choice("truncation", truncation, Truncation)
         self.truncation = truncation
         self.length_bucketing = length_bucketing
@@ -71,11 +71,13 @@ class SentenceData(SplitDataModule):
         return dict(splits)
 
     def adapt(self, backbone: Any) -> None:
-        limit = min(self.limit, getattr(backbone, "max_positions", None) or self.limit)
-        if self.tokenizer is None or limit < self.limit:
+        limit = min(self.max_length, getattr(backbone, "max_positions", None) or self.max_length)
+        tokenizer = tokenizer_of(self.tokenizer_name, backbone, self.tokenizer)
+        splits = {role: split for role, split in self.splits.items() if isinstance(split, SentenceSplit)}
+        known = tokenizer is self.tokenizer and limit == self.limit
+        if not known or not all(split.rows for split in splits.values()):
             self.limit = limit
-            splits = {role: split for role, split in self.splits.items() if isinstance(split, SentenceSplit)}
-            self._encode(splits, self.tokenizer or tokenizer_of(self.tokenizer_name, backbone))
+            self._encode(splits, tokenizer)
 
     def inputs(self, backbone: Any) -> TextInputs:
         self.adapt(backbone)
@@ -94,6 +96,7 @@ class SentenceData(SplitDataModule):
             check_vocabulary(token, split, backbone)
 
     def _encode(self, splits: dict[str, SentenceSplit], tokenizer: Tokenizer) -> None:
+        self.tokenizer = None  # until all are read by one
         pad_id = _padding(tokenizer)
         cut = {role: split.encode(tokenizer, self.limit, self.truncation) for role, split in splits.items()}
         if any(cut.values()):
@@ -132,12 +135,8 @@ class Text(TableData, SentenceData):
         named = {"text_column": self.text_column, "pair_column": self.pair_column}
         return {option: name for option, name in named.items() if name is not None}
 
-    def open(self) -> dict[str, SentenceSplit]:
-        splits: dict[str, SentenceSplit] = super().open()
-        if self.stream is None:
-            samples = {role: contents(*split.columns) for role, split in splits.items()}
-            tell_duplicates(samples, "sample", wanted=self.find_duplicates)
-        return splits
+    def contents(self, split: SentenceSplit) -> Contents:
+        return contents(*split.columns)
 
     def _encode(self, splits: dict[str, SentenceSplit], tokenizer: Tokenizer) -> None:
         super()._encode(splits, tokenizer)

@@ -1,7 +1,7 @@
 """Text to tokens: what data modules want of a tokenizer, bytes, and transformers' own."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from transformers import AutoTokenizer
@@ -25,6 +25,8 @@ class Tokenizer(ABC):
     """The token that ends a text."""
     pad_id: int | None
     """The token of padding."""
+    options: Mapping[str, Any] | None = None
+    """By which it was fetched."""
 
     @abstractmethod
     def encode(self, *columns: Sequence[str], special: bool = True, max_length: int | None = None) -> Encoding:
@@ -72,14 +74,13 @@ class PretrainedTokenizer(Tokenizer):
     """A tokenizer of transformers: of a name on the hub, a local folder, or `package:PACKAGE/FOLDER`; with options of
     `from_pretrained`, such as the revision; code that comes with it is run only where they say so."""
 
-    def __init__(self, name: str, *, trust_remote_code: bool = False, **options: Any) -> None:
+    def __init__(self, name: str, **options: Any) -> None:
         with as_user_error(
             f"no tokenizer could be opened from {name}",
             "Set --data.tokenizer to a local folder that holds one, which needs no network, or to bytes",
         ):
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(
-                model_name(name), trust_remote_code=trust_remote_code, **options
-            )
+            asked = {"trust_remote_code": False} | options  # else it asks on the terminal
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(model_name(name), **asked)
             tokens = {*self.tokenizer.get_vocab().values()}
             self.vocabulary_size = 1 + max(tokens)
         if len(tokens.difference(self.tokenizer.all_special_ids)) < 2:  # transformers makes one up of the family's name
@@ -87,7 +88,7 @@ class PretrainedTokenizer(Tokenizer):
                 f"{name} brings no tokenizer, without which all texts are alike: set --data.tokenizer to one, such as "
                 "that of the model it was trained from"
             )
-        self.name = name
+        self.name, self.options = name, options
         self.eos_id = self.tokenizer.eos_token_id
         self.pad_id = self.tokenizer.pad_token_id
 
@@ -104,22 +105,23 @@ class PretrainedTokenizer(Tokenizer):
         return {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
 
 
-def open_tokenizer(name: str) -> Tokenizer:
+def open_tokenizer(name: str, **options: Any) -> Tokenizer:
     """The byte-level tokenizer for "bytes", else transformers' own of that name or in that folder."""
-    return ByteTokenizer() if name == "bytes" else PretrainedTokenizer(name)
+    return ByteTokenizer() if name == "bytes" else PretrainedTokenizer(name, **options)
 
 
-def tokenizer_of(name: str | None, backbone: Any) -> Tokenizer:
-    """The tokenizer that was asked for, else the backbone's own, fetched as the model was (revision, trust)."""
-    if name is not None:
-        return open_tokenizer(name)
-    own = getattr(backbone, "tokenizer_name", None)
-    if own is None:
+def tokenizer_of(name: str | None, backbone: Any, known: Tokenizer | None = None) -> Tokenizer:
+    """The tokenizer that was asked for, else the backbone's own, fetched as the model was (revision, trust); `known`
+    where that is the one."""
+    options: Mapping[str, Any] = {} if name is not None else getattr(backbone, "hub_options", {})
+    name = name if name is not None else getattr(backbone, "tokenizer_name", None)
+    if name is None:
         raise UserError(
             f"{type(backbone).__name__} names no tokenizer of its own: set --data.tokenizer to a name on the hub, a "
             f"local folder, or bytes"
         )
-    return PretrainedTokenizer(own, **getattr(backbone, "hub_options", {}))
+    same = known is not None and (known.name, known.options or {}) == (name, options)
+    return known if known is not None and same else open_tokenizer(name, **options)
 
 
 def check_vocabulary(token: int, split: str, backbone: Any) -> None:

@@ -74,12 +74,15 @@ class FeatureTap:
     def open(self) -> Self:
         """Starts recording, with nothing recorded yet."""
         self.close()
+        self.names = []
         self._passes = passes = _Passes()  # hooks know this and not the tap, so that a tap let go of is collected
         ends = ExitStack()
         ends.callback(_run_eagerly())
         for name, module in self._above.items():
             begin = partial(passes.begin, name.count(".") + 1 if name else 0, tokens_first(module))
             ends.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+            if not name:
+                ends.callback(module.register_forward_hook(passes.end).remove)
         for name, module in self._modules.items():
             add = partial(passes.add, self._pool, self._places[name])
             ends.callback(module.register_forward_hook(add, with_kwargs=True).remove)
@@ -147,10 +150,13 @@ class FeatureTap:
 
 
 class _Passes:
-    """What was recorded: for each forward pass of the model, the calls of the chosen modules, in their order."""
+    """What was recorded: for each forward pass of the model that did not fail, the calls of the chosen modules, in
+    their order."""
 
     def __init__(self) -> None:
         self.passes: list[list[tuple[str, Tensor]]] = []
+        self._apart: list[tuple[str, Tensor]] = []  # where the user calls parts of the model, as a Lightning step may
+        self._calls = self._apart
         self._depth: int | None = None  # of the outermost module that was called
         self._sizes = BatchSizes()  # of what went into it
 
@@ -158,20 +164,22 @@ class _Passes:
         if self._depth is None or depth <= self._depth:
             self._depth, self._sizes = depth, batch_sizes((inputs, named), either=tokens_first)
         if depth == 0:
-            self.passes.append([])
+            self._calls = []
+
+    def end(self, *_: object) -> None:
+        self.passes.append(self._calls)
 
     def add(self, pool: Pool, place: Place, module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
         if torch._C._current_graph_task_id() != -1:  # within a backward pass
             return
-        if not self.passes:  # the user calls parts of the model, as a Lightning step may
-            self.passes.append([])
         # a sequence that goes into a part of the model may have the tokens first there, whatever went into the whole
         sizes = batch_sizes((inputs, named), either=True) if self._depth is None else self._sizes
-        self.passes[-1].append((place.name, pooled_output(output, pool, place, sizes)))
+        self._calls.append((place.name, pooled_output(output, pool, place, sizes)))
 
     def release(self) -> list[list[tuple[str, Tensor]]]:
-        released, self.passes = self.passes, []
-        self._depth = None
+        released = [self._apart, *self.passes]
+        self.passes, self._apart, self._depth = [], [], None
+        self._calls = self._apart
         return [calls for calls in released if calls]
 
 

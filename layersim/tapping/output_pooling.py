@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, unpack_sequence
 
 from layersim.errors import UserError
 from layersim.tapping.layout import BatchSizes, Place, sequence_shape, tensors
@@ -42,10 +42,11 @@ def pooled_output(output: Any, pool: Pool, place: Place, sizes: BatchSizes) -> T
     else:
         features = pool(tensor.detach() if isinstance(tensor, Tensor) else tensor)
         expected = sizes.first or {shape[0]}
-        if features.ndim != 2 or len(features) not in expected:
+        given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) not in expected:
             raise UserError(
                 f"{layer}: expected the pool to give ({' or '.join(map(str, sorted(expected)))}, D) from {shape}, got "
-                f"{tuple(features.shape)}: change the function that is given as pool."
+                f"{given}: change the function that is given as pool."
             )
     return features.clone(memory_format=torch.contiguous_format)  # the model may go on in place; a view keeps it all
 
@@ -75,11 +76,8 @@ def _pooled(tensor: Tensor | PackedSequence, pool: Reduction, place: Place, size
 
 def _of_ragged(tensor: Tensor | PackedSequence, pool: Reduction, layer: str) -> Tensor:
     """Samples whose lengths differ, one (T, D) each; lengths on the host, or not asked for."""
-    if isinstance(tensor, PackedSequence):  # its samples stand longest first
-        padded, lengths = pad_packed_sequence(PackedSequence(tensor.data, tensor.batch_sizes), batch_first=True)
-        samples = [sample[:length] for sample, length in zip(padded, lengths.tolist(), strict=True)]
-        features = torch.stack([_of_sample(sample, pool) for sample in samples])
-        return features if tensor.unsorted_indices is None else features[tensor.unsorted_indices]
+    if isinstance(tensor, PackedSequence):
+        return torch.stack([_of_sample(sample, pool) for sample in unpack_sequence(tensor)])
     if tensor.ndim != 3:
         raise UserError(
             f"{layer} puts out a nested tensor of {tensor.ndim} axes, not (N, T, D): set pool to a function."

@@ -306,6 +306,8 @@ def test_texts_longer_than_the_model_are_refused(family: str, longest: int) -> N
 def test_a_batch_without_attention_mask_is_refused() -> None:
     with pytest.raises(UserError, match="no attention_mask"):
         build(CLASSIFIERS["BERT"])({"input_ids": torch.ones(1, 3, dtype=torch.long)})
+    with pytest.raises(UserError, match="no attention_mask, which the model reads; it is input_ids"):
+        build(CAUSAL["Llama"], "language-modeling")({"input_ids": torch.ones(1, 3, dtype=torch.long)})
 
 
 def test_padding_is_taken_from_the_end_of_text_with_a_notice() -> None:

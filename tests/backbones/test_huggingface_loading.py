@@ -1,5 +1,6 @@
 """Opening transformers models from folders, names and configurations, and what is said where that fails."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +213,14 @@ def test_a_family_without_image_processor_is_told(tmp_path: Path) -> None:
 
 def test_a_broken_image_processor_is_told(tmp_path: Path) -> None:
     build(IMAGES["ViT"]).model.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+    given = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    for key in ("image_mean", "image_std", "rescale_factor"):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(given | {key: None}))
+        with pytest.raises(UserError, match=r"image processor of .* cannot be used.*preprocessor_config"):
+            load(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("{")
-    with pytest.raises(UserError, match=r"image processor of .* cannot be opened.*preprocessor_config"):
+    with pytest.raises(UserError, match=r"image processor of .* cannot be used.*preprocessor_config"):
         load(tmp_path)
 
 
@@ -236,6 +243,20 @@ def test_a_broken_image_processor_is_told(tmp_path: Path) -> None:
         ({"config_args": CLASSIFIERS["BERT"] | {"vocab_size": 3}}, r"vocabulary has 3 tokens"),
         ({"config_args": CLASSIFIERS["BERT"], "num_classes": 10**12}, r"2 … 16777216 classes.*num_classes"),
         ({"config_args": CLASSIFIERS["BERT"] | {"num_labels": 10**12}}, r"2 … 16777216 classes.*num_labels"),
+        (
+            {"config_args": CLASSIFIERS["BERT"] | {"num_labels": 5}, "num_classes": 3},
+            "one number of classes, but got num_classes 3 and, by num_labels in config_args, 5",
+        ),
+        (
+            {"config_args": CLASSIFIERS["BERT"] | {"id2label": {0: "a", 1: "b"}}, "num_classes": 3},
+            "one number of classes, but got num_classes 3 and, by id2label in config_args, 2",
+        ),
+        (
+            {"config_args": CLASSIFIERS["BERT"] | {"torch_dtype": "bfloat16"}},
+            "Expected dtype beside .*torch_dtype in it",
+        ),
+        ({"config_args": CLASSIFIERS["BERT"], "lora": {}}, r"such as Lora\(r=4\), got \{\}"),
+        ({"config_args": CLASSIFIERS["BERT"], "lora": {"r": 4}}, r"such as Lora\(r=4\), got \{'r': 4\}"),
         ({"config_args": CLASSIFIERS["BERT"], "dtype": "float31"}, r"dtype: expected one of auto.*float31"),
         (
             {"config_args": CLASSIFIERS["BERT"], "attn_implementation": "flash_attention_2"},

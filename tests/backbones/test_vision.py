@@ -191,7 +191,7 @@ def test_what_cannot_be_built_is_told_in_one_line(case: str) -> None:
         ({"img_size": -32}, r"timm cannot build .*positive image size.*img_size"),
         ({"img_size": "abc"}, r"timm cannot build .*'img_size': 'abc'"),
         ({"img_size": (32,)}, r"timm cannot build .*\(32,\)"),
-        ({"img_size": 8}, r"cannot take an image of 3 × 8 × 8.*patch_size"),
+        ({"img_size": 8}, r"cannot take an image of \(3, 8, 8\) .*patch_size"),
         ({"in_chans": 0}, "in_chans"),
         ({"in_chans": -1}, r"timm cannot build .*'in_chans': -1"),
         ({"num_classes": 0}, "at least 2 classes, but vit_tiny_patch16_224 has 0. Set num_classes"),
@@ -207,8 +207,18 @@ def test_absurd_options_are_told_in_one_line(options: dict[str, Any], message: s
 
 def test_images_of_another_size_are_refused() -> None:
     backbone = build(*FAMILIES["ViT, class token"])
-    with pytest.raises(UserError, match=r"3 × 32 × 32 .*gives 1 × 28 × 28 .*img_size and in_chans"):
+    with pytest.raises(UserError, match=r"\(3, 32, 32\) .*gives \(1, 28, 28\).*img_size and in_chans"):
         backbone({"image": torch.randn(2, 1, 28, 28)})
+
+
+def test_a_batch_without_images_is_refused() -> None:
+    backbone = build(*FAMILIES["ViT, class token"])
+    with pytest.raises(
+        UserError, match=r"^The batch has no image, which the model reads; it is label\. Change the data"
+    ):
+        backbone({"label": torch.zeros(2)})
+    with pytest.raises(UserError, match=r"no image, which the model reads; it is of type Tensor\."):
+        backbone(torch.randn(2, 3, 32, 32))
 
 
 @pytest.mark.parametrize("layers", [[0, 7], [-1], [], [1, 0], [1, 1]])

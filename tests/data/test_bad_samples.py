@@ -75,6 +75,24 @@ def test_images_are_read_once_for_all_processes_and_runs(tmp_path: Path, monkeyp
     assert sum(map(len, indices())) == 20, "another file of that name is read anew"
 
 
+def test_pictures_beside_a_table_are_looked_at_again_once_they_change(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.png").write_bytes(b"no image" if number == 4 else encoded(picture(number)))
+    rows = [{"bytes": None, "path": str(tmp_path / f"{number}.png")} for number in range(20)]
+    path = parquet(tmp_path, [0, 1] * 10, rows)
+
+    def read() -> set[int]:
+        data = Images(path, on_bad_sample="skip")
+        data.setup()
+        return {int(index) for split in data.splits.values() for index in split.index}
+
+    assert read() == {*range(20)} - {4}
+    (tmp_path / "4.png").write_bytes(encoded(picture(4)))
+    assert read() == {*range(20)}
+    (tmp_path / "7.png").unlink()
+    assert read() == {*range(20)} - {7}
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_any_number_of_processes_reads_the_same(processes: int, tmp_path: Path) -> None:
     data = Images(parquet(tmp_path, [0, 1] * 10, images_with(BAD_IMAGES)), val_split="train", on_bad_sample="skip")

@@ -21,6 +21,22 @@ def test_pictures_of_a_folder_under_other_names(tmp_path: Path, infos: pytest.Lo
     assert infos.messages[1:] == ["2 of 6 samples in test are in train too, by their content."]
 
 
+def test_a_picture_that_may_not_be_read_is_no_duplicate(
+    tmp_path: Path, infos: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = image_folder(tmp_path)
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path.name == "00.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    Images(root, val_split="train").setup()
+    assert infos.messages[1:] == ["19 of 20 samples in val are in train too, by their content."]
+
+
 def test_pictures_of_a_table(tmp_path: Path, infos: pytest.LogCaptureFixture) -> None:
     images = [{"bytes": encoded(picture(min(number, 17))), "path": f"{number}.png"} for number in range(20)]
     path = parquet(tmp_path, [0, 1] * 10, images)

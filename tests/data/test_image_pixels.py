@@ -1,5 +1,6 @@
 """What becomes of a pixel on its way to the backbone."""
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torchvision.transforms import v2
 
 from layersim.data import Images
-from layersim.data.pixels import Preprocessing, evaluation_transforms, to_image
+from layersim.data.pixels import Preprocessing, evaluation_transforms, read_image, to_image
 from layersim.errors import UserError
 from tests.data.pictures import BACKBONE, CONFIG, encoded, normalised, parquet, parquet_folder, picture, plain, typed
 
@@ -157,3 +158,16 @@ def test_training_images_may_be_read_as_evaluation_reads_them(tmp_path: Path) ->
     expected = (expected - torch.tensor(CONFIG["mean"]).view(3, 1, 1)) / torch.tensor(CONFIG["std"]).view(3, 1, 1)
     torch.testing.assert_close(read, expected.float(), rtol=0, atol=1e-6)
     assert len(data.splits["train"][3]["image"].unique()) <= 3, "training goes on as before"
+
+
+def test_the_limit_of_pixels_is_ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PIL refuses what has more than twice its own limit, which is the process's and stays."""
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    cell = {"bytes": encoded(picture(0, size=20))}
+    with pytest.raises(PIL.Image.DecompressionBombError):
+        PIL.Image.open(io.BytesIO(cell["bytes"]))
+    assert read_image(cell, most=400, scale=False).size == (20, 20)
+    assert read_image(cell, most=100, scale=True).size == (10, 10)
+    with pytest.raises(UserError, match=r"an image of 400 pixels, more than --data\.max_pixels=399"):
+        read_image(cell, most=399, scale=False)
+    assert PIL.Image.MAX_IMAGE_PIXELS == 100

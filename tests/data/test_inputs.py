@@ -103,6 +103,7 @@ def test_texts_and_pairs() -> None:
         ([], False, "Expected texts, but got an empty list"),
         (["a", None], False, "Expected texts, but number 1 is None"),
         ([("a", "b")], False, "Expected texts, but number 0 is of type tuple"),
+        (["a", "b\ud800"], False, "Expected texts of characters that UTF-8 has: .*surrogates not allowed"),
         (3, False, "but got of type int"),
         (b"ab", False, "but got of type bytes"),
         (pd.DataFrame({"text": ["a"]}), False, "but got of type DataFrame"),
@@ -171,5 +172,5 @@ def test_a_batch_alone_is_taken_where_nothing_tells_how_inputs_become_one() -> N
     early = EarlyExit(model, SharedHead(model), Confidence(), 0.5)
     with pytest.raises(UserError, match=r"Expected a batch \(a mapping\), but got str"):
         early("a.png")
-    with pytest.raises(UserError, match="Expected a batch with image, but got one of pixels"):
+    with pytest.raises(UserError, match="The batch has no image, which the model reads; it is pixels"):
         early({"pixels": torch.zeros(1, 1, 8, 8)})

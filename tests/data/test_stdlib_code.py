@@ -139,7 +139,7 @@ def test_another_tokenizer_reads_the_same_files(library: Path, monkeypatch: pyte
             kinds = {"number": 0, "=": 1}
             return {"input_ids": [[kinds.get(word, 2) for word in text.split()] for text in texts]}
 
-    monkeypatch.setattr("layersim.data.blocks.tokenizer_of", lambda name, backbone: Words())
+    monkeypatch.setattr("layersim.data.blocks.tokenizer_of", lambda name, backbone, known: Words())
     data = opened(tokenizer=None, block_size=8)
     assert data.splits == {}, "the backbone tells its tokenizer"
     data.adapt(None)

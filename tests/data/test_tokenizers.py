@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import CONFIG_MAPPING, AutoTokenizer
 
-from layersim.data import ByteTokenizer, open_tokenizer
+from layersim.data import ByteTokenizer, LanguageModeling, Text, open_tokenizer
 from layersim.data.tokenizers import tokenizer_of
 from layersim.errors import UserError
 from tests.data.texts import all_of, bare, csv, parquet, rows, whole
@@ -51,6 +51,40 @@ def test_the_model_may_read_less_than_max_length(tmp_path: Path, bert: str) -> N
     data = whole(path, None, truncation="refuse")
     with pytest.raises(UserError, match=r"row 0 of split train has 22 tokens, but 9 is the most"):
         data.check(model)
+
+
+def test_data_are_read_anew_for_another_model(tmp_path: Path, bert: str) -> None:
+    """By its own tokenizer, up to its own length; and not again for the one that they were read for."""
+    path = parquet(tmp_path, rows(["good " * 20, "bad"] * 2, [0, 1] * 2))
+    gpt = bare(tmp_path / "gpt", eos_token="</s>")
+
+    def model(tokenizer: str | None, positions: int | None) -> SimpleNamespace:
+        return SimpleNamespace(
+            num_classes=2, input_size=None, max_positions=positions, tokenizer_name=tokenizer, vocabulary_size=12
+        )
+
+    data = Text(path, text_column="sentence", val_split="train")
+    assert data.inputs(model(bert, 9))("bad")["input_ids"].tolist() == [[2, 6, 3]], "without any data opened"
+    for tokenizer, positions, lengths in (
+        (bert, 9, [9, 3]),
+        (gpt, None, [20, 1]),
+        (bert, None, [22, 3]),
+        (gpt, 8, [8, 1]),
+    ):
+        data.check(model(tokenizer, positions))
+        assert all_of(data, "val")["attention_mask"].sum(dim=1).tolist() == lengths * 2
+        before = data.tokenizer
+        data.check(model(tokenizer, positions))
+        assert data.tokenizer is before
+    with pytest.raises(UserError, match="names no tokenizer of its own"):
+        data.check(model(None, None))
+    blocks = LanguageModeling(path, text_column="sentence", val_fraction=0.5, block_size=8)
+    lengths = []
+    eos = bare(tmp_path / "lower", eos_token="[SEP]")
+    for tokenizer in (gpt, eos, gpt):
+        blocks.check(SimpleNamespace(tokenizer_name=tokenizer, vocabulary_size=12, num_classes=12))
+        lengths.append([int(blocks.splits["val"][2]["input_ids"][-1])])
+    assert lengths == [[11], [3], [11]], "the token that ends a text is each tokenizer's own"
 
 
 def test_a_vocabulary_that_is_not_the_models(tmp_path: Path, bert: str) -> None:

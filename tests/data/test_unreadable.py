@@ -57,6 +57,26 @@ def test_the_broken_one_of_several_files_is_told(tmp_path: Path) -> None:
         LanguageModeling(str(tmp_path), tokenizer="bytes").setup()
 
 
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path := tmp_path / "a.csv").write_bytes(b"text\na\nb,c,d\n")
+
+    def refused(self: Path, *_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refused)  # as the library's own look at what is broken
+    with pytest.raises(UserError, match=rf"^{path} cannot be read as a data set: .*Expected 1 fields.*--data\.path$"):
+        LanguageModeling(str(path), tokenizer="bytes").setup()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("x" * 300, "File name too long"), ("~nobody-of-this-name/a.csv", "Could not determine home directory")],
+)
+def test_a_name_that_no_path_can_have_is_told(name: str, why: str) -> None:
+    with pytest.raises(UserError, match=rf"^{name} cannot be opened: .*{why}.*\. Change --data\.path$"):
+        LanguageModeling(name, tokenizer="bytes").setup()
+
+
 LINES = [json.dumps({"text": str(number)}) for number in range(4)]
 PRETTY = "[\n" + ",\n".join(LINES) + "\n]"
 WHOLE = [PRETTY, PRETTY.replace("\n", ""), "\n".join(LINES), "\n\n".join(LINES), "\ufeff" + PRETTY, "\ufeff" + LINES[0]]
@@ -140,7 +160,7 @@ def huge(side: int) -> bytes:
         ({"bytes": None, "path": None}, "no image"),
         ({"bytes": None, "path": "/nowhere.png"}, "/nowhere.png is no image that can be read: .*No such file"),
         ({"bytes": encoded(picture(0))[:60], "path": None}, "no image that can be read: image file is truncated"),
-        ({"bytes": huge(20_000), "path": None}, r"no image that can be read: Image size \(400000000 pixels\)"),
+        ({"bytes": huge(20_000), "path": None}, r"an image of 400,000,000 pixels, more than --data\.max_pixels"),
     ],
 )
 def test_images_that_cannot_be_read(image: Any, told: str, tmp_path: Path) -> None:

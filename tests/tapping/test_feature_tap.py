@@ -119,10 +119,41 @@ def test_a_module_that_runs_twice_is_two_layers() -> None:
         once, second = tap.take()
         assert torch.equal(second, twice)
         assert torch.equal(once, model(x, times=1))
+        with pytest.raises(UserError, match=r"as often each, but got blocks.0, blocks.0#2, then blocks.0\."):
+            tap.take()
         tap.open()
         model(x, times=3)
-        with pytest.raises(UserError, match=r"as often each, but got blocks.0, blocks.0#2, then .*blocks.0#3"):
+        assert torch.equal(tap.take()[1], twice), "opened again it knows of no layers before"
+        assert tap.names == ["blocks.0", "blocks.0#2", "blocks.0#3"]
+
+
+def test_a_pass_that_fails_is_not_recorded() -> None:
+    class Failing(Chain):
+        def forward(self, x: Tensor) -> Any:
+            outputs = super().forward(x)
+            if len(x) == 3:
+                raise ZeroDivisionError
+            return outputs
+
+    model, x = Failing(), inputs(4)
+    with FeatureTap(model, "blocks.*") as tap:
+        with pytest.raises(ZeroDivisionError):
+            model(x[:3])
+        with pytest.raises(UserError, match="None of the chosen layers ran since the last take"):
             tap.take()
+        expected = torch.stack(model(x))
+        with pytest.raises(ZeroDivisionError):
+            model(x[:3])
+        assert torch.equal(tap.take(), expected)
+
+
+def test_a_pool_gives_a_tensor() -> None:
+    model = Chain()
+    with (
+        FeatureTap(model, "blocks.0", lambda tokens: tokens.tolist()),
+        pytest.raises(UserError, match=r"blocks\.0: expected the pool to give \(\d+, D\) from .*, got list: change"),
+    ):
+        model(inputs())
 
 
 @dataclass
@@ -207,7 +238,7 @@ def test_what_checkpointing_runs_again_is_not_recorded(reentrant: bool) -> None:
 def test_hooks_are_gone_after_the_block_an_error_and_the_taps_end() -> None:
     model = Chain()
     with FeatureTap(model, "blocks.*"):
-        assert hooks(model) == 4, "the control: they were there"
+        assert hooks(model) == 5, "the control: they were there"
     assert hooks(model) == 0
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), FeatureTap(model, "blocks.*"):
         model(torch.ones(2, 3))
@@ -218,7 +249,7 @@ def test_hooks_are_gone_after_the_block_an_error_and_the_taps_end() -> None:
     tap = FeatureTap(model, "blocks.*").open()
     model(inputs())
     tap.open()
-    assert hooks(model) == 4, "opened again it records once"
+    assert hooks(model) == 5, "opened again it records once"
     del tap
     assert hooks(model) == 0
 
@@ -227,7 +258,7 @@ def test_hooks_of_others_stay() -> None:
     model = Chain()
     model.blocks[1].register_forward_hook(lambda *_: None)
     with FeatureTap(model, "blocks.*"):
-        assert hooks(model) == 5
+        assert hooks(model) == 6
     assert hooks(model) == 1
 
 
