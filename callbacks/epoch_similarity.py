@@ -14,7 +14,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.evaluation import Stage
 from callbacks.monitor import LayerMonitor
 from layersim.errors import UserError
 from layersim.metrics import KeptSamples
@@ -23,6 +22,7 @@ from layersim.outputs import LayerOutput
 from layersim.report.drawing.pictures import Picture
 from layersim.report.figures import figures_of, matrix
 from layersim.report.quantity import LAYER, Quantity
+from layersim.report.records import Stage
 from layersim.similarity import LinearCKA
 from layersim.similarity.measure import Measure, as_measures
 

@@ -1,14 +1,14 @@
 """One set of hooks for validation and test."""
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
-
-Stage = Literal["validate", "test"]
+from layersim.report.records import Stage
 
 
 def layerwise(pl_module: LightningModule) -> LayerwiseModule:
@@ -19,6 +19,20 @@ def layerwise(pl_module: LightningModule) -> LayerwiseModule:
             'name the parts that are measured, such as layers="net.blocks.*", norm="net.norm", head="net.head".'
         )
     return pl_module
+
+
+def check_one_loader(batches: Sequence[float]) -> None:
+    """Refuses several loaders, of which each has so many batches: their samples would be taken for one's."""
+    if len(batches) > 1:
+        raise UserError(
+            f"Expected one loader, but got {len(batches)}: call trainer.validate, test or predict with each."
+        )
+
+
+def data_module(trainer: Trainer) -> Any:
+    """What an evaluation reads, where it is a LightningDataModule: `trainer.datamodule` may be an earlier call's."""
+    given = trainer.datamodule  # type: ignore[attr-defined]
+    return given if trainer._evaluation_loop._data_source.instance is given else None
 
 
 class EvaluationCallback(Callback):
@@ -40,6 +54,7 @@ class EvaluationCallback(Callback):
         """After every callback's `finish`."""
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_one_loader(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
         self.start(trainer, pl_module)
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **more: Any) -> None:

@@ -40,11 +40,9 @@ class LayerGeometryMonitor(LayerMonitor[LayerGeometry]):
         self.max_samples = max_samples
         self.centering: Literal["none", "samples"] = centering
         self._told: list[int] = []
-        self._hint = ""
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, LayerGeometry]:
-        if module.backbone.input_size is None and not module.backbone.reads_tokens:
-            self._hint = _OF_TEXTS
+        self._hint = _OF_TEXTS if module.backbone.input_size is None and not module.backbone.reads_tokens else ""
         return {"geometry": LayerGeometry(max_samples=self.max_samples, centering=self.centering)}
 
     def update(self, metrics: dict[str, LayerGeometry], output: LayerOutput) -> None:

@@ -17,7 +17,7 @@ from callbacks.loggers import Moment, dispensable
 from callbacks.measures_by_name import Measures, monitors_of
 from callbacks.monitor import join_all
 from callbacks.run_recorder import published
-from callbacks.tapped_module import LABELS, named_parts
+from callbacks.tapped_module import LABELS, as_tensor, named_parts
 from layersim.errors import UserError
 from layersim.evaluation import evaluating, everywhere, process, processes
 from layersim.module import LayerwiseModule
@@ -84,7 +84,7 @@ class LayerMeasures:
         self.reader = reader_of(named_submodules(model)[""], named)
         self.monitors = monitors_of(measures, reads_head=self.reader.reads_head)
         self._homes: dict[Path, Path] = {}
-        self.leave()
+        self._lines = 0
         self.reset()
 
     def reset(self) -> None:
@@ -110,6 +110,8 @@ class LayerMeasures:
             UserError: as `watching`; a batch that does not fit the model's forward.
         """
         device = self._device()
+        if isinstance(batch, Mapping):
+            batch = {key: as_tensor(value) if key in LABELS else value for key, value in batch.items()}
         batch = _with_position(move_data_to_device(batch, device), position)
         forked = [device] if device.type == "cuda" else []
         with evaluating(self.model), torch.no_grad(), torch.random.fork_rng(forked), self.watching(batch, position):
@@ -160,7 +162,7 @@ class LayerMeasures:
         values = output.features.values
         if self.needs_labels and output.features.targets is None:
             raise UserError(
-                "Expected labels in each batch, for what reads the classifier, but found none. Give them under "
+                "Expected labels in each batch, for what reads the classifier, but found no classes. Give them under "
                 f"{', '.join(LABELS)}, or choose measures of the features alone: similarity, geometry."
             )
         if not self._layers:
@@ -189,7 +191,7 @@ class LayerMeasures:
             states = copy.deepcopy(states)  # what is joined cannot be added to
             join_all([metrics for metrics, _ in states], [sample for _, sample in states])
         for monitor, (metrics, _) in zip(self.monitors, states, strict=True):
-            monitor.quantities = monitor.measured(metrics, told)
+            monitor.quantities = monitor.measured(metrics, told, monitor.num_layers)
         self.num_layers, self.num_samples = layers, sum(samples for _, samples, _ in counts)
         return published(self.monitors)
 
@@ -236,10 +238,6 @@ class LayerMeasures:
                 with written_whole(path) as part:
                     part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         return self._homes[root]
-
-    def leave(self) -> None:
-        """What is written from now on is another run."""
-        self._homes, self._lines = {}, 0
 
     def write_record(self, moment: Moment, stage: Stage, figures: Figures) -> LayerRecord:
         """The same, while the loop goes on: figures are drawn meanwhile, and the page is not written yet."""

@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from accelerate.state import GradientState
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from callbacks.measures_by_name import Measures
 from callbacks.tapped_module import LABELS, named_parts
 from layersim.errors import UserError
 from layersim.report.page import PAGE_FILE, write_page
-from layersim.report.quantity import curves, logged
+from layersim.report.quantity import logged
 from layersim.report.records import LayerRecord, Stage
 from layersim.report.table import layer_table
 
@@ -65,11 +66,11 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         self._written: dict[Path, tuple[LayerRecord, Moment]] = {}
         self._is_training = self._has_trained = False
         self._resumed_at = 0
-        self._loader: Any = None
-        self._start()
+        self._begun: Any = None
 
     def _start(self) -> None:
         """Before an evaluation's first batch."""
+        self.measures.reset()
         self._read: Any = None
         self._given: list[str] = []
         self._passed = 0
@@ -79,10 +80,10 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         self._attach(args, model)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self._attach(args, model)
-        self._is_training, self._resumed_at = True, state.global_step
         if self._has_trained:
-            self.measures.leave()
+            self._model = None  # what is written from now on is another run
+        self._attach(args, model)
+        self._is_training, self._has_trained, self._resumed_at = True, True, state.global_step
         if args.eval_strategy == "no":
             warnings.warn(
                 "LayerMeasuresCallback measures at evaluations, and there are none while this trains: set "
@@ -119,6 +120,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
             model.register_forward_hook(self._after, with_kwargs=True),
         ]
         self._model, self._args = model, args
+        self._start()
 
     def _before(self, model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         """A forward pass begins; the last one in evaluation before the Trainer ends its step is what counts."""
@@ -156,8 +158,6 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
 
     def _samples_of_all(self) -> int | None:
         """How many samples there are up to here, where the last batch of all processes is filled up with others."""
-        from accelerate.state import GradientState
-
         loader = GradientState()
         if self._args.world_size == 1 or not loader.end_of_dataloader:
             return None
@@ -170,8 +170,11 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
     def on_prediction_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if self._model is None:
             raise UserError("Give LayerMeasuresCallback to the Trainer as it is made: Trainer(…, callbacks=[…]).")
-        if (loader := kwargs.get("eval_dataloader")) is not self._loader:
-            self._passed_over(loader)
+        loader, reading = kwargs.get("eval_dataloader"), GradientState()
+        begun = loader, reading.dataloader_references.count(loader)  # one that broke off has not ended there
+        if begun != self._begun:
+            self._forget()
+        self._begun = None if reading.end_of_dataloader else begun
         if self._read is None:
             self._unlabelled = True
             if self._is_training:
@@ -185,20 +188,15 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         if output is not None:
             self.measures.take(output)
 
-    def _passed_over(self, loader: Any) -> None:
+    def _forget(self) -> None:
         """Forgets an evaluation that broke off, behind which the first batch of another one has come."""
-        read, given, before, self._loader = self._read, self._given, self._passed, loader
+        read, given, before = self._read, self._given, self._passed
         if not before and not self._unlabelled:
             return
-        self.measures.reset()
         self._start()
         self._read, self._given = read, given
-        if isinstance(read, tuple):
-            output, batch = read
-            batch["position"] = batch["position"] - before
-            if output is not None and output.features.position is not None:
-                each = self.measures.reader.positions_each
-                output.features.position = output.features.position - before * each
+        if isinstance(read, tuple) and (output := read[0]) is not None and output.features.position is not None:
+            output.features.position = output.features.position - before * self.measures.reader.positions_each
 
     def _no_labels(self) -> UserError:
         return UserError(
@@ -209,10 +207,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         if self._unlabelled:
-            error = self._no_labels()
-            self.measures.reset()
-            self._start()
-            raise error
+            raise self._no_labels()
         ends = ("_runtime", "_samples_per_second")  # the Trainer's own; a metric may be called model_runtime
         prefixes = (key.removesuffix(ends[0]) for key in metrics or () if key.endswith(ends[0]))
         prefix = next((each for each in prefixes if each + ends[1] in metrics), "eval")
@@ -224,8 +219,6 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
     def on_predict(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         if self._unlabelled:
             rank_zero_info("These predictions have no labels, so that layers are not measured.")
-            self.measures.reset()
-            self._start()
         else:
             self._finish(args, state, "test", "")
 
@@ -243,13 +236,12 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
             run.log_numbers(record)
         if state.is_world_process_zero:
             self._written[folder] = record, moment
-        self.measures.reset()
         self._start()
         if not self._is_training:
             self._conclude()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._is_training, self._has_trained = False, True
+        self._is_training = False
         self._conclude()
 
     def _conclude(self) -> None:
@@ -259,8 +251,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
             with dispensable("The page", folder):
                 write_page([folder], folder / PAGE_FILE, stage=record.stage)
                 for run in moment.loggers:
-                    columns = {one.label: one.values for one in curves(record.quantities).values()}
-                    send_outcome(run.run, folder / PAGE_FILE, columns)
+                    send_outcome(run.run, folder / PAGE_FILE, record.quantities)
             console = Console()
             console.print()  # behind the Trainer's bar, which is still open
             console.print(layer_table(record))
@@ -271,7 +262,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
 class _TrainersRun:
     """The W&B run that the Trainer reports to."""
 
-    def __init__(self, run: Any, stage: Literal["validate", "test"], name: str) -> None:
+    def __init__(self, run: Any, stage: Stage, name: str) -> None:
         self.run = run
         self.prefix = ("eval/" if stage == "validate" else "test/") + (f"{name}/" if name else "")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from callbacks.tapped_module import LABELS, Named, ReadModel, TappedModule, of_those_below, read_by_head
+from callbacks.tapped_module import LABELS, Named, ReadModel, TappedModule, as_tensor, of_those_below, read_by_head
 from layersim.backbones.base import Backbone
 from layersim.backbones.tokens import POSITIONS
 from layersim.errors import UserError
@@ -77,13 +77,11 @@ class TransformersReader(OwnReader):
         self.close()
         if not isinstance(batch, Mapping):
             raise UserError(f"Expected batches as mappings, as the model takes them, but got a {type(batch).__name__}.")
-        told = {**batch, "label": next((batch[key] for key in LABELS if key in batch), None)}
+        label = as_tensor(next((batch[key] for key in LABELS if key in batch), None))
+        is_classes = isinstance(label, Tensor) and not label.is_floating_point()
+        told = {**batch, "label": label if is_classes else None}
         if isinstance(tokens := batch.get("input_ids"), Tensor) and batch.get("attention_mask") is None:
             told["attention_mask"] = torch.ones_like(tokens)
-        if told["label"] is None:
-            del told["label"]
-        elif told["label"].is_floating_point():
-            raise UserError("Expected integer classes as labels, but got real numbers, which no layer's accuracy has.")
         read, *counted = self.module.counted(told)
         self._output = self._hooks.enter_context(self.module.listening(read)), counted
 

@@ -1,7 +1,7 @@
 """What the callbacks hand to the trainer's loggers, whichever these are, and to the run's directory."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+
+from layersim.report.quantity import Quantity, curves
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def dispensable(what: str, directory: Path) -> Iterator[None]:
         warnings.warn(told, stacklevel=1)  # always from here, so that Python shows it once
 
 
-def log_outcome(trainer: Trainer, page: Path, columns: dict[str, list[float]]) -> None:
+def log_outcome(trainer: Trainer, page: Path, measured: Mapping[str, Quantity]) -> None:
     """Hands over what a run came to, for rank zero alone: its page, to W&B as the artifact `report-<run id>`; and to
     W&B the table `layers`, a row a layer, counted from 1.
 
@@ -71,16 +73,17 @@ def log_outcome(trainer: Trainer, page: Path, columns: dict[str, list[float]]) -
     """
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            send_outcome(logger.experiment, page, columns)
+            send_outcome(logger.experiment, page, measured)
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_artifact(logger.run_id, str(page))
 
 
-def send_outcome(run: Any, page: Path, columns: dict[str, list[float]]) -> None:
+def send_outcome(run: Any, page: Path, measured: Mapping[str, Quantity]) -> None:
     """The same, to a W&B run."""
     import wandb
 
     artifact = wandb.Artifact(f"report-{run.id}", type="report")
+    columns = {one.label: one.values for one in curves(measured).values()}
     rows = [[layer, *row] for layer, row in enumerate(zip(*columns.values(), strict=True), start=1)]
     try:
         artifact.add_file(str(page))  # which copies it to a place of W&B's

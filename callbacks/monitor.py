@@ -11,7 +11,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from torchmetrics import Metric
 
-from callbacks.evaluation import EvaluationCallback, Stage, layerwise
+from callbacks.evaluation import EvaluationCallback, layerwise
 from callbacks.figures import Figures
 from callbacks.loggers import make_directory, on_epoch_axis
 from callbacks.tapped_module import TappedModule, named_parts
@@ -22,6 +22,7 @@ from layersim.precision import refuse_mps
 from layersim.report.drawing.pictures import Picture
 from layersim.report.figures import figures_of
 from layersim.report.quantity import Quantity, logged
+from layersim.report.records import Stage
 from layersim.runs.rehearsal import classifier_width, made_up
 from layersim.similarity.kept_samples import KeepOn, KeptSamples, SampleKeeper
 from layersim.similarity.layer_metric import join
@@ -128,7 +129,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         for metric in metrics.values():
             metric.distributed_available_fn = lambda: False
         self.update(metrics, output)
-        return {name for name, _ in logged(_checked(self.measure(metrics), len(output.features.values)))}
+        return {name for name, _ in logged(self.measured(metrics, {}, len(output.features.values)))}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         refuse_mps(trainer.strategy.root_device)
@@ -199,7 +200,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
             self.num_layers, self.num_samples = self._tapped.shape()
             how = self._tapped.options()
             self._tapped = None
-        self.quantities = quantities = self.measured(self._metrics, how)
+        self.quantities = quantities = self.measured(self._metrics, how, self.num_layers)
         self._metrics = {}  # features that a metric kept are let go
         prefix = "val" if stage == "validate" else stage
         numbers = dict(logged(quantities))
@@ -216,12 +217,12 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
             on_bar = name == self.on_bar
             pl_module.log(f"{prefix}/{name}", value, prog_bar=on_bar, sync_dist=True, rank_zero_only=True)
 
-    def measured(self, metrics: dict[str, AnyMetric], how: dict[str, Any]) -> dict[str, Quantity]:
-        """What the epoch told, with these options beside each quantity's own."""
-        found = self.measure(metrics)
-        return _checked(
-            {name: replace(each, options=each.options | how) for name, each in found.items()}, self.num_layers
-        )
+    def measured(self, metrics: dict[str, AnyMetric], how: dict[str, Any], layers: int) -> dict[str, Quantity]:
+        """What the epoch told of so many layers, checked, with these options beside each quantity's own."""
+        found = {name: replace(each, options=each.options | how) for name, each in self.measure(metrics).items()}
+        for name, quantity in found.items():
+            quantity.check(name, layers)
+        return found
 
     def end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         self._sample = None
@@ -238,9 +239,3 @@ def join_all(metrics: Sequence[Mapping[str, Metric]], samples: Sequence[KeptSamp
     for metric in every:
         metric.distributed_available_fn = lambda: False
         metric._update_count = max(metric._update_count, 1)  # else torchmetrics warns where this process had no batch
-
-
-def _checked(quantities: dict[str, Quantity], layers: int) -> dict[str, Quantity]:
-    for name, quantity in quantities.items():
-        quantity.check(name, layers)
-    return quantities

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from pyarrow import parquet
 from torch import Tensor
 
+from callbacks.evaluation import check_one_loader
 from callbacks.loggers import make_directory
 from layersim.errors import UserError
 from layersim.evaluation import everywhere
@@ -33,6 +34,7 @@ class PredictionWriter(Callback):
         make_directory(trainer)
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_one_loader(trainer.num_predict_batches)
         self._batches = []
 
     def on_predict_batch_end(

@@ -52,8 +52,6 @@ class ProgressionMonitor(LayerMonitor[Metric]):
         KeptSamples(max_samples=max_samples, least=LEAST)  # refuses too few before any model is built
         self.max_samples = max_samples
         self.centering: Centering = centering
-        self._head: Head
-        self._has_classes: bool
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, Metric]:
         if module.num_layers < 2:

@@ -9,14 +9,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
-from callbacks.evaluation import EvaluationCallback, layerwise
+from callbacks.evaluation import EvaluationCallback, data_module, layerwise
 from callbacks.loggers import dispensable, log_outcome, make_directory
 from layersim.errors import UserError
 from layersim.evaluation import reduced
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerOutput
 from layersim.report.page import PAGE_FILE, write_page
-from layersim.report.quantity import Quantity, curves
+from layersim.report.quantity import Quantity
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, append_record, read_records
 from layersim.report.table import layer_table
 from layersim.runs.directory import reserve
@@ -47,9 +47,10 @@ class RunRecorder(EvaluationCallback):
             # Refuses one name of two callbacks before anything is trained.
             logged_names(trainer.callbacks, pl_module, stage=STAGES[stage])  # type: ignore[attr-defined]
         root = Path(trainer.default_root_dir).absolute()
-        if root != self._home:
+        again = stage == "fit" and not trainer.global_step and any(record.step for record in self.records)
+        if is_other := root != self._home or again:
             self.records = []  # of another run; a resumed one's come later
-        if root != self._home and trainer.strategy.broadcast(_path(trainer).exists()):
+        if is_other and trainer.strategy.broadcast(_path(trainer).exists()):
             own = trainer.strategy.broadcast(str(reserve(root.parent, root.name)) if trainer.is_global_zero else "")
             rank_zero_info(f"{root} holds an earlier run, so that this one is kept in {own}.")
             trainer._default_root_dir = own  # type: ignore[attr-defined]
@@ -81,7 +82,7 @@ class RunRecorder(EvaluationCallback):
             stage=stage,
             layers=layers,
             samples=int(samples) or getattr(counted, "num_samples", 0),  # the model's own reading is what counts
-            left_out=getattr(trainer.datamodule, "left_out", 0),  # type: ignore[attr-defined]
+            left_out=getattr(data_module(trainer), "left_out", 0),
             unit="tokens" if isinstance(pl_module, LayerwiseModule) and pl_module.backbone.reads_tokens else "samples",
             quantities=published(publishing),
         )
@@ -107,15 +108,13 @@ class ReportWriter(Callback):
     """
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        directory = Path(trainer.default_root_dir)
-        records = directory / RECORDS_FILE
+        records = _path(trainer)
         if not trainer.is_global_zero or not records.exists() or not (read := read_records(records)):
             return
-        last = read[-1]
-        page = directory / PAGE_FILE
-        with dispensable("The page", directory):
-            write_page([directory], page, stage=last.stage)
-            log_outcome(trainer, page, {one.label: one.values for one in curves(last.quantities).values()})
+        page = records.with_name(PAGE_FILE)
+        with dispensable("The page", page.parent):
+            write_page([page.parent], page, stage=read[-1].stage)
+            log_outcome(trainer, page, read[-1].quantities)
 
 
 def _path(trainer: Trainer) -> Path:

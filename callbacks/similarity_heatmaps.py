@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torchmetrics import Metric
 
+from callbacks.evaluation import data_module
 from callbacks.monitor import LayerMonitor
 from layersim.errors import check_choice, check_share
 from layersim.module import LayerwiseModule
@@ -93,7 +94,7 @@ class SimilarityHeatmaps(LayerMonitor[Measure]):
         return measures
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._order = getattr(trainer.datamodule, "order", AS_READ)  # type: ignore[attr-defined]
+        self._order = getattr(data_module(trainer), "order", AS_READ)
         super().start(trainer, pl_module)
 
     def update(self, metrics: dict[str, Measure], output: LayerOutput) -> None:

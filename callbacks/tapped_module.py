@@ -154,7 +154,7 @@ class TappedModule:
                 f"The step puts {samples} samples through {self.tap.names[0]} for {sizes} samples. If each is a "
                 'sample, set layout, such as "NTD"; or pool frames or crops of one sample by a function given as pool.'
             )
-        position = _position(batch, samples)
+        position = _integers(batch.get("position"), samples) if isinstance(batch, Mapping) else None
         if position is None and processes() > 1:
             rank_zero_warn(
                 'The batches have no "position", one integer a sample: each process numbers its own, minibatch CKA '
@@ -225,8 +225,9 @@ def labels_of(batch: Any, where: str | int | None, samples: int) -> Tensor:
         found = next((batch[key] for key in LABELS if key in batch), None)
     elif isinstance(batch, Sequence) and len(batch) == 2:
         found = batch[1]
-    if isinstance(found, Tensor) and found.shape == (samples,) and not found.is_floating_point():
-        return found.long()
+    if (classes := _integers(found, samples)) is not None:
+        return classes.long()
+    found = as_tensor(found)
     came = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
     raise UserError(
         f"Expected the integer classes of {samples} samples in each batch, but got {came}. Set the label to their "
@@ -234,8 +235,15 @@ def labels_of(batch: Any, where: str | int | None, samples: int) -> Tensor:
     )
 
 
-def _position(batch: Any, samples: int) -> Tensor | None:
-    """(N,) positions among the data that are read, where the batch has them."""
-    position = batch.get("position") if isinstance(batch, Mapping) else None
-    usable = isinstance(position, Tensor) and position.shape == (samples,) and not position.is_floating_point()
-    return position if usable else None
+def as_tensor(found: Any) -> Any:
+    """A list, a tuple or a NumPy array of numbers as a tensor; what is none of these as it is."""
+    with contextlib.suppress(RuntimeError, TypeError, ValueError):
+        return torch.as_tensor(found)
+    return found
+
+
+def _integers(found: Any, samples: int) -> Tensor | None:
+    """(N,) whole numbers, where it holds one for each sample."""
+    found = as_tensor(found)
+    usable = isinstance(found, Tensor) and found.shape == (samples,) and not found.is_floating_point()
+    return found if usable else None

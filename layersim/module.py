@@ -34,8 +34,6 @@ from layersim.runs.refusals import steps_of
 from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates
 from layersim.sharding import refuse_other_sharding, run_with_the_others, shard
 
-_ALIKE = ParameterGroups()
-
 
 class LayerwiseModule(LightningModule):
     """A backbone, a head that reads its layers, and an objective that says which readings count.
@@ -71,7 +69,7 @@ class LayerwiseModule(LightningModule):
         head: Callable[[Backbone], Head] = SharedHead,
         freeze: str | list[str] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        parameter_groups: ParameterGroups = _ALIKE,
+        parameter_groups: ParameterGroups = ParameterGroups(),  # noqa: B008  # which is frozen
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Interval | None = None,
         activation_checkpointing: bool | list[int] = False,

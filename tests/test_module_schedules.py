@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ConstantLR, SequentialLR
+from torch.optim.lr_scheduler import ConstantLR, SequentialLR, StepLR
 from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks import LayerAccuracyMonitor
@@ -18,7 +18,7 @@ from layersim.objectives import (
     Mixed,
     Progressive,
 )
-from layersim.optimization.schedules import WarmupDecay
+from layersim.optimization.schedules import WarmupDecay, start_from
 from tests import tiny
 from tests.test_module import batch, trainer
 
@@ -83,6 +83,13 @@ def test_warmup_decay_shapes() -> None:
     assert [constant.factor(step) for step in range(5)] == [0.5, 1, 1, 1, 1]
     with pytest.raises(UserError, match="warmup share"):
         WarmupDecay(optimizer, warmup=2)
+
+
+@pytest.mark.parametrize("make", [WarmupDecay, partial(StepLR, step_size=2)])
+def test_a_rate_that_is_found_does_not_scale_a_schedule_that_starts_from_zero(make: Any) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
+    with pytest.raises(UserError, match="alone, or from 0, which no factor raises"):
+        start_from(make(optimizer), [0.02])
 
 
 ONE_CYCLE = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=6)

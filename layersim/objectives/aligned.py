@@ -5,10 +5,10 @@ from math import fsum
 import numpy as np
 import torch
 
-from layersim.errors import UserError
+from layersim.errors import at_least
 from layersim.objectives.base import WeightedSum
 from layersim.objectives.reading import Step, weighted_layers
-from layersim.objectives.weights import LayerWeights, check_values, layer_weights
+from layersim.objectives.weights import LayerWeights, checked_weights, layer_weights
 
 
 class LastLayer(WeightedSum):
@@ -24,8 +24,8 @@ class Aligned(WeightedSum):
     With `SeparateHeads` and uniform weights this is the multi-exit baseline.
 
     Args:
-        weights: `linear` (later layers count more, the paper's choice), `uniform`, `last`, or a list of L numbers that
-            sum to one. A layer of weight zero is not computed in training.
+        weights: `linear` (later layers count more, the paper's choice), `uniform`, `last`, or L numbers that sum to one
+            (a list, an array or a tensor). A layer of weight zero is not computed in training.
         sampled_layers: read the last layer and this many of those below, drawn anew each step by their weights, in
             place of all: an unbiased estimate of the loss, and of its gradient, at a fraction of the classifier's cost.
             The draw depends on the step and the run's seed alone, so all processes and micro-batches of a step read the
@@ -34,10 +34,9 @@ class Aligned(WeightedSum):
 
     def __init__(self, weights: LayerWeights = "linear", sampled_layers: int | None = None) -> None:
         super().__init__()
-        check_values(weights)
-        if sampled_layers is not None and sampled_layers < 1:
-            raise UserError(f"Expected sampled_layers of at least 1, but got {sampled_layers}. Leave it out for all.")
-        self._weights = weights
+        self._weights = checked_weights(weights)
+        if sampled_layers is not None:
+            sampled_layers = at_least(1, "--model.objective.sampled_layers", sampled_layers)
         self.sampled_layers = sampled_layers
 
     def weights(self, num_layers: int, step: Step | None) -> list[float]:

@@ -1,15 +1,12 @@
 """The cosine regulariser."""
 
-from math import isfinite
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from layersim.errors import UserError
-from layersim.objectives.base import Objective
+from layersim.objectives.base import Objective, check_finite
 from layersim.objectives.reading import Reading
-from layersim.objectives.weights import LayerWeights, check_values, layer_weights
+from layersim.objectives.weights import LayerWeights, checked_weights, layer_weights
 from layersim.precision import widened
 
 
@@ -26,11 +23,9 @@ class CosineRegularized(Objective):
 
     def __init__(self, beta: float = 1.0, weights: LayerWeights = "linear") -> None:
         super().__init__()
-        check_values(weights)
-        if not (isfinite(beta) and beta >= 0):
-            raise UserError(f"Expected beta ≥ 0, but got {beta}.")
+        self._weights = checked_weights(weights)
+        check_finite("beta", beta, zero=True)
         self.beta = beta
-        self._weights = weights
 
     def build(self, num_layers: int) -> None:
         layer_weights(self._weights, num_layers)

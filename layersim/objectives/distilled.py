@@ -1,13 +1,11 @@
 """Distillation from the last layer, and the loss that a tuned lens is trained on."""
 
-from math import isfinite
-
 import torch
 from torch import Tensor
 
 from layersim.errors import UserError, check_share
 from layersim.objectives.aligned import Aligned
-from layersim.objectives.base import Objective
+from layersim.objectives.base import Objective, check_finite
 from layersim.objectives.reading import Reading
 from layersim.objectives.weights import LayerWeights
 
@@ -30,11 +28,10 @@ class Distilled(Aligned):
 
     def __init__(self, weights: LayerWeights = "linear", alpha: float = 0.5, temperature: float = 2.0) -> None:
         super().__init__(weights)
-        if not isinstance(weights, str) and weights[-1] == 0:
+        if self._weights[-1] == 0:  # of a list; a rule's name ends with a letter
             raise UserError(f"Expected a last layer with weight, since it teaches the others, but got {weights}.")
         check_share("alpha", alpha, zero=True, one=True, remedy="Change the objective's option.")
-        if not (isfinite(temperature) and temperature > 0):
-            raise UserError(f"Expected temperature > 0, but got {temperature}. Change the objective's option.")
+        check_finite("temperature", temperature)
         self.alpha = alpha
         self.temperature = temperature
 

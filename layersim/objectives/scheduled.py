@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from layersim.errors import UserError, check_choice, check_share
+from layersim.errors import UserError, at_least, check_choice, check_share
 from layersim.objectives.base import WeightedSum
 from layersim.objectives.reading import Step, weighted_layers
-from layersim.objectives.weights import LayerWeights, check_values, layer_weights
+from layersim.objectives.weights import LayerWeights, checked_weights, layer_weights
 
 Counts = Literal["steps", "micro-batches"]
 
@@ -15,10 +15,8 @@ class _Between(WeightedSum):
 
     def __init__(self, start: LayerWeights, end: LayerWeights) -> None:
         super().__init__()
-        check_values(start)
-        check_values(end)
-        self.start = start
-        self.end = end
+        self.start = checked_weights(start)
+        self.end = checked_weights(end)
 
     def choices(self, num_layers: int) -> list[list[int]]:
         return [weighted_layers(layer_weights(rule, num_layers)) for rule in (self.start, self.end)]
@@ -39,18 +37,15 @@ class Alternating(_Between):
     """
 
     def __init__(
-        self,
-        weights: LayerWeights = "linear",
-        period: int = 2,
-        phase: int = 0,
-        counts: Counts = "steps",
+        self, weights: LayerWeights = "linear", period: int = 2, phase: int = 0, counts: Counts = "steps"
     ) -> None:
+        period = at_least(1, "--model.objective.period", period)
         super().__init__("last" if period > 1 else weights, weights)
-        if period < 1 or not 0 <= phase < period:
-            raise UserError(f"Expected period ≥ 1 and 0 ≤ phase < period, but got period {period}, phase {phase}.")
-        check_choice("counts", counts, Counts)
         self.period = period
-        self.phase = phase
+        self.phase = at_least(0, "--model.objective.phase", phase)
+        if phase >= period:
+            raise UserError(f"Expected phase below period, but got period {period}, phase {phase}.")
+        check_choice("counts", counts, Counts)
         self.counts = counts
 
     def weights(self, num_layers: int, step: Step | None) -> list[float]:
@@ -104,9 +99,7 @@ class Progressive(_Between):
 
     def __init__(self, start: LayerWeights = "last", end: LayerWeights = "linear", until: float = 1.0) -> None:
         super().__init__(start, end)
-        check_share("until", until, zero=True, one=True, remedy="Change the objective's option.")
-        if until == 0:
-            raise UserError("Expected until above 0, but got 0: that is Aligned with the end's weights from the start.")
+        check_share("until", until, one=True, remedy="From the start Aligned has the end's weights.")
         self.until = until
 
     def weights(self, num_layers: int, step: Step | None) -> list[float]:

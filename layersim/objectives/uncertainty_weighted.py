@@ -15,8 +15,6 @@ class UncertaintyWeighted(Objective):
     sum to one; evaluation reports the same sum, which may be negative.
     """
 
-    log_variances: nn.Parameter
-
     def build(self, num_layers: int) -> None:
         self.log_variances = nn.Parameter(torch.zeros(num_layers))
 

@@ -1,7 +1,11 @@
 """Layer weights: the λ of the aligned loss."""
 
-from math import fsum, isclose, isfinite
-from typing import Literal
+from math import fsum, inf, isclose
+from numbers import Real
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
 
 from layersim.errors import UserError
 
@@ -17,29 +21,31 @@ def layer_weights(weights: LayerWeights, num_layers: int) -> list[float]:
     Raises:
         UserError: a list of another length, with a negative or infinite number, or not summing to one (to 1e-6).
     """
-    match weights:
+    match numbers := checked_weights(weights):
         case "linear":
             return [2 * layer / (num_layers * (num_layers + 1)) for layer in range(1, num_layers + 1)]
         case "uniform":
             return [1 / num_layers] * num_layers
         case "last":
             return [0.0] * (num_layers - 1) + [1.0]
-    check_values(weights)
-    if len(weights) != num_layers:
+    if len(numbers) != num_layers:
         raise UserError(
-            f"Expected {num_layers} layer weights, one for each layer of the backbone, but got {len(weights)}. "
+            f"Expected {num_layers} layer weights, one for each layer of the backbone, but got {len(numbers)}. "
             "Change the objective's `weights`, or name a rule: linear, uniform or last."
         )
-    return [float(weight) for weight in weights]
+    return list(numbers)
 
 
-def check_values(weights: LayerWeights) -> None:
-    """What can be said against a user's list before the number of layers is known."""
-    if isinstance(weights, str):
-        if weights not in ("linear", "uniform", "last"):
-            raise UserError(f"Expected layer weights linear, uniform, last or a list of numbers, but got {weights!r}.")
-        return
-    if not all(isfinite(weight) and weight >= 0 for weight in weights):
-        raise UserError(f"Layer weights must be finite and not negative, but got {weights}.")
-    if not isclose(total := fsum(weights), 1.0, abs_tol=1e-6):
-        raise UserError(f"Layer weights must sum to one, but {weights} sums to {total:g}. Divide each by the sum.")
+def checked_weights(weights: object) -> Any:
+    """A rule's name, or a user's numbers (a list, a tuple, an array or a tensor) as a list of floats; a UserError tells
+    what can be said against them before the number of layers is known."""
+    if isinstance(weights, str) and weights in ("linear", "uniform", "last"):
+        return weights
+    numbers = weights.tolist() if isinstance(weights, Tensor | np.ndarray) else weights
+    if not isinstance(numbers, list | tuple) or not all(isinstance(number, Real) for number in numbers):
+        raise UserError(f"Expected layer weights linear, uniform, last or a list of numbers, but got {weights!r}.")
+    if not all(0 <= number < inf for number in numbers):
+        raise UserError(f"Layer weights must be finite and not negative, but got {numbers}.")
+    if not isclose(total := fsum(numbers), 1.0, abs_tol=1e-6):
+        raise UserError(f"Layer weights must sum to one, but {numbers} sums to {total:g}. Divide each by the sum.")
+    return [float(number) for number in numbers]

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from math import isfinite
+from math import inf
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -43,8 +44,8 @@ class ParameterGroups:
         check_share("layer_decay", self.layer_decay, one=True, remedy="Change --model.parameter_groups.")
         for option in ("head_lr", "adapter_lr"):
             rate = getattr(self, option)
-            if rate is not None and not (isfinite(rate) and rate > 0):
-                raise UserError(f"Expected {option} above 0, but got {rate}. Change --model.parameter_groups.")
+            if rate is not None and not (isinstance(rate, Real) and 0 < float(rate) < inf):
+                raise UserError(f"Expected {option} above 0, but got {rate!r}. Change --model.parameter_groups.")
 
     def of(self, module: Any) -> list[dict[str, Any]]:
         """What trains of a LayerwiseModule, in groups, as torch's optimizers take them; one where all are alike.
@@ -57,7 +58,8 @@ class ParameterGroups:
         if self == ParameterGroups() and not list(module.objective.parameters()):
             return [{"params": [each for each in module.parameters() if each.requires_grad]}]
         owners, depths, rate = self._depths(module), module.num_layers + 1, module.learning_rate
-        exempt = [f"backbone.model.{name}" for name in _own_exemptions(module.backbone)]
+        own = getattr(getattr(module.backbone, "model", None), "no_weight_decay", None)  # a timm model's patterns
+        exempt = [f"backbone.model.{name}" for name in (own() if callable(own) else ())]
         groups: dict[str, dict[str, Any]] = {}
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
@@ -94,12 +96,6 @@ class ParameterGroups:
         for number, block in enumerate(blocks or [], start=1):
             depths |= {id(parameter): number for parameter in block.parameters()}
         return depths
-
-
-def _own_exemptions(backbone: nn.Module) -> Iterable[str]:
-    """Patterns of the names that a timm model keeps from weight decay."""
-    told = getattr(getattr(backbone, "model", None), "no_weight_decay", None)
-    return told() if callable(told) else ()
 
 
 def _is_matrix(name: str, parameter: nn.Parameter, exempt: list[str]) -> bool:

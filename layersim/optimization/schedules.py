@@ -91,10 +91,11 @@ def start_from(schedule: LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlatea
     UserError where it has rates of its own, or is made of several."""
     if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
         return  # it lowers whatever rate there is
-    if isinstance(schedule, OneCycleLR | CyclicLR | SequentialLR | ChainedScheduler):
+    if isinstance(schedule, OneCycleLR | CyclicLR | SequentialLR | ChainedScheduler) or 0 in schedule.base_lrs:
         raise UserError(
             f"LearningRateFinder found a rate, but {type(schedule).__name__} does not start from the optimizer's "
-            "rate alone. Leave the finder out of --trainer.callbacks, or change --model.lr_scheduler."
+            "rate alone, or from 0, which no factor raises. Leave the finder out of --trainer.callbacks, or change "
+            "--model.lr_scheduler or --model.optimizer.lr."
         )
     moved = zip(schedule.get_last_lr(), schedule.base_lrs, rates, strict=True)
     schedule._last_lr = [last * rate / base for last, base, rate in moved]
@@ -104,7 +105,7 @@ def start_from(schedule: LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlatea
 
 
 class WarmupDecay(LambdaLR):
-    """A linear rise over the first share of all steps, then a fall to zero at the last one.
+    """A linear rise over the first share of all steps, then a fall to what would be zero one step behind the last.
 
     The module tells it the number of steps, so that it follows `max_epochs` and the batch size by itself.
 

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule
@@ -16,6 +17,7 @@ from callbacks import (
     LayerCalibrationMonitor,
     LayerF1Monitor,
     LayerGeometryMonitor,
+    PredictionWriter,
     ProgressionMonitor,
     RunRecorder,
     SaturationMonitor,
@@ -91,6 +93,47 @@ def test_labels_are_found_in_pairs_and_by_their_name(tmp_path: Path) -> None:
     assert all(math.isfinite(value) for value in one["loss"])
     with pytest.raises(UserError, match=r"integer classes of 8 samples in each batch, but got a NoneType\. Set the"):
         trainer(tmp_path, [LayerAccuracyMonitor(**PARTS)]).validate(Plain(), loader, verbose=False)
+
+
+@pytest.mark.parametrize("form", [list, np.array, lambda labels: np.array(labels, dtype=np.uint8)])
+def test_labels_may_be_a_list_or_a_numpy_array(form: Any, tmp_path: Path) -> None:
+    given = [(torch.randn(8, 1, 8, 8), torch.arange(8) + first) for first in range(3)]
+    for folder, batches in {
+        "tensors": given,
+        "pairs": [(images, form(labels.tolist())) for images, labels in given],
+        "named": [{"image": images, "label": form(labels.tolist())} for images, labels in given],
+    }.items():
+        data: Any = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+        monitors = [LayerAccuracyMonitor(**PARTS), RunRecorder()]
+        trainer(tmp_path / folder, monitors).validate(Plain(), data, verbose=False)
+    (expected,), (pairs,), (named,) = (measured(tmp_path / folder) for folder in ("tensors", "pairs", "named"))
+    assert pairs["loss"] == named["loss"] == expected["loss"]
+
+
+class OfSeveral(Plain):
+    """Takes several loaders, as Lightning lets a module."""
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return super().validation_step(batch, batch_idx)
+
+    test_step = predict_step = validation_step
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "fit", "predict"])
+def test_several_loaders_are_not_measured_as_one(verb: str, tmp_path: Path) -> None:
+    data = TensorDataset(torch.randn(16, 1, 8, 8), torch.arange(16) % 10)
+    one, two = DataLoader(data, 8), [DataLoader(data, 8), DataLoader(data, 8)]
+    run = trainer(tmp_path, [LayerAccuracyMonitor(**PARTS), RunRecorder(), PredictionWriter()], max_epochs=1)
+    given: list[Any] = [one, two] if verb == "fit" else [two]
+    module = OfSeveral()
+    module.training_step = lambda batch, number: module.net(batch[0]).sum()  # type: ignore[method-assign]
+    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), 0.1)  # type: ignore
+    with pytest.raises(UserError, match="Expected one loader, but got 2: call "):
+        getattr(run, verb)(module, *given)
+    assert run.global_step == 0
+    run = trainer(tmp_path / "one", [LayerAccuracyMonitor(**PARTS), RunRecorder()])
+    run.validate(Plain(), [one], verbose=False)
+    assert [each["samples"] for each in measured(tmp_path / "one")] == [16], "a list of one is one"
 
 
 @pytest.mark.parametrize(

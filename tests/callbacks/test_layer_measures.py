@@ -97,6 +97,12 @@ def test_batches_come_as_people_have_them() -> None:
     given = [(batch["image"], batch["label"]) for batch in batches()]
     expected = shown(LayerMeasures(net, measures="accuracy", **PARTS), batches())
     same(shown(LayerMeasures(net, measures="accuracy", **PARTS), given), expected)
+    for model, named in ((net, PARTS), (tiny.backbone(), {}), (tiny.module(), {})):
+        lists = [{**batch, "label": batch["label"].tolist()} for batch in batches()]
+        arrays = [{**batch, "label": batch["label"].numpy()} for batch in batches()]
+        read = [shown(LayerMeasures(model, measures="saturation", **named), each) for each in (lists, arrays)]
+        same(read[0], read[1])
+        same(read[0], shown(LayerMeasures(model, measures="saturation", **named), batches()))
     images = [images for images, _ in given]
     cka = shown(LayerMeasures(net, "blocks.*", "cka"), images)["cka"].values
     same(shown(LayerMeasures(net, "blocks.*", "cka"), given), shown(LayerMeasures(net, "blocks.*", "cka"), images))
@@ -306,7 +312,7 @@ NET = tiny.backbone().model
         ),
         (
             lambda: LayerMeasures(tiny.backbone()).update({"image": torch.ones(2, 1, 8, 8)}),
-            "Expected labels in each batch, for what reads the classifier, but found none",
+            "Expected labels in each batch, for what reads the classifier, but found no classes",
         ),
         (
             lambda: LayerMeasures(NET, measures="accuracy", **PARTS).update((batches()[0]["image"], torch.arange(64))),

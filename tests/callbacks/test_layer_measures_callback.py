@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from callbacks import (
     ExitCurveMonitor,
     LayerAccuracyMonitor,
+    LayerMeasures,
     LayerMeasuresCallback,
     RunRecorder,
     SaturationMonitor,
@@ -341,6 +342,20 @@ def test_labels_that_are_no_classes_or_kept_from_the_model_are_refused(tmp_path:
     assert [*read_records(tmp_path / "layers.jsonl")[0].quantities] == ["cosine"]
 
 
+@pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
+def test_features_alone_are_measured_whatever_the_labels_are(kind: str, tmp_path: Path) -> None:
+    model = tiny_transformers.build({**FAMILIES["BERT"], "problem_type": kind}).model
+    data = [row | {"labels": torch.eye(7)[row["labels"]]} for row in rows("BERT", samples=16)]
+    trainer(model, tmp_path / "soft", LayerMeasuresCallback(measures="cosine"), test=data).evaluate()
+    model.config.problem_type = None
+    hard = rows("BERT", samples=16)
+    trainer(model, tmp_path / "hard", LayerMeasuresCallback(measures="cosine"), test=hard).evaluate()
+    assert lines(tmp_path / "soft") == lines(tmp_path / "hard")
+    batch = {key: torch.stack([row[key] for row in data]) for key in data[0]}
+    with pytest.raises(UserError, match="for what reads the classifier, but found no classes"):
+        LayerMeasures(model, measures="accuracy").update(batch)
+
+
 def test_evaluations_that_are_missing_or_tell_nothing(tmp_path: Path) -> None:
     unlabelled = [{"image": row["image"]} for row in digits()]
     run = trainer(Plain(), tmp_path, LayerMeasuresCallback(**PARTS), test=unlabelled)
@@ -366,22 +381,45 @@ class Stops(transformers.TrainerCallback):  # type: ignore[misc]
             raise KeyboardInterrupt
 
 
-def raises_once(found: Any, told: list[Any] = []) -> dict[str, float]:  # noqa: B006  # counts its calls
-    told.append(found)
-    if len(told) == 1:
-        raise ZeroDivisionError
-    return {}
+def raises(at: int) -> Any:
+    """A `compute_metrics` that cannot, when it is called for that time."""
+    told: list[Any] = []
+
+    def metrics(found: Any) -> dict[str, float]:
+        told.append(found)
+        if len(told) == at:
+            raise ZeroDivisionError
+        return {}
+
+    return metrics
 
 
-@pytest.mark.parametrize(("error", "others"), [(KeyboardInterrupt, [Stops()]), (ZeroDivisionError, [])])
+def test_a_training_that_breaks_off_is_not_part_of_the_next(tmp_path: Path) -> None:
+    data = rows("BERT", samples=16)
+    run = trainer(model_of("BERT").model, tmp_path, LayerMeasuresCallback(measures="cosine"), train=data, test=data)
+    run.compute_metrics = raises(at=2)
+    with pytest.raises(ZeroDivisionError):
+        run.train()
+    run.train()
+    (again,) = (path.parent for path in tmp_path.glob("*/layers.jsonl"))
+    assert [json.loads(line)["step"] for line in lines(tmp_path)] == [2]
+    assert [json.loads(line)["step"] for line in lines(again)] == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("error", "workers"),
+    [(KeyboardInterrupt, 0), (ZeroDivisionError, 0), (KeyboardInterrupt, 1), (ZeroDivisionError, 1)],
+)
 def test_an_evaluation_that_breaks_off_is_not_part_of_the_next(
-    error: type[BaseException], others: list[Any], tmp_path: Path
+    error: type[BaseException], workers: int, tmp_path: Path
 ) -> None:
-    """RSA of 16 of the samples, which their positions choose."""
+    """RSA of 16 of the samples, which their positions choose. Workers that stay are of one loader for all."""
+    others: list[Any] = [Stops()] if error is KeyboardInterrupt else []
+    options = {"dataloader_persistent_workers": workers > 0, "dataloader_num_workers": workers}
     measures: list[Any] = ["accuracy", SimilarityHeatmaps({"rsa": RSA(max_samples=16)})]
     data, model = rows("BERT", samples=20), model_of("BERT").model
-    run = trainer(model, tmp_path / "again", LayerMeasuresCallback(measures=measures), *others, test=data)
-    run.compute_metrics = None if others else raises_once
+    run = trainer(model, tmp_path / "again", LayerMeasuresCallback(measures=measures), *others, test=data, **options)
+    run.compute_metrics = None if others else raises(at=1)
     with pytest.raises(error):
         run.evaluate()
     run.evaluate()

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.loggers import on_epoch_axis, send_outcome
+from layersim.report.quantity import curve
 
 
 class Defined(WandbLogger):
@@ -50,7 +51,7 @@ def test_a_page_that_wandb_cannot_copy_is_told_and_stays(
     (page := tmp_path / "report.html").write_text("page")
     monkeypatch.setenv("WANDB_DATA_DIR", os.devnull)
     with caplog.at_level("INFO"):
-        send_outcome(SimpleNamespace(id="x1"), page, {"accuracy": [0.5]})
+        send_outcome(SimpleNamespace(id="x1"), page, {"accuracy": curve([0.5])})
     (line,) = caplog.messages
     assert line.startswith("W&B did not take the run's page (Unable to write staging files to")
     assert line.endswith(f"it lies in {page}.")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
 
 from callbacks import ExitCurveMonitor, LayerAccuracyMonitor, RunRecorder, SimilarityHeatmaps
 from layersim import LayerwiseModule
@@ -173,6 +174,32 @@ def test_a_script_that_runs_again_gets_a_directory_of_its_own(tmp_path: Path) ->
     resumed.fit(tiny.module(), tiny.digits(), ckpt_path=own / "last.ckpt")
     assert lines(Path(resumed.default_root_dir)) == ["validate 0", "validate 1", "validate 2"], "the whole training"
     assert lines(own) == ["validate 0", "validate 1"]
+
+
+def test_a_recorder_keeps_two_trainings_in_one_directory_apart(tmp_path: Path) -> None:
+    recorder, data, homes = RunRecorder(), tiny.digits(test_fraction=0.2), []
+    for _ in range(2):
+        run = trainer(tmp_path, [Lengths(), recorder], max_epochs=1, limit_train_batches=1)
+        run.validate(tiny.module(), data, verbose=False)
+        run.fit(tiny.module(), data)
+        run.test(tiny.module(), data, verbose=False)
+        homes.append(Path(run.default_root_dir))
+    assert homes[0] == homes[1].parent == tmp_path
+    stages = [[record.stage for record in read_records(home / RECORDS_FILE)] for home in homes]
+    assert stages == [["validate", "validate", "test", "validate"], ["validate", "test"]], (
+        "the second's begins with fit"
+    )
+
+
+def test_a_loader_is_not_what_an_earlier_calls_data_are(tmp_path: Path) -> None:
+    """Lightning's trainer keeps the DataModule that it was given last."""
+    rows = [{"image": torch.randn(1, 8, 8), "label": number % 10} for number in range(40)]
+    run = trainer(tmp_path, [SimilarityHeatmaps(), RunRecorder()])
+    run.validate(tiny.module(), tiny.digits(), verbose=False)
+    run.validate(tiny.module(), DataLoader(rows, 8), verbose=False)  # type: ignore[arg-type]
+    drawn, as_read = (record.quantities["cka"].options for record in read_records(tmp_path / RECORDS_FILE))
+    assert (drawn["order"], drawn["estimator"]) == ("drawn by seed", "minibatch")
+    assert (as_read["order"], as_read["estimator"]) == ("as read", "debiased")
 
 
 def test_a_recorder_keeps_each_directorys_run_apart(tmp_path: Path) -> None:

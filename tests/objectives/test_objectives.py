@@ -2,7 +2,9 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -43,8 +45,13 @@ def test_linear_weights_are_the_papers() -> None:
     assert layer_weights("last", 3) == [0, 0, 1]
 
 
-def test_a_users_list_is_taken_as_it_is() -> None:
-    assert layer_weights([0.5, 0.25, 0.25], 3) == [0.5, 0.25, 0.25]
+@pytest.mark.parametrize("form", [list, tuple, np.array, torch.tensor, lambda given: np.array(given[::-1])[::-1]])
+@pytest.mark.parametrize("objective", [Aligned, Alternating, Distilled, Mixed])
+def test_a_users_numbers_are_taken_as_they_are_however_they_come(objective: type, form: Any) -> None:
+    given = [0.5, 0.125, 0.375]
+    assert layer_weights(form(given), 3) == given
+    assert objective(weights=form(given)).weights(3, None) == given
+    assert objective(weights=form([1, 0, 0]) if objective is not Distilled else form([0, 0, 1])).choices(3)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +62,11 @@ def test_a_users_list_is_taken_as_it_is() -> None:
         ([0.5, 0.2, 0.2], r"sum to one, but .* sums to 0\.9"),
         ([math.nan, 0.5, 0.5], "finite"),
         ("quadratic", "linear, uniform, last or a list"),
+        (None, "linear, uniform, last or a list of numbers, but got None"),
+        (["0.5", "0.25", "0.25"], "a list of numbers, but got .'0.5'"),
+        ({1: 0.5, 2: 0.25, 3: 0.25}, "a list of numbers, but got {1: 0.5"),
+        (np.eye(3), "a list of numbers, but got array"),
+        (np.array([math.nan, 0.5, 0.5]), "finite"),
     ],
 )
 @pytest.mark.parametrize("objective", [Aligned, Alternating, CosineRegularized])
@@ -93,7 +105,7 @@ def test_a_sampled_step_reads_few_layers_and_is_the_same_everywhere() -> None:
         assert objective.weights(12, at(step)) == Aligned(sampled_layers=2).weights(12, at(step))
     assert len({tuple(objective.layers(12, at(step))) for step in range(50)}) > 20
     assert objective.weights(12, None) == layer_weights("linear", 12)
-    with pytest.raises(UserError, match="at least 1, but got 0"):
+    with pytest.raises(UserError, match="at least 1, got 0"):
         Aligned(sampled_layers=0)
     assert Aligned("last", sampled_layers=3).weights(4, FIRST) == [0, 0, 0, 1]
 
@@ -125,7 +137,7 @@ def test_alternating_counts_optimizer_steps() -> None:
 
 @pytest.mark.parametrize(("period", "phase"), [(0, 0), (2, 2), (2, -1)])
 def test_alternating_refuses_a_phase_outside_its_period(period: int, phase: int) -> None:
-    with pytest.raises(UserError, match="period"):
+    with pytest.raises(UserError, match=r"period|phase"):
         Alternating(period=period, phase=phase)
 
 
@@ -172,10 +184,18 @@ def test_a_schedule_needs_a_length(make: type[WeightedSum]) -> None:
         (Mixed, {"switch": 1.5}, r"switch at least 0 and at most 1, but got 1\.5"),
         (Mixed, {"weights": [0.5, 0.2]}, "sum to one"),
         (Progressive, {"until": 0.0}, "until above 0"),
-        (Progressive, {"until": -1.0}, "until at least 0"),
+        (Progressive, {"until": -1.0}, "until above 0"),
         (Progressive, {"start": "first"}, "linear, uniform, last or a list"),
         (Distilled, {"alpha": 1.1}, "alpha at least 0"),
         (Distilled, {"temperature": 0.0}, "temperature > 0"),
+        (Distilled, {"temperature": "2"}, "temperature > 0, but got '2'"),
+        (Distilled, {"temperature": math.inf}, "temperature > 0, but got inf"),
+        (CosineRegularized, {"beta": "1"}, "beta ≥ 0, but got '1'"),
+        (CosineRegularized, {"beta": math.nan}, "beta ≥ 0, but got nan"),
+        (Aligned, {"sampled_layers": 1.5}, r"sampled_layers must be a whole number of at least 1, got 1\.5"),
+        (Aligned, {"sampled_layers": "2"}, "sampled_layers must be a whole number of at least 1, got '2'"),
+        (Alternating, {"period": 1.5}, r"period must be a whole number of at least 1, got 1\.5"),
+        (Alternating, {"phase": 0.5}, r"phase must be a whole number of at least 0, got 0\.5"),
         (Distilled, {"weights": [0.5, 0.5, 0.0]}, "since it teaches"),
     ],
 )
