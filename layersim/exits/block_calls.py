@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from layersim.backbones.base import Backbone
 from layersim.backbones.block_arguments import Place, given_shapes, grown_axes, mapped
@@ -72,7 +73,7 @@ class BlockCalls:
             if handed is not None and hidden is not handed:
                 raise UserError(f"{CANNOT}: its forward changes what it hands from block to block.")
             handed = hidden
-            same = (tuple(kwargs), *(0 if each is hidden else id(each) for each in _leaves((args, kwargs))))
+            same = (tuple(kwargs), *(0 if each is hidden else id(each) for each in tree_leaves((args, kwargs))))
             kind = kinds.setdefault(same, len(calls))
             calls.append(_Call(block, args, kwargs, kind))
 
@@ -150,16 +151,6 @@ def text_batch(input_ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """The last tokens (N, T) of texts, given the mask (N, S) of all of their tokens so far."""
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     return {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions[:, -input_ids.shape[1] :]}
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, tuple | list):
-        for part in value:
-            yield from _leaves(part)
-    else:
-        yield value
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Letters: L layers, N samples.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from math import inf
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from layersim.errors import UserError, check_choice, check_share
 from layersim.exits.curve import along_exits, exit_counts
-from layersim.exits.policies import Policy, check_thresholds, exit_layer
+from layersim.exits.policies import Policy, exit_layer, rising
 from layersim.exits.promises import Bet, Counted, Expected, Promise
 from layersim.exits.shift import Shift
 from layersim.exits.table import RISKS, ExitSummary, ExitTable, Risk, at_exits, drops, summarize
@@ -123,7 +122,7 @@ def calibrate(
         UserError: target, confidence, thresholds or method out of range, too few samples to promise this of the full
             model itself, or ratios of another number of samples.
     """
-    check_thresholds(thresholds)
+    thresholds = rising(thresholds)
     samples = len(table.targets)
     promise = check_promise(
         samples,
@@ -182,21 +181,19 @@ def calibrate_together(
     Raises:
         UserError: as `calibrate`, or targets that are none or do not rise.
     """
-    check_targets(targets)
+    numbers = check_targets(targets)
     found: list[Calibration] = []
-    for target in targets:
-        one = calibrate(table, policy, thresholds, target=target, together=len(targets), **options)
+    for target in numbers:
+        one = calibrate(table, policy, thresholds, target=target, together=len(numbers), **options)
         if found and found[-1].threshold is not None and (one.threshold is None or one.threshold > found[-1].threshold):
             one = replace(found[-1], target=target)
         found.append(one)
     return found
 
 
-def check_targets(targets: Sequence[float]) -> None:
-    """Refuses, with a UserError, targets that are none, or do not rise."""
-    if not targets or any(not lower < upper for lower, upper in pairwise(targets)):
-        given = ", ".join(map(str, targets)) or "none"
-        raise UserError(f"Expected risk targets, each above the one before, but got {given}. Change --risk.")
+def check_targets(targets: Sequence[float]) -> list[float]:
+    """The targets of a list, array or tensor; refuses, with a UserError, those that are none, or do not rise."""
+    return rising(targets, "risk targets", " Change --risk.")
 
 
 def _check_shift(shift: Shift, promise: Promise, samples: int, order: Tensor) -> Shift:
@@ -263,7 +260,7 @@ def best_within(table: ExitTable, policy: Policy, thresholds: Sequence[float], b
     Raises:
         UserError: the budget is out of range, or no threshold keeps to it.
     """
-    check_thresholds(thresholds)
+    thresholds = rising(thresholds)
     check_share("a budget", budget, one=True)
     tried = torch.tensor([*thresholds, inf], dtype=torch.float64)
     counts = exit_counts(table.scores, table.predictions, table.targets, tried)

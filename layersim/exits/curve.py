@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError
-from layersim.exits.policies import check_thresholds, threshold_grid
+from layersim.exits.policies import rising, threshold_grid
 from layersim.exits.table import ExitTable
 from layersim.metrics.readout import ReadoutMetric, counts, targets_of
 from layersim.outputs import LayerOutput
@@ -76,8 +76,7 @@ class ExitCounts(ReadoutMetric):
     def update(self, output: LayerOutput) -> None:
         readout = output.readout
         exits, correct = exit_counts(readout.confidences, readout.predictions, targets_of(output), self.thresholds)
-        self.exits += exits
-        self.correct += correct
+        self.add(exits=exits, correct=correct)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         return along_exits(self.exits, self.correct)
@@ -120,7 +119,7 @@ def exit_curve(
     Raises:
         UserError: thresholds, points or resamples out of range, or no samples.
     """
-    check_thresholds(thresholds)
+    thresholds = rising(thresholds)
     if points < 2 or resamples < 1:
         raise UserError(
             f"Expected 2 points and 1 resample, or more, for a curve of exits, but got {points} and {resamples}."
@@ -134,17 +133,18 @@ def exit_curve(
     chosen = spread(means, points)
     cells = torch.cat([exits - correct, correct], dim=1).numpy()
     draw = np.random.default_rng(seed)
-    drawn = []
+    intervals = []
     for one in chosen:
         resampled = torch.from_numpy(draw.multinomial(num_samples, cells[one] / num_samples, size=resamples))
         wrong, right = resampled.chunk(2, dim=1)
-        drawn.append(along_exits(wrong + right, right))
+        drawn = np.stack(along_exits(wrong + right, right))
+        intervals.append(np.quantile(drawn, [(1 - BAND) / 2, (1 + BAND) / 2], axis=1).T.tolist())
     return ExitCurve(
         threshold=[None if one == len(thresholds) else thresholds[one] for one in chosen],
         mean_exit_layer=means[chosen].tolist(),
         accuracy=accuracies[chosen].tolist(),
-        mean_exit_layer_interval=[_interval(mean) for mean, _ in drawn],
-        accuracy_interval=[_interval(accuracy) for _, accuracy in drawn],
+        mean_exit_layer_interval=[of_mean for of_mean, _ in intervals],
+        accuracy_interval=[of_accuracy for _, of_accuracy in intervals],
     )
 
 
@@ -155,11 +155,6 @@ def spread(means: Tensor, points: int = POINTS) -> list[int]:
     wanted = torch.linspace(cautious[-1].item(), cautious[0].item(), points, dtype=torch.float64)
     nearest = (cautious - wanted.unsqueeze(1)).abs().argmin(dim=1)
     return sorted({len(means) - 1 - place for place in nearest.tolist()})
-
-
-def _interval(values: Tensor) -> list[float]:
-    low, high = np.quantile(values.numpy(), [(1 - BAND) / 2, (1 + BAND) / 2]).tolist()
-    return [low, high]
 
 
 def exit_curve_area(mean_exit_layer: Tensor, accuracy: Tensor) -> float:

@@ -7,7 +7,7 @@ Letters: L layers, N texts, n of them, P tokens of the prompts, T new tokens, q 
 vocabulary.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from layersim.backbones.huggingface import TransformersBackbone
 from layersim.errors import UserError, as_user_error, check_choice
 from layersim.evaluation import evaluating
 from layersim.exits.block_calls import CANNOT, BlockCalls, learned_axes, text_batch
+from layersim.exits.given import as_tokens
 from layersim.exits.policies import Policy, Seen
 from layersim.exits.token_cache import TokenCache
 from layersim.heads import Head
@@ -84,8 +85,7 @@ class TokenExit:
             raise UserError("Expected a language model of transformers. Exits of classifiers are EarlyExit's.")
         if backbone.refiner is not None or backbone.layout.sequence_first:
             raise UserError(f"{CANNOT}: its blocks cannot be called one by one.")
-        if threshold is not None:
-            policy.check(threshold, backbone.num_classes, layers)
+        policy.check(threshold, backbone.num_classes, layers)
         if wrong := sorted({*(exit_layers or ())} - {*range(layers)}):
             raise UserError(f"Expected exit layers of 0 … {layers - 1}, but got {', '.join(map(str, wrong))}.")
         self.backbone = backbone
@@ -101,38 +101,41 @@ class TokenExit:
 
     def generate(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
+        input_ids: Tensor | Sequence[Sequence[int]],
+        attention_mask: Tensor | Sequence[Sequence[int]] | None = None,
         max_new_tokens: int = 64,
         *,
-        stop: Collection[int] = (),
-        forced: Tensor | None = None,
+        stop: int | Collection[int] | Tensor = (),
+        forced: Tensor | Sequence[Sequence[int]] | None = None,
     ) -> Written:
         """Writes behind prompts.
 
         Args:
-            input_ids: (N, P) prompts, those that are shorter padded in front.
+            input_ids: (N, P) prompts, those that are shorter padded in front; on any device, as are the others.
             attention_mask: (N, P), 0 where a prompt is padded; all 1 where None.
             max_new_tokens: T.
-            stop: tokens at which a text ends, such as the tokenizer's `eos_token_id`.
+            stop: the tokens, or the one, at which a text ends, such as the tokenizer's `eos_token_id`.
             forced: (N, T) tokens to write whatever the model would, to measure its loss of them.
 
         Raises:
-            UserError: prompts that are padded behind, or more tokens than the model has positions.
+            UserError: no prompt, prompts that are no tokens of the model or are padded behind, or more tokens than the
+                model has positions.
         """
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        ids, mask = as_tokens(self.backbone, input_ids, attention_mask)
+        told = None if forced is None else as_tokens(self.backbone, forced)[0]
         if not (mask[:, -1] > 0).all():
             raise UserError(
                 "Expected prompts that are padded in front, so that all go on at the same place, but got padding at "
                 "their ends. Set the tokenizer's padding_side to left."
             )
-        if max_new_tokens < 1 or (forced is not None and forced.shape != (len(input_ids), max_new_tokens)):
+        if max_new_tokens < 1 or (told is not None and told.shape != (len(ids), max_new_tokens)):
             raise UserError(f"Expected at least one new token, and as many forced ones, but got {max_new_tokens}.")
-        most, length = self.backbone.max_positions, input_ids.shape[1] + max_new_tokens
+        most, length = self.backbone.max_positions, ids.shape[1] + max_new_tokens
         if most is not None and length > most:
             raise UserError(f"The model takes up to {most} tokens, but {length} are asked for. Lower max_new_tokens.")
         with evaluating(self.backbone, self.head), torch.inference_mode():
-            return _Writing(self, input_ids, mask, max_new_tokens).write({*stop}, forced)
+            ends = {stop} if isinstance(stop, int) else {*map(int, stop)}
+            return _Writing(self, ids, mask, max_new_tokens).write(ends, told)
 
     def at(self, threshold: float | None) -> "TokenExit":
         """The same with another threshold.
@@ -140,19 +143,18 @@ class TokenExit:
         Raises:
             UserError: it lies outside the policy's range.
         """
-        if threshold is not None:
-            self.policy.check(threshold, self.backbone.num_classes, self.backbone.num_layers)
+        self.policy.check(threshold, self.backbone.num_classes, self.backbone.num_layers)
         other = copy(self)
         other.threshold = threshold
         return other
 
     def full_logits(self, input_ids: Tensor, new: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(N, T, V) the full model's logits at the places of new tokens (N, T) behind prompts, in one pass."""
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        whole = text_batch(torch.cat([input_ids, new], dim=1), torch.cat([mask, torch.ones_like(new)], dim=1))
+        (ids, mask), (new, seen) = as_tokens(self.backbone, input_ids, attention_mask), as_tokens(self.backbone, new)
+        whole = text_batch(torch.cat([ids, new], dim=1), torch.cat([mask, seen], dim=1))
         with evaluating(self.backbone), torch.inference_mode():
             logits = self.backbone.model(**self.backbone.inputs(whole)).logits
-        return widened(logits[:, input_ids.shape[1] - 1 : -1])
+        return widened(logits[:, ids.shape[1] - 1 : -1])
 
     def _rehearse(self) -> None:
         """Makes sure, on a tiny input, that each layer keeps keys and values, and that with these the model gives what
@@ -164,7 +166,7 @@ class TokenExit:
         with as_user_error(CANNOT):
             writing = _Writing(self, prompts, mask, forced.shape[1], full=True)
             found = writing.write(set(), forced).losses
-        if not writing.cache.is_complete:
+        if not writing.cache.is_initialized:
             raise UserError(f"{CANNOT}: not each of its layers keeps keys and values of its own.")
         logits = self.full_logits(prompts, forced, mask)
         expected = cross_entropy(logits.flatten(0, 1), forced.flatten(), reduction="none").view_as(forced)

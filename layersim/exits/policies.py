@@ -11,6 +11,7 @@ from itertools import pairwise
 from math import inf, log
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,10 +87,10 @@ class Policy(ABC):
         """The least and the greatest score, and so the range of thresholds: 0 … 1 where nothing else is said."""
         return 0.0, 1.0
 
-    def check(self, threshold: float, num_classes: int, num_layers: int) -> None:
-        """Refuses a threshold outside the scores' range, with a UserError that says the range."""
+    def check(self, threshold: float | None, num_classes: int, num_layers: int) -> None:
+        """Refuses a threshold outside the scores' range, with a UserError that says the range; None is in any."""
         low, high = self.bounds(num_classes, num_layers)
-        if not low <= threshold <= high:
+        if threshold is not None and not low <= threshold <= high:
             raise UserError(
                 f"Expected a threshold of {low:g} … {high:g} for the policy {self.name} ({num_classes} classes, "
                 f"{num_layers} layers), but got {threshold:g}. Change the threshold."
@@ -111,10 +112,13 @@ def threshold_grid(low: float, high: float) -> list[float]:
     return sorted({*(high - distances).float().tolist(), high})
 
 
-def check_thresholds(thresholds: Sequence[float]) -> None:
-    """Refuses, with a UserError, thresholds that are none or not ascending."""
-    if not thresholds or any(not lower < upper for lower, upper in pairwise(thresholds)):
-        raise UserError(f"Expected thresholds to choose from, each above the one before, but got {list(thresholds)}.")
+def rising(given: Sequence[float], what: str = "thresholds to choose from", remedy: str = "") -> list[float]:
+    """The numbers of a list, array or tensor; a UserError, where they are none or do not rise, says `what` they are."""
+    numbers: list[float] = np.atleast_1d(given).tolist()
+    if not numbers or any(not lower < upper for lower, upper in pairwise(numbers)):
+        told = ", ".join(map(str, numbers)) or "none"
+        raise UserError(f"Expected {what}, each above the one before, but got {told}.{remedy}")
+    return numbers
 
 
 class Confidence(Policy):
@@ -127,8 +131,7 @@ class Confidence(Policy):
 
     def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
         # The float32 just below 1 / C: equal probabilities, rounded, must still reach it.
-        above, zero = torch.tensor([1 / num_classes, 0.0], dtype=torch.float32)
-        return torch.nextafter(above, zero).item(), 1.0
+        return float(np.nextafter(np.float32(1 / num_classes), np.float32(0))), 1.0
 
 
 class Margin(Policy):
@@ -169,9 +172,9 @@ class Patience(Policy):
     def bounds(self, num_classes: int, num_layers: int) -> tuple[float, float]:
         return 1.0, float(num_layers)
 
-    def check(self, threshold: float, num_classes: int, num_layers: int) -> None:
+    def check(self, threshold: float | None, num_classes: int, num_layers: int) -> None:
         super().check(threshold, num_classes, num_layers)
-        if threshold != int(threshold):
+        if threshold is not None and threshold != int(threshold):
             raise UserError(
                 f"Expected a whole number of layers as threshold of the policy patience, but got {threshold:g}."
             )

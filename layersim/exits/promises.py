@@ -10,6 +10,7 @@ never larger, and on [−1, 1] they do not see that most differences are zero, w
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from math import ceil, log, log1p
 
 import torch
@@ -20,20 +21,16 @@ BET = 0.75
 """The greatest bet: with it capital stays positive against means down to 1 − 1 / BET = −1/3."""
 
 
+@dataclass(frozen=True)
 class Promise(ABC):
-    """A bound on the risk that holds for new samples drawn like the n.
+    """A bound on the risk that holds for new samples drawn like the n."""
 
-    Args:
-        target: the risk that must not be exceeded, in (0, 1).
-        delta: the probability with which the promise may fail, in (0, 1); a promise about a mean does not look at it.
-    """
-
+    target: float
+    """The risk that must not be exceeded, in (0, 1)."""
+    delta: float
+    """The probability with which the promise may fail, in (0, 1); a promise about a mean does not look at it."""
     needs_monotone = False
     """Whether a sample's loss must never fall as the threshold does; calibration then takes its running maximum."""
-
-    def __init__(self, target: float, delta: float) -> None:
-        self.target = target
-        self.delta = delta
 
     @abstractmethod
     def keeps(self, losses: Tensor) -> bool:
@@ -81,53 +78,44 @@ class Counted(Promise):
 
 
 class Bet(Promise):
-    """For losses in [−1, 1] in random order: with probability 1 − δ over draws of the n samples, by betting."""
-
-    def keeps(self, losses: Tensor) -> bool:
-        return betting_p_value(losses, self.target, self.delta) <= self.delta
-
-    def bound(self, losses: Tensor) -> float:
-        return betting_upper_bound(losses, self.target, self.delta)
-
-    def samples_needed(self) -> int:
-        return ceil(-log(self.delta) / log1p(BET * self.target))
-
-
-def betting_p_value(losses: Tensor, target: float, delta: float) -> float:
-    """One over the greatest capital reached by betting on losses (n,), each at most 1, that their mean is below target.
+    """For losses in [−1, 1] in random order: with probability 1 − δ over draws of the n samples, by betting that their
+    mean is below the target.
 
     Capital starts at 1 and is multiplied by 1 + λi (target − xi). As long as the mean is at least the target, no bet
     gains on average, so that capital ever reaches 1 / δ with probability at most δ (Ville). The bets are those of
     Waudby-Smith and Ramdas (arXiv 2010.09686, section 4) with a floor under the variance's estimate that suits rare
     losses: λi = min(BET, √(2 ln(1/δ) i / (n (target + Σj<i xj²)))). They look only at what came before, but tuned to δ
     they make the p-value sharp at that δ; and they trust the order to be random.
-
-    Args:
-        losses: in [−1, 1].
-        target: in (0, 1).
     """
-    return min(1.0, (-_log_capital(losses, _bets(losses, target, delta), target)).exp().item())
 
+    def keeps(self, losses: Tensor) -> bool:
+        return self.p_value(losses) <= self.delta
 
-def betting_upper_bound(losses: Tensor, target: float, delta: float) -> float:
-    """The least mean above −1/3 against which the capital of `betting_p_value` reaches 1 / δ; 1 where none below 1.
+    def p_value(self, losses: Tensor) -> float:
+        """One over the greatest capital reached."""
+        return min(1.0, (-_log_capital(losses, self._bets(losses), self.target)).exp().item())
 
-    The bets stay those made for `target`: any would give a valid bound, these the sharpest near it.
-    """
-    bets = _bets(losses, target, delta)
-    low, high = 1 - 1 / BET, 1.0
-    for _ in range(50):  # to 1e-15: what is rejected stays so further up
-        middle = (low + high) / 2
-        rejected = _log_capital(losses, bets, middle).item() >= log(1 / delta)
-        low, high = (low, middle) if rejected else (middle, high)
-    return high
+    def bound(self, losses: Tensor) -> float:
+        """The least mean above −1/3 against which capital reaches 1 / δ; 1 where none below 1.
 
+        The bets stay those made for the target: any would give a valid bound, these the sharpest near it.
+        """
+        bets = self._bets(losses)
+        low, high = 1 - 1 / BET, 1.0
+        for _ in range(50):  # to 1e-15: what is rejected stays so further up
+            middle = (low + high) / 2
+            rejected = _log_capital(losses, bets, middle).item() >= log(1 / self.delta)
+            low, high = (low, middle) if rejected else (middle, high)
+        return high
 
-def _bets(losses: Tensor, target: float, delta: float) -> Tensor:
-    before = losses.square().cumsum(dim=0).roll(1)
-    before[0] = 0
-    place = torch.arange(1, len(losses) + 1, dtype=torch.float64)
-    return (2 * log(1 / delta) / len(losses) * place / (target + before)).sqrt().clamp(max=BET)
+    def samples_needed(self) -> int:
+        return ceil(-log(self.delta) / log1p(BET * self.target))
+
+    def _bets(self, losses: Tensor) -> Tensor:
+        before = losses.square().cumsum(dim=0).roll(1)
+        before[0] = 0
+        place = torch.arange(1, len(losses) + 1, dtype=torch.float64)
+        return (2 * log(1 / self.delta) / len(losses) * place / (self.target + before)).sqrt().clamp(max=BET)
 
 
 def _log_capital(losses: Tensor, bets: Tensor, mean: float) -> Tensor:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from layersim.backbones.base import Backbone
 from layersim.backbones.shrinking_forward import ShrinkingForward
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError
 from layersim.evaluation import evaluating
 from layersim.exits.alarm import Alarm
+from layersim.exits.given import as_batch, as_labels, as_names, as_temperatures
 from layersim.exits.policies import Policy, Seen, exit_layer
 from layersim.exits.reference import doubts
 from layersim.exits.table import at_exits, drops, exit_table
@@ -51,9 +52,6 @@ class Exited:
         return Exited(self.predictions[rows], self.exit_layers[rows], self.logits[rows], names)
 
 
-_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
 class EarlyExit:
     """A backbone and head that spend on each sample as many layers as a policy asks for.
 
@@ -79,9 +77,9 @@ class EarlyExit:
         autocast: what to compute in, under `torch.autocast`; None: as the caller does.
 
     Raises:
-        UserError: a threshold outside the policy's range; temperatures that are not L positive numbers; a language
-            model; when called, a model whose batch cannot shrink (see `ShrinkingForward`), or inputs that it cannot
-            read.
+        UserError: a threshold outside the policy's range; temperatures that are not L positive numbers; names that are
+            not C; a language model; when called, a model whose batch cannot shrink (see `ShrinkingForward`), or inputs
+            that it cannot read.
     """
 
     def __init__(
@@ -90,27 +88,22 @@ class EarlyExit:
         head: Head,
         policy: Policy,
         threshold: float | None,
-        temperatures: Tensor | None = None,
+        temperatures: Tensor | Sequence[float] | None = None,
         *,
         watch: Alarm | None = None,
         inputs: Callable[[Any], Mapping[str, Tensor]] | None = None,
-        class_names: Sequence[str] | None = None,
+        class_names: Sequence[str] | Mapping[int, str] | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
-        if threshold is not None:
-            policy.check(threshold, backbone.num_classes, backbone.num_layers)
-        if temperatures is not None and (temperatures.shape != (backbone.num_layers,) or not (temperatures > 0).all()):
-            raise UserError(
-                f"Expected a positive temperature for each of the {backbone.num_layers} layers, but got {temperatures}."
-            )
+        policy.check(threshold, backbone.num_classes, backbone.num_layers)
         self.backbone = backbone
         self.head = head
         self.policy = policy
         self.threshold = threshold
-        self.temperatures = temperatures
+        self.temperatures = None if temperatures is None else as_temperatures(temperatures, backbone.num_layers)
         self.watch = watch
         self.inputs = inputs
-        self.class_names = class_names
+        self.class_names = as_names(class_names, backbone.num_classes)
         self.autocast = autocast
         self._shrinking = ShrinkingForward(backbone)
         self._turn = Lock()  # hooks on the model, which two threads would share
@@ -137,12 +130,8 @@ class EarlyExit:
 
     def __call__(self, given: Any) -> Exited:
         """Predictions for a text or an image, for a list of them, or for a batch (a mapping) as `Backbone.forward`
-        takes it, whose labels, where it has any, are not looked at."""
-        batch = given if isinstance(given, Mapping) else self._batch(given)
-        kind = ("image",) if self.backbone.input_size else ("input_ids", "attention_mask")
-        if absent := [key for key in kind if key in (self.backbone.tiny_batch or ("image",)) and key not in batch]:
-            raise UserError(f"Expected a batch with {' and '.join(absent)}, but got one of {', '.join(batch)}.")
-        leaving = _Leaving(self)
+        takes it, of tensors, arrays or lists, whose labels, where it has any, are not looked at."""
+        batch, leaving = self._batch(given), _Leaving(self)
         with self._reading():
             self._shrinking(batch, leaving)
             return leaving.exited()
@@ -162,20 +151,11 @@ class EarlyExit:
         if self.watch is None or self.watch.target is None:
             raise UserError("Expected an alarm that watches labels, EarlyExit(…, watch=Alarm(target=…)), but got none.")
         with self._reading():
-            values = self.backbone(batch if isinstance(batch, Mapping) else self._batch(batch)).values
-            with as_user_error("The labels cannot be read"):
-                labels = None if labels is None else torch.as_tensor(labels)
+            values = self.backbone(self._batch(batch)).values
             if labels is None and self.watch.risk == "disagreement":
                 labels = torch.zeros(values.shape[1], dtype=torch.long)
-            classes = self.backbone.num_classes
-            whole = labels is not None and labels.shape == values.shape[1:2] and labels.dtype in _WHOLE
-            if labels is None or not (whole and ((labels >= 0) & (labels < classes)).all()):
-                raise UserError(
-                    f"Expected a label in 0 … {classes - 1} for each of {values.shape[1]} samples, but got "
-                    f"{'none' if labels is None else f'{labels.dtype} of shape {tuple(labels.shape)}'}."
-                )
-            features = LayerFeatures(values, labels.to(values.device).long())
-            table = exit_table(self.head, features, self.policy, self.temperatures)
+            targets = as_labels(labels, values.shape[1], self.backbone.num_classes)
+            table = exit_table(self.head, LayerFeatures(values, targets), self.policy, self.temperatures)
         losses = at_exits(drops(table, self.watch.risk), exit_layer(table.scores, self.threshold))
         self.watch.report(losses)
         return losses
@@ -188,17 +168,15 @@ class EarlyExit:
         with self._turn, evaluating(self.backbone, self.head), torch.inference_mode(), entered:
             yield
 
-    def _batch(self, given: Any) -> dict[str, Tensor]:
-        if self.inputs is None:
-            raise UserError(
-                f"Expected a batch (a mapping), but got {type(given).__name__}. Only EarlyExit.load knows how texts "
-                "and images become one, and only of data modules that say so (SplitDataModule.inputs)."
-            )
-        like = next(self.backbone.parameters())
-        return {
-            key: value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
-            for key, value in self.inputs(given).items()
-        }
+    def _batch(self, given: Any) -> dict[str, Any]:
+        if not isinstance(given, Mapping):
+            if self.inputs is None:
+                raise UserError(
+                    f"Expected a batch (a mapping), but got {type(given).__name__}. Only EarlyExit.load knows how "
+                    "texts and images become one, and only of data modules that say so (SplitDataModule.inputs)."
+                )
+            given = self.inputs(given)
+        return as_batch(self.backbone, given)
 
 
 class _Leaving:

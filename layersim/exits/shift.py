@@ -39,7 +39,7 @@ class Shift:
     under its ROC curve; 0.5 where nothing has shifted."""
 
     def __post_init__(self) -> None:
-        weights = self.weights
+        weights = torch.as_tensor(self.weights)
         if not (weights.ndim == 1 and len(weights) and weights.isfinite().all() and weights.amin() >= 0):
             raise UserError(f"Expected a finite density ratio of 0 or more for each sample, but got {weights}.")
         if not (0 < self.greatest < torch.inf and weights.any()):
@@ -87,12 +87,14 @@ def estimate_shift(known: Tensor, new: Tensor, *, seed: int = 0) -> Shift:
         UserError: fewer than ten samples of either kind, or hardly any that differ, features that are not finite or not
             alike, or new data that the calibration samples do not reach.
     """
-    if min(len(known), len(new)) < 2 * _FOLDS or known.shape[1:] != new.shape[1:] or known.ndim != 2:
+    known, new = (torch.as_tensor(each, dtype=torch.float64, device="cpu").detach() for each in (known, new))
+    comparable = known.ndim == 2 and known.shape[1:] == new.shape[1:] != (0,)
+    if not comparable or min(len(known), len(new)) < 2 * _FOLDS:
         raise UserError(
             f"Expected ten samples or more of old and new data, with as many features, but got {tuple(known.shape)} "
             f"and {tuple(new.shape)}. Change --shifted_data."
         )
-    features, fresh = torch.cat([known, new]).double().numpy(), np.repeat([0, 1], [len(known), len(new)])
+    features, fresh = torch.cat([known, new]).numpy(), np.repeat([0, 1], [len(known), len(new)])
     if not np.isfinite(features).all():
         raise UserError("Expected finite features to compare old and new data by, but some are NaN or infinite.")
     from sklearn.metrics import roc_auc_score  # here, because --help need not wait for scikit-learn
@@ -125,7 +127,8 @@ def _log_odds(features: np.ndarray, fresh: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    same = np.unique(features.round(4), axis=0, return_inverse=True)[1].ravel()
+    alike = StandardScaler().fit_transform(features).round(4)  # whatever unit they are in
+    same = np.unique(alike, axis=0, return_inverse=True)[1].ravel()
     fold = np.random.default_rng(seed).permutation(same.max() + 1)[same] % _FOLDS
     if any(len(np.unique(fold[fresh == kind])) < 2 for kind in (0, 1)):
         raise UserError("Too few of the old or of the new data differ to tell them apart. Change --shifted_data.")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from layersim.errors import UserError, check_choice
+from layersim.exits.given import as_targets, as_temperatures
 from layersim.exits.policies import Policy, Seen, exit_layer
 from layersim.heads import MAX_LOGITS, Head
 from layersim.metrics.calibration import against_target, calibration, calibration_sums
@@ -62,19 +63,17 @@ def exit_table(head: Head, features: LayerFeatures, policy: Policy, temperatures
         temperatures: (L,) what each layer's logits are divided by; ones where None.
 
     Raises:
-        UserError: there are no targets, or not one positive temperature for each layer.
+        UserError: features of other layers than the head's; not one class for each sample, as where there are no
+            targets; not one positive temperature for each layer.
     """
-    if features.targets is None:
-        raise UserError("Expected targets beside the samples, to measure what exits cost, but the data have none.")
-    if temperatures is None:
-        temperatures = torch.ones(head.num_layers)
-    if temperatures.shape != (head.num_layers,) or not (temperatures > 0).all():
-        raise UserError(
-            f"Expected {head.num_layers} positive temperatures, one for each layer, but got {temperatures.tolist()}."
-        )
+    targets = as_targets(head, features)
+    like = next(head.parameters())
+    converts = torch.is_autocast_enabled(like.device.type)  # by itself, what it wants to
+    values = features.values.to(like.device, None if converts else like.dtype)
+    divided = as_temperatures(torch.ones(head.num_layers) if temperatures is None else temperatures, head.num_layers)
     chunk = max(1, MAX_LOGITS // head.num_classes)
-    parts = zip(torch.split(features.values, chunk, dim=1), torch.split(features.targets, chunk), strict=True)
-    return join_tables([_read(head, values, targets, policy, temperatures) for values, targets in parts])
+    parts = zip(torch.split(values, chunk, dim=1), torch.split(targets, chunk), strict=True)
+    return join_tables([_read(head, *part, policy, divided) for part in parts])
 
 
 def _read(head: Head, values: Tensor, targets: Tensor, policy: Policy, temperatures: Tensor) -> ExitTable:

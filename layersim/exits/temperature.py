@@ -6,12 +6,14 @@ of different layers mean the same, so that one threshold can serve them all (Guo
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from math import isfinite
 
 import torch
 from torch import Tensor
 
 from layersim.errors import UserError
+from layersim.exits.given import as_targets
 from layersim.heads import MAX_LOGITS, Head
 from layersim.outputs import LayerFeatures
 
@@ -37,17 +39,6 @@ def split_for_temperatures(num_samples: int, share: float, seed: int = 0) -> tup
     return order[:first].sort().values, order[first:].sort().values
 
 
-def fit_temperature(logits: Tensor, targets: Tensor) -> float:
-    """The temperature with the least mean cross-entropy of (N, C) logits and (N,) targets, in [LEAST, GREATEST].
-
-    To about 1e-9, in float64. Equals a bound where the minimum lies at it or beyond.
-
-    Raises:
-        UserError: logits that are not finite.
-    """
-    return _fit(lambda inverse: _slope(logits, targets, inverse))
-
-
 @torch.no_grad()
 def fit_temperatures(head: Head, features: LayerFeatures) -> Tensor:
     """(L,) float64 temperatures of the layers, from (L, N, D) features and their targets.
@@ -60,20 +51,20 @@ def fit_temperatures(head: Head, features: LayerFeatures) -> Tensor:
             say less than none.
 
     Raises:
-        UserError: there are no samples, no targets, or logits that are not finite.
+        UserError: there are no samples, features of other layers than the head's, not one class for each sample, or
+            logits that are not finite.
     """
-    targets = features.targets
-    if targets is None or not len(targets):
+    targets = as_targets(head, features)
+    if not len(targets):
         raise UserError("Expected samples with targets to fit temperatures on, but got none. Change the data.")
     chunk = max(1, MAX_LOGITS // head.num_classes)
     like = next(head.parameters())  # features that were collected lie on the host, and under autocast in another dtype
-    targets = targets.to(like.device)
 
     def fit(layer: int) -> float:
         rows = zip(torch.split(features.values[layer].to(like), chunk), torch.split(targets, chunk), strict=True)
         parts = [(values[None], labels) for values, labels in rows]
         if len(parts) == 1:  # small enough to be read once
-            return fit_temperature(head.logits(parts[0][0], [layer])[0], targets)
+            return _fit(partial(_slope, head.logits(parts[0][0], [layer])[0], targets))
         return _fit(lambda beta: sum(_slope(head.logits(one, [layer])[0], own, beta) for one, own in parts))
 
     temperatures = [fit(layer) for layer in range(head.num_layers)]
@@ -96,7 +87,7 @@ def _slope(logits: Tensor, targets: Tensor, inverse: float) -> float:
 
 
 def _fit(slope: Callable[[float], float]) -> float:
-    """T in [LEAST, GREATEST] where the slope in 1 / T is zero."""
+    """T in [LEAST, GREATEST] where the slope in 1 / T is zero, to about 1e-9; a bound where that lies beyond it."""
     from scipy.optimize import brentq  # type: ignore[import-untyped]  # slow to import, and seldom needed
 
     low, high = 1 / GREATEST, 1 / LEAST

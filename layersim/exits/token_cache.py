@@ -26,11 +26,6 @@ class TokenCache(Cache):  # type: ignore[misc]
     def __init__(self, num_layers: int, texts: int, tokens: int) -> None:
         super().__init__(layers=[_Layer(self, texts, tokens) for _ in range(num_layers)])
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether every layer has kept something."""
-        return all(layer.is_initialized for layer in self.layers)
-
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]
     is_sliding = False  # all tokens are kept: a layer that looks back no further masks the others

@@ -14,7 +14,8 @@ from torch import Tensor
 from layersim.errors import UserError, check_choice
 from layersim.exits.calibration import check_promise, leaving_rule
 from layersim.exits.generation import TokenExit
-from layersim.exits.policies import Patience, check_thresholds
+from layersim.exits.given import as_tokens
+from layersim.exits.policies import Patience, rising
 
 TokenRisk = Literal["disagreement", "loss", "continuation"]
 TOKEN_RISKS: dict[TokenRisk, str] = {
@@ -105,7 +106,7 @@ def calibrate_tokens(
         seed: of the random order in which the promise bets on the texts.
 
     Raises:
-        UserError: an option out of its range, or too few texts.
+        UserError: an option out of its range, too few texts, or texts that are no tokens of the model.
     """
     check_choice("risk", risk, TokenRisk)
     if len(following) != len(input_ids) or batch_size < 1:
@@ -113,14 +114,15 @@ def calibrate_tokens(
         raise UserError(f"Expected as many prompts as what followed them, and batches of 1 or more, but got {given}.")
     promise = check_promise(len(input_ids), of="texts", target=target, risk=risk, confidence=confidence)
     backbone, policy = exits.backbone, exits.policy
+    prompts, followed = (as_tokens(backbone, each)[0] for each in (input_ids, following))
     if thresholds is None:
         low, high = policy.bounds(backbone.num_classes, backbone.num_layers)
         thresholds = [low + share * (high - low) for share in _SHARES]
         if isinstance(policy, Patience):
             thresholds = policy.thresholds(backbone.num_classes, backbone.num_layers)
-    check_thresholds(thresholds)
-    order = torch.randperm(len(input_ids), generator=torch.Generator().manual_seed(seed))
-    parts = (torch.split(each[order], batch_size) for each in (input_ids, following))
+    thresholds = rising(thresholds)
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
+    parts = (torch.split(each[order], batch_size) for each in (prompts, followed))
     batches = [*zip(*parts, strict=True)]
     layers, losses, full = _written(exits.at(None), batches, risk, None)
     threshold, kept, told = None, losses, layers
@@ -144,9 +146,9 @@ def calibrate_tokens(
         confidence=confidence,
         observed_risk=kept.mean().item(),
         bound=promise.bound(kept),
-        texts=len(input_ids),
-        prompt_tokens=input_ids.shape[1],
-        new_tokens=following.shape[1],
+        texts=len(prompts),
+        prompt_tokens=prompts.shape[1],
+        new_tokens=followed.shape[1],
         layers=backbone.num_layers,
         exits=told.flatten().bincount(minlength=backbone.num_layers).tolist(),
         mean_exit_layer=mean,

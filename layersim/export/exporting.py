@@ -1,6 +1,7 @@
 """A model of its own, which needs no layersim: a stock checkpoint, a torch.export archive, or ONNX."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ import torch
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, check_choice
+from layersim.exits.given import as_names
 from layersim.export.destination import check_destination, destination
 from layersim.export.programs import STOCK, USAGE, Named, check_onnx, example, onnx_file, torch_archive, traced, usage
 from layersim.export.serving import NOTHING, Serving
@@ -57,11 +59,10 @@ def export_as(
             `onnx` is not installed, or weights of bfloat16, which NumPy, and with it onnxruntime, does not know.
     """
     check_choice("form", form, Format)
-    to = Path(to)
     if form == "onnx":
         check_onnx(backbone)
-    serving.check(backbone.num_classes)
-    check_destination(to, overwrite)
+    serving = replace(serving, class_names=as_names(serving.class_names, backbone.num_classes))
+    to = check_destination(to, overwrite)
     library = library_of(backbone)
     model = truncate(backbone, head, layers, stock=form == "stock")
     record = record_of(backbone, head, kept_layers(layers, backbone.num_layers), form) | serving.entries

@@ -3,6 +3,7 @@ each layer. Letters: L layers, N samples, C classes."""
 
 import copy
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
+from layersim.exits.given import as_names
 from layersim.exits.policies import Seen
 from layersim.exits.runner import EarlyExit
 from layersim.export.destination import check_destination, destination
@@ -44,9 +46,8 @@ def export_leaving(
     """
     backbone = early_exit.backbone
     check_onnx(backbone)
-    serving.check(backbone.num_classes)
-    to = Path(to)
-    check_destination(to, overwrite)
+    serving = replace(serving, class_names=as_names(serving.class_names, backbone.num_classes))
+    to = check_destination(to, overwrite)
     leaving = Leaving(early_exit).cpu()
     program = traced(Named(leaving, lambda module, batch: module(batch)), backbone, backbone.model)
     record = record_of(backbone, early_exit.head, range(backbone.num_layers), "onnx")

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, check_choice
 from layersim.evaluation import evaluate
+from layersim.exits.given import as_labels
 from layersim.export.truncation import library_of, truncate
 from layersim.heads import Head
 from layersim.outputs import LayerFeatures
@@ -143,11 +144,7 @@ def _tried(
     whole, before, removed = removal.num_layers - 1, removal.first - 2, removal.last - 1
     shown = sorted({before, removed, whole})
     features: LayerFeatures = backbone(batch, shown)
-    targets = features.targets
-    if targets is None:
-        raise UserError("Measuring a removal needs a label for every sample, but the data gives none.")
-    if bool(((targets < 0) | (targets >= head.num_classes)).any()):
-        raise UserError(f"Measuring a removal needs labels 0 … {head.num_classes - 1}, but some are others.")
+    targets = as_labels(features.targets, features.values.shape[1], head.num_classes)
     at = dict(zip(shown, features.values, strict=True))
     guess = at[whole] - at[removed] + at[before]
     logits = [

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layersim.errors import UserError
-
 
 @dataclass(frozen=True)
 class Serving:
@@ -27,11 +25,6 @@ class Serving:
     def entries(self) -> dict[str, Any]:
         """What `layersim.json` gets of it."""
         return {**self.record, **({"classes": list(self.class_names)} if self.class_names else {})}
-
-    def check(self, classes: int) -> None:
-        """Refuses, with a UserError, names of another number than the classes."""
-        if self.class_names is not None and len(self.class_names) != classes:
-            raise UserError(f"Expected names of {classes} classes, but got {len(self.class_names)}.")
 
 
 NOTHING = Serving()

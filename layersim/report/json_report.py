@@ -122,10 +122,10 @@ class Report:
         return write_report(directory / self.FILE, asdict(self))
 
     @classmethod
-    def read(cls, place: Path) -> Self | None:
+    def read(cls, place: str | Path) -> Self | None:
         """The report in a directory, or in a file, None where there is none; DamagedFile where it does not fit. Null is
         NaN where a number must be; a key that this version does not know is passed over."""
-        path = place / cls.FILE if place.is_dir() else place
+        path = Path(place) / cls.FILE if Path(place).is_dir() else Path(place)
         if not path.exists():
             return None
         with damaging(f"{path} is damaged; run `layersim {cls.VERB}` again."):

@@ -1,6 +1,7 @@
 """A model with its exits, as it is served: from a run's directory, a checkpoint, or a folder that `layersim export`
 wrote."""
 
+import copy
 import json
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.data import SplitDataModule
 from layersim.data.inputs import ImageInputs, Inputs
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, user_path
 from layersim.exits import POLICIES, Confidence, EarlyExit
 from layersim.export import RECORD_FILE, Serving
 from layersim.module import LayerwiseModule
@@ -36,13 +37,13 @@ PRECISIONS: dict[str, tuple[torch.dtype | None, torch.dtype | None]] = {
 
 def load_early_exit(given: str | Path, *, exits: str | Path | None = None, device: str = "auto") -> EarlyExit:
     """`EarlyExit.load`."""
-    place = Path(given).expanduser()
+    place = user_path(given)
     if place.suffix in (".yaml", ".yml"):
         raise UserError(f"{given} is a recipe, not a trained model. Load a run's directory, a checkpoint or an export.")
     if place.name == EXITS_FILE:
         given = place = place.parent
     folder = run_of(place)
-    beside = folder if exits is None else Path(exits).expanduser()
+    beside = folder if exits is None else user_path(exits)
     report = None if beside is None else ExitReport.read(beside)
     if exits is not None and report is None:
         raise UserError(f"There is no {EXITS_FILE} at {exits}: `layersim exits` writes it. Change exits.")
@@ -94,8 +95,8 @@ def early_exit_of(
             f"promises nothing in another. Run `layersim exits` with a --trainer.precision of {', '.join(PRECISIONS)}."
         )
     weights, autocast = PRECISIONS[report.precision]
-    if weights is not None:
-        module.to(weights)
+    if weights not in (None, next(module.parameters()).dtype):
+        module = copy.deepcopy(module).to(weights)  # the caller's own stays as it is
     if (here := fingerprint(module)) != report.weights:
         raise UserError(
             f"The threshold in {told} was chosen for a model with other weights ({report.weights}, here {here}), and "
@@ -107,13 +108,12 @@ def early_exit_of(
             f"({report.tokenizer}, here {inputs.fingerprint}), and promises nothing with this one. Run `layersim "
             "exits` with the data's own --data.tokenizer and --data.max_length."
         )
-    temperatures = None if report.temperatures is None else torch.tensor(report.temperatures)
     return EarlyExit(
         module.backbone,
         module.head,
         POLICIES[report.policy](),
         report.threshold,
-        temperatures,
+        report.temperatures,
         inputs=inputs,
         class_names=class_names,
         autocast=autocast,

@@ -138,7 +138,7 @@ def fit_probes(
         return [None] * head.num_layers
     penalties: list[float | None] = []
     for made, values in track([*zip(head.classifiers, features.values, strict=True)], description=told):
-        probe = fit_probe(values.double().numpy(), targets.numpy(), seed=seed, option="--data or --max_samples")
+        probe = fit_probe(values, targets, seed=seed, option="--data or --max_samples")
         if len(absent := np.setdiff1d(np.arange(classes), probe.classes)):
             raise UserError(
                 f"A probe tells apart what it was shown, but none of the {len(targets)} training samples is of class "

@@ -6,7 +6,7 @@ Letters: N samples, D width, C classes.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from layersim.data.splits import Integers, hold_out
 from layersim.errors import UserError
@@ -44,7 +44,7 @@ class Probe:
         return float((np.logaddexp.reduce(logits, axis=1) - own).mean())
 
 
-def fit_probe(features: Floats, targets: Integers, *, seed: int = 0, option: str = "--to_data") -> Probe:
+def fit_probe(features: ArrayLike, targets: ArrayLike, *, seed: int = 0, option: str = "--to_data") -> Probe:
     """Multinomial logistic regression on frozen features, as scikit-learn fits it (L-BFGS, in float64).
 
     Features are standardised by the samples' mean and standard deviation; those that do not vary tell nothing and get
@@ -53,7 +53,7 @@ def fit_probe(features: Floats, targets: Integers, *, seed: int = 0, option: str
 
     Args:
         features: (N, D) of the training samples.
-        targets: (N,) classes.
+        targets: (N,) classes; arrays or tensors, as are the features.
         seed: of the fifth.
         option: that gives the data, for errors.
 
@@ -61,6 +61,7 @@ def fit_probe(features: Floats, targets: Integers, *, seed: int = 0, option: str
         UserError: fewer than two classes, fewer samples than classes, too few to hold a fifth out, or features that are
             not finite.
     """
+    features, targets = np.asarray(features, np.float64), np.asarray(targets)
     if len(np.unique(targets)) < 2:
         raise UserError(f"A linear probe needs two classes or more in its training data. Change {option}.")
     if not np.isfinite(features).all():

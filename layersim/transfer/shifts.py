@@ -4,7 +4,7 @@ Shifts act on images as the model reads them: normalised, float, (N, C, H, W). L
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -61,11 +61,14 @@ def check_strengths(strengths: Mapping[str, Sequence[float]], size: tuple[int, i
         size: (channels, height, width) of the images; None if any will do.
 
     Raises:
-        UserError: no such shift; a strength that is not finite or below 0, or a blur of 0, or wider than the images.
+        UserError: no such shift; strengths that are no list; one that is not finite or below 0, or a blur of 0, or
+            wider than the images.
     """
     if unknown := strengths.keys() - SHIFTS:
         raise UserError(f"There is no shift {', '.join(sorted(unknown))}. Choose from {', '.join(SHIFTS)}.")
     for kind, several in strengths.items():
+        if not isinstance(several, Iterable):
+            raise UserError(f"--strengths.{kind}: expected a list of numbers, got {several}.")
         for strength in several:
             if not math.isfinite(strength) or strength < 0 or (kind == "blur" and strength == 0):
                 raise UserError(

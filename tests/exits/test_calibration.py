@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from math import sqrt
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ from layersim.exits import (
     calibration,
     exit_layer,
 )
-from layersim.exits.promises import betting_p_value
+from layersim.exits.promises import Bet
 from layersim.exits.table import at_exits, drops
 from tests.exits.readouts import THRESHOLDS, pool, table_of
 
@@ -191,7 +193,7 @@ def test_a_sorted_file_does_not_fool_the_bets() -> None:
     leave_all = table.scores[0].amin().item()
     losses = at_exits(drops(table, "error"), exit_layer(table.scores, leave_all))
     assert losses.mean() == 0.4
-    assert betting_p_value(losses, 0.1, 0.05) < 0.05
+    assert Bet(0.1, 0.05).p_value(losses) < 0.05
     chosen = calibrate(table, Confidence(), table.scores[0].flip(0).unique().tolist(), target=0.1, method="ucb")
     assert 0.03 < chosen.observed_risk < 0.1
 
@@ -234,13 +236,23 @@ def test_too_few_samples_are_told(method: Method, risk: Risk, needed: int, least
         ({"method": "guess"}, "method: expected one of crc, ltt, ucb, got 'guess'"),
         ({"risk": "regret"}, "risk: expected one of error, disagreement, loss, got 'regret'"),
         ({"thresholds": [0.5, 0.4]}, "each above the one before"),
-        ({"thresholds": []}, "Expected thresholds to choose from"),
+        ({"thresholds": []}, "Expected thresholds to choose from, each above the one before, but got none"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], told: str) -> None:
     given = {"target": 0.05, "thresholds": THRESHOLDS, **options}
     with pytest.raises(UserError, match=told):
         calibrate(stairs(500, []), Confidence(), **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_thresholds_and_targets_may_be_an_array(kind: Any) -> None:
+    table, few = pool().select(torch.arange(1000)), [0.25, 0.5, 0.75]
+    expected = calibrate_together(table, Confidence(), few, targets=[0.125, 0.25])
+    assert calibrate_together(table, Confidence(), kind(few), targets=kind([0.125, 0.25])) == expected
+    assert best_within(table, Confidence(), kind(few), 0.75) == best_within(table, Confidence(), few, 0.75)
+    with pytest.raises(UserError, match=r"each above the one before, but got 0\.5, 0\.25"):
+        calibrate(table, Confidence(), kind([0.5, 0.25]), target=0.125)
 
 
 def test_what_is_explained() -> None:

@@ -198,6 +198,20 @@ def test_a_text_ends_at_a_stop_token_and_the_others_go_on() -> None:
     )
 
 
+def test_prompts_and_ends_come_as_people_have_them() -> None:
+    exits, (ids, mask) = TokenExit(backbone := sharp("Llama"), SharedHead(backbone), Confidence(), 0.5), prompts()
+    whole = exits.generate(ids, mask, T)
+    assert torch.equal(exits.generate(ids.tolist(), mask.tolist(), T).tokens, whole.tokens)
+    assert torch.equal(exits.generate(ids.int(), mask > 0, T).tokens, whole.tokens)
+    forced = exits.generate(ids, mask, T, forced=whole.tokens.tolist())
+    assert forced.tokens.tolist() == whole.tokens.tolist()
+    end = int(whole.tokens[0, 1])
+    expected = exits.generate(ids, mask, T, stop=[end])
+    assert (expected.exit_layers[0, 2:] == -1).all()
+    for stop in (end, {end}, torch.tensor([end])):
+        assert torch.equal(exits.generate(ids, mask, T, stop=stop).exit_layers, expected.exit_layers)
+
+
 def test_the_loss_of_forced_tokens_is_the_models_own() -> None:
     backbone = sharp("Llama")
     ids, mask = prompts()
@@ -229,6 +243,12 @@ def test_what_cannot_leave_early_is_refused_by_name() -> None:
         exits.generate(ids, mask.flip(1), T)
     with pytest.raises(UserError, match=r"takes up to 40 tokens, but 56 .*max_new_tokens"):
         exits.generate(ids, mask, 50)
+    nothing: list[Any] = [[], [[]], ids[:0], ids[:, :0], ids[0], ids + 50, ids - 50, ids.float()]
+    for wrong in nothing:
+        with pytest.raises(UserError, match=r"numbers of the model's vocabulary, 0 … 49, one or more"):
+            exits.generate(wrong)
+    with pytest.raises(UserError, match=r"The tokens cannot be read: .* shorter texts padded"):
+        exits.generate([[3, 4], [5]])
     classifier = tiny_transformers.build(tiny_transformers.CLASSIFIERS["BERT"])
     with pytest.raises(UserError, match="Exits of classifiers are EarlyExit's"):
         TokenExit(classifier, SharedHead(classifier), Confidence(), 0.5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import beta, binom
 
-from layersim.exits.promises import Bet, Counted, Expected, Promise, betting_p_value, betting_upper_bound
+from layersim.exits.promises import Bet, Counted, Expected, Promise
 
 
 def losses_of(ones: int, n: int) -> torch.Tensor:
@@ -33,8 +33,8 @@ def test_its_bound_is_that_of_clopper_and_pearson(ones: int, n: int, delta: floa
 
 def test_all_wrong_bounds_nothing() -> None:
     assert Counted(0.5, 0.05).bound(losses_of(20, 20)) == 1
-    assert betting_upper_bound(torch.ones(500, dtype=torch.float64), 0.1, 0.05) == 1
-    assert betting_p_value(torch.ones(500, dtype=torch.float64), 0.1, 0.05) == 1
+    assert Bet(0.1, 0.05).bound(torch.ones(500, dtype=torch.float64)) == 1
+    assert Bet(0.1, 0.05).p_value(torch.ones(500, dtype=torch.float64)) == 1
 
 
 def test_bets_by_hand() -> None:
@@ -45,7 +45,7 @@ def test_bets_by_hand() -> None:
     capital.append(capital[-1] * (1 + bets[1] * (0.9 - 0.5)))
     capital.append(capital[-1] * (1 + 0.75 * (0.9 - 1)))
     losses = torch.tensor([-1, 0.5, 1], dtype=torch.float64)
-    assert betting_p_value(losses, 0.9, 0.5) == pytest.approx(1 / max(capital), rel=1e-12)
+    assert Bet(0.9, 0.5).p_value(losses) == pytest.approx(1 / max(capital), rel=1e-12)
     assert max(capital) == capital[1]
 
 
@@ -61,9 +61,9 @@ def test_a_mean_at_the_target_is_seldom_rejected(worse: float, better: float, n:
     """And the test is worth its name: with a quarter of the worse, on 4n samples, it rejects far oftener."""
     draw, delta, repeats = torch.Generator().manual_seed(n), 0.1, 1000
     sampling_error = sqrt(delta * (1 - delta) / repeats)
-    rejected = [betting_p_value(differences(draw, n, worse, better), 0.02, delta) <= delta for _ in range(repeats)]
+    rejected = [Bet(0.02, delta).p_value(differences(draw, n, worse, better)) <= delta for _ in range(repeats)]
     assert sum(rejected) / repeats <= delta + 3 * sampling_error
-    found = [betting_p_value(differences(draw, 4 * n, worse / 4, better), 0.02, delta) <= delta for _ in range(100)]
+    found = [Bet(0.02, delta).p_value(differences(draw, 4 * n, worse / 4, better)) <= delta for _ in range(100)]
     assert sum(found) / 100 > delta + 6 * sampling_error
 
 
@@ -72,21 +72,21 @@ def test_bound_and_test_agree(worse: float) -> None:
     draw = torch.Generator().manual_seed(3)
     for target in (0.02, 0.05, 0.2):
         losses = differences(draw, 800, worse, 0.02)
-        bound = betting_upper_bound(losses, target, 0.05)
+        bound = Bet(target, 0.05).bound(losses)
         assert bound > losses.mean()
-        assert (bound <= target) == (betting_p_value(losses, target, 0.05) <= 0.05)
+        assert (bound <= target) == (Bet(target, 0.05).p_value(losses) <= 0.05)
 
 
 def test_betting_sees_that_most_differences_are_zero() -> None:
     """1 % worse, 1 % better: Hoeffding's bound on the range [−1, 1] is more than four times as far off."""
     losses = differences(torch.Generator().manual_seed(0), 2000, 0.01, 0.01)
     hoeffding = 2 * sqrt(log(20) / (2 * 2000))
-    assert betting_upper_bound(losses, 0.02, 0.05) - losses.mean().item() < hoeffding / 4
+    assert Bet(0.02, 0.05).bound(losses) - losses.mean().item() < hoeffding / 4
 
 
 def test_an_improvement_is_bounded_below_zero() -> None:
     losses = differences(torch.Generator().manual_seed(0), 4000, 0.01, 0.08)
-    assert losses.mean() < betting_upper_bound(losses, 0.01, 0.05) < -0.05
+    assert losses.mean() < Bet(0.01, 0.05).bound(losses) < -0.05
 
 
 @pytest.mark.parametrize("kind", [Expected, Counted, Bet])

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -327,6 +328,48 @@ def test_what_cannot_be_a_threshold_or_temperature_is_refused() -> None:
     for temperatures in (torch.ones(2), torch.tensor([1.0, 0.0, 1.0])):
         with pytest.raises(UserError, match="a positive temperature for each of the 3 layers"):
             EarlyExit(backbone, head, Confidence(), 0.5, temperatures)
+
+
+@pytest.mark.parametrize("family", ["timm ViT, class token", "BERT"])
+def test_batches_of_arrays_lists_and_other_precisions_are_read_as_tensors(family: str) -> None:
+    backbone = backbone_of(family)
+    early_exit, batch = EarlyExit(backbone, SharedHead(backbone), Confidence(), None), batch_of(backbone)
+    expected = early_exit(batch).logits
+    wide = {key: value.double() if key == "image" else value.int() for key, value in batch.items()}
+    for given in ({key: value.numpy() for key, value in batch.items()}, wide, {k: v.tolist() for k, v in wide.items()}):
+        assert torch.equal(early_exit(given).logits, expected)
+    with pytest.raises(UserError, match=r"Expected .* one or more,.* but got torch\.\w+ of shape \(0, "):
+        early_exit({key: value[:0] for key, value in batch.items()})
+    with pytest.raises(UserError, match=r"The batch's \w+ cannot be read"):
+        early_exit({key: [[1.0], [1.0, 2.0]] for key in batch})
+
+
+def test_pixels_and_tokens_that_no_model_reads_are_refused() -> None:
+    vision, text = backbone_of("timm ViT, class token"), backbone_of("BERT")
+    images = batch_of(vision)["image"]
+    with pytest.raises(UserError, match=r"images as floats, .* but got torch.uint8 of shape \(9, .* EarlyExit.load"):
+        EarlyExit(vision, SharedHead(vision), Confidence(), None)({"image": (images.abs() * 50).to(torch.uint8)})
+    read, batch = EarlyExit(text, SharedHead(text), Confidence(), None), batch_of(text)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    for wrong, shown in ((ids + 50, mask), (ids - 50, mask), (ids.float(), mask), (ids[0], mask[0]), (ids, mask[:3])):
+        with pytest.raises(UserError, match=r"numbers of the model's vocabulary, 0 … 49, .* but got torch\."):
+            read({"input_ids": wrong, "attention_mask": shown})
+
+
+def test_names_and_temperatures_come_as_people_have_them() -> None:
+    backbone = backbone_of("timm ViT, class token")
+    head, batch, names = SharedHead(backbone), batch_of(backbone), [f"class {number}" for number in range(7)]
+    temperatures = [0.5, 2.0, 4.0]
+    expected = EarlyExit(backbone, head, Confidence(), 0.3, torch.tensor(temperatures))(batch)
+    for given in (names, np.array(names), dict(enumerate(names))):
+        told: Any = given
+        found = EarlyExit(backbone, head, Confidence(), 0.3, temperatures, class_names=told)(batch)
+        assert torch.equal(found.logits, expected.logits)
+        assert found.class_names == [names[number] for number in expected.predictions.tolist()]
+    with pytest.raises(UserError, match="Expected names of 7 classes, but got 6"):
+        EarlyExit(backbone, head, Confidence(), 0.3, class_names=names[:6])
+    with pytest.raises(UserError, match=r"positive temperature for each of the 3 layers, but got \[0.5, 2.0\]"):
+        EarlyExit(backbone, head, Confidence(), 0.3, temperatures[:2])
 
 
 class Told(Alarm):

@@ -1,6 +1,7 @@
 """Promises for new data: kept with the true density ratio, broken without; the ratio by closed forms; its checks."""
 
 from math import erf, exp, sqrt
+from typing import Any
 
 import pytest
 import torch
@@ -111,6 +112,17 @@ def test_the_ratio_of_two_gaussians() -> None:
     assert found.told_apart == pytest.approx((1 + erf(0.5)) / 2, abs=0.01)
     assert found.greatest >= found.weights.max()
     assert found.new_samples == 3000
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_units_and_kinds_of_features_change_nothing(unit: float) -> None:
+    known, new = (each[:400] for each in gaussians(0.5))
+    expected = estimate_shift(known, new)
+    as_given: list[Any] = [known.float().numpy(), (known * unit).requires_grad_(), (known * unit).tolist()]
+    for one, other in zip(as_given, [new.numpy(), new * unit, (new * unit).tolist()], strict=True):
+        found = estimate_shift(one, other)
+        assert found.told_apart == pytest.approx(expected.told_apart, abs=1e-3)
+        torch.testing.assert_close(found.weights, expected.weights, rtol=1e-2, atol=1e-2)
 
 
 def test_where_nothing_has_shifted_the_weights_are_even() -> None:

@@ -1,5 +1,7 @@
 """The table against the head's own readout, and what a threshold does to it."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from layersim.exits import (
     Policy,
     calibrations,
     exit_table,
+    fit_temperatures,
     join_tables,
     summarize,
     table,
@@ -63,7 +66,7 @@ def test_temperatures_divide_each_layers_logits(head: Head, features: LayerFeatu
         assert all(
             error + 1e-6 >= abs(gap) for error, gap in zip(calibrated[when]["error"], over.tolist(), strict=True)
         )
-    with pytest.raises(UserError, match=r"Expected 3 positive temperatures, .*but got \[1\.0, 1\.0\]"):
+    with pytest.raises(UserError, match=r"positive temperature for each of the 3 layers, but got \[1\.0, 1\.0\]"):
         exit_table(head, features, Confidence(), torch.ones(2))
     with pytest.raises(UserError, match=r"but got \[1\.0, 0\.0, 1\.0\]"):
         exit_table(head, features, Confidence(), torch.tensor([1.0, 0.0, 1.0]))
@@ -97,9 +100,30 @@ def test_patience_of_a_table_counts_its_predictions(head: Head, features: LayerF
     ]
 
 
-def test_samples_and_targets_are_needed(head: Head, features: LayerFeatures) -> None:
-    with pytest.raises(UserError, match="Expected targets beside the samples"):
-        exit_table(head, LayerFeatures(features.values), Confidence())
+@pytest.mark.parametrize("read", [lambda *given: exit_table(*given, Confidence()), fit_temperatures])
+@pytest.mark.filterwarnings("ignore:The best temperature lies at or beyond its bounds")
+def test_a_class_for_each_sample_in_whatever_whole_numbers(read: Any, head: Head, features: LayerFeatures) -> None:
+    values, targets, classes = features.values, features.targets, head.num_classes
+    assert targets is not None
+    expected = read(head, features)
+    alike: list[Any] = [targets.tolist(), targets.numpy(), targets.int(), targets.to(torch.uint8)]
+    for whole in alike:
+        found = read(head, LayerFeatures(values, whole))
+        assert torch.equal(getattr(found, "losses", found), getattr(expected, "losses", expected))
+    said = f"Expected a label in 0 … {classes - 1} for each of {len(targets)} samples"
+    for wrong in (None, targets[:-1], targets.float(), targets[:, None], targets - 1, targets + 1, targets * 0 - 100):
+        with pytest.raises(UserError, match=said):
+            read(head, LayerFeatures(values, wrong))
+    with pytest.raises(UserError, match=r"features of 3 layers, but got \(2, "):
+        read(head, LayerFeatures(values[:2], targets))
+
+
+def test_features_of_another_precision_than_the_heads(head: Head, features: LayerFeatures) -> None:
+    table = exit_table(head, LayerFeatures(features.values.double(), features.targets), Confidence())
+    assert torch.equal(table.losses, exit_table(head, features, Confidence()).losses)
+
+
+def test_samples_are_needed() -> None:
     with pytest.raises(UserError, match="but got none"):
         join_tables([])
 

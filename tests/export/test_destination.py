@@ -59,6 +59,16 @@ def test_what_is_no_export_is_never_replaced(tmp_path: Path, kind: str) -> None:
     assert os.listdir(tmp_path) == ["mine"]
 
 
+def test_a_path_may_be_a_string_and_begin_at_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert check_destination(str(tmp_path / "one"), overwrite=False) == tmp_path / "one"
+    with destination("~/exports/one", {}):
+        pass
+    assert (tmp_path / "exports" / "one" / "layersim.json").read_text() == "{}\n"
+    with pytest.raises(UserError, match="exists and is kept"):
+        check_destination("~/exports/one", overwrite=False)
+
+
 def test_a_place_that_cannot_be_written_is_told_early(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file is no folder that may be written"):

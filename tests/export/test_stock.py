@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -216,6 +217,9 @@ def test_class_names_of_another_number_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="names of 7 classes, but got 2"):
         export_as("stock", backbone, SharedHead(backbone), 2, tmp_path / "export", serving=Serving(["a", "b"]))
     assert not list(tmp_path.iterdir())
+    names: Any = np.array(list("abcdefg"))
+    folder = export_as("stock", backbone, SharedHead(backbone), 2, tmp_path / "export", serving=Serving(names))
+    assert json.loads((folder / "layersim.json").read_text())["classes"] == names.tolist()
 
 
 @pytest.mark.parametrize("name", ["Llama", "GPT-2"])

@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError
-from layersim.export.truncation import agree, library_of, readout_without, truncate
+from layersim.export.truncation import agree, kept_layers, library_of, readout_without, truncate
 from layersim.heads import Head, SharedHead
 from tests.backbones import test_vision, tiny_transformers
 from tests.backbones.tiny_transformers import CAUSAL, CLASSIFIERS, DECODER, GPT2
@@ -181,6 +182,18 @@ def test_what_is_no_librarys_model_is_refused() -> None:
     plain.num_layers = 3
     with pytest.raises(UserError, match="a backbone with a model to export, but got Module"):
         truncate(plain, SharedHead(backbone), 2)  # type: ignore[arg-type]
+
+
+def test_layers_are_counted_or_listed_in_whatever_whole_numbers() -> None:
+    counts: list[Any] = [2, np.int64(2), torch.tensor(2), [0, 1], (0, 1), range(2), np.arange(2), torch.tensor([0, 1])]
+    for given in counts:
+        kept = kept_layers(given, 3)
+        assert kept == [0, 1]
+        assert {type(layer) for layer in kept} == {int}
+    wrong: list[Any] = [2.0, "2", None, [], [1], [0, 3], [0, -1], [0, 0], [1, 0], ["0"], [[0, 1]], [0, 0.5]]
+    for given in wrong:
+        with pytest.raises(UserError, match="Expected ascending layer numbers from 0 to at most 2, the first being 0"):
+            kept_layers(given, 3)
 
 
 def test_agreement_is_to_a_share_of_the_largest_logit() -> None:

@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
@@ -86,6 +87,15 @@ def test_two_classes_are_told_apart_as_scikit_learn_does() -> None:
     assert probe.loss(features, targets) == pytest.approx(log_loss(targets, model.predict_proba(scaled)), abs=1e-9)
     named = replace(probe, classes=np.array([3, 8]))
     assert named.loss(features, 5 * targets + 3) == probe.loss(features, targets), "classes have numbers of their own"
+
+
+def test_tensors_and_lists_are_read_as_arrays_in_float64() -> None:
+    expected = fit_probe(FEATURES.astype(np.float32).astype(np.float64), TARGETS)
+    narrow = torch.from_numpy(FEATURES).float()
+    for features, targets in ((narrow, torch.from_numpy(TARGETS)), (narrow.tolist(), TARGETS.tolist())):
+        found = fit_probe(features, targets)
+        assert np.array_equal(found.weight, expected.weight)
+        assert found.penalty == expected.penalty
 
 
 def test_refusals() -> None:

@@ -1,11 +1,14 @@
 import math
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from scipy import ndimage
 
 from layersim.commands.transfer import STRENGTHS
-from layersim.transfer import blur, noise, rotate, shifted_accuracies
+from layersim.errors import UserError
+from layersim.transfer import blur, check_strengths, noise, rotate, shifted_accuracies
 from tests import tiny
 
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -51,6 +54,13 @@ def test_every_shift_has_five_strengths_that_fit_small_and_large_images() -> Non
     assert {kind: len(strengths) for kind, strengths in STRENGTHS.items()} == {"rotation": 5, "noise": 5, "blur": 5}
     for width in (8, 224):
         assert blur(torch.zeros(1, 1, width, width), max(STRENGTHS["blur"]), INDEX[:1]).shape[-1] == width
+
+
+@pytest.mark.parametrize("strengths", [30, None])
+def test_a_strength_that_is_no_list_is_refused(strengths: Any) -> None:
+    with pytest.raises(UserError, match=rf"--strengths\.rotation: expected a list of numbers, got {strengths}\."):
+        check_strengths({"rotation": strengths}, (1, 8, 8))
+    check_strengths({"rotation": np.array([30.0])}, (1, 8, 8))
 
 
 def test_accuracies_are_those_of_images_shifted_by_hand() -> None:

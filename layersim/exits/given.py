@@ -1,0 +1,97 @@
+"""What people give the exits, as tensors; a UserError says of what cannot be read what it is, and what was expected.
+
+Letters: L layers, N samples, T tokens, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layersim.backbones.base import Backbone, taken
+from layersim.errors import UserError, as_user_error
+from layersim.heads import Head
+from layersim.outputs import LayerFeatures
+
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def as_labels(given: Any, samples: int, classes: int) -> Tensor:
+    """(N,) int64 classes, 0 … C − 1."""
+    with as_user_error("The labels cannot be read"):
+        labels = torch.as_tensor([] if given is None else given)
+    fits = given is not None and labels.shape == (samples,) and labels.dtype in _WHOLE
+    if not fits or not ((labels >= 0) & (labels < classes)).all():
+        told = "none" if given is None else _told(labels)
+        raise UserError(f"Expected a label in 0 … {classes - 1} for each of {samples} samples, but got {told}.")
+    return labels.long()
+
+
+def as_targets(head: Head, features: LayerFeatures) -> Tensor:
+    """(N,) int64 targets, on the head's device, of (L, N, D) features of all its layers."""
+    shape, layers = tuple(features.values.shape), head.num_layers
+    if len(shape) != 3 or shape[0] != layers:
+        raise UserError(f"Expected (layers, samples, width) features of {layers} layers, but got {shape}.")
+    return as_labels(features.targets, shape[1], head.num_classes).to(next(head.parameters()).device)
+
+
+def as_temperatures(given: Any, layers: int) -> Tensor:
+    """(L,) float64, finite and above 0, on the host."""
+    with as_user_error("The temperatures cannot be read"):
+        found = torch.as_tensor(given, dtype=torch.float64, device="cpu")
+    if found.shape != (layers,) or not ((found > 0) & (found < inf)).all():
+        raise UserError(f"Expected a positive temperature for each of the {layers} layers, but got {found.tolist()}.")
+    return found
+
+
+def as_names(given: Sequence[str] | Mapping[int, str] | None, classes: int) -> list[str] | None:
+    """C names in the order of the classes' numbers; None where None."""
+    if given is not None and len(given) != classes:
+        raise UserError(f"Expected names of {classes} classes, but got {len(given)}.")
+    return None if given is None else [str(given[number]) for number in range(classes)]
+
+
+def as_tokens(backbone: Backbone, input_ids: Any, attention_mask: Any = None) -> tuple[Tensor, Tensor]:
+    """(N, T) int64 tokens of the model's vocabulary and their mask, all 1 where None, on its device; N and T from 1."""
+    device = next(backbone.parameters()).device
+    with as_user_error("The tokens cannot be read", "Give (texts, tokens) numbers, shorter texts padded."):
+        ids = torch.as_tensor(input_ids, device=device)
+        mask = torch.ones_like(ids) if attention_mask is None else torch.as_tensor(attention_mask, device=device)
+    vocabulary = getattr(backbone, "vocabulary_size", None) or inf
+    fits = ids.ndim == 2 and ids.numel() and ids.dtype in _WHOLE and mask.shape == ids.shape
+    if not fits or not ((ids >= 0) & (ids < vocabulary)).all():
+        raise UserError(
+            f"Expected (texts, tokens) numbers of the model's vocabulary, 0 … {vocabulary - 1}, one or more, and a "
+            f"mask for all of them, but got {_told(ids)}, and a mask of {tuple(mask.shape)}."
+        )
+    return ids.long(), mask
+
+
+def as_batch(backbone: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch, what the model reads of it on its device, and floats in its precision; all else as it is."""
+    usual = ("image",) if backbone.input_size else ("input_ids", "attention_mask")
+    own = backbone.tiny_batch or ("image",)
+    for key in usual:
+        if key in own:
+            taken(given, key)
+    like, batch = next(backbone.parameters()), dict(given)
+    for key in given.keys() & {*own, *usual, "token_type_ids", "position_ids"}:
+        with as_user_error(f"The batch's {key} cannot be read"):
+            value = torch.as_tensor(given[key])
+        batch[key] = value.to(like.device, like.dtype if value.is_floating_point() else None)
+    if "image" in batch and not (batch["image"].numel() and batch["image"].is_floating_point()):
+        raise UserError(
+            f"Expected images as floats, normalised as in training, one or more, but got {_told(batch['image'])}. "
+            "EarlyExit.load gives a model that takes images as people have them."
+        )
+    if "input_ids" in batch:
+        batch["input_ids"], _ = as_tokens(backbone, batch["input_ids"], batch.get("attention_mask"))
+    return batch
+
+
+def _told(values: Tensor) -> str:
+    """What they are, and between which they lie."""
+    ends = f", {values.amin()} … {values.amax()}" if values.numel() else ""
+    return f"{values.dtype} of shape {tuple(values.shape)}{ends}"
