@@ -126,6 +126,7 @@ def export_model(
     if report is not None:
         told = "all layers with their exits"
         early_exit = early_exit_of(report, model, told=str(exits), inputs=inputs)
+        backbone, head = early_exit.backbone, early_exit.head
     if report is not None and format == "onnx":
         path = export.export_leaving(early_exit, to, serving=serving, overwrite=overwrite)
     else:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from layersim.data import SplitDataModule
 from layersim.data.columns import label_faults, read_labels
 from layersim.data.sources import Source
 from layersim.data.tokenizers import ByteTokenizer
-from layersim.errors import UserError
+from layersim.errors import UserError, user_path
 from layersim.runs.models import LAST, read_source
 
 Kind = Literal["images", "texts", "tokens"]
@@ -82,7 +81,7 @@ def kind_of(backbone: Backbone) -> Kind:
 def opened(given: str) -> Source | dict[str, Any]:
     """What is typed for data, looked up: a recipe's section `data`, or a data set. A name of `SHIPPED`; a recipe,
     checkpoint or run, for its data; a file, a folder, or a name on the hub."""
-    path = Path(given).expanduser()
+    path = user_path(given)
     name = given.lower().replace("-", "_").replace("stdlibcode", "stdlib_code")
     if name in SHIPPED and not path.exists():
         return SHIPPED[name]

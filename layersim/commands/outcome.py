@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, user_path
 from layersim.export import check_destination
 from layersim.report.drawing.pictures import Picture, save_picture
 from layersim.runs import directory
@@ -33,7 +33,7 @@ def check_place(to: Path | None, experiment: str) -> None:
 
 def made_place(to: Path | None, experiment: str) -> Path:
     """The directory for what comes out, made; a new run's where `to` is None."""
-    to = (to or directory.reserve(directory.DEFAULT_ROOT, experiment)).expanduser()
+    to = user_path(to or directory.reserve(directory.DEFAULT_ROOT, experiment))
     with as_user_error(f"The directory {to} cannot be made", "Change --to."):
         to.mkdir(parents=True, exist_ok=True)
     return to.resolve()

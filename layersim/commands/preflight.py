@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from layersim.commands.recipes import with_paths
 from layersim.data import Split, SplitDataModule
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, user_path
 from layersim.report.configuration import flat
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.directory import DEFAULT_ROOT
@@ -87,7 +87,7 @@ def resumed(given: list[str]) -> list[str]:
     again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if again or where == "last":
         root, experiment = (_told(given, option) for option in ("trainer.default_root_dir", "experiment"))
-        home = Path(root or DEFAULT_ROOT) / (experiment or "default")
+        home = user_path(root or DEFAULT_ROOT) / (experiment or "default")
     if again and (begun := run_of_job(home)):
         given, where = ["fit", "--resume", str(begun)], str(begun)  # whose recipe holds what was typed
     if where is None:

@@ -1,5 +1,6 @@
 """`layersim recipes`: the recipes that come with layersim, which every verb takes by name, `--config recipe:NAME`."""
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -48,5 +49,11 @@ def path_of(name: str) -> Path:
 
 
 def with_paths(words: Iterable[str]) -> list[str]:
-    """The words of a command line, with its path in place of each `recipe:NAME`."""
-    return [re.sub(r"^(-[\w.-]+=|)recipe:(.+)", lambda found: f"{found[1]}{path_of(found[2])}", word) for word in words]
+    """The words of a command line, with its path in place of each `recipe:NAME`, and of a `~/` behind an option's
+    equals sign, which shells leave as it is."""
+
+    def path(found: re.Match[str]) -> str:
+        option, recipe, below_home = found.groups()
+        return f"{option}{path_of(recipe) if recipe else os.path.expanduser(below_home)}"
+
+    return [re.sub(r"^(-[\w.-]+=|)(?:recipe:(.+)|(~[\w.-]*/.*))", path, word) for word in words]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from layersim.commands.sweep_check import check_sweep
-from layersim.errors import UserError, at_least
+from layersim.errors import UserError, at_least, user_path
 from layersim.report.terminal import plain_table
 from layersim.runs.directory import DEFAULT_ROOT
 from layersim.sweep.driver import Driver
@@ -42,7 +42,7 @@ def sweep(file: Path, *, count: int | None = None, check: bool = False) -> None:
         return
     if count is None and read_file.config["method"] != "grid" and "run_cap" not in read_file.config:
         raise UserError(f"A {read_file.config['method']} sweep has no end. Say --count N, or `run_cap: N` in {file}.")
-    root = Path(recipe["trainer.default_root_dir"] or DEFAULT_ROOT)
+    root = user_path(recipe["trainer.default_root_dir"] or DEFAULT_ROOT)
     driver = Driver(read_file, root, warm_up="layersim.commands.default_callbacks:import_for_trials")
     driver.run(count)
     Console().print(trials_table(driver.ledger.trials, read_file.metric, maximize=read_file.maximize))

@@ -26,7 +26,7 @@ from layersim.commands.start import EpochTime, told
 from layersim.commands.verb_help import HANDED_ON, OWN, asked_section, print_section
 from layersim.data import SplitDataModule
 from layersim.data.streams import UNTOLD_CLASSES
-from layersim.errors import UserError
+from layersim.errors import UserError, user_path
 from layersim.freezing import named_parts
 from layersim.module import LayerwiseModule
 from layersim.runs import directory as run_directory
@@ -288,7 +288,7 @@ class LayerwiseCLI(LightningCLI):
 
     def _place(self) -> tuple[Path, str]:
         root = self._get(self.config, "trainer").default_root_dir
-        return Path(root or run_directory.DEFAULT_ROOT), self._get(self.config, "experiment")
+        return user_path(root or run_directory.DEFAULT_ROOT), self._get(self.config, "experiment")
 
     def _directory(self) -> Path:
         """The run's directory: made by the first process, told to those that it starts.

@@ -20,7 +20,7 @@ from layersim.backbones import Backbone
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.data.splits import Integers, Sample, Split
-from layersim.errors import UserError, as_user_error, check_seed
+from layersim.errors import UserError, as_user_error, check_seed, user_path
 from layersim.evaluation import evaluate
 from layersim.installed_packages import model_name
 from layersim.metrics import KeptSamples
@@ -94,7 +94,7 @@ def read_source(given: str) -> Source:
         return _timm(given, name)
     if colon and library == "transformers":
         return Source(given, name, _backbone("TransformersBackbone", name_or_path=name), any_task=True)
-    path = Path(model_name(given)).expanduser()
+    path = user_path(model_name(given))
     if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint's
         if not (path / LAST).exists():
             return _folder(given, path)
@@ -213,7 +213,7 @@ def _checkpoint(given: str, path: Path) -> Source:
 
 def run_of(path: Path) -> Path | None:
     """A run's directory, given itself or a checkpoint in it."""
-    path = path.expanduser().resolve()
+    path = user_path(path).resolve()
     if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint has
         return path
     return path.parent.parent if path.parent.name == "checkpoints" else None

@@ -30,6 +30,21 @@ def test_a_name_stands_for_its_file_wherever_a_path_does() -> None:
     assert with_paths(words) == ["fit", "--config", str(first), f"--config={second}", "--note=a recipe:x"]
 
 
+def test_a_tilde_behind_an_equals_sign_is_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Which shells leave as it is; alone it is YAML's null."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = [
+        "fit",
+        "--trainer.default_root_dir=~/runs",
+        "~/a",
+        "--data.label_column=~",
+        "--data.text_column=~a",
+        "a~/b",
+    ]
+    told = [f"--trainer.default_root_dir={tmp_path}/runs", f"{tmp_path}/a"]
+    assert with_paths(words) == ["fit", *told, *words[3:]]
+
+
 def test_an_unknown_name_is_told_with_near_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", "recipe:digits/alined"]) == 2
     said = capsys.readouterr().err
