@@ -92,8 +92,8 @@ class RunRecorder(EvaluationCallback):
             append_record(_path(trainer), record)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not trainer.is_global_zero or not self.records:
-            return
+        if stage == "predict" or not trainer.is_global_zero or not self.records:
+            return  # prediction measures nothing: the records are those of the checkpoint
         if bar := trainer.progress_bar_callback:
             bar.teardown(trainer, pl_module, stage)  # a bar that still lives would paint over what is printed
         console = Console()

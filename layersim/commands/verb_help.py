@@ -15,7 +15,7 @@ import docstring_parser
 
 OWN = {
     "config": "(or -c) a recipe: YAML with these options; of several, and of what is typed, the last counts",
-    "ckpt_path": "the checkpoint to load, or a run's directory, for its last one; a training goes on from it",
+    "ckpt_path": "the checkpoint to load (`fit` goes on from it), or a run's directory, for its last one",
     "weights_only": "load nothing but tensors and plain types; by default as torch does",
     "resume": "Go on with the run of this directory, or with the `last` of the experiment, from its newest checkpoint "
     "and by its configuration.",

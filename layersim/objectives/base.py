@@ -64,7 +64,7 @@ class Objective(nn.Module, ABC):
             came = f"one of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a gradient"
         raise UserError(
             f"Expected a loss of shape () with a gradient from {type(self).__name__}, but got {came}. Change its "
-            "`forward`, or what froze the whole model, if a callback did."
+            "`forward`, the objective, or what is frozen, so that it reads something that trains."
         )
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layersim.errors import UserError
-from layersim.report.configuration import read_configuration
+from layersim.report.configuration import CONFIG_FILE, read_configuration
+from layersim.report.reading import DamagedFile
 from layersim.report.records import RECORDS_FILE, LayerRecord, Stage, read_records
 
 
@@ -25,8 +26,10 @@ def load_run(directory: Path) -> Run:
 
     Raises:
         UserError: the directory is not a run's (the runs inside it are named).
-        DamagedFile: one of the two files is broken.
+        DamagedFile: one of the two files is broken, or the run measured nothing.
     """
+    if (directory / CONFIG_FILE).exists() and not (directory / RECORDS_FILE).exists():
+        raise DamagedFile(f"{directory} holds no {RECORDS_FILE}: nothing was measured there.")
     if not (directory / RECORDS_FILE).exists():
         raise UserError(
             f"expected a run's directory, which holds {RECORDS_FILE}, got {directory}{_what_it_is(directory)}"

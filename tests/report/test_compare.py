@@ -204,12 +204,18 @@ def test_it_picks_stage_and_epoch(
         compare([run], epoch=5)
 
 
-def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"holds layers\.jsonl, got .*absent, which is no directory"):
         compare([tmp_path / "absent"])
     with pytest.raises(UserError, match=r"holds layers\.jsonl, got .*, which holds none"):
         compare([tmp_path])
     runs = [make_run(tmp_path / "runs" / "digits" / name, record()) for name in ("x1", "x2")]
+    (predicted := tmp_path / "predicted").mkdir()
+    (predicted / "config.yaml").write_text("experiment: digits\n")
+    with pytest.raises(UserError, match=r"predicted holds no layers\.jsonl: nothing was measured there"):
+        compare([predicted])
+    compare([*runs, predicted], output=tmp_path / "c.png")
+    assert "predicted is left out" in capsys.readouterr().out
     with pytest.raises(UserError, match="which holds runs: name one or more of") as told:
         compare([tmp_path / "runs" / "digits"])
     assert str(told.value).splitlines()[1:] == [f"  {run}" for run in runs]
