@@ -1,11 +1,12 @@
 """Whatever a library raises at a door becomes one line of ours."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from layersim.errors import UserError, as_user_error, at_least, check_seed, check_share, meant, root_reason
+from layersim.errors import UserError, as_user_error, at_least, check_seed, check_share, meant, root_reason, user_path
 
 
 @pytest.mark.parametrize(
@@ -82,3 +83,12 @@ def test_a_share_is_a_number_of_any_kind(kind: Any) -> None:
     for wrong in (kind(1.5), kind("nan"), "0.5", None):
         with pytest.raises(UserError, match="Expected a share above 0 and below 1, but got"):
             check_share("a share", wrong)
+
+
+def test_a_typed_path_may_begin_at_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/run") == tmp_path / "run"
+    assert user_path(tmp_path) == tmp_path
+    for wrong in ("~nobody-of-this-name/run", "x" * 300):
+        with pytest.raises(UserError, match=f"^{wrong} cannot be opened: "):
+            user_path(wrong)

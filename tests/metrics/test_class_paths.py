@@ -45,6 +45,12 @@ def test_the_most_frequent_classes_are_shown() -> None:
     assert class_paths(drawn(2, 11, 3), targets, max_classes=3).classes == [2, 5, 9]
 
 
+def test_a_single_mean_has_no_plane() -> None:
+    paths = class_paths(drawn(1, 6, 4), torch.zeros(6, dtype=torch.long))
+    assert (paths.classes, tuple(paths.points.shape)) == ([0], (1, 1, 2))
+    assert paths.points.isnan().all()
+
+
 def test_not_finite() -> None:
     features = drawn(3, 20, 4)
     features[1, 0] = math.nan
