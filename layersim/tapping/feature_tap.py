@@ -1,5 +1,6 @@
 """The features of chosen submodules of any model. Letters: L layers, N samples, T tokens, D width."""
 
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,8 +16,6 @@ from layersim.tapping.layout import BatchSizes, Place, batch_sizes, check_layout
 from layersim.tapping.output_pooling import Pool, check_pool, pooled_output
 from layersim.tapping.submodules import chosen_names, named_submodules
 
-_NO_FORWARD = nn.Module.forward
-"""What modules that only hold others have: they are never called."""
 _holders: set[object] = set()
 """Of compiled code in its eager stance."""
 _stance = ExitStack()
@@ -45,13 +44,14 @@ class FeatureTap:
             output (its first tensor, where it puts out a tuple, a mapping or a dataclass) to (N, D).
         layout: which axis of the outputs is what: a letter for each, N of the samples and D of the width among them,
             such as "NTD", "TND", "NHWD" or "NDHW". Where None it is found from the batch that went in and from what is
-            certain of the module (torch's `batch_first`, its weights' widths, timm's formats): (N, T, D), (T, N, D),
-            maps with channels first or last, nested and packed sequences. What is not certain is refused.
+            certain of the module (torch's `batch_first` and convolutions, its weights' widths, timm's formats):
+            (N, T, D), (T, N, D), maps with channels first or last, nested and packed sequences. What is not certain is
+            refused.
 
     Raises:
-        UserError: a pattern that matches nothing, an unknown pool, a layout without N or D, a `DataParallel`; within
-            the model's forward pass, an output that the pool does not fit, or whose samples are not known to be those
-            that went in.
+        UserError: a pattern that matches nothing, an unknown pool, a layout without N or D, DataParallel, TorchScript;
+            within the model's forward pass, an output that the pool does not fit, or whose samples are not known to be
+            those that went in.
     """
 
     def __init__(
@@ -64,7 +64,10 @@ class FeatureTap:
         self._modules = {name: modules[name] for name in names}
         self._places = {name: Place(name, modules, layout) for name in names}
         above = {".".join(name.split(".")[:end]) for name in names for end in range(name.count(".") + 1)}
-        self._above = {name: modules[name] for name in above if type(modules[name]).forward is not _NO_FORWARD}
+        if any(isinstance(modules[name], torch.jit.ScriptModule) for name in above.union(names)):
+            raise UserError("TorchScript runs past the hooks of a tap: give the model as it was before torch.jit.")
+        # modules that only hold others have no forward of their own, and are never called
+        self._above = {name: modules[name] for name in above if type(modules[name]).forward is not nn.Module.forward}
         self._pool = pool
         self._passes = _Passes()
         self._finalizer: weakref.finalize[[], FeatureTap] | None = None
@@ -79,13 +82,13 @@ class FeatureTap:
         ends = ExitStack()
         ends.callback(_run_eagerly())
         for name, module in self._above.items():
-            begin = partial(passes.begin, name.count(".") + 1 if name else 0, tokens_first(module))
+            begin = partial(passes.begin, not name, tokens_first(module))
             ends.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
-            if not name:
-                ends.callback(module.register_forward_hook(passes.end).remove)
         for name, module in self._modules.items():
             add = partial(passes.add, self._pool, self._places[name])
             ends.callback(module.register_forward_hook(add, with_kwargs=True).remove)
+        for module in self._above.values():  # after what it puts out itself
+            ends.callback(module.register_forward_hook(passes.end, always_call=True).remove)
         self._finalizer = weakref.finalize(self, ends.close)
         return self
 
@@ -154,32 +157,36 @@ class _Passes:
     their order."""
 
     def __init__(self) -> None:
-        self.passes: list[list[tuple[str, Tensor]]] = []
-        self._apart: list[tuple[str, Tensor]] = []  # where the user calls parts of the model, as a Lightning step may
-        self._calls = self._apart
-        self._depth: int | None = None  # of the outermost module that was called
+        self.passes: list[list[tuple[str, Tensor]]] = [[]]
+        self._calls = self.passes[0]  # of the pass that runs, or of the last, as a step may call parts after the whole
+        self._outermost: nn.Module | None = None  # of those that run
         self._sizes = BatchSizes()  # of what went into it
+        self._handled: BaseException | None = None  # by whoever called it
 
-    def begin(self, depth: int, tokens_first: bool, module: nn.Module, inputs: Any, named: Any) -> None:
-        if self._depth is None or depth <= self._depth:
-            self._depth, self._sizes = depth, batch_sizes((inputs, named), either=tokens_first)
-        if depth == 0:
+    def begin(self, whole: bool, tokens_first: bool, module: nn.Module, inputs: Any, named: Any) -> None:
+        if whole or self._outermost in (None, module):
+            self._outermost, self._sizes = module, batch_sizes((inputs, named), either=tokens_first)
+            self._handled = sys.exception()
+        if whole:
             self._calls = []
 
-    def end(self, *_: object) -> None:
-        self.passes.append(self._calls)
+    def end(self, module: nn.Module, *_: object) -> None:
+        if module is self._outermost:
+            self._outermost = None
+            if self._calls is not self.passes[-1]:  # a pass of the whole, which another exception may have ended
+                self.passes.append(self._calls if sys.exception() is self._handled else [])
+                self._calls = self.passes[-1]
 
     def add(self, pool: Pool, place: Place, module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
         if torch._C._current_graph_task_id() != -1:  # within a backward pass
             return
         # a sequence that goes into a part of the model may have the tokens first there, whatever went into the whole
-        sizes = batch_sizes((inputs, named), either=True) if self._depth is None else self._sizes
+        sizes = batch_sizes((inputs, named), either=True) if self._outermost is None else self._sizes
         self._calls.append((place.name, pooled_output(output, pool, place, sizes)))
 
     def release(self) -> list[list[tuple[str, Tensor]]]:
-        released = [self._apart, *self.passes]
-        self.passes, self._apart, self._depth = [], [], None
-        self._calls = self._apart
+        released, self.passes, self._outermost = self.passes, [[]], None
+        self._calls = self.passes[0]
         return [calls for calls in released if calls]
 
 

@@ -19,6 +19,8 @@ _SEQUENCES = (
     nn.TransformerDecoderLayer,
 )
 """torch's own, whose `batch_first` says where their samples stand."""
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+"""torch's own, whose width is the second axis."""
 _SAMPLES_FIRST = ("timm", "transformers", "torchvision")
 """Libraries whose blocks have the samples first, but for those of `_TOKENS_FIRST`."""
 _TOKENS_FIRST = tuple(
@@ -90,9 +92,8 @@ def tokens_first(module: nn.Module) -> bool:
 
 def check_layout(layout: str | None) -> None:
     """Raises UserError where it names no samples, no width, or an axis twice."""
-    if layout is None:
-        return
-    if not isinstance(layout, str) or not {"N", "D"} <= set(layout) or len(set(layout)) < len(layout):
+    says = isinstance(layout, str) and {"N", "D"} <= set(layout) and len(set(layout)) == len(layout)
+    if layout is not None and not says:
         raise UserError(
             f"layout: expected a letter for each axis, N of the samples and D of the width among them, such as NTD, "
             f"TND, NHWD or NDHW, got {layout!r}."
@@ -113,11 +114,17 @@ class Place:
         # without any `batch_first`, as of one's own layers in torch's encoder, nothing is certain
         certain = sequence is not None and any(hasattr(part, "batch_first") for part in sequence.modules())
         self.tokens_first = tokens_first(sequence) if sequence is not None and certain else None
-        kind = type(lineage[0]).__module__
-        self.samples_first = kind.split(".")[0] in _SAMPLES_FIRST and not kind.startswith(_TOKENS_FIRST)
-        shapes = next((s for m in lineage if (s := [tuple(p.shape) for p in m.parameters() if p.ndim])), [])
-        self.widths = {size for shape in shapes for size in shape[:2]}
-        self.convolves = any(len(shape) > 2 for shape in shapes) and all(len(shape) != 2 for shape in shapes)
+        kinds = [type(module).__module__ for module in lineage]
+        libraries = [kind.split(".")[0] in _SAMPLES_FIRST for kind in kinds]
+        self.samples_first = libraries[0] and not kinds[0].startswith(_TOKENS_FIRST)
+        self.of_library = any(libraries)
+        self.channels_first = isinstance(lineage[0], _CHANNELS_FIRST)
+        holder = next((m for m in lineage if any(p.ndim for p in m.parameters())), lineage[0])
+        weights = [(isinstance(m, _CHANNELS_FIRST), p.shape) for m in holder.modules() for p in m.parameters(False)]
+        # not T of positions (1, T, D), nor 1, the width of a depthwise kernel
+        self.widths = {size for of, shape in weights if of or shape[2:].numel() == 1 for size in shape[:2]} - {1}
+        self.convolves = any(of for of, _ in weights)
+        self.only_convolves = self.convolves and all(len(shape) != 2 for _, shape in weights)
         formats = (str(getattr(m, "output_fmt", "")).rpartition(".")[2] for m in lineage)  # timm's
         self.channels_last = next((found == "NHWC" for found in formats if found), False)
 
@@ -131,7 +138,7 @@ class Place:
             if len(self.told) != len(shape) or not self._may_be(shape[self.told.index("N")], sizes):
                 raise self._refused(shape, sizes, f"which is not {self.told}: change layout")
             return self.told
-        layout = self._sequence(shape, sizes) if len(shape) == 3 else self._placed(shape, sizes)
+        layout = (self._sequence if len(shape) == 3 and not self.channels_first else self._placed)(shape, sizes)
         if layout != self.found.setdefault(len(shape), layout):
             raise self._refused(shape, sizes, f"{self.found[len(shape)]} before and {layout} now")
         return layout
@@ -154,7 +161,12 @@ class Place:
             raise self._refused(shape, sizes, "which may have tokens first, or several windows or frames a sample")
         if fits == [1] or (len(fits) == 2 and known == "TND"):
             return "TND"
-        return "NDT" if shape[1] in self.widths and shape[2] not in self.widths else "NTD"
+        channels = shape[1] in self.widths
+        if not self.convolves or channels != (shape[2] in self.widths):
+            return "NDT" if self.convolves and channels else "NTD"
+        if known != "TND" and (3 in self.found or (self.of_library and not self.only_convolves)):
+            return known or "NTD"
+        raise self._refused(shape, sizes, "whose width may be the second axis or the last")
 
     def _placed(self, shape: tuple[int, ...], sizes: BatchSizes) -> str:
         if len(shape) == 2 and self.tokens_first is not None:
@@ -167,10 +179,17 @@ class Place:
         first, last = f"ND{positions}", f"N{positions}D"
         if not sizes.first:
             raise self._refused(shape, sizes, "whose first axis may be windows or frames as well")
-        if (shape[1] in self.widths) != (shape[-1] in self.widths):
-            return first if shape[1] in self.widths else last
-        if self.channels_last or self.convolves:
-            return last if self.channels_last else first
+        if self.channels_first:
+            return first
+        # where parts are concatenated, C is among no widths, and W may be by chance: then a square map, H = W, tells
+        known, square = [shape[axis] in self.widths for axis in (1, -1)], shape[-2] == shape[-1]
+        if known == [False, True] and not square:
+            return last
+        convolved = known[0] == known[1] and self.only_convolves and not self.channels_last
+        if (known == [True, False] or convolved) and (square or shape[-3] != shape[-2]):
+            return first
+        if self.channels_last:
+            return last
         if len(shape) in self.found:
             return self.found[len(shape)]
         raise self._refused(shape, sizes, "whose width may be the second axis or the last")

@@ -12,6 +12,8 @@ from layersim.tapping.layout import BatchSizes, Place, sequence_shape, tensors
 
 Reduction = Literal["cls", "mean", "last"]
 Pool = Reduction | Callable[[Any], Tensor]
+_TOKENS: dict[Reduction, slice] = {"cls": slice(1), "mean": slice(None), "last": slice(-1, None)}
+"""Of which T each takes the mean, which is NaN of none."""
 
 
 def check_pool(pool: Pool) -> None:
@@ -23,7 +25,7 @@ def check_pool(pool: Pool) -> None:
 @torch.no_grad()
 def pooled_output(output: Any, pool: Pool, place: Place, sizes: BatchSizes) -> Tensor:
     """(N, D) features, a copy without gradients, of a module's output, in whatever structure: of its first tensor, by a
-    pool as `FeatureTap` takes it. Nested and packed tokens have no padding that could count.
+    pool as `FeatureTap` takes it. Nested and packed tokens have no padding that could count; without any they give NaN.
 
     Raises:
         UserError: no tensor, no floating-point numbers, a shape that the pool does not fit, or samples that cannot be
@@ -65,30 +67,24 @@ def _pooled(tensor: Tensor | PackedSequence, pool: Reduction, place: Place, size
             "W) or (N, H, W, D), or to a function that returns (N, D)."
         )
     layout = place(shape, sizes)
-    samples, width = layout.index("N"), layout.index("D")
-    tokens = [axis for axis in range(len(shape)) if axis not in (samples, width)]
-    if pool == "mean" and tokens:
-        tensor = tensor.mean(tokens)
-    for axis in reversed(tokens) if pool != "mean" else ():
-        tensor = tensor.select(axis, 0 if pool == "cls" else -1)
-    return tensor if samples < width else tensor.mT
+    tensor = tensor.movedim((layout.index("N"), layout.index("D")), (0, -1))
+    return tensor if tensor.ndim == 2 else tensor.flatten(1, -2)[:, _TOKENS[pool]].mean(1)
 
 
 def _of_ragged(tensor: Tensor | PackedSequence, pool: Reduction, layer: str) -> Tensor:
     """Samples whose lengths differ, one (T, D) each; lengths on the host, or not asked for."""
     if isinstance(tensor, PackedSequence):
-        return torch.stack([_of_sample(sample, pool) for sample in unpack_sequence(tensor)])
-    if tensor.ndim != 3:
+        return torch.stack([sample[_TOKENS[pool]].mean(0) for sample in unpack_sequence(tensor)])
+    jagged = tensor.layout == torch.jagged
+    if tensor.ndim != 3 or (jagged and isinstance(tensor.shape[2], torch.SymInt)):
         raise UserError(
-            f"{layer} puts out a nested tensor of {tensor.ndim} axes, not (N, T, D): set pool to a function."
+            f"{layer} puts out a nested tensor of {tensor.ndim} axes that is not (N, T, D): set pool to a function."
         )
-    if tensor.layout == torch.strided:
-        return torch.stack([_of_sample(sample, pool) for sample in tensor.unbind()])
+    if not jagged or tensor.lengths() is not None:  # type: ignore[attr-defined] # with padding between the samples
+        return torch.stack([sample[_TOKENS[pool]].mean(0) for sample in tensor.unbind()])
     values, offsets = tensor.values(), tensor.offsets()  # type: ignore[attr-defined] # unbind() would wait for a GPU
     if pool == "mean":
-        return torch.segment_reduce(values, "mean", offsets=offsets)
-    return values[offsets[:-1] if pool == "cls" else offsets[1:] - 1]
-
-
-def _of_sample(tokens: Tensor, pool: Reduction) -> Tensor:
-    return tokens.mean(0) if pool == "mean" else tokens[0 if pool == "cls" else -1]
+        wide = torch.promote_types(values.dtype, torch.float32)  # it sums in the type that it is given
+        return torch.segment_reduce(values.to(wide), "mean", offsets=offsets).to(values.dtype)
+    rows = values[(offsets[:-1] if pool == "cls" else offsets[1:] - 1).clamp(0, len(values) - 1)]
+    return rows.masked_fill((offsets.diff() == 0)[:, None], torch.nan)

@@ -1,5 +1,6 @@
 """FeatureTap: what it records against what the libraries and the model itself say, and what it leaves behind."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,9 +143,39 @@ def test_a_pass_that_fails_is_not_recorded() -> None:
         with pytest.raises(UserError, match="None of the chosen layers ran since the last take"):
             tap.take()
         expected = torch.stack(model(x))
-        with pytest.raises(ZeroDivisionError):
+        try:
             model(x[:3])
+        except ZeroDivisionError:
+            expected = torch.cat([expected, torch.stack(model(x[:2]))], 1)  # this one does not fail
         assert torch.equal(tap.take(), expected)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_parts_called_after_a_pass_have_samples_of_their_own(fails: bool) -> None:
+    class Whole(Chain):
+        def forward(self, x: Tensor) -> Any:
+            outputs = super().forward(x)
+            if fails and len(x) == 3:
+                raise ZeroDivisionError
+            return outputs
+
+    model, x = Whole(), inputs(9)
+    with FeatureTap(model, "blocks.*") as tap:
+        first = model(x[:2]) if fails else []
+        with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+            model(x[2:5])
+        last = [part := model.blocks[0](x[5:]), part := model.blocks[1](part), model.blocks[2](part)]
+        taken = tap.take_by_name()
+    if fails:  # a pass of its own, behind those before
+        assert torch.equal(torch.stack(list(taken.values())), torch.cat([torch.stack(first), torch.stack(last)], 1))
+    else:
+        assert torch.equal(taken["blocks.2#2"], last[2])
+    nested = nn.Sequential(nn.Sequential(model.blocks[0]))
+    with FeatureTap(nested, "0.0") as tap:
+        parts = {"0.0": nested[0](x[:3]), "0.0#2": model.blocks[0](x[3:])}  # neither is the whole
+    for name, features in tap.take_by_name().items():
+        assert torch.equal(features, parts.pop(name))
+    assert not parts
 
 
 def test_a_pool_gives_a_tensor() -> None:
@@ -348,3 +379,15 @@ def test_layers_of_other_samples_unknown_pools_and_data_parallel_are_refused() -
         FeatureTap(model, "*", "max")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="DataParallel runs copies of its modules"):
         FeatureTap(nn.DataParallel(model), "*")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("compile", [torch.jit.script, lambda model: torch.jit.trace(model, torch.ones(2, 4))])
+def test_torchscript_is_refused_where_it_is_tapped(compile: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), compile(nn.Sequential(nn.Linear(4, 4))))
+    for whole, name in ((model[1], "0"), (model, "1"), (model, "1.0")):
+        with pytest.raises(UserError, match=r"TorchScript runs past the hooks of a tap: .* before torch\.jit"):
+            FeatureTap(whole, name)
+    with FeatureTap(model, "0") as tap:
+        model(x := inputs())
+    assert torch.equal(tap.take()[0], model[0](x)), "elsewhere it is no matter"

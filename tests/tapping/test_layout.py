@@ -115,6 +115,24 @@ def test_nested_tensors_are_samples_of_their_real_tokens(pool: Any) -> None:
         same(tapped(nn.Sequential(nn.Identity()), "0", nested, pool=pool)["0"], expected)
 
 
+@each_pool
+def test_jagged_tensors_are_summed_in_float32_and_their_gaps_and_empty_samples_are_no_tokens(pool: Any) -> None:
+    model, lengths = nn.Sequential(nn.Identity()), [5000, 2, 0, 3]
+    x = (torch.randn(4, 5000, 4) + 3).bfloat16()
+    cut = [row[:length] for row, length in zip(x, lengths, strict=True)]
+    expected = torch.stack(
+        [POOLS[pool](row[None].float())[0] if len(row) else torch.full((4,), torch.nan) for row in cut]
+    )
+    whole = torch.nested.nested_tensor(cut, layout=torch.jagged)
+    gaps = torch.nested.narrow(x, 1, 0, torch.tensor(lengths), layout=torch.jagged)
+    assert gaps.lengths() is not None, "the control: it keeps what is not among the samples"
+    for nested in (whole, gaps):
+        found = tapped(model, "0", nested, pool=pool)["0"]
+        torch.testing.assert_close(found, expected.bfloat16(), rtol=0.01, atol=0.01, equal_nan=True)
+    with pytest.raises(UserError, match=r"0 puts out a nested tensor of 3 axes that is not \(N, T, D\): set pool"):
+        tapped(model, "0", whole.transpose(1, 2), pool=pool)
+
+
 class Mixing(nn.Module):
     """A block of one's own, of sequences as they come."""
 
@@ -240,6 +258,17 @@ def test_swins_maps_have_their_channels_last(width: int, whole: bool) -> None:
         same(ours, maps.mean((2, 3)))
 
 
+def test_a_stem_before_maps_with_channels_last_is_known_by_its_width() -> None:
+    """timm's word of the whole, "NHWC", does not hold there."""
+    torch.manual_seed(0)
+    model, images = timm.create_model("test_mambaout", num_classes=3).eval(), torch.randn(2, 3, 64, 64)
+    assert "NHWC" in str(model.output_fmt)
+    same(
+        tapped(model, "stem.act", images, pool="mean")["stem.act"],
+        model.stem.act(model.stem.conv1(images)).mean((2, 3)),
+    )
+
+
 def test_maps_of_convolutions_have_their_channels_first_whatever_their_size() -> None:
     torch.manual_seed(0)
     model = timm.create_model("resnet10t", num_classes=3).eval()
@@ -273,6 +302,78 @@ def test_signals_of_convolutions_have_their_channels_first(pool: Any) -> None:
     same(tapped(model, "0", x, pool=pool)["0"], POOLS[pool](model(x).mT))
 
 
+class Through(nn.Module):
+    """Parts of a block of one's own, whose output is changed at the end."""
+
+    def __init__(self, *parts: nn.Module, end: Callable[[Any], Tensor] = lambda out: out) -> None:
+        super().__init__()
+        self.parts, self.end = nn.Sequential(*parts), end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.parts(x))
+
+
+@each_pool
+def test_without_convolutions_the_tokens_come_second_whatever_the_weights_widths(pool: Any) -> None:
+    """64 tokens are as many as the LSTM's hidden width, whose output is twice as wide; positions have T among them."""
+
+    class Added(nn.Module):
+        def __init__(self, tokens: int) -> None:
+            super().__init__()
+            self.positions = nn.Parameter(torch.randn(1, tokens, WIDTH))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.positions
+
+    lstm = Through(nn.LSTM(64, 64, bidirectional=True, batch_first=True), end=lambda out: out[0])
+    x = torch.randn(8, 64, 64)
+    same(tapped(nn.Sequential(lstm), "0", x, pool=pool)["0"], POOLS[pool](lstm(x)))
+    for tokens in (20, 1):
+        model, x = nn.Sequential(nn.Embedding(9, WIDTH), Added(tokens)), torch.ones(6, tokens, dtype=torch.long)
+        same(tapped(model, "1", x, pool=pool)["1"], POOLS[pool](model(x)))
+    convolving, x = Through(nn.Conv1d(3, WIDTH, 1)), torch.randn(4, 3, 20)
+    same(tapped(nn.Sequential(convolving), "0", x, pool=pool)["0"], POOLS[pool](convolving(x).mT))  # the control
+
+
+@pytest.mark.parametrize("length", [16, 32])
+def test_signals_as_long_as_a_convolutions_width_are_known_of_torchs_own_alone(length: int) -> None:
+    model = nn.Sequential(nn.Conv1d(16, 32, 1), nn.BatchNorm1d(32), nn.ReLU(), Through(nn.Conv1d(32, 32, 1)))
+    x, block = torch.randn(8, 16, length), "3" if length == 32 else "2"
+    for name, features in tapped(model, "[01]", x, pool="mean").items():
+        same(features, model[: int(name) + 1](x).mean(2))
+    with pytest.raises(UserError, match=rf"{block} puts out \(8, 32, {length}\) .*width may be the second axis or the"):
+        tapped(model, block, x, pool="mean")
+    with torch.no_grad(), FeatureTap(model, block, "mean") as tap:
+        for known_by_now in (torch.randn(8, 16, 20), x):
+            model(known_by_now)
+        same(tap.take()[0, 8:], model[: int(block) + 1](x).mean(2))
+
+
+@pytest.mark.parametrize("size", [1, 16, 20])
+def test_maps_of_networks_that_concatenate_have_their_channels_first_or_are_refused(size: int) -> None:
+    """32 channels are not among the weights' widths, and a map of 16 × 16 is as wide as those."""
+    block = Through(nn.Conv2d(16, 16, 3, padding=1, groups=16), end=lambda out: torch.cat([out, out + 1], 1))
+    model, x = nn.Sequential(block), torch.randn(4, 16, size, size)
+    if size == 16:
+        with pytest.raises(UserError, match=r"0 puts out \(4, 32, 16, 16\) .*width may be the second axis or the last"):
+            tapped(model, "0", x, pool="mean")
+    found = tapped(model, "0", x, pool="mean", layout="NDHW" if size == 16 else None)
+    same(found["0"], block(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_maps_that_a_block_turns_have_their_channels_last_or_are_refused(size: int) -> None:
+    """A map of 3 × 3 is as high as the image has channels."""
+    block = Through(nn.Conv2d(3, WIDTH, 1), end=lambda out: out.permute(0, 2, 3, 1))
+    model, x = nn.Sequential(block), torch.randn(2, 3, size, size)
+    if size == 3:
+        with pytest.raises(UserError, match=r"0 puts out \(2, 3, 3, 8\) .*width may be the second axis or the last"):
+            tapped(model, "0", x, pool="mean")
+    same(tapped(model, "0.parts.0", x, pool="mean")["0.parts.0"], block.parts(x).mean((2, 3)))  # torch's own
+    found = tapped(model, "0", x, pool="mean", layout="NHWD" if size == 3 else None)
+    same(found["0"], block(x).mean((1, 2)))
+
+
 # What is asked for
 
 
@@ -286,7 +387,7 @@ def test_where_samples_stand_is_found_without_asking_a_device() -> None:
     """Tensors on meta have no values."""
     encoder = nn.TransformerEncoderLayer(36, 2, 8, batch_first=True)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2), encoder).to("meta").train()
-    with FeatureTap(model, "*", "mean") as tap:
+    with FeatureTap(model, ["0", "2"], "mean") as tap:
         model(torch.empty(5, 3, 8, 8, device="meta"))
     with pytest.raises(UserError, match="layers of one width"):
         tap.take()
