@@ -82,6 +82,7 @@ class LayerMeasures:
         named = named_parts(layers, pool=pool, layout=layout, norm=norm, head=head, label=label)
         self.model = model
         self.reader = reader_of(named_submodules(model)[""], named)
+        self._named = named
         self.monitors = monitors_of(measures, reads_head=self.reader.reads_head)
         self._homes: dict[Path, Path] = {}
         self._lines = 0
@@ -102,7 +103,8 @@ class LayerMeasures:
         device, leaving modes and the state of random generators as they were.
 
         Args:
-            batch: a mapping, a tuple with the model's inputs first, or a tensor.
+            batch: a mapping; a tuple with the model's inputs first, of which those that have a default are given to it
+                where the place of the label behind them is told; or a tensor.
             position: (N,) integers, each sample's place among the data; where None, a mapping's "position", or else as
                 they come.
 
@@ -112,13 +114,13 @@ class LayerMeasures:
         device = self._device()
         if isinstance(batch, Mapping):
             batch = {key: as_tensor(value) if key in LABELS else value for key, value in batch.items()}
-        batch = _with_position(move_data_to_device(batch, device), position)
-        forked = [device] if device.type == "cuda" else []
-        with evaluating(self.model), torch.no_grad(), torch.random.fork_rng(forked), self.watching(batch, position):
-            call(self.model, batch)
+        batch = move_data_to_device(batch, device)
+        forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        with evaluating(self.model), torch.no_grad(), forked, self.watching(batch, position) as own:
+            call(self.model, own if self._named is None else batch, self._named)
 
     @contextmanager
-    def watching(self, batch: Any = None, position: Tensor | None = None) -> Iterator[None]:
+    def watching(self, batch: Any = None, position: Tensor | None = None) -> Iterator[Any]:
         """Takes in what one call of the model in here tells, which the loop makes, in whatever mode and precision:
         `with measures.watching(batch): loss = model(**batch).loss`. Gradients are left alone.
 
@@ -126,16 +128,20 @@ class LayerMeasures:
             batch: what the model runs on, for its labels; of transformers' models in any case, for the padding.
             position: as of `update`.
 
+        Yields:
+            The batch; a mapping with the position, from which a language model's tokens have theirs.
+
         Raises:
             UserError: nothing ran, layers that differ in their width or number, labels that are missing; a batch with
                 other keys than those before.
         """
         position = None if position is None else torch.as_tensor(position)
-        batch = _with_position(batch, position)
+        if isinstance(batch, Mapping) and position is not None:
+            batch = {**batch, "position": position}
         self.same_keys(batch)
         self.reader.open(batch)
         try:
-            yield
+            yield batch
         except BaseException:
             self.reader.close()
             raise
@@ -269,8 +275,3 @@ class LayerMeasures:
             for monitor in self.monitors:
                 monitor.begin(cast(LayerwiseModule, self.reader.model(layers)), device, self.monitors[0])
         self._layers = layers
-
-
-def _with_position(batch: Any, position: Tensor | None) -> Any:
-    """A mapping tells its samples' positions itself, from which a language model's tokens have theirs."""
-    return {**batch, "position": position} if isinstance(batch, Mapping) and position is not None else batch

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from callbacks.tapped_module import LABELS, Named, ReadModel, TappedModule, as_tensor, of_those_below, read_by_head
-from layersim.backbones.base import Backbone
+from layersim.backbones.base import Backbone, check_mapping
 from layersim.backbones.tokens import POSITIONS
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
@@ -18,7 +18,7 @@ from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.tapping.submodules import named_submodules
 
 _BESIDE = {*LABELS, "index", "position"}
-"""Entries of a batch that no model is given."""
+"""Entries of a batch that a model is given only where its forward names them."""
 
 
 class OwnReader:
@@ -73,15 +73,21 @@ class TransformersReader(OwnReader):
         super().__init__(TransformersBackbone.around(model))
 
     def open(self, batch: Any) -> None:
-        """Before the model runs on this batch, in its names or ours; without `attention_mask` every token counts."""
+        """Before the model runs on this batch, in its names or ours; without `attention_mask` every token counts.
+
+        Raises:
+            UserError: no mapping; padding where this model looks.
+        """
         self.close()
-        if not isinstance(batch, Mapping):
-            raise UserError(f"Expected batches as mappings, as the model takes them, but got a {type(batch).__name__}.")
+        check_mapping(batch)
         label = as_tensor(next((batch[key] for key in LABELS if key in batch), None))
         is_classes = isinstance(label, Tensor) and not label.is_floating_point()
         told = {**batch, "label": label if is_classes else None}
         if isinstance(tokens := batch.get("input_ids"), Tensor) and batch.get("attention_mask") is None:
             told["attention_mask"] = torch.ones_like(tokens)
+        mask = told.get("attention_mask")
+        if self.module.reads_end and mask is not None and not mask[:, -1].all():
+            raise UserError(f"{self.module.name} looks at the last place, padding or not: pad on the left.")
         read, *counted = self.module.counted(told)
         self._output = self._hooks.enter_context(self.module.listening(read)), counted
 
@@ -114,37 +120,49 @@ def reader_of(model: nn.Module, named: Named | None) -> OwnReader | TappedModule
     raise UserError(f"Name the layers of a {type(model).__name__} that are measured, such as {_ways(model)}.")
 
 
-def call(model: nn.Module, batch: Any) -> None:
-    """Runs a model on a batch as its `forward` takes it: of a mapping the entries that it names, or the only one that
-    is no label; of a tuple as many as it wants; anything else as it is.
+def call(model: nn.Module, batch: Any, named: Named | None = None) -> Any:
+    """What a model gives of a batch, run as its `forward` takes it: of a mapping the entries that it names, or the only
+    one that is no label; of a tuple those before the label, where its place is known, or else as many as it needs;
+    anything else as it is.
 
     Raises:
-        UserError: the batch does not fit.
+        UserError: the batch does not fit, or a tuple may hold more of what the model takes than it needs.
     """
     model = model.module if isinstance(model, DistributedDataParallel) else model  # which may wait for the others
     bare = named_submodules(model)[""]
     if isinstance(bare, LayerwiseModule | Backbone):
-        model(batch)
-        return
+        return model(batch)
     own = inspect.signature(bare.forward).parameters.values()
-    free = [each for each in own if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-    needed = [each.name for each in free if each.default is each.empty]
+    free = [each.name for each in own if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    needed = {each.name for each in own if each.name in free and each.default is each.empty}
+    label = None if named is None else named.label
     if isinstance(batch, Mapping):
-        given = {each.name: batch[each.name] for each in free if each.name in batch and each.name not in _BESIDE}
-        others = [key for key in batch if key not in _BESIDE]
-        if given and {*needed} <= {*given}:
-            model(**given)
-        elif len(needed) <= 1 and len(others) == 1:
-            model(batch[others[0]])
-        else:
-            raise UserError(
-                f"{type(bare).__name__}.forward takes {', '.join(each.name for each in free)}, but the batch has "
-                f"{', '.join(map(str, batch)) or 'nothing'}. Run it yourself: with measures.watching(batch): model(…)."
-            )
+        config, generates = getattr(bare, "config", None), getattr(bare, "can_generate", lambda: True)
+        decodes = getattr(config, "is_encoder_decoder", True) and generates()  # else transformers' want but a loss
+        given = {name: batch[name] for name in free if name in batch and (decodes or name not in LABELS)}
+        others = [key for key in batch if key not in {*_BESIDE, label}]
+        if needed <= {*given} and (needed or {*given} - _BESIDE):
+            return model(**given)
+        if len(needed) <= 1 and len(others) == 1:
+            return model(batch[others[0]])
+        has = ", ".join(map(str, batch)) or "nothing"
     elif isinstance(batch, Sequence):
-        model(*batch[: max(1, len(needed))])
+        most = None if any(each.kind is each.VAR_POSITIONAL for each in own) else len(free)
+        least = max(len(needed), most is not None)  # a model takes something
+        inputs, certain = batch[: max(least, 1)], len(batch) <= least + 1 or least == most
+        if most is None and label is None and named is not None and named.head and len(batch) == 2:
+            label = 1
+        if isinstance(label, int) and len(before := (batch[:label] or batch[label + 1 :])[:most]) >= least:
+            inputs, certain = before, True
+        if certain and len(inputs) >= least:
+            return model(*inputs)
+        has = f"{len(batch)} entries without names: give a mapping, or its label's place (label={len(batch) - 1})"
     else:
-        model(batch)
+        return model(batch)
+    raise UserError(
+        f"{type(bare).__name__}.forward takes {', '.join(each.name for each in own)}, but the batch has {has}. Run it "
+        "yourself: with measures.watching(batch): model(…)."
+    )
 
 
 def _ways(model: nn.Module) -> str:

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from layersim.backbones.base import Backbone
+from layersim.backbones.tiny_input import rounding
 from layersim.errors import UserError, meant
 from layersim.evaluation import everywhere, processes
 from layersim.heads import SharedHead
@@ -118,6 +119,7 @@ class TappedModule:
         self.tap = FeatureTap(module, named.layers, named.pool, layout=named.layout)
         self.model(1)  # refuses names that the module has not
         self._samples = 0
+        self._hooks = contextlib.ExitStack()
 
     @property
     def reads_head(self) -> bool:
@@ -130,11 +132,21 @@ class TappedModule:
 
     def open(self, batch: Any) -> None:
         """Before a step with this batch."""
+        self.close()
         self.tap.open()
+        self._said: list[tuple[Tensor, Tensor]] = []
+        if self.reads_head:
+            self._hooks.callback(self.model(1).backbone.classifier.register_forward_hook(self._keep).remove)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Logits of samples, and how exact they are, unless something is random in training."""
+        if isinstance(output, Tensor) and output.ndim == 2 and not any(part.training for part in self.module.modules()):
+            self._said.append((output.detach().clone(), rounding(output)))  # here, where autocast is known
 
     def close(self) -> None:
         """Lets go of the module."""
         self.tap.close()
+        self._hooks.close()
 
     def read(self, batch: Any, below: int | None = None) -> LayerOutput | None:
         """What the layers put out since the tap was opened, and what the head, where one is named, reads there, of the
@@ -143,9 +155,10 @@ class TappedModule:
 
         Raises:
             UserError: as `FeatureTap.take`; no layout was told, and the step ran on another number of samples than the
-                batch has, such as each video's frames; there are no labels where the head is read.
+                batch has, such as each video's frames; there are no labels where the head is read, or it reads others
+                than the model's own logits at the last layer.
         """
-        self.tap.close()
+        self.close()
         values = self.tap.take()
         samples = values.shape[1]
         sizes = batch_sizes(batch, either=tokens_first(self.module))
@@ -166,8 +179,28 @@ class TappedModule:
             return None
         self._samples += kept.values.shape[1]
         backbone = self.model(len(kept.values)).backbone
-        dtype = next((each.dtype for each in backbone.classifier.parameters()), None) if self.reads_head else None
+        if not self.reads_head:
+            return read_by_head(backbone, kept)
+        dtype = next((each.dtype for each in backbone.classifier.parameters()), values.dtype)
+        self._check_logits(values[-1:].to(dtype), len(values))
         return read_by_head(backbone, kept, dtype)
+
+    def _check_logits(self, last: Tensor, layers: int) -> None:
+        """Refuses features (1, N, D) of the last layer of which the head reads none of the logits (N, C) that it gave
+        the model; not so where a part of the same kind follows, which the author left out of the layers."""
+        parts = named_submodules(self.module)
+        name = self.tap.names[-1].partition("#")[0]
+        behind = [parts[each] for each in [*parts][[*parts].index(name) + 1 :] if each != self.named.head]
+        if not last.numel() or any(type(part) is type(parts[name]) for part in behind):
+            return
+        found = self.model(layers).head.logits(last, [layers - 1])[0]
+        said = [(logits, least) for logits, least in self._said if logits.shape == found.shape]
+        if said and all((found - logits).abs().max() > least for logits, least in said):
+            raise UserError(
+                f"The head's own logits are not those that it reads of {self.tap.names[-1]} pooled by "
+                f"{self.options()['pool']!r} behind norm {self.named.norm!r}. Set pool as the model pools (mean, last, "
+                "or a function that gives what the norm is given), or norm, or layers up to the model's last one."
+            )
 
     def options(self) -> dict[str, Any]:
         """Which features were measured: the layers' names, first layer first, and the pool's."""

@@ -130,6 +130,7 @@ class Backbone(nn.Module, ABC):
     def counted(self, batch: Mapping[str, Any]) -> tuple[Callable[[Tensor], Tensor], Tensor | None, Tensor | None]:
         """What makes of a block's output for this batch the features that count, (N, D), their targets and positions,
         (N,) each, None where the batch tells none."""
+        check_mapping(batch)
         mask = batch.get("attention_mask")
         return lambda tokens: self.pool(tokens, mask), batch.get("label"), batch.get("position")
 
@@ -213,10 +214,16 @@ class Backbone(nn.Module, ABC):
 
 def taken(batch: Mapping[str, Any], key: str) -> Any:
     """What a batch has by this name, which the model reads; a UserError where it has nothing."""
-    if not isinstance(batch, Mapping) or key not in batch:
-        found = ", ".join(batch) if isinstance(batch, Mapping) else f"of type {type(batch).__name__}"
-        raise UserError(f"The batch has no {key}, which the model reads; it is {found}. Change the data.")
+    check_mapping(batch)
+    if key not in batch:
+        raise UserError(f"The batch has no {key}, which the model reads; it is {', '.join(batch)}. Change the data.")
     return batch[key]
+
+
+def check_mapping(batch: Any) -> None:
+    """Refuses a batch that has no names."""
+    if not isinstance(batch, Mapping):
+        raise UserError(f"Expected a batch as a mapping, as the model takes it, but got a {type(batch).__name__}.")
 
 
 def _recomputed(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

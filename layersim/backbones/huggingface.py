@@ -63,6 +63,8 @@ class TransformersBackbone(Backbone):
 
     tiny_batch: Mapping[str, Tensor]
     layout: Layout
+    reads_end: bool
+    """Whether its own classifier looks at the last place even where that is padding (XLNet); here it never does."""
 
     def __init__(
         self,
@@ -174,6 +176,7 @@ class TransformersBackbone(Backbone):
             mask = self.tiny_batch.get("attention_mask")
             try:
                 self.layout, last, logits = layout_of(self.model, self._run_tiny, mask=mask, task=self.task, **named)
+                self.reads_end = left
                 break
             except Unexplained:
                 if left or self._images or self.task == "language-modeling":

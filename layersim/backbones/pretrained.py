@@ -177,15 +177,14 @@ def image_config(name: str | None, config: Any, hub: dict[str, Any], size_typed:
 
 def _processor(name: str | None, hub: dict[str, Any]) -> Any:
     """The checkpoint's own image processor; None where it has none."""
-    if name is None:
+    is_folder = name is not None and os.path.isdir(name)
+    if name is None or (is_folder and not any(os.path.isfile(os.path.join(name, file)) for file in PROCESSORS)):
         return None
-    if os.path.isdir(name):
-        if not any(os.path.isfile(os.path.join(name, file)) for file in PROCESSORS):
-            return None
-        return transformers.AutoImageProcessor.from_pretrained(name, **hub)
     try:
         return transformers.AutoImageProcessor.from_pretrained(name, **hub)
     except OSError:  # a repository of weights alone
+        if is_folder:
+            raise
         return None
 
 
@@ -279,8 +278,7 @@ def _set_classes(config: Any, num_classes: int | None, task: Task) -> None:
     wanted = config.num_labels if num_classes is None else num_classes
     if wanted < 2:
         raise UserError(f"Expected at least 2 classes, but {config.model_type} has {wanted}. Set num_classes.")
-    if wanted != config.num_labels:
-        config.num_labels = wanted
+    config.num_labels = wanted
 
 
 def _told(name: str) -> AbstractContextManager[None]:

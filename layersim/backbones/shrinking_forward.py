@@ -15,6 +15,7 @@ from torch import Tensor
 from layersim.backbones.base import Backbone
 from layersim.backbones.block_arguments import Axes, Place, given_shapes, grown_axes, mapped
 from layersim.backbones.calls import first_tensor, hooked, watched
+from layersim.backbones.tiny_input import rounding
 from layersim.errors import UserError, as_user_error
 
 Visit = Callable[[int, Tensor, Tensor], Tensor]
@@ -77,9 +78,7 @@ class ShrinkingForward:
 
         with as_user_error(_CANNOT):
             _Run(self.backbone, three, visit, axes, None).go()
-        coarse = expected.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(expected.device.type)
-        tolerance = (5e-2 if coarse else 1e-3) * expected.abs().max()
-        if not (found - expected).abs().max() <= tolerance:
+        if not (found - expected).abs().max() <= rounding(expected):
             raise UserError(f"{_CANNOT}: then the others' features change.")
 
 

@@ -310,6 +310,12 @@ def test_a_batch_without_attention_mask_is_refused() -> None:
         build(CAUSAL["Llama"], "language-modeling")({"input_ids": torch.ones(1, 3, dtype=torch.long)})
 
 
+def test_a_batch_without_names_is_refused() -> None:
+    for backbone in (build(ENCODERS["BERT"]), build(CAUSAL["GPT-2"], "language-modeling"), build(IMAGES["ViT"])):
+        with pytest.raises(UserError, match="Expected a batch as a mapping, as the model takes it, but got a Tensor"):
+            backbone(torch.ones(2, 3, dtype=torch.long))
+
+
 def test_padding_is_taken_from_the_end_of_text_with_a_notice() -> None:
     """A text that truly ends in that token keeps its end, where the library's own forward passes over it."""
     with pytest.warns(UserWarning, match="no padding token; its end-of-text token 2 is taken"):

@@ -219,3 +219,21 @@ def test_a_recorder_keeps_each_directorys_run_apart(tmp_path: Path) -> None:
     assert epochs == {"one": [0, 1], "two": [0], "three": [0, 1]}
     (told,) = (state for name, state in torch.load(tmp_path / "two.ckpt")["callbacks"].items() if "RunRec" in name)
     assert told["lines"] == (tmp_path / "two" / RECORDS_FILE).read_text().splitlines()
+
+
+def test_a_prediction_tells_nothing_of_the_records_in_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The control is the validation, which has a table of what it measured."""
+    data = tiny.digits()
+    run = trainer(tmp_path, [Lengths(), RunRecorder()], max_epochs=1, limit_train_batches=1, limit_val_batches=1)
+    run.fit(tiny.module(), data)
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    run.validate(tiny.module(), data, verbose=False)
+    assert "Records and figures: " in capsys.readouterr().out
+    recorder = RunRecorder()
+    again = trainer(tmp_path / "again", [recorder], limit_predict_batches=1)
+    again.predict(tiny.module(), data, ckpt_path=tmp_path / "one.ckpt")
+    assert len(recorder.records) == 1
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "again" / RECORDS_FILE).exists()
