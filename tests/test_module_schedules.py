@@ -153,6 +153,13 @@ def test_a_schedule_that_ends_before_the_training_is_refused(tmp_path: Path) -> 
     short = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=5)
     with pytest.raises(UserError, match="ends after 5 steps, but this training moves it 6 times"):
         rates_of(tmp_path, short)
+    untold = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1)
+    with pytest.raises(UserError, match=r"OneCycleLR has no total_steps, .* 6 times\. Set .*total_steps=6,"):
+        rates_of(tmp_path, untold)
+    with pytest.raises(UserError, match=r"learning-rate schedule: Expected float between 0 and 1 pct_start"):
+        rates_of(tmp_path, partial(untold, pct_start=2.0))  # torch's other words stay
+    with pytest.raises(UserError, match=r"learning-rate schedule: You must define either total_steps"):
+        rates_of(tmp_path, lambda made: SequentialLR(made, [ConstantLR(made), untold(made)], [2]))
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

@@ -1,6 +1,5 @@
 """`layersim claims --standard RUN … --aligned RUN …`: which of the paper's claims hold on finished runs?"""
 
-import glob
 from pathlib import Path
 
 from rich.console import Console
@@ -13,10 +12,10 @@ from layersim.writing import written_whole
 
 def claims(
     *,
-    standard: list[str] = [],  # noqa: B006 - these are read only
-    aligned: list[str] = [],  # noqa: B006
-    alternating: list[str] = [],  # noqa: B006
-    separate: list[str] = [],  # noqa: B006
+    standard: list[Path] = [],  # noqa: B006 - these are read only
+    aligned: list[Path] = [],  # noqa: B006
+    alternating: list[Path] = [],  # noqa: B006
+    separate: list[Path] = [],  # noqa: B006
     output: Path | None = None,
     absolute_epsilon: float | None = None,
     drop: float = 0.01,
@@ -50,8 +49,7 @@ def claims(
         transfer_loss: the accuracy that a layer may lose under shifts or on another task
 
     Raises:
-        UserError: a pattern that no directory fits, what is no run, no run that was trained, or a limit that is no
-            share.
+        UserError: what is no run, no run that was trained, or a limit that is no share.
     """
     given = locals()
     if output is not None and output.suffix != ".md":
@@ -60,7 +58,7 @@ def claims(
     limits = {name: limit for name, limit in limits.items() if limit is not None}
     for name, limit in limits.items():
         check_share(f"--{name}", limit, zero=True, one=True)
-    arms = read_arms({arm: _directories(arm, given[arm]) for arm in ARMS if given[arm]})
+    arms = read_arms({arm: given[arm] for arm in ARMS if given[arm]})
     verdicts = judge(arms, limits)
     console = Console()
     console.print(verdicts_table(arms, verdicts))
@@ -72,15 +70,3 @@ def claims(
         with written_whole(output) as part:
             part.write_text(markdown([(arms, verdicts)]), encoding="utf-8")
         print(f"Markdown: {output}")
-
-
-def _directories(arm: str, patterns: list[str]) -> list[Path]:
-    """What the shell left as patterns is looked for here; of those only folders count."""
-    found: list[Path] = []
-    for pattern in patterns:
-        named = [pattern] if Path(pattern).is_dir() else sorted(glob.glob(pattern))  # run[1] may be one's very name
-        of_pattern = [Path(path) for path in named if Path(path).is_dir()]
-        if not of_pattern:
-            raise UserError(f"--{arm}: expected a run's directory, or a pattern of some, got {pattern}: there is none.")
-        found += of_pattern
-    return found

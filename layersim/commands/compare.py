@@ -26,7 +26,7 @@ def compare(
     damaged file is told and left out.
 
     Args:
-        run: a run's directory, with layers.jsonl
+        run: a run's directory, with layers.jsonl, or a pattern of some
         output: the figure, comparison.png where left out; the page gets its name with .html
         stage: whose records are compared
         epoch: which is compared; each run's last where left out

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from layersim.data import Split, SplitDataModule
 from layersim.data.blocks import first_tokens
-from layersim.errors import UserError, as_user_error, check_choice, check_seed, check_share
+from layersim.errors import UserError, as_user_error, at_least, check_choice, check_seed, check_share
 from layersim.exits import POLICIES, Method, Risk, check_promise, check_targets, split_for_temperatures
 from layersim.exits.token_calibration import TokenRisk
 from layersim.module import LayerwiseModule
@@ -35,8 +35,7 @@ class Texts:
 
     def __post_init__(self) -> None:
         for name in ("number", "prompt", "new", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"Expected 1 or more, but --texts.{name} is {getattr(self, name)}.")
+            at_least(1, f"--texts.{name}", getattr(self, name))
 
     def check_on(self, model: LayerwiseModule, split: Split) -> int:
         """How many texts there are. Refuses, with a UserError, layers that the model has not, and texts longer than it

@@ -19,7 +19,7 @@ from layersim.commands.outcome import check_place, made_place
 from layersim.commands.parser import call
 from layersim.commands.screens import print_facts, print_next, shown
 from layersim.commands.start import exits_command
-from layersim.errors import UserError, as_user_error
+from layersim.errors import as_user_error, at_least
 from layersim.module import LayerwiseModule
 from layersim.report.configuration import CONFIG_FILE
 from layersim.report.page import PAGE_FILE
@@ -97,8 +97,7 @@ def look(
     """
     quiet()
     check_place(to, _EXPERIMENT)
-    if max_samples < 4:
-        raise UserError(f"Expected 4 samples or more, but got {max_samples}. Change --max_samples.")
+    at_least(4, "--max_samples", max_samples)
     source, told = settled(read_source(model), backbone_options)
     found = source.data if data is None else guesses.opened(data)
     module = open_module(source, seed=seed)

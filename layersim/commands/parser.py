@@ -1,13 +1,16 @@
 """The one parser of all verbs: whatever it refuses is one line that names the option."""
 
 import argparse
+import glob
 import json
+import os
 import pydoc
 import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import PathFinder
 from inspect import Parameter, signature
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args, get_origin
 
@@ -79,9 +82,9 @@ Data = Annotated[dict[str, Any] | None, "SplitDataModule"]
 def call(verb: Callable[..., Any], args: Sequence[str]) -> Any:
     """Calls a verb's function with the options that were typed; its signature says which there are.
 
-    What is not keyword-only stands in its place on the command line; a list takes one word or more; a bool is a flag,
-    and in flags - is as good as _. The data that are not typed are those that the first of the models which are typed
-    was trained on.
+    What is not keyword-only stands in its place on the command line; a list takes one word or more; of paths, a list is
+    of directories; a bool is a flag, and in flags - is as good as _. The data that are not typed are those that the
+    first of the models which are typed was trained on.
     """
     parser = Parser(prog=f"layersim {verb.__name__}", allow_abbrev=False)
     for parameter in signature(verb).parameters.values():
@@ -90,11 +93,23 @@ def call(verb: Callable[..., Any], args: Sequence[str]) -> Any:
     words = [re.sub("^--[^=]+", lambda flag: f"--{flag[0][2:].replace('-', '_')}", word) for word in args]
     given = parser.parse_args([*stored, *words]).as_dict()
     for name, value in given.items():
+        paths = [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
         with as_user_error(f"{name}: there can be no such path"):
-            for path in value if isinstance(value, list) else [value]:
-                if isinstance(path, Path):
-                    path.resolve().exists()
+            for path in paths:
+                path.resolve().exists()
+        given[name] = _directories(paths) if paths and value == paths else value
     return verb(**given)
+
+
+def _directories(paths: list[Path]) -> list[Path]:
+    """What the shell left as patterns is looked for here, but run[1] may be one's very name. Files, such as a sweep
+    writes beside its runs, are passed over while a directory remains; what is not there, the verb itself tells."""
+    named = ([path] if path.exists() else sorted(map(Path, glob.glob(str(path)))) or [path] for path in paths)
+    found = list(chain(*named))
+    kept = [path for path in found if not path.is_file()]
+    if kept and (files := [path for path in found if path not in kept]):
+        print(f"Passed over, being no directory: {len(files)} of {len(found)} paths, such as {files[0]}.")
+    return kept or found
 
 
 def _add_option(parser: ArgumentParser, parameter: Parameter) -> None:
@@ -158,7 +173,10 @@ class Parser(ArgumentParser):
         return str(super().dump(*args, **kwargs | {"skip_validation": True}))
 
     def _hint(self, message: str) -> str:
-        """Names near the class that is not found, among those that the option takes, and how to reach one's own."""
+        """Names near the class that is not found, among those that the option takes, and how to reach one's own; or why
+        a path is left over."""
+        if message.lower().startswith("unrecognized") and any(map(os.path.exists, message.split())):
+            return "One path is taken: does a pattern match several?"
         known, missing = re.search(r'Parser key "([^"]+)"', message), _NO_CLASS.search(message)
         if known is None or missing is None:
             return ""

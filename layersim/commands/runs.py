@@ -13,7 +13,7 @@ def runs(root: list[Path] = [Path("runs")]) -> None:  # noqa: B006 - read only
     trainings can go on.
 
     Args:
-        root: where to look, at any depth; in runs where left out
+        root: where to look, at any depth, or a pattern of some; in runs where left out
 
     Raises:
         UserError: a directory that does not exist.

@@ -77,7 +77,8 @@ def _kinds(files: Iterable[str]) -> str:
 
 
 class Contents:
-    """What N samples are, to be compared: texts as they are, images by their files' bytes, read when asked for.
+    """What N samples are, to be compared: texts as they are but for those of white space alone, of which there is
+    nothing to compare; images by their files' bytes, read when asked for.
 
     Args:
         column: (M,) strings, or structs of an image's "bytes" and "path".
@@ -88,11 +89,13 @@ class Contents:
         self.column = column
         self.rows = np.arange(len(column)) if rows is None else rows
         self.images = pa.types.is_struct(column.type)
-        held = pc.struct_field(column, "bytes") if self.images else column
+        held = pc.struct_field(column, "bytes") if self.images else pc.utf8_trim_whitespace(column)
         self.sizes: Integers = pc.fill_null(pc.binary_length(held), -1).to_numpy()[self.rows].astype(np.int64)
         if self.images and len(outside := np.flatnonzero(self.sizes < 0)):
             paths = pc.struct_field(column, "path").take(pa.array(self.rows[outside])).to_pylist()
             self.sizes[outside] = [os.path.getsize(path) if path and os.path.isfile(path) else -1 for path in paths]
+        self.count = int((self.sizes > 0).sum())
+        """Of how many there is something to compare."""
 
     def read(self, places: Integers) -> pa.Array | pa.ChunkedArray:
         """Of the samples at these places what can be compared; null where there is none."""
@@ -131,7 +134,7 @@ def tell_duplicates(samples: Mapping[str, Contents], unit: str, *, wanted: bool 
         ours, theirs = (one.read(rows) for one, rows in zip((train, other), alike, strict=True))
         shared = theirs.filter(pc.is_in(theirs, value_set=ours, skip_nulls=True))
         if len(shared):
-            rank_zero_info(f"{len(shared)} of {len(other.sizes)} {unit}s in {role} are in train too, by their content.")
+            rank_zero_info(f"{len(shared)} of {other.count} {unit}s in {role} are in train too, by their content.")
 
 
 def _digest(cell: dict[str, bytes | str | None] | None) -> bytes | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from layersim.data.account import contents, held_out, share, tell, tell_duplicates
+from layersim.data.account import Contents, contents, held_out, share, tell, tell_duplicates
 from layersim.data.bad_samples import text_faults
 from layersim.data.blocks import BlockData, BlockSplit, Boundaries, as_block, block_bounds, tokenised
 from layersim.data.columns import check_texts, read_texts
@@ -68,8 +68,9 @@ class LanguageModeling(SourceData, BlockData):
         return documents
 
     def pack(self, tokenizer: Tokenizer) -> dict[str, Split]:
-        documents, splits = self.documents, super().pack(tokenizer)
-        shares = [self._share(role, split, len(documents[role])) for role, split in splits.items()]
+        samples = {role: contents(texts) for role, texts in self.documents.items()}
+        splits = super().pack(tokenizer)
+        shares = [self._share(role, split, samples[role]) for role, split in splits.items()]
         if self.stream is not None:
             shape: dict[str, Any] = {"block_size": self.block_size, "boundaries": self.boundaries}
             self.stream.pieces = partial(streamed_blocks, column=self.text_column, tokenizer=tokenizer, **shape)
@@ -77,17 +78,16 @@ class LanguageModeling(SourceData, BlockData):
             shares.insert(0, self.stream.share)
         tell(self.opened, shares)
         if self.stream is None:
-            samples = {role: contents(texts) for role, texts in documents.items()}
             tell_duplicates(samples, "document", wanted=self.find_duplicates)
         return splits
 
-    def _share(self, role: str, blocks: Split, documents: int) -> str:
+    def _share(self, role: str, blocks: Split, documents: Contents) -> str:
         assert isinstance(blocks, BlockSplit)
-        empty = documents - blocks.documents
+        empty, blank = len(documents.rows) - blocks.documents, blocks.documents - documents.count
         split = self.train_split if role == "train" else self.other_splits[role]
         own = split or held_out(self.train_split, self.val_fraction)
         notes = [
-            f"{len(blocks.tokens)} tokens of {blocks.documents} documents",
+            f"{len(blocks.tokens)} tokens of {documents.count} documents{f' and {blank} blank ones' * (blank > 0)}",
             f"{empty} without text left out" if empty else "",
             own if own != role else "",
         ]

@@ -23,7 +23,7 @@ from layersim.backbones.huggingface import TransformersBackbone
 from layersim.errors import UserError, as_user_error, check_choice
 from layersim.evaluation import evaluating
 from layersim.exits.block_calls import CANNOT, BlockCalls, learned_axes, text_batch
-from layersim.exits.given import as_tokens
+from layersim.exits.given import as_stops, as_tokens
 from layersim.exits.policies import Policy, Seen
 from layersim.exits.token_cache import TokenCache
 from layersim.heads import Head
@@ -118,8 +118,8 @@ class TokenExit:
             forced: (N, T) tokens to write whatever the model would, to measure its loss of them.
 
         Raises:
-            UserError: no prompt, prompts that are no tokens of the model or are padded behind, or more tokens than the
-                model has positions.
+            UserError: no prompt, prompts that are padded behind, prompts or stops that are no tokens of the model, or
+                more tokens than the model has positions.
         """
         ids, mask = as_tokens(self.backbone, input_ids, attention_mask)
         told = None if forced is None else as_tokens(self.backbone, forced)[0]
@@ -134,8 +134,7 @@ class TokenExit:
         if most is not None and length > most:
             raise UserError(f"The model takes up to {most} tokens, but {length} are asked for. Lower max_new_tokens.")
         with evaluating(self.backbone, self.head), torch.inference_mode():
-            ends = {stop} if isinstance(stop, int) else {*map(int, stop)}
-            return _Writing(self, ids, mask, max_new_tokens).write(ends, told)
+            return _Writing(self, ids, mask, max_new_tokens).write(as_stops(self.backbone, stop), told)
 
     def at(self, threshold: float | None) -> "TokenExit":
         """The same with another threshold.

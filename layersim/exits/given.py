@@ -3,7 +3,7 @@
 Letters: L layers, N samples, T tokens, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from math import inf
 from typing import Any
 
@@ -18,9 +18,15 @@ from layersim.outputs import LayerFeatures
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def as_labels(given: Any, samples: int, classes: int) -> Tensor:
-    """(N,) int64 classes, 0 … C − 1."""
+def as_labels(given: Any, samples: int, classes: int, names: Sequence[str] | None = None) -> Tensor:
+    """(N,) int64 classes, 0 … C − 1, of integers or, where the C names of the classes are known, of names."""
     with as_user_error("The labels cannot be read"):
+        if not isinstance(given, Tensor | None) and any(isinstance(label, str) for label in given):
+            numbers = dict(zip(names or (), range(classes), strict=False))
+            if odd := [label for label in given if label not in numbers or len(numbers) < classes]:
+                known = f" or names of classes ({', '.join(numbers)})" if numbers else ""
+                raise UserError(f"Expected labels as integers 0 … {classes - 1}{known}, but got {odd[0]!r}.")
+            given = [numbers[label] for label in given]
         labels = torch.as_tensor([] if given is None else given)
     fits = given is not None and labels.shape == (samples,) and labels.dtype in _WHOLE
     if not fits or not ((labels >= 0) & (labels < classes)).all():
@@ -67,6 +73,16 @@ def as_tokens(backbone: Backbone, input_ids: Any, attention_mask: Any = None) ->
             f"mask for all of them, but got {_told(ids)}, and a mask of {tuple(mask.shape)}."
         )
     return ids.long(), mask
+
+
+def as_stops(backbone: Backbone, given: Any) -> set[int]:
+    """The tokens, or the one, at which texts end, of the model's vocabulary."""
+    with as_user_error("The stop tokens cannot be read"):
+        stops = torch.as_tensor([*given] if isinstance(given, Set) else given)
+    vocabulary = getattr(backbone, "vocabulary_size", None) or inf
+    if stops.numel() and not (stops.dtype in _WHOLE and ((stops >= 0) & (stops < vocabulary)).all()):
+        raise UserError(f"stop: expected tokens of the model, 0 … {vocabulary - 1}, but got {stops.tolist()}.")
+    return {*stops.flatten().tolist()}
 
 
 def as_batch(backbone: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:

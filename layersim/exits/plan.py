@@ -197,7 +197,7 @@ def plan_exits(
     """
     num_layers = len(table.scores)
     counts = exit_counts(table.scores, table.predictions, table.targets, torch.tensor(list(thresholds)))
-    _, accuracies = along_exits(*counts)
+    means, accuracies = along_exits(*counts)
     whole = float((table.predictions[-1] == table.targets).double().mean())
 
     def seconds(threshold: float | None, size: int) -> float:
@@ -209,9 +209,8 @@ def plan_exits(
     if len(good):
         place = int(good[0])
         threshold = float(thresholds[place])
-        mean = 1 + float(exit_layer(table.scores, threshold).double().mean())
-        early = Way("exits", float(accuracies[place]), mean, threshold, [seconds(threshold, k) for k in costs.sizes])
-        ways.append(early)
+        told = float(accuracies[place]), float(means[place]), threshold
+        ways.append(early := Way("exits", *told, [seconds(threshold, size) for size in costs.sizes]))
         lost = [size for size, a, b in zip(costs.sizes, early.seconds, ways[0].seconds, strict=True) if a >= b]
         later = [size for size in costs.sizes if size > max(lost, default=0)]
         pays_from = min(later, default=None)

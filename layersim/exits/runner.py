@@ -136,14 +136,14 @@ class EarlyExit:
             self._shrinking(batch, leaving)
             return leaving.exited()
 
-    def audit(self, batch: Any, labels: Tensor | Sequence[int] | None = None) -> Tensor:
+    def audit(self, batch: Any, labels: Tensor | Sequence[int | str] | None = None) -> Tensor:
         """Tells the alarm what leaving costs these samples, and gives it: (N,) losses of the alarm's risk.
 
         All layers are computed, since every risk compares with the full model; the threshold counts, not the alarm.
 
         Args:
             batch: as the call takes it.
-            labels: (N,) classes; `disagreement` needs none.
+            labels: (N,) classes, or their names where these are known; `disagreement` needs none.
 
         Raises:
             UserError: there is no alarm that watches labels, or not one label, 0 … C − 1, for each sample.
@@ -154,7 +154,7 @@ class EarlyExit:
             values = self.backbone(self._batch(batch)).values
             if labels is None and self.watch.risk == "disagreement":
                 labels = torch.zeros(values.shape[1], dtype=torch.long)
-            targets = as_labels(labels, values.shape[1], self.backbone.num_classes)
+            targets = as_labels(labels, values.shape[1], self.backbone.num_classes, self.class_names)
             table = exit_table(self.head, LayerFeatures(values, targets), self.policy, self.temperatures)
         losses = at_exits(drops(table, self.watch.risk), exit_layer(table.scores, self.threshold))
         self.watch.report(losses)

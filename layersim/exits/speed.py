@@ -30,7 +30,7 @@ class Speed:
     full_seconds: float
     """For a sample, through all layers and the last head; for a token, by transformers' own greedy `generate`."""
     wall_gain: float
-    """The whole model's time divided by the early exit's, of the same round."""
+    """`full_seconds` divided by `seconds`."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def timed(run: Run, batches: Sequence[Any], clock: Callable[[], float] = time.pe
 
 def _medians(full: Sequence[float], taken: Sequence[float], answers: int) -> tuple[float, float, float]:
     """As `Speed` has them."""
-    gains = [a / b for a, b in zip(full, taken, strict=True)]
-    return median(taken) / answers, median(full) / answers, median(gains)
+    seconds, full_seconds = median(taken) / answers, median(full) / answers
+    return seconds, full_seconds, full_seconds / seconds
 
 
 def _wait() -> None:

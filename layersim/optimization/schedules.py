@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from math import cos, inf, pi
 from typing import Any, Literal
 
@@ -26,11 +27,18 @@ class ReduceLROnPlateau(cli.ReduceLROnPlateau):
         super().__init__(optimizer, monitor, *args, **kwargs)
 
 
-def scheduled(optimizer: Optimizer, make: Callable[[Optimizer], Any]) -> Any:
-    """The schedule that `make` makes for the optimizer, which must not give groups of several learning rates one."""
+def scheduled(optimizer: Optimizer, make: Callable[..., Any]) -> Any:
+    """The schedule that `make` makes for the optimizer, which must not give groups of several learning rates one. One
+    whose total_steps are missing has 0 of them, and `check_lasts` says how many there are."""
     before = {group["lr"] for group in optimizer.param_groups}
     with as_user_error("torch cannot make the learning-rate schedule", "Change --model.lr_scheduler."):
-        schedule = make(optimizer)
+        try:
+            schedule = make(optimizer)
+        except ValueError as error:
+            if not isinstance(make, partial) or "must define either total_steps" not in str(error):  # of OneCycleLR
+                raise
+            schedule = make(optimizer, total_steps=2)
+            schedule.total_steps = 0
     if len(before) > 1 and len({group.get("initial_lr", group["lr"]) for group in optimizer.param_groups}) == 1:
         raise UserError(
             f"{type(schedule).__name__} starts all parameters from one learning rate, but their groups have "
@@ -70,10 +78,11 @@ def check_lasts(schedule: LRScheduler, count: float) -> None:
     the training there."""
     total = getattr(schedule, "total_steps", inf)
     if not isinstance(schedule, WarmupDecay) and total < count:
+        ends = f"ends after {total} steps" if total else "has no total_steps"
+        moved, steps = ("without end", "") if count == inf else (f"{int(count)} times", f"={int(count)}")
         raise UserError(
-            f"{type(schedule).__name__} ends after {total} steps, but this training moves it "
-            f"{'without end' if count == inf else f'{int(count)} times'}. Change the schedule's total_steps, or "
-            "--trainer.max_epochs or --trainer.max_steps."
+            f"{type(schedule).__name__} {ends}, but this training moves it {moved}. Set "
+            f"--model.lr_scheduler.total_steps{steps}, or change --trainer.max_epochs or --trainer.max_steps."
         )
 
 

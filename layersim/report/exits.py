@@ -131,5 +131,4 @@ class ExitReport(Report):
     @property
     def wall_gain(self) -> float | None:
         """The full model's time ÷ the time with exits at the threshold; None where that was not timed."""
-        gains = [float(speed["wall_gain"]) for speed in self.speed if speed["threshold"] == self.threshold]
-        return gains[0] if gains else None
+        return next((float(one["wall_gain"]) for one in self.speed if one["threshold"] == self.threshold), None)

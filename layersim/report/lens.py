@@ -37,13 +37,12 @@ def lens_quantities(
     those of gaps between accuracies, by both names."""
     found = {}
     told: dict[str, Any] = {"unit": RATIO, "range": (1, None)} if tokens else {"unit": "nats", "range": (0, None)}
+    how = {who: dict(options.get(who, {})) for who in {*accuracies, *losses}}
     for who, values in accuracies.items():
-        more = {"options": dict(options.get(who, {}))}
-        found[who] = curve([*values], label=f"accuracy: {who}", range=(0, 1), better="higher", **more)
+        found[who] = curve([*values], label=f"accuracy: {who}", range=(0, 1), better="higher", options=how[who])
     for who, values in losses.items():
         shown, name = (perplexity(values), "perplexity") if tokens else ([*values], "loss")
-        more = {"options": dict(options.get(who, {}))}
-        found[f"{who}_{name}"] = curve(shown, label=f"{name}: {who}", better="lower", **told, **more)
+        found[f"{who}_{name}"] = curve(shown, label=f"{name}: {who}", better="lower", options=how[who], **told)
     for more_of, less_of in GAPS:
         if {more_of, less_of} <= accuracies.keys():
             won = np.subtract(accuracies[more_of], accuracies[less_of]).tolist()

@@ -240,7 +240,7 @@ def test_images_without_classes_and_a_program(
         (["{}/bert", "--data=Text"], "got the class Text. Set --data to the path itself"),
         (["{}/bert", "--data={}/numbers.csv"], "The model reads texts, but .* has none: its columns are x, y"),
         (["{}/vit", "--data={}/r.csv"], "The model reads images, but .* has none: its columns are id, review, stars"),
-        (["{}/vit", "--max_samples=3"], "Expected 4 samples or more, but got 3"),
+        (["{}/vit", "--max_samples=3"], "max_samples must be at least 4, got 3"),
         (["{}/vit", "--device=quantum"], "There is no device 'quantum' here"),
         (["{}/vit", "--to={}/bert"], "exists. Choose another --to"),
         (["{}/vit", "--data=recipe:digits/aligned", "--split=train"], "but got train. Change --split"),

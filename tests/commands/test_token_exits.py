@@ -78,7 +78,7 @@ def test_a_language_models_tokens_are_promised_and_timed(
         ("--plan", "--plan is for classifiers"),
         ("--risk=0.1,0.2", "one --risk is promised"),
         ("--risk_of=error", "disagreement, loss or continuation"),
-        ("--texts.new=0", "--texts.new is 0"),
+        ("--texts.new=0", "texts.new must be at least 1, got 0"),
         ("--texts.exit_layers=[9]", "exit_layers of 1 … 2, but got 9"),
         ("--texts.prompt=90", "takes up to 32 tokens"),
         ("--risk=0.01", "at least 401 texts"),

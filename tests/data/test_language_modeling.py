@@ -157,8 +157,23 @@ def test_empty_documents_are_left_out_and_counted(tmp_path: Path, infos: pytest.
         f"Data: the file {tmp_path}/train.txt; "
         "2 of 4 blocks in train (14 tokens of 4 documents, 2 without text left out, max_train_samples=2); "
         "4 blocks in val (14 tokens of 4 documents, 2 without text left out, train).",
-        "5 of 6 documents in val are in train too, by their content.",
+        "4 of 4 documents in val are in train too, by their content.",
     ]
+
+
+def test_blank_documents_are_read_and_are_neither_counted_nor_shared(
+    tmp_path: Path, infos: pytest.LogCaptureFixture
+) -> None:
+    """As WikiText has them between paragraphs: their tokens stay, but they are no leak."""
+    blank = [" ", "\u00a0", " \t"]
+    text_file(tmp_path, ["one", "two", *blank])
+    for val, leak in ((["three", "four"], []), (["one", "four"], ["1 of 2 documents in val are in train too, "])):
+        (tmp_path / "validation.txt").write_text("\n".join([*val, *blank]) + "\n")
+        infos.clear()
+        data = whole(str(tmp_path), val_split="validation")
+        assert stream(data) == [token for line in [*val, *blank] for token in [*line.encode(), END]]
+        assert infos.messages[0].count("tokens of 2 documents and 3 blank ones") == 2
+        assert infos.messages[1:] == [f"{line}by their content." for line in leak]
 
 
 def test_the_end_is_held_out(tmp_path: Path) -> None:

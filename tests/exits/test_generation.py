@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -208,8 +209,21 @@ def test_prompts_and_ends_come_as_people_have_them() -> None:
     end = int(whole.tokens[0, 1])
     expected = exits.generate(ids, mask, T, stop=[end])
     assert (expected.exit_layers[0, 2:] == -1).all()
-    for stop in (end, {end}, torch.tensor([end])):
+    alike: list[Any] = [end, {end}, torch.tensor([end]), torch.tensor(end), np.int64(end), np.array([end]), (end, end)]
+    for stop in alike:
         assert torch.equal(exits.generate(ids, mask, T, stop=stop).exit_layers, expected.exit_layers)
+
+
+def test_a_stop_that_no_token_can_be_is_refused() -> None:
+    exits, (ids, mask) = TokenExit(backbone := sharp("Llama"), SharedHead(backbone), Confidence(), 0.5), prompts()
+    known = backbone.vocabulary_size
+    wrong: list[Any] = [known, -1, {0, known}, torch.tensor([known]), 0.5, True]
+    for stop in wrong:
+        with pytest.raises(UserError, match=rf"stop: expected tokens of the model, 0 … {known - 1}, but got "):
+            exits.generate(ids, mask, T, stop=stop)
+    exits.generate(ids, mask, 1, stop=known - 1)
+    with pytest.raises(UserError, match="The stop tokens cannot be read"):
+        exits.generate(ids, mask, T, stop=None)  # type: ignore[arg-type]
 
 
 def test_the_loss_of_forced_tokens_is_the_models_own() -> None:

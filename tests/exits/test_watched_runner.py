@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -98,6 +99,19 @@ def test_an_audit_tells_the_alarm_what_leaving_costs() -> None:
     for wrong in (None, labels[:3], labels.float(), labels > 3, labels + 1, labels - 1):
         with pytest.raises(UserError, match=r"Expected a label in 0 … 6 for each of 20 samples, but got"):
             early_exit.audit(batch, wrong)
+    names = [*"gfedcba"]
+    named: list[Any] = [names[label] for label in labels.tolist()]
+    with pytest.raises(UserError, match="Expected labels as integers 0 … 6, but got 'g'"):
+        early_exit.audit(batch, named)
+    early_exit.class_names = names
+    for whole in (named, np.array(named)):
+        assert early_exit.audit(batch, whole).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    for odd, told in ((["z", *named[1:]], "'z'"), ([0, *named[1:]], "0")):
+        with pytest.raises(UserError, match=rf"integers 0 … 6 or names of classes \(g, f, .*\), but got {told}"):
+            early_exit.audit(batch, odd)
+    early_exit.class_names = [*"ggedcba"]  # of two classes that are named alike
+    with pytest.raises(UserError, match="Expected labels as integers 0 … 6"):
+        early_exit.audit(batch, named[2:] * 2)
     early_exit.watch = None
     with pytest.raises(UserError, match="Expected an alarm that watches labels"):
         early_exit.audit(batch, labels)

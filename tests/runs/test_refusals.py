@@ -86,7 +86,7 @@ REFUSED = [
     ([ADAMW, "--model.optimizer.betas=[2, 2]"], "Invalid beta parameter"),
     (["--model.lr_scheduler=CosineAnnealingLR", "--model.lr_scheduler.T_max=0"], "Change --model.lr_scheduler"),
     (["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=0"], "Change --model.lr_scheduler"),
-    (ONE_CYCLE, "total_steps"),
+    (ONE_CYCLE, r"moves it 23 times\. Set --model\.lr_scheduler\.total_steps=23, or change"),
     (
         ["--model.lr_scheduler=ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/los"],
         r"ReduceLROnPlateau waits for 'val/los', .*Did you mean val/loss.*--model\.lr_scheduler\.monitor",

@@ -110,6 +110,8 @@ def _by_seed(arm: str, directories: Iterable[Path], notes: list[str]) -> dict[st
                 found.append((run, seed_of(read_configuration(run.origin)) or f"unknown ({run.directory})"))
         except DamagedFile as error:
             why = str(error).rstrip(".")
+        except UserError as error:
+            raise UserError(f"--{arm}: {error}") from error
         if why:
             notes.append(f"{path} is passed over: {why}.")
     runs: dict[str, FinishedRun] = {}

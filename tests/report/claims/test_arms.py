@@ -293,7 +293,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         read_arms({"standard": [tmp_path / "nowhere"]})
     for words, told in (
         ((), "expected runs to judge"),
-        (("--standard", f"{tmp_path}/x*"), "--standard: expected a run's directory, or a pattern of some, got"),
+        (("--standard", f"{tmp_path}/x*"), "--standard: expected a run's directory, which holds layers.jsonl, got"),
         (("--standard", str(run), "--output", "claims.txt"), "--output: expected"),
         (("--standard", str(run), "--epsilon", "1.5"), "Expected --epsilon at least 0 and at most 1, but got 1.5"),
         (("--standard", str(run), "--absolute-epsilon", "1.5"), "Expected --absolute-epsilon at least 0"),
