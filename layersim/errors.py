@@ -12,7 +12,8 @@ from typing import get_args
 class UserError(ValueError):
     """What the user gave cannot be used: the message says what was expected, what came, and which option to change.
 
-    The command prints it in one paragraph, without a traceback, and exits with status 2.
+    Whatever takes options raises it for one out of its range; docstrings say for what else. The command prints it in
+    one paragraph, without a traceback, and exits with status 2.
     """
 
     def __init__(self, said: str = "") -> None:

@@ -160,8 +160,7 @@ class SharedHead(Head):
         return nn.Identity() if is_raw else self.final_norm, self.classifier
 
     def logits(self, features: Tensor, layers: Sequence[int]) -> Tensor:
-        logits: Tensor = self.classifier(self._normed(features, layers))
-        return logits
+        return self.classifier(self._normed(features, layers))
 
     def linear_parts(self, features: Tensor, layers: Sequence[int]) -> list[tuple[Tensor, nn.Linear]] | None:
         classifier = self.classifier
@@ -171,8 +170,7 @@ class SharedHead(Head):
         if self.norm == "none":
             raw = sum(layer < self.num_layers - 1 for layer in layers)
             return torch.cat([features[:raw], self.final_norm(features[raw:])])
-        normed: Tensor = self.final_norm(features)
-        return normed
+        return self.final_norm(features)
 
 
 class SeparateHeads(Head):
@@ -204,8 +202,7 @@ class SeparateHeads(Head):
         return list(zip(torch.split(self._normed(features), 1), linear, strict=True))
 
     def _normed(self, features: Tensor) -> Tensor:
-        normed: Tensor = self.final_norm(features)
-        return normed
+        return self.final_norm(features)
 
 
 class LinearProbes(SeparateHeads):

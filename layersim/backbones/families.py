@@ -130,10 +130,8 @@ def part_of(model: Any, step: Step) -> nn.Module | None:
     if isinstance(step, nn.Module):
         return step
     if step[:1].isupper() and hasattr(nn, step) and not hasattr(model, step):
-        activation: nn.Module = getattr(nn, step)()
-        return activation
-    part: nn.Module | None = at(model, step, "classifier")
-    return part
+        return getattr(nn, step)()
+    return at(model, step, "classifier")
 
 
 def _lists(model: Any, run: Callable[[], Tensor], named: str | None) -> dict[str, list[Call]]:

@@ -202,8 +202,7 @@ class TransformersBackbone(Backbone):
         what = f"{self.name} fails on a tiny input"
         # whoever builds it may want no gradients, by which what the logits depend on is found
         with torch.enable_grad(), as_user_error(what, "Change name_or_path or config_args.", why=shortened):
-            logits: Tensor = self.model(**self.inputs(self.tiny_batch)).logits
-        return logits
+            return self.model(**self.inputs(self.tiny_batch)).logits
 
     @property
     def _norm(self) -> Any:

@@ -30,8 +30,7 @@ class OneToken(nn.Module):
         self.part = part
 
     def forward(self, features: Tensor) -> Tensor:
-        result: Tensor = self.part(features.reshape(-1, 1, features.shape[-1]))
-        return result.reshape(*features.shape[:-1], -1)
+        return self.part(features.reshape(-1, 1, features.shape[-1])).reshape(*features.shape[:-1], -1)
 
 
 class Softcapped(nn.Module):

@@ -19,11 +19,7 @@ from layersim.precision import widened
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """Which maps get adapters, and of what size.
-
-    Raises:
-        UserError: an option out of its range.
-    """
+    """Which maps get adapters, and of what size."""
 
     r: int = 8
     """The rank, at least 1."""
@@ -37,8 +33,9 @@ class Lora:
     """Whether the blocks' norms train as well; not beside weights of half precision."""
 
     def __post_init__(self) -> None:
-        if self.target_modules == []:
-            raise UserError("Expected names of maps, or null for all, but got []. Change the backbone's lora.")
+        if self.target_modules is not None and (isinstance(self.target_modules, str) or not self.target_modules):
+            told = f"Expected a list of names of maps, or null for all, but got {self.target_modules!r}"
+            raise UserError(f"{told}. Change the backbone's lora.")
         if self.r < 1 or not (self.alpha > 0 and isfinite(self.alpha)) or not 0 <= self.dropout < 1:
             raise UserError(
                 f"Expected r ≥ 1, alpha > 0 and 0 ≤ dropout < 1, but got r {self.r}, alpha {self.alpha}, dropout "

@@ -110,10 +110,9 @@ def trained(name: str, config: Any, task: Task, options: dict[str, Any]) -> tupl
 
     def opened(config: Any) -> tuple[Any, Any]:
         with _told(name), _quiet():
-            opened: tuple[Any, Any] = _auto(config, task).from_pretrained(
+            return _auto(config, task).from_pretrained(
                 name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
-        return opened
 
     model, report = opened(config)
     sizes = {key: (tuple(found), tuple(expected)) for key, found, expected in report["mismatched_keys"]}

@@ -17,8 +17,7 @@ def resized(weight: Tensor, shape: tuple[int, ...], was: Any, now: Any) -> Tenso
     configurations of the trained model and of the one wanted.
     """
     if weight.ndim == len(shape) == 4 and weight.shape[0] == shape[0] and weight.shape[2:] == shape[2:]:
-        folded: Tensor = adapt_input_conv(shape[1], weight, base_chans=weight.shape[1])
-        return folded
+        return adapt_input_conv(shape[1], weight, base_chans=weight.shape[1])
     old, new = _grid(was), _grid(now)
     if old is None or new is None or weight.ndim < 2:
         return None
@@ -26,8 +25,7 @@ def resized(weight: Tensor, shape: tuple[int, ...], was: Any, now: Any) -> Tenso
     if prefix < 0 or shape != (*weight.shape[:-2], prefix + new[0] * new[1], weight.shape[-1]):
         return None
     table = weight.reshape(1, *weight.shape[-2:])
-    resampled: Tensor = resample_abs_pos_embed(table, list(new), list(old), prefix, antialias=False)
-    return resampled.reshape(shape)
+    return resample_abs_pos_embed(table, list(new), list(old), prefix, antialias=False).reshape(shape)
 
 
 def _grid(config: Any) -> tuple[int, int] | None:

@@ -143,8 +143,7 @@ class _Run:
                 raise UserError(f"{_CANNOT}: a block is given {size} rows for {before} samples.")
             return tensor.index_select(axis, index[size])
 
-        changed: tuple[Any, Any] = mapped((args, kwargs), cut)
-        return changed
+        return mapped((args, kwargs), cut)
 
     def _ask(self) -> Tensor:
         """The places, among those who remained, of those who stay; from now on they are who remains."""

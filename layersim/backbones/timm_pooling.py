@@ -27,18 +27,15 @@ def pooled(model: Any, tokens: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     For a distilled model the features are its class and distillation token side by side, (N, 2 D).
     """
     patches, prefix = tokens if isinstance(tokens, tuple) else (tokens, tokens[:, :0])
-    features: Tensor
     if hasattr(model, "head_dist"):
-        features = prefix[:, :2].flatten(1)
-    elif getattr(model, "attn_pool", None) is not None or getattr(model, "pool_include_prefix", False):
+        return prefix[:, :2].flatten(1)
+    if getattr(model, "attn_pool", None) is not None or getattr(model, "pool_include_prefix", False):
         pool = model.pool if hasattr(model, "pool") else model._pool  # NaFlexViT's
-        features = pool(_norm(model)(torch.cat([prefix, patches], dim=1)))
-    elif model.global_pool == "token":
-        features = prefix[:, 0]
-    else:
-        patches = _norm(model)(patches) if norms_first(model) else patches
-        features = global_pool_nlc(patches, model.global_pool, num_prefix_tokens=0)
-    return features
+        return pool(_norm(model)(torch.cat([prefix, patches], dim=1)))
+    if model.global_pool == "token":
+        return prefix[:, 0]
+    patches = _norm(model)(patches) if norms_first(model) else patches
+    return global_pool_nlc(patches, model.global_pool, num_prefix_tokens=0)
 
 
 def final_norm(model: Any) -> nn.Module:
@@ -66,8 +63,7 @@ class TokenNorm(nn.Module):
         self.tokens = tokens
 
     def forward(self, features: Tensor) -> Tensor:
-        normed: Tensor = self.norm(features.reshape(*features.shape[:-1], self.tokens, -1))
-        return normed.flatten(-2)
+        return self.norm(features.reshape(*features.shape[:-1], self.tokens, -1)).flatten(-2)
 
 
 class DistilledClassifier(nn.Module):
@@ -80,8 +76,7 @@ class DistilledClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         token, distillation = features.chunk(2, dim=-1)
-        logits: Tensor = (self.head(token) + self.head_dist(distillation)) / 2
-        return logits
+        return (self.head(token) + self.head_dist(distillation)) / 2
 
 
 def trunk(model: Any) -> Any:
@@ -123,8 +118,7 @@ def check_layout(model: Any, name: str) -> None:
 
 def _norm(model: Any) -> nn.Module:
     """What timm norms tokens with behind the last block; nothing in models with a norm behind the pooling alone."""
-    norm: nn.Module = getattr(trunk(model), "norm", nn.Identity())
-    return norm
+    return getattr(trunk(model), "norm", nn.Identity())
 
 
 def _chain(*modules: nn.Module) -> nn.Module:

@@ -138,8 +138,7 @@ def look(
     print_facts({"Page": shown(place / PAGE_FILE)})
     promising = 0 if module.backbone.reads_tokens else len(samples)
     print_next(_next(source, guess, place, left_out, promising))
-    record: LayerRecord = recorder.records[-1]
-    return record
+    return recorder.records[-1]
 
 
 def _trainer(device: str, place: Path, told_by: Readable) -> tuple[Trainer, list[str]]:

@@ -106,8 +106,7 @@ def _compared(first: LayerFeatures, second: LayerFeatures, metric: Measure, seed
     # features come by their index in the source, whose neighbours may be alike: groups are made of an order of our own
     drawn = evaluation_generator(seed).permutation(first.values.shape[1])
     metric.update(first.values, torch.from_numpy(drawn), other=second.values)
-    found: Tensor = metric.compute()
-    return found
+    return metric.compute()
 
 
 def _metric(name: str, options: dict[str, Any], most: int | None) -> Measure:

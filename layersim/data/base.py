@@ -44,9 +44,6 @@ class SplitDataModule(LightningDataModule, ABC):
         max_eval_samples: the same for each of the other splits.
         seed: of the orders, of the random part of samples, and of the splits that are drawn. The run's own seed adds to
             the training order and its random part, and to nothing else: all seeds are measured on the same samples.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     test_option: ClassVar[str] = "test_split"

@@ -64,9 +64,6 @@ class Docstrings(DrawnSplits, SentenceData):
         per_package: texts of a package at most, before the split.
         max_length: tokens of a text at most, as in SentenceData.
         **options: those of DrawnSplits and SentenceData.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     def __init__(

@@ -52,9 +52,6 @@ class Images(TableData):
         max_pixels: of an image.
         large_images: what becomes of larger ones: "refuse", as of samples that cannot be read, or "scale" down to that.
         **options: those of TableData.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     def __init__(

@@ -34,9 +34,6 @@ class LanguageModeling(SourceData, BlockData):
         text_column: the column of documents; a txt file's is text.
         sample_by: what a document is in a txt file.
         **options: those of SourceData and BlockData.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     def __init__(self, path: str, *, text_column: str = "text", sample_by: SampleBy = "line", **options: Any) -> None:

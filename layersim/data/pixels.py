@@ -126,8 +126,7 @@ class Preprocessing:
         pixels = image if isinstance(image, tv_tensors.Image) else to_image(image, self.channels)
         remedy = "Change --data.train_transforms, --data.eval_transforms or --data.std"
         with as_user_error(f"the transforms fail on an image of shape {tuple(pixels.shape)}", remedy):
-            tensor: Tensor = self.steps(pixels)
-        return tensor
+            return self.steps(pixels)
 
 
 def collate_images(samples: list[Sample]) -> dict[str, Any]:
@@ -138,8 +137,7 @@ def collate_images(samples: list[Sample]) -> dict[str, Any]:
             f"the images of a batch must have one shape, got {shapes[0]} and {shapes[-1]}: add a Resize or a crop "
             f"to --data.train_transforms or --data.eval_transforms"
         )
-    batch: dict[str, Any] = default_collate(samples)
-    return batch
+    return default_collate(samples)
 
 
 def check_shape(image: Tensor, split: str, expected: tuple[int, int, int] | None) -> None:

@@ -37,9 +37,6 @@ class StdlibCode(DrawnSplits, BlockData):
         max_bytes: read, of the files in the order in which they are drawn, as many as fit in this many bytes.
         tokenizer: as in BlockData.
         **options: those of DrawnSplits, whose shares are of the files, and of BlockData.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     def __init__(

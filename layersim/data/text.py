@@ -118,9 +118,6 @@ class Text(TableData, SentenceData):
         pair_column: the column of second texts, where a sample is a pair (MNLI: text_column premise, pair_column
             hypothesis).
         **options: those of TableData and SentenceData.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     def __init__(self, path: str, *, text_column: str = "text", pair_column: str | None = None, **options: Any) -> None:

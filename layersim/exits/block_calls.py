@@ -116,8 +116,7 @@ class BlockCalls:
             own = whole[texts.unsqueeze(1) if len(whole) > 1 else 0, places].movedim((0, 1), (first, axes.tokens[0]))
             return own if len(axes.tokens) == 1 else own.narrow(axes.tokens[1], 0, end)
 
-        picked: tuple[tuple[Any, ...], dict[str, Any]] = mapped((call.args, call.kwargs), pick)
-        return picked
+        return mapped((call.args, call.kwargs), pick)
 
 
 def learned_axes(backbone: Backbone) -> dict[Place, Axes]:

@@ -204,8 +204,7 @@ class Similarity(Policy):
 
 
 def _direction(features: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    return features / length
+    return features / torch.linalg.vector_norm(features, dim=-1, keepdim=True)
 
 
 POLICIES: dict[str, type[Policy]] = {

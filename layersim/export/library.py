@@ -80,8 +80,7 @@ class Library:
     def output(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """What the model's own forward gives as logits of a batch."""
         output = model(**self.backbone.inputs(batch))
-        logits: Tensor = output if isinstance(output, Tensor) else output.logits
-        return logits
+        return output if isinstance(output, Tensor) else output.logits
 
     def logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """(N, C) logits of the model's own forward, of the samples that layersim reads."""

@@ -43,9 +43,7 @@ class TransformersLibrary(Library):
             model: Any = type(own)._from_config(config, dtype=own.dtype)
         if own.can_generate():
             model.generation_config = copy.deepcopy(own.generation_config)
-        model = model.to(own.device)
-        assert isinstance(model, nn.Module)
-        return model
+        return model.to(own.device)
 
     def sources(self, kept: Sequence[int]) -> list[int]:
         """The fewest groups of layers with equal weights (ALBERT) that give every kept layer its own.
@@ -91,8 +89,7 @@ class TransformersLibrary(Library):
     def load(self, folder: Path, like: nn.Module) -> nn.Module:
         own = self.backbone.model
         with as_user_error("transformers cannot open the export again", "Nothing was exported."):
-            model: nn.Module = type(own).from_pretrained(folder, dtype=own.dtype).to(own.device)
-        return model
+            return type(own).from_pretrained(folder, dtype=own.dtype).to(own.device)
 
     def _configuration(self, kept: Sequence[int]) -> Any:
         """The model's configuration for the kept layers, in the part of it that counts them."""

@@ -21,9 +21,6 @@ class Distilled(Aligned):
         weights: the λ, as in `Aligned`; the last layer's may not be zero, since it teaches.
         alpha: α in 0 … 1, the share of a layer's loss that the teacher gives (0 is `Aligned`).
         temperature: τ > 0.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     def __init__(self, weights: LayerWeights = "linear", alpha: float = 0.5, temperature: float = 2.0) -> None:

@@ -73,8 +73,7 @@ class Reading:
                 self.known_losses = self.head.losses(self.features, self.targets, self.layers)
             else:
                 self.known_losses = self.head.losses_of(self._logits, self.targets)
-        losses: Tensor = self.known_losses
-        return losses
+        return self.known_losses
 
     def logits(self) -> Tensor:
         """(K, N, C) logits in float32 or wider, kept for all layers at once.
@@ -130,8 +129,7 @@ class Reading:
         places = slice(None) if counted == self.layers else [self.layers.index(layer) for layer in counted]
         if self.known_losses is not None or self._logits is not None:
             return weighted_sum(self.losses[places], weights)
-        total: Tensor = self.head.loss(self.features[places], self.targets, counted, weights)
-        return total
+        return self.head.loss(self.features[places], self.targets, counted, weights)
 
 
 def weighted_layers(weights: Sequence[float]) -> list[int]:

@@ -65,9 +65,6 @@ class Mixed(_Between):
         switch: the share of the training's optimizer steps that train the last layer alone, 0 … 1 (0 is `Aligned`, 1
             `LastLayer`).
         weights: the λ from there on, as in `Aligned`.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     follows_length = True
@@ -90,9 +87,6 @@ class Progressive(_Between):
         start: the λ at the first step, as in `Aligned`: `last`, or a list such as [1, 0, 0] for shallow layers first.
         end: the λ in the end.
         until: the share of the training's optimizer steps after which the end's λ hold, above 0, at most 1.
-
-    Raises:
-        UserError: an option out of its range.
     """
 
     follows_length = True

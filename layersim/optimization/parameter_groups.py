@@ -23,11 +23,7 @@ _TABLES = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterGroups:
-    """In what the optimizer's options differ from parameter to parameter. By default, in nothing.
-
-    Raises:
-        UserError: an option out of its range.
-    """
+    """In what the optimizer's options differ from parameter to parameter. By default, in nothing."""
 
     decay_norms_and_biases: bool = True
     """Whether weight decay holds for norms, biases, position tables and class tokens, too; timm and Hugging Face set

@@ -258,8 +258,7 @@ class _Plain(pickle.Unpickler):
 
 def _parts(path: Path) -> Metadata:
     with (path / _PARTS).open("rb") as file:
-        parts: Metadata = _Plain(file).load()
-    return parts
+        return _Plain(file).load()
 
 
 def _sum(path: Path) -> str:

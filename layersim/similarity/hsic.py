@@ -149,8 +149,7 @@ def inner_products(rows: Tensor, columns: Tensor) -> Tensor:
         return rows @ columns.mT
     # oneDNN multiplies float32 with the widest instructions on every maker's processors; torch's default library
     # reached half its speed on AMD, and these products are nearly all of the work
-    products: Tensor = torch.ops.mkldnn._linear_pointwise(rows, columns, None, "none", [], "")
-    return products
+    return torch.ops.mkldnn._linear_pointwise(rows, columns, None, "none", [], "")
 
 
 @torch.no_grad()

@@ -89,5 +89,4 @@ def ratio(values: Tensor) -> Tensor:
 
 
 def roots(values: Tensor) -> Tensor:
-    found: Tensor = values[:-1, -1:].sqrt() * values[-1:, :-1].sqrt()
-    return found
+    return values[:-1, -1:].sqrt() * values[-1:, :-1].sqrt()

@@ -299,5 +299,4 @@ def measure_named(name: str) -> type[Measure]:
         raise UserError(
             f"There is no measure {name!r}.{meant(name.lower(), NAMES)} Choose --measure from {', '.join(NAMES)}."
         )
-    kind: type[Measure] = getattr(import_module("layersim.similarity"), NAMES[name])
-    return kind
+    return getattr(import_module("layersim.similarity"), NAMES[name])

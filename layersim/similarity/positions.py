@@ -10,8 +10,7 @@ def splitmix64(index: Tensor) -> Tensor:
     """A fixed pseudo-random int64 for every int64, no two alike (Steele, Lea and Flood 2014)."""
 
     def shifted(value: Tensor, bits: int) -> Tensor:
-        zeros_in: Tensor = (value >> bits) & (2 ** (64 - bits) - 1)  # torch by itself shifts the sign in
-        return zeros_in
+        return (value >> bits) & (2 ** (64 - bits) - 1)  # torch by itself shifts the sign in
 
     value = index + (0x9E3779B97F4A7C15 - 2**64)
     value = (value ^ shifted(value, 30)) * (0xBF58476D1CE4E5B9 - 2**64)

@@ -44,5 +44,4 @@ def _unit_shape(layer: Tensor) -> Tensor | None:
         return None
     if shape.shape[1] > len(shape):  # N samples span N dimensions at most: rotated into them, the width is gone
         shape = torch.linalg.qr(shape.mT, mode="r")[1].mT
-    scaled: Tensor = shape / length
-    return scaled
+    return shape / length

@@ -28,8 +28,7 @@ Shift = Callable[[Tensor, float, Tensor], Tensor]
 
 def rotate(images: Tensor, degrees: float, index: Tensor) -> Tensor:
     """Turned counter-clockwise about the centre, bilinear; corners get the mean colour, 0 in normalised images."""
-    turned: Tensor = v2.functional.rotate(images, degrees, v2.InterpolationMode.BILINEAR, fill=0.0)
-    return turned
+    return v2.functional.rotate(images, degrees, v2.InterpolationMode.BILINEAR, fill=0.0)
 
 
 def noise(images: Tensor, deviation: float, index: Tensor, *, seed: int = 0) -> Tensor:
@@ -46,8 +45,7 @@ def blur(images: Tensor, share: float, index: Tensor) -> Tensor:
     """A Gaussian of σ = share × width, cut at 3σ; images are mirrored at their edges."""
     sigma = share * images.shape[-1]
     size = 2 * math.ceil(3 * sigma) + 1
-    blurred: Tensor = v2.functional.gaussian_blur(images, [size, size], [sigma, sigma])
-    return blurred
+    return v2.functional.gaussian_blur(images, [size, size], [sigma, sigma])
 
 
 SHIFTS: dict[str, Shift] = {"rotation": rotate, "noise": noise, "blur": blur}

@@ -1,6 +1,7 @@
 """Low-rank adapters: what they compute, what trains, and that layers are read as before."""
 
 import math
+import re
 import sys
 from typing import Any
 
@@ -238,5 +239,6 @@ def test_sizes_out_of_range_are_refused(options: dict[str, float]) -> None:
 
 
 def test_adapters_of_no_map_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^Expected names of maps, or null for all, but got \[\]"):
-        Lora(target_modules=[])
+    for wrong in ([], "query"):
+        with pytest.raises(UserError, match=rf"^Expected a list of names of maps, or null for all, but got {re.escape(repr(wrong))}"):
+            Lora(target_modules=wrong)

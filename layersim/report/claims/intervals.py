@@ -154,5 +154,4 @@ def _greatest(
 def _alike(values: Numbers) -> NDArray[np.bool_]:
     """(K,), whether all R runs gave the same number; by a digit in the last place those that agree may differ."""
     spread: Numbers = np.ptp(values, axis=0)
-    alike: NDArray[np.bool_] = spread <= 4 * np.finfo(np.float64).eps * np.abs(values).max(axis=0)
-    return alike
+    return spread <= 4 * np.finfo(np.float64).eps * np.abs(values).max(axis=0)

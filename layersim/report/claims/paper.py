@@ -313,5 +313,4 @@ def _depth(accuracy: Numbers, level: float) -> float:
 
 def _reached(accuracy: Numbers, level: float) -> NDArray[np.bool_]:
     """Whether it is at least the level; to 12 digits, as in binary 1 − 0.18 is a little more than 0.82."""
-    reached: NDArray[np.bool_] = np.round(accuracy - level, 12) >= 0
-    return reached
+    return np.round(accuracy - level, 12) >= 0
