@@ -54,7 +54,8 @@ class EvaluationCallback(Callback):
         """After every callback's `finish`."""
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        check_one_loader(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
+        if trainer._evaluation_loop._is_sequential:  # and does not give a batch of each at once
+            check_one_loader(trainer.num_test_batches if trainer.testing else trainer.num_val_batches)
         self.start(trainer, pl_module)
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **more: Any) -> None:

@@ -174,7 +174,7 @@ class LayerMeasuresCallback(TrainerCallback):  # type: ignore[misc]  # transform
         begun = loader, reading.dataloader_references.count(loader)  # one that broke off has not ended there
         if begun != self._begun:
             self._forget()
-        self._begun = None if reading.end_of_dataloader else begun
+        self._begun = None if reading.end_of_dataloader and reading.active_dataloader is loader else begun
         if self._read is None:
             self._unlabelled = True
             if self._is_training:

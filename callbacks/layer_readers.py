@@ -138,8 +138,10 @@ def call(model: nn.Module, batch: Any, named: Named | None = None) -> Any:
     label = None if named is None else named.label
     if isinstance(batch, Mapping):
         config, generates = getattr(bare, "config", None), getattr(bare, "can_generate", lambda: True)
-        decodes = getattr(config, "is_encoder_decoder", True) and generates()  # else transformers' want but a loss
-        given = {name: batch[name] for name in free if name in batch and (decodes or name not in LABELS)}
+        wanted = {*needed, "labels"} if getattr(config, "is_encoder_decoder", False) and generates() else needed
+        # else labels give but a loss
+        asked = [name for name in free if name in wanted or name not in ("label", "labels")]
+        given = {name: batch[name] for name in asked if name in batch}
         others = [key for key in batch if key not in {*_BESIDE, label}]
         if needed <= {*given} and (needed or {*given} - _BESIDE):
             return model(**given)
@@ -156,7 +158,7 @@ def call(model: nn.Module, batch: Any, named: Named | None = None) -> Any:
             inputs, certain = before, True
         if certain and len(inputs) >= least:
             return model(*inputs)
-        has = f"{len(batch)} entries without names: give a mapping, or its label's place (label={len(batch) - 1})"
+        has = f"{len(batch)} entries without names: give a mapping, or its label's place, such as label=1"
     else:
         return model(batch)
     raise UserError(

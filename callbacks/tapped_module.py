@@ -120,6 +120,7 @@ class TappedModule:
         self.model(1)  # refuses names that the module has not
         self._samples = 0
         self._hooks = contextlib.ExitStack()
+        self._checked = False
 
     @property
     def reads_head(self) -> bool:
@@ -133,9 +134,11 @@ class TappedModule:
     def open(self, batch: Any) -> None:
         """Before a step with this batch."""
         self.close()
+        names = self.tap.names
         self.tap.open()
+        self.tap.names = names  # which are those of each batch
         self._said: list[tuple[Tensor, Tensor]] = []
-        if self.reads_head:
+        if self.reads_head and not self._checked:
             self._hooks.callback(self.model(1).backbone.classifier.register_forward_hook(self._keep).remove)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -195,11 +198,13 @@ class TappedModule:
             return
         found = self.model(layers).head.logits(last, [layers - 1])[0]
         said = [(logits, least) for logits, least in self._said if logits.shape == found.shape]
+        self._checked = bool(said)
         if said and all((found - logits).abs().max() > least for logits, least in said):
             raise UserError(
                 f"The head's own logits are not those that it reads of {self.tap.names[-1]} pooled by "
                 f"{self.options()['pool']!r} behind norm {self.named.norm!r}. Set pool as the model pools (mean, last, "
-                "or a function that gives what the norm is given), or norm, or layers up to the model's last one."
+                "or a function that gives what the norm is given; where it pools behind the norm, one that does both, "
+                "and no norm), or norm, or layers up to the model's last one; or leave head out."
             )
 
     def options(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`layersim export`: a model of its own, which needs no layersim."""
 
+import copy
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -125,7 +126,9 @@ def export_model(
     serving = serving_of(report, datamodule, inputs, named, stock=format == "stock")
     if report is not None:
         told = "all layers with their exits"
-        early_exit = early_exit_of(report, model, told=str(exits), inputs=inputs)
+        casts = report.precision.endswith("-true") and report.precision != "32-true"
+        served = copy.deepcopy(model) if casts else model
+        early_exit = early_exit_of(report, served, told=str(exits), inputs=inputs)
         backbone, head = early_exit.backbone, early_exit.head
     if report is not None and format == "onnx":
         path = export.export_leaving(early_exit, to, serving=serving, overwrite=overwrite)

@@ -175,7 +175,8 @@ class Parser(ArgumentParser):
     def _hint(self, message: str) -> str:
         """Names near the class that is not found, among those that the option takes, and how to reach one's own; or why
         a path is left over."""
-        if message.lower().startswith("unrecognized") and any(map(os.path.exists, message.split())):
+        left = message.lower().startswith("unrecognized") and message.partition(":")[2].rstrip(".").split()
+        if left and all(map(os.path.exists, left)):
             return "One path is taken: does a pattern match several?"
         known, missing = re.search(r'Parser key "([^"]+)"', message), _NO_CLASS.search(message)
         if known is None or missing is None:

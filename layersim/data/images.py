@@ -81,7 +81,8 @@ class Images(TableData):
     def content_columns(self) -> dict[str, str]:
         return {"image_column": self.image_column}
 
-    load = TableData.open
+    def load(self) -> dict[str, Split]:
+        return self.open()
 
     def contents(self, split: "ImageSplit") -> Contents:
         return Contents(column_values(split.images, self.image_column), split.index)

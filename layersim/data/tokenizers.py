@@ -113,6 +113,8 @@ def open_tokenizer(name: str, **options: Any) -> Tokenizer:
 def tokenizer_of(name: str | None, backbone: Any, known: Tokenizer | None = None) -> Tokenizer:
     """The tokenizer that was asked for, else the backbone's own, fetched as the model was (revision, trust); `known`
     where that is the one."""
+    if known is not None and type(known) not in (ByteTokenizer, PretrainedTokenizer):
+        return known  # somebody's own, by which their data are read
     options: Mapping[str, Any] = {} if name is not None else getattr(backbone, "hub_options", {})
     name = name if name is not None else getattr(backbone, "tokenizer_name", None)
     if name is None:

@@ -56,7 +56,9 @@ def as_names(given: Sequence[str] | Mapping[int, str] | None, classes: int) -> l
     """C names in the order of the classes' numbers; None where None."""
     if given is not None and len(given) != classes:
         raise UserError(f"Expected names of {classes} classes, but got {len(given)}.")
-    return None if given is None else [str(given[number]) for number in range(classes)]
+    with as_user_error("The class names cannot be read"):
+        names = {int(number): name for number, name in given.items()} if isinstance(given, Mapping) else given
+        return None if names is None else [str(names[number]) for number in range(classes)]
 
 
 def as_tokens(backbone: Backbone, input_ids: Any, attention_mask: Any = None) -> tuple[Tensor, Tensor]:

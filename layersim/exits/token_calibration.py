@@ -114,7 +114,8 @@ def calibrate_tokens(
         raise UserError(f"Expected as many prompts as what followed them, and batches of 1 or more, but got {given}.")
     promise = check_promise(len(input_ids), of="texts", target=target, risk=risk, confidence=confidence)
     backbone, policy = exits.backbone, exits.policy
-    prompts, followed = (as_tokens(backbone, each)[0] for each in (input_ids, following))
+    prompts = as_tokens(backbone, input_ids)[0]
+    followed = as_tokens(backbone, following)[0] if risk == "loss" else torch.as_tensor(following)
     if thresholds is None:
         low, high = policy.bounds(backbone.num_classes, backbone.num_layers)
         thresholds = [low + share * (high - low) for share in _SHARES]

@@ -1,7 +1,7 @@
 """A model of its own library alone, cut to some of its layers. Letters: L layers, N samples, C classes."""
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,7 +79,9 @@ def kept_layers(layers: int | Sequence[int], num_layers: int) -> list[int]:
             block is always kept: families tie to it what the others do not have (DeBERTa's convolution, ModernBERT's
             missing norm), and no layer features are known before it.
     """
-    kept = np.asarray(layers).tolist()  # also of NumPy's numbers, arrays and tensors
+    kept = np.asarray(
+        [*layers] if isinstance(layers, Set) else layers
+    ).tolist()  # also of NumPy's numbers, arrays and tensors
     if isinstance(kept, int):
         if not 1 <= kept <= num_layers:
             raise UserError(f"Expected 1 … {num_layers} layers to keep, but got {kept}. Change --layers.")

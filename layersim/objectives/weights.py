@@ -1,5 +1,6 @@
 """Layer weights: the λ of the aligned loss."""
 
+from collections.abc import Sequence
 from math import fsum, inf, isclose
 from numbers import Real
 from typing import Any, Literal
@@ -42,7 +43,9 @@ def checked_weights(weights: object) -> Any:
     if isinstance(weights, str) and weights in ("linear", "uniform", "last"):
         return weights
     numbers = weights.tolist() if isinstance(weights, Tensor | np.ndarray) else weights
-    if not isinstance(numbers, list | tuple) or not all(isinstance(number, Real) for number in numbers):
+    if isinstance(numbers, Sequence) and not isinstance(numbers, str):  # of numbers, or of tensors of one each
+        numbers = [number.item() if isinstance(number, Tensor) and number.ndim == 0 else number for number in numbers]
+    if not isinstance(numbers, list) or not all(isinstance(number, Real) for number in numbers):
         raise UserError(f"Expected layer weights linear, uniform, last or a list of numbers, but got {weights!r}.")
     if not all(0 <= number < inf for number in numbers):
         raise UserError(f"Layer weights must be finite and not negative, but got {numbers}.")

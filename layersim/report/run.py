@@ -28,7 +28,7 @@ def load_run(directory: Path) -> Run:
         UserError: the directory is not a run's (the runs inside it are named).
         DamagedFile: one of the two files is broken, or the run measured nothing.
     """
-    if (directory / CONFIG_FILE).exists() and not (directory / RECORDS_FILE).exists():
+    if (directory / CONFIG_FILE).exists() and next(directory.rglob(RECORDS_FILE), None) is None:
         raise DamagedFile(f"{directory} holds no {RECORDS_FILE}: nothing was measured there.")
     if not (directory / RECORDS_FILE).exists():
         raise UserError(

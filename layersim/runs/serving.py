@@ -1,7 +1,6 @@
 """A model with its exits, as it is served: from a run's directory, a checkpoint, or a folder that `layersim export`
 wrote."""
 
-import copy
 import json
 from contextlib import suppress
 from dataclasses import replace
@@ -77,7 +76,7 @@ def early_exit_of(
 
     Args:
         report: of `layersim exits`.
-        module: the model.
+        module: the model, which is cast to that precision.
         told: where the report is, for errors.
         inputs: what makes batches of texts or images.
         class_names: C of them.
@@ -95,8 +94,8 @@ def early_exit_of(
             f"promises nothing in another. Run `layersim exits` with a --trainer.precision of {', '.join(PRECISIONS)}."
         )
     weights, autocast = PRECISIONS[report.precision]
-    if weights not in (None, next(module.parameters()).dtype):
-        module = copy.deepcopy(module).to(weights)  # the caller's own stays as it is
+    if weights is not None:
+        module.to(weights)
     if (here := fingerprint(module)) != report.weights:
         raise UserError(
             f"The threshold in {told} was chosen for a model with other weights ({report.weights}, here {here}), and "

@@ -47,6 +47,7 @@ def rbf_cka(
 
 def rbf_pairs(bandwidth: float, estimator: RBFEstimator) -> LayerPairs[Tensor]:
     check_choice("estimator", estimator, RBFEstimator)
+    bandwidth = bandwidth.item() if isinstance(bandwidth, Tensor) and bandwidth.ndim == 0 else bandwidth
     if not isinstance(bandwidth, Real) or not 0 < float(bandwidth) < torch.inf:
         raise UserError(f"bandwidth: expected a positive number of median distances, got {bandwidth!r}")
 

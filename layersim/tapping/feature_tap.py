@@ -149,7 +149,8 @@ class FeatureTap:
             why = f"Expected every chosen layer to run, but not so {', '.join(silent)}"
         lists = [name for name in silent if isinstance(self._modules[name], nn.ModuleList | nn.ModuleDict)]
         instead = f"{lists[0]} only holds modules: choose {lists[0]}.*" if lists else "change layers"
-        return f"{why} since the last take. Call the model while the tap is open, or {instead}."
+        why += " since the last take, in a pass that did not fail"
+        return f"{why}. Call the model while the tap is open, or {instead}."
 
 
 class _Passes:

@@ -1,5 +1,6 @@
 """Where an output's samples, tokens and width stand. Letters: N samples, T tokens, D width, H and W of maps."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -120,7 +121,10 @@ class Place:
         self.of_library = any(libraries)
         self.channels_first = isinstance(lineage[0], _CHANNELS_FIRST)
         holder = next((m for m in lineage if any(p.ndim for p in m.parameters())), lineage[0])
-        weights = [(isinstance(m, _CHANNELS_FIRST), p.shape) for m in holder.modules() for p in m.parameters(False)]
+        within = dict(holder.named_modules(remove_duplicate=False))
+        owners = ((re.sub(r"\.?parametrizations\..*|\.?[^.]*$", "", n), p.shape) for n, p in holder.named_parameters())
+        weights = [(isinstance(within[owner], _CHANNELS_FIRST), shape) for owner, shape in owners]
+        self.recurs = any(isinstance(module, nn.RNNBase) for module in within.values())
         # not T of positions (1, T, D), nor 1, the width of a depthwise kernel
         self.widths = {size for of, shape in weights if of or shape[2:].numel() == 1 for size in shape[:2]} - {1}
         self.convolves = any(of for of, _ in weights)
@@ -162,6 +166,9 @@ class Place:
         if fits == [1] or (len(fits) == 2 and known == "TND"):
             return "TND"
         channels = shape[1] in self.widths
+        certain = self.convolves or self.recurs or self.of_library or not channels  # linear maps of one's own may turn
+        if not certain and shape[2] not in self.widths:
+            raise self._refused(shape, sizes, "whose width may be the second axis or the last")
         if not self.convolves or channels != (shape[2] in self.widths):
             return "NDT" if self.convolves and channels else "NTD"
         if known != "TND" and (3 in self.found or (self.of_library and not self.only_convolves)):
@@ -185,6 +192,8 @@ class Place:
         known, square = [shape[axis] in self.widths for axis in (1, -1)], shape[-2] == shape[-1]
         if known == [False, True] and not square:
             return last
+        if known == [True, False] and self.only_convolves:
+            return first
         convolved = known[0] == known[1] and self.only_convolves and not self.channels_last
         if (known == [True, False] or convolved) and (square or shape[-3] != shape[-2]):
             return first

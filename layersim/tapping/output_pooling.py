@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, unpack_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from layersim.errors import UserError
 from layersim.tapping.layout import BatchSizes, Place, sequence_shape, tensors
@@ -74,7 +74,9 @@ def _pooled(tensor: Tensor | PackedSequence, pool: Reduction, place: Place, size
 def _of_ragged(tensor: Tensor | PackedSequence, pool: Reduction, layer: str) -> Tensor:
     """Samples whose lengths differ, one (T, D) each; lengths on the host, or not asked for."""
     if isinstance(tensor, PackedSequence):
-        return torch.stack([sample[_TOKENS[pool]].mean(0) for sample in unpack_sequence(tensor)])
+        padded, lengths = pad_packed_sequence(PackedSequence(tensor.data, tensor.batch_sizes), batch_first=True)
+        samples = [row[:length][_TOKENS[pool]].mean(0) for row, length in zip(padded, lengths.tolist(), strict=True)]
+        return torch.stack(samples)[slice(None) if tensor.unsorted_indices is None else tensor.unsorted_indices]
     jagged = tensor.layout == torch.jagged
     if tensor.ndim != 3 or (jagged and isinstance(tensor.shape[2], torch.SymInt)):
         raise UserError(

@@ -6,6 +6,7 @@ Letters: N samples, D width, C classes.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from layersim.data.splits import Integers, hold_out
@@ -61,7 +62,8 @@ def fit_probe(features: ArrayLike, targets: ArrayLike, *, seed: int = 0, option:
         UserError: fewer than two classes, fewer samples than classes, too few to hold a fifth out, or features that are
             not finite.
     """
-    features, targets = np.asarray(features, np.float64), np.asarray(targets)
+    features = torch.as_tensor(features).detach().cpu().double().numpy()  # of bfloat16 as well
+    targets = torch.as_tensor(targets).cpu().numpy()
     if len(np.unique(targets)) < 2:
         raise UserError(f"A linear probe needs two classes or more in its training data. Change {option}.")
     if not np.isfinite(features).all():

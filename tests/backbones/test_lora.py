@@ -240,5 +240,7 @@ def test_sizes_out_of_range_are_refused(options: dict[str, float]) -> None:
 
 def test_adapters_of_no_map_are_refused() -> None:
     for wrong in ([], "query"):
-        with pytest.raises(UserError, match=rf"^Expected a list of names of maps, or null for all, but got {re.escape(repr(wrong))}"):
+        with pytest.raises(
+            UserError, match=rf"^Expected a list of names of maps, or null for all, but got {re.escape(repr(wrong))}"
+        ):
             Lora(target_modules=wrong)

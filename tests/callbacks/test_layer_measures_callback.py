@@ -428,6 +428,22 @@ def test_an_evaluation_that_breaks_off_is_not_part_of_the_next(
     assert lines(tmp_path / "again") == lines(tmp_path / "once")
 
 
+def test_a_loader_that_accelerate_did_not_prepare_is_one_evaluation(tmp_path: Path) -> None:
+    """While the training's loader stands at its end."""
+
+    class Plain(InOrder):
+        def get_eval_dataloader(self, *args: Any) -> Any:
+            return DataLoader(self.eval_dataset, 8, collate_fn=self.data_collator)
+
+    told = trainer(model_of("BERT").model, tmp_path, train=rows("BERT", samples=16), test=rows("BERT", samples=20))
+    callbacks = [LayerMeasuresCallback(measures="accuracy")]
+    data = {"train_dataset": told.train_dataset, "eval_dataset": told.eval_dataset}
+    run = Plain(told.model, told.args, callbacks=callbacks, **data)
+    run.train()
+    run.evaluate()
+    assert {each.samples for path in tmp_path.rglob("layers.jsonl") for each in read_records(path)} == {20}
+
+
 def test_an_evaluation_without_labels_leaves_nothing_to_the_next(tmp_path: Path) -> None:
     run = trainer(model_of("BERT").model, tmp_path, LayerMeasuresCallback(measures="accuracy"))
     for _ in range(2):

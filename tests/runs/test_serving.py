@@ -19,9 +19,8 @@ from sklearn.datasets import load_digits
 from layersim import EarlyExit, LayerwiseModule
 from layersim.__main__ import main
 from layersim.backbones import TransformersBackbone
+from layersim.commands.export import export_model
 from layersim.errors import UserError
-from layersim.report.exits import ExitReport
-from layersim.runs.serving import early_exit_of
 from tests import tiny
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.logger=false", "--measure_speed=false"]
@@ -153,9 +152,9 @@ def test_the_precision_of_the_calibration_is_that_of_serving(root: Path, tmp_pat
     assert main(["exits", *flags, *QUIET, "--trainer.precision=bf16-true"]) == 0
     half, full = EarlyExit.load(of_exits(tmp_path, "half")), EarlyExit.load(of_exits(root, "digits"))
     assert next(half.backbone.parameters()).dtype == torch.bfloat16
-    module, chosen = LayerwiseModule.load_from_checkpoint(path), ExitReport.read(str(of_exits(tmp_path, "half")))
-    assert chosen is not None
-    assert next(early_exit_of(chosen, module, told="here").backbone.parameters()).dtype == torch.bfloat16
+    module = LayerwiseModule.load_from_checkpoint(path)
+    export_model(module, tiny.digits(), to=tmp_path / "own", exits=of_exits(tmp_path, "half"))
+    assert next(EarlyExit.load(tmp_path / "own").backbone.parameters()).dtype == torch.bfloat16
     assert next(module.parameters()).dtype == torch.float32, "the caller's own stays as it is"
     torch.testing.assert_close(half(images()).confidences, full(images()).confidences, atol=0.1, rtol=0)
     report = of_exits(root, "digits") / "exits.json"

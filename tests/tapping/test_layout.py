@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_sequence
 
 from layersim import FeatureTap, UserError
@@ -391,3 +392,19 @@ def test_where_samples_stand_is_found_without_asking_a_device() -> None:
         model(torch.empty(5, 3, 8, 8, device="meta"))
     with pytest.raises(UserError, match="layers of one width"):
         tap.take()
+
+
+def test_a_parametrised_convolution_is_one_and_volumes_need_no_equal_sides() -> None:
+    signal = nn.Sequential(nn.Sequential(weight_norm(nn.Conv1d(4, WIDTH, 3, padding=1, bias=False)), nn.ReLU()))
+    volume = nn.Sequential(nn.Sequential(nn.Conv3d(1, 12, 3, padding=1), nn.InstanceNorm3d(12), nn.ReLU()))
+    for model, x in ((signal, torch.randn(2, 4, 30)), (volume, torch.randn(2, 1, 16, 16, 9))):
+        same(tapped(model, "0", x, pool="mean")["0"], model(x).detach().flatten(2).mean(2))
+
+
+def test_linear_maps_that_turn_their_tokens_are_refused() -> None:
+    class Turning(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).transpose(1, 2)
+
+    with pytest.raises(UserError, match="whose width may be the second axis or the last"):
+        tapped(nn.Sequential(Turning(4, WIDTH)), "0", torch.randn(2, 30, 4), pool="mean")

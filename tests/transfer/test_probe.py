@@ -105,3 +105,11 @@ def test_refusals() -> None:
         fit_probe(np.full_like(FEATURES, np.nan), TARGETS)
     with pytest.raises(UserError, match=r"cannot hold out .* Change --to_data"):
         fit_probe(FEATURES[:3], TARGETS[:3])
+
+
+def test_features_of_half_precision_and_with_a_gradient_are_read() -> None:
+    coarse = torch.tensor(FEATURES).bfloat16()
+    expected = fit_probe(coarse.double().numpy(), TARGETS)
+    found = fit_probe(coarse.requires_grad_(), torch.tensor(TARGETS))
+    assert found.accuracy(TEST_FEATURES, TEST_TARGETS) == expected.accuracy(TEST_FEATURES, TEST_TARGETS)
+    assert found.penalty == expected.penalty
