@@ -194,7 +194,8 @@ class TappedModule:
         parts = named_submodules(self.module)
         name = self.tap.names[-1].partition("#")[0]
         behind = [parts[each] for each in [*parts][[*parts].index(name) + 1 :] if each != self.named.head]
-        if not last.numel() or any(type(part) is type(parts[name]) for part in behind):
+        self._checked = any(type(part) is type(parts[name]) for part in behind)
+        if self._checked or not last.numel():
             return
         found = self.model(layers).head.logits(last, [layers - 1])[0]
         said = [(logits, least) for logits, least in self._said if logits.shape == found.shape]

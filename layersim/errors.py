@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from math import inf
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType
@@ -51,21 +52,28 @@ def check_seed(seed: int, option: str = "--seed") -> int:
     Raises:
         UserError: it is none.
     """
-    if not _is_whole(seed) or not 0 <= seed < 2**32:
+    if not is_whole(seed) or not 0 <= seed < 2**32:
         raise UserError(f"A seed is a whole number from 0 to {2**32 - 1}, but got {seed!r}. Change {option}.")
     return int(seed)
 
 
 def at_least(lowest: int, option: str, value: int) -> int:
     """The value, or a UserError that names the option, `--steps`, or of the data by its name alone."""
-    if not _is_whole(value) or value < lowest:
+    if not is_whole(value) or value < lowest:
         whole = option if option.startswith("--") else f"--data.{option}"
-        least = f"at least {lowest}" if _is_whole(value) else f"a whole number of at least {lowest}"
+        least = f"at least {lowest}" if is_whole(value) else f"a whole number of at least {lowest}"
         raise UserError(f"{option.lstrip('-')} must be {least}, got {value!r}: change {whole}")
     return int(value)
 
 
-def _is_whole(value: object) -> bool:
+def check_finite(name: str, value: object, *, zero: bool = False, remedy: str) -> None:
+    """Refuses, with a UserError, what is no finite number above 0, or 0 where that may be."""
+    if not isinstance(value, Real) or not (0 < float(value) < inf or (zero and value == 0)):
+        raise UserError(f"Expected {name} {'≥' if zero else '>'} 0, but got {value!r}. {remedy}")
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is an integer, of Python or NumPy, and no bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

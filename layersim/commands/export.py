@@ -25,7 +25,7 @@ from layersim.report.exits import EXITS_FILE, ExitReport
 from layersim.runs.checkpoints import check_fits, class_names_of, read_checkpoint
 from layersim.runs.class_names import check_same_classes, head_classes
 from layersim.runs.models import check_kind
-from layersim.runs.serving import early_exit_of, serving_of
+from layersim.runs.serving import PRECISIONS, early_exit_of, serving_of
 
 
 def export_model(
@@ -126,8 +126,8 @@ def export_model(
     serving = serving_of(report, datamodule, inputs, named, stock=format == "stock")
     if report is not None:
         told = "all layers with their exits"
-        casts = report.precision.endswith("-true") and report.precision != "32-true"
-        served = copy.deepcopy(model) if casts else model
+        casts = PRECISIONS.get(report.precision, (None, None))[0] is not None
+        served = copy.deepcopy(model) if casts else model  # the caller's own stays as it is
         early_exit = early_exit_of(report, served, told=str(exits), inputs=inputs)
         backbone, head = early_exit.backbone, early_exit.head
     if report is not None and format == "onnx":

@@ -1,8 +1,6 @@
 """What an objective is: a loss of what a training step, or an evaluation, read of a model's layers."""
 
 from abc import ABC, abstractmethod
-from math import inf
-from numbers import Real
 
 from torch import Tensor, nn
 
@@ -66,12 +64,6 @@ class Objective(nn.Module, ABC):
             f"Expected a loss of shape () with a gradient from {type(self).__name__}, but got {came}. Change its "
             "`forward`, the objective, or what is frozen, so that it reads something that trains."
         )
-
-
-def check_finite(name: str, value: object, *, zero: bool = False) -> None:
-    """Refuses, with a UserError, an objective's option that is no finite number above 0, or 0 where that may be."""
-    if not isinstance(value, Real) or not (0 < float(value) < inf or (zero and value == 0)):
-        raise UserError(f"Expected {name} {'≥' if zero else '>'} 0, but got {value!r}. Change the objective's option.")
 
 
 class WeightedSum(Objective):

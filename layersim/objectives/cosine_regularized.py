@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from layersim.objectives.base import Objective, check_finite
+from layersim.errors import check_finite
+from layersim.objectives.base import Objective
 from layersim.objectives.reading import Reading
 from layersim.objectives.weights import LayerWeights, checked_weights, layer_weights
 from layersim.precision import widened
@@ -24,7 +25,7 @@ class CosineRegularized(Objective):
     def __init__(self, beta: float = 1.0, weights: LayerWeights = "linear") -> None:
         super().__init__()
         self._weights = checked_weights(weights)
-        check_finite("beta", beta, zero=True)
+        check_finite("beta", beta, zero=True, remedy="Change the objective's option.")
         self.beta = beta
 
     def build(self, num_layers: int) -> None:

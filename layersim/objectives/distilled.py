@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError, check_share
+from layersim.errors import UserError, check_finite, check_share
 from layersim.objectives.aligned import Aligned
-from layersim.objectives.base import Objective, check_finite
+from layersim.objectives.base import Objective
 from layersim.objectives.reading import Reading
 from layersim.objectives.weights import LayerWeights
 
@@ -28,7 +28,7 @@ class Distilled(Aligned):
         if self._weights[-1] == 0:  # of a list; a rule's name ends with a letter
             raise UserError(f"Expected a last layer with weight, since it teaches the others, but got {weights}.")
         check_share("alpha", alpha, zero=True, one=True, remedy="Change the objective's option.")
-        check_finite("temperature", temperature)
+        check_finite("temperature", temperature, remedy="Change the objective's option.")
         self.alpha = alpha
         self.temperature = temperature
 

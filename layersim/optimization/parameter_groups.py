@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from math import inf
-from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
 
-from layersim.errors import UserError, check_share
+from layersim.errors import UserError, check_finite, check_share
 
 _TABLES = re.compile(
     "pos_?embed|position_(embed|bias)|embed_position|wpe|rel_embed|relative_att|(cls|mask)_token|class_emb"
@@ -40,8 +38,8 @@ class ParameterGroups:
         check_share("layer_decay", self.layer_decay, one=True, remedy="Change --model.parameter_groups.")
         for option in ("head_lr", "adapter_lr"):
             rate = getattr(self, option)
-            if rate is not None and not (isinstance(rate, Real) and 0 < float(rate) < inf):
-                raise UserError(f"Expected {option} above 0, but got {rate!r}. Change --model.parameter_groups.")
+            if rate is not None:
+                check_finite(option, rate, remedy="Change --model.parameter_groups.")
 
     def of(self, module: Any) -> list[dict[str, Any]]:
         """What trains of a LayerwiseModule, in groups, as torch's optimizers take them; one where all are alike.

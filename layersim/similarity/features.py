@@ -4,13 +4,12 @@ Letters: L and M layers, N samples, D and D' width."""
 import sys
 import warnings
 from collections.abc import Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError, as_user_error
+from layersim.errors import UserError, as_user_error, is_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,7 +96,7 @@ def require_equal_widths(features: Tensor, other: Tensor | None, measure: str) -
 
 def require_whole(option: str, value: object, least: int, why: str = "") -> None:
     """Raises UserError for an option that is no whole number, or below the `least`; `why` says what for."""
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    whole = is_whole(value)
     if not whole or value < least:  # type: ignore[operator]
         raise UserError(
             f"{option}: expected {'' if whole else 'a whole number of '}at least {least}{why}, got {value!r}"

@@ -125,9 +125,9 @@ def test_learned_weights_of_an_objective_do_not_decay() -> None:
     [
         ({"layer_decay": 0.0}, "layer_decay above 0 and at most 1, but got 0"),
         ({"layer_decay": 1.5}, r"at most 1, but got 1\.5"),
-        ({"head_lr": -1.0}, r"head_lr above 0, but got -1\.0"),
-        ({"adapter_lr": float("nan")}, "adapter_lr above 0, but got nan"),
-        ({"head_lr": "1e-3"}, "head_lr above 0, but got '1e-3'"),
+        ({"head_lr": -1.0}, r"head_lr > 0, but got -1\.0"),
+        ({"adapter_lr": float("nan")}, "adapter_lr > 0, but got nan"),
+        ({"head_lr": "1e-3"}, "head_lr > 0, but got '1e-3'"),
     ],
 )
 def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
