@@ -14,6 +14,7 @@ from layersim.data.base import DrawnSplits
 from layersim.data.inputs import ImageInputs
 from layersim.data.pixels import Preprocessing, check_shape, evaluation_transforms, read_image
 from layersim.data.splits import Integers, Sample, Split, hold_out
+from layersim.installed_packages import package_folder
 
 
 class Digits(DrawnSplits):
@@ -35,12 +36,11 @@ class Digits(DrawnSplits):
         self.resize = resize
 
     def load(self) -> dict[str, Split]:
-        from sklearn.datasets import load_digits  # here, because --help need not wait for scikit-learn
-
-        digits = load_digits()
-        self.class_names = [str(name) for name in digits.target_names]
-        labels = digits.target.astype(np.int64)
-        pixels = digits.images / 16
+        # The file of sklearn.datasets.load_digits, whose import takes longer than all else until a training begins.
+        file = package_folder("sklearn", "use other data") / "datasets/data/digits.csv.gz"
+        rows = np.loadtxt(file, delimiter=",")
+        pixels, labels = rows[:, :-1].reshape(-1, 8, 8) / 16, rows[:, -1].astype(np.int64)
+        self.class_names = [str(digit) for digit in range(10)]
         index = {"train": np.arange(len(labels))}
         for role, share in (("val", self.val_fraction), ("test", self.test_fraction)):
             if share > 0:
