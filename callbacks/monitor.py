@@ -22,6 +22,7 @@ from layersim.precision import refuse_mps
 from layersim.report.drawing.pictures import Picture
 from layersim.report.figures import figures_of
 from layersim.report.quantity import Quantity, logged
+from layersim.report.reading import short
 from layersim.report.records import Stage
 from layersim.runs.rehearsal import classifier_width, made_up
 from layersim.similarity.kept_samples import KeepOn, KeptSamples, SampleKeeper
@@ -219,10 +220,14 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
 
     def measured(self, metrics: dict[str, AnyMetric], how: dict[str, Any], layers: int) -> dict[str, Quantity]:
         """What the epoch told of so many layers, checked, with these options beside each quantity's own."""
-        found = {name: replace(each, options=each.options | how) for name, each in self.measure(metrics).items()}
+        found = self.measure(metrics)
+        if not (isinstance(found, Mapping) and all(isinstance(quantity, Quantity) for quantity in found.values())):
+            raise UserError(
+                f"Expected a Quantity by its name from `measure` of {type(self).__name__}, got {short(found)}."
+            )
         for name, quantity in found.items():
             quantity.check(name, layers)
-        return found
+        return {name: replace(quantity, options=quantity.options | how) for name, quantity in found.items()}
 
     def end(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         self._sample = None

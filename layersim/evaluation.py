@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -46,11 +48,12 @@ def evaluate(
             collector.to(device)
     with evaluating(module), torch.no_grad():
         for batch in loader:
-            moved = {
-                key: value.to(device) if isinstance(value, Tensor) and key not in _NUMBERS else value
-                for key, value in batch.items()
-            }
-            output = (read or module)(moved)
+            if isinstance(batch, Mapping):
+                batch = {
+                    key: value.to(device) if isinstance(value, Tensor) and key not in _NUMBERS else value
+                    for key, value in batch.items()
+                }
+            output = (read or module)(batch)
             for collector in collectors:
                 collector.update(output)
         return [collector.compute() for collector in collectors]
@@ -70,6 +73,17 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+_TURNS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
+
+
+@contextmanager
+def alone(backbone: Any, *parts: nn.Module) -> Iterator[None]:
+    """In here one thread alone reads a backbone's model, whose hooks all threads share, and these parts: in evaluation
+    mode, and in inference mode."""
+    with _TURNS.setdefault(backbone.model, RLock()), evaluating(backbone, *parts), torch.inference_mode():
+        yield
 
 
 def processes() -> int:

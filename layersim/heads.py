@@ -192,17 +192,14 @@ class SeparateHeads(Head):
         return self.final_norm, self.classifiers[layer]
 
     def logits(self, features: Tensor, layers: Sequence[int]) -> Tensor:
-        features = self._normed(features)
+        features = self.parts_at(0)[0](features)
         return torch.stack([self.classifiers[layer](rows) for layer, rows in zip(layers, features, strict=True)])
 
     def linear_parts(self, features: Tensor, layers: Sequence[int]) -> list[tuple[Tensor, nn.Linear]] | None:
         linear = [made for layer in layers if isinstance(made := self.classifiers[layer], nn.Linear)]
         if len(linear) < len(layers) or len(layers) * features.shape[1] * self.num_classes <= MAX_TABLE:
             return None
-        return list(zip(torch.split(self._normed(features), 1), linear, strict=True))
-
-    def _normed(self, features: Tensor) -> Tensor:
-        return self.final_norm(features)
+        return list(zip(torch.split(self.parts_at(0)[0](features), 1), linear, strict=True))
 
 
 class LinearProbes(SeparateHeads):
@@ -226,9 +223,6 @@ class LinearProbes(SeparateHeads):
 
     def parts_at(self, layer: int) -> tuple[nn.Module, nn.Module]:
         return nn.Identity() if self.features == "raw" else self.final_norm, self.classifiers[layer]
-
-    def _normed(self, features: Tensor) -> Tensor:
-        return features if self.features == "raw" else super()._normed(features)
 
 
 class Translator(nn.Linear):

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from layersim.backbones.base import Backbone
+from layersim.backbones.base import Backbone, check_mapping
 from layersim.errors import UserError, as_user_error, check_choice
 from layersim.evaluation import reduced
 from layersim.freezing import freeze_parts
@@ -145,7 +145,7 @@ class LayerwiseModule(LightningModule):
         if len(layers) < self.num_layers:
             values, losses = values[layers], losses[layers]
         read = Reading(self.head, values, features.targets, layers, self.num_layers, known_losses=losses)
-        return LayerOutput(features, readout, self.objective(read))
+        return LayerOutput(features, readout, self.objective.checked(self.objective(read), trains=False))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         length = self._total_steps() if self.objective.follows_length else None
@@ -154,8 +154,7 @@ class LayerwiseModule(LightningModule):
         loss_of = partial(self.loss_of, layers=layers, step=step)
         self._finite.begin(batch, batch_idx, layers, loss_of)
         features, loss = loss_of(batch)
-        self.objective.check(loss)
-        return self._of_all_samples(loss, features)
+        return self._of_all_samples(self.objective.checked(loss, trains=True), features)
 
     def loss_of(self, batch: dict[str, Any], layers: list[int], step: Step) -> tuple[LayerFeatures, Tensor]:
         """The features of `layers`, and the objective's loss, (), at this step of a training."""
@@ -175,6 +174,7 @@ class LayerwiseModule(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> LayerOutput:
         """Without the labels: nothing is learnt or measured, and some or all may be hidden (−1)."""
+        check_mapping(batch)
         return self.validation_step({key: value for key, value in batch.items() if key != "label"}, batch_idx)
 
     def _of_all_samples(self, loss: Tensor, features: LayerFeatures) -> Tensor:
@@ -285,7 +285,8 @@ class LayerwiseModule(LightningModule):
         self._seed = self.trainer.strategy.broadcast(int(seed))
         if self._found_rate is not None:
             (optimizer,) = self.trainer.optimizers
-            self._rates = [group.get("lr", self._found_rate) for group in self.grouped_parameters()]
+            groups = checked_groups(self.grouped_parameters(), self)
+            self._rates = [group.get("lr", self._found_rate) for group in groups]
             for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate
         for config in self.trainer.lr_scheduler_configs:
@@ -298,10 +299,12 @@ class LayerwiseModule(LightningModule):
         if self._trainer is None or not self.trainer.training:
             return
         self._place.load(checkpoint)
-        optimizer, schedule = self._make_optimizer()
-        loaded = self.trainer.optimizers if isinstance(self, FSDPModule) else []
-        prefer_given_options(checkpoint, optimizer, dict(self.hparams), loaded)
-        by_length = self.objective.follows_length or isinstance(schedule, WarmupDecay)
+        by_length = self.objective.follows_length
+        if type(self).configure_optimizers is LayerwiseModule.configure_optimizers:
+            optimizer, schedule = self._make_optimizer()
+            loaded = self.trainer.optimizers if isinstance(self, FSDPModule) else []
+            prefer_given_options(checkpoint, optimizer, dict(self.hparams), loaded)
+            by_length = by_length or isinstance(schedule, WarmupDecay)
         begun = bool(checkpoint["global_step"])  # else, as where a finder puts weights back, there is no place to lose
         if begun and by_length and self._total_steps() != self.trainer.max_steps:  # else the length is the user's own
             check_length(checkpoint, self._steps_per_epoch())

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from layersim.data import Split, SplitDataModule
 from layersim.data.blocks import first_tokens
 from layersim.errors import UserError, as_user_error, at_least, check_choice, check_seed, check_share
@@ -73,9 +75,9 @@ class ExitRequest:
     @property
     def targets(self) -> list[float]:
         """The risks, as numbers."""
-        words = self.risk.split(",") if isinstance(self.risk, str) else self.risk
         with as_user_error("--risk takes numbers", "Set one, such as 0.01, or several, such as 0.01,0.02,0.05."):
-            return [float(word) for word in words] if isinstance(words, list) else [words]
+            words = self.risk.split(",") if isinstance(self.risk, str) else np.atleast_1d(self.risk)
+            return [float(word) for word in words]
 
     @property
     def token_risk(self) -> Any:

@@ -75,16 +75,17 @@ def export_model(
         What was written.
 
     Raises:
-        UserError: more than one of layers, tolerance and remove; replace without remove; a number out of its range; a
-            destination that exists; a model that cannot be written so.
+        UserError: more than one of layers, tolerance and remove; an option of remove without it; a number out of its
+            range; a destination that exists; a model that cannot be written so.
     """
     if sum(option is not None for option in (layers, tolerance, remove)) > 1:
         raise UserError("Expected at most one of --layers, --tolerance and --remove, but got several.")
-    if replace is not None and remove is None:
-        raise UserError("--replace says what stands in for removed blocks. Set --remove, or leave --replace out.")
+    if remove is None and (replace, criterion, removal_batches) != (None, "angular", 50):
+        raise UserError("--replace, --criterion and --removal_batches are of --remove. Set it, or leave them out.")
     at_least(1, "--removal_batches", removal_batches)
     check_choice("format", format, Format)
     check_choice("replace", replace, Literal["linear"] | None)
+    check_choice("criterion", criterion, Criterion)
     trainer = trainer or quiet_trainer()
     if trainer.world_size > 1:
         raise UserError("A model is exported by one process. Set --trainer.devices=1.")

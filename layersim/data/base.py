@@ -107,7 +107,7 @@ class SplitDataModule(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Loads the splits, once, and fits them to the trainer's backbone where there is a trainer."""
         if not self.splits:
-            self.splits = self.load()
+            self.splits = _Splits(self.load())
             for role, split in self.splits.items():
                 if len(self.capped(role, split.index)) < len(split):
                     raise UserError(
@@ -254,6 +254,13 @@ class SplitDataModule(LightningDataModule, ABC):
             # its own: workers' seeds then neither depend on nor disturb the model's random numbers
             "generator": torch.Generator().manual_seed(self.seed),
         }
+
+
+class _Splits(dict[str, Split]):
+    """By role, of which those that are missing are told."""
+
+    def __missing__(self, role: str) -> Split:
+        raise UserError(f"there is no {role} data: `load` gives {', '.join(self) or 'none'}")
 
 
 class DrawnSplits(SplitDataModule):

@@ -45,7 +45,8 @@ class Split(Dataset[Sample], ABC):
     """Of the run that trains on it; evaluation is the same in every run."""
 
     def __init__(self, source: str, index: Integers, labels: Integers | None, *, seed: int, offset: int = 0) -> None:
-        if labels is not None and (np.shape(labels) != index.shape or np.asarray(labels).dtype.kind not in "biu"):
+        index, labels = np.asarray(index), None if labels is None else np.asarray(labels)
+        if labels is not None and (labels.shape != index.shape or labels.dtype.kind not in "biu"):
             raise UserError(f"Expected a whole number as label for each of {len(index)} samples of {source}.")
         self.source = source
         self.offset = offset

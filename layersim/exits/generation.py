@@ -21,7 +21,7 @@ from layersim.backbones.base import Backbone
 from layersim.backbones.calls import first_tensor, hooked
 from layersim.backbones.huggingface import TransformersBackbone
 from layersim.errors import UserError, as_user_error, check_choice
-from layersim.evaluation import evaluating
+from layersim.evaluation import alone
 from layersim.exits.block_calls import CANNOT, BlockCalls, learned_axes, text_batch
 from layersim.exits.given import as_stops, as_tokens
 from layersim.exits.policies import Policy, Seen
@@ -86,15 +86,16 @@ class TokenExit:
         if backbone.refiner is not None or backbone.layout.sequence_first:
             raise UserError(f"{CANNOT}: its blocks cannot be called one by one.")
         policy.check(threshold, backbone.num_classes, layers)
-        if wrong := sorted({*(exit_layers or ())} - {*range(layers)}):
+        given = {*range(layers)} if exit_layers is None else {*map(int, exit_layers)}
+        if wrong := sorted(given - {*range(layers)}):
             raise UserError(f"Expected exit layers of 0 … {layers - 1}, but got {', '.join(map(str, wrong))}.")
         self.backbone = backbone
         self.head = head
         self.policy = policy
         self.threshold = threshold
-        self.exits = {*range(layers - 1)} & ({*range(layers)} if exit_layers is None else {*exit_layers})
+        self.exits = {*range(layers - 1)} & given
         self.kv = kv
-        with evaluating(backbone, head), torch.inference_mode():
+        with alone(backbone, head):
             with as_user_error(CANNOT):
                 self.axes = learned_axes(backbone)
             self._rehearse()
@@ -105,7 +106,7 @@ class TokenExit:
         attention_mask: Tensor | Sequence[Sequence[int]] | None = None,
         max_new_tokens: int = 64,
         *,
-        stop: int | Collection[int] | Tensor = (),
+        stop: int | Collection[int] | Tensor | None = (),
         forced: Tensor | Sequence[Sequence[int]] | None = None,
     ) -> Written:
         """Writes behind prompts.
@@ -114,7 +115,7 @@ class TokenExit:
             input_ids: (N, P) prompts, those that are shorter padded in front; on any device, as are the others.
             attention_mask: (N, P), 0 where a prompt is padded; all 1 where None.
             max_new_tokens: T.
-            stop: the tokens, or the one, at which a text ends, such as the tokenizer's `eos_token_id`.
+            stop: the tokens, or the one, at which a text ends, such as the tokenizer's `eos_token_id`; none where None.
             forced: (N, T) tokens to write whatever the model would, to measure its loss of them.
 
         Raises:
@@ -133,7 +134,7 @@ class TokenExit:
         most, length = self.backbone.max_positions, ids.shape[1] + max_new_tokens
         if most is not None and length > most:
             raise UserError(f"The model takes up to {most} tokens, but {length} are asked for. Lower max_new_tokens.")
-        with evaluating(self.backbone, self.head), torch.inference_mode():
+        with alone(self.backbone, self.head):
             return _Writing(self, ids, mask, max_new_tokens).write(as_stops(self.backbone, stop), told)
 
     def at(self, threshold: float | None) -> "TokenExit":
@@ -151,7 +152,7 @@ class TokenExit:
         """(N, T, V) the full model's logits at the places of new tokens (N, T) behind prompts, in one pass."""
         (ids, mask), (new, seen) = as_tokens(self.backbone, input_ids, attention_mask), as_tokens(self.backbone, new)
         whole = text_batch(torch.cat([ids, new], dim=1), torch.cat([mask, seen], dim=1))
-        with evaluating(self.backbone), torch.inference_mode():
+        with alone(self.backbone):
             logits = self.backbone.model(**self.backbone.inputs(whole)).logits
         return widened(logits[:, ids.shape[1] - 1 : -1])
 

@@ -74,13 +74,13 @@ def as_tokens(backbone: Backbone, input_ids: Any, attention_mask: Any = None) ->
             f"Expected (texts, tokens) numbers of the model's vocabulary, 0 … {vocabulary - 1}, one or more, and a "
             f"mask for all of them, but got {_told(ids)}, and a mask of {tuple(mask.shape)}."
         )
-    return ids.long(), mask
+    return ids.long(), (mask > 0).long()
 
 
 def as_stops(backbone: Backbone, given: Any) -> set[int]:
-    """The tokens, or the one, at which texts end, of the model's vocabulary."""
+    """The tokens, or the one, at which texts end, of the model's vocabulary; none where None."""
     with as_user_error("The stop tokens cannot be read"):
-        stops = torch.as_tensor([*given] if isinstance(given, Set) else given)
+        stops = torch.as_tensor([*(given or ())] if isinstance(given, Set | None) else given)
     vocabulary = getattr(backbone, "vocabulary_size", None) or inf
     if stops.numel() and not (stops.dtype in _WHOLE and ((stops >= 0) & (stops < vocabulary)).all()):
         raise UserError(f"stop: expected tokens of the model, 0 … {vocabulary - 1}, but got {stops.tolist()}.")

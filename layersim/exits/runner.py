@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from layersim.backbones.base import Backbone
 from layersim.backbones.shrinking_forward import ShrinkingForward
 from layersim.errors import UserError
-from layersim.evaluation import evaluating
+from layersim.evaluation import alone
 from layersim.exits.alarm import Alarm
 from layersim.exits.given import as_batch, as_labels, as_names, as_temperatures
 from layersim.exits.policies import Policy, Seen, exit_layer
@@ -62,8 +61,8 @@ class EarlyExit:
     the same `torch.autocast`: scores in another one are not those that a promise was made of.
 
     Runs in inference mode and with backbone and head in evaluation mode; those of their modules that were in training
-    mode are put back into it afterwards. A backbone compiled with `torch.compile` runs uncompiled. One call at a time:
-    of several threads all but one wait.
+    mode are put back into it afterwards. A backbone compiled with `torch.compile` runs uncompiled. One call of a model
+    at a time: of several threads all but one wait.
 
     Args:
         backbone: of a classifier.
@@ -106,7 +105,6 @@ class EarlyExit:
         self.class_names = as_names(class_names, backbone.num_classes)
         self.autocast = autocast
         self._shrinking = ShrinkingForward(backbone)
-        self._turn = Lock()  # hooks on the model, which two threads would share
 
     @classmethod
     def load(cls, path: str | Path, *, exits: str | Path | None = None, device: str = "auto") -> "EarlyExit":
@@ -156,16 +154,16 @@ class EarlyExit:
                 labels = torch.zeros(values.shape[1], dtype=torch.long)
             targets = as_labels(labels, values.shape[1], self.backbone.num_classes, self.class_names)
             table = exit_table(self.head, LayerFeatures(values, targets), self.policy, self.temperatures)
-        losses = at_exits(drops(table, self.watch.risk), exit_layer(table.scores, self.threshold))
-        self.watch.report(losses)
-        return losses
+            losses = at_exits(drops(table, self.watch.risk), exit_layer(table.scores, self.threshold))
+            self.watch.report(losses)
+            return losses
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """In here one thread alone reads the model, in the precision that it is served in."""
         device = next(self.backbone.parameters()).device.type
         entered = nullcontext() if self.autocast is None else torch.autocast(device, self.autocast)
-        with self._turn, evaluating(self.backbone, self.head), torch.inference_mode(), entered:
+        with alone(self.backbone, self.head), entered:
             yield
 
     def _batch(self, given: Any) -> dict[str, Any]:
@@ -185,9 +183,8 @@ class _Leaving:
     def __init__(self, early_exit: EarlyExit) -> None:
         self.by = early_exit
         self.last = early_exit.backbone.num_layers - 1
-        watch = early_exit.watch
-        self.threshold = None if watch is not None and watch.sounded_at is not None else early_exit.threshold
-        self.watch = watch if self.threshold is not None else None
+        sounded = early_exit.watch is not None and early_exit.watch.sounded_at is not None
+        self.threshold, self.watch = (None, None) if sounded else (early_exit.threshold, early_exit.watch)
         self.doubts: list[Tensor] = []
         self.seen = Seen()
         self.left: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -199,9 +196,10 @@ class _Leaving:
         predictions = logits.argmax(dim=-1)
         view = self.seen.view(logits, features, self.by.policy.reads)
         leaves = torch.full_like(rows, layer == self.last, dtype=torch.bool)
-        if self.threshold is not None and (layer < self.last or self.watch is not None):
+        if self.watch is not None or (self.threshold is not None and layer < self.last):
             score = self.by.policy.score(view)
-            leaves |= score >= self.threshold
+            if self.threshold is not None:
+                leaves |= score >= self.threshold
             if self.watch is not None:
                 doubt = doubts(self.by.policy, score, logits.shape[-1], self.last + 1)
                 self.doubts += [doubt, layer + doubt[leaves]] if layer == 0 else [layer + doubt[leaves]]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,9 +110,9 @@ def calibrate_tokens(
         UserError: an option out of its range, too few texts, or texts that are no tokens of the model.
     """
     check_choice("risk", risk, TokenRisk)
-    if len(following) != len(input_ids) or batch_size < 1:
-        given = f"{len(input_ids)} and {len(following)}, and batch_size {batch_size}"
-        raise UserError(f"Expected as many prompts as what followed them, and batches of 1 or more, but got {given}.")
+    if np.ndim(following) != 2 or len(following) != len(input_ids) or batch_size < 1:
+        given = f"{len(input_ids)} and {tuple(np.shape(following))}, and batch_size {batch_size}"
+        raise UserError(f"Expected prompts, (texts, tokens) that followed, and batches of 1 or more, but got {given}.")
     promise = check_promise(len(input_ids), of="texts", target=target, risk=risk, confidence=confidence)
     backbone, policy = exits.backbone, exits.policy
     prompts = as_tokens(backbone, input_ids)[0]

@@ -36,7 +36,7 @@ class Objective(nn.Module, ABC):
         Raises:
             UserError: they are not some of the layers, ascending.
         """
-        layers = self.layers(num_layers, step)
+        layers = [int(layer) for layer in self.layers(num_layers, step)]
         if not layers or layers != sorted({*layers} & {*range(num_layers)}):
             raise UserError(
                 f"Expected some of the layers 0 … {num_layers - 1}, ascending, but {type(self).__name__} asks for "
@@ -47,22 +47,23 @@ class Objective(nn.Module, ABC):
     def choices(self, num_layers: int) -> list[list[int]]:
         """The choices of layers whose classifiers training steps use, or those that leave most unused, as DDP must know
         them. To be told where they are not those that the first step reads."""
-        return [self.layers(num_layers, Step(length=1))]
+        return [self.checked_layers(num_layers, Step(length=1))]
 
     @abstractmethod
     def forward(self, read: Reading) -> Tensor:
         """The loss, (), from what was read at `layers`; it needs a gradient in training, not in evaluation."""
 
-    def check(self, loss: object) -> None:
-        """Refuses, with a UserError, what a training step got in place of a loss."""
-        if isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad:
-            return
+    def checked(self, loss: object, *, trains: bool) -> Tensor:
+        """The loss; refuses, with a UserError, what a step got in its place, and, where it trains, one without a
+        gradient."""
+        if isinstance(loss, Tensor) and loss.shape == () and (loss.requires_grad or not trains):
+            return loss
         came = type(loss).__name__
         if isinstance(loss, Tensor):
             came = f"one of shape {tuple(loss.shape)} {'with' if loss.requires_grad else 'without'} a gradient"
         raise UserError(
-            f"Expected a loss of shape () with a gradient from {type(self).__name__}, but got {came}. Change its "
-            "`forward`, the objective, or what is frozen, so that it reads something that trains."
+            f"Expected a loss of shape (){' with a gradient' * trains} from {type(self).__name__}, but got {came}. "
+            "Change its `forward`, the objective, or what is frozen, so that it reads something that trains."
         )
 
 

@@ -114,11 +114,13 @@ class Reading:
 
         Args:
             weights: (L,) numbers λ, one for each layer of the model, of which those that are zero are not read; or a
-                tensor, such as learned weights, which gets a gradient.
+                tensor, or some among the numbers, such as learned weights, which get a gradient.
 
         Raises:
             UserError: weights of another number, or for a layer that was not asked for.
         """
+        if not isinstance(weights, Tensor) and any(isinstance(weight, Tensor) for weight in weights):
+            weights = torch.stack([torch.as_tensor(weight).to(self.features.device) for weight in weights])
         if len(weights) != self.num_layers:
             raise UserError(f"Expected {self.num_layers} layer weights, but the objective gives {len(weights)}.")
         counted = self.layers if isinstance(weights, Tensor) else weighted_layers(weights)

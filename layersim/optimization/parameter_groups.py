@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -98,11 +98,21 @@ def _is_matrix(name: str, parameter: nn.Parameter, exempt: list[str]) -> bool:
     return not _TABLES.search(name)
 
 
-def checked_groups(given: Iterable[dict[str, Any]], module: nn.Module) -> list[dict[str, Any]]:
-    """The groups with lists of parameters, where torch takes generators, which are read once, and a parameter alone.
-    Raises a UserError where a parameter that trains is in no group, or one is in two."""
-    pairs = ((group, group["params"]) for group in given)
-    groups = [group | {"params": [params] if isinstance(params, Tensor) else list(params)} for group, params in pairs]
+def checked_groups(given: Iterable[Any], module: nn.Module) -> list[dict[str, Any]]:
+    """The groups with lists of parameters, where torch takes generators, which are read once, a parameter alone, names
+    with them, and parameters without groups. Raises a UserError where a parameter that trains is in no group, or one is
+    in two."""
+    listed: list[Any] = [given] if isinstance(given, Mapping) else list(given)
+    if all(isinstance(group, Tensor | tuple) for group in listed):
+        listed = [{"params": listed}]
+    if wrong := [group for group in listed if not (isinstance(group, Mapping) and "params" in group)]:
+        raise UserError(
+            f"Expected groups with `params` from `grouped_parameters` of the module, got a {type(wrong[0]).__name__}."
+        )
+    groups = []
+    for group in listed:
+        params = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
+        groups.append({**group, "params": [each[1] if isinstance(each, tuple) else each for each in params]})
     counts = Counter(id(parameter) for group in groups for parameter in group["params"])
     missing = [name for name, each in module.named_parameters() if each.requires_grad and not counts[id(each)]]
     twice = [name for name, each in module.named_parameters() if counts[id(each)] > 1]

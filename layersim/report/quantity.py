@@ -62,7 +62,9 @@ class Quantity:
     def __post_init__(self) -> None:
         for key in _DEFAULTS:
             told = plain(getattr(self, key))
-            object.__setattr__(self, key, tuple(told) if key in ("axes", "range") and isinstance(told, list) else told)
+            if key in ("axes", "range") and isinstance(told, list):
+                told = tuple(None if end in (math.inf, -math.inf) else end for end in told)
+            object.__setattr__(self, key, told)
 
     def name_of(self, key: str) -> str:
         """For people, of the quantity published under this key."""
@@ -130,13 +132,14 @@ class Quantity:
             found = f"{' × '.join(map(str, values.shape)) or 'one value'} of type {values.dtype}"
         except ValueError:
             values, found = np.asarray(None), "rows of different lengths"
-        lengths = [layers if axis == LAYER else len(self.ticks.get(axis, ())) or None for axis in self.axes]
+        ticks = {axis: len(entries) for axis, entries in self.ticks.items()}
+        lengths = [layers if axis == LAYER else ticks.get(axis) for axis in self.axes]
         fits = len(values.shape) == len(lengths) and all(
             wanted in (None, there) for wanted, there in zip(lengths, values.shape, strict=True)
         )
         if values.dtype.kind not in "iuf" or not fits:
             pairs = zip(self.axes, lengths, strict=True)
-            axes = " × ".join(f"{axis} ({length})" if length else axis for axis, length in pairs)
+            axes = " × ".join(axis if length is None else f"{axis} ({length})" for axis, length in pairs)
             raise UserError(f"{name}: expected numbers over {axes or 'no axis'}, got {found}.")
         for tick, entries in self.ticks.items():
             if tick not in self.axes and (len(self.axes) != 1 or len(entries) != len(values)):

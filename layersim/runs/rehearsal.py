@@ -5,6 +5,7 @@ Letters: L layers, N samples, D width.
 
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from math import ceil
 from typing import Protocol, runtime_checkable
@@ -110,8 +111,11 @@ def evaluated(samples: int, batch_size: int, limit: float | None) -> int:
 
 
 def classifier_width(module: LayerwiseModule) -> int:
-    """D of what a linear classifier reads; 8 where it is another one."""
-    return int(getattr(module.backbone.classifier, "in_features", 8))
+    """D of what a linear classifier reads, or of the features of a small batch; 8 where nothing tells."""
+    width = getattr(module.backbone.classifier, "in_features", 0)
+    with suppress(UserError):
+        return int(width or module.backbone.width)
+    return 8
 
 
 def made_up(layers: int, width: int, samples: int) -> LayerOutput:

@@ -45,10 +45,10 @@ NAMES = {
 class Measure(SampleKeeper):
     """A similarity of layers over batches and processes; the base of those here and of one's own.
 
-    A class needs a `label`, a `value_range` and a `function`. Most measures need all their samples at once, which are
-    kept: of more than `max_samples` those whose position has the smallest hash, so that the choice depends on the data
-    alone and the value neither on the batch size, the order nor the number of processes. With options that let sums
-    suffice, a measure overrides what is kept and computed.
+    A class needs a `label`, a `value_range`, a `function` and, where it is not 1, `identical`. Most measures need all
+    their samples at once, which are kept: of more than `max_samples` those whose position has the smallest hash, so
+    that the choice depends on the data alone and the value neither on the batch size, the order nor the number of
+    processes. With options that let sums suffice, a measure overrides what is kept and computed.
     """
 
     label: ClassVar[str]
@@ -126,7 +126,23 @@ class Measure(SampleKeeper):
             UserError: too few samples came, or a position came twice.
         """
         kept = self.kept()
-        return self.function(kept.features, kept.other, **self.arguments)
+        return self.values_of(kept.features, kept.other)
+
+    def values_of(self, features: Tensor, other: Tensor | None = None) -> Tensor:
+        """The function, by the options, as float64.
+
+        Raises:
+            UserError: a layer against itself is not `identical`, by which layers that are alike are known.
+        """
+        found = self.function(features, other, **self.arguments)
+        values = torch.as_tensor(found, dtype=torch.float64, device=features.device)
+        own = values.diagonal() if other is None else values.new_empty(0)
+        if self.identical and len(wrong := own[(own - self.identical).abs() > abs(self.identical) / 100]):
+            raise UserError(
+                f"{self.label} gives {wrong[0]:.4g} for a layer against itself, but {type(self).__name__}.identical is "
+                f"{self.identical:g}: set it, to 0 for a distance, or to NaN, with `better`, where it is no one number"
+            )
+        return values
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """The value, as `compute` has it, and its interval by the `jackknife`, of all processes' samples.
@@ -185,7 +201,7 @@ class Measure(SampleKeeper):
         theirs = features if other is None else other
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "similarity is NaN")  # said of the value
-            return torch.stack([self.function(features, theirs[:, order], **self.arguments) for order in orders])
+            return torch.stack([self.values_of(features, theirs[:, order]) for order in orders])
 
     def null_of(self, values: Tensor, seed: int, *, alone: bool) -> Null:
         """That of (1 + P, L, M) values, of which the first are those of the samples as they are."""
@@ -210,8 +226,7 @@ class Measure(SampleKeeper):
         """The interval of the samples in the state as it is, whether joined across processes or not: the measure again
         without each group of the kept samples."""
         kept = self.kept()
-        measure = partial(self.function, **self.arguments)
-        return jackknife(measure, kept.features, kept.other, confidence=confidence, index=kept.index)
+        return jackknife(self.values_of, kept.features, kept.other, confidence=confidence, index=kept.index)
 
     def admitted(self, features: Layers, index: Tensor | None, other: Layers | None) -> Samples:
         """The batch as it came, checked and counted."""

@@ -174,9 +174,10 @@ def test_tokens_leave_only_where_they_may() -> None:
     head = SeparateHeads(backbone)
     ids, mask = prompts()
 
-    written = TokenExit(backbone, head, Confidence(), 0.03, [1], kv="exact").generate(ids, mask, T)
+    for at in ([1], {1}, np.array([1]), torch.tensor([1])):
+        written = TokenExit(backbone, head, Confidence(), 0.03, at, kv="exact").generate(ids, mask, T)
+        assert {*written.exit_layers[:, 1:].flatten().tolist()} == {1}
 
-    assert {*written.exit_layers[:, 1:].flatten().tolist()} == {1}
     assert written.mean_exit_layer() == pytest.approx((L + (T - 1) * 2) / T)
 
 
@@ -204,6 +205,7 @@ def test_prompts_and_ends_come_as_people_have_them() -> None:
     whole = exits.generate(ids, mask, T)
     assert torch.equal(exits.generate(ids.tolist(), mask.tolist(), T).tokens, whole.tokens)
     assert torch.equal(exits.generate(ids.int(), mask > 0, T).tokens, whole.tokens)
+    assert torch.equal(exits.generate(ids, mask.float(), T, stop=None).tokens, whole.tokens)
     forced = exits.generate(ids, mask, T, forced=whole.tokens.tolist())
     assert forced.tokens.tolist() == whole.tokens.tolist()
     end = int(whole.tokens[0, 1])
@@ -223,7 +225,7 @@ def test_a_stop_that_no_token_can_be_is_refused() -> None:
             exits.generate(ids, mask, T, stop=stop)
     exits.generate(ids, mask, 1, stop=known - 1)
     with pytest.raises(UserError, match="The stop tokens cannot be read"):
-        exits.generate(ids, mask, T, stop=None)  # type: ignore[arg-type]
+        exits.generate(ids, mask, T, stop=object())  # type: ignore[arg-type]
 
 
 def test_the_loss_of_forced_tokens_is_the_models_own() -> None:

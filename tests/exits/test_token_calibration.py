@@ -97,8 +97,11 @@ def test_what_promises_nothing_is_refused(exits: TokenExit, texts: torch.Tensor)
         calibrate_tokens(exits, texts[:, :P], texts[:, P:], target=0.5, risk="error")  # type: ignore[arg-type]
     for rows, size in ((N - 1, 32), (2 * N, 32), (N, 0), (N, -1)):
         following = torch.cat([texts, texts])[:rows, P:]
-        with pytest.raises(UserError, match=rf"as many prompts .* got 120 and {rows}, and batch_size {size}"):
+        told = rf"Expected prompts, .* got 120 and \({rows}, {following.shape[1]}\), and batch_size {size}"
+        with pytest.raises(UserError, match=told):
             calibrate_tokens(exits, texts[:, :P], following, target=0.5, batch_size=size)
+    with pytest.raises(UserError, match=r"\(texts, tokens\) that followed, .* got 120 and \(120,\)"):
+        calibrate_tokens(exits, texts[:, :P], texts[:, P], target=0.5, thresholds=[0.5])
     with pytest.raises(UserError, match="each above the one before"):
         calibrate_tokens(exits, texts[:, :P], texts[:, P:], target=0.5, thresholds=[0.5, 0.2])
     with pytest.raises(UserError, match="threshold of"):

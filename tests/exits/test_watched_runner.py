@@ -54,6 +54,16 @@ def test_an_alarm_is_told_what_every_sample_looked_like(policy: Policy) -> None:
     assert watch.capitals["confidences"].samples == N
 
 
+def test_without_a_threshold_an_alarm_is_told_too() -> None:
+    early_exit, batch, scores, watch = watched(Confidence())
+    early_exit.threshold = None
+    low, high = Confidence().bounds(7, L)
+    assert early_exit(batch).exit_layers.unique().tolist() == [L - 1]
+    doubt = (high - scores.double()) / (high - low)
+    torch.testing.assert_close(watch.told[0], doubt[0], rtol=0, atol=2e-4)
+    torch.testing.assert_close(watch.told[1], L - 1 + doubt[-1], rtol=0, atol=2e-4)
+
+
 def test_once_it_has_sounded_all_layers_are_gone_through_until_its_reset() -> None:
     early_exit, batch, scores, watch = watched(Confidence(), 20)
     surest = scores.amax(dim=0).argmax().item()

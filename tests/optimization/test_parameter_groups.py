@@ -10,6 +10,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from layersim.backbones import Lora, TransformersBackbone
@@ -169,6 +170,48 @@ def test_groups_of_ones_own_may_be_generators_or_a_parameter_alone() -> None:
 
     found = options(Own(tiny.backbone(), optimizer=ADAMW))  # which are all that train, each once
     assert [name for name, (rate, _) in found.items() if rate == 0.5] == ["backbone.model.head.bias"]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda module: module.parameters(),
+        lambda module: module.named_parameters(),
+        lambda module: {"params": list(module.parameters())},
+        lambda module: [{"params": module.named_parameters()}],
+    ],
+)
+def test_groups_of_ones_own_come_in_each_form_that_torch_takes(form: Callable[[nn.Module], Any]) -> None:
+    class Own(LayerwiseModule):
+        def grouped_parameters(self) -> Any:
+            return form(self)
+
+    assert options(Own(tiny.backbone(), optimizer=ADAMW)) == options(tiny.module(optimizer=ADAMW))
+
+
+@pytest.mark.parametrize("groups", [[{"lr": 0.1}], [[0.1]]])
+def test_what_is_no_group_is_refused(groups: Any) -> None:
+    class Own(LayerwiseModule):
+        def grouped_parameters(self) -> Any:
+            return groups
+
+    with pytest.raises(UserError, match="Expected groups with `params` from `grouped_parameters` of the module, got a"):
+        Own(tiny.backbone(), optimizer=ADAMW).check_optimizer()
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_an_optimizer_that_is_made_by_ones_own_method_resumes_as_it_was(kind: Any, tmp_path: Path) -> None:
+    class Own(LayerwiseModule):
+        def configure_optimizers(self) -> Any:  # type: ignore[override]
+            return kind(self.parameters(), lr=0.02, weight_decay=0.3)
+
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    for epochs, path in ((1, None), (2, tmp_path / "one.ckpt")):
+        trainer = Trainer(max_epochs=epochs, limit_train_batches=2, limit_val_batches=1, **options)
+        trainer.fit(Own(tiny.backbone()), tiny.digits(), ckpt_path=path)
+        trainer.save_checkpoint(tmp_path / "one.ckpt")
+        (group,) = trainer.optimizers[0].param_groups
+        assert (group["lr"], group["weight_decay"]) == (0.02, 0.3)
 
 
 def test_a_schedule_that_levels_the_rates_is_refused() -> None:

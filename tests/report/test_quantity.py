@@ -93,11 +93,19 @@ def test_so_are_those_in_every_other_field() -> None:
             r"own: expected a number or null as its overall, got \[1\.0, 1\.0\]",
         ),
         (curve([0.1, 0.2], interval={"low": [0, 0], "high": [1j, 1]}), "own: expected numbers as high of its interval"),
+        (
+            Quantity(values=[1.0], axes=("epoch",), ticks={"epoch": []}),
+            r"own: expected numbers over epoch \(0\), got 1 ",
+        ),
     ],
 )
 def test_what_is_no_number_is_refused_before_anything_is_written(quantity: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         record(own=quantity)
+
+
+def test_an_infinite_end_is_none() -> None:
+    assert curve([1.0, 2.0], range=np.array([0, np.inf])).range == (0, None)
 
 
 def test_labels_that_two_have_keep_the_two_apart() -> None:

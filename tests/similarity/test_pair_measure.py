@@ -1,11 +1,14 @@
 """torchmetrics' own metrics as measures: definitions by another library, two sets, and what does not compare layers."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torchmetrics
 from sklearn.metrics import mean_squared_error, r2_score
+from torch import Tensor
 
 from layersim.errors import UserError
 from layersim.similarity import LinearCKA, Measure, PairMeasure, linear_cka
@@ -40,10 +43,11 @@ def test_its_own_state_stays_and_what_it_declares_is_taken_over() -> None:
     assert math.isnan(measure.identical)
 
 
-def test_a_measure_of_ones_own_is_a_function_and_three_lines() -> None:
+def test_a_measure_of_ones_own_is_a_function_and_four_lines() -> None:
     class Mine(Measure):
         label = "twice CKA"
         value_range = (0, 2)
+        identical = 2.0
         function = staticmethod(lambda features, other=None: 2 * linear_cka(features, other, estimator="biased"))
 
     features = related_layers(50, 6, layers=3)
@@ -55,6 +59,51 @@ def test_a_measure_of_ones_own_is_a_function_and_three_lines() -> None:
     torch.testing.assert_close(measure.interval(0.9).high, 2 * theirs.interval(0.9).high, rtol=0, atol=1e-6)
     assert measure.options == {"max_samples": None}
     assert measure.properties is None
+
+
+class Distance(Measure):
+    label, value_range, identical = "mean distance", (0, None), 0.0
+
+    def function(self, features: Tensor, other: Tensor | None = None) -> Tensor:
+        theirs = features if other is None else other
+        return (features[:, None] - theirs[None]).norm(dim=-1).mean(-1)
+
+
+def test_a_distance_says_that_it_is_one() -> None:
+    class Unsaid(Distance):
+        identical = 1.0
+
+    features = related_layers(50, 6, layers=3)
+    with pytest.raises(
+        UserError, match=r"gives 0 for a layer against itself, but Unsaid\.identical is 1: set it, to 0"
+    ):
+        Unsaid().values_of(features)
+    measure = Distance()
+    measure.update(torch.stack([features[0], features[0] + 0.01, torch.randn(50, 6)]))
+    p = measure.null(40).p_family
+    assert p[0, 1] <= 0.05 < p[0, 2]  # a near layer, and an unrelated one
+
+
+@pytest.mark.parametrize("form", [Tensor.long, lambda counts: counts.numpy(), lambda counts: counts.tolist()])
+def test_a_function_may_give_numbers_of_any_kind(form: Callable[[Tensor], Any]) -> None:
+    class Signs(Measure):
+        label, value_range, identical = "equal signs", (0, None), math.nan
+        better = "higher"
+
+        def function(self, features: Tensor, other: Tensor | None = None) -> Any:
+            theirs = features if other is None else other
+            return form(self.counts(features, theirs))
+
+        def counts(self, features: Tensor, theirs: Tensor) -> Tensor:
+            return ((features[:, None] > 0) == (theirs[None] > 0)).sum((2, 3)).double()
+
+    features = related_layers(60, 6, layers=3)
+    measure = Signs()
+    measure.update(features)
+    expected = measure.counts(features, features)
+    torch.testing.assert_close(measure.compute(), expected)
+    assert measure.interval().low.isfinite().all()
+    torch.testing.assert_close(measure.null(40).value, expected)
 
 
 @pytest.mark.parametrize(
