@@ -24,7 +24,7 @@ from layersim.objectives import Aligned, KLToLast, Reading
 from layersim.outputs import LayerFeatures
 from layersim.report.lens import CHANCE, GAPS, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
 from layersim.report.page import PAGE_FILE, write_page
-from layersim.report.records import RECORDS_FILE, LayerRecord
+from layersim.report.records import RECORDS_FILE, LayerRecord, read_records
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.class_names import check_same_classes, head_classes
 from layersim.runs.models import Source, fitted_split, labels_of, make_data, open_module, read_features, read_source
@@ -132,8 +132,8 @@ def lens(
 
         columns = {name: quantity.values for name, quantity in record.quantities.items()}
         log_later(known, to, "lens", numbers.with_suffix(".png"), columns)
-    if (to / PAGE_FILE).exists() and (to / RECORDS_FILE).exists():
-        write_page([to], to / PAGE_FILE)
+    if (to / PAGE_FILE).exists() and (to / RECORDS_FILE).exists() and (read := read_records(to / RECORDS_FILE)):
+        write_page([to], to / PAGE_FILE, stage=read[-1].stage)
     return record
 
 

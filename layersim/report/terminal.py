@@ -74,10 +74,10 @@ class SideBySide:
     """Below the last table."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        unbounded = options.update(width=100_000)  # else rich says that any table fits
         start = 0
         for stop in range(2, len(self.headings) + 1):
-            if console.measure(self._table(start, stop), options=unbounded).minimum > options.max_width:
+            lines = Segment.split_lines(console.render(self._table(start, stop), options))
+            if max(map(Segment.get_line_length, lines)) > options.max_width:  # rich draws more than it measures
                 yield self._table(start, stop - 1)
                 start = stop - 1
         yield self._table(start, len(self.headings))

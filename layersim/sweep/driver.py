@@ -63,7 +63,6 @@ class Driver:
             for _ in range(sys.maxsize if count is None else count):
                 trial = self._next()
                 if trial is None:
-                    print("All trials have been run.")
                     return
                 self._run(trial, guarding)
 
@@ -72,7 +71,8 @@ class Driver:
         """The process that starts the trials. Where this program is interrupted, it ends, and with it a trial."""
         command = [sys.executable, "-P", "-m", "layersim.sweep.guard", *self._warm_up]
         options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
-        options["env"] = {name: value for name, value in os.environ.items() if name not in _AN_AGENTS}
+        here = {name: value for name, value in os.environ.items() if name not in _AN_AGENTS}
+        options["env"] = here | self._file.environment
         # In a session of its own: a signal of the terminal's is the driver's alone.
         with subprocess.Popen(command, start_new_session=True, pass_fds=[self.ledger.lock], **options) as process:
             try:
@@ -87,10 +87,13 @@ class Driver:
         for trial in trials:
             if trial.state == "running":  # by a program that is no more
                 return replace(trial, history=[], directory=None)
-        if len(trials) >= self._file.config.get("run_cap", sys.maxsize):
+        target, most = self._file.config["metric"].get("target"), self._file.config.get("run_cap", sys.maxsize)
+        sign = 1 if self._file.maximize else -1
+        reached = target is not None and any(sign * trial.reached >= sign * target for trial in trials)
+        if reached or len(trials) >= most or (values := self._engine.suggest(trials)) is None:
+            print("The target is reached." if reached else "All trials have been run.")
             return None
-        values = self._engine.suggest(trials)
-        return None if values is None else Trial(len(trials) + 1, values, "running")
+        return Trial(len(trials) + 1, values, "running")
 
     def _run(self, trial: Trial, guarding: subprocess.Popen[bytes]) -> None:
         self.ledger.write(trial)

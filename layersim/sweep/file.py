@@ -1,6 +1,7 @@
 """A sweep file, as `wandb sweep` reads it."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from math import isfinite
@@ -41,6 +42,8 @@ class SweepFile:
     before: list[str]
     """The command's words from its verb to `${args}`, which stands for a trial's own flags."""
     after: list[str]
+    environment: dict[str, str]
+    """What stands before the program, as in `CUDA_VISIBLE_DEVICES=1`."""
 
     @property
     def metric(self) -> str:
@@ -96,8 +99,8 @@ def read(path: Path) -> SweepFile:
     return SweepFile(path, config, *_split(path, config.get("command")))
 
 
-def _split(path: Path, command: Any) -> tuple[list[str], list[str]]:
-    words = [str(word) for word in command] if isinstance(command, list) else []
+def _split(path: Path, command: Any) -> tuple[list[str], list[str], dict[str, str]]:
+    words = [_expanded(str(word)) for word in command] if isinstance(command, list) else []
     verb = next((place for place, word in enumerate(words) if word in VERBS), None)
     if verb is None or "${args}" not in words[verb:]:
         raise UserError(
@@ -105,12 +108,18 @@ def _split(path: Path, command: Any) -> tuple[list[str], list[str]]:
             f"{', '.join(VERBS)}, but got {command!r}."
         )
     place = words.index("${args}", verb)
+    environment = dict(word.split("=", 1) for word in words[:verb] if re.match(r"[A-Za-z_]\w*=", word))
     before, after = words[verb:place], words[place + 1 :]
     if any(word.partition("=")[0] in ("--config", "-c") for word in after):
         raise UserError(
             f"{path}: --config stands after ${{args}}, so that the recipe would undo each trial. Put it before."
         )
-    return before, after
+    return before, after, environment
+
+
+def _expanded(word: str) -> str:
+    """With what W&B's `${envvar:NAME}` stands for."""
+    return re.sub(r"\$\{envvar:(\w+)\}", lambda found: os.environ.get(found[1], ""), word)
 
 
 def broken_rule(entry: dict[str, Any]) -> str | None:

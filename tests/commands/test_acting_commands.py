@@ -292,8 +292,9 @@ def test_removing_a_block_says_what_it_costs(
     layersim("export", f"--ckpt_path={checkpoint}", "--to=stands", "--remove=1", "--replace=linear")
     assert re.search(r"With a linear map in their place: loss \d", " ".join(capsys.readouterr().out.split()))
     assert "carries a linear map" in json.loads((tmp_path / "stands/layersim.json").read_text())["folded"]
-    layersim("export", f"--ckpt_path={checkpoint}", "--to=other", "--replace=linear", status=2)
-    assert "Set --remove" in capsys.readouterr().err
+    for option in ("--replace=linear", "--criterion=influence", "--removal_batches=7"):
+        layersim("export", f"--ckpt_path={checkpoint}", "--to=other", option, status=2)
+        assert "--removal_batches are of --remove. Set it, or leave" in capsys.readouterr().err
 
 
 def test_exits_go_into_the_file_that_onnxruntime_reads(

@@ -132,6 +132,15 @@ def test_comparison_table_keeps_long_names_whole() -> None:
     assert "".join(word for line in lines for word in line).count("x") == 40
 
 
+def test_no_width_cuts_a_number() -> None:
+    names = ("digits/last_layer", "digits/aligned", "digits/alternating", "digits/a_head_for_each")
+    runs = {name: record(loss=[2.25, 0.5]) for name in names}
+    for width in range(60, 140):
+        lines = words(comparison_table(runs), width=width)
+        numbers = [line[1:] for line in lines if line[0] == "1"]
+        assert sorted(number for line in numbers for number in line) == sorted(["0.125", "0.375"] * 4), width
+
+
 def test_runs_that_do_not_fit_stand_in_tables_below_each_other() -> None:
     runs = {f"run {number}": record(accuracy=[number / 8, 0.875]) for number in range(8)}
     lines = words(comparison_table(runs), width=80)

@@ -112,6 +112,33 @@ def test_a_grid_runs_each_trial_once_and_goes_on_after_a_failure(
     assert Path(best.directory or "").parent == tmp_path / "runs/sweeps/tiny/trial-003"
 
 
+@pytest.mark.parametrize(
+    ("goal", "target", "trials"), [("maximize", 0.8, 2), ("minimize", 0.7, 1), ("maximize", 0.95, 3)]
+)
+def test_a_sweep_ends_where_a_trial_reaches_the_target(
+    goal: str, target: float, trials: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metric = {"name": "val/accuracy", "goal": goal, "target": target}
+    ending = driver(sweep(tmp_path, metric=metric, parameters={"x": {"values": [0.6, 0.9, 0.7]}}))
+    ending.run(None)
+    assert len(ending.ledger.trials) == trials
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == ("All trials have been run." if trials == 3 else "The target is reached.")
+
+
+def test_a_trial_has_what_stands_before_the_program_in_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OF_HERE", "there")
+    command = ["${env}", "CUDA_VISIBLE_DEVICES=1", "A=b=c", "${program}", "fit", "--y=${envvar:OF_HERE}", "${args}"]
+    told = "[os.environ['CUDA_VISIBLE_DEVICES'], os.environ['A'], flags['y']]"
+    program = f"{PROGRAM}\nimport os\n(run / 'told').write_text(' '.join({told}))"
+    path = sweep(tmp_path, command=command, parameters={"x": {"value": 0.9}})
+    Driver(read(path), tmp_path / "runs", script(tmp_path, program)).run(1)
+    (found,) = tmp_path.glob("runs/sweeps/tiny/trial-001/run*/told")
+    assert found.read_text() == "1 b=c there"
+
+
 @pytest.mark.parametrize("goal", ["maximize", "minimize"])
 def test_a_trial_that_ended_without_a_number_is_never_the_best(goal: str, tmp_path: Path) -> None:
     ended = driver(sweep(tmp_path, metric={"name": "val/accuracy", "goal": goal}))

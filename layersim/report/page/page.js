@@ -84,7 +84,7 @@ function contents(chart, run, place) {
 }
 
 /** How charts look on this page, light or dark. */
-function look() {
+function look(width) {
   const [ink, soft, line, curve, faint] = ["ink", "soft", "line", "curve-0", "faint"].map(css);
   const text = { labelColor: soft, titleColor: ink, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" };
   const extent = matchMedia("(prefers-color-scheme: dark)").matches ? [0.35, 1] : [0, 0.8]; // what stands out
@@ -92,7 +92,7 @@ function look() {
     aria: false, background: css("card"), font: getComputedStyle(document.body).fontFamily, view: { stroke: null },
     axis: { ...text, domain: false, gridColor: line, tickColor: line },
     axisBand: { grid: false, ticks: false },
-    legend: { ...text, labelColor: ink, orient: "bottom", labelLimit: 400, symbolLimit: 24 },
+    legend: { ...text, labelColor: ink, orient: "bottom", labelLimit: Math.min(400, width - 60), symbolLimit: 24 },
     range: { category: [0, 1, 2, 3, 4, 5].map((place) => css(`curve-${place}`)), ramp: { scheme: "viridis", extent } },
     scale: { invalid: { color: { value: "#999999" } } },
     line: { color: curve }, point: { color: curve }, bar: { color: curve }, rule: { color: soft, strokeDash: [4, 3] },
@@ -124,7 +124,7 @@ function figure(chart) {
     const spec = { ...chart.spec, datasets: structuredClone(drawn), width, height, ...sizes(drawn.now) };
     made?.finalize();
     made = await vegaEmbed(host, spec, {
-      mode: "vega-lite", renderer: "svg", ast: true, logLevel: 1, config: look(), // ast: the policy allows no eval
+      mode: "vega-lite", renderer: "svg", ast: true, logLevel: 1, config: look(width), // ast: the policy allows no eval
       actions: { export: true, source: false, compiled: false, editor: false },
       downloadFileName: chart.title.replace(/[^\p{L}\p{N}]+/gu, "-"),
     });
