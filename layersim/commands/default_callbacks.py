@@ -48,7 +48,7 @@ def with_defaults(
 
 
 def _name(callback: Any) -> str:
-    return str(callback.class_path).rpartition(".")[2]
+    return str(callback.class_path).rpartition(".")[2].replace("LastCheckpoint", "ModelCheckpoint")
 
 
 def _kind(callback: Any) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from layersim.errors import UserError, as_user_error, user_path
 from layersim.report.configuration import flat
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.directory import DEFAULT_ROOT
-from layersim.runs.models import LAST
+from layersim.runs.models import newest_of
 from layersim.runs.resume import find_run, run_of_job
 from layersim.runs.stored import stored_sections
 
@@ -70,7 +70,7 @@ def with_checkpoint(given: list[str]) -> list[str]:
     given = with_paths(given)  # of a sweep's trial
     if (path := _typed(given, "--ckpt_path", "a path")) in (None, "null"):
         return given
-    if os.path.exists(last := Path(path) / LAST) and Path(path).suffix != ".ckpt":  # as a sharded checkpoint has
+    if (last := newest_of(Path(path))).exists() and Path(path).suffix != ".ckpt":  # as a sharded checkpoint has
         given, path = [*given, f"--ckpt_path={last}"], str(last)
     checkpoint = read_checkpoint(path, shapes_only=True)
     own_data = any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given)

@@ -78,6 +78,12 @@ class LanguageModeling(SourceData, BlockData):
             tell_duplicates(samples, "document", wanted=self.find_duplicates)
         return splits
 
+    def trained_on(self, split: str) -> int:
+        own, train = self.other_splits.get(split), self.train_split
+        base, whole = train.partition("[")[0], {own, train} - {None}
+        overlap = own is not None and own.partition("[")[0] == base and (len(whole) == 1 or base in whole)
+        return len(self.splits[split]) * overlap
+
     def _share(self, role: str, blocks: Split, documents: Contents) -> str:
         assert isinstance(blocks, BlockSplit)
         empty, blank = len(documents.rows) - blocks.documents, blocks.documents - documents.count
@@ -97,8 +103,10 @@ def streamed_blocks(
     """The blocks of a stream of documents, as they fill; see `BlockData` for the options."""
     carried: Tokens = np.empty(0, np.int32)
     while chunk := [row[column] for row in islice(rows, _STREAMED)]:
-        if odd := [text for text in chunk if not isinstance(text, str | None)]:
-            raise UserError(f"texts must be strings, but a row of the stream has {odd[0]!r}: change --data.text_column")
+        if odd := [text for text in chunk if not isinstance(text, str | None) or "\0" in (text or "")]:
+            raise UserError(
+                f"texts must be strings without NUL, but a row of the stream has {odd[0]!r}: change --data.text_column"
+            )
         documents = Sequences(tokenised([chunk], tokenizer))
         if boundaries == "separate":
             for first, last in block_bounds(documents.offsets, block_size, boundaries=boundaries):

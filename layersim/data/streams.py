@@ -61,11 +61,21 @@ class Stream(IterableDataset[Sample]):
 
     @staticmethod
     def check_end(trainer: Trainer) -> None:
-        """Raises a UserError where several processes are not told when an epoch, or the training, ends."""
-        if trainer.world_size > 1 and isinstance(trainer.limit_train_batches, float) and trainer.max_steps < 0:
+        """Raises a UserError where several processes are not told when an epoch, or the training, ends, or when it is
+        validated."""
+        if trainer.world_size == 1 or isinstance(trainer.limit_train_batches, int):
+            return
+        without = (
+            f"where the training data is a stream, none of {trainer.world_size} processes knows when the others' ends"
+        )
+        if trainer.max_steps < 0:
             raise UserError(
-                f"where the training data is a stream, none of {trainer.world_size} processes knows when the others' "
-                "ends: set --trainer.limit_train_batches to a number of batches, or --trainer.max_steps"
+                f"{without}: set --trainer.limit_train_batches to a number of batches, or --trainer.max_steps"
+            )
+        if trainer.limit_val_batches and isinstance(trainer.val_check_interval, float):
+            raise UserError(
+                f"{without}, so that no epoch ends and nothing is validated: set --trainer.limit_train_batches to a "
+                "number of batches, or --trainer.val_check_interval to one and --trainer.check_val_every_n_epoch=null"
             )
 
     @property

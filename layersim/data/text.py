@@ -163,8 +163,8 @@ def streamed_text(
 ) -> Sample:
     """A row of a stream as a sample: its text, or its two texts, as tokens."""
     texts = [[row[column]] for column in columns]
-    if not all(isinstance(text, str) for (text,) in texts):
-        raise UserError(f"texts must be strings, but a row has {texts[0][0]!r}: change --data.text_column")
+    if odd := [text for (text,) in texts if not isinstance(text, str) or "\0" in text]:
+        raise UserError(f"texts must be strings without NUL, but a row has {odd[0]!r}: change --data.text_column")
     encoding, _ = encoded(texts, tokenizer, limit, truncation, lambda _: "a row of the stream")
     if not encoding["input_ids"][0]:
         raise UserError("a row of the stream is empty: choose a --data.tokenizer that adds tokens of its own")

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from layersim.errors import UserError
@@ -32,6 +34,22 @@ def read_checkpoint(path: str | Path, *, shapes_only: bool = False) -> dict[str,
                 f"{path} is not a Lightning checkpoint: it holds no {entry}. Give one that `fit` has written."
             )
     return checkpoint
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps `last.ckpt`: of the last validation, or of the end of an epoch that had none behind its last step.
+
+    Lightning's `save_last` copies the best so far, and where a training does not validate at the end of each epoch, it
+    saves nothing of what comes after its last validation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(filename="last", enable_version_counter=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save_on_train_epoch_end = True
+        super().on_train_epoch_end(trainer, pl_module)
+        self._save_on_train_epoch_end = None
 
 
 def class_names_of(checkpoint: dict[str, Any]) -> list[str] | None:

@@ -29,6 +29,7 @@ from layersim.outputs import LayerFeatures
 from layersim.runs.checkpoints import check_fits, class_names_of, read_checkpoint
 from layersim.runs.recipe_sections import recipe_sections
 from layersim.runs.refusals import refusing
+from layersim.runs.stopping import STOPPED_FILE
 from layersim.runs.stored import stored_sections
 from layersim.similarity.positions import splitmix64
 
@@ -96,9 +97,9 @@ def read_source(given: str) -> Source:
         return Source(given, name, _backbone("TransformersBackbone", name_or_path=name), any_task=True)
     path = user_path(model_name(given))
     if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint's
-        if not (path / LAST).exists():
+        if not (kept := newest_of(path)).exists():
             return _folder(given, path)
-        path /= LAST
+        path = kept
     if path.suffix == ".ckpt":
         return _checkpoint(given, path)
     if path.suffix in (".yaml", ".yml"):
@@ -209,6 +210,12 @@ def _checkpoint(given: str, path: Path) -> Source:
     return Source(
         given, name, stored["model"], checkpoint["state_dict"], stored.get("data"), path=path, class_names=names
     )
+
+
+def newest_of(run: Path) -> Path:
+    """A run's last checkpoint, or that of where it was stopped after it; the first where there is neither."""
+    both = [path for path in (run / LAST, run / LAST.with_name(STOPPED_FILE)) if path.exists()]
+    return max(both, key=lambda path: path.stat().st_mtime_ns, default=run / LAST)
 
 
 def run_of(path: Path) -> Path | None:

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils.data import IterableDataset
 
 from layersim.errors import UserError
 from layersim.evaluation import everywhere
@@ -29,6 +30,7 @@ class Place:
         self._random_states: list[dict[str, Any]] = []
         self._gradients: list[dict[str, Tensor]] = []
         self._followed: dict[str, float] = {}
+        self._dealt: dict[str, int] = {}
 
     def save(self, checkpoint: dict[str, Any], trainer: Trainer) -> None:
         """Writes the place into a checkpoint that is being saved."""
@@ -41,6 +43,7 @@ class Place:
             "followed": {name: float(measured[name]) for name in followed if name in measured},
             "unlogged": unlogged(trainer),
             "rows": sum(getattr(logger, "rows", 0) for logger in trainer.loggers),
+            "dealt": dealt(trainer),
         }
         loop = trainer.fit_loop
         if "loops" in checkpoint and (fetcher := loop._data_fetcher) is not None:
@@ -50,7 +53,7 @@ class Place:
         """Reads a checkpoint's place, where it tells one."""
         if place := checkpoint.get(PLACE):
             self._random_states, self._gradients = place["random_states"], place["gradients"]
-            self._loss, self._followed = place["loss"], place["followed"]
+            self._loss, self._followed, self._dealt = place["loss"], place["followed"], place["dealt"]
 
     def take_up(self, module: LightningModule) -> None:
         """Puts back what was loaded, when nothing but training's first batch or epoch follows."""
@@ -59,6 +62,11 @@ class Place:
             raise UserError(
                 "With --trainer.overfit_batches Lightning reads an epoch from its first batch on, and the checkpoint is"
                 " of a place within one. Resume from one of an epoch's end, or train anew."
+            )
+        if loop.restarted_mid_epoch and self._dealt != (now := dealt(trainer)):
+            raise UserError(
+                f"The checkpoint is within an epoch, whose data were dealt out by {_told(self._dealt)}, and now by "
+                f"{_told(now)}: some would be read twice, others never. Resume as it was, or from an epoch's end."
             )
         self._put_back_own(module)
         for scheduler in trainer.callbacks:  # type: ignore[attr-defined]
@@ -108,6 +116,22 @@ class Place:
             if name not in module.trainer.callback_metrics:
                 module.log(name, value, logger=False, sync_dist=True)
         module.trainer.fit_loop.on_iteration_done()  # else Lightning has no plateau schedule step in a resumed epoch
+
+
+def dealt(trainer: Trainer) -> dict[str, int]:
+    """What decides which samples a training has read when it has read so many batches; of a loader of one's own, that
+    does not tell its batch size, nothing."""
+    loader: Any = trainer.train_dataloader
+    processes = trainer.world_size
+    if not (size := getattr(loader, "batch_size", None)):
+        return {}
+    if isinstance(loader.dataset, IterableDataset):
+        return {"batch size": size, "processes": processes, "loader workers": loader.num_workers}
+    return {"batch size of all processes": size * processes}
+
+
+def _told(dealt: dict[str, int]) -> str:
+    return ", ".join(f"{what} {number}" for what, number in dealt.items()) or "a loader of one's own"
 
 
 def await_validation(checkpoint: dict[str, Any], *, due: bool) -> None:

@@ -167,6 +167,9 @@ def facts(trainer: Trainer, module: LightningModule) -> dict[str, str]:
     for role, split in getattr(data, "splits", {}).items():
         found[f"number of {role} samples"] = str(len(split))
         found[f"{role} data"] = _digest(_contents(split))
+    if (stream := getattr(data, "stream", None)) is not None:
+        found["number of files of the stream"] = str(stream.rows.num_shards)
+        found["train data"] = _digest(f"{name}{value}" for name, value in sorted(stream.first().items()))
     return found
 
 

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from layersim.data import Images, LanguageModeling, Text
 from layersim.data.streams import Stream, StreamLoader, hold_out_rows
 from layersim.errors import UserError
+from layersim.runs.place import dealt
 from tests.data import texts
 from tests.data.pictures import BACKBONE, encoded, image_folder, parquet_folder, picture, saved_to_disk, typed
 
@@ -173,7 +174,13 @@ def test_of_several_processes_none_knows_when_the_others_end(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"none of 2 processes knows .* --trainer\.limit_train_batches"):
         loader(limit_train_batches=1.0, max_steps=-1)
     loader(limit_train_batches=5, max_steps=-1)
-    loader(limit_train_batches=1.0, max_steps=10)
+    steps = {"limit_train_batches": 1.0, "max_steps": 10}
+    with pytest.raises(UserError, match=r"no epoch ends and nothing is validated: .* --trainer\.val_check_interval"):
+        loader(**steps, limit_val_batches=1.0, val_check_interval=1.0)
+    loader(**steps, limit_val_batches=0, val_check_interval=1.0)
+    read = loader(**steps, limit_val_batches=1.0, val_check_interval=4)
+    told = SimpleNamespace(train_dataloader=read, world_size=2)
+    assert dealt(told) == {"batch size": 3, "processes": 2, "loader workers": 0}  # type: ignore[arg-type]
     assert (data.stream.rank, data.stream.processes) == (1, 2)
 
 
@@ -328,6 +335,46 @@ def test_what_was_trained_on_can_be_told_by_name(tmp_path: Path) -> None:
     assert images(path).trained_on("val") == 0
     both = images(path, val_split="train")
     assert both.trained_on("val") == 20
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "common"),
+    [
+        ("train", "train", True),
+        ("train[:50%]", "train", True),
+        ("train", "train[50%:]", True),
+        ("train[:50%]", "train[:50%]", True),
+        ("train[:50%]", "train[50%:]", False),
+        ("train", "test", False),
+        ("train", None, False),
+    ],
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_blocks_that_were_trained_on_can_be_told_by_name(
+    train: str, val: str | None, common: bool, streaming: bool, tmp_path: Path
+) -> None:
+    if streaming and "[" in train:
+        pytest.skip("a stream has no slices")
+    for name in ("train", "test"):
+        datasets.Dataset.from_dict({"text": [f"{name} {row}" * 9 for row in range(20)]}).to_parquet(
+            tmp_path / f"{name}.parquet"
+        )
+    options: dict[str, Any] = {"streaming": streaming, "train_split": train, "val_split": val, "block_size": 16}
+    data = LanguageModeling(str(tmp_path), tokenizer="bytes", max_eval_samples=5, **options)
+    data.setup()
+    assert data.trained_on("val") == common * len(data.splits["val"])
+
+
+@pytest.mark.parametrize("kind", [Text, LanguageModeling])
+def test_texts_with_nul_are_refused_in_a_stream_too(kind: Any, tmp_path: Path) -> None:
+    rows = {"text": ["one word", "bad\0text"], "label": [0, 1]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "train.parquet")
+    datasets.Dataset.from_dict({"text": ["two words"], "label": [0]}).to_parquet(tmp_path / "test.parquet")
+    shape = {"max_length": 8} if kind is Text else {"block_size": 2}
+    data = kind(str(tmp_path), streaming=True, val_split="test", tokenizer="bytes", batch_size=1, **shape)
+    data.setup()
+    with pytest.raises(UserError, match=r"texts must be strings without NUL, but a row .*has .bad"):
+        list(data.stream)
 
 
 def test_a_stream_without_rows(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from lightning.pytorch import Trainer
 
-from layersim.data import Digits
+from layersim.data import Images, SplitDataModule
 from layersim.errors import UserError
 from layersim.runs import processes
 from tests import tiny
+from tests.data.pictures import BACKBONE, typed
 
 
-def told(data: Digits, **options: Any) -> processes.Facts:
+def told(data: SplitDataModule, **options: Any) -> processes.Facts:
     data.setup()
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", **options)
     trainer.datamodule = data  # type: ignore[attr-defined]
@@ -41,6 +42,22 @@ def test_the_same_is_told_twice() -> None:
 )
 def test_what_differs_is_told_by_name(data: dict[str, Any], options: dict[str, Any], names: set[str]) -> None:
     assert differing(told(tiny.digits()), told(tiny.digits(**data), **options)) == names
+
+
+def test_streams_of_other_files_or_rows_are_told(tmp_path: Path) -> None:
+    def facts(folder: str, files: int, start: int = 0) -> processes.Facts:
+        (tmp_path / folder).mkdir()
+        for number in range(files):
+            typed(start + number, 4).to_parquet(tmp_path / folder / f"train-{number}.parquet")
+        typed(20, 6).to_parquet(tmp_path / folder / "test.parquet")
+        data = Images(str(tmp_path / folder), streaming=True, val_split="test", train_transforms=[], eval_transforms=[])
+        data.check(BACKBONE)
+        return told(data)
+
+    first = facts("first", 3)
+    assert not differing(first, facts("alike", 3))
+    assert differing(first, facts("fewer", 2)) == {"number of files of the stream"}
+    assert differing(first, facts("other", 3, start=1)) == {"train data"}
 
 
 def test_a_pixel_that_differs_is_seen() -> None:

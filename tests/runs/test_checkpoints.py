@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 
 from layersim.errors import UserError
-from layersim.runs.checkpoints import check_fits
+from layersim.runs.checkpoints import LastCheckpoint, check_fits, read_checkpoint
+from layersim.runs.models import newest_of
 from layersim.runs.whole_checkpoints import WholeCheckpoints
 from tests import tiny
 
@@ -100,6 +102,53 @@ def test_a_checkpoint_that_training_cannot_go_on_from_is_refused_in_one_line(
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a resumed run has a directory of its own
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"max_epochs": 2}, 10),
+        ({"max_epochs": 3, "check_val_every_n_epoch": 2}, 15),
+        ({"max_epochs": 3, "check_val_every_n_epoch": 4}, 15),
+        ({"max_epochs": 1, "val_check_interval": 0.4}, 5),
+        ({"max_steps": 10, "val_check_interval": 4, "check_val_every_n_epoch": None}, 10),
+        ({"max_steps": 7}, 7),
+    ],
+)
+def test_the_last_checkpoint_is_of_the_trainings_end(options: dict[str, Any], steps: int, tmp_path: Path) -> None:
+    quiet = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu", "limit_val_batches": 1}
+    trainer = Trainer(default_root_dir=tmp_path, callbacks=[LastCheckpoint()], **quiet, **options)
+    trainer.fit(tiny.module(), tiny.digits(batch_size=50, max_train_samples=250))
+    assert trainer.global_step == steps
+    (saved,) = tmp_path.rglob("*.ckpt")
+    assert (saved.name, read_checkpoint(saved)["global_step"]) == ("last.ckpt", steps)
+
+
+def test_a_last_checkpoint_of_within_an_epoch_is_not_lost(tmp_path: Path) -> None:
+    """Where a training is killed between a validation and the end of its epoch."""
+    quiet = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu", "limit_val_batches": 1}
+    quiet |= {"max_epochs": 1, "val_check_interval": 2}
+    trainer = Trainer(default_root_dir=tmp_path, callbacks=[LastCheckpoint(), Killed()], **quiet)
+    with pytest.raises(KeyError, match="killed"):
+        trainer.fit(tiny.module(), tiny.digits(batch_size=50, max_train_samples=250))
+    (saved,) = tmp_path.rglob("*.ckpt")
+    assert read_checkpoint(saved)["global_step"] == 2
+
+
+class Killed(Callback):
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 3:
+            raise KeyError("killed")
+
+
+def test_a_runs_directory_stands_for_where_it_was_stopped_if_that_is_newer(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    assert newest_of(tmp_path) == folder / "last.ckpt"
+    for time, name in enumerate(["stopped.ckpt", "last.ckpt", "stopped.ckpt"]):
+        (folder / name).touch()
+        os.utime(folder / name, (time, time))
+        assert newest_of(tmp_path) == folder / name
+
+
 def test_hyper_parameters_of_somebody_elses_do_not_matter_to_resuming(layersim: Callable[..., Path]) -> None:
     last = layersim("fit", *tiny.FLAGS, *PLAIN) / "checkpoints/last.ckpt"
     checkpoint = torch.load(last, weights_only=True)

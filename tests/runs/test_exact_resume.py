@@ -47,8 +47,8 @@ def fit(path: Path, **options: Any) -> tuple[dict[str, Any], list[tuple[int, ...
 
     Args:
         path: of the run; its checkpoints are saved each epoch, or every so many steps.
-        **options: `kill`, the batch before which it is killed; `ckpt_path`; `every` so many steps; `workers`; the
-            module's `lr_scheduler`; `callbacks` beside its own, which may raise `Stopped`; and the trainer's.
+        **options: `kill`, the batch before which it is killed; `ckpt_path`; `every` so many steps; `workers`; `size` of
+            a batch; the module's `lr_scheduler`; `callbacks` beside its own, which may raise `Stopped`; the trainer's.
     """
     seed_everything(3, verbose=False)
     dropout = {"proj_drop_rate": 0.2, "drop_path_rate": 0.1}
@@ -65,7 +65,7 @@ def fit(path: Path, **options: Any) -> tuple[dict[str, Any], list[tuple[int, ...
         ModelCheckpoint(path / "checkpoints", filename="{step:03d}", **when),
         *options.pop("callbacks", []),
     ]
-    data = tiny.digits(batch_size=50, num_workers=options.pop("workers", 0), max_train_samples=530)
+    data = tiny.digits(batch_size=options.pop("size", 50), num_workers=options.pop("workers", 0), max_train_samples=530)
     ckpt_path = options.pop("ckpt_path", None)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     options = {"max_epochs": 3, "limit_val_batches": 1, **quiet, **options}
@@ -95,6 +95,14 @@ def resumed(path: Path, **options: Any) -> tuple[dict[str, Any], list[tuple[int,
     del options["kill"]
     ended, read = fit(path / "resumed", ckpt_path=newest, **options)
     return ended, read, int(newest.stem.removeprefix("step="))
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_within_an_epoch_other_batches_are_refused(tmp_path: Path) -> None:
+    fit(tmp_path / "killed", kill=5, every=3)
+    (within,) = (tmp_path / "killed/checkpoints").iterdir()
+    with pytest.raises(UserError, match="dealt out by batch size of all processes 50, and now by .* 25: some would"):
+        fit(tmp_path / "other", ckpt_path=within, size=25, every=3)
 
 
 PLATEAU = partial(ReduceLROnPlateau, monitor="val/accuracy", mode="min", patience=0)
