@@ -101,7 +101,7 @@ def resumed(path: Path, **options: Any) -> tuple[dict[str, Any], list[tuple[int,
 def test_within_an_epoch_other_batches_are_refused(tmp_path: Path) -> None:
     fit(tmp_path / "killed", kill=5, every=3)
     (within,) = (tmp_path / "killed/checkpoints").iterdir()
-    with pytest.raises(UserError, match="dealt out by batch size of all processes 50, and now by .* 25: some would"):
+    with pytest.raises(UserError, match=r"dealt out by batch size of all processes 50, and now by .* 25: some would"):
         fit(tmp_path / "other", ckpt_path=within, size=25, every=3)
 
 
