@@ -137,7 +137,8 @@ def look(
         (recorder,) = (call for call in trainer.callbacks if hasattr(call, "records"))  # type: ignore[attr-defined]
     print_facts({"Page": shown(place / PAGE_FILE)})
     promising = 0 if module.backbone.reads_tokens else len(samples)
-    print_next(_next(source, guess, place, left_out, promising))
+    as_is = not (pooling or backbone_options)  # else a model's name alone stands for another reading of it
+    print_next(_next(source, guess, place, left_out, promising, source.given if as_is else shown(place / CONFIG_FILE)))
     return recorder.records[-1]
 
 
@@ -186,8 +187,10 @@ def _write_configuration(
     write_facts(place, trainer, module, "look")
 
 
-def _next(source: Source, guess: Guess, place: Path, left_out: Sequence[str], samples: int) -> dict[str, list[str]]:
-    """Two commands that go on from here."""
+def _next(
+    source: Source, guess: Guess, place: Path, left_out: Sequence[str], samples: int, model: str
+) -> dict[str, list[str]]:
+    """Two commands that go on from here; `model` is how it is named."""
     commands = {}
     if source.data is not None and source.path is not None:
         commands = exits_command(shown(source.path), samples)
@@ -196,7 +199,7 @@ def _next(source: Source, guess: Guess, place: Path, left_out: Sequence[str], sa
         kept = ("path", "text_column", "pair_column", "image_column", "label_column")
         kind = "linear" if left_out else "tuned"
         commands["What each layer knows, by a probe or a lens that is trained on it"] = [
-            *("layersim", "lens", f"--ckpt_path={source.given}", f"--kind={kind}"),
+            *("layersim", "lens", f"--ckpt_path={model}", f"--kind={kind}"),
             f"--data={guess.section['class_path'].rpartition('.')[2]}",
             *(f"--data.{key}={init[key]}" for key in kept if init.get(key)),
         ]

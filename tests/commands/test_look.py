@@ -27,6 +27,7 @@ from transformers import (
 from layersim.commands.guesses import guess
 from layersim.data.sources import Source
 from layersim.report.records import LayerRecord, read_records
+from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.models import open_module, read_source
 from layersim.similarity import linear_cka
 from tests import tiny
@@ -179,6 +180,10 @@ def test_a_model_without_a_head_is_read_by_the_mean_of_its_tokens(
     means = torch.stack([torch.stack([each.mean(dim=1)[0] for each in of_one[1:]]) for of_one in layers], dim=1)
     expected = linear_cka(means, estimator="debiased").numpy()
     assert np.asarray(record.quantities["cka"].values) == pytest.approx(expected, abs=1e-6)
+    (command,) = re.findall(r"layersim (lens --ckpt_path=\S+ --kind=linear .*?) The same", said)
+    layersim(*command.split(), "--to=out")
+    lens = read_checkpoint("out/lens/linear.ckpt")["layersim"]["config"]
+    assert lens["model"]["backbone"]["init_args"]["pool"] == "mean", "what is suggested reads as this did"
     first = looked(layersim, str(folder), f"--data={path}", "--model.backbone.pool=null")
     assert abs(np.asarray(first.quantities["cka"].values) - expected).max() > 1e-5, "the control: another token"
 
