@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -95,6 +96,9 @@ class EpochSimilarity(LayerMonitor[KeptSamples]):
                 f"EpochSimilarity shall keep the epochs {missed}, counted from 0, but with check_val_every_n_epoch "
                 f"{period} the epochs {period - 1}, {2 * period - 1}, … alone are validated. Change either."
             )
+
+        if late := [epoch for epoch in self.epochs or [] if 0 < (trainer.max_epochs or 0) <= epoch]:
+            rank_zero_warn(f"EpochSimilarity shall keep the epochs {late}, counted from 0, which this training lacks.")
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().start(trainer, pl_module)

@@ -36,6 +36,7 @@ class OwnReader:
 
     def open(self, batch: Any) -> None:
         self.close()
+        self._output = None  # of a pass that failed
         self._hooks.callback(self.module.register_forward_hook(self._keep).remove)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:

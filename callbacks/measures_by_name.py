@@ -59,7 +59,9 @@ def monitors_of(measures: Measures, *, reads_head: bool) -> list[LayerMonitor[An
         raise UserError(f"measures: expected at least one of {', '.join(_KNOWN)}.")
     usual = default_measures(grouped=False)
     similarities: dict[str, Measure | Metric] = {
-        name: usual.get(name) or measure_named(name)() for name in asked if isinstance(name, str) and name in NAMES
+        name: usual.get(name) or measure_named(name)()
+        for name in asked
+        if isinstance(name, str) and name in NAMES and not (name in usual and "similarity" in asked)
     }
     made = [_monitor(measure) for measure in asked if not (isinstance(measure, str) and measure in NAMES)]
     made += [SimilarityHeatmaps(similarities)] if similarities else []

@@ -39,7 +39,8 @@ def freeze_parts(module: "LayerwiseModule", freeze: str | Sequence[str] | None) 
         UserError: no such part, or nothing of the model is left to train.
     """
     parts = named_parts(freeze)
-    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # Lightning's, of what was asked for
+    if parts:
+        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # Lightning's, of what was asked for
     for part in parts:
         getattr(module, part).requires_grad_(False).eval()
     if parts and not any(each.requires_grad for part in PARTS for each in getattr(module, part).parameters()):

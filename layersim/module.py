@@ -30,7 +30,7 @@ from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
 from layersim.runs.finite import Finiteness
 from layersim.runs.place import Place
-from layersim.runs.refusals import steps_of
+from layersim.runs.refusals import batches_a_step, steps_of
 from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates
 from layersim.sharding import refuse_other_sharding, run_with_the_others, shard
 
@@ -316,4 +316,4 @@ class LayerwiseModule(LightningModule):
             checkpoint[STEPS_PER_EPOCH] = self._steps_per_epoch()
 
     def _steps_per_epoch(self) -> int:
-        return ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        return ceil(self.trainer.num_training_batches / batches_a_step(self.trainer, 0))

@@ -88,6 +88,12 @@ def test_a_frozen_part_is_in_evaluation_mode_while_the_rest_trains(tmp_path: Pat
     assert not made.train().backbone.training
 
 
+def test_a_model_that_was_left_in_evaluation_mode_is_told_unless_that_was_asked_for(tmp_path: Path) -> None:
+    """By Lightning itself, whose line is passed over where parts are frozen."""
+    with pytest.warns(UserWarning, match=r"Found \d+ module\(s\) in eval mode"):
+        trainer(tmp_path).fit(tiny.module().eval(), tiny.digits())
+
+
 def test_no_graph_is_kept_through_a_frozen_backbone() -> None:
     made = module()
     made.trainer = trainer(Path("."))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR, SequentialLR, StepLR
 from torch.utils.data import DataLoader, IterableDataset
@@ -59,6 +60,27 @@ def test_what_follows_the_length_needs_one(
     data = [DataLoader(Stream(), batch_size=None)] * 2 if stream else [tiny.digits()]
     with pytest.raises(UserError, match=r"length is not known here\. Set --trainer\.max_steps or"):
         trainer(tmp_path, limit_val_batches=0, **length).fit(tiny.module(**follows), *data)
+
+
+@pytest.mark.parametrize(
+    ("scheduling", "steps"), [({0: 4, 2: 1}, 2 + 2 + 8 + 8), ({0: 1, 1: 4}, 8 + 2 + 2 + 2), ({0: 4}, 8)]
+)
+def test_the_length_counts_what_each_epoch_accumulates(scheduling: dict[int, int], steps: int, tmp_path: Path) -> None:
+    def fit(epochs: int, **options: Any) -> list[int]:
+        made = tiny.module(lr_scheduler=partial(WarmupDecay, decay="linear"))
+        told: list[int] = []
+        spread = WarmupDecay.spread_over
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(WarmupDecay, "spread_over", lambda self, total: (told.append(total), spread(self, total)))
+            callbacks = [GradientAccumulationScheduler(scheduling)]
+            run = trainer(tmp_path, max_epochs=epochs, callbacks=callbacks, limit_train_batches=8, limit_val_batches=0)
+            run.fit(made, tiny.digits(), **options)
+            run.save_checkpoint(tmp_path / "last.ckpt")
+            assert run.global_step == told[-1]
+        return told
+
+    assert {*fit(4)} == {steps}
+    fit(5, ckpt_path=tmp_path / "last.ckpt")
 
 
 def test_steps_are_a_length_for_data_that_has_none(tmp_path: Path) -> None:

@@ -150,6 +150,8 @@ class Backbone(nn.Module, ABC):
             came = f"a {type(label).__name__}"
         elif label.ndim != 1 or label.is_floating_point() or label.is_complex():
             came = f"{label.dtype} of shape {tuple(label.shape)}"
+        elif torch.compiler.is_compiling():  # on whose graph nothing may depend on values
+            return label.long()
         elif label.is_cpu and len(label) and not (label.min() >= 0 and label.max() < self.num_classes):
             came = f"{int(label.min())} … {int(label.max())}"
         else:

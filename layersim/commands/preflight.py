@@ -70,7 +70,7 @@ def with_checkpoint(given: list[str]) -> list[str]:
     given = with_paths(given)  # of a sweep's trial
     if (path := _typed(given, "--ckpt_path", "a path")) in (None, "null"):
         return given
-    if (last := newest_of(Path(path))).exists() and Path(path).suffix != ".ckpt":  # as a sharded checkpoint has
+    if os.path.exists(last := newest_of(Path(path))) and Path(path).suffix != ".ckpt":  # as a sharded checkpoint has
         given, path = [*given, f"--ckpt_path={last}"], str(last)
     checkpoint = read_checkpoint(path, shapes_only=True)
     own_data = any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given)

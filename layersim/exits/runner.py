@@ -156,7 +156,7 @@ class EarlyExit:
             table = exit_table(self.head, LayerFeatures(values, targets), self.policy, self.temperatures)
             losses = at_exits(drops(table, self.watch.risk), exit_layer(table.scores, self.threshold))
             self.watch.report(losses)
-            return losses
+        return losses.clone()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from layersim.errors import UserError, check_choice
+from layersim.errors import UserError, as_user_error, check_choice
 from layersim.exits.calibration import check_promise, leaving_rule
 from layersim.exits.generation import TokenExit
 from layersim.exits.given import as_tokens
@@ -110,8 +109,10 @@ def calibrate_tokens(
         UserError: an option out of its range, too few texts, or texts that are no tokens of the model.
     """
     check_choice("risk", risk, TokenRisk)
-    if np.ndim(following) != 2 or len(following) != len(input_ids) or batch_size < 1:
-        given = f"{len(input_ids)} and {tuple(np.shape(following))}, and batch_size {batch_size}"
+    with as_user_error("What followed the prompts cannot be read", "Give (texts, tokens)."):
+        following = torch.as_tensor(following)
+    if following.ndim != 2 or len(following) != len(input_ids) or batch_size < 1:
+        given = f"{len(input_ids)} and {tuple(following.shape)}, and batch_size {batch_size}"
         raise UserError(f"Expected prompts, (texts, tokens) that followed, and batches of 1 or more, but got {given}.")
     promise = check_promise(len(input_ids), of="texts", target=target, risk=risk, confidence=confidence)
     backbone, policy = exits.backbone, exits.policy

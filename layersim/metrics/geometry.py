@@ -168,7 +168,7 @@ class LayerGeometry(SampleKeeper):
         self.directions[:] = [addend + self.directions[0]] if self.directions else [addend]
 
     def compute(self) -> dict[str, Tensor]:
-        require_samples(self.count(), 1, "layer geometry")
+        require_samples(self.count(), 2, "layer geometry")
         sums = self.directions[0]
         kept = self.kept()
         cosine, norm = _jackknife(lambda total, _: spread(total), sums, sums[:, 0, -1].cpu()).unbind(-1)
@@ -178,6 +178,6 @@ class LayerGeometry(SampleKeeper):
         missing = {name: (values[0].isnan().nonzero().flatten() + 1).tolist() for name, values in found.items()}
         told = [f"{name} at layer {', '.join(map(str, layers))}" for name, layers in missing.items() if layers]
         if told:
-            why = "(layers count from 1): features there are zero, all the same, or not finite"
+            why = "(layers count from 1): features there are zero, not finite, or fewer than three differ"
             warnings.warn(f"geometry is NaN for {', '.join(told)} {why}", UserWarning, stacklevel=2)
         return found | {"duplicates": duplicates}

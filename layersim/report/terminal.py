@@ -1,5 +1,6 @@
 """What a terminal shows whole, however narrow it is: lines about a table, and runs side by side."""
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -74,13 +75,15 @@ class SideBySide:
     """Below the last table."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        start = 0
-        for stop in range(2, len(self.headings) + 1):
+        def drawn(stop: int) -> int:  # which is more than rich measures
             lines = Segment.split_lines(console.render(self._table(start, stop), options))
-            if max(map(Segment.get_line_length, lines)) > options.max_width:  # rich draws more than it measures
-                yield self._table(start, stop - 1)
-                start = stop - 1
-        yield self._table(start, len(self.headings))
+            return max(map(Segment.get_line_length, lines))
+
+        start, end = 0, len(self.headings)
+        while start < end:
+            stop = start + 1 + bisect_right(range(start + 2, end + 1), options.max_width, key=drawn)
+            yield self._table(start, stop)
+            start = stop
         if self.note:
             yield Beside(self.note)
 

@@ -46,6 +46,10 @@ class LastCheckpoint(ModelCheckpoint):
     def __init__(self) -> None:
         super().__init__(filename="last", enable_version_counter=False)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:  # else the epoch's end follows, and is saved
+            super().on_validation_end(trainer, pl_module)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save_on_train_epoch_end = True
         super().on_train_epoch_end(trainer, pl_module)

@@ -154,6 +154,8 @@ class Finiteness:
     def watch(self, batch_idx: int, batch: Batch, features: LayerFeatures) -> None:
         """To be called for each batch of an evaluation. It is looked at a batch later: no accelerator has to wait."""
         rows = broken(features.values)
+        if batch_idx == 0:  # an evaluation before this one may have broken off
+            self._awaited, self._first, self._samples = None, "", 0
         self._look()
         known = {key: batch[key] for key in ("index", "position") if key in batch}
         self._awaited = batch_idx, rows, known, features.position

@@ -2,6 +2,7 @@
 features of a sample of the data. Letters: L layers, N samples, D width."""
 
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
@@ -97,7 +98,7 @@ def read_source(given: str) -> Source:
         return Source(given, name, _backbone("TransformersBackbone", name_or_path=name), any_task=True)
     path = user_path(model_name(given))
     if path.is_dir() and path.suffix != ".ckpt":  # as a sharded checkpoint's
-        if not (kept := newest_of(path)).exists():
+        if not os.path.exists(kept := newest_of(path)):
             return _folder(given, path)
         path = kept
     if path.suffix == ".ckpt":
@@ -214,7 +215,7 @@ def _checkpoint(given: str, path: Path) -> Source:
 
 def newest_of(run: Path) -> Path:
     """A run's last checkpoint, or that of where it was stopped after it; the first where there is neither."""
-    both = [path for path in (run / LAST, run / LAST.with_name(STOPPED_FILE)) if path.exists()]
+    both = [path for path in (run / LAST, run / LAST.with_name(STOPPED_FILE)) if os.path.exists(path)]
     return max(both, key=lambda path: path.stat().st_mtime_ns, default=run / LAST)
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from layersim.errors import UserError
 from layersim.evaluation import everywhere
@@ -30,7 +30,7 @@ class Place:
         self._random_states: list[dict[str, Any]] = []
         self._gradients: list[dict[str, Tensor]] = []
         self._followed: dict[str, float] = {}
-        self._dealt: dict[str, int] = {}
+        self._dealt: dict[str, int] | None = None
 
     def save(self, checkpoint: dict[str, Any], trainer: Trainer) -> None:
         """Writes the place into a checkpoint that is being saved."""
@@ -53,7 +53,7 @@ class Place:
         """Reads a checkpoint's place, where it tells one."""
         if place := checkpoint.get(PLACE):
             self._random_states, self._gradients = place["random_states"], place["gradients"]
-            self._loss, self._followed, self._dealt = place["loss"], place["followed"], place["dealt"]
+            self._loss, self._followed, self._dealt = place["loss"], place["followed"], place.get("dealt")
 
     def take_up(self, module: LightningModule) -> None:
         """Puts back what was loaded, when nothing but training's first batch or epoch follows."""
@@ -63,9 +63,9 @@ class Place:
                 "With --trainer.overfit_batches Lightning reads an epoch from its first batch on, and the checkpoint is"
                 " of a place within one. Resume from one of an epoch's end, or train anew."
             )
-        if loop.restarted_mid_epoch and self._dealt != (now := dealt(trainer)):
+        if loop.restarted_mid_epoch and self._dealt not in (None, now := dealt(trainer)):
             raise UserError(
-                f"The checkpoint is within an epoch, whose data were dealt out by {_told(self._dealt)}, and now by "
+                f"The checkpoint is of before its epoch's end. Data were dealt out by {_told(self._dealt)}, and now by "
                 f"{_told(now)}: some would be read twice, others never. Resume as it was, or from an epoch's end."
             )
         self._put_back_own(module)
@@ -121,17 +121,16 @@ class Place:
 def dealt(trainer: Trainer) -> dict[str, int]:
     """What decides which samples a training has read when it has read so many batches; of a loader of one's own, that
     does not tell its batch size, nothing."""
-    loader: Any = trainer.train_dataloader
-    processes = trainer.world_size
-    if not (size := getattr(loader, "batch_size", None)):
+    loader, processes = trainer.train_dataloader, trainer.world_size
+    if not isinstance(loader, DataLoader) or not (size := loader.batch_size):
         return {}
     if isinstance(loader.dataset, IterableDataset):
         return {"batch size": size, "processes": processes, "loader workers": loader.num_workers}
     return {"batch size of all processes": size * processes}
 
 
-def _told(dealt: dict[str, int]) -> str:
-    return ", ".join(f"{what} {number}" for what, number in dealt.items()) or "a loader of one's own"
+def _told(dealt: dict[str, int] | None) -> str:
+    return ", ".join(f"{what} {number}" for what, number in (dealt or {}).items()) or "a loader of one's own"
 
 
 def await_validation(checkpoint: dict[str, Any], *, due: bool) -> None:
@@ -169,7 +168,10 @@ def unlogged(trainer: Trainer) -> dict[str, float]:
 def accumulated(trainer: Trainer) -> list[dict[str, Tensor]]:
     """The gradients that wait for further batches: of every process by rank, or, of a sharded model, which sums them
     over the processes at once, a single one for all; nothing where none wait."""
-    if not trainer.fit_loop.epoch_loop._should_accumulate():
+    loop = trainer.fit_loop.epoch_loop
+    batches: Any = loop.batch_progress.current
+    broken_off = batches.ready > batches.processed  # within a batch, with which Lightning counts already
+    if not (batches.processed % trainer.accumulate_grad_batches if broken_off else loop._should_accumulate()):
         return []
     named = trainer.lightning_module.named_parameters()
     grown = {name: parameter.grad for name, parameter in named if parameter.grad is not None}

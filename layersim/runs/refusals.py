@@ -4,6 +4,7 @@ import os
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil, inf
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING
@@ -38,7 +39,19 @@ def refusing(what: str, remedy: str = "") -> Iterator[None]:
 def steps_of(trainer: "Trainer") -> float:
     """Optimizer steps of the whole training, infinity or −1 where Lightning cannot tell."""
     with refusing("Lightning refuses this", "Change the option under --trainer."):
-        return trainer.estimated_stepping_batches
+        steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs or 0
+    if 0 < steps < inf and epochs > 0:  # of what is accumulated Lightning counts with the epoch that is on
+        each = (ceil(trainer.num_training_batches / batches_a_step(trainer, epoch)) for epoch in range(epochs))
+        return min(sum(each), trainer.max_steps if trainer.max_steps > 0 else inf)
+    return steps
+
+
+def batches_a_step(trainer: "Trainer", epoch: int) -> int:
+    """Whose gradients are accumulated, in an epoch of the training."""
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+    scheduled = [call for call in trainer.callbacks if isinstance(call, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+    return scheduled[0].get_accumulate_grad_batches(epoch) if scheduled else trainer.accumulate_grad_batches
 
 
 @contextmanager

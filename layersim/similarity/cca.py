@@ -135,8 +135,8 @@ def subspace(layer: Tensor, measure: str, variance: float | None = None) -> Subs
         raise TooFewSamples(
             f"{measure} needs at least {rank + 2} samples, and more where D is larger: got {len(layer)}, which a layer "
             f"of rank {rank} fits exactly, so that all values would be 1: measure on more samples (and raise "
-            "max_samples if that is what limits them), or choose SVCCA, whose variance says how many directions it "
-            "keeps, or linear CKA"
+            "max_samples if that is what limits them), lower the variance of SVCCA, which says how many directions it "
+            "keeps, or choose linear CKA"
         )
     return Subspace(basis[:, :rank], values[:rank, None] * directions[:rank])
 

@@ -122,7 +122,7 @@ def interval_of_replicates(
         )
     from scipy.special import stdtrit  # type: ignore[import-untyped]  # intervals alone need more than torch
 
-    shares = (sizes / sizes.sum()).to(value).view(-1, 1, 1)
+    shares = (sizes.double() / sizes.sum()).to(value).view(-1, 1, 1)
     pseudo = value + (1 / shares - 1) * (value - torch.stack(list(without)))
     variance = ((pseudo - (shares * pseudo).sum(0)).square() * (shares / (1 - shares))).mean(0)
     error = variance.sqrt()

@@ -136,7 +136,7 @@ class Measure(SampleKeeper):
         """
         found = self.function(features, other, **self.arguments)
         values = torch.as_tensor(found, dtype=torch.float64, device=features.device)
-        own = values.diagonal() if other is None else values.new_empty(0)
+        own = values.diagonal() if other is None and values.ndim == 2 else values.new_empty(0)
         if self.identical and len(wrong := own[(own - self.identical).abs() > abs(self.identical) / 100]):
             raise UserError(
                 f"{self.label} gives {wrong[0]:.4g} for a layer against itself, but {type(self).__name__}.identical is "

@@ -88,6 +88,9 @@ def read(path: Path) -> SweepFile:
     cap = config.get("run_cap", 1)
     if not isinstance(cap, int) or isinstance(cap, bool) or cap < 1:
         raise UserError(f"{path}: expected run_cap 1 or more, the trials of the sweep, but got {cap!r}.")
+    target = config["metric"].get("target", 0)
+    if not isinstance(target, int | float) or isinstance(target, bool):
+        raise UserError(f"{path}: expected a number as the metric's target, but got {target!r}. Write 1e-3 as 0.001.")
     for name, entry in config["parameters"].items():
         if not isinstance(entry, dict) or "parameters" in entry:
             raise UserError(

@@ -92,6 +92,24 @@ def test_named_parts_give_the_same_and_so_does_the_backbone(tmp_path: Path) -> N
     )
 
 
+def test_a_similarity_that_is_asked_for_twice_is_measured_once() -> None:
+    own, given = tiny.module(), batches()
+    asked = shown(LayerMeasures(own, measures=["similarity", "cka", "rsa"]), given)
+    assert {*asked} == {"cosine", "cka", "rsa"}
+    same({name: asked[name] for name in ("cosine", "cka")}, shown(LayerMeasures(own, measures="similarity"), given))
+
+
+def test_what_a_pass_that_failed_put_out_is_not_the_nexts() -> None:
+    backbone = tiny.backbone()
+    measures = LayerMeasures(backbone, measures="saturation")
+    (first, *_) = batches()
+    with pytest.raises(RuntimeError, match="failed"), measures.watching(first):  # noqa: PT012
+        backbone(first)
+        raise RuntimeError("failed")
+    with pytest.raises(UserError, match="Nothing ran: call the TimmBackbone itself"), measures.watching(first):
+        pass
+
+
 def test_batches_come_as_people_have_them() -> None:
     net = tiny.backbone().model
     given = [(batch["image"], batch["label"]) for batch in batches()]

@@ -105,6 +105,34 @@ def test_within_an_epoch_other_batches_are_refused(tmp_path: Path) -> None:
         fit(tmp_path / "other", ckpt_path=within, size=25, every=3)
 
 
+class Broken(Exception): ...
+
+
+class BreakOff(Callback):
+    """Ends a training before a batch, with which Lightning counts already, and saves it."""
+
+    def __init__(self, batch: int, path: Path) -> None:
+        self.batch, self.path = batch, path
+
+    def on_exception(self, trainer: Trainer, *_: Any) -> None:
+        trainer.save_checkpoint(self.path)
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == self.batch:
+            raise Broken
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Be aware that when using `ckpt_path`, callbacks")
+@pytest.mark.parametrize(("together", "batch"), [(2, 14), (2, 15), (3, 15), (3, 16)])
+def test_gradients_that_wait_are_kept_when_a_training_breaks_off(together: int, batch: int, tmp_path: Path) -> None:
+    options = {"accumulate_grad_batches": together}
+    unbroken, _ = fit(tmp_path / "unbroken", **options)
+    with pytest.raises(Broken):
+        fit(tmp_path / "first", callbacks=[BreakOff(batch, tmp_path / "broken.ckpt")], **options)
+    ended, _ = fit(tmp_path / "second", ckpt_path=tmp_path / "broken.ckpt", **options)
+    assert differing(ended, unbroken) == []
+
+
 PLATEAU = partial(ReduceLROnPlateau, monitor="val/accuracy", mode="min", patience=0)
 CASES: dict[str, dict[str, Any]] = {
     "of an epoch's end": {"kill": 15},

@@ -17,7 +17,7 @@ from layersim.errors import UserError
 from layersim.objectives import Objective
 from layersim.objectives.reading import Reading
 from layersim.outputs import LayerFeatures
-from layersim.runs.finite import broken, first_broken
+from layersim.runs.finite import Finiteness, broken, first_broken
 from tests import tiny
 
 SAMPLE = 700
@@ -199,6 +199,19 @@ def test_validation_names_layer_and_sample(tmp_path: Path) -> None:
         f"features are not finite first at layer 2, sample {SAMPLE} (batch {where(data, 'val')}); 1 in all are so in "
         "this process. What is measured of their layers is NaN."
     ]
+
+
+def test_an_evaluation_that_broke_off_is_not_told_by_the_next() -> None:
+    finite = Finiteness()
+    whole = LayerFeatures(torch.zeros(2, 4, 3), torch.zeros(4), torch.arange(4))
+    broken_one = LayerFeatures(torch.full((2, 4, 3), torch.nan), torch.zeros(4), torch.arange(4))
+    for number, features in enumerate((whole, broken_one, whole)):
+        finite.watch(number, {}, features)  # and no end of it
+    finite.watch(0, {}, whole)
+    finite.tell_broken()
+    finite.watch(0, {}, broken_one)
+    with pytest.warns(UserWarning, match=r"not finite first at layer 1, .*\(batch 0\); 4 in all"):
+        finite.tell_broken()
 
 
 def test_overflows_of_sixteen_bits_are_skipped_and_counted(tmp_path: Path) -> None:

@@ -23,10 +23,12 @@ from callbacks import (
 from layersim import LayerwiseModule
 from layersim.errors import UserError
 from layersim.heads import SeparateHeads
+from layersim.outputs import LayerFeatures
 from layersim.report.records import read_records
-from layersim.runs.rehearsal import check_monitors, evaluated, logged_names, require_logged
+from layersim.runs.rehearsal import check_monitors, classifier_width, evaluated, logged_names, require_logged
 from layersim.similarity import PWCCA, CosineSimilarity, LinearCKA
 from tests import tiny
+from tests.test_own_backbone import EncoderBackbone
 
 MONITORS = [
     LayerAccuracyMonitor,
@@ -99,6 +101,17 @@ def test_a_name_that_nobody_logs_is_refused_where_all_who_log_are_known() -> Non
 
 def two_classes() -> LayerwiseModule:
     return LayerwiseModule(tiny.backbone(num_classes=2))
+
+
+def test_a_forward_that_takes_no_small_batch_is_no_matter() -> None:
+    class Labelled(EncoderBackbone):
+        def forward(self, batch: Any, layers: Any = None) -> Any:
+            return LayerFeatures(super().forward(batch, layers).values, batch["label"], None)
+
+    own = Labelled()
+    own.model.head = torch.nn.Sequential(own.model.head)
+    assert classifier_width(LayerwiseModule(own)) == 8
+    assert classifier_width(LayerwiseModule(EncoderBackbone())) == 16
 
 
 def test_two_classes_have_f1() -> None:

@@ -25,7 +25,7 @@ from layersim.similarity import (
     linear_cka,
     mutual_knn,
 )
-from layersim.similarity.intervals import GROUPS
+from layersim.similarity.intervals import GROUPS, interval_of_replicates
 from layersim.similarity.measure import Measure
 from layersim.similarity.positions import dealt
 
@@ -248,3 +248,10 @@ def test_a_layer_that_varies_in_one_batch_alone_has_a_value_and_no_interval() ->
 def test_errors(call: Callable[[], object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_equal_replicates_have_no_error_whatever_their_groups() -> None:
+    value, sizes = torch.full((2, 2), 1e6, dtype=torch.float64), torch.tensor([7] * 19 + [17])
+    found = interval_of_replicates(value, [value] * 20, sizes, 0.95, "samples")
+    assert torch.equal(found.low, value)
+    assert torch.equal(found.high, value)

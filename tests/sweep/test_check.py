@@ -166,6 +166,10 @@ def test_a_wrong_flag_or_value_is_told_before_any_trial(
             "expected goal maximize or minimize, but got 'maxim",
         ),
         ({"parameters": {1: {"values": [1, 2]}}}, "sweep.yaml: expected text, got 1"),
+        (
+            {"metric": {"name": "val/accuracy", "target": "1e-3"}},
+            "expected a number as the metric's target, but got '1e-3'",
+        ),
         ({"run_cap": 0}, "expected run_cap 1 or more, the trials of the sweep, but got 0"),
         ({"command": ["${program}", "${args}"]}, "verb one of fit, validate, test"),
         ({"command": ["${program}", "fit", "${args}", "--config", "x.yaml"]}, "Put it before"),
