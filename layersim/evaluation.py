@@ -82,7 +82,8 @@ _TURNS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
 def alone(backbone: Any, *parts: nn.Module) -> Iterator[None]:
     """In here one thread alone reads a backbone's model, whose hooks all threads share, and these parts: in evaluation
     mode, and in inference mode."""
-    with _TURNS.setdefault(backbone.model, RLock()), evaluating(backbone, *parts), torch.inference_mode():
+    turn = _TURNS.setdefault(getattr(backbone, "model", backbone), RLock())
+    with turn, evaluating(backbone, *parts), torch.inference_mode():
         yield
 
 

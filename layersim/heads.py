@@ -3,7 +3,9 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from layersim.backbones.base import Backbone
 from layersim.errors import UserError, check_choice, check_share
 from layersim.metrics.calibration import against_target
 from layersim.objectives.vocabulary_loss import layered_cross_entropy, weighted_sum
-from layersim.outputs import Readout
+from layersim.outputs import LayerFeatures, Readout
 from layersim.precision import widened
 
 Norm = Literal["final", "none"]
@@ -281,3 +283,29 @@ def _fresh_copy(classifier: nn.Module) -> nn.Module:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return fresh
+
+
+def with_classes(features: LayerFeatures, classes: int) -> LayerFeatures:
+    """The same, for what reads them: targets that are told as (N,) int64 classes, in whatever form they came.
+
+    Raises:
+        UserError: they are none of 0 … C − 1, whose bounds are looked at where that waits for no device.
+    """
+    targets: Any = features.targets
+    if targets is None:
+        return features
+    with suppress(TypeError, ValueError, RuntimeError):
+        targets = torch.as_tensor(targets)
+    if not isinstance(targets, Tensor):
+        came = f"a {type(targets).__name__}"
+    elif targets.ndim != 1 or targets.is_floating_point() or targets.is_complex():
+        came = f"{targets.dtype} of shape {tuple(targets.shape)}"
+    elif targets.is_cpu and len(targets) and not torch.compiler.is_compiling() and not _within(targets, classes):
+        came = f"{int(targets.min())} … {int(targets.max())}"
+    else:
+        return replace(features, targets=targets.long())
+    raise UserError(f"Expected a class 0 … {classes - 1} as label of each sample, but got {came}.")
+
+
+def _within(targets: Tensor, classes: int) -> bool:
+    return bool(targets.min() >= 0 and targets.max() < classes)

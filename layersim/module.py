@@ -21,7 +21,7 @@ from layersim.backbones.base import Backbone, check_mapping
 from layersim.errors import UserError, as_user_error, check_choice
 from layersim.evaluation import reduced
 from layersim.freezing import freeze_parts
-from layersim.heads import Head, SharedHead, TunedLens
+from layersim.heads import Head, SharedHead, TunedLens, with_classes
 from layersim.objectives import Aligned, KLToLast, Objective, Reading, Step
 from layersim.optimization import schedules
 from layersim.optimization.parameter_groups import ParameterGroups, checked_groups
@@ -137,7 +137,7 @@ class LayerwiseModule(LightningModule):
 
     def forward(self, batch: dict[str, Any]) -> LayerOutput:
         """All that the model knows of a batch at every layer, with the objective's value where there are targets."""
-        features = self.backbone(batch)
+        features = with_classes(self.backbone(batch), self.backbone.num_classes)
         readout = self.head(features.values, features.targets, range(self.num_layers))
         if features.targets is None:
             return LayerOutput(features, readout)
@@ -159,7 +159,7 @@ class LayerwiseModule(LightningModule):
     def loss_of(self, batch: dict[str, Any], layers: list[int], step: Step) -> tuple[LayerFeatures, Tensor]:
         """The features of `layers`, and the objective's loss, (), at this step of a training."""
         with torch.set_grad_enabled("backbone" not in self.frozen and torch.is_grad_enabled()):
-            features: LayerFeatures = self.backbone(batch, layers)
+            features = with_classes(self.backbone(batch, layers), self.backbone.num_classes)
         if features.targets is None:
             raise UserError("Training needs a label for every sample, but the data gives none.")
         read = Reading(self.head, features.values, features.targets, layers, self.num_layers, step)
@@ -316,4 +316,4 @@ class LayerwiseModule(LightningModule):
             checkpoint[STEPS_PER_EPOCH] = self._steps_per_epoch()
 
     def _steps_per_epoch(self) -> int:
-        return ceil(self.trainer.num_training_batches / batches_a_step(self.trainer, 0))
+        return ceil(self.trainer.num_training_batches / batches_a_step(self.trainer))

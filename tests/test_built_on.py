@@ -61,6 +61,13 @@ def test_what_is_no_class_is_refused(label: Any, came: str) -> None:
         tiny.module()(batch(label))
 
 
+def test_features_are_read_whatever_the_labels_are() -> None:
+    """As those of other data's classes, or of a regression, which no head reads."""
+    backbone = tiny.backbone()
+    for label in (torch.tensor([0, 1, 2, 999]), torch.rand(4), torch.rand(4, 3), ["a", "b", "c", "d"]):
+        assert torch.equal(backbone(batch(label)).values, backbone(batch(None)).values)
+
+
 def test_learned_weights_in_a_list_learn_as_in_a_tensor() -> None:
     def gradient(weigh: Callable[[list[Tensor]], Any]) -> float:
         gate = torch.zeros((), requires_grad=True)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -138,25 +138,7 @@ class Backbone(nn.Module, ABC):
         (N,) each, None where the batch tells none."""
         check_mapping(batch)
         mask = batch.get("attention_mask")
-        return lambda tokens: self.pool(tokens, mask), self.classes(batch.get("label")), batch.get("position")
-
-    def classes(self, label: Any) -> Tensor | None:
-        """A batch's labels as int64 classes (N,); their bounds are looked at where that waits for no device."""
-        if label is None:
-            return None
-        with suppress(TypeError, ValueError, RuntimeError):
-            label = torch.as_tensor(label)
-        if not isinstance(label, Tensor):
-            came = f"a {type(label).__name__}"
-        elif label.ndim != 1 or label.is_floating_point() or label.is_complex():
-            came = f"{label.dtype} of shape {tuple(label.shape)}"
-        elif torch.compiler.is_compiling():  # on whose graph nothing may depend on values
-            return label.long()
-        elif label.is_cpu and len(label) and not (label.min() >= 0 and label.max() < self.num_classes):
-            came = f"{int(label.min())} … {int(label.max())}"
-        else:
-            return label.long()
-        raise UserError(f"Expected a class 0 … {self.num_classes - 1} as label of each sample, but got {came}.")
+        return lambda tokens: self.pool(tokens, mask), batch.get("label"), batch.get("position")
 
     def read_blocks(
         self, batch: Mapping[str, Any], read: Callable[[Tensor], Tensor], layers: Collection[int] | None = None

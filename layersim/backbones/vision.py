@@ -116,7 +116,7 @@ class TimmBackbone(Backbone):
             **prefix,
         )
         values = torch.stack([timm_pooling.pooled(self.model, layer) for layer in tokens])
-        return LayerFeatures(values, self.classes(batch.get("label")), batch.get("position"))
+        return LayerFeatures(values, batch.get("label"), batch.get("position"))
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         return {"x": self._images_of(batch)}

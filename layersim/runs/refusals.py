@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from math import ceil, inf
 from pathlib import Path
 from traceback import walk_tb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from layersim.errors import UserError, reason
 from layersim.writing import REFUSED, refusal
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 _OURS = ("layersim", "callbacks")
 _LOGGERS = ("lightning.pytorch.loggers", "lightning.fabric.loggers")
@@ -40,18 +41,23 @@ def steps_of(trainer: "Trainer") -> float:
     """Optimizer steps of the whole training, infinity or −1 where Lightning cannot tell."""
     with refusing("Lightning refuses this", "Change the option under --trainer."):
         steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs or 0
-    if 0 < steps < inf and epochs > 0:  # of what is accumulated Lightning counts with the epoch that is on
-        each = (ceil(trainer.num_training_batches / batches_a_step(trainer, epoch)) for epoch in range(epochs))
-        return min(sum(each), trainer.max_steps if trainer.max_steps > 0 else inf)
-    return steps
+    if (scheduled := _accumulating(trainer)) is None or not 0 < steps < inf or epochs < 1:
+        return steps  # else Lightning has counted with the epoch that is on
+    each = (ceil(trainer.num_training_batches / scheduled.get_accumulate_grad_batches(n)) for n in range(epochs))
+    return min(sum(each), trainer.max_steps if trainer.max_steps > 0 else inf)
 
 
-def batches_a_step(trainer: "Trainer", epoch: int) -> int:
-    """Whose gradients are accumulated, in an epoch of the training."""
+def batches_a_step(trainer: "Trainer") -> int:
+    """Whose gradients are accumulated, in the training's first epoch."""
+    scheduled = _accumulating(trainer)
+    return trainer.accumulate_grad_batches if scheduled is None else scheduled.get_accumulate_grad_batches(0)
+
+
+def _accumulating(trainer: "Trainer") -> "GradientAccumulationScheduler | None":
     from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
-    scheduled = [call for call in trainer.callbacks if isinstance(call, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
-    return scheduled[0].get_accumulate_grad_batches(epoch) if scheduled else trainer.accumulate_grad_batches
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((call for call in callbacks if isinstance(call, GradientAccumulationScheduler)), None)
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def test_a_training_gives_the_same_record_bit_for_bit(tmp_path: Path) -> None:
     for part in backbone.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
-    own = copy.deepcopy(backbone)
+    own = copy.deepcopy(backbone).train()
     data = rows("BERT", samples=48)
     trainer(backbone.model, tmp_path / "hf", LayerMeasuresCallback(), train=data, test=data, num_train_epochs=2).train()
     module = LayerwiseModule(

@@ -94,7 +94,7 @@ def test_labels_that_are_no_class_are_refused(wrong: int) -> None:
     backbone = test_vision.build(*test_vision.FAMILIES["DeiT"])
     assert backbone.num_classes == 7
     data = batch(backbone) | {"label": torch.tensor([1, wrong, 2])}
-    with pytest.raises(UserError, match=rf"Expected a class 0 … 6 as label of each sample, but got .*{wrong}"):
+    with pytest.raises(UserError, match=rf"a label in 0 … 6 for each of 3 samples, but got torch.int64 .*{wrong}"):
         try_removal(backbone, SharedHead(backbone), Removal(2, 2, 3, "angular", 0.5), [data])
 
 

@@ -183,11 +183,11 @@ def test_options_are_refused() -> None:
         LayerGeometry(max_samples=2)
     with pytest.raises(UserError, match="centering: expected one of none, samples, got 'components'"):
         LayerGeometry(centering="components")  # type: ignore[arg-type]
-    with pytest.raises(TooFewSamples, match="expected samples in at least 2 groups"):
+    with pytest.raises(TooFewSamples, match="layer geometry needs at least 2 samples, got 1"):
         measured(gaussian(1, 4, 4))
 
 
 def test_no_samples_have_no_geometry() -> None:
-    empty = pytest.raises(TooFewSamples, match="layer geometry needs at least 1 samples, got 0")
+    empty = pytest.raises(TooFewSamples, match="layer geometry needs at least 2 samples, got 0")
     with pytest.warns(UserWarning, match="before the ``update`` method"), empty:
         LayerGeometry().compute()
