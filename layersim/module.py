@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import partial
-from math import ceil, inf
+from math import inf
 from typing import Any, Self
 
 import torch
@@ -29,8 +29,8 @@ from layersim.optimization.schedules import Interval, WarmupDecay, start_from
 from layersim.outputs import LayerFeatures, LayerOutput
 from layersim.precision import refuse_mps
 from layersim.runs.finite import Finiteness
+from layersim.runs.length import steps_of, steps_per_epoch
 from layersim.runs.place import Place
-from layersim.runs.refusals import batches_a_step, steps_of
 from layersim.runs.resume import RATES, STEPS_PER_EPOCH, check_length, prefer_given_options, starting_rates
 from layersim.sharding import refuse_other_sharding, run_with_the_others, shard
 
@@ -307,13 +307,10 @@ class LayerwiseModule(LightningModule):
             by_length = by_length or isinstance(schedule, WarmupDecay)
         begun = bool(checkpoint["global_step"])  # else, as where a finder puts weights back, there is no place to lose
         if begun and by_length and self._total_steps() != self.trainer.max_steps:  # else the length is the user's own
-            check_length(checkpoint, self._steps_per_epoch())
+            check_length(checkpoint, steps_per_epoch(self.trainer))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[RATES] = self._rates
         self._place.save(checkpoint, self.trainer)
         if self.trainer.num_training_batches < inf:
-            checkpoint[STEPS_PER_EPOCH] = self._steps_per_epoch()
-
-    def _steps_per_epoch(self) -> int:
-        return ceil(self.trainer.num_training_batches / batches_a_step(self.trainer))
+            checkpoint[STEPS_PER_EPOCH] = steps_per_epoch(self.trainer)

@@ -4,17 +4,15 @@ import os
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import ceil, inf
 from pathlib import Path
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from layersim.errors import UserError, reason
 from layersim.writing import REFUSED, refusal
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 _OURS = ("layersim", "callbacks")
 _LOGGERS = ("lightning.pytorch.loggers", "lightning.fabric.loggers")
@@ -35,29 +33,6 @@ def refusing(what: str, remedy: str = "") -> Iterator[None]:
         if is_bug(first):
             raise
         raise UserError(f"{what}: {reason(first).rstrip('.')}. {remedy}".strip()) from error
-
-
-def steps_of(trainer: "Trainer") -> float:
-    """Optimizer steps of the whole training, infinity or −1 where Lightning cannot tell."""
-    with refusing("Lightning refuses this", "Change the option under --trainer."):
-        steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs or 0
-    if (scheduled := _accumulating(trainer)) is None or not 0 < steps < inf or epochs < 1:
-        return steps  # else Lightning has counted with the epoch that is on
-    each = (ceil(trainer.num_training_batches / scheduled.get_accumulate_grad_batches(n)) for n in range(epochs))
-    return min(sum(each), trainer.max_steps if trainer.max_steps > 0 else inf)
-
-
-def batches_a_step(trainer: "Trainer") -> int:
-    """Whose gradients are accumulated, in the training's first epoch."""
-    scheduled = _accumulating(trainer)
-    return trainer.accumulate_grad_batches if scheduled is None else scheduled.get_accumulate_grad_batches(0)
-
-
-def _accumulating(trainer: "Trainer") -> "GradientAccumulationScheduler | None":
-    from lightning.pytorch.callbacks import GradientAccumulationScheduler
-
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((call for call in callbacks if isinstance(call, GradientAccumulationScheduler)), None)
 
 
 @contextmanager
