@@ -99,17 +99,6 @@ def test_a_similarity_that_is_asked_for_twice_is_measured_once() -> None:
     same({name: asked[name] for name in ("cosine", "cka")}, shown(LayerMeasures(own, measures="similarity"), given))
 
 
-def test_what_a_pass_that_failed_put_out_is_not_the_nexts() -> None:
-    backbone = tiny.backbone()
-    measures = LayerMeasures(backbone, measures="saturation")
-    (first, *_) = batches()
-    with pytest.raises(RuntimeError, match="failed"), measures.watching(first):  # noqa: PT012
-        backbone(first)
-        raise RuntimeError("failed")
-    with pytest.raises(UserError, match="Nothing ran: call the TimmBackbone itself"), measures.watching(first):
-        pass
-
-
 def test_batches_come_as_people_have_them() -> None:
     net = tiny.backbone().model
     given = [(batch["image"], batch["label"]) for batch in batches()]
@@ -161,23 +150,6 @@ def test_nothing_of_the_loop_is_changed() -> None:
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
 
-def test_a_loop_may_run_the_model_itself() -> None:
-    """Its gradients are what they are without, and what it measures is what it ran."""
-    own = tiny.backbone().model
-    measures = LayerMeasures(own, measures=["accuracy", "cosine"], **PARTS)
-    gradients = []
-    for watched in (False, True):
-        own.zero_grad()
-        batch = batches()[0]
-        with measures.watching(batch) if watched else torch.enable_grad():
-            logits = own(batch["image"])
-        nn.functional.cross_entropy(logits, batch["label"]).backward()
-        gradients.append([each.grad.clone() for each in own.parameters() if each.grad is not None])
-    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
-    right = (logits.argmax(-1) == batch["label"]).double().mean()
-    assert measures.compute()["accuracy"].values[-1] == pytest.approx(right.item())
-
-
 @pytest.mark.parametrize("family", ["BERT", "GPT-2"])
 def test_layers_of_transformers_models_are_found(family: str) -> None:
     task = "classification" if family == "BERT" else "language-modeling"
@@ -195,17 +167,6 @@ def test_layers_of_transformers_models_are_found(family: str) -> None:
     everything = {**theirs, "attention_mask": torch.ones_like(batch["attention_mask"])}
     del theirs["attention_mask"]
     same(*(shown(LayerMeasures(backbone.model, measures="cosine"), [each]) for each in (theirs, everything)))
-
-
-def test_a_pass_may_be_looked_at_before_it_ends_and_begun_anew() -> None:
-    net, given = tiny.backbone().model, batches()
-    measures = LayerMeasures(net, measures=["accuracy", "cka"], **PARTS)
-    half = shown(measures, given[:3])
-    same(measures.compute(), half)
-    whole = shown(measures, given[3:])
-    same(whole, shown(LayerMeasures(net, measures=["accuracy", "cka"], **PARTS), given))
-    measures.reset()
-    same(shown(measures, given[:3]), half)
 
 
 def held(metrics: list[Any]) -> int:
@@ -394,12 +355,3 @@ def test_inference_mode_may_begin_and_end_between_batches() -> None:
             with torch.inference_mode(inference[number % 2]):
                 measures.update(batch)
         same(measures.compute(), expected)
-
-
-def test_watching_without_a_run_is_told_and_lets_go() -> None:
-    for measures in (LayerMeasures(NET, "blocks.*"), LayerMeasures(tiny.backbone())):
-        with pytest.raises(UserError, match=r"Call the model|Nothing ran"), measures.watching():
-            pass
-        with pytest.raises(ZeroDivisionError), measures.watching():
-            raise ZeroDivisionError
-    assert not any(part._forward_hooks or part._forward_pre_hooks for part in NET.modules())
