@@ -146,11 +146,11 @@ def _named(undefined: Tensor, features: Tensor | None, side: str) -> str:
     return f"{named}, with {', '.join(counts)}" if counts else named
 
 
-def centred(values: Tensor, dim: int) -> Tensor:
-    """`values` less their mean along `dim`, as a new tensor of the same shape and dtype.
+def centred(values: Tensor, dim: int, out: Tensor | None = None) -> Tensor:
+    """`values` less their mean along `dim`, as a tensor of the same shape and dtype: a new one, or `out`.
 
     The first entry is subtracted before the mean is taken: equal entries become exactly zero, and a mean far from zero
     eats no digits.
     """
-    residual = values - values.narrow(dim, 0, 1)
+    residual = torch.sub(values, values.narrow(dim, 0, 1), out=out)
     return residual.sub_(residual.mean(dim, keepdim=True))

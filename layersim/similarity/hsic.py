@@ -4,7 +4,9 @@ Both ways to it take each pair once, have memory bounded whatever N is, and mult
 shorter depends on N and D alone, so it is chosen by the products that it needs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -12,44 +14,53 @@ from torch import Tensor
 from layersim.precision import full_precision
 from layersim.similarity.features import centred
 
-WHOLE = 256  # samples whose Gram matrices are computed whole: twice the products, for fewer and larger calls
-ROWS = 128  # of a block of Gram matrices: few, so that little above the diagonal is computed twice
-COLUMNS = 2048  # of a block: many, so that the product is worth its overhead
+HELD = 256  # samples, of which a layer and its Gram matrix fit the processor's cache together
+CACHE = 2**22  # bytes of features that are centred and multiplied at a time
+COLUMNS = 1024  # of a block of Gram matrices
+RUN = 1024  # products that are summed in float32, before float64 takes them
 FEW = 32  # samples: so few leave rounding nothing to average out over, and float64 costs nothing
 STRETCH = 2048  # samples whose products are summed in float32, before float64 takes them
 
 
 @torch.no_grad()
-def hsic(layers: Sequence[Tensor], *, unbiased: bool) -> Tensor:
-    """HSIC of every pair of L layers, (L, L) float64, from their (N, D) features.
+def hsic(sets: Sequence[Tensor], *, unbiased: bool) -> Tensor:
+    """HSIC of every pair of the L layers of all sets, (L, L) float64, from features (L', N, D) of the same samples.
 
     `unbiased`: HSIC-1, Σ_{i≠j} Ã_ij B̃_ij / (N (N − 3)) with U-centred Gram matrices (Song et al. 2012, eq. 5; Székely
     and Rizzo 2014), N ≥ 4. Otherwise tr(K H L H) / (N − 1)² (Gretton et al. 2005), N ≥ 2. A layer's own value has the
     unit of its features to the fourth power; a constant layer's is exactly zero.
     """
-    samples, device = len(layers[0]), layers[0].device
+    samples, device = sets[0].shape[1], sets[0].device
     assert samples >= (4 if unbiased else 2)
-    with full_precision(device):
-        # in one precision, the finest that came
-        finest = torch.float64 if samples <= FEW or any(x.dtype == torch.float64 for x in layers) else torch.float32
-        exponents: list[Tensor] = []
-        # layer by layer, as one layer and what becomes of it fit the processor's cache
-        prepared = (near_one(centred(layer.to(finest).contiguous(), dim=0), exponents) for layer in layers)
-        widths = [layer.shape[1] for layer in layers]
-        if gram_products(samples, widths) > covariance_products(samples, widths):
-            rows = list(prepared)
-            squares = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows]).square().double()
-            diagonal = squares @ squares.mT
-            apart = by_covariances(rows) - diagonal
-        else:
-            apart, squares = by_whole_grams(prepared) if samples <= WHOLE else by_grams(list(prepared))
-            diagonal = squares @ squares.mT
-        if unbiased:
-            value = debiased(apart, diagonal, squares.sum(1), samples)
-        else:
-            value = (apart + diagonal) / (samples - 1) ** 2
-    scales = torch.exp2(2 * torch.stack(exponents).double())
-    return value * scales[:, None] * scales
+    widths = [layers.shape[2] for layers in sets for _ in layers]
+    by_products = gram_products(samples, widths) <= covariance_products(samples, widths)
+    # in one precision, the finest that came
+    finest = torch.float64 if samples <= FEW or any(x.dtype == torch.float64 for x in sets) else torch.float32
+    exponents: list[Tensor] = []
+
+    def prepared() -> Iterator[Tensor]:
+        """(L'', N, D) of as many layers as the cache holds; of few samples, one after the other in one place."""
+        for layers in sets:
+            place = None
+            for some in torch.split(layers, max(1, CACHE // (finest.itemsize * layers[0].numel()))):
+                if place is None or samples > HELD or not by_products:
+                    place = some.new_empty(some.shape, dtype=finest)
+                rows = centred(some.to(finest), 1, place[: len(some)])
+                yield near_one(rows, exponents) if scaled else rows
+
+    # most features are near enough to one as they are, which the host alone is asked afterwards, where nobody waits
+    for scaled in (False, True) if device.type == "cpu" else (True,):
+        with full_precision(device):
+            apart, squares = by_grams(prepared(), len(widths), samples) if by_products else by_covariances(prepared())
+        totals = squares.sum(1)
+        if not scaled and bool(((totals > 2**-32) & (totals < 2**40)).all()):
+            break
+    diagonal = squares @ squares.mT
+    value = debiased(apart, diagonal, totals, samples) if unbiased else (apart + diagonal) / (samples - 1) ** 2
+    if exponents:
+        scales = torch.exp2(2 * torch.cat(exponents).double())
+        value *= scales[:, None] * scales
+    return value
 
 
 def debiased(apart: Tensor, diagonal: Tensor, totals: Tensor, samples: int) -> Tensor:
@@ -73,21 +84,17 @@ def centred_kernel(kernel: Tensor, *, unbiased: bool) -> Tensor:
     return kernel
 
 
-def near_one(row: Tensor, exponents: list[Tensor]) -> Tensor:
-    """Brings a layer (N, D) near one, in place, by a power of two, which rounds nothing, since HSIC is of fourth
-    degree: of features of 1e±10 float32 could not hold the products. Appends the exponent taken off, ()."""
-    # asked of the host alone, where nobody waits: most layers are near enough as they are
-    if row.device.type == "cpu" and 2**-16 < torch.linalg.vector_norm(row).item() < 2**20:
-        exponents.append(torch.zeros(()))
-        return row
+def near_one(rows: Tensor, exponents: list[Tensor]) -> Tensor:
+    """Brings layers (L, N, D) near one, in place, by powers of two, which round nothing, since HSIC is of fourth
+    degree: of features of 1e±10 float32 could not hold the products. Appends the exponents taken off, (L,)."""
     # of 2¹²⁶ the inverse is a normal number of float32 as well, of 2¹⁰²² of float64; what is left beyond does no harm
-    most = 126 if row.dtype == torch.float32 else 1022
-    exponents.append(torch.frexp(row.abs().amax()).exponent.clamp(-most, most))
-    return row.mul_(torch.exp2(-exponents[-1].to(row.dtype)))
+    most = 126 if rows.dtype == torch.float32 else 1022
+    exponents.append(torch.frexp(rows.abs().amax((1, 2))).exponent.clamp(-most, most))
+    return rows.mul_(torch.exp2(-exponents[-1].to(rows.dtype))[:, None, None])
 
 
 def gram_products(samples: int, widths: Sequence[int]) -> int:
-    """Multiplications by way of Gram matrices, half of which are computed above `WHOLE` samples: N² (Σ D + L²) / 2."""
+    """Multiplications by way of the halves of Gram matrices: N² (Σ D + L²) / 2."""
     return samples**2 * (sum(widths) + len(widths) ** 2) // 2
 
 
@@ -96,60 +103,91 @@ def covariance_products(samples: int, widths: Sequence[int]) -> int:
     return samples * (sum(widths) ** 2 + sum(width**2 for width in widths)) // 2
 
 
-def by_whole_grams(rows: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """`by_grams` of few samples: twice the products, but in a few large calls."""
-    grams = torch.stack([inner_products(row, row) for row in rows])
-    diagonals = grams.diagonal(dim1=1, dim2=2)
-    squares = diagonals.to(torch.float64, copy=True)
-    diagonals.zero_()
-    return _sums_of_rows(grams), squares
+def by_grams(rows: Iterable[Tensor], layers: int, samples: int) -> tuple[Tensor, Tensor]:
+    """Σ_{i≠j} G^l_ij G^m_ij, (L, L), with G_ij = <row_i, row_j>, and G_ii, (L, N), of L layers in tensors (L', N, D):
+    float64."""
+    # few rows, so that little is computed twice, of all that the cache holds
+    height = min(samples, 128 if samples <= HELD else 256)
+    blocks = [(top, left) for top in range(0, samples, height) for left in range(top, samples, COLUMNS)]
+    # few samples: all blocks of a layer while the cache holds it; else all layers of a block, to hold no more
+    rows, together = (rows, [blocks]) if samples <= HELD else (list(rows), [[block] for block in blocks])
+    apart: list[Tensor] = []
+    squares: list[Tensor] = []
+    rooms: list[Tensor] = []
+    for some in together:
+        first = 0
+        for part in rows:
+            rooms = rooms or [part.new_empty(layers * height * min(COLUMNS, samples)) for _ in some]
+            edges = [(min(height, samples - top), min(COLUMNS, samples - left)) for top, left in some]
+            grams = [room[: layers * h * w].view(layers, h, w) for room, (h, w) in zip(rooms, edges, strict=True)]
+            last = first + len(part)
+            for gram, (top, left) in zip(grams, some, strict=True):
+                inner_products(part[:, top : top + height], part[:, left : left + COLUMNS], out=gram[first:last])
+            first = last
+        for gram, (top, left) in zip(grams, some, strict=True):
+            if top == left:
+                diagonals = gram.diagonal(dim1=1, dim2=2)
+                squares.append(diagonals.to(torch.float64, copy=True))
+                diagonals.zero_()
+                apart.append(-_sums_of_products(gram[:, :, : gram.shape[1]]))  # which has both of i, j and j, i
+            apart.append(2 * _sums_of_products(gram))
+    return torch.stack(apart).sum(0), torch.cat(squares, dim=1)
 
 
-def by_grams(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Σ_{i≠j} G^l_ij G^m_ij with G_ij = <row_i, row_j> of L tensors (N, D), (L, L), and G_ii, (L, N): float64."""
-    layers, samples = len(rows), len(rows[0])
-    total = torch.zeros(layers, layers, dtype=torch.float64, device=rows[0].device)
-    squares = []
-    for top in range(0, samples, ROWS):
-        bottom = min(top + ROWS, samples)
-        for left in range(top, samples, COLUMNS):
-            right = min(left + COLUMNS, samples)
-            block = torch.stack([inner_products(row[top:bottom], row[left:right]) for row in rows])
-            if left == top:
-                squares.append(block.diagonal(dim1=1, dim2=2).to(torch.float64, copy=True))
-                block[:, :, : bottom - top].triu_(diagonal=1)  # each pair once, none with itself
-            total += _sums_of_rows(block)
-    return 2 * total, torch.cat(squares, dim=1)
+def _sums_of_products(block: Tensor) -> Tensor:
+    """Σ_ij A^l_ij A^m_ij of (L, R, C), (L, L) float64: `RUN` products at a time are added in float64, as float32 loses
+    digits over long sums."""
+    entries = block.flatten(1)
+    runs = entries.shape[1] // RUN
+    whole, rest = entries[:, : runs * RUN].view(len(block), runs, RUN).transpose(0, 1), entries[:, runs * RUN :]
+    return (whole @ whole.mT).double().sum(0) + (rest @ rest.mT).double()
 
 
-def _sums_of_rows(block: Tensor) -> Tensor:
-    """Σ_ij A^l_ij A^m_ij of (L, R, C), (L, L) float64: each row's product is added in float64, as float32 loses digits
-    over long sums."""
-    pairs = block.transpose(0, 1)
-    return (pairs @ pairs.mT).double().sum(0)
-
-
-def by_covariances(rows: Sequence[Tensor]) -> Tensor:
-    """Σ_ij G^l_ij G^m_ij = ‖X_lᵀ X_m‖² of the (N, D) rows X, (L, L) float64."""
+def by_covariances(rows: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """What `by_grams` gives, from Σ_ij G^l_ij G^m_ij = ‖X_lᵀ X_m‖²."""
+    layers = [layer for part in rows for layer in part]
+    squares = torch.stack([torch.linalg.vector_norm(layer, dim=1) for layer in layers]).square().double()
     # widths first and in one piece, as the product wants them
-    stretches = [[stretch.mT.contiguous() for stretch in torch.split(row, STRETCH)] for row in rows]
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
+    stretches = [[stretch.mT.contiguous() for stretch in torch.split(layer, STRETCH)] for layer in layers]
+    total = squares.new_zeros(len(layers), len(layers))
     for first, left in enumerate(stretches):
         for second, right in enumerate(stretches[: first + 1]):
             covariance = total.new_zeros(len(left[0]), len(right[0]))
             for one, other in zip(left, right, strict=True):
                 covariance += inner_products(one, other)
             total[first, second] = total[second, first] = covariance.square().sum()
-    return total
+    return total - squares @ squares.mT, squares
 
 
-def inner_products(rows: Tensor, columns: Tensor) -> Tensor:
-    """(R, C) inner products of (R, K) and (C, K)."""
-    if rows.device.type != "cpu" or rows.dtype != torch.float32 or not torch.backends.mkldnn.enabled:
-        return rows @ columns.mT
-    # oneDNN multiplies float32 with the widest instructions on every maker's processors; torch's default library
-    # reached half its speed on AMD, and these products are nearly all of the work
+def inner_products(rows: Tensor, columns: Tensor, out: Tensor | None = None) -> Tensor:
+    """(…, R, C) inner products of (…, R, K) and (…, C, K), at most three axes each."""
+    plain = rows.device.type != "cpu" or rows.dtype != torch.float32 or not torch.backends.mkldnn.enabled
+    if plain or not onednn_is_faster():
+        return torch.matmul(rows, columns.mT, out=out)
+    if rows.ndim == 2:
+        return _by_onednn(rows, columns)
+    return torch.stack([_by_onednn(*pair) for pair in zip(rows, columns, strict=True)], out=out)
+
+
+def _by_onednn(rows: Tensor, columns: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(rows, columns, None, "none", [], "")
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """Whether this processor multiplies float32 faster by oneDNN than by torch's own library, which gave an AMD EPYC
+    half of its speed. Measured at the first use, in 3 ms; a narrow lead, that noise could turn, does not count."""
+    left, right = torch.ones(128, 384), torch.ones(256, 384)
+    seconds = {}
+    for way in (torch.mm, _by_onednn):
+        columns = right.mT if way is torch.mm else right
+        took = []
+        for _ in range(6):
+            started = perf_counter()
+            way(left, columns)
+            took.append(perf_counter() - started)
+        seconds[way] = min(took)
+    return 1.3 * seconds[_by_onednn] < seconds[torch.mm]
 
 
 @torch.no_grad()
@@ -166,7 +204,7 @@ def hsic_without_groups(layers: Sequence[Tensor], sizes: list[int], *, unbiased:
     count, samples = len(sizes), len(layers[0])
     finest = torch.promote_types(torch.float32, max((x.dtype for x in layers), key=lambda dtype: dtype.itemsize))
     with full_precision(layers[0].device):
-        rows = [near_one(centred(layer.to(finest).contiguous(), dim=0), []) for layer in layers]
+        rows = [near_one(centred(layer.to(finest)[None], dim=1), [])[0] for layer in layers]
         between = _pairs_of_groups(rows, sizes)
         numbers = torch.arange(count).repeat_interleave(torch.tensor(sizes))
         of_group = torch.nn.functional.one_hot(numbers, count).to(between)  # (N, J)

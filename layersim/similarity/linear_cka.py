@@ -31,9 +31,9 @@ def linear_cka(
     Returns:
         (L, L) or (L, M) float64, 1 for a layer against itself, in [0, 1] with "biased", else in [−1, 1]. Invariant to
         each layer's own orthogonal map, scale and translation, not to any linear map; "minibatch" not to the order of
-        the samples. From float32 products of n samples together, N or `batch_size`: N n L (D + L) FLOPs, twice that up
-        to n = 256, or N L (L + 1) D², whichever is less; and beside the features 4 n (D + 2 L n) bytes, above n = 256
-        4 L (n D + 2 · 128 · min(n, 2048)), or 8 L n D. A constant layer, or one not finite, has NaN in its row and
+        the samples. From float32 products of n samples together, N or `batch_size`: N (n + 256) L (D + L) FLOPs, at
+        most twice N n L (D + L), or N L (L + 1) D², whichever is less; and beside the features 4 L n² bytes and 4 MiB,
+        above n = 256 4 L (n D + 256 · 1024), or 8 L n D. A constant layer, or one not finite, has NaN in its row and
         column, and one UserWarning names it.
 
     Raises:
@@ -69,7 +69,7 @@ def hsic_of_groups(
     for group in zip(*(torch.split(x, sizes, dim=1) for x in (features, other) if x is not None), strict=True):
         if group[0].shape[1] < LEAST[estimator]:
             continue
-        value = hsic([layer for layers in group for layer in layers], unbiased=estimator != "biased")
+        value = hsic(group, unbiased=estimator != "biased")
         yield bordered(value, len(group[0]), len(group[-1]))
 
 

@@ -70,8 +70,8 @@ class Moments:
                 self.first[layer] += row.double().sum(0)
                 self.mixed[:, layer] += lengths @ row.double()
             exponents: list[Tensor] = []
-            columns = [near_one(row, exponents).mT.contiguous() for row in rows]
-            scales = torch.exp2(torch.stack(exponents).double())
+            columns = [near_one(row[None], exponents)[0].mT.contiguous() for row in rows]
+            scales = torch.exp2(torch.cat(exponents).double())
             for place, (one, other) in enumerate(pairs(len(rows))):
                 products = inner_products(columns[one], columns[other])
                 self.second[place] += products.double() * (scales[one] * scales[other])

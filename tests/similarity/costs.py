@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from layersim.similarity import LinearCKA, Measure
 from layersim.similarity.directions import CHUNK
-from layersim.similarity.hsic import COLUMNS, ROWS, WHOLE, covariance_products, gram_products
+from layersim.similarity.hsic import CACHE, COLUMNS, HELD, covariance_products, gram_products
 
 Cost = Callable[[int, int, int], float]
 
@@ -49,10 +49,10 @@ def _of_linear_cka(metric: LinearCKA, layers: int, samples: int, width: int) -> 
     held = layers
     size, widths = metric.batch_size if metric.estimator == "minibatch" else samples, [width] * layers
     if gram_products(size, widths) <= covariance_products(size, widths):
-        operations = (2 if size <= WHOLE else 1) * samples * size * layers * (width + layers)
-        block = 2 * min(size, ROWS) * min(size, COLUMNS)
-        if size <= WHOLE:
-            held, block = 1, 2 * size**2
+        operations = samples * min(2 * size, size + 256) * layers * (width + layers)
+        block = 256 * min(COLUMNS, size)
+        if size <= HELD:
+            held, block = min(layers, max(1, CACHE // (4 * size * width))), size**2
     else:
         operations, block = samples * layers * (layers + 1) * width**2, size * width
     return operations, 4 * (held * (2 if size < samples else 1) * size * width + layers * block)
