@@ -14,6 +14,7 @@ from layersim.backbones.tiny_input import rounding
 from layersim.errors import UserError, meant
 from layersim.evaluation import everywhere, processes
 from layersim.heads import SharedHead
+from layersim.labels import as_classes
 from layersim.outputs import LayerFeatures, LayerOutput, Readout
 from layersim.tapping.feature_tap import FeatureTap
 from layersim.tapping.layout import batch_sizes, check_layout, tokens_first
@@ -232,12 +233,7 @@ def read_by_head(backbone: Backbone, features: LayerFeatures, dtype: torch.dtype
     if targets is None:
         nothing = values.new_empty(0)
         return LayerOutput(features, Readout(nothing, nothing, nothing, nothing, nothing))
-    if targets.shape != (values.shape[1],):
-        came = f"labels of shape {tuple(targets.shape)}"
-        raise UserError(f"Expected a class for each of {values.shape[1]} samples in a batch, but got {came}.")
-    classes, (least, most) = backbone.num_classes, (int(end) for end in targets.aminmax()) if len(targets) else (0, 0)
-    if least < 0 or most >= classes:
-        raise UserError(f"Expected labels 0 … {classes - 1}, the classifier's classes, but got {least} … {most}.")
+    targets = as_classes(targets, values.shape[1], backbone.num_classes)
     readout = ReadModel(backbone).head(values.to(dtype or values.dtype), targets, range(backbone.num_layers))
     return LayerOutput(features, readout, readout.losses[-1])
 

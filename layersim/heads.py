@@ -3,7 +3,6 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, check_choice, check_share
+from layersim.labels import as_classes
 from layersim.metrics.calibration import against_target
 from layersim.objectives.vocabulary_loss import layered_cross_entropy, weighted_sum
 from layersim.outputs import LayerFeatures, Readout
@@ -294,18 +294,5 @@ def with_classes(features: LayerFeatures, classes: int) -> LayerFeatures:
     targets: Any = features.targets
     if targets is None:
         return features
-    with suppress(TypeError, ValueError, RuntimeError):
-        targets = torch.as_tensor(targets)
-    if not isinstance(targets, Tensor):
-        came = f"a {type(targets).__name__}"
-    elif targets.ndim != 1 or targets.is_floating_point() or targets.is_complex():
-        came = f"{targets.dtype} of shape {tuple(targets.shape)}"
-    elif targets.is_cpu and len(targets) and not torch.compiler.is_compiling() and not _within(targets, classes):
-        came = f"{int(targets.min())} … {int(targets.max())}"
-    else:
-        return replace(features, targets=targets.long())
-    raise UserError(f"Expected a class 0 … {classes - 1} as label of each sample, but got {came}.")
-
-
-def _within(targets: Tensor, classes: int) -> bool:
-    return bool(targets.min() >= 0 and targets.max() < classes)
+    look = getattr(targets, "is_cpu", True) and not torch.compiler.is_compiling()
+    return replace(features, targets=as_classes(targets, features.values.shape[1], classes, look=look))

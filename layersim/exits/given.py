@@ -13,26 +13,8 @@ from torch import Tensor
 from layersim.backbones.base import Backbone, taken
 from layersim.errors import UserError, as_user_error
 from layersim.heads import Head
+from layersim.labels import WHOLE, as_classes, told
 from layersim.outputs import LayerFeatures
-
-_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
-def as_labels(given: Any, samples: int, classes: int, names: Sequence[str] | None = None) -> Tensor:
-    """(N,) int64 classes, 0 … C − 1, of integers or, where the C names of the classes are known, of names."""
-    with as_user_error("The labels cannot be read"):
-        if not isinstance(given, Tensor | None) and any(isinstance(label, str) for label in given):
-            numbers = dict(zip(names or (), range(classes), strict=False))
-            if odd := [label for label in given if label not in numbers or len(numbers) < classes]:
-                known = f" or names of classes ({', '.join(numbers)})" if numbers else ""
-                raise UserError(f"Expected labels as integers 0 … {classes - 1}{known}, but got {odd[0]!r}.")
-            given = [numbers[label] for label in given]
-        labels = torch.as_tensor([] if given is None else given)
-    fits = given is not None and labels.shape == (samples,) and labels.dtype in _WHOLE
-    if not fits or not ((labels >= 0) & (labels < classes)).all():
-        told = "none" if given is None else _told(labels)
-        raise UserError(f"Expected a label in 0 … {classes - 1} for each of {samples} samples, but got {told}.")
-    return labels.long()
 
 
 def as_targets(head: Head, features: LayerFeatures) -> Tensor:
@@ -40,7 +22,7 @@ def as_targets(head: Head, features: LayerFeatures) -> Tensor:
     shape, layers = tuple(features.values.shape), head.num_layers
     if len(shape) != 3 or shape[0] != layers:
         raise UserError(f"Expected (layers, samples, width) features of {layers} layers, but got {shape}.")
-    return as_labels(features.targets, shape[1], head.num_classes).to(next(head.parameters()).device)
+    return as_classes(features.targets, shape[1], head.num_classes).to(next(head.parameters()).device)
 
 
 def as_temperatures(given: Any, layers: int) -> Tensor:
@@ -68,11 +50,11 @@ def as_tokens(backbone: Backbone, input_ids: Any, attention_mask: Any = None) ->
         ids = torch.as_tensor(input_ids, device=device)
         mask = torch.ones_like(ids) if attention_mask is None else torch.as_tensor(attention_mask, device=device)
     vocabulary = getattr(backbone, "vocabulary_size", None) or inf
-    fits = ids.ndim == 2 and ids.numel() and ids.dtype in _WHOLE and mask.shape == ids.shape
+    fits = ids.ndim == 2 and ids.numel() and ids.dtype in WHOLE and mask.shape == ids.shape
     if not fits or not ((ids >= 0) & (ids < vocabulary)).all():
         raise UserError(
             f"Expected (texts, tokens) numbers of the model's vocabulary, 0 … {vocabulary - 1}, one or more, and a "
-            f"mask for all of them, but got {_told(ids)}, and a mask of {tuple(mask.shape)}."
+            f"mask for all of them, but got {told(ids)}, and a mask of {tuple(mask.shape)}."
         )
     return ids.long(), (mask > 0).long()
 
@@ -82,7 +64,7 @@ def as_stops(backbone: Backbone, given: Any) -> set[int]:
     with as_user_error("The stop tokens cannot be read"):
         stops = torch.as_tensor([*(given or ())] if isinstance(given, Set | None) else given)
     vocabulary = getattr(backbone, "vocabulary_size", None) or inf
-    if stops.numel() and not (stops.dtype in _WHOLE and ((stops >= 0) & (stops < vocabulary)).all()):
+    if stops.numel() and not (stops.dtype in WHOLE and ((stops >= 0) & (stops < vocabulary)).all()):
         raise UserError(f"stop: expected tokens of the model, 0 … {vocabulary - 1}, but got {stops.tolist()}.")
     return {*stops.flatten().tolist()}
 
@@ -101,15 +83,9 @@ def as_batch(backbone: Backbone, given: Mapping[str, Any]) -> dict[str, Any]:
         batch[key] = value.to(like.device, like.dtype if value.is_floating_point() else None)
     if "image" in batch and not (batch["image"].numel() and batch["image"].is_floating_point()):
         raise UserError(
-            f"Expected images as floats, normalised as in training, one or more, but got {_told(batch['image'])}. "
+            f"Expected images as floats, normalised as in training, one or more, but got {told(batch['image'])}. "
             "EarlyExit.load gives a model that takes images as people have them."
         )
     if "input_ids" in batch:
         batch["input_ids"], _ = as_tokens(backbone, batch["input_ids"], batch.get("attention_mask"))
     return batch
-
-
-def _told(values: Tensor) -> str:
-    """What they are, and between which they lie."""
-    ends = f", {values.amin()} … {values.amax()}" if values.numel() else ""
-    return f"{values.dtype} of shape {tuple(values.shape)}{ends}"

@@ -17,11 +17,12 @@ from layersim.backbones.shrinking_forward import ShrinkingForward
 from layersim.errors import UserError
 from layersim.evaluation import alone
 from layersim.exits.alarm import Alarm
-from layersim.exits.given import as_batch, as_labels, as_names, as_temperatures
+from layersim.exits.given import as_batch, as_names, as_temperatures
 from layersim.exits.policies import Policy, Seen, exit_layer
 from layersim.exits.reference import doubts
 from layersim.exits.table import at_exits, drops, exit_table
 from layersim.heads import Head
+from layersim.labels import as_classes
 from layersim.outputs import LayerFeatures
 from layersim.precision import widened
 
@@ -152,7 +153,7 @@ class EarlyExit:
             values = self.backbone(self._batch(batch)).values
             if labels is None and self.watch.risk == "disagreement":
                 labels = torch.zeros(values.shape[1], dtype=torch.long)
-            targets = as_labels(labels, values.shape[1], self.backbone.num_classes, self.class_names)
+            targets = as_classes(labels, values.shape[1], self.backbone.num_classes, self.class_names)
             table = exit_table(self.head, LayerFeatures(values, targets), self.policy, self.temperatures)
             losses = at_exits(drops(table, self.watch.risk), exit_layer(table.scores, self.threshold))
             self.watch.report(losses)

@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy
 from layersim.backbones.base import Backbone
 from layersim.errors import UserError, check_choice
 from layersim.evaluation import evaluate
-from layersim.exits.given import as_labels
 from layersim.export.truncation import library_of, truncate
 from layersim.heads import Head
+from layersim.labels import as_classes
 from layersim.outputs import LayerFeatures
 from layersim.similarity import AngularDistance, CosineSimilarity
 
@@ -144,7 +144,7 @@ def _tried(
     whole, before, removed = removal.num_layers - 1, removal.first - 2, removal.last - 1
     shown = sorted({before, removed, whole})
     features: LayerFeatures = backbone(batch, shown)
-    targets = as_labels(features.targets, features.values.shape[1], head.num_classes)
+    targets = as_classes(features.targets, features.values.shape[1], head.num_classes)
     at = dict(zip(shown, features.values, strict=True))
     guess = at[whole] - at[removed] + at[before]
     logits = [

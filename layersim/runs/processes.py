@@ -169,7 +169,7 @@ def facts(trainer: Trainer, module: LightningModule) -> dict[str, str]:
         found[f"{role} data"] = _digest(_contents(split))
     if (stream := getattr(data, "stream", None)) is not None:
         found["number of files of the stream"] = str(stream.rows.num_shards)
-        found["train data"] = _digest(f"{name}{value}" for name, value in sorted(stream.first().items()))
+        found["train data"] = _digest(_whole(stream.first()))
     return found
 
 
@@ -199,9 +199,13 @@ def _contents(split: Any) -> Iterable[bytes | str]:
     for numbers in (split.index, split.labels):
         yield b"" if numbers is None else np.ascontiguousarray(numbers).tobytes()
     for place in np.linspace(0, len(split) - 1, min(_SAMPLES, len(split)), dtype=int):
-        for name, value in sorted(split[int(place)].items()):
-            yield name
-            yield value.numpy().tobytes() if isinstance(value, Tensor) else np.asarray(value).tobytes()
+        yield from _whole(split[int(place)])
+
+
+def _whole(sample: Mapping[str, Any]) -> Iterator[bytes | str]:
+    for name, value in sorted(sample.items()):
+        yield name
+        yield value.numpy().tobytes() if isinstance(value, Tensor) else np.asarray(value).tobytes()
 
 
 def _digest(parts: Iterable[bytes | str]) -> str:

@@ -295,13 +295,13 @@ NET = tiny.backbone().model
         ),
         (
             lambda: LayerMeasures(NET, measures="accuracy", **PARTS).update((batches()[0]["image"], torch.arange(64))),
-            "Expected labels 0 … 9, the classifier's classes, but got 0 … 63",
+            r"Expected a label in 0 … 9 for each of \d+ samples, but got torch\.int64 of shape \(\d+,\), 0 … 63",
         ),
         (
             lambda: LayerMeasures(tiny.backbone(), measures="accuracy").update(
                 {"image": torch.ones(2, 1, 8, 8), "label": torch.arange(3)}
             ),
-            r"Expected a class for each of 2 samples in a batch, but got labels of shape \(3,\)",
+            r"Expected a label in 0 … 9 for each of 2 samples, but got torch\.int64 of shape \(3,\)",
         ),
         (lambda: LayerMeasures("bert", "blocks.*"), "model: expected a torch.nn.Module, got str"),  # type: ignore[arg-type]
         (lambda: LayerMeasures(NET, "blocks.*", {}), "measures: expected one metric or more by name, got {}"),
