@@ -42,7 +42,8 @@ class LayerGeometryMonitor(LayerMonitor[LayerGeometry]):
         self._told: list[int] = []
 
     def make_metrics(self, module: LayerwiseModule) -> dict[str, LayerGeometry]:
-        self._hint = _OF_TEXTS if module.backbone.input_size is None and not module.backbone.reads_tokens else ""
+        of_texts = self.named is None and module.backbone.input_size is None and not module.backbone.reads_tokens
+        self._hint = _OF_TEXTS if of_texts else ""
         return {"geometry": LayerGeometry(max_samples=self.max_samples, centering=self.centering)}
 
     def update(self, metrics: dict[str, LayerGeometry], output: LayerOutput) -> None:

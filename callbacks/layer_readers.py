@@ -15,6 +15,7 @@ from layersim.backbones.tokens import POSITIONS
 from layersim.errors import UserError
 from layersim.module import LayerwiseModule
 from layersim.outputs import LayerFeatures, LayerOutput
+from layersim.tapping.feature_tap import run_eagerly
 from layersim.tapping.submodules import named_submodules
 
 _BESIDE = {*LABELS, "index", "position"}
@@ -90,6 +91,7 @@ class TransformersReader(OwnReader):
         if self.module.reads_end and mask is not None and not mask[:, -1].all():
             raise UserError(f"{self.module.name} looks at the last place, padding or not: pad on the left.")
         read, *counted = self.module.counted(told)
+        self._hooks.callback(run_eagerly())
         self._output = self._hooks.enter_context(self.module.listening(read)), counted
 
     def read(self, batch: Any, below: int | None = None) -> LayerOutput | None:
@@ -111,6 +113,8 @@ def reader_of(model: nn.Module, named: Named | None) -> OwnReader | TappedModule
     base = getattr(model, "get_base_model", None)  # of a model with adapters
     bare: nn.Module = base() if callable(base) else model
     if any(kind.__module__.startswith("transformers.") for kind in type(bare).__mro__):
+        if any(part.is_meta for part in bare.parameters()):
+            raise UserError(f"The {type(bare).__name__} has no weights yet (device meta). Load them first.")
         try:
             return TransformersReader(bare)
         except UserError as error:

@@ -115,8 +115,8 @@ class LayerF1Monitor(LayerMonitor[Metric]):
     def make_metrics(self, module: LayerwiseModule) -> dict[str, Metric]:
         if module.backbone.num_classes != 2:
             raise UserError(
-                f"LayerF1Monitor is for two classes, but the model has {module.backbone.num_classes}. Leave it out of "
-                "trainer.callbacks."
+                f"LayerF1Monitor, f1, is for two classes, but the model has {module.backbone.num_classes}. "
+                "Leave it out."
             )
         return {"f1": LayerF1(module.num_layers, self.positive)}
 

@@ -121,7 +121,6 @@ class TappedModule:
         self.model(1)  # refuses names that the module has not
         self._samples = 0
         self._hooks = contextlib.ExitStack()
-        self._checked = False
 
     @property
     def reads_head(self) -> bool:
@@ -139,7 +138,7 @@ class TappedModule:
         self.tap.open()
         self.tap.names = names  # which are those of each batch
         self._said: list[tuple[Tensor, Tensor]] = []
-        if self.reads_head and not self._checked:
+        if self.reads_head:
             self._hooks.callback(self.model(1).backbone.classifier.register_forward_hook(self._keep).remove)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -185,7 +184,8 @@ class TappedModule:
         backbone = self.model(len(kept.values)).backbone
         if not self.reads_head:
             return read_by_head(backbone, kept)
-        dtype = next((each.dtype for each in backbone.classifier.parameters()), values.dtype)
+        own = [each.dtype for each in backbone.classifier.parameters() if each.is_floating_point()]
+        dtype = next(iter(own), values.dtype)  # a quantised head's weights are whole numbers
         self._check_logits(values[-1:].to(dtype), len(values))
         return read_by_head(backbone, kept, dtype)
 
@@ -195,12 +195,16 @@ class TappedModule:
         parts = named_submodules(self.module)
         name = self.tap.names[-1].partition("#")[0]
         behind = [parts[each] for each in [*parts][[*parts].index(name) + 1 :] if each != self.named.head]
-        self._checked = any(type(part) is type(parts[name]) for part in behind)
-        if self._checked or not last.numel():
+        if any(type(part) is type(parts[name]) for part in behind) or not last.numel():
             return
+        reads = getattr(parts.get(str(self.named.head)), "in_features", last.shape[-1])
+        if reads != last.shape[-1]:
+            raise UserError(
+                f"The head reads {reads} components, but {self.tap.names[-1]} pooled by {self.options()['pool']!r} has "
+                f"{last.shape[-1]}. Set pool to a function that gives what the head is given, or leave head out."
+            )
         found = self.model(layers).head.logits(last, [layers - 1])[0]
         said = [(logits, least) for logits, least in self._said if logits.shape == found.shape]
-        self._checked = bool(said)
         if said and all((found - logits).abs().max() > least for logits, least in said):
             raise UserError(
                 f"The head's own logits are not those that it reads of {self.tap.names[-1]} pooled by "

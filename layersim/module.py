@@ -161,21 +161,25 @@ class LayerwiseModule(LightningModule):
         with torch.set_grad_enabled("backbone" not in self.frozen and torch.is_grad_enabled()):
             features = with_classes(self.backbone(batch, layers), self.backbone.num_classes)
         if features.targets is None:
-            raise UserError("Training needs a label for every sample, but the data gives none.")
+            hint = " The batch has labels: name them label." if "labels" in batch else ""
+            raise UserError(f"Training needs a label for every sample, but the data gives none.{hint}")
         read = Reading(self.head, features.values, features.targets, layers, self.num_layers, step)
         return features, self.objective(read)
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> LayerOutput:  # type: ignore[override]
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> LayerOutput:  # type: ignore[override]
+        if dataloader_idx:
+            raise UserError("Expected one loader, but got several: call trainer.validate, test or predict with each.")
         output: LayerOutput = self(batch)  # Lightning hands whatever a step returns to the callbacks
         self._finite.watch(batch_idx, batch, output.features)
         return output
 
     test_step = validation_step  # type: ignore[assignment]
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> LayerOutput:
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> LayerOutput:
         """Without the labels: nothing is learnt or measured, and some or all may be hidden (−1)."""
         check_mapping(batch)
-        return self.validation_step({key: value for key, value in batch.items() if key != "label"}, batch_idx)
+        unlabelled = {key: value for key, value in batch.items() if key != "label"}
+        return self.validation_step(unlabelled, batch_idx, dataloader_idx)
 
     def _of_all_samples(self, loss: Tensor, features: LayerFeatures) -> Tensor:
         """Logs the loss over the samples of all processes, and weighs this process's by its share of them.
@@ -219,8 +223,7 @@ class LayerwiseModule(LightningModule):
         interval = self.lr_scheduler_interval or schedules.interval_of(schedule)
         entry: LRSchedulerConfigType = {"scheduler": schedule, "interval": interval}
         if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            entry["monitor"] = schedules.monitor_of(schedule)
-            entry["frequency"] = self.trainer.check_val_every_n_epoch or 1
+            entry.update(schedules.plateau_entry(schedule, interval, self.trainer))  # type: ignore[typeddict-item]
             rank_zero_info(f"ReduceLROnPlateau follows {entry['monitor']}, of which the {schedule.mode} counts.")
         elif isinstance(schedule, WarmupDecay):
             if interval == "epoch":
@@ -300,7 +303,8 @@ class LayerwiseModule(LightningModule):
             return
         self._place.load(checkpoint)
         by_length = self.objective.follows_length
-        if type(self).configure_optimizers is LayerwiseModule.configure_optimizers:
+        # LightningCLI sets one of its own on the instance
+        if getattr(self.configure_optimizers, "__func__", None) is LayerwiseModule.configure_optimizers:
             optimizer, schedule = self._make_optimizer()
             loaded = self.trainer.optimizers if isinstance(self, FSDPModule) else []
             prefer_given_options(checkpoint, optimizer, dict(self.hparams), loaded)

@@ -209,6 +209,12 @@ class Backbone(nn.Module, ABC):
                 f"{tuple(images.shape[1:])}. Resize in the data's transforms, or set the backbone's img_size and "
                 "in_chans, or for transformers the image_size in config_args."
             )
+        narrower = images.dtype == torch.float64 and next(self.parameters()).dtype != torch.float64
+        if narrower or not images.is_floating_point():
+            raise UserError(
+                f"The model takes images as floats of its precision, normalised as in training, but the data gives "
+                f"{images.dtype}. Change the data's transforms."
+            )
         return images
 
     def _does_not_say(self, what: str) -> UserError:

@@ -37,7 +37,7 @@ def compare(
     """
     if output.suffix != ".png":
         raise UserError(f"--output: expected the name of a PNG file, which ends in .png, got {output}.")
-    pages, damaged = read_runs(run)
+    pages, damaged = read_runs(run, stage)
     named = dict(zip(name_runs([page.run for page in pages]), pages, strict=True))
     records = {name: pick_record(page.run, stage=stage, epoch=epoch) for name, page in named.items()}
     exits = {name: page.exits for name, page in named.items() if page.exits is not None}

@@ -99,6 +99,10 @@ class ExitRequest:
         check_share("--temperature_share", self.temperature_share, zero=True)
         if self.budget is not None:
             check_share("--budget", self.budget, one=True)
+            usual = {"risk": 0.01, "risk_of": None, "method": "ltt", "confidence": 0.95}
+            typed = [name for name, value in usual.items() if getattr(self, name) != value]
+            if typed and not self.plan:
+                raise UserError(f"A budget promises nothing: --{typed[0]} says nothing beside it. Leave either out.")
             if self.shifted_data is not None:
                 raise UserError("A budget promises nothing, to new data neither. Leave --shifted_data or --budget out.")
         if self.plan and not self.measure_speed:

@@ -14,7 +14,7 @@ def families(names: list[str] = [], *, library: Literal["timm", "transformers"] 
 
     Args:
         names: families, such as bert or vision_transformer; all where left out
-        library: one of the two; both where left out
+        library: one of the two, timm or transformers, which names need; both where left out
 
     Raises:
         UserError: names without their library, or that it does not know.

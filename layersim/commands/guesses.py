@@ -243,7 +243,9 @@ def _labels(rows: Dataset, options: dict[str, Any]) -> tuple[str | None, str, in
     if labels.values is None or not len(labels.values) or labels.values.min() < 0:
         return None, f"no labels: rows of {column} have none (--data.label_column)", None, None
     classes = len(labels.names) if labels.names else int(labels.values.max()) + 1
-    return column, f"{classes} classes in {column} (--data.label_column)", classes, labels.names
+    absent = classes - len(np.unique(labels.values))
+    note = f", {absent} of them absent" if absent else ""
+    return column, f"{classes} classes in {column}{note} (--data.label_column)", classes, labels.names
 
 
 def _has_few_values(rows: Dataset, name: str) -> bool:

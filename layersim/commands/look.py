@@ -196,12 +196,14 @@ def _next(
         commands = exits_command(shown(source.path), samples)
     elif guess.classes is not None or guess.section["class_path"].endswith("LanguageModeling"):
         init = guess.section["init_args"]
-        kept = ("path", "text_column", "pair_column", "image_column", "label_column")
+        # but for what look itself leaves out of the data
+        own = ("find_duplicates", "on_bad_sample", "max_train_samples", "max_eval_samples")
+        kept = [key for key in init if not key.endswith("_split") and key not in own]
         kind = "linear" if left_out else "tuned"
         commands["What each layer knows, by a probe or a lens that is trained on it"] = [
             *("layersim", "lens", f"--ckpt_path={model}", f"--kind={kind}"),
             f"--data={guess.section['class_path'].rpartition('.')[2]}",
-            *(f"--data.{key}={init[key]}" for key in kept if init.get(key)),
+            *(f"--data.{key}={init[key]}" for key in kept if init[key] is not None),
         ]
     elif guess.note:
         commands["On your own data"] = ["layersim", "look", source.given, "--data=PATH"]

@@ -20,6 +20,7 @@ from layersim.commands.default_callbacks import take_shipped_callbacks, with_def
 from layersim.commands.exit_request import ExitRequest
 from layersim.commands.exits import calibrate_exits
 from layersim.commands.export import export_model
+from layersim.commands.given_data import check_data, check_unseen
 from layersim.commands.parser import Parser, with_values
 from layersim.commands.preflight import check_labelled, check_limits, classes_of, is_new_head, resumed, with_checkpoint
 from layersim.commands.start import EpochTime, told
@@ -33,7 +34,7 @@ from layersim.runs import directory as run_directory
 from layersim.runs.checkpoints import check_complete, check_fits, read_checkpoint
 from layersim.runs.class_names import check_same_classes, head_classes
 from layersim.runs.configuration import RunConfig
-from layersim.runs.models import check_kind, make_data
+from layersim.runs.models import make_data
 from layersim.runs.processes import ending_together
 from layersim.runs.refusals import refusing, running
 from layersim.runs.rehearsal import STAGES, check_monitors, evaluated, logged_names, require_logged
@@ -215,7 +216,8 @@ class LayerwiseCLI(LightningCLI):
         with stopped_first(self.trainer), ending_together(self.trainer), running(self.trainer), told_of:
             super()._run_subcommand(subcommand)
         directory = Path(self.trainer.default_root_dir)
-        if self.save_config_callback and self.trainer.is_global_zero and not (directory / "config.yaml").exists():
+        wrote = self.save_config_callback and self.trainer.is_global_zero and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if wrote and not (directory / "config.yaml").exists():
             raise UserError(f"The run's directory {directory} was deleted, or emptied, while the run went on.")
 
     def _take_classes_from_data(self) -> None:
@@ -244,8 +246,7 @@ class LayerwiseCLI(LightningCLI):
                 check_complete(checkpoint, path, resume=self.subcommand == "fit", sharded=sharded)
         if self.subcommand == "export":
             return checkpoint
-        check_kind(self.model.backbone, self.datamodule)
-        self.datamodule.check(self.model.backbone)
+        check_data(self.model.backbone, self.datamodule)
         known, there = self.model.backbone.num_classes, classes_of(self.datamodule)
         if there is not None and there != known and not self.model.backbone.reads_tokens:
             rank_zero_info(
@@ -258,10 +259,10 @@ class LayerwiseCLI(LightningCLI):
         if self.subcommand == "exits":
             self._asked().check_on(self.model, self.datamodule)
             if (shifted := self._get(self.config_init, "shifted_data")) is not None:
-                check_kind(self.model.backbone, shifted)
-                shifted.check(self.model.backbone)
+                check_data(self.model.backbone, shifted)
         if self.subcommand == "test":
             self.datamodule.test_dataloader()
+        check_unseen(str(self.subcommand), checkpoint, self.datamodule, self.config_init)
         self._check_measures()
         return checkpoint
 

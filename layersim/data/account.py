@@ -37,12 +37,12 @@ def held_out(train_split: str, fraction: float) -> str:
     return f"held out of {train_split} by val_fraction={fraction}"
 
 
-def folder(location: Path, files: Mapping[str, Sequence[str]], used: set[str]) -> str:
+def folder(location: Path, files: Mapping[str, Sequence[str]], used: set[str], unlisted: str = "") -> str:
     """What is read of a folder whose splits have these files: those of the `used` ones by kind, and what is not."""
     read = [file for split, paths in files.items() if split in used for file in paths]
     known = {file for paths in files.values() for file in paths}
-    others, passed = _below(location.resolve())
-    left_out = [_kinds(file for file in others if file not in known)]
+    others, passed = below(location.resolve())
+    left_out = [unlisted, _kinds(file for file in others if file not in known)]
     left_out += [f"{count} {kind}{'s' * (count > 1 and kind != 'hidden')}" for kind, count in passed.items()]
     left_out += [f"split {split}" for split in files if split not in used]
     return f"{_kinds(read)} in {location}{not_read(left_out)}"
@@ -54,7 +54,7 @@ def not_read(parts: Iterable[str]) -> str:
     return f" (not read: {said})" if said else ""
 
 
-def _below(location: Path) -> tuple[list[str], Counter[str]]:
+def below(location: Path) -> tuple[list[str], Counter[str]]:
     """The files below a folder, and how many names in it `datasets` passes over: those that it takes for hidden (hidden
     folders count once), links to folders, and folders in which nothing is."""
     found: list[str] = []

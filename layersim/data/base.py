@@ -4,11 +4,13 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, default_collate
 
 from layersim.data.samplers import EvaluationSampler, Loader, TrainSampler, bucketed_order, evaluation_batch_size
@@ -133,17 +135,23 @@ class SplitDataModule(LightningDataModule, ABC):
             if len(split) == 0:
                 raise UserError(f"the {name} data is empty: change --data.{name}_split or its share of the samples")
             if split.labels is not None:
-                self._check_labels(name, int(split.labels.min()), int(split.labels.max()), backbone.num_classes)
+                self._check_labels(name, np.unique(split.labels).tolist(), backbone.num_classes)
             self.check_sample(split[0], name, backbone)
         if self.stream is not None:
             self.stream.classes = backbone.num_classes
             self.check_sample(self.stream.first(), "train", backbone)
 
-    def _check_labels(self, split: str, smallest: int, largest: int, known: int) -> None:
+    def _check_labels(self, split: str, there: list[int], known: int) -> None:
+        smallest, largest = there[0], there[-1]
         if smallest < (-1 if split == "predict" else 0):
             raise UserError(
                 f"labels must lie in 0..{known - 1}, but the {split} data has {smallest}, which often marks samples "
                 f"without a label, as only the predict split may: choose a split whose samples all have one"
+            )
+        if largest >= known and smallest > 0 and self.class_names is None and len(there) <= known:
+            raise UserError(
+                f"labels must lie in 0..{known - 1}, as the backbone has {known} classes, but the {split} data has "
+                f"{len(there)}, from {smallest} to {largest}: number them from 0"
             )
         if largest >= known:
             raise UserError(
@@ -206,16 +214,19 @@ class SplitDataModule(LightningDataModule, ABC):
         split.run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # as `seed_everything` leaves it
         if isinstance(split, Stream):
             options = {"batch_size": self.batch_size, "drop_last": self.drop_last} | self._loading()
-            return StreamLoader(split, self.trainer, self._batches_read, self.collate, **options)
-        seeds = {"seed": self.seed, "run_seed": split.run_seed}
-        sampler = TrainSampler(
-            split, self.batch_size, **seeds, drop_last=self.drop_last, lengths=split.lengths, place=self._batches_read
-        )
-        return self._loader(split, sampler, self.batch_size)
+            stream = StreamLoader(split, self.trainer, self.collate, **options)
+            stream.place = partial(self._batches_read, stream)
+            return stream
+        seeds: dict[str, Any] = {"seed": self.seed, "run_seed": split.run_seed}
+        sampler = TrainSampler(split, self.batch_size, **seeds, drop_last=self.drop_last, lengths=split.lengths)
+        loader = self._loader(split, sampler, self.batch_size)
+        sampler.place = partial(self._batches_read, loader)
+        return loader
 
-    def _batches_read(self) -> int:
-        """Of this epoch by a training that goes on within it, all of them where it has only to be ended; else 0."""
-        if not self.trainer:
+    def _batches_read(self, loader: DataLoader[Sample]) -> int:
+        """Of this epoch by a training that goes on within it, all of them where it has only to be ended; else 0, as for
+        whoever else reads the training data."""
+        if not self.trainer or not any(one is loader for one in tree_leaves(self.trainer.train_dataloader)):
             return 0
         read = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return read if read < self.trainer.num_training_batches else sys.maxsize

@@ -34,7 +34,9 @@ class Labels:
 def need_column(names: Collection[str], column: str, *, option: str) -> None:
     """Raises a UserError that lists the columns there are, unless the data has this one."""
     if column not in names:
-        raise UserError(f"there is no column {column}, the data has {', '.join(names)}: change --data.{option}")
+        folders = option == "label_column" and [*names] == ["image"]
+        why = " (of a folder of images the labels are the names of two folders or more in it)" if folders else ""
+        raise UserError(f"there is no column {column}, the data has {', '.join(names)}{why}: change --data.{option}")
 
 
 def read_texts(data: Dataset, column: str, *, option: str) -> pa.ChunkedArray:
@@ -116,7 +118,8 @@ def check_texts(texts: pa.ChunkedArray, column: str, rows: Integers, *, option: 
 
 def column_values(data: Dataset, column: str) -> pa.ChunkedArray:
     """A column (N,) as arrow has it: of images not decoded."""
-    return data.select_columns([column]).with_format("arrow")[:][column]
+    values = data.select_columns([column]).with_format("arrow")[:][column]
+    return values.cast(pa.large_string()) if pa.types.is_string_view(values.type) else values
 
 
 def _are_strings(values: pa.ChunkedArray) -> bool:

@@ -200,4 +200,22 @@ def image_column(rows: Dataset, column: str) -> Dataset:
     """The data set with its column of images alone, not decoded."""
     need_column(rows.column_names, column, option="image_column")
     with as_user_error(f"column {column} holds no images", "Change --data.image_column"):
+        _refuse_wider(column_values(rows, column), column)
         return rows.select_columns([column]).cast_column(column, Image(decode=False))
+
+
+def _refuse_wider(pixels: pa.ChunkedArray, column: str) -> None:
+    """Raises a UserError where images are told as numbers that 8 bits do not hold; `datasets` would cut them."""
+    if isinstance(pixels.type, pa.BaseExtensionType):
+        pixels = pa.chunked_array([chunk.storage for chunk in pixels.chunks], pixels.type.storage_type)
+    while (
+        pa.types.is_list(pixels.type) or pa.types.is_large_list(pixels.type) or pa.types.is_fixed_size_list(pixels.type)
+    ):
+        pixels = pc.list_flatten(pixels)
+    if pa.types.is_integer(pixels.type) and len(pixels):
+        least, most = pc.min_max(pixels).as_py().values()
+        if least < 0 or most > 255:
+            raise UserError(
+                f"column {column} holds numbers from {least} to {most}, but pixels are of 8 bits, 0 … 255: convert "
+                "them first, or change --data.image_column"
+            )

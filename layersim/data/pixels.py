@@ -1,5 +1,6 @@
 """From an image to what a backbone reads: channels, size, normalisation."""
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,8 @@ def read_image(cell: Cell, *, most: int, scale: bool) -> PIL.Image.Image:
     if content is None and path is None:
         raise UserError("no image")
     told = "no image that can be read" if path is None else f"{path} is no image that can be read"
+    if content is None and path is not None and not (os.path.isabs(path) or "://" in path or os.path.isfile(path)):
+        raise UserError(f"there is no file {path} in the working directory, {os.getcwd()}, from where paths are read")
     with (
         as_user_error(told, why=lambda error: _ADDRESS.sub("", reason(error))),
         _of_any_size(content, path) as image,
@@ -84,6 +87,8 @@ def to_image(image: PIL.Image.Image, channels: int) -> tv_tensors.Image:
             f"expected images of 8 bits, got one of mode {image.mode}, which would be cut off at 255: "
             f"convert the data set's images to 8 bits first"
         )
+    if channels not in (*_MODES, len(image.getbands())) or (channels not in _MODES and image.mode in ("P", "PA", "1")):
+        raise UserError(f"expected images of {channels} channels, got one of mode {image.mode}: convert them first")
     return v2.functional.to_image(image if image.mode == mode else image.convert(mode))
 
 

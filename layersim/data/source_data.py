@@ -104,6 +104,7 @@ class SourceData(SplitDataModule):
         rows = source.stream(self.train_split, option="train_split")
         with as_user_error(f"{name} cannot be read", "Change --data.path"):
             there = rows.column_names or [*next(iter(rows.take(1)), {})]  # of some formats a row tells
+        source.check_columns(there)
         for option, column in {**columns, **({"label_column": also} if also else {})}.items():
             need_column(there, column, option=option)
             if isinstance((rows.features or {}).get(column), Image):
@@ -186,7 +187,7 @@ class TableData(SourceData):
             left = self.capped(role, places)
             values = None if labels.values is None else labels.values[left]
             splits[role] = self.split(data, whence(data, split), labels.rows[left], values)
-            known, there = len(labels.names or ()), len(np.unique(labels.values)) if labels.values is not None else 0
+            known, there = len(labels.names or ()), len(np.unique(values)) if values is not None else 0
             lacks = f"{known - there} of {known} classes absent" if role in ("val", "test") and there < known else ""
             shares.append(share(role, len(left), len(places), "sample", note, labels.note, lacks))
 

@@ -4,7 +4,6 @@ import csv
 import glob
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,6 +22,7 @@ from datasets import (
 
 from layersim.data.account import folder, not_read
 from layersim.data.bad_samples import MARKED, first_fault
+from layersim.data.named_folders import is_metadata, other_folders_than_training, refuse_strays, refuse_words_for_splits
 from layersim.errors import UserError, as_user_error, root_reason
 
 _BUILDERS = {
@@ -73,9 +73,13 @@ class Source:
         self.files: dict[str, list[str]] = {}
         self.used: set[str] = set()
         self.stored: DatasetDict | None = None
+        self.kind, self.by_folder = "", False
+        self.unlisted = 0
         self._builders: dict[frozenset[str] | None, DatasetBuilder] = {}
         if not self.is_local:
             _refuse_local(path)
+        if name is not None and (saved or self.location.is_file()):
+            raise UserError(f"{path} has no configurations to choose from, got {name}: leave --data.name out")
         if saved:
             with self._reading([*map(str, sorted(self.location.rglob("state.json")))]):
                 stored = load_from_disk(str(self.location))
@@ -119,20 +123,35 @@ class Source:
             raise empty
         with as_user_error(f"{self.path} has no split {split}", f"Change --data.{option} or --data.name"):
             data = builder.as_dataset(split=split)
-        if builder.name == "csv" and len(data.column_names) == 1 and (marks := {*data.column_names[0]} & {*",;|\t"}):
-            raise UserError(
-                f"{self.path} has a single column, {data.column_names[0]!r}, so that {marks.pop()!r} seems to divide "
-                "its cells: write it with commas as csv, or with tabs as tsv, and set --data.path to that"
-            )
+        self.check_columns(data.column_names)
         if builder.name == "json" and not self.marks:  # which has not looked at the bytes of strings
             with self._reading(self._paths(asked)):
                 data.with_format("arrow")[:].validate(full=True)
         if builder.name == "imagefolder" and option != "predict_split" and "label" not in data.features:
-            _refuse_strays(self._paths(asked), option)
+            refuse_strays(self._paths(asked), option)
+        if builder.name == "imagefolder" and any(map(is_metadata, paths := self._paths(asked))):
+            there = sum((builder.info.splits or {})[name].num_examples for name in asked)
+            self.unlisted += sum(not is_metadata(file) for file in paths) - there
         if self.by_folder:
             named = data.features["label"].int2str(data["label"][:])
             data = data.remove_columns("label").add_column("label", named)
         return data
+
+    def check_columns(self, names: Sequence[str]) -> None:
+        """Raises a UserError where the columns of a csv or tsv file are not those that its writer meant."""
+        if self.stored is not None or self.kind != "csv":
+            return
+        columns = [name for name in names if not name.startswith("__index_level_")]
+        if len(columns) == 1 and (marks := {*columns[0]} & {*",;|\t"}):
+            raise UserError(
+                f"{self.path} has a single column, {columns[0]!r}, so that {marks.pop()!r} seems to divide "
+                "its cells: write it with commas as csv, or with tabs as tsv, and set --data.path to that"
+            )
+        if len(columns) < len(names):
+            raise UserError(
+                f"the rows of {self.path} have more cells than its first line names ({', '.join(columns)}): where a "
+                "cell of a csv file holds a comma, put it into quotation marks; a cell of a tsv file holds no tab"
+            )
 
     def stream(self, split: str, *, option: str) -> IterableDataset:
         """The rows of one whole split as they come, none of them written anywhere."""
@@ -141,6 +160,11 @@ class Source:
             raise UserError(
                 f"a stream is of a whole split of {self.path}, which has {', '.join(there) or 'other names'}, but got "
                 f"{split}: change --data.{option}, or leave --data.streaming out"
+            )
+        if self.by_folder:
+            raise UserError(
+                f"the folders of {self.path} name other classes in another split than in training, which a stream "
+                "cannot tell apart: name them alike, or leave --data.streaming out"
             )
         self.used.add(split)
         if self.stored is not None:
@@ -159,7 +183,8 @@ class Source:
             return f"{self.path}{f' ({self.name})' if self.name else ''} on the hub"
         if self.location.is_file():
             return f"the file {self.location}"
-        return folder(self.location, self.files, self.used)
+        unlisted = f"{self.unlisted} images without a row in metadata" if self.unlisted > 0 else ""
+        return folder(self.location, self.files, self.used, unlisted)
 
     def _folder(self, split: str, option: str) -> Dataset:
         """The rows of a folder in this one that `datasets` takes for no split, or for one of another name ("val")."""
@@ -185,7 +210,7 @@ class Source:
                 raise UserError(
                     f"expected a folder or a file of {', '.join(_BUILDERS)}, got {self.path}: change --data.path"
                 )
-            self.opened = kind = _BUILDERS[suffix]
+            self.opened = self.kind = _BUILDERS[suffix]
             self.files = {"train": [str(self.location)]}
             self.together = False
         else:
@@ -193,13 +218,15 @@ class Source:
             if self.is_local and (real := str(self.location.resolve())) != glob.escape(real):
                 raise UserError(f"{self.path} has * ? or [ in its path, which reads other folders: rename it")
             builder = self._builder()
-            kind = builder.name
+            self.kind = kind = builder.name
             self.files = {str(split): files for split, files in (builder.config.data_files or {}).items()}
             # read by itself, a split need not have the columns of the others; folders of images name classes together,
             # and a description in the folder is of all splits
             self.together = not self.is_local or kind.endswith("folder") or builder.info.features is not None
-        self.by_folder = kind == "imagefolder" and _other_folders_than_training(self.files)
-        self.options = self._options(kind, sample_by)
+            if self.is_local:
+                refuse_words_for_splits(self.location.resolve(), self.files, images=kind.endswith("folder"))
+        self.by_folder = self.kind == "imagefolder" and other_folders_than_training(self.files)
+        self.options = self._options(self.kind, sample_by)
         if self.together and not self.options:
             self._builders[None] = builder
 
@@ -240,7 +267,7 @@ class Source:
             )
         marks = {"encoding_errors": MARKED} if self.marks and self.is_local else {}
         if kind == "text":
-            return marks if sample_by == "line" else {"sample_by": sample_by} | marks
+            return {"encoding": "utf-8-sig"} | marks | ({} if sample_by == "line" else {"sample_by": sample_by})
         if kind == "json":
             return marks
         if kind != "csv" or not self.is_local:
@@ -281,31 +308,3 @@ def _refuse_local(path: str) -> None:
             f"{path} is the name of a format, and no file or folder of that name is here: set --data.path to the file "
             f"or folder that holds the data"
         )
-
-
-def _refuse_strays(files: Sequence[str], option: str) -> None:
-    """Raises a UserError where some images lie at another depth than those in folders of classes: `datasets` would then
-    take none of the folders for a class."""
-    if any(os.path.basename(file).startswith("metadata.") for file in files):
-        return
-    depths = Counter(file.count(os.sep) for file in files)
-    if len(depths) > 1:
-        common = depths.most_common(1)[0][0]
-        strays = [file for file in files if file.count(os.sep) != common]
-        raise UserError(
-            f"{len(strays)} of {len(files)} images lie beside or below the folders of classes, such as {strays[0]}, so "
-            f"that no folder can be taken for a class: move or remove them, or change --data.{option}"
-        )
-
-
-def _other_folders_than_training(files: dict[str, list[str]]) -> bool:
-    """Whether training's images lie in folders named after their classes, and some of another split's do not.
-
-    `datasets` would then drop the labels of all, or take the folders of the others for further classes.
-    """
-    if any(os.path.basename(file).startswith("metadata.") for paths in files.values() for file in paths):
-        return False
-    training, *others = ([os.path.dirname(file) for file in paths] for paths in files.values())
-    classes = {os.path.basename(place) for place in training}
-    labelled = len(classes) > 1 and len({place.count(os.sep) for place in training}) == 1
-    return labelled and any(os.path.basename(place) not in classes for places in others for place in places)

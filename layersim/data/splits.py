@@ -112,6 +112,12 @@ def hold_out(labels: Integers, count: int, *, seed: int, remedy: str) -> tuple[I
     is in both parts; each in ascending order. The remedy is the options that an error tells to change."""
     from sklearn.model_selection import train_test_split  # here, because --help need not wait for scikit-learn
 
+    classes, sizes = np.unique(labels, return_counts=True)
+    if len(alone := classes[sizes == 1]):
+        raise UserError(
+            f"cannot hold out {count} of {len(labels)} samples with every class in both parts: {len(alone)} of "
+            f"{len(classes)} classes have a single sample, such as class {alone[0]}. Change {remedy}"
+        )
     try:
         kept, held = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels, random_state=seed)
     except ValueError as error:

@@ -148,14 +148,13 @@ class StreamLoader(Loader):
         self,
         stream: Stream,
         trainer: Trainer | None,
-        place: Callable[[], int],
         collate: Callable[[list[Sample]], Any],
         **options: Any,
     ) -> None:
         super().__init__(stream, collate_fn=partial(_collate, collate=collate), **options)
         self.stream = stream
         self.trainer = trainer
-        self.place = place
+        self.place: Callable[[], int] = int
         if trainer is not None:
             stream.check_end(trainer)
             stream.rank, stream.processes = trainer.global_rank, trainer.world_size

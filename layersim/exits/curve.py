@@ -69,7 +69,7 @@ class ExitCounts(ReadoutMetric):
     correct: Tensor
 
     def __init__(self, num_layers: int) -> None:
-        tried = torch.tensor([*threshold_grid(0.0, 1.0), inf])
+        tried = torch.tensor([*threshold_grid(0.0, 1.0), inf], dtype=torch.float32)
         super().__init__(exits=counts(len(tried), num_layers), correct=counts(len(tried), num_layers))
         self.register_buffer("thresholds", tried, persistent=False)
 

@@ -196,7 +196,9 @@ def plan_exits(
         cuts: by name, how many layers another way computes, and its accuracy on the samples.
     """
     num_layers = len(table.scores)
-    counts = exit_counts(table.scores, table.predictions, table.targets, torch.tensor(list(thresholds)))
+    counts = exit_counts(
+        table.scores, table.predictions, table.targets, torch.tensor(list(thresholds), dtype=torch.float32)
+    )
     means, accuracies = along_exits(*counts)
     whole = float((table.predictions[-1] == table.targets).double().mean())
 

@@ -39,12 +39,12 @@ class Shift:
     under its ROC curve; 0.5 where nothing has shifted."""
 
     def __post_init__(self) -> None:
-        weights = torch.as_tensor(self.weights)
+        weights = torch.as_tensor(self.weights, dtype=torch.float64)
         if not (weights.ndim == 1 and len(weights) and weights.isfinite().all() and weights.amin() >= 0):
             raise UserError(f"Expected a finite density ratio of 0 or more for each sample, but got {weights}.")
         if not (0 < self.greatest < torch.inf and weights.any()):
             raise UserError(f"Expected density ratios that reach above 0, but got at most {self.greatest:g}.")
-        object.__setattr__(self, "weights", weights.double().clamp(max=self.greatest))
+        object.__setattr__(self, "weights", weights.clamp(max=self.greatest))
 
     @property
     def effective_samples(self) -> float:

@@ -120,7 +120,8 @@ class Reading:
             UserError: weights of another number, or for a layer that was not asked for.
         """
         if not isinstance(weights, Tensor) and any(isinstance(weight, Tensor) for weight in weights):
-            weights = torch.stack([torch.as_tensor(weight).to(self.features.device) for weight in weights])
+            dtype = torch.promote_types(self.features.dtype, torch.float32)
+            weights = torch.stack([torch.as_tensor(each, dtype=dtype, device=self.features.device) for each in weights])
         if len(weights) != self.num_layers:
             raise UserError(f"Expected {self.num_layers} layer weights, but the objective gives {len(weights)}.")
         counted = self.layers if isinstance(weights, Tensor) else weighted_layers(weights)

@@ -125,7 +125,8 @@ class _LayeredCrossEntropy(torch.autograd.Function):
         hidden, weight, bias, targets, losses = ctx.saved_tensors
         gradients, ctx.gradients, task, scale = ctx.gradients, None, ctx.task, 1.0 if of_total is None else of_total
         if of_losses is not None:
-            factors = of_losses if of_total is None else of_losses + of_total * torch.as_tensor(task.factors).to(losses)
+            known = torch.as_tensor(task.factors, dtype=losses.dtype, device=losses.device)
+            factors = of_losses if of_total is None else of_losses + of_total * known
             gradients, task, scale = None, task._replace(factors=factors), 1.0
         if gradients is None:  # factors that forward did not know, or a second backward through a retained graph
             _, gradients = _losses_and_gradients(hidden, weight, bias, targets, task, ctx.wanted)

@@ -7,7 +7,7 @@ from math import cos, inf, pi
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import cli
+from lightning.pytorch import Trainer, cli
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, CyclicLR, LambdaLR, LRScheduler, OneCycleLR, SequentialLR
 
@@ -52,6 +52,25 @@ def monitor_of(schedule: object) -> str | None:
     if not isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
         return None
     return getattr(schedule, "monitor", "val/loss")
+
+
+def plateau_entry(schedule: object, interval: Interval, trainer: Trainer) -> dict[str, Any]:
+    """What Lightning is told of a ReduceLROnPlateau, which moves as often as its metric is measured.
+
+    Raises:
+        UserError: it is moved by step, or nothing is validated.
+    """
+    monitor = monitor_of(schedule)
+    if interval == "step":
+        raise UserError(f"ReduceLROnPlateau waits for {monitor} of an epoch. Leave --model.lr_scheduler_interval out.")
+    if trainer.limit_val_batches == 0 and str(monitor).startswith("val/"):
+        raise UserError(
+            f"ReduceLROnPlateau waits for {monitor}, but nothing is validated. Change --trainer.limit_val_batches, or "
+            "--model.lr_scheduler."
+        )
+    every = trainer.check_val_every_n_epoch
+    # where validation counts batches across epochs, an epoch may end before the first
+    return {"monitor": monitor, "frequency": every or 1, "strict": every is not None}
 
 
 def interval_of(schedule: LRScheduler) -> Interval:

@@ -67,10 +67,16 @@ def find_runs(roots: Sequence[Path]) -> list[Listed]:
     for root in roots:
         if not root.is_dir():
             raise UserError(f"expected a directory of runs, got {root}, which is none.")
+        seen = set[str]()  # folders may be links, to ones above too
         # passes over folders that may not be read, or are gone again
-        inside = (Path(home) for home, _, files in os.walk(root) if not _FILES.isdisjoint(files))
-        # in a folder wandb W&B keeps a config.yaml of a run's own
-        homes |= {home for home in inside if "wandb" not in home.relative_to(root).parts}
+        for home, folders, files in os.walk(root, followlinks=True):
+            # in a folder wandb W&B keeps a config.yaml of a run's own
+            folders[:] = [name for name in folders if name != "wandb"]
+            if (real := os.path.realpath(home)) in seen:
+                folders.clear()
+            elif not _FILES.isdisjoint(files):
+                homes.add(Path(home))
+            seen.add(real)
     found = (_listed(home) for home in homes)
     return sorted((run for run in found if run), key=lambda run: (-run.changed, run.directory))
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from layersim.errors import UserError
@@ -54,6 +55,14 @@ class LastCheckpoint(ModelCheckpoint):
         self._save_on_train_epoch_end = True
         super().on_train_epoch_end(trainer, pl_module)
         self._save_on_train_epoch_end = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if any(isinstance(call, StochasticWeightAveraging) for call in trainer.callbacks):  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.best_model_path)  # whose weights have been put in the model's place
+            rank_zero_info(
+                f"{self.best_model_path} holds StochasticWeightAveraging's weights, and what was measured is of those "
+                "before: `layersim validate` measures them."
+            )
 
 
 def class_names_of(checkpoint: dict[str, Any]) -> list[str] | None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -112,8 +113,8 @@ class StopOnSignal(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not self._training:
-            return
+        if not self._training or any(isinstance(call, WeightAveraging) for call in trainer.callbacks):  # type: ignore[attr-defined]
+            return  # that of averages has them in the model's place until validation ends
         if trainer.world_size > 1 and (batch_idx % _LOOKS or not batch_idx < self._shared[dataloader_idx] < inf):
             return
         if self._agreed(trainer) and not trainer.fit_loop.epoch_loop._should_accumulate():
@@ -149,14 +150,16 @@ class StopOnSignal(Callback):
             self.teardown(trainer, pl_module, "")
             return
         directory = Path(trainer.default_root_dir)
-        words = ["--config", str(directory / "config.yaml")]
-        kept = "no checkpoint had been written yet; it starts anew"
+        recipe = directory / "config.yaml"
+        words, kept = ["--config", str(recipe)], "no checkpoint had been written yet; it starts anew"
         if trainer.is_global_zero and (newest := self._saved or newest_whole(directory / "checkpoints")):
             words, kept = ["--resume", str(directory)], f"{newest} is whole; it goes on"
+        # a training in Python has no recipe, and one that had not begun none yet
+        by = f" by `{shlex.join(['layersim', 'fit', *words])}`" if recipe.exists() else ""
+        name = exception.name if isinstance(exception, Stopped) else signal.Signals(self.received).name
         rank_zero_info(
-            f"Stopped by {signal.Signals(self.received or signal.SIGTERM).name} in epoch {trainer.current_epoch}, step "
-            f"{trainer.global_step}{fell and f', which was cut off{fell}'}: {kept} by "
-            f"`{shlex.join(['layersim', 'fit', *words])}`."
+            f"Stopped by {name} in epoch {trainer.current_epoch}, step {trainer.global_step}"
+            f"{fell and f', which was cut off{fell}'}: {kept}{by}."
         )
         if isinstance(exception, Stopped):
             exception.told = True

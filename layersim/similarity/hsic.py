@@ -177,7 +177,9 @@ def _by_onednn(rows: Tensor, columns: Tensor) -> Tensor:
 def onednn_is_faster() -> bool:
     """Whether this processor multiplies float32 faster by oneDNN than by torch's own library, which gave an AMD EPYC
     half of its speed. Measured at the first use, in 3 ms; a narrow lead, that noise could turn, does not count."""
-    left, right = torch.ones(128, 384), torch.ones(256, 384)
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # a build of torch without oneDNN
+        return False
+    left, right = (torch.ones(rows, 384, dtype=torch.float32, device="cpu") for rows in (128, 256))
     seconds = {}
     for way in (torch.mm, _by_onednn):
         columns = right.mT if way is torch.mm else right

@@ -110,6 +110,13 @@ def _split(path: Path, command: Any) -> tuple[list[str], list[str], dict[str, st
             f"{path}: expected `command: [${{program}}, fit, --config, RECIPE, ${{args}}]`, with the verb one of "
             f"{', '.join(VERBS)}, but got {command!r}."
         )
+    usual = ("${env}", "${interpreter}", "${program}", "env", "python", "layersim")
+    starts = [word for word in words[:verb] if not re.match(r"[A-Za-z_]\w*=", word)]
+    if others := [word for word in starts if word not in usual and Path(word).name not in usual]:
+        raise UserError(
+            f"{path}: a local sweep starts layersim itself, but `command` has {' '.join(others)} before {words[verb]}. "
+            "Leave that out, or give the file to `wandb agent`."
+        )
     place = words.index("${args}", verb)
     environment = dict(word.split("=", 1) for word in words[:verb] if re.match(r"[A-Za-z_]\w*=", word))
     before, after = words[verb:place], words[place + 1 :]
@@ -122,7 +129,9 @@ def _split(path: Path, command: Any) -> tuple[list[str], list[str], dict[str, st
 
 def _expanded(word: str) -> str:
     """With what W&B's `${envvar:NAME}` stands for."""
-    return re.sub(r"\$\{envvar:(\w+)\}", lambda found: os.environ.get(found[1], ""), word)
+    if lacking := [name for name in re.findall(r"\$\{envvar:(\w+)\}", word) if name not in os.environ]:
+        raise UserError(f"{lacking[0]} is not set, which the sweep file's command names: {word}.")
+    return re.sub(r"\$\{envvar:(\w+)\}", lambda found: os.environ[found[1]], word)
 
 
 def broken_rule(entry: dict[str, Any]) -> str | None:

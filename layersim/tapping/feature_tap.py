@@ -80,7 +80,7 @@ class FeatureTap:
         self.names = []
         self._passes = passes = _Passes()  # hooks know this and not the tap, so that a tap let go of is collected
         ends = ExitStack()
-        ends.callback(_run_eagerly())
+        ends.callback(run_eagerly())
         for name, module in self._above.items():
             begin = partial(passes.begin, not name, tokens_first(module))
             ends.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
@@ -191,7 +191,7 @@ class _Passes:
         return [calls for calls in released if calls]
 
 
-def _run_eagerly() -> Callable[[], None]:
+def run_eagerly() -> Callable[[], None]:
     """From now on all compiled code of this process runs eagerly: compiled code passes over hooks that came after it.
 
     Returns:

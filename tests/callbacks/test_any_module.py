@@ -153,7 +153,7 @@ def test_parts_that_are_not_there_are_refused(options: dict[str, Any], message: 
 
 
 def test_f1_wants_two_classes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="LayerF1Monitor is for two classes, but the model has 10"):
+    with pytest.raises(UserError, match="LayerF1Monitor, f1, is for two classes, but the model has 10"):
         trainer(tmp_path, [LayerF1Monitor(**PARTS)]).validate(Plain(), tiny.digits(), verbose=False)
 
 

@@ -319,7 +319,7 @@ def test_a_batch_that_is_refused_first_leaves_nothing_behind() -> None:
     batch = {"image": torch.randn(6, 1, 8, 8), "label": torch.arange(6)}
     measures = LayerMeasures(NET, measures=["accuracy", "f1"], **PARTS)
     for _ in range(2):
-        with pytest.raises(UserError, match="LayerF1Monitor is for two classes"):
+        with pytest.raises(UserError, match="LayerF1Monitor, f1, is for two classes"):
             measures.update(batch)
     with pytest.raises(UserError, match="Nothing was measured yet"):
         measures.compute()

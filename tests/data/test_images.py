@@ -123,7 +123,10 @@ def test_predicting_needs_no_labels(tmp_path: Path) -> None:
     data = plain(str(tmp_path), predict_split="new")
     (batch,) = data.predict_dataloader()
     assert sorted(batch) == ["image", "index", "position"]
-    with pytest.raises(UserError, match=r"there is no column label, the data has image: change --data\.label_column"):
+    with pytest.raises(
+        UserError,
+        match=r"there is no column label, the data has image \(of a folder of images .*: change --data\.label_column",
+    ):
         plain(str(tmp_path), val_split="new")
 
 

@@ -62,7 +62,7 @@ def test_an_image_is_turned_and_normalised_as_evaluation_does(tmp_path: Path) ->
         ([], "Expected images, but got an empty list"),
         (None, "Expected images, one or a list of them, but got None"),
         ([None], "image 0 is None"),
-        ("nowhere.png", r"nowhere.png is no image that can be read"),
+        ("nowhere.png", r"there is no file nowhere.png in the working directory"),
         (b"no image", "image 0: no image that can be read"),
         (torch.zeros(3, 6, 6), "of type Tensor. A batch is a mapping"),
         (GREY.astype(int), "expected an array of uint8, or of floats within 0 … 1, got int64 within 0 … 198"),

@@ -8,6 +8,7 @@ import pytest
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as BUILDERS
 
 from layersim.data import Images, LanguageModeling, Text
+from layersim.data.pixels import to_image
 from layersim.data.sources import Source
 from layersim.errors import UserError
 from tests.data.pictures import encoded, image_folder, picture
@@ -95,7 +96,7 @@ def test_images_texts_and_language_models_say_it_alike(here: Path, infos: pytest
     LanguageModeling("saved", tokenizer="bytes").setup()
     assert infos.messages == [
         f"Data: 20 png files in {here}/pictures (not read: 1 csv file, split test); 18 samples in train; "
-        "1 of 2 samples in val (held out of train by val_fraction=0.1, max_eval_samples=1).",
+        "1 of 2 samples in val (held out of train by val_fraction=0.1, 1 of 2 classes absent, max_eval_samples=1).",
         f"Data: the file {here}/words.csv; 18 samples in train; 2 samples in val (held out of train by "
         "val_fraction=0.1).",
         "2 of 2 samples in val are in train too, by their content.",
@@ -198,3 +199,98 @@ def test_pictures_beside_or_below_folders_of_classes(name: str, here: Path) -> N
     write(here / "pictures" / name, encoded(picture(0)))
     with pytest.raises(UserError, match=rf"^1 of 21 images lie beside or below .* such as .*{name}, .*: move or "):
         Images("pictures", test_split="test").setup()
+
+
+SHUT = r"would be read twice, for {} \(since train, .*rename the folder"
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (("train/crash_test", "train/cat", "test/crash_test", "test/cat"), SHUT.format("train and test")),
+        (
+            ("train/dev board", "train/cat", "validation/dev board", "validation/cat"),
+            SHUT.format("train and validation"),
+        ),
+        (("train/val", "train/cat"), SHUT.format("train and validation")),
+        (
+            ("bullet_train", "steam-train", "cat", "dog"),
+            r"12 images, such as (cat|dog).*, as .*train is taken for the split",
+        ),
+        (("train", "car", "truck"), r"no column label, .* the names of two folders or more"),
+    ],
+)
+def test_classes_whose_names_hold_the_word_of_a_split(folders: tuple[str, ...], said: str, here: Path) -> None:
+    """`datasets` looks for it anywhere in a path: a test set then held training's pictures, and classes were lost."""
+    for number, folder in enumerate(folders):
+        for place in range(6):
+            write(here / "pets" / folder / f"{place}.png", encoded(picture(6 * number + place)))
+    with pytest.raises(UserError, match=said):
+        Images("pets").setup()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files that `datasets` leaves open
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("name", "mark"), [("t.csv", ","), ("t.tsv", "\t")])
+def test_rows_with_more_cells_than_the_first_line_names(name: str, mark: str, streaming: bool, here: Path) -> None:
+    """Their first cells were taken for the names of rows, and left out."""
+    lines = [f"film {row}{mark} which I saw{mark}{row % 2}" for row in range(20)]
+    write(here / name, "\n".join([f"text{mark}label", *lines]))
+    data = Text(name, streaming=streaming, max_eval_samples=4)
+    with pytest.raises(UserError, match=r"more cells than its first line names \(text, label\)"):
+        data.setup()
+
+
+def test_a_mark_of_byte_order_is_no_text_and_a_file_has_no_configurations(here: Path) -> None:
+    assert opened(write(here / "marked.txt", b"\xef\xbb\xbffirst\nsecond\n")) == ["first", "second"]
+    with pytest.raises(UserError, match=r"has no configurations to choose from, got sst2: leave --data\.name out"):
+        Source("marked.txt", name="sst2")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files that `datasets` leaves open
+def test_pictures_without_a_row_in_metadata_are_counted(here: Path, infos: pytest.LogCaptureFixture) -> None:
+    for number in range(24):
+        write(here / "pets" / "train" / f"{number}.png", encoded(picture(number)))
+    listed = "".join(f"{number}.png,{number % 2}\n" for number in range(20))
+    write(here / "pets" / "train" / "metadata.csv", f"file_name,label\n{listed}")
+    Images("pets").setup()
+    assert "(not read: 4 images without a row in metadata)" in infos.text
+
+
+@pytest.mark.parametrize("value", [-1, 256])
+def test_pixels_that_8_bits_do_not_hold_are_refused(value: int, here: Path) -> None:
+    """They were taken modulo 256."""
+    cells = [[[[value] * 3] * 8] * 8] * 20
+    for number, told in enumerate((None, datasets.Array3D((8, 8, 3), "int32"))):
+        data = datasets.Dataset.from_dict({"image": cells, "label": [0, 1] * 10})
+        path = f"{number}.parquet"
+        (data if told is None else data.cast_column("image", told)).to_parquet(path)
+        with pytest.raises(UserError, match=rf"holds numbers from {value} to {value}, but pixels are of 8 bits"):
+            Images(path).setup()
+
+
+def test_a_table_of_paths_that_lie_elsewhere_says_where_it_looked(here: Path) -> None:
+    write(here / "pets.csv", "image,label\n" + "".join(f"cat/{row}.png,{row % 2}\n" for row in range(20)))
+    data = Images("pets.csv")
+    data.setup()
+    data.splits["train"].preprocessing = lambda image: image  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"no file cat/\d+\.png in the working directory"):
+        data.splits["train"][0]
+
+
+@pytest.mark.parametrize("image", [picture(0).convert("P"), picture(0).convert("1"), picture(0).convert("L")])
+def test_an_image_of_other_channels_is_not_stretched(image: Any) -> None:
+    with pytest.raises(UserError, match=r"expected images of 4 channels, got one of mode"):
+        to_image(image, 4)
+    assert to_image(picture(0).convert("RGBA"), 4).shape == (4, 6, 6)
+
+
+def test_labels_from_1_are_told_to_begin_at_0(here: Path) -> None:
+    write(here / "stars.csv", "text,label\n" + "".join(f"film {row},{1 + row % 5}\n" for row in range(50)))
+    data = Text("stars.csv")
+    data.setup()
+    with pytest.raises(UserError, match="the train data has 5, from 1 to 5: number them from 0"):
+        data._check_labels("train", [1, 2, 3, 4, 5], 5)
+    write(here / "lone.csv", "text,label\n" + "".join(f"film {row},{min(row, 3)}\n" for row in range(20)))
+    with pytest.raises(UserError, match=r"3 of 4 classes have a single sample, such as class 0"):
+        Text("lone.csv").setup()

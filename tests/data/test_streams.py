@@ -169,7 +169,7 @@ def test_of_several_processes_none_knows_when_the_others_end(tmp_path: Path) -> 
     def loader(**trainer: Any) -> StreamLoader:
         told = SimpleNamespace(world_size=2, global_rank=1, current_epoch=0, **trainer)
         assert data.stream is not None
-        return StreamLoader(data.stream, told, int, data.collate, batch_size=3)  # type: ignore[arg-type]
+        return StreamLoader(data.stream, told, data.collate, batch_size=3)  # type: ignore[arg-type]
 
     with pytest.raises(UserError, match=r"none of 2 processes knows .* --trainer\.limit_train_batches"):
         loader(limit_train_batches=1.0, max_steps=-1)

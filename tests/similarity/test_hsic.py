@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor
 
+from layersim.exits.curve import ExitCounts
 from layersim.similarity import hsic as ways
+from layersim.similarity import linear_cka
 from layersim.similarity.hsic import by_covariances, by_grams, hsic
 
 from .references import reference_hsic0, reference_hsic1, related_layers
@@ -41,3 +44,17 @@ def test_the_faster_library_is_found_by_measuring(monkeypatch: pytest.MonkeyPatc
             patched.setattr(ways, "perf_counter", lambda made=products: float(len(made)))
             patched.setattr(module, name, lambda left, _, made=products: made.append(left))
             assert ways.onednn_is_faster.__wrapped__() is answer
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_does_not_matter(dtype: torch.dtype) -> None:
+    """Nor where the processor is measured first."""
+    features = related_layers(64, 16)
+    expected = linear_cka(features)
+    ways.onednn_is_faster.cache_clear()
+    torch.set_default_dtype(dtype)
+    try:
+        assert torch.equal(linear_cka(features), expected)
+        assert ExitCounts(3).thresholds.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)

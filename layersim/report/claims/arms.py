@@ -89,7 +89,8 @@ def read_arms(directories: Mapping[str, Iterable[Path]]) -> Arms:
         if runs := _by_seed(arm, found, notes):
             arms[arm] = runs
     if not arms:
-        raise UserError(f"expected runs to judge, got no finished run: {' '.join(notes)}")
+        told = " ".join(notes) or "give --standard RUN … and --aligned RUN …"
+        raise UserError(f"expected runs to judge, got no finished run: {told}")
     (one, first), *others = ((arm, _first(runs)) for arm, runs in arms.items())
     for other, run in others:
         differ = [key for key in _differences(first, run) if not key.startswith(("model.objective", "model.head"))]

@@ -55,14 +55,18 @@ def read_run(directory: Path) -> RunPage:
     return RunPage(run, read_configuration(directory), text, exits, lens, recorded, notices)
 
 
-def read_runs(directories: Iterable[Path]) -> tuple[list[RunPage], list[str]]:
-    """Reads each of these runs once; and a line for each with a damaged file, which is left out: where nothing whole is
-    left the damage is raised."""
+def read_runs(directories: Iterable[Path], stage: str | None = None) -> tuple[list[RunPage], list[str]]:
+    """Reads each of these runs once; and a line for each with a damaged file, or without a record of the stage, which
+    is left out: where nothing whole is left the damage is raised."""
     pages: list[RunPage] = []
     lines: list[str] = []
     for directory in dict.fromkeys(directory.resolve() for directory in directories):
         try:
-            pages.append(read_run(directory))
+            page = read_run(directory)
+            if stage and all(record.stage != stage for record in page.run.records):
+                stages = ", ".join(dict.fromkeys(record.stage for record in page.run.records)) or "none"
+                raise DamagedFile(f"--stage {stage}: expected a record of this stage in {directory}, got {stages}.")
+            pages.append(page)
         except DamagedFile as error:
             lines.append(f"{directory.name} is left out: {error}")
             damage = error
