@@ -27,17 +27,17 @@ def check_data(backbone: Backbone, data: SplitDataModule) -> None:
 
 def check_unseen(verb: str, checkpoint: Mapping[str, Any], data: SplitDataModule, config: Mapping[str, Any]) -> None:
     """Tells where a verb measures samples that the checkpoint was trained on; a UserError where it would promise."""
-    split = config[verb]["split"] if verb == "exits" else {"fit": "val", "validate": "val", "test": "test"}.get(verb)
-    if split in data.splits and (seen := trained_apart(checkpoint, data, str(split))):
+    split = config["split"] if verb == "exits" else {"fit": "val", "validate": "val", "test": "test"}.get(verb)
+    if split in data.splits and (seen := trained_apart(checkpoint, config["data"], data, str(split))):
         if verb == "exits":
             raise UserError(f"{seen}: what is chosen on them promises nothing of new ones. Draw them as in training.")
         rank_zero_info(f"{seen}: what is measured on them says nothing of new ones.")
 
 
-def trained_apart(checkpoint: Mapping[str, Any], data: SplitDataModule, split: str) -> str:
+def trained_apart(checkpoint: Mapping[str, Any], now: Mapping[str, Any], data: SplitDataModule, split: str) -> str:
     """How many samples of a split a checkpoint's training has seen, which drew its splits of the same data by other
     options, in words; empty where it drew them alike, saw none, or nobody can tell."""
-    stored, now = below(below(below(checkpoint, "layersim"), "config"), "data"), data.section or {}
+    stored = below(below(below(checkpoint, "layersim"), "config"), "data")
     own, here = below(stored, "init_args"), below(now, "init_args")
     changed = [name for name in _DRAWN_BY if own.get(name) != here.get(name)]
     alike = all(own.get(name) == here.get(name) for name in ("path", "name"))

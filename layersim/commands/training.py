@@ -262,7 +262,7 @@ class LayerwiseCLI(LightningCLI):
                 check_data(self.model.backbone, shifted)
         if self.subcommand == "test":
             self.datamodule.test_dataloader()
-        check_unseen(str(self.subcommand), checkpoint, self.datamodule, self.config_init)
+        check_unseen(str(self.subcommand), checkpoint, self.datamodule, self.config_dump)
         self._check_measures()
         return checkpoint
 

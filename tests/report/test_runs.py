@@ -175,13 +175,22 @@ def test_what_is_deleted_while_runs_are_looked_for_is_passed_over(
         make(tmp_path / name, 45, record())
     walk = os.walk
 
-    def deleting(root: Path) -> Iterator[Any]:
+    def deleting(root: Path, **options: Any) -> Iterator[Any]:
         shutil.rmtree(tmp_path / "gone")  # before it is reached
-        yield from walk(root)
+        yield from walk(root, **options)
         shutil.rmtree(tmp_path / "emptied")  # after it was
 
     monkeypatch.setattr(os, "walk", deleting)
     assert [run.directory.name for run in find_runs([tmp_path])] == ["stays"]
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    make(tmp_path / "disk" / "one", 45, record())
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(tmp_path / "here")
+    (tmp_path / "disk" / "latest").symlink_to(tmp_path / "disk" / "one")
+    assert len(find_runs([tmp_path / "here"])) == 1
 
 
 def test_no_run_and_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,7 @@ def read_runs(directories: Iterable[Path], stage: str | None = None) -> tuple[li
         try:
             page = read_run(directory)
             if stage and all(record.stage != stage for record in page.run.records):
-                stages = ", ".join(dict.fromkeys(record.stage for record in page.run.records)) or "none"
+                stages = ", ".join(dict.fromkeys(record.stage for record in page.run.records)) or "no record at all"
                 raise DamagedFile(f"--stage {stage}: expected a record of this stage in {directory}, got {stages}.")
             pages.append(page)
         except DamagedFile as error:
