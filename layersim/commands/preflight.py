@@ -1,7 +1,7 @@
 """What the options themselves tell before anything is built."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,9 @@ def with_checkpoint(given: list[str]) -> list[str]:
     if os.path.exists(last := newest_of(Path(path))) and Path(path).suffix != ".ckpt":  # as a sharded checkpoint has
         given, path = [*given, f"--ckpt_path={last}"], str(last)
     checkpoint = read_checkpoint(path, shapes_only=True)
-    own_data = any(word.partition("=")[0] in ("--config", "-c", "--data") for word in given)
+    own_data = any(word.partition("=")[0] == "--data" for word in given) or any(
+        "data" in one for one in _recipes(given)
+    )
     stored = stored_sections(checkpoint, path, given, () if own_data else ("data", "experiment"))
     return [given[0], "--config", yaml.safe_dump(stored), *given[1:]]
 
@@ -102,13 +104,19 @@ def resumed(given: list[str]) -> list[str]:
 def _told(given: list[str], option: str) -> str | None:
     """What is typed of an option, or else stands in the last typed recipe that tells it."""
     told: Any = None
+    for recipe in _recipes(given):
+        told = flat(recipe).get(option) or told
+    return _typed(given, f"--{option}", "a name") or told
+
+
+def _recipes(given: list[str]) -> Iterator[dict[str, Any]]:
+    """What stands in the typed recipes."""
     for word, following in zip(given, [*given[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         if name in ("--config", "-c") and Path(path := value if equals else following).is_file():
             with as_user_error(f"The recipe {path} cannot be read"):
                 recipe: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            told = (flat(recipe) if isinstance(recipe, dict) else {}).get(option) or told
-    return _typed(given, f"--{option}", "a name") or told
+            yield recipe if isinstance(recipe, dict) else {}
 
 
 def _typed(args: list[str], option: str, expected: str) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from layersim.__main__ import main
@@ -144,3 +145,12 @@ def test_images_of_whole_numbers_are_refused() -> None:
     for wrong in (image.byte(), image.double()):
         with pytest.raises(UserError, match=re.escape(f"but the data gives {wrong.dtype}")):
             tiny.module()({"image": wrong, "label": torch.tensor([0, 1])})
+
+
+def test_a_recipe_without_data_leaves_the_checkpoints(checkpoint: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "quiet.yaml"
+    recipe.write_text("trainer:\n  enable_progress_bar: false\n  logger: false\n  accelerator: cpu\n")
+    given = [f"--config={recipe}", f"--ckpt_path={checkpoint}", f"--trainer.default_root_dir={tmp_path}"]
+    assert main(["validate", *given]) == 0
+    (kept,) = tmp_path.rglob("config.yaml")
+    assert yaml.safe_load(kept.read_text())["data"]["init_args"]["seed"] == 1

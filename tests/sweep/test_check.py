@@ -344,3 +344,26 @@ def test_a_recipe_with_callbacks_of_its_own_still_logs_what_the_default_ones_do(
     check(read(write(tmp_path, {LR: {"values": [0.1]}}, command=command)))
     with pytest.raises(UserError, match="'val/accuracy', which this run does not log"):
         check(read(write(tmp_path, {"without": {"values": ["LayerAccuracyMonitor"]}}, command=command)))
+
+
+@pytest.mark.parametrize(
+    ("before", "lacks"),
+    [
+        (["torchrun", "--nproc_per_node=2", "${program}"], "torchrun --nproc_per_node=2"),
+        (["${env}", "python", "my_own_fit.py"], "my_own_fit.py"),
+        (["srun", "${interpreter}", "${program}"], "srun"),
+    ],
+)
+def test_what_a_local_sweep_would_not_start_is_refused(before: list[str], lacks: str, tmp_path: Path) -> None:
+    command = [*before, "fit", "--config", str(RECIPE), "${args}"]
+    with pytest.raises(UserError, match=rf"starts layersim itself, but `command` has {re.escape(lacks)} before fit"):
+        read(write(tmp_path, {"seed_everything": {"values": [0, 1]}}, command=command))
+
+
+def test_a_variable_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["${env}", "${program}", "fit", "--trainer.default_root_dir=${envvar:SCRATCH_OF_MINE}", "${args}"]
+    path = write(tmp_path, {"seed_everything": {"values": [0, 1]}}, command=command)
+    with pytest.raises(UserError, match="SCRATCH_OF_MINE is not set, which the sweep file's command names"):
+        read(path)
+    monkeypatch.setenv("SCRATCH_OF_MINE", "there")
+    assert "--trainer.default_root_dir=there" in read(path).before
