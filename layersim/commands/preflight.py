@@ -65,7 +65,7 @@ def check_labelled(split: Split, callbacks: Iterable[object]) -> None:
 
 
 def with_checkpoint(given: list[str]) -> list[str]:
-    """A verb and its words with a typed checkpoint's model, and its data where neither recipe nor data are typed, as a
+    """A verb and its words with a typed checkpoint's model, and its data where none are typed and no typed recipe names any, as a
     recipe that stands before all others. A run's directory stands for its last checkpoint."""
     given = with_paths(given)  # of a sweep's trial
     if (path := _typed(given, "--ckpt_path", "a path")) in (None, "null"):
@@ -73,9 +73,8 @@ def with_checkpoint(given: list[str]) -> list[str]:
     if os.path.exists(last := newest_of(Path(path))) and Path(path).suffix != ".ckpt":  # as a sharded checkpoint has
         given, path = [*given, f"--ckpt_path={last}"], str(last)
     checkpoint = read_checkpoint(path, shapes_only=True)
-    own_data = any(word.partition("=")[0] == "--data" for word in given) or any(
-        "data" in one for one in _recipes(given)
-    )
+    typed = any(word.partition("=")[0] == "--data" for word in given)
+    own_data = typed or any("data" in recipe for recipe in _recipes(given))
     stored = stored_sections(checkpoint, path, given, () if own_data else ("data", "experiment"))
     return [given[0], "--config", yaml.safe_dump(stored), *given[1:]]
 

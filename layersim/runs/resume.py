@@ -105,6 +105,8 @@ def _age(path: Path) -> int:
 def earlier_rows(path: Path, checkpoint: dict[str, Any]) -> list[dict[str, str]]:
     """What `metrics.csv` of a checkpoint's run told when it was saved, and what its step and epoch were yet to log."""
     if not path.is_file():
+        if (checkpoint.get(PLACE) or {}).get("rows"):
+            rank_zero_info(f"{path} is not there: metrics.csv tells of this run alone.")
         return []
     place, last = checkpoint[PLACE], checkpoint["global_step"] - 1
     with as_user_error(f"{path} cannot be read"), path.open(newline="", encoding="locale") as file:
