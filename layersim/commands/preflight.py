@@ -65,8 +65,8 @@ def check_labelled(split: Split, callbacks: Iterable[object]) -> None:
 
 
 def with_checkpoint(given: list[str]) -> list[str]:
-    """A verb and its words with a typed checkpoint's model, and its data where none are typed and no typed recipe names any, as a
-    recipe that stands before all others. A run's directory stands for its last checkpoint."""
+    """A verb and its words with a typed checkpoint's model, and its data where none are typed and no typed recipe names
+    any, as a recipe that stands before all others. A run's directory stands for its last checkpoint."""
     given = with_paths(given)  # of a sweep's trial
     if (path := _typed(given, "--ckpt_path", "a path")) in (None, "null"):
         return given
