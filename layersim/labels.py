@@ -32,8 +32,9 @@ def as_classes(
                     raise UserError(f"Expected labels as integers 0 … {classes - 1}{known}, but got {odd[0]!r}.")
                 labels = [numbers[label] for label in labels]
             labels = torch.as_tensor(labels)
-    fits = given is not None and labels.shape == (samples,) and labels.dtype in WHOLE
-    if not fits or (look and not ((labels >= 0) & (labels < classes)).all()):
+    whole = not (labels.is_floating_point() or labels.is_complex())
+    fits = given is not None and whole and labels.shape == (samples,)
+    if not fits or (look and not ((labels.long() >= 0) & (labels.long() < classes)).all()):
         came = "none" if given is None else told(labels)
         raise UserError(f"Expected a label in 0 … {classes - 1} for each of {samples} samples, but got {came}.")
     return labels.long()
@@ -41,5 +42,6 @@ def as_classes(
 
 def told(values: Tensor) -> str:
     """What they are, and between which they lie, in words."""
-    ends = f", {values.amin()} … {values.amax()}" if values.numel() and not values.is_complex() else ""
+    shown = values if values.is_floating_point() or values.is_complex() else values.long()
+    ends = f", {shown.amin()} … {shown.amax()}" if shown.numel() and not shown.is_complex() else ""
     return f"{values.dtype} of shape {tuple(values.shape)}{ends}"

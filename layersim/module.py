@@ -168,7 +168,7 @@ class LayerwiseModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> LayerOutput:  # type: ignore[override]
         if dataloader_idx:
-            raise UserError("Expected one loader, but got several: call trainer.validate, test or predict with each.")
+            raise UserError("Expected one loader, but got several: call trainer.validate or test with each.")
         output: LayerOutput = self(batch)  # Lightning hands whatever a step returns to the callbacks
         self._finite.watch(batch_idx, batch, output.features)
         return output
@@ -178,8 +178,7 @@ class LayerwiseModule(LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> LayerOutput:
         """Without the labels: nothing is learnt or measured, and some or all may be hidden (−1)."""
         check_mapping(batch)
-        unlabelled = {key: value for key, value in batch.items() if key != "label"}
-        return self.validation_step(unlabelled, batch_idx, dataloader_idx)
+        return self.validation_step({key: value for key, value in batch.items() if key != "label"}, batch_idx)
 
     def _of_all_samples(self, loss: Tensor, features: LayerFeatures) -> Tensor:
         """Logs the loss over the samples of all processes, and weighs this process's by its share of them.

@@ -62,6 +62,11 @@ def test_what_is_no_class_is_refused(label: Any, came: str) -> None:
         tiny.module()(batch(label))
 
 
+def test_truth_values_and_unsigned_numbers_are_classes() -> None:
+    for label in (torch.tensor([True, False, True, True]), torch.tensor([1, 0, 1, 1], dtype=torch.uint16)):
+        assert tiny.module()(batch(label)).features.targets.tolist() == [1, 0, 1, 1]
+
+
 def test_features_are_read_whatever_the_labels_are() -> None:
     """As those of other data's classes, or of a regression, which no head reads."""
     backbone = tiny.backbone()

@@ -43,12 +43,12 @@ def trained_apart(checkpoint: Mapping[str, Any], now: Mapping[str, Any], data: S
     alike = all(own.get(name) == here.get(name) for name in ("path", "name"))
     if not changed or not alike or stored.get("class_path") != now.get("class_path") or own.get("streaming"):
         return ""
-    with unsaid("Data: ", "Whether "):
-        then = make_data(stored)
-        then.setup()
     try:
+        with unsaid("Data: ", "Whether "):
+            then = make_data(stored)
+            then.setup()
         common = shared_samples(then.splits["train"], data.splits[split])
-    except UserError:  # of joined splits
+    except UserError:  # what is no longer there, or joined splits
         return ""
     if not common:
         return ""

@@ -197,7 +197,8 @@ def _next(
     elif guess.classes is not None or guess.section["class_path"].endswith("LanguageModeling"):
         init = guess.section["init_args"]
         # but for what look itself leaves out of the data
-        own = ("find_duplicates", "on_bad_sample", "max_train_samples", "max_eval_samples")
+        own = [f"max_{what}" for what in ("train_samples", "eval_samples", "bytes")]
+        own += ["find_duplicates", "on_bad_sample", "val_fraction", "per_package", "eval_batch_size"]
         kept = [key for key in init if not key.endswith("_split") and key not in own]
         kind = "linear" if left_out else "tuned"
         commands["What each layer knows, by a probe or a lens that is trained on it"] = [

@@ -1,6 +1,7 @@
 """What the names of a data set's folders say: its splits and the classes of its images."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ _WORDS = [*dict.fromkeys(word for words in SPLIT_KEYWORDS.values() for word in w
 def refuse_words_for_splits(location: Path, files: Mapping[str, Sequence[str]], *, images: bool) -> None:
     """Raises a UserError where the words of splits, which `datasets` looks for anywhere in a path, are in the names of
     something else: where a file would be read twice, or classes would be splits."""
+    if not {*files} <= {*map(str, SPLIT_KEYWORDS)}:  # which a README names, file by file
+        return
     found = [(file, split) for split, paths in files.items() for file in paths if not is_metadata(file)]
     times = Counter(file for file, _ in found)
     words = f"since {', '.join(_WORDS)} stand for splits wherever they are words of a name"
@@ -25,8 +28,11 @@ def refuse_words_for_splits(location: Path, files: Mapping[str, Sequence[str]], 
             f"{len(twice)} files, such as {os.path.relpath(twice[0], location)}, would be read twice, for "
             f"{' and '.join(splits)} ({words}): rename the folder or file whose name is meant otherwise"
         )
-    tops = {os.path.relpath(file, location).split(os.sep)[0]: split for file, split in found}
-    others = [top for top in tops if top.lower() not in (*_WORDS, "data")] if images else []
+    # images that lie right in a folder of theirs: it may be one of a class
+    places = [(os.path.relpath(file, location).split(os.sep), split) for file, split in found]
+    tops = {parts[0]: split for parts, split in places if len(parts) == 2}
+    split_names = re.compile(rf"({'|'.join((*_WORDS, 'data'))})[\W_\d]*", re.IGNORECASE)
+    others = [top for top in tops if not split_names.fullmatch(top)] if images else []
     kinds = {Path(file).suffix for file in times}
     left_out = (
         [file for file in below(location)[0] if file not in times and Path(file).suffix in kinds] if others else []

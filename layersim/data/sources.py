@@ -139,7 +139,7 @@ class Source:
 
     def check_columns(self, names: Sequence[str]) -> None:
         """Raises a UserError where the columns of a csv or tsv file are not those that its writer meant."""
-        if self.stored is not None or self.kind != "csv":
+        if self.stored is not None or self.kind != "csv" or not self.is_local:
             return
         columns = [name for name in names if not name.startswith("__index_level_")]
         if len(columns) == 1 and (marks := {*columns[0]} & {*",;|\t"}):
@@ -147,7 +147,9 @@ class Source:
                 f"{self.path} has a single column, {columns[0]!r}, so that {marks.pop()!r} seems to divide "
                 "its cells: write it with commas as csv, or with tabs as tsv, and set --data.path to that"
             )
-        if len(columns) < len(names):
+        with open(self._paths(self.files)[0], "rb") as file:
+            named = b"__index_level_" in file.readline()  # as pandas writes it
+        if len(columns) < len(names) and not named:
             raise UserError(
                 f"the rows of {self.path} have more cells than its first line names ({', '.join(columns)}): where a "
                 "cell of a csv file holds a comma, put it into quotation marks; a cell of a tsv file holds no tab"

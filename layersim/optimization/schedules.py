@@ -61,7 +61,7 @@ def plateau_entry(schedule: object, interval: Interval, trainer: Trainer) -> dic
         UserError: it is moved by step, or nothing is validated.
     """
     monitor = monitor_of(schedule)
-    if interval == "step":
+    if interval == "step" and str(monitor).startswith("val/"):
         raise UserError(f"ReduceLROnPlateau waits for {monitor} of an epoch. Leave --model.lr_scheduler_interval out.")
     if trainer.limit_val_batches == 0 and str(monitor).startswith("val/"):
         raise UserError(

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -63,20 +64,25 @@ class Listed:
 
 def find_runs(roots: Sequence[Path]) -> list[Listed]:
     """The runs at or below these directories, the one that wrote last first. A broken one is listed, with a notice."""
-    homes = set[Path]()
+    homes, seen = set[Path](), set[str]()
     for root in roots:
         if not root.is_dir():
             raise UserError(f"expected a directory of runs, got {root}, which is none.")
-        seen = set[str]()  # folders may be links, to ones above too
+    for links, root in product((False, True), roots):  # a run is shown by its own name, where it has one here
+        walked = set[str]()  # links may lead back
         # passes over folders that may not be read, or are gone again
-        for home, folders, files in os.walk(root, followlinks=True):
-            # in a folder wandb W&B keeps a config.yaml of a run's own
-            folders[:] = [name for name in folders if name != "wandb"]
-            if (real := os.path.realpath(home)) in seen:
+        for home, folders, files in os.walk(root, followlinks=links):
+            is_run, real = not _FILES.isdisjoint(files), os.path.realpath(home)
+            # in a folder wandb W&B keeps a config.yaml of a run's own; what a run links to is its data
+            folders[:] = [
+                name for name in folders if name != "wandb" and not (is_run and os.path.islink(f"{home}/{name}"))
+            ]
+            if real in walked:
                 folders.clear()
-            elif not _FILES.isdisjoint(files):
+            elif is_run and real not in seen:
                 homes.add(Path(home))
-            seen.add(real)
+                seen.add(real)
+            walked.add(real)
     found = (_listed(home) for home in homes)
     return sorted((run for run in found if run), key=lambda run: (-run.changed, run.directory))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -57,7 +57,10 @@ class LastCheckpoint(ModelCheckpoint):
         self._save_on_train_epoch_end = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if any(isinstance(call, StochasticWeightAveraging) for call in trainer.callbacks):  # type: ignore[attr-defined]
+        super().on_train_end(trainer, pl_module)
+        found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        ends = [call.swa_end for call in found if isinstance(call, StochasticWeightAveraging)]
+        if ends and trainer.current_epoch > min(ends) and self.best_model_path and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.best_model_path)  # whose weights have been put in the model's place
             rank_zero_info(
                 f"{self.best_model_path} holds StochasticWeightAveraging's weights, and what was measured is of those "

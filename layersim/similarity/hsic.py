@@ -42,7 +42,7 @@ def hsic(sets: Sequence[Tensor], *, unbiased: bool) -> Tensor:
         """(L'', N, D) of as many layers as the cache holds; of few samples, one after the other in one place."""
         for layers in sets:
             place = None
-            for some in torch.split(layers, max(1, CACHE // (finest.itemsize * layers[0].numel()))):
+            for some in torch.split(layers, max(1, CACHE // max(1, finest.itemsize * layers[0].numel()))):
                 if place is None or samples > HELD or not by_products:
                     place = some.new_empty(some.shape, dtype=finest)
                 rows = centred(some.to(finest), 1, place[: len(some)])

@@ -110,9 +110,10 @@ def _split(path: Path, command: Any) -> tuple[list[str], list[str], dict[str, st
             f"{path}: expected `command: [${{program}}, fit, --config, RECIPE, ${{args}}]`, with the verb one of "
             f"{', '.join(VERBS)}, but got {command!r}."
         )
-    usual = ("${env}", "${interpreter}", "${program}", "env", "python", "layersim")
-    starts = [word for word in words[:verb] if not re.match(r"[A-Za-z_]\w*=", word)]
-    if others := [word for word in starts if word not in usual and Path(word).name not in usual]:
+    usual = re.compile(
+        r"[A-Za-z_]\w*=.*|\$\{(env|interpreter|program)\}|(.*/)?(env|layersim|python[\d.]*)|-m|-u|uv|run"
+    )
+    if others := [word for word in words[:verb] if not usual.fullmatch(word)]:
         raise UserError(
             f"{path}: a local sweep starts layersim itself, but `command` has {' '.join(others)} before {words[verb]}. "
             "Leave that out, or give the file to `wandb agent`."

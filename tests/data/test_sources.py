@@ -1,5 +1,6 @@
 """What is opened is what was named, and one line says what it was."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,8 @@ def test_rows_with_more_cells_than_the_first_line_names(name: str, mark: str, st
     data = Text(name, streaming=streaming, max_eval_samples=4)
     with pytest.raises(UserError, match=r"more cells than its first line names \(text, label\)"):
         data.setup()
+    del data
+    gc.collect()
 
 
 def test_a_mark_of_byte_order_is_no_text_and_a_file_has_no_configurations(here: Path) -> None:
@@ -255,6 +258,7 @@ def test_pictures_without_a_row_in_metadata_are_counted(here: Path, infos: pytes
     write(here / "pets" / "train" / "metadata.csv", f"file_name,label\n{listed}")
     Images("pets").setup()
     assert "(not read: 4 images without a row in metadata)" in infos.text
+    gc.collect()
 
 
 @pytest.mark.parametrize("value", [-1, 256])
@@ -294,3 +298,33 @@ def test_labels_from_1_are_told_to_begin_at_0(here: Path) -> None:
     write(here / "lone.csv", "text,label\n" + "".join(f"film {row},{min(row, 3)}\n" for row in range(20)))
     with pytest.raises(UserError, match=r"3 of 4 classes have a single sample, such as class 0"):
         Text("lone.csv").setup()
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train_images/a", "train_images/b", "masks"),
+        ("train2017/a", "train2017/b", "unlabeled2017"),
+        ("images/train/a", "images/train/b", "sample"),
+    ],
+)
+def test_other_folders_beside_those_of_splits_are_left_out(folders: tuple[str, ...], here: Path) -> None:
+    for folder in folders:
+        for place in range(10):
+            write(here / "pets" / folder / f"{place}.png", encoded(picture(place)))
+    data = Images("pets")
+    data.setup()
+    assert sum(len(split) for split in data.splits.values()) == 20
+
+
+def test_splits_that_a_readme_names_may_share_files(here: Path) -> None:
+    files = "data_files: [{split: train, path: a.csv}, {split: full, path: [a.csv, b.csv]}]"
+    write(here / "told" / "README.md", f"---\nconfigs: [{{config_name: default, {files}}}]\n---\n")
+    for name in ("a", "b"):
+        write(here / "told" / f"{name}.csv", "text,label\n" + "".join(f"{name} {row},{row % 2}\n" for row in range(10)))
+    assert len(Source("told").split("train", option="train_split")) == 10
+
+
+def test_a_column_that_pandas_named_for_its_index_is_one(here: Path) -> None:
+    rows = "".join(f"film {row},{row % 2},{row}\n" for row in range(10))
+    assert opened(write(here / "hub.csv", f"text,label,__index_level_0__\n{rows}"))[0] == "film 0"

@@ -176,9 +176,9 @@ def test_what_is_deleted_while_runs_are_looked_for_is_passed_over(
     walk = os.walk
 
     def deleting(root: Path, **options: Any) -> Iterator[Any]:
-        shutil.rmtree(tmp_path / "gone")  # before it is reached
+        shutil.rmtree(tmp_path / "gone", ignore_errors=True)  # before it is reached
         yield from walk(root, **options)
-        shutil.rmtree(tmp_path / "emptied")  # after it was
+        shutil.rmtree(tmp_path / "emptied", ignore_errors=True)  # after it was
 
     monkeypatch.setattr(os, "walk", deleting)
     assert [run.directory.name for run in find_runs([tmp_path])] == ["stays"]
@@ -191,6 +191,8 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "disk" / "back").symlink_to(tmp_path / "here")
     (tmp_path / "disk" / "latest").symlink_to(tmp_path / "disk" / "one")
     assert len(find_runs([tmp_path / "here"])) == 1
+    (tmp_path / "disk" / "a-link").symlink_to(tmp_path / "disk" / "one")
+    assert [run.directory.name for run in find_runs([tmp_path / "disk"])] == ["one"]
 
 
 def test_no_run_and_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
