@@ -99,10 +99,6 @@ class ExitRequest:
         check_share("--temperature_share", self.temperature_share, zero=True)
         if self.budget is not None:
             check_share("--budget", self.budget, one=True)
-            usual = {"risk": 0.01, "risk_of": None, "method": "ltt", "confidence": 0.95}
-            typed = [name for name, value in usual.items() if getattr(self, name) != value]
-            if typed and not self.plan:
-                raise UserError(f"A budget promises nothing: --{typed[0]} says nothing beside it. Leave either out.")
             if self.shifted_data is not None:
                 raise UserError("A budget promises nothing, to new data neither. Leave --shifted_data or --budget out.")
         if self.plan and not self.measure_speed:
@@ -130,7 +126,12 @@ class ExitRequest:
             raise UserError("--texts and --risk_of=continuation are for language models, but this is a classifier.")
         if self.temperature_share:
             samples = len(split_for_temperatures(samples, self.temperature_share)[1])
-        if self.budget is None:
+        if self.budget is not None:
+            usual = {"risk": 0.01, "risk_of": None, "method": "ltt", "confidence": 0.95}
+            typed = [name for name, value in usual.items() if getattr(self, name) != value]
+            if typed and not self.plan:
+                raise UserError(f"A budget promises nothing: --{typed[0]} says nothing beside it. Leave either out.")
+        else:
             promised: dict[str, Any] = {
                 "risk": self.risk_of or "error",
                 "confidence": self.confidence,

@@ -106,7 +106,7 @@ def test_an_audit_tells_the_alarm_what_leaving_costs() -> None:
     alike: list[Any] = [labels.tolist(), labels.to(torch.uint8), labels.int()]
     for whole in alike:
         assert early_exit.audit(batch, whole).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
-    for wrong in (None, labels[:3], labels.float(), labels > 3, labels + 1, labels - 1):
+    for wrong in (None, labels[:3], labels.float(), labels + 1, labels - 1):
         with pytest.raises(UserError, match=r"Expected a label in 0 … 6 for each of 20 samples, but got"):
             early_exit.audit(batch, wrong)
     names = [*"gfedcba"]
