@@ -147,9 +147,11 @@ class Source:
                 f"{self.path} has a single column, {columns[0]!r}, so that {marks.pop()!r} seems to divide "
                 "its cells: write it with commas as csv, or with tabs as tsv, and set --data.path to that"
             )
+        if len(columns) == len(names):
+            return
         with open(self._paths(self.files)[0], "rb") as file:
             named = b"__index_level_" in file.readline()  # as pandas writes it
-        if len(columns) < len(names) and not named:
+        if not named:
             raise UserError(
                 f"the rows of {self.path} have more cells than its first line names ({', '.join(columns)}): where a "
                 "cell of a csv file holds a comma, put it into quotation marks; a cell of a tsv file holds no tab"
