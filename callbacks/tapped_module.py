@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any
 
 import torch
@@ -137,14 +138,19 @@ class TappedModule:
         names = self.tap.names
         self.tap.open()
         self.tap.names = names  # which are those of each batch
-        self._said: list[tuple[Tensor, Tensor]] = []
-        if self.reads_head:
-            self._hooks.callback(self.model(1).backbone.classifier.register_forward_hook(self._keep).remove)
+        self._said: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        around = str(self.named.head).split(".")
+        for at in range(len(around) + 1) if self.reads_head else ():
+            part = named_submodules(self.module)[".".join(around[:at])]
+            self._hooks.callback(part.register_forward_hook(self._keep).remove)
 
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Logits of samples, and how exact they are, unless something is random in training."""
-        if isinstance(output, Tensor) and output.ndim == 2 and not any(part.training for part in self.module.modules()):
-            self._said.append((output.detach().clone(), rounding(output)))  # here, where autocast is known
+        """Logits of samples, by the head or what is around it, and how exact they are, unless something is random in
+        training."""
+        said = getattr(output, "logits", output)
+        if isinstance(said, Tensor) and said.ndim == 2 and not any(part.training for part in self.module.modules()):
+            share = rounding(said.new_ones(1))  # here, where autocast is known
+            self._said.setdefault(module, []).append((said.detach().clone(), share))
 
     def close(self) -> None:
         """Lets go of the module."""
@@ -191,7 +197,8 @@ class TappedModule:
 
     def _check_logits(self, last: Tensor, layers: int) -> None:
         """Refuses features (1, N, D) of the last layer of which the head reads none of the logits (N, C) that it gave
-        the model; not so where a part of the same kind follows, which the author left out of the layers."""
+        the model, or, where it gave none of samples (each token's, or by its weights alone), other predictions than the
+        module around it; not so where a part of the same kind follows, which the author left out of the layers."""
         parts = named_submodules(self.module)
         name = self.tap.names[-1].partition("#")[0]
         behind = [parts[each] for each in [*parts][[*parts].index(name) + 1 :] if each != self.named.head]
@@ -204,8 +211,13 @@ class TappedModule:
                 f"{last.shape[-1]}. Set pool to a function that gives what the head is given, or leave head out."
             )
         found = self.model(layers).head.logits(last, [layers - 1])[0]
-        said = [(logits, least) for logits, least in self._said if logits.shape == found.shape]
-        if said and all((found - logits).abs().max() > least for logits, least in said):
+        said = {of: [each for each in told if each[0].shape == found.shape] for of, told in self._said.items()}
+        own = said.pop(parts[str(self.named.head)], [])
+        off = [(found - logits).abs().max() > share * logits.abs().max() for logits, share in own]
+        for logits, share in () if own else chain(*said.values()):  # whatever was made of them: probabilities, logs
+            lead = found.max(dim=1).values - found.gather(1, logits.argmax(dim=1, keepdim=True))[:, 0]
+            off.append((lead > share * found.abs().max()).any())
+        if off and all(off):
             raise UserError(
                 f"The head's own logits are not those that it reads of {self.tap.names[-1]} pooled by "
                 f"{self.options()['pool']!r} behind norm {self.named.norm!r}. Set pool as the model pools (mean, last, "

@@ -78,17 +78,17 @@ def lens_panels(record: LayerRecord) -> dict[str, dict[str, Quantity]]:
 
 def lens_table(record: LayerRecord) -> Group:
     """A row a layer and a column for each who reads, and for each gap: of accuracies, and of losses or perplexities."""
-    tables = []
-    for is_accuracy in (True, False):
-        shown = {
-            f"{title.removeprefix('accuracy gap').removeprefix('accuracy')}\n{who}".strip().replace(" − ", "\n− "): one
-            for title, several in lens_panels(record).items()
-            if title.startswith("accuracy") == is_accuracy
-            for who, one in several.items()
-        }
+    panels = lens_panels(record)
+    loss = "perplexity" if "perplexity" in panels else "loss"
+    told: list[Beside | SideBySide] = []
+    for heading, titles in {
+        f"Accuracy at each layer, on {record.samples:,} {record.unit}": ("accuracy", "accuracy gap"),
+        "Perplexity, gaps in nats" if loss == "perplexity" else "Loss, in nats": (loss, "loss gap"),
+    }.items():
+        shown = {who.replace(" − ", "\n− "): one for title in titles for who, one in panels.get(title, {}).items()}
         rows = {str(at + 1): [three(one.values[at]) for one in shown.values()] for at in range(record.layers)}
-        tables.append(SideBySide("layer", [*shown], rows, least=len(max(NAMES, key=len))))
-    return Group(Beside(f"What each layer says, by accuracy, on {record.samples:,} {record.unit}"), *tables)
+        told += [Beside(heading), SideBySide("layer", [*shown], rows, least=len(max(NAMES, key=len)))]
+    return Group(*told)
 
 
 def lens_figure(record: LayerRecord) -> Picture:

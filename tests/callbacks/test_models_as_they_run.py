@@ -65,6 +65,39 @@ def test_the_last_row_is_the_models_own(own: str, deep: bool) -> None:
     assert len(shown(few, [batch])["accuracy"].values) == 2, "who leaves blocks out means it"
 
 
+class Around(Pooling):
+    """Reads every token by its head and pools that, or uses its head's weights alone; may give probabilities."""
+
+    def __init__(self, pool: str, *, by_weights: bool, softmax: bool) -> None:
+        super().__init__(pool)
+        self.by_weights, self.softmax = by_weights, softmax
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        x = nn.functional.linear(x, self.head.weight, self.head.bias) if self.by_weights else self.head(x)
+        x = {"cls": lambda x: x[:, 0], "last": lambda x: x[:, -1], "mean": lambda x: x.mean(1)}[self.pool](x)
+        return x.softmax(dim=-1) if self.softmax else x
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("by_weights", [False, True])
+@pytest.mark.parametrize("own", ["cls", "last", "mean"])
+def test_a_head_that_gives_no_sample_its_logits_is_held_against_the_model(
+    own: str, by_weights: bool, softmax: bool
+) -> None:
+    model = Around(own, by_weights=by_weights, softmax=softmax)
+    batch = (torch.randn(64, 4, 8), torch.arange(64) % 5)
+    right = (model.eval()(batch[0]).argmax(-1) == batch[1]).double().mean().item()
+    taken = (lambda x: model.norm(x).mean(1)) if own == "mean" else own  # what is normed is pooled
+    measures = LayerMeasures(model, "blocks.*", "accuracy", pool=taken, norm=None if own == "mean" else "norm", **HEAD)  # type: ignore
+    assert shown(measures, [batch])["accuracy"].values[-1] == pytest.approx(right)
+    for pool in {"cls", "last", "mean"} - {own}:
+        with pytest.raises(UserError, match=f"not those that it reads of blocks.2 pooled by '{pool}'"):
+            LayerMeasures(model, measures="accuracy", pool=pool, **PARTS).update(batch)  # type: ignore[arg-type]
+
+
 class Given(nn.Module):
     """Keeps the names of what it was given."""
 

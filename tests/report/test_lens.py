@@ -57,6 +57,7 @@ def test_table_figure_and_charts() -> None:
     told = said.getvalue()
     assert all(name in told for name in ("readable", "recoverable", "known", "− readable", "− recoverable"))
     assert "0.250" in told
+    assert told.index("Accuracy at each layer, on") < told.index("0.250") < told.index("Loss, in nats"), "each named"
     titles = ["accuracy", "loss", "accuracy gap", "loss gap"]
     assert list(lens_panels(record())) == titles
     first, *_ = lens_figure(record())["concat"]
