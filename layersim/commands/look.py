@@ -14,7 +14,7 @@ from layersim.commands import guesses
 from layersim.commands.console import in_few_lines, quiet, unsaid
 from layersim.commands.default_callbacks import take_shipped_callbacks
 from layersim.commands.guesses import Guess
-from layersim.commands.model_guesses import Readable, is_trained, pooled, readable, settled
+from layersim.commands.model_guesses import RANDOM, Readable, is_random, pooled, readable, settled
 from layersim.commands.outcome import check_place, made_place
 from layersim.commands.parser import call
 from layersim.commands.screens import print_facts, print_next, shown
@@ -40,7 +40,6 @@ _OTHER_NAMES = (
     (r"^--model\.backbone\.(init_args\.)?(?=\w)", "--backbone_options."),
 )
 """Options of every other verb, and what they are here."""
-_UNTRAINED = "The recipe's weights are random: nothing is trained yet."
 _MONITORS = (
     "LayerAccuracyMonitor",
     "SimilarityHeatmaps",
@@ -126,7 +125,8 @@ def look(
                 "Data": f"{count} {unit} of {where or type(own).__name__}",
                 "Guessed": [*(told if module.backbone.input_size is None else []), *pooling, *guess.told],
                 "Left out": told_by.why,
-                "Note": [guess.note, "" if is_trained(source) else _UNTRAINED],
+                "Weights": RANDOM if source.state is None and is_random(source.model["backbone"]) else "",
+                "Note": guess.note,
                 "Kept in": shown(place),
             }
         )

@@ -14,8 +14,12 @@ from layersim.data import SplitDataModule
 from layersim.errors import as_user_error
 from layersim.installed_packages import model_name
 from layersim.module import LayerwiseModule
+from layersim.report.configuration import class_of, init_args
 from layersim.runs.class_names import few, head_classes
 from layersim.runs.models import Source
+
+RANDOM = "random: nothing is trained yet"
+"""What is said of a model's weights that come from nowhere."""
 
 
 class Readable(NamedTuple):
@@ -84,9 +88,7 @@ def readable(source: Source, module: LayerwiseModule, data: SplitDataModule, gue
     return Readable(labels=False, why=f"accuracy, loss and exits: {why}.")
 
 
-def is_trained(source: Source) -> bool:
-    """Whether weights come from somewhere, as far as the options of the libraries' backbones tell."""
-    backbone = source.model["backbone"]
-    options, by_default = backbone["init_args"], {"TimmBackbone": False, "TransformersBackbone": True}
-    pretrained = options.get("pretrained", by_default.get(backbone["class_path"].rpartition(".")[2], True))
-    return source.state is not None or bool(pretrained or options.get("checkpoint_path"))
+def is_random(backbone: Any) -> bool:
+    """Whether the weights of a recipe's backbone come from nowhere, as far as the libraries' options tell."""
+    options, by_default = init_args(backbone), {"TimmBackbone": False, "TransformersBackbone": True}
+    return not (options.get("pretrained", by_default.get(class_of(backbone), True)) or options.get("checkpoint_path"))

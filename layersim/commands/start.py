@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
+from layersim.commands.model_guesses import RANDOM, is_random
 from layersim.commands.preflight import classes_of
 from layersim.commands.screens import print_facts, print_next, shown
 from layersim.data import SplitDataModule
@@ -34,11 +35,12 @@ def told(
     verb: str, module: LayerwiseModule, data: SplitDataModule, trainer: Trainer, config: Mapping[str, Any]
 ) -> Iterator[None]:
     """Around a run: its first screen, and what may be typed when it has come to its end; by the first process alone."""
-    speaks = rank_zero_only.rank == 0 and verb != "export"  # type: ignore[attr-defined]
+    speaks = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     if speaks:
-        print_facts(start_facts(verb, module, data, trainer, config))
+        weights = {"Weights": weights_told(verb, config)}
+        print_facts(weights if verb == "export" else start_facts(verb, module, data, trainer, config))
     yield
-    if speaks and trainer.is_global_zero:
+    if speaks and verb != "export" and trainer.is_global_zero:
         page = Path(trainer.default_root_dir) / PAGE_FILE
         print_facts({"Page": shown(page) if page.exists() else ""})
         print_next(next_commands(verb, trainer, module, data, config.get("ckpt_path")))
@@ -59,15 +61,21 @@ def start_facts(
     if verb == "fit":
         size += ", all trained" if total == trained else f", {trained:,} of them trained"
     processes = f"{trainer.world_size} processes, " if trainer.world_size > 1 else ""
-    weights = config.get("ckpt_path")
     return {
         _DOES[verb]: f"{class_of(section)} {name}".strip() + f", {module.num_layers} layers{how}{frozen}",
-        "Weights": "" if weights is None else f"of {weights}",
+        "Weights": weights_told(verb, config),
         "Data": _data_told(verb, data, module, config.get("split", "val")),
         "Size": f"{size}; {processes}on {trainer.strategy.root_device.type}, precision {trainer.precision}",
         "Seed": "" if config.get("seed_everything") is None else str(config["seed_everything"]),
         "Kept in": "" if trainer.barebones else shown(Path(trainer.default_root_dir)),
     }
+
+
+def weights_told(verb: str, config: Mapping[str, Any]) -> str:
+    """The checkpoint that is loaded; that there is none where weights are random and nothing trains them."""
+    if (path := config.get("ckpt_path")) is not None:
+        return f"of {path}" if verb != "export" else ""
+    return RANDOM if verb != "fit" and is_random(config["model"]["backbone"]) else ""
 
 
 def _data_told(verb: str, data: SplitDataModule, module: LayerwiseModule, split: str) -> str:

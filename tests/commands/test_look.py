@@ -345,7 +345,7 @@ def test_a_recipe_says_that_its_weights_are_random(layersim: Command, capsys: py
     data = {"class_path": "layersim.data.Digits", "init_args": {"max_eval_samples": 40}}
     recipe.write_text(yaml.safe_dump({"model": {"backbone": backbone}, "data": data}))
     record = looked(layersim, "r.yaml", "--split=val", "--max_samples=50")
-    assert "weights are random" in capsys.readouterr().out
+    assert "Weights  random: nothing is trained yet" in capsys.readouterr().out
     assert record.samples == 50
 
 

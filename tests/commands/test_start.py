@@ -55,7 +55,13 @@ def test_a_stopped_training_can_go_on_and_the_list_says_so_at_80_columns(
     config = run / "config.yaml"  # as if it had been stopped after the first of two epochs
     config.write_text(config.read_text().replace("max_epochs: 1", "max_epochs: 2"))
     place = str(run.relative_to(Path.cwd()))
+    assert "\nWeights" not in capsys.readouterr().out, "which are those that it trained"
     measured = layersim("validate", *tiny.FLAGS[:-4], "--trainer.logger=false", f"--experiment={'long' * 9}")
+    assert "\nWeights  random: nothing is trained yet\n" in capsys.readouterr().out
+    layersim("export", *tiny.FLAGS[:-4], "--to=exported")
+    assert capsys.readouterr().out.startswith("Weights  random: nothing is trained yet\n")
+    layersim("export", f"--ckpt_path={run}", "--to=trained")
+    assert "Weights" not in capsys.readouterr().out
     capsys.readouterr()
     for columns in ("80", "60"):
         monkeypatch.setenv("COLUMNS", columns)
