@@ -21,6 +21,9 @@ from layersim.runs.resume import begun_by
 from layersim.runs.tracking import Wandb
 from layersim.writing import written_whole
 
+_OF_SOME_VERBS = {"weights_only", "verbose", "return_predictions"}
+"""Lightning's options that not every verb has; untouched they are not kept, so that each reads the others' recipes."""
+
 
 class RunConfig(SaveConfigCallback):
     """Saves the run's configuration as `config.yaml` in its directory, in its loggers and in its checkpoints."""
@@ -31,7 +34,11 @@ class RunConfig(SaveConfigCallback):
         self._read()
 
     def _read(self) -> None:
-        self._text = masked(self.parser.dump(self.config, skip_none=False))
+        kept = self.config.clone()
+        for name in _OF_SOME_VERBS & {*kept.keys()}:
+            if kept[name] == self.parser.get_default(name):
+                del kept[name]
+        self._text = masked(self.parser.dump(kept, skip_none=False))
         self.config_dict: dict[str, Any] = yaml.safe_load(self._text)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

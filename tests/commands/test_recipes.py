@@ -1,11 +1,13 @@
 """`layersim recipes`: what comes with layersim, by name."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from layersim.__main__ import main
 from layersim.commands.recipes import ROOT, named, with_paths
+from tests import tiny
 
 
 def test_every_recipe_has_a_name_and_says_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,3 +62,16 @@ def test_a_command_takes_them_in_any_folder(tmp_path: Path, monkeypatch: pytest.
     assert main(["validate", "--config", "recipe:digits/last_layer", overlay, "--experiment=mine", *short]) == 0
     (config,) = tmp_path.glob("runs/mine/*/config.yaml")
     assert "weights: uniform" in config.read_text()
+
+
+def test_what_one_verb_keeps_the_others_read(layersim: Callable[..., Path]) -> None:
+    """Options that not every verb has are kept where they were changed."""
+    quiet = ["--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+    measured = layersim("validate", *tiny.FLAGS[:-4], *quiet)
+    trained = layersim("fit", f"--config={measured / 'config.yaml'}", *quiet, "--trainer.max_epochs=1")
+    recipe = f"--config={trained / 'config.yaml'}"
+    for verb in (["predict"], ["exits", "--risk=0.1"], ["export", "--to=exported"]):
+        layersim(*verb, recipe, *quiet)
+    told = layersim("validate", recipe, *quiet, "--verbose=true")
+    assert "verbose: true" in (told / "config.yaml").read_text()
+    layersim("predict", f"--config={told / 'config.yaml'}", *quiet, status=2)
