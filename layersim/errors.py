@@ -1,5 +1,6 @@
 """The error that a user's input raises, and how what a library raises becomes one."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -125,3 +126,12 @@ def as_user_error(what: str, remedy: str = "", *, why: Callable[[BaseException],
         raise
     except Exception as error:
         raise UserError(f"{what}: {why(error).rstrip('.')}. {remedy}".strip()) from error
+
+
+@contextmanager
+def of_option(option: str) -> Iterator[None]:
+    """Remedies that name `--data` name this option in here, which takes data as that does."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub(r"--data\b", option, str(error))) from error

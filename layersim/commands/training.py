@@ -27,7 +27,7 @@ from layersim.commands.start import EpochTime, told
 from layersim.commands.verb_help import HANDED_ON, OWN, asked_section, print_section
 from layersim.data import SplitDataModule
 from layersim.data.streams import UNTOLD_CLASSES
-from layersim.errors import UserError, user_path
+from layersim.errors import UserError, of_option, user_path
 from layersim.freezing import named_parts
 from layersim.module import LayerwiseModule
 from layersim.runs import directory as run_directory
@@ -259,7 +259,7 @@ class LayerwiseCLI(LightningCLI):
         if self.subcommand == "exits":
             self._asked().check_on(self.model, self.datamodule)
             if (shifted := self._get(self.config_init, "shifted_data")) is not None:
-                check_data(self.model.backbone, shifted)
+                of_option("--shifted_data")(check_data)(self.model.backbone, shifted)
         if self.subcommand == "test":
             self.datamodule.test_dataloader()
         check_unseen(str(self.subcommand), checkpoint, self.datamodule, self.config_dump)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from layersim.commands.outcome import data_of, made_place, run_directory, show_outcome
 from layersim.commands.parser import Data
 from layersim.data import SplitDataModule
-from layersim.errors import UserError, at_least, check_seed
+from layersim.errors import UserError, at_least, check_seed, of_option
 from layersim.module import LayerwiseModule
 from layersim.report.transfer import TransferReport, transfer_figure, transfer_table
 from layersim.runs.models import LEAST, fitted_split, labels_of, make_data, open_module, read_features, read_source
@@ -60,7 +60,9 @@ def transfer(
     module = open_module(source, device=device)
     if module.backbone.reads_tokens:
         raise UserError("Transfer is for classifiers, but this model predicts tokens. Change --ckpt_path.")
-    images, task = make_data(data), None if to_data is None else make_data(to_data)
+    images = make_data(data)
+    with of_option("--to_data"):
+        task = None if to_data is None else make_data(to_data)
     strengths = {kind: values for kind, values in strengths.items() if values}
     shifting = module.backbone.input_size is not None and bool(strengths)
     if not shifting and task is None:
@@ -72,8 +74,10 @@ def transfer(
         images.check(module.backbone)
     if task is not None:
         for name in ("train", split):
-            fitted_split(module.backbone, task, name, "the probe (--to_data)")
-            if len(set(labels_of(task, name).tolist())) < 2:
+            with of_option("--to_data"):
+                fitted_split(module.backbone, task, name, "the probe (--to_data)")
+                classes = set(labels_of(task, name).tolist())
+            if len(classes) < 2:
                 raise UserError(f"A probe needs two classes or more, but the {name} split of --to_data has one.")
     accuracy, shifts = shifted_accuracies(module, images, split, strengths, seed=seed) if shifting else (None, {})
     report = TransferReport(

@@ -146,6 +146,7 @@ def test_a_budget_instead_of_a_promise(layersim: Callable[..., Path], checkpoint
         ("--risk=0.005,0.1", "for 2 targets together"),
         ("--budget=0.5 --shifted_data=Digits", "Leave --shifted_data or --budget out"),
         ("--shifted_data=Digits --shifted_data.val_fraction=2", "Change --data.val_fraction"),
+        ("--shifted_data=Images --shifted_data.path=/none", "folder /none: change --shifted_data.path"),
         ("--plan --trainer.devices=2", "A plan is made by one process alone. Set --trainer.devices=1"),
     ],
 )

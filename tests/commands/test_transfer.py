@@ -95,6 +95,8 @@ def test_elsewhere(run: Path, layersim: Command) -> None:
         ),
         (["--ckpt_path={run}", "--strengths.noise=[-1]"], "--strengths.noise: expected finite numbers of 0 or more"),
         (["--ckpt_path={run}", "--to_data=Docstrings"], "The data do not fit the probe (--to_data)"),
+        (["--ckpt_path={run}", "--to_data=Images", "--to_data.path=/none"], "folder /none: change --to_data.path"),
+        (["--ckpt_path={run}", "--to_data=Digits", "--to_data.val_fraction=3"], "Change --to_data.val_fraction"),
         (
             ["--ckpt_path={run}", *(f"--strengths.{kind}=[]" for kind in ("rotation", "noise", "blur"))],
             "Nothing to measure",
