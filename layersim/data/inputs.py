@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pyarrow as pa
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from layersim.data.pixels import Cell, Preprocessing, collate_images, upright
+from layersim.data.pixels import Cell, Preprocessing, collate_images
 from layersim.data.sentence_split import SentenceSplit
 from layersim.data.sequences import PadCollate
 from layersim.data.tokenizers import ByteTokenizer, PretrainedTokenizer, Tokenizer
@@ -87,7 +88,7 @@ class ImageInputs(Inputs):
             if isinstance(given, PIL.Image.Image):
                 with as_user_error("no image that can be read"):
                     given.load()
-                return self.preprocessing(upright(given))
+                return self.preprocessing(PIL.ImageOps.exif_transpose(given))
             if isinstance(given, np.ndarray):
                 return self.preprocessing(from_array(given, self.preprocessing.channels))
         except UserError as error:

@@ -9,7 +9,6 @@ from io import BytesIO
 from threading import Lock
 from typing import Any, TypeAlias
 
-import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 import torch
@@ -55,7 +54,8 @@ def read_image(cell: Cell, *, most: int, scale: bool) -> PIL.Image.Image:
             share = (most / pixels) ** 0.5
             image.thumbnail((max(1, int(image.width * share)), max(1, int(image.height * share))))
         image.load()
-        return upright(image)
+        PIL.ImageOps.exif_transpose(image, in_place=True)
+        return image
 
 
 def _of_any_size(content: bytes | None, path: str | None) -> PIL.Image.Image:
@@ -71,12 +71,6 @@ def _of_any_size(content: bytes | None, path: str | None) -> PIL.Image.Image:
                     return PIL.Image.open(given())
                 finally:
                     PIL.Image.MAX_IMAGE_PIXELS = limit
-
-
-def upright(image: PIL.Image.Image) -> PIL.Image.Image:
-    """An image turned as its camera was held."""
-    turned = image.getexif().get(PIL.ExifTags.Base.Orientation)
-    return PIL.ImageOps.exif_transpose(image) if turned else image
 
 
 def to_image(image: PIL.Image.Image, channels: int) -> tv_tensors.Image:
