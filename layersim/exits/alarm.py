@@ -19,10 +19,6 @@ from layersim.exits.table import RISKS, Risk
 
 _MOST = 2**14
 """Samples by which an alarm must be able to sound."""
-_SAYS = {
-    "labels": "{} exceeds the {:g} that was promised",
-    "confidences": "the samples are not like those that the exits were calibrated on",
-}
 
 
 class Alarm:
@@ -153,11 +149,13 @@ class Alarm:
     def describe(self) -> str:
         """One sentence or two: silent, and on how much; or why it sounded, and what follows."""
         seen = " and ".join(f"{capital.samples} {kind}" for kind, capital in self.capitals.items())
-        if self.sounded_at is None or self.sounded_by is None:
+        if self.sounded_at is None:
             short = max(capital.samples for capital in self.capitals.values()) < self.least_samples
             least = f"; it could not have sounded before {self.least_samples} samples" if short else ""
             return f"The alarm is silent after {seen}{least}."
-        says = _SAYS[self.sounded_by].format(RISKS[self.risk], self.target or 0)
+        says = "the samples are not like those that the exits were calibrated on"
+        if self.sounded_by == "labels":
+            says = f"{RISKS[self.risk]} exceeds the {self.target:g} that was promised"
         return (
             f"The alarm sounded at sample {self.sounded_at}, by its {self.sounded_by}: {says}. All samples go through "
             "all layers from here on. Calibrate exits on samples like these; Alarm.reset() lets them leave again."
