@@ -209,9 +209,7 @@ def _refuse_wider(pixels: pa.ChunkedArray, column: str) -> None:
     """Raises a UserError where images are told as numbers that 8 bits do not hold; `datasets` would cut them."""
     if isinstance(pixels.type, pa.BaseExtensionType):
         pixels = pa.chunked_array([chunk.storage for chunk in pixels.chunks], pixels.type.storage_type)
-    while (
-        pa.types.is_list(pixels.type) or pa.types.is_large_list(pixels.type) or pa.types.is_fixed_size_list(pixels.type)
-    ):
+    while isinstance(pixels.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
         pixels = pc.list_flatten(pixels)
     if pa.types.is_integer(pixels.type) and len(pixels):
         least, most = pc.min_max(pixels).as_py().values()
