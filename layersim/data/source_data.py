@@ -101,7 +101,7 @@ class SourceData(SplitDataModule):
         """The stream to train on, which `adapt` tells how samples are made of rows, and what it holds out to validate.
         By the option that named each: the columns that the backbone reads, and `also` that of labels."""
         name = f"the stream {self.train_split} of {self.path}"
-        rows = source.stream(self.train_split, option="train_split")
+        rows = source.stream(self.train_split)
         with as_user_error(f"{name} cannot be read", "Change --data.path"):
             there = rows.column_names or [*next(iter(rows.take(1)), {})]  # of some formats a row tells
         source.check_columns(there)

@@ -157,13 +157,13 @@ class Source:
                 "cell of a csv file holds a comma, put it into quotation marks; a cell of a tsv file holds no tab"
             )
 
-    def stream(self, split: str, *, option: str) -> IterableDataset:
-        """The rows of one whole split as they come, none of them written anywhere."""
+    def stream(self, split: str) -> IterableDataset:
+        """The rows of one whole split to train on, as they come, none of them written anywhere."""
         there = self.splits
         if "[" in split or (self.is_local and split not in there):
             raise UserError(
                 f"a stream is of a whole split of {self.path}, which has {', '.join(there) or 'other names'}, but got "
-                f"{split}: change --data.{option}, or leave --data.streaming out"
+                f"{split}: change --data.train_split, or leave --data.streaming out"
             )
         if self.by_folder:
             raise UserError(
