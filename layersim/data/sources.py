@@ -238,10 +238,10 @@ class Source:
         """The builder of these splits."""
         key = None if self.together else names
         if key not in self._builders:
-            if self.location.is_file():
-                self.options["data_files"] = {"train": glob.escape(str(self.location))}
-            elif not self.together:
-                self.options["data_files"] = {split: files for split, files in self.files.items() if split in names}
+            if not self.together:
+                self.options["data_files"] = {
+                    split: [*map(glob.escape, files)] for split, files in self.files.items() if split in names
+                }
             self._builders[key] = self._builder(**self.options)
         return self._builders[key]
 
