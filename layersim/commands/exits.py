@@ -44,7 +44,7 @@ from layersim.exits.curve import spread
 from layersim.exits.policies import Policy
 from layersim.exits.speed import Batch
 from layersim.exits.token_calibration import TokenRisk
-from layersim.metrics import mean_saturation_layer, saturation_layer
+from layersim.metrics import saturation_layer
 from layersim.module import LayerwiseModule
 from layersim.report.exits import ExitReport
 from layersim.report.page import PAGE_FILE, write_page
@@ -204,7 +204,7 @@ def _report_of(
 ) -> ExitReport:
     """The record of thresholds that were found on a table, the strictest target's first, without speeds."""
     layers, samples = table.scores.shape
-    oracle = mean_saturation_layer(saturation_layer(table.predictions).bincount(minlength=layers + 1)[1:])
+    oracle = saturation_layer(table.predictions).double().mean().item()
     first, classes = found[0], model.head.num_classes
     promise = ("method", "risk", "target", "confidence", "observed_risk", "bound")
     own = ("target", "threshold", "observed_risk", "bound", "mean_exit_layer", "layer_gain", "accuracy")
