@@ -117,7 +117,7 @@ def calibrate_tokens(
     promise = check_promise(len(input_ids), of="texts", target=target, risk=risk, confidence=confidence)
     backbone, policy = exits.backbone, exits.policy
     prompts = as_tokens(backbone, input_ids)[0]
-    followed = as_tokens(backbone, following)[0] if risk == "loss" else torch.as_tensor(following)
+    followed = as_tokens(backbone, following)[0] if risk == "loss" else following
     if thresholds is None:
         low, high = policy.bounds(backbone.num_classes, backbone.num_layers)
         thresholds = [low + share * (high - low) for share in _SHARES]
