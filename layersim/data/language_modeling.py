@@ -54,7 +54,7 @@ class LanguageModeling(SourceData, BlockData):
             if split is not None:
                 data = source.split(split, option=f"{role}_split")
                 texts = read_texts(data, self.text_column, option="text_column")
-                rows = self.readable(data, split, lambda texts=texts: text_faults(texts))  # type: ignore[misc]
+                rows = self.readable(data, split, partial(text_faults, texts))
                 documents[role] = texts if len(rows) == len(texts) else texts.take(pa.array(rows))
                 check_texts(documents[role], self.text_column, rows, option="text_column")
         if "val" not in documents:

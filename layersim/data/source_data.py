@@ -5,6 +5,7 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -202,7 +203,7 @@ class TableData(SourceData):
                 choose("val", held, f"what {self.train_split} holds out", np.arange(len(held)), labels, note)
         for role, split in (({} if self.streaming else {"train": self.train_split}) | opened).items():
             data = source.split(split, option=f"{role}_split")
-            readable = self._readable(data, split, role)
+            readable = self.readable(data, split, partial(self._all_faults, data, split, role))
             labels = read_labels(data, self.label_column, readable, role=role, names=names)
             kept, apart = np.arange(len(readable)), None
             if role == "train":
@@ -221,9 +222,6 @@ class TableData(SourceData):
             tell_duplicates(samples, "sample", wanted=self.find_duplicates)
         return splits
 
-    def _readable(self, data: Dataset, split: str, role: str) -> Integers:
-        def find() -> Faults:
-            unlabelled = {} if self.label_column is None else label_faults(data, self.label_column, role=role)
-            return unlabelled | self.faults(data, split)
-
-        return self.readable(data, split, find)
+    def _all_faults(self, data: Dataset, split: str, role: str) -> Faults:
+        unlabelled = {} if self.label_column is None else label_faults(data, self.label_column, role=role)
+        return unlabelled | self.faults(data, split)
