@@ -160,8 +160,7 @@ def _listed(directory: Path) -> Listed | None:
     found: list[LayerRecord] = []
     notices: list[str] = []
     objective, made, config = "?" if (directory / CONFIG_FILE).exists() else "", "", dict[str, Any]()
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always", UserWarning)
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as warned:
         try:
             found = read_records(records) if records.exists() else []
             config = read_configuration(directory)

@@ -20,8 +20,7 @@ class Engine:
     """Draws trials of a sweep as W&B's server does, the same for the same trials before."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it was written for an older pydantic
+        with warnings.catch_warnings(action="ignore"):  # it was written for an older pydantic
             try:
                 self._sweeps = importlib.import_module("sweeps")
             except ModuleNotFoundError as error:
@@ -48,8 +47,7 @@ class Engine:
         """The next trial's values; None where a grid is through."""
         random.seed(len(trials))
         np.random.seed(len(trials))  # noqa: NPY002 - the engine draws from this
-        with warnings.catch_warnings(), _refused():
-            warnings.simplefilter("ignore")  # of its Gaussian process, on few trials
+        with warnings.catch_warnings(action="ignore"), _refused():  # of its Gaussian process, on few trials
             run = self._sweeps.next_run(self._config, [self._run(trial) for trial in trials])
         if run is None:
             return None

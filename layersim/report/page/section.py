@@ -44,8 +44,7 @@ class RunPage:
 
 def read_run(directory: Path) -> RunPage:
     """Reads all that the page shows of a run. What an interruption has cut is left out, and a notice says so."""
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always", UserWarning)
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as warned:
         run = load_run(directory)
     notices, config = [str(warning.message) for warning in warned], directory / CONFIG_FILE
     if not config.is_file():
