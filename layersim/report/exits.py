@@ -11,21 +11,17 @@ EXITS_FILE = "exits.json"
 CALIBRATION = {"error": "calibration error", "brier": "Brier score", "overconfidence": "confidence − accuracy"}
 """What is told of each layer's calibration, in words."""
 
-
-def _numbers(*names: str, form: Numbers = ONE) -> dict[str, Numbers]:
-    return dict.fromkeys(names, form)
-
-
-_CHOSEN, _PROMISED = ("mean_exit_layer", "layer_gain", "accuracy"), ("target", "observed_risk", "bound")
+_CHOSEN = dict.fromkeys(("mean_exit_layer", "layer_gain", "accuracy"), ONE)
+_PROMISED = dict.fromkeys(("target", "observed_risk", "bound"), ONE)
 _CHOICE = {
     **{"target": object, "threshold": (None, ONE)},
-    "reference": {"samples": ONE} | _numbers("ranks", "doubt", "depth", form=Numbers(("K",))),
-    **_numbers(*_CHOSEN),
+    "reference": {"samples": ONE} | dict.fromkeys(("ranks", "doubt", "depth"), Numbers(("K",))),
+    **_CHOSEN,
 }
 _CURVE = {
     "threshold": ["T", (None, ONE)],
-    **_numbers("mean_exit_layer", "accuracy", form=Numbers(("T",))),
-    **_numbers("mean_exit_layer_interval", "accuracy_interval", form=Numbers(("T", 2))),
+    **dict.fromkeys(("mean_exit_layer", "accuracy"), Numbers(("T",))),
+    **dict.fromkeys(("mean_exit_layer_interval", "accuracy_interval"), Numbers(("T", 2))),
 }
 _PLAN = dict.fromkeys(("sizes", "ways", "pays_from", "pays_up_to"), object)
 
@@ -40,15 +36,15 @@ class ExitReport(Report):
     FILE: ClassVar[str] = EXITS_FILE
     VERB: ClassVar[str] = "exits"
     FORMS: ClassVar[dict[str, Any]] = {
-        "calibration": dict.fromkeys(("before", "after"), _numbers(*CALIBRATION, form=BY_LAYER)),
-        "promise": (None, dict.fromkeys(("method", "risk", "confidence"), object) | _numbers(*_PROMISED)),
+        "calibration": dict.fromkeys(("before", "after"), dict.fromkeys(CALIBRATION, BY_LAYER)),
+        "promise": (None, dict.fromkeys(("method", "risk", "confidence"), object) | _PROMISED),
         "choices": ["choices", _CHOICE],
-        "shift": (None, _numbers("effective_samples", "greatest", "new_samples", "told_apart")),
+        "shift": (None, dict.fromkeys(("effective_samples", "greatest", "new_samples", "told_apart"), ONE)),
         "curve": _CURVE,
-        "speed": [{"threshold": object} | _numbers(*_CHOSEN, "wall_gain", "seconds", "full_seconds")],
-        "plan": (None, _PLAN | _numbers("asked", "predicted", "measured")),
-        "oracle": _numbers("mean_exit_layer", "layer_gain"),
-        "parameters": _numbers("model", "head", "separate_heads", "share_saved"),
+        "speed": [{"threshold": object} | _CHOSEN | dict.fromkeys(("wall_gain", "seconds", "full_seconds"), ONE)],
+        "plan": (None, _PLAN | dict.fromkeys(("asked", "predicted", "measured"), ONE)),
+        "oracle": dict.fromkeys(("mean_exit_layer", "layer_gain"), ONE),
+        "parameters": dict.fromkeys(("model", "head", "separate_heads", "share_saved"), ONE),
     }
 
     policy: str
@@ -116,7 +112,7 @@ class ExitReport(Report):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.promise is not None:
-            expect("choices", self.choices, [_numbers(*_PROMISED)])
+            expect("choices", self.choices, [_PROMISED])
 
     def choice(self, target: float | None = None) -> dict[str, Any]:
         """What was chosen for a target; for the strictest where None."""
