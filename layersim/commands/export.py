@@ -21,7 +21,7 @@ from layersim.heads import Head, SharedHead
 from layersim.metrics import LayerAccuracy
 from layersim.metrics.effective_depth import effective_depth
 from layersim.module import LayerwiseModule
-from layersim.report.exits import EXITS_FILE, ExitReport
+from layersim.report.exits import ExitReport
 from layersim.runs.checkpoints import check_fits, class_names_of, read_checkpoint
 from layersim.runs.class_names import check_same_classes, head_classes
 from layersim.runs.models import check_kind
@@ -174,7 +174,7 @@ def _report_at(place: Path, model: LayerwiseModule, format: str) -> ExitReport:
     """The threshold in an `exits.json` or a run's directory."""
     report = ExitReport.read(place)
     if report is None:
-        raise UserError(f"There is no {EXITS_FILE} at {place}: `layersim exits` writes it. Change --exits.")
+        raise UserError(f"There is no {ExitReport.FILE} at {place}: `layersim exits` writes it. Change --exits.")
     if report.threshold is None or report.layers != model.num_layers:
         what = "lets no sample leave early" if report.threshold is None else f"is of a model of {report.layers} layers"
         raise UserError(f"{place} {what} by the policy {report.policy}, and fits nothing to write. Change --exits.")

@@ -6,8 +6,6 @@ from typing import Any, ClassVar
 from layersim.errors import UserError
 from layersim.report.json_report import BY_LAYER, ONE, Numbers, Report, expect
 
-EXITS_FILE = "exits.json"
-
 CALIBRATION = {"error": "calibration error", "brier": "Brier score", "overconfidence": "confidence − accuracy"}
 """What is told of each layer's calibration, in words."""
 
@@ -33,7 +31,7 @@ class ExitReport(Report):
     Layers count from 1, lists run from the first layer to the last.
     """
 
-    FILE: ClassVar[str] = EXITS_FILE
+    FILE: ClassVar[str] = "exits.json"
     VERB: ClassVar[str] = "exits"
     FORMS: ClassVar[dict[str, Any]] = {
         "calibration": dict.fromkeys(("before", "after"), dict.fromkeys(CALIBRATION, BY_LAYER)),

@@ -17,7 +17,7 @@ from layersim.exits import POLICIES, Confidence, EarlyExit
 from layersim.export import RECORD_FILE, Serving
 from layersim.module import LayerwiseModule
 from layersim.report.configuration import CONFIG_FILE, read_configuration
-from layersim.report.exits import EXITS_FILE, ExitReport
+from layersim.report.exits import ExitReport
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.models import Source, make_data, open_module, read_source, run_of
 from layersim.runs.parameters import fingerprint, fingerprint_of
@@ -39,13 +39,13 @@ def load_early_exit(given: str | Path, *, exits: str | Path | None = None, devic
     place = user_path(given)
     if place.suffix in (".yaml", ".yml"):
         raise UserError(f"{given} is a recipe, not a trained model. Load a run's directory, a checkpoint or an export.")
-    if place.name == EXITS_FILE:
+    if place.name == ExitReport.FILE:
         given = place = place.parent
     folder = run_of(place)
     beside = folder if exits is None else user_path(exits)
     report = None if beside is None else ExitReport.read(beside)
     if exits is not None and report is None:
-        raise UserError(f"There is no {EXITS_FILE} at {exits}: `layersim exits` writes it. Change exits.")
+        raise UserError(f"There is no {ExitReport.FILE} at {exits}: `layersim exits` writes it. Change exits.")
     source = _source(given, place, report)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         module = open_module(source, device=device)
@@ -57,7 +57,7 @@ def load_early_exit(given: str | Path, *, exits: str | Path | None = None, devic
         return early_exit_of(report, module, told=str(beside), inputs=inputs, class_names=names)
     early_exit = EarlyExit(module.backbone, module.head, Confidence(), None, inputs=inputs, class_names=names)
     rank_zero_info(
-        f"No {EXITS_FILE} in {folder or given}: every sample goes through all {module.num_layers} layers. "
+        f"No {ExitReport.FILE} in {folder or given}: every sample goes through all {module.num_layers} layers. "
         + _hint(module, source, folder)
     )
     return early_exit
@@ -230,7 +230,7 @@ def serving_of(
 def _hint(module: LayerwiseModule, source: Source, folder: Path | None) -> str:
     """Where exits of this model are, of a run beside its own; else how they are chosen."""
     here = fingerprint(module)
-    for file in sorted(folder.resolve().parent.glob(f"*/{EXITS_FILE}") if folder else (), reverse=True):
+    for file in sorted(folder.resolve().parent.glob(f"*/{ExitReport.FILE}") if folder else (), reverse=True):
         with suppress(UserError):  # a damaged one, of which this is not the place to speak
             if (report := ExitReport.read(file)) is not None and report.weights == here:
                 return f"Those in {file.parent} are of this model: load that directory."
