@@ -44,7 +44,7 @@ def pick_record(run: Run, *, stage: Stage, epoch: int | None = None) -> LayerRec
     of_stage = [record for record in run.records if record.stage == stage]
     if not of_stage:
         stages = ", ".join(sorted({record.stage for record in run.records})) or "no record at all"
-        raise UserError(
+        raise DamagedFile(
             f"--stage {stage}: expected a record of this stage in {run.directory / RECORDS_FILE}, got {stages}."
         )
     of_epoch = [record for record in of_stage if epoch in (None, record.epoch)]

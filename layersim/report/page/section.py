@@ -19,8 +19,8 @@ from layersim.report.exits import ExitReport
 from layersim.report.lens import read_lens_record
 from layersim.report.quantity import LAYER, single_numbers, three, told
 from layersim.report.reading import DamagedFile, read_text
-from layersim.report.records import LayerRecord
-from layersim.report.run import Run, load_run
+from layersim.report.records import LayerRecord, Stage
+from layersim.report.run import Run, load_run, pick_record
 from layersim.report.secrets import masked
 from layersim.report.table import layer_cells
 from layersim.report.tradeoff import exit_summary
@@ -54,7 +54,7 @@ def read_run(directory: Path) -> RunPage:
     return RunPage(run, read_configuration(directory), text, exits, lens, recorded, notices)
 
 
-def read_runs(directories: Iterable[Path], stage: str | None = None) -> tuple[list[RunPage], list[str]]:
+def read_runs(directories: Iterable[Path], stage: Stage | None = None) -> tuple[list[RunPage], list[str]]:
     """Reads each of these runs once; and a line for each with a damaged file, or without a record of the stage, which
     is left out: where nothing whole is left the damage is raised."""
     pages: list[RunPage] = []
@@ -62,9 +62,8 @@ def read_runs(directories: Iterable[Path], stage: str | None = None) -> tuple[li
     for directory in dict.fromkeys(directory.resolve() for directory in directories):
         try:
             page = read_run(directory)
-            if stage and all(record.stage != stage for record in page.run.records):
-                stages = ", ".join(dict.fromkeys(record.stage for record in page.run.records)) or "no record at all"
-                raise DamagedFile(f"--stage {stage}: expected a record of this stage in {directory}, got {stages}.")
+            if stage is not None:
+                pick_record(page.run, stage=stage)
             pages.append(page)
         except DamagedFile as error:
             lines.append(f"{directory.name} is left out: {error}")
