@@ -106,15 +106,11 @@ def _by_seed(arm: str, directories: Iterable[Path], notes: list[str]) -> dict[st
     for path in directories:
         try:
             run = _read(path)
-            why = "it holds no validation" if run is None else _unfinished(run)
-            if run is not None and not why:
-                found.append((run, seed_of(read_configuration(run.origin)) or f"unknown ({run.directory})"))
+            found.append((run, seed_of(read_configuration(run.origin)) or f"unknown ({run.directory})"))
         except DamagedFile as error:
-            why = str(error).rstrip(".")
+            notes.append(f"{path} is passed over: {str(error).rstrip('.')}.")
         except UserError as error:
             raise UserError(f"--{arm}: {error}") from error
-        if why:
-            notes.append(f"{path} is passed over: {why}.")
     runs: dict[str, FinishedRun] = {}
     for run, seed in sorted(found, key=lambda one: one[0].origin == one[0].directory):  # those that trained come last
         if seed in runs:
@@ -130,17 +126,17 @@ def _first(runs: Mapping[str, FinishedRun]) -> FinishedRun:
     return next(iter(runs.values()))
 
 
-def _read(directory: Path) -> FinishedRun | None:
-    """All that a run's directory tells; None where it holds no validation."""
+def _read(directory: Path) -> FinishedRun:
+    """All that a run's directory tells; DamagedFile where it holds no validation, or stopped before its last."""
     config = read_configuration(directory)
     if config and not (directory / RECORDS_FILE).exists():
-        return None
+        raise DamagedFile("it holds no validation")
     validated = [record for record in load_run(directory).records if record.stage == "validate"]
     if not isinstance(config.get("model"), dict):
         wanted = f"{directory / CONFIG_FILE} to tell the run's model"
         raise DamagedFile(f"expected {wanted}, which claims are judged by, but it does not.")
     if not validated:
-        return None
+        raise DamagedFile("it holds no validation")
     origin, checkpoint = directory, config.get("ckpt_path")
     if validated[-1].step == 0 and isinstance(checkpoint, str):  # it trained nothing; a path is relative to some folder
         bases = [base for base in (Path(), *directory.parents) if (base / checkpoint).exists()]
@@ -149,21 +145,22 @@ def _read(directory: Path) -> FinishedRun | None:
     lens = read_lens_record(directory) or read_lens_record(origin)
     environment = read_environment(directory) or {}
     exits = ExitReport.read(directory)
-    return FinishedRun(directory, config, validated[-1], origin, exits, transfer, lens, environment)
+    run = FinishedRun(directory, config, validated[-1], origin, exits, transfer, lens, environment)
+    _check_finished(run)
+    return run
 
 
-def _unfinished(run: FinishedRun) -> str:
-    """Why a run does not count; empty where it does. What other limits than epochs end is taken as it is."""
-    if run.record.step == 0:
-        return "" if run.origin != run.directory else "it neither trained a model nor read a checkpoint"
+def _check_finished(run: FinishedRun) -> None:
+    """DamagedFile where a run does not count. What other limits than epochs end is taken as it is."""
+    if run.record.step == 0 and run.origin == run.directory:
+        raise DamagedFile("it neither trained a model nor read a checkpoint")
     trainer = below(run.config, "trainer")
     steps, callbacks = trainer.get("max_steps"), trainer.get("callbacks")
     stoppers = any("EarlyStopping" in class_of(entry) for entry in (callbacks if isinstance(callbacks, list) else []))
     otherwise = stoppers or (isinstance(steps, int) and steps > 0) or trainer.get("max_time")
     last = last_validation(run.config)
-    if otherwise or last is None or run.record.epoch >= last:
-        return ""
-    return f"its last validation is of epoch {run.record.epoch + 1} of {trainer['max_epochs']}"
+    if run.record.step and not otherwise and last is not None and run.record.epoch < last:
+        raise DamagedFile(f"its last validation is of epoch {run.record.epoch + 1} of {trainer['max_epochs']}")
 
 
 def _differences(one: FinishedRun, other: FinishedRun) -> list[str]:
