@@ -90,12 +90,11 @@ def check_sweep(file: SweepFile) -> dict[str, Any]:
         for value in values:
             try:
                 parsed = options.parse(first | {name: value})
-                exists = name == CONFIG or whole_flag(name, parsed) in parsed
             except UserError as error:
                 if name == CONFIG or flags[name] in options.recipe:
                     raise
                 raise UserError(f"{_no_such_flag(file, name, options.recipe)}\n{error}") from error
-            if not exists:
+            if name != CONFIG and whole_flag(name, parsed) not in parsed:
                 raise UserError(_no_such_flag(file, name, options.recipe))
     options.check_metric(first)
     return options.recipe
