@@ -16,40 +16,32 @@ _NOTE = "Bands: 95 % bootstrap over samples, at each threshold. Large marks: the
 BY_LAYER, BY_TIME = "mean exit layer", "milliseconds a sample"
 
 
-def tradeoff_curves(reports: Mapping[str, ExitReport]) -> dict[str, dict[str, Quantity]]:
+def tradeoffs(reports: Mapping[str, ExitReport]) -> dict[str, tuple[dict[str, Quantity], list[dict[str, object]]]]:
     """Accuracy by mean exit layer, with 95 % bootstrap bands, and by measured time where a run was timed, by what it is
-    drawn along and then the run's name. The axis of accuracies holds all curves and bands, to a tenth."""
-    shown = [end for one in reports.values() for pair in one.curve["accuracy_interval"] for end in pair]
-    shown += [point["accuracy"] for one in reports.values() for point in one.speed]
-    shown += [one.accuracy for one in reports.values()]
-    low = math.floor(10 * min(shown)) / 10
-    ends = (low, max(math.ceil(10 * max(shown)) / 10, low + 0.1))
-    found: dict[str, dict[str, Quantity]] = {BY_LAYER: {}}
+    drawn along: curves by the run's name, and a row where each threshold that was chosen lies. The axis of accuracies
+    holds all curves and bands, to a tenth."""
+    held = [end for one in reports.values() for pair in one.curve["accuracy_interval"] for end in pair]
+    held += [point["accuracy"] for one in reports.values() for point in one.speed]
+    held += [one.accuracy for one in reports.values()]
+    low = math.floor(10 * min(held)) / 10
+    ends = (low, max(math.ceil(10 * max(held)) / 10, low + 0.1))
+    found: dict[str, tuple[dict[str, Quantity], list[dict[str, object]]]] = {BY_LAYER: ({}, [])}
     alike: dict[str, Any] = {"axes": ("threshold",), "range": ends, "better": "higher"}
     for name, report in reports.items():
+        mark = {"y": name, "series": name, "value": report.accuracy, "at": "chosen", "chosen": True}
         below, above = zip(*report.curve["accuracy_interval"], strict=True)
         ticks = {"threshold": report.curve["threshold"], BY_LAYER: report.curve["mean_exit_layer"]}
         interval = {"confidence": 0.95, "low": list(below), "high": list(above)}
-        found[BY_LAYER][name] = Quantity(values=report.curve["accuracy"], ticks=ticks, interval=interval, **alike)
+        shown, chosen = found[BY_LAYER]
+        shown[name] = Quantity(values=report.curve["accuracy"], ticks=ticks, interval=interval, **alike)
+        chosen.append({"x": report.mean_exit_layer} | mark)
         if speed := sorted(report.speed, key=lambda one: float(one["mean_exit_layer"])):
             ticks = {"threshold": [one["threshold"] for one in speed]}
             ticks[BY_TIME] = [1000 * one["seconds"] for one in speed]
-            timed = Quantity(values=[one["accuracy"] for one in speed], ticks=ticks, **alike)
-            found.setdefault(BY_TIME, {})[name] = timed
+            shown, chosen = found.setdefault(BY_TIME, ({}, []))
+            shown[name] = Quantity(values=[one["accuracy"] for one in speed], ticks=ticks, **alike)
+            chosen += [{"x": 1000 * one["seconds"]} | mark for one in speed if one["threshold"] == report.threshold]
     return found
-
-
-def chosen_points(reports: Mapping[str, ExitReport], along: str) -> list[dict[str, object]]:
-    """Where the threshold that was chosen lies, a row a run that was measured so."""
-    places = {name: [report.mean_exit_layer] for name, report in reports.items()}
-    if along == BY_TIME:
-        for name, report in reports.items():
-            places[name] = [1000 * point["seconds"] for point in report.speed if point["threshold"] == report.threshold]
-    return [
-        {"x": x, "y": name, "series": name, "value": reports[name].accuracy, "at": "chosen", "chosen": True}
-        for name, place in places.items()
-        for x in place
-    ]
 
 
 def tradeoff_figure(reports: Mapping[str, ExitReport]) -> Picture:
@@ -61,8 +53,8 @@ def tradeoff_figure(reports: Mapping[str, ExitReport]) -> Picture:
     if not reports:
         raise UserError("Expected one run with exits or more to draw the trade-off of, but got none.")
     drawn = [
-        curves(shown, f"Accuracy by {along}", series=[*reports], more=chosen_points(reports, along))
-        for along, shown in tradeoff_curves(reports).items()
+        curves(shown, f"Accuracy by {along}", series=[*reports], more=chosen)
+        for along, (shown, chosen) in tradeoffs(reports).items()
     ]
     note = {"text": _NOTE, "orient": "bottom", "fontSize": 11, "offset": 12}
     return beside(drawn, 2, title=note)

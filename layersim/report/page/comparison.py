@@ -23,7 +23,7 @@ from layersim.report.page.section import RunPage, by_layer, table
 from layersim.report.quantity import Quantity, curves, single_numbers, three
 from layersim.report.records import LayerRecord, shared_name
 from layersim.report.table import APART
-from layersim.report.tradeoff import calibration_curves, chosen_points, tradeoff_curves
+from layersim.report.tradeoff import calibration_curves, tradeoffs
 
 CONFIDENCE = 0.95
 
@@ -176,8 +176,8 @@ def exit_charts(reports: Mapping[str, ExitReport]) -> list[Chart]:
     thresholds that were chosen. Then each layer's calibration."""
     calibrated = calibration_curves(reports) if reports else {}
     return [
-        static_chart(f"calibrated exits: accuracy by {along}", shown, along=along, extra=chosen_points(reports, along))
-        for along, shown in (tradeoff_curves(reports) if reports else {}).items()
+        static_chart(f"calibrated exits: accuracy by {along}", shown, along=along, extra=chosen)
+        for along, (shown, chosen) in (tradeoffs(reports) if reports else {}).items()
     ] + [static_chart(f"exits: {label} by layer", shown) for label, shown in calibrated.items()]
 
 
