@@ -18,12 +18,11 @@ from transformers import TrainerCallback
 
 from callbacks.figures import Figure, Figures
 from callbacks.layer_measures import LayerMeasures
-from callbacks.loggers import Moment, dispensable, send_outcome
+from callbacks.loggers import Moment, dispensable, logged, send_outcome
 from callbacks.measures_by_name import Measures
 from callbacks.tapped_module import LABELS, named_parts
 from layersim.errors import UserError
 from layersim.report.page import PAGE_FILE, write_page
-from layersim.report.quantity import logged
 from layersim.report.records import LayerRecord, Stage
 from layersim.report.table import layer_table
 

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from layersim.report.quantity import Quantity, curves
+from layersim.report.quantity import LAYER, Quantity, curves
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,23 @@ def send_outcome(run: Any, page: Path, measured: Mapping[str, Quantity]) -> None
         run.log({"layers": wandb.Table(columns=["layer", *columns], data=rows)})
     except (wandb.Error, OSError) as error:
         rank_zero_info(f"W&B did not take the run's page ({error}); it lies in {page}.")
+
+
+def logged(quantities: Mapping[str, Quantity]) -> Iterator[tuple[str, float]]:
+    """Names and numbers for loggers: of a curve `name/layer_01` …, of a matrix `name_to_last/layer_01` …, of what runs
+    over another axis and then layers the mean at each tick, `name_0`; and what stands for all layers as `name`."""
+    for name, quantity in quantities.items():
+        if (number := quantity.one_number) is not None:
+            yield name, number
+        if quantity.is_curve:
+            yield from _by_layer(name, quantity.values)
+        elif quantity.is_matrix:
+            yield from _by_layer(f"{name}_to_last", [row[-1] for row in quantity.values])
+        elif len(quantity.axes) == 2 and quantity.axes[1] == LAYER:
+            ticks = quantity.ticks.get(quantity.axes[0], range(1, len(quantity.values) + 1))
+            for tick, values in zip(ticks, quantity.values, strict=True):
+                yield f"{name}_{tick}", sum(values) / len(values)  # of ∞ and −∞ NaN, where math.fsum raises
+
+
+def _by_layer(name: str, values: list[float]) -> Iterator[tuple[str, float]]:
+    yield from ((f"{name}/layer_{layer:02d}", float(value)) for layer, value in enumerate(values, start=1))

@@ -9,11 +9,12 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torchmetrics import Metric
 
 from callbacks.evaluation import EvaluationCallback, layerwise
 from callbacks.figures import Figures
-from callbacks.loggers import make_directory, on_epoch_axis
+from callbacks.loggers import logged, make_directory, on_epoch_axis
 from callbacks.tapped_module import TappedModule, named_parts
 from layersim.errors import UserError, check_choice
 from layersim.module import LayerwiseModule
@@ -21,7 +22,7 @@ from layersim.outputs import LayerOutput
 from layersim.precision import refuse_mps
 from layersim.report.drawing.pictures import Picture
 from layersim.report.figures import figures_of
-from layersim.report.quantity import Quantity, logged
+from layersim.report.quantity import Quantity
 from layersim.report.reading import short
 from layersim.report.records import Stage
 from layersim.runs.rehearsal import classifier_width, made_up
@@ -77,7 +78,9 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         self.named = named_parts(layers, pool=pool, layout=layout, norm=norm, head=head, label=label)
         """The parts of a module that is not ours; None: it measures a LayerwiseModule."""
         if layers is not None and head is None and self.reads_head:
-            raise UserError(f"{type(self).__name__} reads the classifier at every layer. Name it: head=…")
+            own = not type(self).__module__.startswith("callbacks.")
+            alone = " A monitor of features alone says reads_head = False." if own else ""
+            raise UserError(f"{type(self).__name__} reads the classifier at every layer. Name it: head=….{alone}")
         self.quantities: dict[str, Quantity] = {}
         """What the last epoch told, by name."""
         self.num_layers = 0
@@ -204,7 +207,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         self.quantities = quantities = self.measured(self._metrics, how, self.num_layers)
         self._metrics = {}  # features that a metric kept are let go
         prefix = "val" if stage == "validate" else stage
-        numbers = dict(logged(quantities))
+        numbers = self._unlogged(trainer, prefix, dict(logged(quantities)))
         if trainer.is_global_zero:
             figures = self.figures(quantities)
             on_epoch_axis(trainer, [f"{prefix}/{name}" for name in (*numbers, *figures)])
@@ -217,6 +220,17 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
             # known to all: with `sync_dist` Lightning does not warn, and with `rank_zero_only` it reduces nothing
             on_bar = name == self.on_bar
             pl_module.log(f"{prefix}/{name}", value, prog_bar=on_bar, sync_dist=True, rank_zero_only=True)
+
+    def _unlogged(self, trainer: Trainer, prefix: str, numbers: dict[str, float]) -> dict[str, float]:
+        """Without those whose names are logged by now, which stay what the module, or another callback, says they are:
+        Lightning would put both together."""
+        there = {each.meta.name for _, each in trainer._results.valid_items()} if trainer._results else set()
+        if taken := [name for name in numbers if f"{prefix}/{name}" in there]:
+            rank_zero_warn(
+                f"{', '.join(f'{prefix}/{name}' for name in taken)}: logged already by the module or another callback, "
+                f"whose number it stays; {type(self).__name__}'s goes into the record alone."
+            )
+        return {name: number for name, number in numbers.items() if name not in taken}
 
     def measured(self, metrics: dict[str, AnyMetric], how: dict[str, Any], layers: int) -> dict[str, Quantity]:
         """What the epoch told of so many layers, checked, with these options beside each quantity's own."""

@@ -1,6 +1,6 @@
 """The run's own record, whatever loggers are on, and the page made of it when the run ends."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +129,15 @@ def published(callbacks: Iterable[Any]) -> dict[str, Quantity]:
     """
     found: dict[str, Quantity] = {}
     for callback in callbacks:
-        if twice := sorted(found.keys() & callback.quantities.keys()):
+        own = callback.quantities or {}
+        if not isinstance(own, Mapping):
+            raise UserError(
+                f"Expected the quantities of {type(callback).__name__} by their names, but got a {type(own).__name__}."
+            )
+        if twice := sorted(found.keys() & own.keys()):
             raise UserError(
                 f"Two callbacks measure {', '.join(twice)}, but a run's record holds one of each name: give measures "
                 "names of their own, or leave one callback out."
             )
-        found |= callback.quantities
+        found |= own
     return found

@@ -99,7 +99,7 @@ class Head(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         parts = self.linear_parts(features, layers)
         if parts is None:
-            losses = self.losses_of(widened(self.logits(features, layers)), targets)
+            losses = self.losses_of(self._logits(features, layers), targets)
             return losses.sum() if weights is None else weighted_sum(losses, weights), losses
         size, read = len(layers) // len(parts), []
         for place, (hidden, made) in enumerate(parts):
@@ -113,6 +113,13 @@ class Head(nn.Module, ABC):
         totals, each = zip(*read, strict=True)
         return torch.stack(totals).sum(), torch.cat(each)
 
+    def _logits(self, features: Tensor, layers: Sequence[int]) -> Tensor:
+        logits, expected = self.logits(features, layers), (*features.shape[:2], self.num_classes)
+        if not isinstance(logits, Tensor) or logits.shape != expected:
+            came = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise UserError(f"Expected logits {expected} from {type(self).__name__}, (K, N, C), but got {came}.")
+        return widened(logits)
+
     def forward(self, features: Tensor, targets: Tensor | None, layers: Sequence[int]) -> Readout:
         """The readout of (K, N, D) features at `layers`; its losses are empty where `targets` (N,) is None."""
         chunk = max(1, MAX_LOGITS // self.num_classes)
@@ -120,7 +127,7 @@ class Head(nn.Module, ABC):
         for place, layer in enumerate(layers):
             for start in range(0, features.shape[1], chunk):
                 rows = slice(start, start + chunk)
-                logits = widened(self.logits(features[place : place + 1, rows], [layer]))
+                logits = self._logits(features[place : place + 1, rows], [layer])
                 log_probabilities = logits.log_softmax(dim=-1)
                 confidence, prediction = log_probabilities.max(dim=-1)
                 confidences.append(confidence.exp())

@@ -13,12 +13,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import ProgressionMonitor, RunRecorder
 from callbacks.monitor import LayerMonitor
-from layersim import LayerwiseModule, Objective, Split, SplitDataModule, UserError
+from layersim import Head, LayerwiseModule, Measure, Objective, Split, SplitDataModule, UserError
+from layersim.commands import given_data
 from layersim.evaluation import evaluate
 from layersim.heads import LinearProbes
 from layersim.metrics import LayerAccuracy
 from layersim.objectives.reading import Reading
-from layersim.report.quantity import curve
+from layersim.report.figures import figures_of
+from layersim.report.page.charts import charts, drawn_record
+from layersim.report.quantity import LAYER, Quantity, curve
+from layersim.report.records import LayerRecord
+from layersim.similarity.measure import as_measures
 from tests import tiny
 from tests.test_own_backbone import EncoderBackbone
 
@@ -118,6 +123,38 @@ def test_what_is_no_loss_is_refused_in_evaluation_too(gives: Any, came: str) -> 
         LayerwiseModule(tiny.backbone(), objective)(batch(torch.arange(4)))
 
 
+class Odd(Head):
+    gives: Any = None
+
+    def logits(self, features: Tensor, layers: Any) -> Any:
+        return self.gives(features)
+
+
+@pytest.mark.parametrize(
+    ("gives", "came"),
+    [
+        (lambda x: x.new_zeros(*x.shape[:2], 20), r"\(1, 4, 20\)"),
+        (lambda x: x.new_zeros(x.shape[1], 10), r"\(4, 10\)"),
+        (lambda x: None, "a NoneType"),
+    ],
+)
+def test_logits_of_another_shape_are_refused(gives: Any, came: str) -> None:
+    head = Odd(tiny.backbone())
+    head.gives = gives
+    with pytest.raises(UserError, match=r"Expected logits \(1, 4, 10\) from Odd, \(K, N, C\), but got " + came):
+        head(torch.randn(1, 4, 16), torch.arange(4), [0])
+    with pytest.raises(UserError, match="Expected logits"):
+        head.losses(torch.randn(1, 4, 16), torch.arange(4), [0])
+
+
+def test_a_measure_that_lacks_something_is_told() -> None:
+    class Half(Measure):
+        label = "half"
+
+    with pytest.raises(UserError, match=r"Half does not say its value_range, function \(see layersim\.Measure\)"):
+        as_measures({"half": Half()})
+
+
 class Pictures(Split):
     def inputs(self, place: int) -> dict[str, Any]:
         return {"image": torch.randn(1, 8, 8)}
@@ -140,6 +177,42 @@ def test_a_split_that_is_not_given_is_told(tmp_path: Path) -> None:
     data = Data(range(16), None, ("train", "validation"))
     with pytest.raises(UserError, match="there is no val data: `load` gives train, validation"):
         trainer(tmp_path).validate(tiny.module(), data)
+
+
+@pytest.mark.parametrize("given", [None, [], {"train": [1, 2]}])
+def test_splits_that_are_none_are_told(given: Any, tmp_path: Path) -> None:
+    data = Data(range(16), None)
+    data.given = given
+    with pytest.raises(UserError, match=r"Expected a Split by its role, train and val, from Data\.load"):
+        trainer(tmp_path).validate(tiny.module(), data)
+
+
+def test_inputs_without_names_are_told() -> None:
+    split = Pictures("own", range(16), None, seed=0)
+    split.inputs = lambda place: torch.zeros(1, 8, 8)  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(UserError, match=r"by its names, such as image, from Pictures\.inputs, but got a Tensor"):
+        split[0]
+
+
+def test_a_training_on_its_own_validation_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, said = Data(range(16), [place % 10 for place in range(16)]), list[str]()
+    data.given["val"] = Pictures("own", range(10, 20), [place % 10 for place in range(10)], seed=0)
+    data.setup()
+    monkeypatch.setattr(given_data, "rank_zero_info", said.append)
+    given_data.check_unseen("fit", {}, data, {"data": {}})
+    assert said == ["6 of 10 samples of val are in train too: what is measured on them says nothing of new ones."]
+
+
+def test_what_is_too_large_for_a_picture_is_recorded_alone() -> None:
+    """A cell each of a million would end the process that draws."""
+    large = Quantity(values=np.zeros((3, 30_000)), axes=(LAYER, "sample"))
+    found = {"small": curve([1, 2, 3]), "large": large}
+    with pytest.warns(UserWarning, match="large has more than 50,000 values: it is recorded, and not drawn"):
+        assert [*figures_of(found)] == ["small"]
+    record = LayerRecord(epoch=0, step=0, stage="validate", layers=3, samples=9, quantities=found)
+    assert {name for chart in charts([record]) for name in chart["keys"]} == {"small"}
+    assert [*drawn_record(record)["quantities"]] == ["small"]
+    assert LayerRecord.from_line(record.to_line()) == record
 
 
 class Measuring(LayerMonitor[Any]):

@@ -1,6 +1,7 @@
 """A backbone around a plain nn.Module, in under 20 lines: trained, left early, cut and exported as any other."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from layersim.exits.policies import Confidence
 from layersim.exits.runner import EarlyExit
 from layersim.export import Serving, export_as, truncate
 from layersim.export.truncation import readout_without
-from layersim.objectives import Aligned
+from layersim.objectives import Aligned, UncertaintyWeighted
+from layersim.optimization.parameter_groups import ParameterGroups
+from layersim.outputs import LayerFeatures
 from tests import tiny
 from tests.export.exported import separate
 
@@ -159,6 +162,32 @@ class Closed(EncoderBackbone):
     """Gives features, but does not say how its blocks are called."""
 
     blocks = Backbone.blocks
+
+
+class Whole(Closed):
+    """Has a forward in place of blocks."""
+
+    def forward(self, batch: Any, layers: Any = None) -> LayerFeatures:
+        tokens, found = self.model.patches(batch["image"]).flatten(2).mT, []
+        for block in self.model.layers:
+            tokens = block(tokens, torch.ones(1))
+            found.append(tokens[:, 0])
+        chosen = found if layers is None else [found[layer] for layer in layers]
+        return LayerFeatures(torch.stack(chosen), batch["label"], batch.get("position"))
+
+
+def test_without_blocks_it_trains_with_groups_and_is_told_of_what_is_not_finite(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    options |= {"enable_progress_bar": False, "default_root_dir": tmp_path, "max_steps": 2, "limit_val_batches": 0}
+    for more in ({"objective": UncertaintyWeighted()}, {"parameter_groups": ParameterGroups(head_lr=1e-3)}):
+        Trainer(**options).fit(LayerwiseModule(Whole(), **{"objective": Aligned()} | more), tiny.digits())  # type: ignore
+    own = Whole()
+    own.model.head.weight.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(UserError, match=r"the gradient of backbone\.model\.head\.weight, of sample"):
+        Trainer(**options).fit(LayerwiseModule(own, Aligned()), tiny.digits())
+    decaying = LayerwiseModule(Whole(), Aligned(), parameter_groups=ParameterGroups(layer_decay=0.5))
+    with pytest.raises(UserError, match="Whole does not say how its blocks are called"):
+        Trainer(**options).fit(decaying, tiny.digits())
 
 
 def test_what_a_backbone_does_not_say_is_named() -> None:

@@ -1,6 +1,7 @@
 """Whether a model reads a verb's data, and was trained on them though they are drawn otherwise now."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -26,7 +27,13 @@ def check_data(backbone: Backbone, data: SplitDataModule) -> None:
 
 
 def check_unseen(verb: str, checkpoint: Mapping[str, Any], data: SplitDataModule, config: Mapping[str, Any]) -> None:
-    """Tells where a verb measures samples that the checkpoint was trained on; a UserError where it would promise."""
+    """Tells where a verb measures samples that the checkpoint was trained on, or a training shall be; a UserError where
+    it would promise."""
+    if verb == "fit" and "val" in data.splits and not hasattr(data, "find_duplicates"):  # which look at their content
+        with suppress(UserError):  # where nobody can tell
+            if common := data.trained_on("val"):
+                of_all = f"{common:,} of {len(data.splits['val']):,} samples of val are in train too"
+                rank_zero_info(f"{of_all}: what is measured on them says nothing of new ones.")
     split = config["split"] if verb == "exits" else {"fit": "val", "validate": "val", "test": "test"}.get(verb)
     if split in data.splits and (seen := trained_apart(checkpoint, config["data"], data, str(split))):
         if verb == "exits":

@@ -3,7 +3,7 @@
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -109,7 +109,10 @@ class SplitDataModule(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Loads the splits, once, and fits them to the trainer's backbone where there is a trainer."""
         if not self.splits:
-            self.splits = _Splits(self.load())
+            loaded = self.load()
+            if not (isinstance(loaded, Mapping) and all(isinstance(split, Split) for split in loaded.values())):
+                raise UserError(f"Expected a Split by its role, train and val, from {type(self).__name__}.load.")
+            self.splits = _Splits(loaded)
             for role, split in self.splits.items():
                 if len(self.capped(role, split.index)) < len(split):
                     raise UserError(

@@ -1,7 +1,7 @@
 """A split: samples that know where in their source they lie, what their label is, and nothing of the other splits."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -75,6 +75,11 @@ class Split(Dataset[Sample], ABC):
         index = int(self.index[place])
         with seeded(self.seed, int(self._epoch), index, self.run_seed) if self.random else nullcontext():
             sample = self.inputs(place)
+        if not isinstance(sample, Mapping):
+            raise UserError(
+                f"Expected what the backbone reads by its names, such as image, from {type(self).__name__}.inputs, but "
+                f"got a {type(sample).__name__}."
+            )
         label = {} if self.labels is None else {"label": int(self.labels[place])}
         return {**sample, **label, "index": index, "position": int(self.position[place])}
 

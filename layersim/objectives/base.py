@@ -1,6 +1,7 @@
 """What an objective is: a loss of what a training step, or an evaluation, read of a model's layers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -36,11 +37,12 @@ class Objective(nn.Module, ABC):
         Raises:
             UserError: they are not some of the layers, ascending.
         """
-        layers = [int(layer) for layer in self.layers(num_layers, step)]
-        if not layers or layers != sorted({*layers} & {*range(num_layers)}):
+        asked = self.layers(num_layers, step)
+        layers = [int(layer) for layer in asked] if isinstance(asked, Iterable) else []
+        if not layers or layers != [*asked] or layers != sorted({*layers} & {*range(num_layers)}):
             raise UserError(
                 f"Expected some of the layers 0 … {num_layers - 1}, ascending, but {type(self).__name__} asks for "
-                f"{layers}. Change its `layers`."
+                f"{asked}. Change its `layers`."
             )
         return layers
 

@@ -80,11 +80,12 @@ class ParameterGroups:
     def _depths(self, module: Any) -> dict[int, int]:
         """Of parameters by their `id`: 1 … L in blocks, L for the final norm, L + 1 in the head; none elsewhere."""
         backbone, top = module.backbone, module.num_layers
-        blocks = getattr(backbone, "blocks", None)
-        if blocks is None and self.layer_decay < 1:
-            raise UserError(
-                f"{type(backbone).__name__} does not say which its `blocks` are. Leave layer_decay out, or tell them."
-            )
+        try:
+            blocks = backbone.blocks
+        except UserError:  # of a backbone that has a forward in their place
+            if self.layer_decay < 1:
+                raise
+            blocks = None
         depths = {id(parameter): top + 1 for parameter in module.head.parameters()}
         depths |= {id(parameter): top for parameter in backbone.final_norm.parameters()}
         for number, block in enumerate(blocks or [], start=1):

@@ -4,6 +4,7 @@ What is drawn follows from a quantity's axes, unit and range alone. Layers count
 similarities are fixed, or in coarse steps, so that pictures of different epochs and runs can be laid side by side.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -12,15 +13,15 @@ import numpy as np
 from layersim.report.drawing.colors import Range, scale_of
 from layersim.report.drawing.pictures import Picture, bars, beside, curves, heat_map, not_recorded, ways
 from layersim.report.drawing.specifications import upper
-from layersim.report.quantity import LAYER, Quantity
+from layersim.report.quantity import LAYER, MOST_DRAWN, Quantity
 from layersim.report.records import LayerRecord, shared_name
 
 
 def figures_of(
     quantities: Mapping[str, Quantity], unit: str = "samples", *, span: Range = "fixed"
 ) -> dict[str, Callable[[], Picture]]:
-    """How to draw each quantity that has an axis, by the figure's name: `layer_accuracy` of a curve whose values are
-    better high or low, else the quantity's own.
+    """How to draw each quantity that has an axis and few enough values, by the figure's name: `layer_accuracy` of a
+    curve whose values are better high or low, else the quantity's own.
 
     Args:
         quantities: by name.
@@ -30,6 +31,9 @@ def figures_of(
     found: dict[str, Callable[[], Picture]] = {}
     for name, quantity in quantities.items():
         label, axes = upper(quantity.name_of(name)), quantity.axes
+        if not quantity.is_drawn:
+            warnings.warn(f"{name} has more than {MOST_DRAWN:,} values: it is recorded, and not drawn.", stacklevel=2)
+            continue
         if quantity.is_curve and quantity.unit == unit:
             found[name] = partial(bars, quantity, label)
         elif quantity.is_curve:

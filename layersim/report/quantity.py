@@ -5,7 +5,7 @@ Letters: L layers, N samples.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
@@ -21,6 +21,10 @@ RATIO = "ratio"
 """The unit of what is compared by division, as perplexities are."""
 BY_CHANCE = 0.05
 """Above this p over the whole map a cell is no more than chance may make it."""
+MOST_DRAWN = 50_000
+"""Values of one picture; a heat map of 200 layers has 40 000."""
+_ROUNDING = 1e-6
+"""By which a value may lie beyond its range."""
 _NUMBERS = ("values", "interval", "null")
 """Fields in which null stands for NaN."""
 
@@ -81,6 +85,17 @@ class Quantity:
         return self.axes == (LAYER, LAYER)
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """Its range; −∞ or ∞ where that has no end."""
+        least, most = self.range
+        return -math.inf if least is None else least, math.inf if most is None else most
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its values are few enough for a picture."""
+        return np.size(self.values) <= MOST_DRAWN
+
+    @property
     def along(self) -> str:
         """What it is drawn along: its last axis, or what the ticks of a single axis have in its place."""
         return next((other for other in self.ticks if other not in self.axes), self.axes[-1])
@@ -120,8 +135,10 @@ class Quantity:
         return f"{counts} (family-wise p > {BY_CHANCE}, {permutations} permutations)"
 
     def check(self, name: str, layers: int) -> None:
-        """Refuses, with a UserError, what does not fit its axes: values that are no numbers in their shape, an axis of
-        layers without L entries, ticks or an interval of another shape."""
+        """Refuses, with a UserError, what does not fit its axes: values that are no numbers in their shape, or beyond
+        its range, an axis of layers without L entries, ticks or an interval of another shape."""
+        if not isinstance(name, str) or not name.strip() or "*" in name:  # which stands for any letters in W&B
+            raise UserError(f"{short(name)}: expected a quantity's name, in letters and without *.")
         if len(name) > _LONGEST_NAME:
             raise UserError(f"{short(name)}: expected a name of at most {_LONGEST_NAME} letters, got {len(name)}.")
         for key, (expected, is_form) in _FORMS.items():
@@ -141,6 +158,12 @@ class Quantity:
             pairs = zip(self.axes, lengths, strict=True)
             axes = " × ".join(axis if length is None else f"{axis} ({length})" for axis, length in pairs)
             raise UserError(f"{name}: expected numbers over {axes or 'no axis'}, got {found}.")
+        least, most = self.ends
+        if not least <= most:
+            raise UserError(f"{name}: expected the least before the most as its range, got {least:g} … {most:g}.")
+        beyond = np.isfinite(values) & ((values < least - _ROUNDING) | (values > most + _ROUNDING))
+        if beyond.any():
+            raise UserError(f"{name}: expected values in its range, {least:g} … {most:g}, got {values[beyond][0]:g}.")
         for tick, entries in self.ticks.items():
             if tick not in self.axes and (len(self.axes) != 1 or len(entries) != len(values)):
                 expected = f"ticks of {', '.join(self.axes) or 'no axis'}"
@@ -152,6 +175,8 @@ class Quantity:
                 raise UserError(f"{name}: {told}.")
             if not all(map(_is_number, found_part.flat)):
                 raise UserError(f"{name}: expected numbers as {part} of its {key}.")
+        if self.interval and np.greater(self.interval["low"], self.interval["high"]).any():
+            raise UserError(f"{name}: expected an interval whose low is nowhere above its high.")
 
     def to_json(self) -> dict[str, Any]:
         """Its fields as JSON has them: without what is as it is unless told; NaN and infinity as null."""
@@ -234,22 +259,6 @@ def curve(values: Any, **told: Any) -> Quantity:
     return Quantity(values=values, axes=(LAYER,), **told)
 
 
-def logged(quantities: Mapping[str, Quantity]) -> Iterator[tuple[str, float]]:
-    """Names and numbers for loggers: of a curve `name/layer_01` …, of a matrix `name_to_last/layer_01` …, of what runs
-    over another axis and then layers the mean at each tick, `name_0`; and what stands for all layers as `name`."""
-    for name, quantity in quantities.items():
-        if (number := quantity.one_number) is not None:
-            yield name, number
-        if quantity.is_curve:
-            yield from _by_layer(name, quantity.values)
-        elif quantity.is_matrix:
-            yield from _by_layer(f"{name}_to_last", [row[-1] for row in quantity.values])
-        elif len(quantity.axes) == 2 and quantity.axes[1] == LAYER:
-            ticks = quantity.ticks.get(quantity.axes[0], range(1, len(quantity.values) + 1))
-            for tick, values in zip(ticks, quantity.values, strict=True):
-                yield f"{name}_{tick}", sum(values) / len(values)  # of ∞ and −∞ NaN, where math.fsum raises
-
-
 def labels(quantities: Mapping[str, Quantity]) -> dict[str, str]:
     """For people, by name: the label of each, and its own name where one before it has that label."""
     found: dict[str, str] = {}
@@ -299,7 +308,3 @@ def single_numbers(quantities: Mapping[str, Quantity], layers: int, samples: int
         value += f", {' … '.join(interval)}" if interval else ""
         found[label] = f"{value} ({quantity.computed})" if quantity.options else value
     return found
-
-
-def _by_layer(name: str, values: list[float]) -> Iterator[tuple[str, float]]:
-    yield from ((f"{name}/layer_{layer:02d}", float(value)) for layer, value in enumerate(values, start=1))

@@ -13,6 +13,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, Self
 
+import numpy as np
+
 from layersim.errors import UserError, check_choice
 from layersim.report.quantity import Quantity
 from layersim.report.reading import DamagedFile, check_plain, damaging, read_json, short
@@ -94,7 +96,7 @@ class LayerRecord:
         """The record as one line of JSON, without the newline. JSON has neither NaN nor infinity: both become null.
 
         Raises:
-            UserError: what `from_line` would refuse, such as numbers beyond 64 bits; the quantity is named.
+            UserError: what `from_line` would refuse, such as numbers beyond 64 bits, or many; the quantity is named.
         """
         line = {"version": VERSION} | vars(self)
         line["quantities"] = told = {name: quantity.to_json() for name, quantity in self.quantities.items()}
@@ -107,7 +109,13 @@ class LayerRecord:
             raise UserError(f"quantities: expected at most {_MOST_QUANTITIES}, got {len(told)}.")
         if not self.left_out:
             del line["left_out"]
-        return json.dumps(line, allow_nan=False)
+        if len(text := json.dumps(line, allow_nan=False)) > MOST_LINE:
+            largest = max(self.quantities, key=lambda name: np.size(self.quantities[name].values))
+            raise UserError(
+                f"{largest} has {np.size(self.quantities[largest].values):,} values: a record has {len(text):,} bytes "
+                f"with it, and may have {MOST_LINE:,}. Give fewer, such as a mean or a sample of them."
+            )
+        return text
 
     @classmethod
     def from_line(cls, line: str | bytes) -> Self:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,9 @@ class Finiteness:
         if name is None:  # large ones, whose squares alone overflow
             return
         parameter = module.get_parameter(name)
-        own = [any(each is parameter for each in block.parameters()) for block in module.backbone.blocks]
+        own: list[bool] = []
+        with suppress(UserError):  # of a backbone that has a forward in place of blocks
+            own = [any(each is parameter for each in block.parameters()) for block in module.backbone.blocks]
         layer = f" (layer {own.index(True) + 1})" if any(own) else ""
         where = f"the gradient of {name}{layer}, of {self._culprit(module)}"
         self._stop(module, "The loss is finite, but not its gradient,", where)

@@ -300,7 +300,9 @@ def as_measures(metrics: Mapping[str, object]) -> dict[str, Measure]:
                 f"measures: {name} is {given}, expected a metric: of layersim.similarity, such as LinearCKA(), a "
                 "Measure of your own, or one of torchmetrics that compares two tensors."
             )
-        measures[name] = metric if isinstance(metric, Measure) else PairMeasure(metric)
+        measures[name] = made = metric if isinstance(metric, Measure) else PairMeasure(metric)
+        if untold := [each for each in ("label", "value_range", "function") if not hasattr(made, each)]:
+            raise UserError(f"{type(made).__name__} does not say its {', '.join(untold)} (see layersim.Measure).")
     return measures
 
 

@@ -1,6 +1,7 @@
 """Modules that are not ours, measured by the names of their parts, against our own reading of the same model."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from callbacks import (
 from callbacks.monitor import LayerMonitor
 from layersim.errors import UserError
 from layersim.report.json_values import with_nan
+from layersim.report.quantity import Quantity
 from tests import tiny
 from tests.callbacks.test_monitors import trainer
 from tests.measured import measured
@@ -77,6 +79,34 @@ def test_every_measure_is_what_our_own_module_gives(tmp_path: Path) -> None:
         "pool": "cls",
     }
     assert run.callback_metrics["val/accuracy"] == pytest.approx(expected["accuracy"][-1])
+
+
+class Logging(Plain):
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.log("val/loss", 123.0, batch_size=1)
+        return super().validation_step(batch, batch_idx)
+
+
+class Threes(LayerGeometryMonitor):
+    def measure(self, metrics: Any) -> dict[str, Quantity]:
+        return {"norm": replace(super().measure(metrics)["norm"], values=[3.0] * 3)}
+
+
+def test_a_name_that_is_logged_already_keeps_its_number(tmp_path: Path) -> None:
+    """Lightning would overwrite the module's own, or take the mean of two callbacks'."""
+    first, second = (kind(layers="net.blocks.*") for kind in (LayerGeometryMonitor, Threes))
+    run = trainer(tmp_path, [LayerAccuracyMonitor(**PARTS), first, second])
+    with pytest.warns(UserWarning, match="logged already") as warned:
+        run.validate(Logging(), tiny.digits(), verbose=False)
+    said = [str(each.message) for each in warned if "logged already" in str(each.message)]
+    assert said[0].startswith("val/loss: logged already by the module or another callback")
+    assert said[1].startswith("val/norm/layer_01, val/norm/layer_02, ")
+    assert "Threes's goes into the record alone" in said[1]
+    assert run.callback_metrics["val/loss"] == 123
+    assert run.callback_metrics["val/loss/layer_03"] == pytest.approx(math.log(10), abs=0.5)
+    norms = first.quantities["norm"].values
+    assert second.quantities["norm"].values == [3.0] * 3
+    assert run.callback_metrics["val/norm/layer_01"] == pytest.approx(norms[0]) != 3
 
 
 def test_labels_are_found_in_pairs_and_by_their_name(tmp_path: Path) -> None:

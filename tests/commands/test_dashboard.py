@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from callbacks.loggers import logged
 from layersim.__main__ import main
-from layersim.report.quantity import curve, logged
+from layersim.report.quantity import curve
 
 pytest.importorskip("wandb_workspaces")
 

@@ -13,14 +13,15 @@ HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>"
 
 
 def record(epoch: int = 0, layers: int = 2, **changes: Any) -> LayerRecord:
-    matrix = [[1.0 if i == j else (epoch + 1) / (10 + i + j) for j in range(layers)] for i in range(layers)]
+    grown = min(epoch, 9) + 1
+    matrix = [[1.0 if i == j else grown / (10 + i + j) for j in range(layers)] for i in range(layers)]
     values: dict[str, Any] = {
         "epoch": epoch,
         "step": 10 * (epoch + 1),
         "stage": "validate",
         "layers": layers,
         "samples": 80,
-        "accuracy": [(layer + 1 + epoch / 10) / (layers + 1) for layer in range(layers)],
+        "accuracy": [(layer + 1 + min(epoch, 10) / 10) / (layers + 1) for layer in range(layers)],
         "loss": [2.25 / (layer + 1) for layer in range(layers)],
         "saturation": [80 - layers + 1, *[1] * (layers - 1)],
         "saturated_early": 0.75,

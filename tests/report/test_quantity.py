@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from callbacks.loggers import logged
 from layersim.errors import UserError
-from layersim.report.quantity import LAYER, Quantity, curve, curves, logged, single_numbers, told
+from layersim.report.quantity import LAYER, Quantity, curve, curves, single_numbers, told
 from layersim.report.records import LayerRecord
 from layersim.report.table import layer_cells
 
@@ -105,6 +106,8 @@ def test_what_is_no_number_is_refused_before_anything_is_written(quantity: Any, 
 
 
 def test_an_infinite_end_is_none() -> None:
+    with pytest.raises(UserError, match="expected the least before the most as its range, got nan … 1"):
+        record(own=curve([0, 0], range=(math.nan, 1)))
     assert curve([1.0, 2.0], range=np.array([0, np.inf])).range == (0, None)
 
 

@@ -139,6 +139,12 @@ ENDS = {"low": [[0, 0], [0, 0]], "high": [[0, 0], [0, 0]]}
             "cka: expected an object with a whole number",
         ),
         ({"intervals": {"cka": {"low": ENDS["low"]}}}, r"cka: expected high of its interval in the shape .*got \(\)"),
+        ({"own": of([0, 3.5], "class", range=(0, 1))}, r"own: expected values in its range, 0 … 1, got 3\.5\."),
+        ({"own": of([-1e-5], "class", range=(0, None))}, "own: expected values in its range, 0 … inf, got -1e-05"),
+        ({"own": of(1.0, range=(1, 0))}, "own: expected the least before the most as its range, got 1 … 0"),
+        ({"own": of(1.0, interval={"low": 2.0, "high": 1.0})}, "own: expected an interval whose low is nowhere above"),
+        ({"own*": of(1.0)}, r"'own\*': expected a quantity's name, in letters and without \*"),
+        ({" ": of(1.0)}, "' ': expected a quantity's name"),
     ],
 )
 def test_a_quantity_that_does_not_fit_its_axes_is_refused_by_its_name(
@@ -221,6 +227,7 @@ def test_append_then_read(tmp_path: Path) -> None:
         ({"own": of(2**63)}, "^own: expected numbers of at most 64 bits, got a larger one"),
         ({"own": of(1.0, label="\ud800")}, r"^own: expected text, got '\\ud800'"),
         ({f"own{number}": of(1.0) for number in range(257)}, "^quantities: expected at most 256, got 257"),
+        ({"own": of([[math.pi] * 500_000] * 2, LAYER, "token")}, "^own has 1,000,000 values: a record has 19,000,"),
         ({1: of(1.0)}, "^1: expected a Quantity by its name"),
     ],
 )

@@ -63,10 +63,10 @@ def rows(quantity: Quantity, series: str = "") -> list[dict[str, Any]]:
     plane = len(quantity.axes) == 3
     shape = values.shape[:2] if plane else values.shape
     values = values / (values.sum() or math.nan) if quantity.unit in COUNTED else values
-    least = -math.inf if quantity.range[0] is None else quantity.range[0]
-    most = math.inf if quantity.range[1] is None else quantity.range[1]
     ends = quantity.interval or {}
-    low, high = (np.clip(np.asarray(ends[end], float), least, most) if end in ends else None for end in ("low", "high"))
+    low, high = (
+        np.clip(np.asarray(ends[end], float), *quantity.ends) if end in ends else None for end in ("low", "high")
+    )
     p = None if quantity.null is None else np.asarray(quantity.null["p_family"], dtype=np.float64)
     ticks = [[*quantity.ticks.get(axis, range(1, length + 1))] for axis, length in zip(quantity.axes, shape)]  # noqa: B905
     if len(shape) == 1:

@@ -24,7 +24,7 @@ def charts(records: Sequence[LayerRecord]) -> list[Chart]:
     the first matrix; two matrices where there is no such curve), then the others, then how they went over training."""
     every: dict[str, list[Quantity]] = {}
     for record in records:
-        for name, quantity in record.quantities.items():
+        for name, quantity in drawn(record).items():
             every.setdefault(name, []).append(quantity)
     made = [chart for name, found in every.items() for chart in _charts(name, found)]
     made += _numbers({name: found[0] for name, found in every.items() if not found[0].axes})
@@ -49,7 +49,12 @@ def static_chart(title: str, quantities: Mapping[str, Quantity], *, large: bool 
 def drawn_record(record: LayerRecord) -> dict[str, Any]:
     """A record as the page's script reads it."""
     head = {key: getattr(record, key) for key in ("epoch", "step", "layers", "samples", "unit")}
-    return head | {"quantities": {name: _drawn(each) for name, each in record.quantities.items()}}
+    return head | {"quantities": {name: _drawn(each) for name, each in drawn(record).items()}}
+
+
+def drawn(record: LayerRecord) -> dict[str, Quantity]:
+    """Its quantities that are not too large for a picture."""
+    return {name: quantity for name, quantity in record.quantities.items() if quantity.is_drawn}
 
 
 def _drawn(quantity: Quantity) -> dict[str, Any]:

@@ -98,14 +98,16 @@ def field(key: str, values: ArrayLike, size: float = 0.001) -> Way:
 
 def cosine(slope: float, size: float = 0.001) -> Way:
     """Falls by `slope` a layer."""
-    return lambda seed: {"similarity": {"cosine": (1 - APART * (slope + size * (seed - 1))).tolist()}}
+    return lambda seed: {"similarity": {"cosine": (0.2 - APART * (slope + size * (seed - 1))).tolist()}}
 
 
 def two_measures(follows: float, size: float) -> Way:
     def facts(seed: int) -> Facts:
         noise = np.random.default_rng(seed).normal(size=(4, 4))
         nearness = 1 - 0.2 * APART
-        return {"similarity": {"cosine": nearness.tolist(), "cka": (follows * nearness + size * noise).tolist()}}
+        return {
+            "similarity": {"cosine": nearness.tolist(), "cka": (0.2 * (follows * nearness + size * noise)).tolist()}
+        }
 
     return facts
 
