@@ -238,14 +238,13 @@ class LayerwiseCLI(LightningCLI):
     def _preflight(self) -> dict[str, Any]:
         """All that can be known to go wrong, found before a run directory exists. Returns the checkpoint, if any."""
         checkpoint: dict[str, Any] = {}
+        if self.subcommand == "export":  # which looks at what it needs of checkpoint and data itself
+            return checkpoint
         if path := self._get(self.config, "ckpt_path"):
             sharded = isinstance(self._get(self.config_init, "trainer").strategy, ModelParallelStrategy)
             checkpoint = read_checkpoint(path, shapes_only=sharded)
             check_fits(checkpoint["state_dict"], self.model, path)
-            if self.subcommand != "export":  # which needs the weights alone
-                check_complete(checkpoint, path, resume=self.subcommand == "fit", sharded=sharded)
-        if self.subcommand == "export":
-            return checkpoint
+            check_complete(checkpoint, path, resume=self.subcommand == "fit", sharded=sharded)
         check_data(self.model.backbone, self.datamodule)
         known, there = self.model.backbone.num_classes, classes_of(self.datamodule)
         if there is not None and there != known and not self.model.backbone.reads_tokens:
