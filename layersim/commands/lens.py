@@ -2,25 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from layersim import heads
 from layersim.backbones import Backbone
 from layersim.commands.outcome import data_of, made_place, run_directory, show_outcome
 from layersim.commands.parser import Data
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.errors import UserError, at_least
-from layersim.heads import Head, SharedHead
+from layersim.heads import Head, LinearProbes, SharedHead
 from layersim.metrics.effective_depth import CONFIDENCE, paired_interval
 from layersim.module import LayerwiseModule
-from layersim.objectives import Aligned, KLToLast, Reading
+from layersim.objectives import Reading
 from layersim.outputs import LayerFeatures
 from layersim.report.lens import CHANCE, GAPS, READABLE, lens_figure, lens_quantities, lens_table, write_lens_record
 from layersim.report.page import PAGE_FILE, write_page
@@ -91,11 +92,10 @@ def lens(
     if (most := max(1, MOST_BYTES // (8 * backbone.num_layers * backbone.width))) < max_samples:
         rank_zero_info(f"At most {most:,} samples of each split are read, whose features are 2 GiB together.")
     most = min(max_samples, most)
-    sides = {
-        name: read_features(backbone, own, split=name, max_samples=most, name=f"the {name} split")
+    shown, measured = (
+        read_features(backbone, own, split=name, max_samples=most, name=f"the {name} split")
         for name in ("train", split)
-    }
-    shown, measured = sides.values()
+    )
     heads: dict[str, Head] = {}
     if source.predicts:
         heads[READABLE] = module.head if type(module.head) is SharedHead else SharedHead(backbone)
@@ -180,23 +180,20 @@ def _trained(
     backbone = module.backbone
     start = _classifier(backbone) if kind == "linear" and backbone.reads_tokens else None
     args = {} if start is None else {"features": "normed"}
-    made: heads.Head = getattr(heads, name)(backbone, **args)
-    loss = KLToLast() if kind == "tuned" else Aligned("uniform")
-    frozen = LayerwiseModule(backbone, loss, head=lambda _: made, freeze="backbone").to(module.device)
+    head = {"class_path": f"layersim.heads.{name}", "init_args": args}
+    loss = instantiate_class((), objective)
+    frozen = LayerwiseModule(backbone, loss, partial(instantiate_class, init=head), freeze="backbone")
+    frozen.to(module.device)
     made = frozen.head
     options: dict[str, Any] = {"steps": steps}
-    if isinstance(made, heads.LinearProbes):
+    if isinstance(made, LinearProbes):
         found = fit_probes(made, loss, shown, steps=steps, seed=seed, told=f"Fitting what is {told}", start=start)
         options = (options if None in found else {"penalty": found}) | args
     else:
         each = Reading.divergences if kind == "tuned" else lambda read: read.losses
         train_head(made, loss, each, shown, steps=steps, seed=seed, told=f"Training ({name})")
     trained = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "state_dict")
-    section = {
-        "head": {"class_path": f"layersim.heads.{name}", "init_args": args},
-        "objective": objective,
-        "freeze": "backbone",
-    }
+    section = {"head": head, "objective": objective, "freeze": "backbone"}
     config = {**known.get("layersim", {}).get("config", {}), "model": source.model | section, "data": data}
     checkpoint = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": version("lightning")}
     checkpoint |= {key: value for key, value in known.items() if key not in trained}
