@@ -45,12 +45,11 @@ def evaluate_epoch(
     def end(trainer: Trainer, module: LightningModule) -> None:
         found.extend(collector.compute() for collector in collectors)
 
-    ends: dict[str, Any] = {f"on_{stage}_batch_end": update for stage in ("validation", "test")}
-    ends |= {f"on_{stage}_epoch_end": end for stage in ("validation", "test")}
+    stage, run = ("validation", trainer.validate) if split == "val" else ("test", trainer.test)
+    hooks: dict[str, Any] = {f"on_{stage}_batch_end": update, f"on_{stage}_epoch_end": end}
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    trainer.callbacks = [*callbacks, LambdaCallback(**ends)]  # type: ignore[attr-defined]
+    trainer.callbacks = [*callbacks, LambdaCallback(**hooks)]  # type: ignore[attr-defined]
     try:
-        run = trainer.validate if split == "val" else trainer.test
         run(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
     finally:
         trainer.callbacks = callbacks  # type: ignore[attr-defined]
