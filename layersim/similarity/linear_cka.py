@@ -8,7 +8,7 @@ from torch import Tensor
 
 from layersim.errors import check_choice
 from layersim.similarity.features import Layers, as_pair, require_samples, require_whole, warn_undefined
-from layersim.similarity.hsic import hsic
+from layersim.similarity.hsic import hsic, near_one
 
 Estimator = Literal["minibatch", "debiased", "biased"]
 
@@ -44,16 +44,11 @@ def linear_cka(
     features, other = as_pair(features, other)
     require_samples(features.shape[1], LEAST[estimator], f'linear CKA with estimator="{estimator}"')
     if torch.float64 in (features.dtype, getattr(other, "dtype", None)):  # whose range HSIC's fourth degree can leave
-        features, other = _near_one(features), None if other is None else _near_one(other)
+        features = near_one(features.to(torch.float64, copy=True), [])
+        other = None if other is None else near_one(other.to(torch.float64, copy=True), [])
     sizes = int(batch_size) if estimator == "minibatch" else features.shape[1]
     total = torch.stack(list(hsic_of_groups(features, other, sizes, estimator))).sum(0)
     return warn_undefined(ratio(total), features, other)
-
-
-def _near_one(layers: Tensor) -> Tensor:
-    """(L, N, D) float64, each layer brought near one by a power of two."""
-    largest: Tensor = layers.double().abs().amax((1, 2), keepdim=True)
-    return torch.ldexp(layers.double(), -torch.frexp(largest).exponent)
 
 
 def check_estimator(estimator: str, batch_size: int) -> None:
