@@ -34,7 +34,7 @@ class Unexplained(UserError):
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths in a model: `blocks`, `final_norm` and `refined_by` from its base model, classifiers from itself.
+    """Paths in a model: `blocks` and `final_norm` from its base model, classifiers from itself.
 
     A classifier is a chain: each step is a path, the name of a `torch.nn` activation that the model calls as a
     function, or such a module itself. A path that leads to None, as OPT's projection does where widths agree, is left
@@ -56,7 +56,6 @@ class Layout:
     """From features to the classes, or to the vocabulary."""
     picks: frozenset[str] = frozenset()
     """The steps that are given all tokens and look at one alone."""
-    refined_by: str | None = None
 
 
 def layout_of(
@@ -203,6 +202,4 @@ def _after(
         logits = run()
     last = max(place for place, call in enumerate(seen) if call.module in set(blocks))
     after = [seen[last], *(call for call in seen if call.start > seen[last].end)]
-    refined = REFINED.get(model.config.model_type)
-    refined_by = refined if refined and at(base, refined, "blocks") is not None else None
-    return Layout(path, len(calls), sequence_first, refined_by=refined_by), after, logits
+    return Layout(path, len(calls), sequence_first), after, logits

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from layersim.backbones.base import Backbone, taken
 from layersim.backbones.calls import last_output
-from layersim.backbones.families import Dtype, Layout, Pooling, Task, Unexplained, at, layout_of, part_of
+from layersim.backbones.families import REFINED, Dtype, Layout, Pooling, Task, Unexplained, at, layout_of, part_of
 from layersim.backbones.logit_path import OneToken, close
 from layersim.backbones.lora import Lora, adapt
 from layersim.backbones.pretrained import PROCESSORS, configuration, image_config, shortened, trained, untrained
@@ -246,7 +246,7 @@ class TransformersBackbone(Backbone):
 
     @property
     def refiner(self) -> Any:
-        path = self.layout.refined_by
+        path = REFINED.get(self.model.config.model_type)
         return at(self.model.base_model, path, "blocks") if path else None
 
     def pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
