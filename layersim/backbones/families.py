@@ -103,7 +103,7 @@ def layout_of(
             f"do not depend on the tokens. {OPTIONS}"
         )
     picks = frozenset(call.path for call in after if call.gave.ndim < call.given.ndim)
-    layout = replace(layout, **(found or {}) | ({} if classifier is None else {"picks": picks}) | given)
+    layout = replace(layout, picks=picks, **(found or {}) | given)
     if layout.final_norm and layout.pooling in ("mean", "class and mean") and found is None:
         layout = replace(layout, norm_first=True)
     return layout, after[0].gave, logits

@@ -97,7 +97,6 @@ def path_to_logits(
             return None
         rest = behind
     steps = tuple(link.path if isinstance(link, Call) else link for link in rest if not isinstance(link, Pooling))
-    picks = frozenset(link.path for link in links if isinstance(link, Call) and link.gave.ndim < link.given.ndim)
     names = {module: name for name, module in model.base_model.named_modules()}
     return {
         "final_norm": norm and names[norm.module],
@@ -105,7 +104,6 @@ def path_to_logits(
         "pooling": pooling.rule,
         "prefix": pooling.prefix,
         "classifier": steps,
-        "picks": picks,
     }
 
 
