@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -101,7 +101,8 @@ class TransformersReader(OwnReader):
         return None if features is None else read_by_head(self.module, features)
 
     def close(self) -> None:
-        self._hooks.pop_all()
+        with suppress(UserError):  # of what did not run to its end, as it failed
+            self._hooks.close()
 
 
 def reader_of(model: nn.Module, named: Named | None) -> OwnReader | TappedModule:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from layersim.backbones.families import OPTIONS, Task
 from layersim.errors import UserError
+from layersim.evaluation import evaluating
 
 
 def tiny_batch(
@@ -69,6 +70,20 @@ def check_logits(name: str, found: Tensor, expected: Tensor, remedy: str = OPTIO
             f"layersim cannot read {name}: its final norm, pooling and classifier, applied to the last block's output, "
             f"do not give the model's own logits. {remedy}"
         )
+
+
+def check_last_token(backbone: Any, batch: Any) -> None:
+    """Raises UserError where a classifier that looks at a text's last token looks, of these texts, at another one than
+    the last that is no padding: at an end of text which its language follows (mBART), or which is its padding too."""
+    layout, parameters = getattr(backbone, "layout", None), [*backbone.parameters()]
+    if layout is None or layout.pooling != "last" or backbone.reads_tokens or any(each.is_meta for each in parameters):
+        return
+    batch = {key: each.to(parameters[0].device) for key, each in batch.items()}
+    with torch.no_grad(), evaluating(backbone):
+        expected = backbone.model(**backbone.inputs(batch)).logits
+        found = backbone.classifier(backbone.final_norm(backbone(batch).values[-1]))
+    remedy = "Let the tokenizer end a text with the token that the model looks at, and pad with another one."
+    check_logits(f"{backbone.name} on these texts", found, expected, remedy)
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:

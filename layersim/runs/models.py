@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from layersim.backbones import Backbone
+from layersim.backbones.tiny_input import check_last_token
 from layersim.data import SplitDataModule
 from layersim.data.blocks import BlockData
 from layersim.data.splits import Integers, Sample, Split
@@ -299,7 +300,7 @@ def check_kind(backbone: Backbone, data: SplitDataModule) -> None:
 
     Raises:
         UserError: they are for a classifier and it is a language model, or the other way round; texts, and it reads
-            images.
+            images; texts of which it looks at another token than is read here.
     """
     if (found := isinstance(data, BlockData)) != backbone.reads_tokens:
         kinds = ("a classifier", "a language model")
@@ -311,4 +312,5 @@ def check_kind(backbone: Backbone, data: SplitDataModule) -> None:
             raise UserError("the data are texts, but the model reads images: choose other --data")
         if "image" in first and getattr(backbone, "vocabulary_size", None):
             raise UserError("the data are images, but the model reads texts: choose other --data")
+        check_last_token(backbone, data.collate([first]))
         break

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from layersim.backbones import TransformersBackbone
 from layersim.backbones.logit_path import _Search
+from layersim.backbones.tiny_input import check_last_token
 from layersim.errors import UserError
 from tests.backbones.tiny_transformers import (
     CLASSIFIERS,
     DECODER,
     ENCODER,
+    GPT2,
     VISION,
     L,
     batch_for,
@@ -162,3 +164,24 @@ def test_half_precision_is_explained_alike(family: str, monkeypatch: pytest.Monk
     exact, half = TransformersBackbone(**options), TransformersBackbone(**options, dtype="bfloat16")
     assert str(half.layout) == str(exact.layout)
     assert len(asked) <= 4 * len(set(asked))
+
+
+@pytest.mark.parametrize(
+    ("config", "read", "other"),
+    [
+        ({**BART, "model_type": "mbart"}, [5, 7, 2], [5, 2, 7]),  # an end of text, and a language behind it
+        (
+            GPT2 | {"model_type": "gpt2", "pad_token_id": 2, "eos_token_id": 2},
+            [5, 7, 9],
+            [5, 7, 2],
+        ),  # an end of text that is padding too
+    ],
+)
+def test_texts_of_which_the_model_looks_at_another_token_are_refused(
+    config: dict[str, Any], read: list[int], other: list[int]
+) -> None:
+    backbone = build(config, "classification")
+    read_as, refused = ({"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, 3)} for row in (read, other))
+    check_last_token(backbone, read_as)
+    with pytest.raises(UserError, match=r"on these texts: .* Let the tokenizer end a text with the token"):
+        check_last_token(backbone, refused)

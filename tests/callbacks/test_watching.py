@@ -6,7 +6,9 @@ from torch import nn
 
 from callbacks import LayerMeasures
 from layersim.errors import UserError
+from layersim.tapping import feature_tap
 from tests import tiny
+from tests.backbones.tiny_transformers import ENCODER, build
 from tests.callbacks.test_layer_measures import NET, PARTS, batches, same, shown
 
 
@@ -19,6 +21,14 @@ def test_what_a_pass_that_failed_put_out_is_not_the_nexts() -> None:
         raise RuntimeError("failed")
     with pytest.raises(UserError, match="Nothing ran: call the TimmBackbone itself"), measures.watching(first):
         pass
+
+
+def test_a_transformers_model_that_fails_lets_go_of_compiled_code() -> None:
+    """Which runs eagerly while it is read."""
+    measures = LayerMeasures(build({"model_type": "bert", **ENCODER}, "classification").model, measures="saturation")
+    with pytest.raises(RuntimeError, match="failed"), measures.watching({"input_ids": torch.ones(1, 3).long()}):
+        raise RuntimeError("failed")
+    assert not feature_tap._holders
 
 
 def test_a_loop_may_run_the_model_itself() -> None:
