@@ -169,17 +169,18 @@ def test_half_precision_is_explained_alike(family: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("config", "read", "other"),
     [
-        ({**BART, "model_type": "mbart"}, [5, 7, 2], [5, 2, 7]),  # an end of text, and a language behind it
+        ({**BART, "model_type": "mbart"}, [5, 7, 2], [5, 2, 7]),
         (
             GPT2 | {"model_type": "gpt2", "pad_token_id": 2, "eos_token_id": 2},
             [5, 7, 9],
             [5, 7, 2],
-        ),  # an end of text that is padding too
+        ),
     ],
 )
 def test_texts_of_which_the_model_looks_at_another_token_are_refused(
     config: dict[str, Any], read: list[int], other: list[int]
 ) -> None:
+    """An end of text that a language follows; one that is the padding too."""
     backbone = build(config, "classification")
     read_as, refused = ({"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, 3)} for row in (read, other))
     check_last_token(backbone, read_as)
