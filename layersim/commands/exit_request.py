@@ -128,8 +128,9 @@ class ExitRequest:
             samples = len(split_for_temperatures(samples, self.temperature_share)[1])
         if self.budget is not None:
             usual = {"risk": 0.01, "risk_of": None, "method": "ltt", "confidence": 0.95}
-            typed = [name for name, value in usual.items() if getattr(self, name) != value]
-            if typed and not self.plan:
+            if self.plan:
+                del usual["risk"]  # beside which a plan is made
+            if typed := [name for name, value in usual.items() if getattr(self, name) != value]:
                 raise UserError(f"A budget promises nothing: --{typed[0]} says nothing beside it. Leave either out.")
         else:
             promised: dict[str, Any] = {

@@ -131,13 +131,14 @@ class TextInputs(Inputs):
     """Whether a sample is a pair of texts."""
 
     def __post_init__(self) -> None:
-        told = [self.tokenizer.vocabulary_size, self.limit, self.tokenizer.encode(_PROBES)["input_ids"]]
+        tokens = sorted(self.tokenizer.tokenizer.get_vocab().items()) if hasattr(self.tokenizer, "tokenizer") else ()
+        told = [tokens, self.limit, self.truncation, self.pairs, self.tokenizer.encode(_PROBES)["input_ids"]]
         self.fingerprint = sha256(json.dumps(told).encode()).hexdigest()[:16]
 
     def __call__(self, given: Any) -> Batch:
         one = isinstance(given, tuple) and len(given) == 2 if self.pairs else isinstance(given, str)
-        rows = [given] if one else _listed(given, "texts")
         kind = "pairs of texts, each a tuple of two" if self.pairs else "texts"
+        rows = [given] if one else _listed(given, kind)
         for place, row in enumerate(rows):
             parts = row if self.pairs else (row,)
             whole = isinstance(parts, tuple | list) and len(parts) == 1 + self.pairs
@@ -177,6 +178,8 @@ class TextInputs(Inputs):
             head = "import numpy as np\n"
         else:
             assert isinstance(self.tokenizer, PretrainedTokenizer)
+            if "token_type_ids" not in self.tokenizer.encode(_PROBES):
+                made.pop("token_type_ids", None)  # the model was trained on zeros
             pad, side = self.collate.padding["input_ids"], self.tokenizer.tokenizer.truncation_side
             head = "import numpy as np\nfrom tokenizers import Tokenizer\n"
             read = (

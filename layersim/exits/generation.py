@@ -24,7 +24,7 @@ from layersim.errors import UserError, as_user_error, check_choice
 from layersim.evaluation import alone
 from layersim.exits.block_calls import CANNOT, BlockCalls, learned_axes, text_batch
 from layersim.exits.given import as_stops, as_tokens
-from layersim.exits.policies import Policy, Seen
+from layersim.exits.policies import Policy, Seen, check_policy
 from layersim.exits.token_cache import TokenCache
 from layersim.heads import Head
 from layersim.precision import widened
@@ -85,9 +85,10 @@ class TokenExit:
             raise UserError("Expected a language model of transformers. Exits of classifiers are EarlyExit's.")
         if backbone.refiner is not None or backbone.layout.sequence_first:
             raise UserError(f"{CANNOT}: its blocks cannot be called one by one.")
-        policy.check(threshold, backbone.num_classes, layers)
-        given = {*range(layers)} if exit_layers is None else {*map(int, exit_layers)}
-        if wrong := sorted(given - {*range(layers)}):
+        check_policy(policy, threshold, backbone.num_classes, layers)
+        asked = sorted(range(layers) if exit_layers is None else exit_layers, key=float)
+        given = {int(layer) for layer in asked}
+        if wrong := [layer for layer in asked if int(layer) != layer or int(layer) not in range(layers)]:
             raise UserError(f"Expected exit layers of 0 … {layers - 1}, but got {', '.join(map(str, wrong))}.")
         self.backbone = backbone
         self.head = head

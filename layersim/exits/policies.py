@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, log
+from numbers import Real
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -99,6 +100,15 @@ class Policy(ABC):
     def thresholds(self, num_classes: int, num_layers: int) -> list[float]:
         """The thresholds to choose from, ascending: fixed by the policy, never by the data that choose among them."""
         return threshold_grid(*self.bounds(num_classes, num_layers))
+
+
+def check_policy(policy: object, threshold: object, num_classes: int, num_layers: int) -> None:
+    """Refuses, with a UserError, what is no policy, or no threshold of it."""
+    if not isinstance(policy, Policy):
+        raise UserError(f"Expected a policy, such as layersim.exits.policies.Confidence(), but got {policy!r}.")
+    if threshold is not None and not isinstance(threshold, Real):
+        raise UserError(f"Expected a number or None as threshold, but got {threshold!r}.")
+    policy.check(None if threshold is None else float(threshold), num_classes, num_layers)
 
 
 def threshold_grid(low: float, high: float) -> list[float]:

@@ -18,7 +18,7 @@ from layersim.errors import UserError
 from layersim.evaluation import alone
 from layersim.exits.alarm import Alarm
 from layersim.exits.given import as_batch, as_names, as_temperatures
-from layersim.exits.policies import Policy, Seen, exit_layer
+from layersim.exits.policies import Policy, Seen, check_policy, exit_layer
 from layersim.exits.reference import doubts
 from layersim.exits.table import at_exits, drops, exit_table
 from layersim.heads import Head
@@ -95,7 +95,7 @@ class EarlyExit:
         class_names: Sequence[str] | Mapping[int, str] | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
-        policy.check(threshold, backbone.num_classes, backbone.num_layers)
+        check_policy(policy, threshold, backbone.num_classes, backbone.num_layers)
         self.backbone = backbone
         self.head = head
         self.policy = policy

@@ -137,7 +137,8 @@ class Report:
 
 
 def write_report(path: Path, values: Mapping[str, Any]) -> Path:
-    """Writes the values, a key a line, and gives the path."""
+    """Writes the values, a key a line, into a folder that is made where it is not there, and gives the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     lines = (f"  {json.dumps(key)}: {json.dumps(without_nan(value), allow_nan=False)}" for key, value in values.items())
     with written_whole(path) as part:
         part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

@@ -18,9 +18,11 @@ from layersim.export import RECORD_FILE, Serving
 from layersim.module import LayerwiseModule
 from layersim.report.configuration import CONFIG_FILE, read_configuration
 from layersim.report.exits import ExitReport
+from layersim.report.token_exits import TokenExitReport
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.models import Source, make_data, open_module, read_source, run_of
 from layersim.runs.parameters import fingerprint, fingerprint_of
+from layersim.runs.recipe_sections import recipe_sections
 from layersim.runs.stored import stored_sections
 
 PRECISIONS: dict[str, tuple[torch.dtype | None, torch.dtype | None]] = {
@@ -34,6 +36,12 @@ PRECISIONS: dict[str, tuple[torch.dtype | None, torch.dtype | None]] = {
 """As Lightning names them: what the weights become, and what autocast computes in."""
 
 
+_TOKENS = (
+    "is of a language model, whose tokens leave by layersim.exits.TokenExit(backbone, head, policy, "
+    "threshold), with the threshold that token_exits.json has. EarlyExit is for classifiers."
+)
+
+
 def load_early_exit(given: str | Path, *, exits: str | Path | None = None, device: str = "auto") -> EarlyExit:
     """`EarlyExit.load`."""
     place = user_path(given)
@@ -41,6 +49,8 @@ def load_early_exit(given: str | Path, *, exits: str | Path | None = None, devic
         raise UserError(f"{given} is a recipe, not a trained model. Load a run's directory, a checkpoint or an export.")
     if place.name == ExitReport.FILE:
         given = place = place.parent
+    if (place / TokenExitReport.FILE).exists():
+        raise UserError(f"{given} {_TOKENS}")
     folder = run_of(place)
     beside = folder if exits is None else user_path(exits)
     report = None if beside is None else ExitReport.read(beside)
@@ -49,6 +59,8 @@ def load_early_exit(given: str | Path, *, exits: str | Path | None = None, devic
     source = _source(given, place, report)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         module = open_module(source, device=device)
+    if module.backbone.reads_tokens:
+        raise UserError(f"{given} {_TOKENS}")
     if source.state is None and (module.backbone.fresh_classifier or not source.predicts):
         raise UserError(f"{given} has no trained classifier, so that its answers would mean nothing. Train one first.")
     inputs = inputs_of(source, module)
@@ -143,7 +155,8 @@ def _source(given: str | Path, place: Path, report: ExitReport | None) -> Source
 
 
 def _of_exits_run(place: Path, report: ExitReport) -> Source:
-    """The model that a run of `layersim exits` was of: the checkpoint that it was given, or its recipe's own."""
+    """The model that a run of `layersim exits` was of, with that run's options: the checkpoint that it was given, or
+    its recipe's own."""
     checkpoint = read_configuration(place).get("ckpt_path")
     if not checkpoint:
         return read_source(str(place / CONFIG_FILE))
@@ -155,7 +168,9 @@ def _of_exits_run(place: Path, report: ExitReport) -> Source:
             f"The exits in {place} are of the checkpoint {checkpoint}, which is not there (any more). Load that run "
             "from where it is now, with exits= this directory."
         )
-    return _fitting(path.parent, report, first=path) or read_source(str(path))
+    found = _fitting(path.parent, report, first=path) or read_source(str(path))
+    model, data = recipe_sections(str(place), place / CONFIG_FILE)  # with the options that the exits were chosen by
+    return replace(found, model=model, data=data)
 
 
 def _fitting(folder: Path, report: ExitReport | None, first: Path | None = None) -> Source | None:

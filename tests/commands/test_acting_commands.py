@@ -147,6 +147,7 @@ def test_a_budget_instead_of_a_promise(layersim: Callable[..., Path], checkpoint
         ("--budget=0.5 --shifted_data=Digits", "Leave --shifted_data or --budget out"),
         ("--shifted_data=Digits --shifted_data.val_fraction=2", "Change --data.val_fraction"),
         ("--shifted_data=Images --shifted_data.path=/none", "folder /none: change --shifted_data.path"),
+        ("--budget=0.5 --plan --risk_of=disagreement", "A budget promises nothing: --risk_of says nothing beside it"),
         ("--plan --trainer.devices=2", "A plan is made by one process alone. Set --trainer.devices=1"),
     ],
 )

@@ -251,8 +251,14 @@ def test_what_cannot_leave_early_is_refused_by_name() -> None:
     head = SharedHead(backbone)
     with pytest.raises(UserError, match=r"exit layers of 0 … 2, but got 3, 7"):
         TokenExit(backbone, head, Confidence(), 0.5, [0, 7, 3])
+    with pytest.raises(UserError, match=r"exit layers of 0 … 2, but got 1\.7"):
+        TokenExit(backbone, head, Confidence(), 0.5, [0, 1.7])  # type: ignore[list-item]
     with pytest.raises(UserError, match="threshold of"):
         TokenExit(backbone, head, Confidence(), 1.5)
+    with pytest.raises(UserError, match=r"Expected a policy, such as .*Confidence\(\), but got 'confidence'"):
+        TokenExit(backbone, head, "confidence", 0.5)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"Expected a number or None as threshold, but got '0\.5'"):
+        TokenExit(backbone, head, Confidence(), "0.5")  # type: ignore[arg-type]
     exits = TokenExit(backbone, head, Confidence(), 0.5)
     ids, mask = prompts()
     with pytest.raises(UserError, match="padding_side to left"):

@@ -13,13 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from PIL import Image
 from sklearn.datasets import load_digits
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from layersim import EarlyExit, LayerwiseModule
 from layersim.__main__ import main
 from layersim.backbones import TransformersBackbone
+from layersim.commands.exits import calibrate_exits
 from layersim.commands.export import export_model
+from layersim.data.inputs import TextInputs
+from layersim.data.sequences import PadCollate
+from layersim.data.tokenizers import open_tokenizer
 from layersim.errors import UserError
 from tests import tiny
 
@@ -185,6 +192,38 @@ def test_a_stock_export_is_served_as_its_run(
     (tmp_path / "digits/exits.json").unlink()
     assert EarlyExit.load(tmp_path / "digits").threshold is None
     assert f"No exits.json in {tmp_path / 'digits'}" in caplog.text
+
+
+def test_options_that_the_exits_were_chosen_by_are_those_that_serve(root: Path, tmp_path: Path) -> None:
+    """Not those of the checkpoint, whose weights they go with."""
+    checkpoint = trained(root, "digits") / "checkpoints/last.ckpt"
+    changed = ["--model.head=SharedHead", "--model.head.norm=none", f"--trainer.default_root_dir={tmp_path}"]
+    assert main(["exits", f"--ckpt_path={checkpoint}", "--budget=0.7", *changed, *QUIET]) == 0
+    (place,) = tmp_path.rglob("exits.json")
+    loaded = EarlyExit.load(place)
+    assert loaded.head.norm == "none"
+    assert EarlyExit.load(of_exits(root, "digits")).head.norm == "final"
+
+
+def test_other_words_are_another_tokenizer(tmp_path: Path) -> None:
+    """Though both read what they are tried with alike, as unknown."""
+    found = set()
+    for name, words in (("one", "天地玄黄"), ("other", "黄玄地天")):
+        vocabulary = {"[UNK]": 0, **{word: place for place, word in enumerate(words, start=1)}}
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]")), pad_token="[UNK]"
+        )
+        tokenizer.save_pretrained(tmp_path / name)
+        read = open_tokenizer(str(tmp_path / name))
+        found.add(TextInputs(read, 8, "cut", PadCollate({"input_ids": 0, "token_type_ids": 0})).fingerprint)
+    assert len(found) == 2
+
+
+def test_a_report_is_kept_in_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = Trainer(default_root_dir=tmp_path / "not/yet", **options)
+    calibrate_exits(tiny.module(), tiny.digits(), trainer, budget=0.6, measure_speed=False)
+    assert (tmp_path / "not/yet/exits.json").exists()
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
