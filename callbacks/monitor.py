@@ -228,7 +228,7 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         if taken := [name for name in numbers if f"{prefix}/{name}" in there]:
             rank_zero_warn(
                 f"{', '.join(f'{prefix}/{name}' for name in taken)}: logged already by the module or another callback, "
-                f"whose number it stays; {type(self).__name__}'s goes into the record alone."
+                f"whose number it stays; {type(self).__name__} does not log its own."
             )
         return {name: number for name, number in numbers.items() if name not in taken}
 

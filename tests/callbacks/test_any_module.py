@@ -101,7 +101,7 @@ def test_a_name_that_is_logged_already_keeps_its_number(tmp_path: Path) -> None:
     said = [str(each.message) for each in warned if "logged already" in str(each.message)]
     assert said[0].startswith("val/loss: logged already by the module or another callback")
     assert said[1].startswith("val/norm/layer_01, val/norm/layer_02, ")
-    assert "Threes's goes into the record alone" in said[1]
+    assert "Threes does not log its own" in said[1]
     assert run.callback_metrics["val/loss"] == 123
     assert run.callback_metrics["val/loss/layer_03"] == pytest.approx(math.log(10), abs=0.5)
     norms = first.quantities["norm"].values

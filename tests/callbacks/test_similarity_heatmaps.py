@@ -263,7 +263,8 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='no submodule matches "block"'):
         trainer(tmp_path, [SimilarityHeatmaps(layers="block")], max_epochs=1).fit(Plain(), None, loader)
     two = [SimilarityHeatmaps(layers="blocks.*"), SimilarityHeatmaps(layers="blocks.[01]"), RunRecorder()]
-    with pytest.raises(UserError, match="Two callbacks measure cka, cosine, but a run's record holds one"):
+    twice = pytest.raises(UserError, match="Two callbacks measure cka, cosine, but a run's record holds one")
+    with pytest.warns(UserWarning, match="val/cka_to_last/layer_02: logged already"), twice:
         trainer(tmp_path, two).validate(Plain(), loader, verbose=False)
 
 
