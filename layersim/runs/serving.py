@@ -22,7 +22,6 @@ from layersim.report.token_exits import TokenExitReport
 from layersim.runs.checkpoints import read_checkpoint
 from layersim.runs.models import Source, make_data, open_module, read_source, run_of
 from layersim.runs.parameters import fingerprint, fingerprint_of
-from layersim.runs.recipe_sections import recipe_sections
 from layersim.runs.stored import stored_sections
 
 PRECISIONS: dict[str, tuple[torch.dtype | None, torch.dtype | None]] = {
@@ -157,7 +156,8 @@ def _source(given: str | Path, place: Path, report: ExitReport | None) -> Source
 def _of_exits_run(place: Path, report: ExitReport) -> Source:
     """The model that a run of `layersim exits` was of, with that run's options: the checkpoint that it was given, or
     its recipe's own."""
-    checkpoint = read_configuration(place).get("ckpt_path")
+    config = read_configuration(place)
+    checkpoint = config.get("ckpt_path")
     if not checkpoint:
         return read_source(str(place / CONFIG_FILE))
     path = Path(str(checkpoint))
@@ -169,8 +169,9 @@ def _of_exits_run(place: Path, report: ExitReport) -> Source:
             "from where it is now, with exits= this directory."
         )
     found = _fitting(path.parent, report, first=path) or read_source(str(path))
-    model, data = recipe_sections(str(place), place / CONFIG_FILE)  # with the options that the exits were chosen by
-    return replace(found, model=model, data=data)
+    chosen_by = {"hyper_parameters": config["model"], "layersim": {"config": config}}
+    own = stored_sections(chosen_by, place / CONFIG_FILE)  # which may come from anywhere, as a checkpoint may
+    return replace(found, model=own["model"], data=own.get("data"))
 
 
 def _fitting(folder: Path, report: ExitReport | None, first: Path | None = None) -> Source | None:

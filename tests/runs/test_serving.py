@@ -203,6 +203,10 @@ def test_options_that_the_exits_were_chosen_by_are_those_that_serve(root: Path, 
     loaded = EarlyExit.load(place)
     assert loaded.head.norm == "none"
     assert EarlyExit.load(of_exits(root, "digits")).head.norm == "final"
+    config = place.with_name("config.yaml")  # which may come from anywhere
+    config.write_text(config.read_text().replace("pretrained: false", "pretrained: true"))
+    assert "pretrained: true" in config.read_text()
+    EarlyExit.load(place)  # fetches nothing
 
 
 def test_other_words_are_another_tokenizer(tmp_path: Path) -> None:
