@@ -207,16 +207,19 @@ class LayerMonitor(EvaluationCallback, ABC, Generic[AnyMetric]):
         self.quantities = quantities = self.measured(self._metrics, how, self.num_layers)
         self._metrics = {}  # features that a metric kept are let go
         prefix = "val" if stage == "validate" else stage
-        numbers = self._unlogged(trainer, prefix, dict(logged(quantities)))
+        numbers = dict(logged(quantities))
+        own = self._unlogged(trainer, prefix, numbers)
         if trainer.is_global_zero:
             figures = self.figures(quantities)
-            on_epoch_axis(trainer, [f"{prefix}/{name}" for name in (*numbers, *figures)])
+            on_epoch_axis(trainer, [f"{prefix}/{name}" for name in (*own, *figures)])
             for name, draw in figures.items():
                 self._figures.add(trainer, f"{prefix}/{name}", draw())
         values = torch.tensor([*numbers.values()], dtype=torch.float64, device=pl_module.device)
         if trainer.world_size > 1:  # all have the same numbers, up to rounding where the processes' machines differ
             dist.broadcast(values, 0)
         for name, value in zip(numbers, values, strict=True):
+            if name not in own:
+                continue
             # known to all: with `sync_dist` Lightning does not warn, and with `rank_zero_only` it reduces nothing
             on_bar = name == self.on_bar
             pl_module.log(f"{prefix}/{name}", value, prog_bar=on_bar, sync_dist=True, rank_zero_only=True)

@@ -148,7 +148,8 @@ class TappedModule:
         """Logits of samples, by the head or what is around it, and how exact they are, unless something is random in
         training."""
         said = getattr(output, "logits", output)
-        if isinstance(said, Tensor) and said.ndim == 2 and not any(part.training for part in self.module.modules()):
+        numbers = isinstance(said, Tensor) and said.is_floating_point() and said.layout is torch.strided
+        if numbers and said.ndim == 2 and not any(part.training for part in self.module.modules()):
             share = rounding(said.new_ones(1))  # here, where autocast is known
             self._said.setdefault(module, []).append((said.detach().clone(), share))
 
@@ -213,10 +214,10 @@ class TappedModule:
         found = self.model(layers).head.logits(last, [layers - 1])[0]
         said = {of: [each for each in told if each[0].shape == found.shape] for of, told in self._said.items()}
         own = said.pop(parts[str(self.named.head)], [])
-        off = [(found - logits).abs().max() > share * logits.abs().max() for logits, share in own]
+        off: list[Any] = [(found - logits).abs().max() > share * logits.abs().max() for logits, share in own]
         for logits, share in () if own else chain(*said.values()):  # whatever was made of them: probabilities, logs
-            lead = found.max(dim=1).values - found.gather(1, logits.argmax(dim=1, keepdim=True))[:, 0]
-            off.append((lead > share * found.abs().max()).any())
+            ways = [_behind(found, sign * logits.to(found.device)) for sign in (1, -1)]  # energies and losses fall
+            off.append(all(bool((way > share * found.abs().max()).any()) for way in ways))
         if off and all(off):
             raise UserError(
                 f"The head's own logits are not those that it reads of {self.tap.names[-1]} pooled by "
@@ -237,6 +238,11 @@ class TappedModule:
         names, samples = zip(*everywhere([(self.tap.names, self._samples)]), strict=True)
         self.tap.names = max(names, key=len)  # a process without any batch knows none
         return len(self.tap.names), sum(samples)
+
+
+def _behind(logits: Tensor, said: Tensor) -> Tensor:
+    """(N,) by how much the best of the classes that `said` puts first, of several alike, is behind the best."""
+    return logits.amax(1) - logits.masked_fill(said < said.amax(1, keepdim=True), -torch.inf).amax(1)
 
 
 def read_by_head(backbone: Backbone, features: LayerFeatures, dtype: torch.dtype | None = None) -> LayerOutput:

@@ -205,9 +205,9 @@ def test_a_training_on_its_own_validation_is_told(monkeypatch: pytest.MonkeyPatc
 
 def test_what_is_too_large_for_a_picture_is_recorded_alone() -> None:
     """A cell each of a million would end the process that draws."""
-    large = Quantity(values=np.zeros((3, 30_000)), axes=(LAYER, "sample"))
+    large = Quantity(values=np.zeros((3, 40_000)), axes=(LAYER, "sample"))
     found = {"small": curve([1, 2, 3]), "large": large}
-    with pytest.warns(UserWarning, match="large has more than 50,000 values: it is recorded, and not drawn"):
+    with pytest.warns(UserWarning, match="large has more than 100,000 values: it is recorded, and not drawn"):
         assert [*figures_of(found)] == ["small"]
     record = LayerRecord(epoch=0, step=0, stage="validate", layers=3, samples=9, quantities=found)
     assert {name for chart in charts([record]) for name in chart["keys"]} == {"small"}

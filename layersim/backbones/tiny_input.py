@@ -1,5 +1,6 @@
 """A tiny input for a transformers model, and what must hold of it before the model is trained or measured."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -72,13 +73,14 @@ def check_logits(name: str, found: Tensor, expected: Tensor, remedy: str = OPTIO
         )
 
 
-def check_last_token(backbone: Any, batch: Any) -> None:
+def check_last_token(backbone: Any, collated: Callable[[], Any]) -> None:
     """Raises UserError where a classifier that looks at a text's last token looks, of these texts, at another one than
     the last that is no padding: at an end of text which its language follows (mBART), or which is its padding too."""
     layout, parameters = getattr(backbone, "layout", None), [*backbone.parameters()]
     if layout is None or layout.pooling != "last" or backbone.reads_tokens or any(each.is_meta for each in parameters):
         return
-    batch = {key: each.to(parameters[0].device) for key, each in batch.items()}
+    device = parameters[0].device
+    batch = {key: each.to(device) for key, each in collated().items() if isinstance(each, Tensor)}
     with torch.no_grad(), evaluating(backbone):
         expected = backbone.model(**backbone.inputs(batch)).logits
         found = backbone.classifier(backbone.final_norm(backbone(batch).values[-1]))

@@ -90,5 +90,8 @@ def readable(source: Source, module: LayerwiseModule, data: SplitDataModule, gue
 
 def is_random(backbone: Any) -> bool:
     """Whether the weights of a recipe's backbone come from nowhere, as far as the libraries' options tell."""
+    path = backbone.get("class_path") if isinstance(backbone, Mapping) else backbone
+    if str(path).rpartition(".")[0] not in ("", "layersim", "layersim.backbones"):
+        return False
     options, by_default = init_args(backbone), {"TimmBackbone": False, "TransformersBackbone": True}
     return not (options.get("pretrained", by_default.get(class_of(backbone), True)) or options.get("checkpoint_path"))

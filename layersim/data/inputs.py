@@ -131,7 +131,9 @@ class TextInputs(Inputs):
     """Whether a sample is a pair of texts."""
 
     def __post_init__(self) -> None:
-        tokens = sorted(self.tokenizer.tokenizer.get_vocab().items()) if hasattr(self.tokenizer, "tokenizer") else ()
+        tokens: Any = self.tokenizer.vocabulary_size
+        if isinstance(self.tokenizer, PretrainedTokenizer):
+            tokens = sorted(self.tokenizer.tokenizer.get_vocab().items())
         told = [tokens, self.limit, self.truncation, self.pairs, self.tokenizer.encode(_PROBES)["input_ids"]]
         self.fingerprint = sha256(json.dumps(told).encode()).hexdigest()[:16]
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, log
-from numbers import Real
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -106,9 +105,9 @@ def check_policy(policy: object, threshold: object, num_classes: int, num_layers
     """Refuses, with a UserError, what is no policy, or no threshold of it."""
     if not isinstance(policy, Policy):
         raise UserError(f"Expected a policy, such as layersim.exits.policies.Confidence(), but got {policy!r}.")
-    if threshold is not None and not isinstance(threshold, Real):
+    if isinstance(threshold, str):
         raise UserError(f"Expected a number or None as threshold, but got {threshold!r}.")
-    policy.check(None if threshold is None else float(threshold), num_classes, num_layers)
+    policy.check(None if threshold is None else float(threshold), num_classes, num_layers)  # type: ignore[arg-type]
 
 
 def threshold_grid(low: float, high: float) -> list[float]:

@@ -38,8 +38,9 @@ class Objective(nn.Module, ABC):
             UserError: they are not some of the layers, ascending.
         """
         asked = self.layers(num_layers, step)
-        layers = [int(layer) for layer in asked] if isinstance(asked, Iterable) else []
-        if not layers or layers != [*asked] or layers != sorted({*layers} & {*range(num_layers)}):
+        asked = [*asked] if isinstance(asked, Iterable) else asked
+        layers = [int(layer) for layer in asked] if isinstance(asked, list) else []
+        if not layers or layers != asked or layers != sorted({*layers} & {*range(num_layers)}):
             raise UserError(
                 f"Expected some of the layers 0 … {num_layers - 1}, ascending, but {type(self).__name__} asks for "
                 f"{asked}. Change its `layers`."

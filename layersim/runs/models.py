@@ -312,5 +312,5 @@ def check_kind(backbone: Backbone, data: SplitDataModule) -> None:
             raise UserError("the data are texts, but the model reads images: choose other --data")
         if "image" in first and getattr(backbone, "vocabulary_size", None):
             raise UserError("the data are images, but the model reads texts: choose other --data")
-        check_last_token(backbone, data.collate([first]))
+        check_last_token(backbone, lambda sample=first: data.collate([sample]))  # type: ignore[misc]
         break

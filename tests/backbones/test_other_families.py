@@ -183,6 +183,6 @@ def test_texts_of_which_the_model_looks_at_another_token_are_refused(
     """An end of text that a language follows; one that is the padding too."""
     backbone = build(config, "classification")
     read_as, refused = ({"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, 3)} for row in (read, other))
-    check_last_token(backbone, read_as)
+    check_last_token(backbone, lambda: read_as)
     with pytest.raises(UserError, match=r"on these texts: .* Let the tokenizer end a text with the token"):
-        check_last_token(backbone, refused)
+        check_last_token(backbone, lambda: refused)
