@@ -14,14 +14,14 @@ from layersim.commands import guesses
 from layersim.commands.console import in_few_lines, quiet, unsaid
 from layersim.commands.default_callbacks import take_shipped_callbacks
 from layersim.commands.guesses import Guess
-from layersim.commands.model_guesses import RANDOM, Readable, is_random, pooled, readable, settled
+from layersim.commands.model_guesses import Readable, pooled, readable, settled
 from layersim.commands.outcome import check_place, made_place
 from layersim.commands.parser import call
 from layersim.commands.screens import print_facts, print_next, shown
 from layersim.commands.start import exits_command
 from layersim.errors import as_user_error, at_least
 from layersim.module import LayerwiseModule
-from layersim.report.configuration import CONFIG_FILE
+from layersim.report.configuration import CONFIG_FILE, RANDOM, is_random
 from layersim.report.page import PAGE_FILE
 from layersim.report.records import LayerRecord
 from layersim.report.secrets import masked

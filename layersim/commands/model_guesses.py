@@ -14,12 +14,8 @@ from layersim.data import SplitDataModule
 from layersim.errors import as_user_error
 from layersim.installed_packages import model_name
 from layersim.module import LayerwiseModule
-from layersim.report.configuration import class_of, init_args
 from layersim.runs.class_names import few, head_classes
 from layersim.runs.models import Source
-
-RANDOM = "random: nothing is trained yet"
-"""What is said of a model's weights that come from nowhere."""
 
 
 class Readable(NamedTuple):
@@ -86,12 +82,3 @@ def readable(source: Source, module: LayerwiseModule, data: SplitDataModule, gue
     else:
         return Readable()
     return Readable(labels=False, why=f"accuracy, loss and exits: {why}.")
-
-
-def is_random(backbone: Any) -> bool:
-    """Whether the weights of a recipe's backbone come from nowhere, as far as the libraries' options tell."""
-    path = backbone.get("class_path") if isinstance(backbone, Mapping) else backbone
-    if str(path).rpartition(".")[0] not in ("", "layersim", "layersim.backbones"):
-        return False
-    options, by_default = init_args(backbone), {"TimmBackbone": False, "TransformersBackbone": True}
-    return not (options.get("pretrained", by_default.get(class_of(backbone), True)) or options.get("checkpoint_path"))

@@ -11,14 +11,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
-from layersim.commands.model_guesses import RANDOM, is_random
 from layersim.commands.preflight import classes_of
 from layersim.commands.screens import print_facts, print_next, shown
 from layersim.data import SplitDataModule
 from layersim.errors import UserError
 from layersim.exits.calibration import check_promise
 from layersim.module import LayerwiseModule
-from layersim.report.configuration import class_of, init_args
+from layersim.report.configuration import RANDOM, class_of, init_args, is_random
 from layersim.report.page import PAGE_FILE
 from layersim.report.runs import age
 from layersim.runs.models import LAST

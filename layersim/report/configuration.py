@@ -99,3 +99,16 @@ LOADING = ("num_workers", "pin_memory", "eval_batch_size", "seed")
 def without_loading(data: Any) -> dict[str, Any]:
     """A section of data: its class, and the options that tell which data they are."""
     return {"class": class_of(data)} | {key: value for key, value in init_args(data).items() if key not in LOADING}
+
+
+RANDOM = "random: nothing is trained yet"
+"""What is said of a model's weights that come from nowhere."""
+
+
+def is_random(backbone: Any) -> bool:
+    """Whether the weights of a recipe's backbone come from nowhere, as far as the libraries' options tell."""
+    path = backbone.get("class_path") if isinstance(backbone, Mapping) else backbone
+    if str(path).rpartition(".")[0] not in ("", "layersim", "layersim.backbones"):
+        return False
+    options, by_default = init_args(backbone), {"TimmBackbone": False, "TransformersBackbone": True}
+    return not (options.get("pretrained", by_default.get(class_of(backbone), True)) or options.get("checkpoint_path"))
